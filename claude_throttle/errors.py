@@ -1,0 +1,106 @@
+"""What we refuse, grouped by what a caller can do about it.
+
+What the *API* refuses is raised as the official SDK's own exceptions (``anthropic.RateLimitError``
+and its relatives). Everything here is ours, comes under :class:`ThrottleError`, pickles, and never
+holds a key or a prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+
+class ThrottleError(Exception):
+    """Anything claude_throttle itself refuses or reports.
+
+    ``retry_after`` is the number of seconds after which another try makes sense, or None.
+    """
+
+    retry_after: Optional[float] = None
+
+    def __init__(self, message: str, *, retry_after: Optional[float] = None) -> None:
+        super().__init__(message)
+        if retry_after is not None:
+            self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+def _rebuild(
+    cls: type[ThrottleError], args: tuple[Any, ...], state: dict[str, Any]
+) -> ThrottleError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+# -- Change the program: the same call would be refused again --------------------------------------
+
+
+class ConfigurationError(ThrottleError, ValueError):
+    """A setting that cannot work: a wrong value, a missing or malformed key, an unsafe URL."""
+
+
+class UnknownSetting(ConfigurationError, TypeError):
+    """A keyword that is no setting; the message names the closest one."""
+
+
+class InvalidCall(ThrottleError, ValueError):
+    """A request the API could only refuse; found before it cost anything."""
+
+
+class QuotaTooSmall(ThrottleError):
+    """A call larger than a whole quota: it could never leave."""
+
+
+# -- Try again later: nothing was sent -------------------------------------------------------------
+
+
+class QueueFull(ThrottleError):
+    """As many calls are waiting as ``max_queue`` allows; ``retry_after`` is the expected wait."""
+
+
+class Closed(ThrottleError):
+    """The throttler was closed or is draining; this call was not, or not completely, carried out.
+
+    ``sent`` tells whether the request was on the wire (and may be billed).
+    """
+
+    sent: bool = False
+
+    def __init__(self, message: str, *, sent: bool = False) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class Forked(ThrottleError):
+    """The call belongs to the parent process; its answer will arrive there."""
+
+
+# -- Time was up -----------------------------------------------------------------------------------
+
+
+class DeadlineExceeded(ThrottleError, TimeoutError):
+    """The call's ``timeout`` passed; if ``sent``, it was on the wire and may be billed."""
+
+    sent: bool = False
+
+    def __init__(
+        self, message: str, *, sent: bool = False, retry_after: Optional[float] = None
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.sent = sent
+
+
+# -- Look at the server, or at what stands between -------------------------------------------------
+
+
+class BrokenAnswer(ThrottleError):
+    """The server answered 200 with something that is not a whole message. It may be billed."""
+
+    def __init__(self, message: str, *, status: int, request_id: Optional[str] = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.request_id = request_id

@@ -1,0 +1,176 @@
+"""Where calls wait: a ``queue.Queue`` ordered by priority, tag and number.
+
+It shares the lane's mutex, so that the worker can look at the head, at the time and at the quotas
+in one critical section. Methods whose names end in ``_locked`` require that mutex.
+"""
+
+from __future__ import annotations
+
+import heapq
+import operator
+import queue
+import threading
+from typing import Optional
+
+from claude_throttle.errors import Closed
+from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.cost import NO_COST, Cost
+from claude_throttle.flow.ticket import Ticket
+
+#: (priority, tag, number, ticket). The number is unique, so two tickets are never compared.
+Entry = tuple[int, float, int, Ticket]
+
+#: A heap with fewer dead entries than this is not worth sweeping.
+SWEEP_FROM = 64
+
+
+class Backlog(queue.Queue[Ticket]):
+    """The waiting tickets of one lane.
+
+    ``maxsize`` counts live calls: a cancelled one frees its place at once, a retry or a permit
+    takes none. ``unfinished_tasks`` counts calls accepted and not yet settled, wherever they are.
+    """
+
+    def __init__(self, maxsize: int, mutex: threading.Lock, clock: Clock) -> None:
+        super().__init__(maxsize)
+        # The lane's mutex. Guards everything here, and is never held while calling out.
+        self.mutex = mutex
+        # Notified when the head changes; the worker waits there.
+        self.not_empty = threading.Condition(mutex)
+        # Notified when a call leaves or is withdrawn; blocked puts wait there.
+        self.not_full = threading.Condition(mutex)
+        # Notified when the last call is settled; drain() waits there.
+        self.all_tasks_done = threading.Condition(mutex)
+        self.closed = False
+        self._clock = clock
+
+    def _init(self, maxsize: int) -> None:  # noqa: ARG002 - queue.Queue's own signature
+        # Two heaps: while no permit is free the riders must not wait behind those who need one.
+        self._heaps: tuple[list[Entry], list[Entry]] = ([], [])
+        self._deadlines: list[tuple[float, int, Ticket]] = []
+        self._dead = 0
+        self._ended = 0
+        self.calls = 0
+        #: What all that waits will cost together.
+        self.load = NO_COST
+
+    def _qsize(self) -> int:
+        return self.calls
+
+    def _put(self, item: Ticket) -> None:
+        self.put_again_locked(item)
+
+    def _get(self) -> Ticket:
+        head = self.head_locked(permit_free=True)
+        if head is None:  # only calls count, so there is one
+            raise queue.Empty
+        self.take_locked(head)
+        return head
+
+    # -- in ------------------------------------------------------------------------------------
+
+    def put(self, item: Ticket, block: bool = True, timeout: Optional[float] = None) -> None:
+        """Queue a call. Raises ``queue.Full``, or :class:`Closed`; *timeout* is in seconds."""
+        give_up_at = None if timeout is None else self._clock.monotonic() + timeout
+        with self.mutex:
+            while not self.closed and 0 < self.maxsize <= self.calls:
+                self._wait_for_place_locked(block, give_up_at)
+            self.require_open_locked()
+            self.unfinished_tasks += 1
+            self.calls += 1
+            self._put(item)
+
+    def require_open_locked(self) -> None:
+        """Raise :class:`Closed` once no more is accepted."""
+        if self.closed:
+            raise Closed("the throttler is closed; make a new one to go on")
+
+    def _wait_for_place_locked(self, block: bool, give_up_at: Optional[float]) -> None:
+        seconds = None if give_up_at is None else give_up_at - self._clock.monotonic()
+        if not block or (seconds is not None and seconds <= 0):
+            raise queue.Full
+        self._clock.wait(self.not_full, seconds)
+
+    def put_again_locked(self, ticket: Ticket) -> None:
+        """Take a place that needs none of ``maxsize``: for a retry, or a permit."""
+        heap = self._heaps[ticket.rides]
+        entry = (int(ticket.priority), ticket.tag, ticket.number, ticket)
+        ticket.queued = True
+        self.load = Cost(*map(operator.add, self.load, ticket.cost))
+        heapq.heappush(heap, entry)
+        is_head = heap[0] is entry
+        if ticket.deadline is not None:
+            heapq.heappush(self._deadlines, (ticket.deadline, ticket.number, ticket))
+            is_head = is_head or self._deadlines[0][2] is ticket
+        if is_head:
+            self.not_empty.notify()
+
+    # -- look ----------------------------------------------------------------------------------
+
+    def head_locked(self, permit_free: bool) -> Optional[Ticket]:
+        """Who is next; while no permit is free, only those who ride on one."""
+        needing, riding = (self._top_locked(heap) for heap in self._heaps)
+        if needing is None or riding is None or not permit_free:
+            entry = (needing or riding) if permit_free else riding
+        else:
+            entry = min(needing, riding)
+        return entry[3] if entry is not None else None
+
+    def _top_locked(self, heap: list[Entry]) -> Optional[Entry]:
+        while heap and not heap[0][3].queued:
+            heapq.heappop(heap)
+            self._dead -= 1
+        return heap[0] if heap else None
+
+    def next_deadline_locked(self) -> Optional[float]:
+        """The earliest instant at which somebody's time is up."""
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def waiting_locked(self) -> list[Ticket]:
+        """All that wait, in no order."""
+        return [entry[3] for heap in self._heaps for entry in heap if entry[3].queued]
+
+    # -- out -----------------------------------------------------------------------------------
+
+    def take_locked(self, ticket: Ticket) -> None:
+        """Take a ticket out, wherever it stands."""
+        if not ticket.queued:
+            return
+        ticket.queued = False
+        self.load = Cost(*map(operator.sub, self.load, ticket.cost))
+        self._dead += 1
+        if ticket.counts:
+            self.calls -= 1
+            self.not_full.notify()
+        # An iterating heap pops its dead tops itself; the others wait for the sweep.
+        if self._dead > SWEEP_FROM and self._dead > sum(map(len, self._heaps)) // 2:
+            self._sweep_locked()
+
+    def _sweep_locked(self) -> None:
+        for heap in self._heaps:
+            heap[:] = [entry for entry in heap if entry[3].queued]
+            heapq.heapify(heap)
+        self._dead = 0
+
+    def take_due_locked(self, now: float) -> list[Ticket]:
+        """Forget and return the tickets whose deadline has passed, queued or not."""
+        due = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            due.append(heapq.heappop(self._deadlines)[2])
+        return due
+
+    def forget_deadline_locked(self, ticket: Ticket) -> None:
+        """A ticket has come to its end: its deadline must not keep it in memory for long."""
+        self._ended += ticket.deadline is not None
+        if self._ended > SWEEP_FROM + len(self._deadlines) // 2:
+            self._ended = 0
+            self._deadlines = [entry for entry in self._deadlines if not entry[2].ended]
+            heapq.heapify(self._deadlines)
+
+    # -- end -----------------------------------------------------------------------------------
+
+    def close_locked(self) -> None:
+        """Accept no more, and wake the puts that wait for a place."""
+        self.closed = True
+        self.not_full.notify_all()
+        self.not_empty.notify()

@@ -1,0 +1,170 @@
+"""What was asked: a body, a place in the line, a future."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, PENDING, RUNNING
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, Optional
+
+from claude_throttle.errors import Closed, DeadlineExceeded
+from claude_throttle.flow.attempts import Attempts
+from claude_throttle.flow.cost import Cost
+from claude_throttle.flow.ticket import Priority, Ticket
+
+if TYPE_CHECKING:
+    from claude_throttle.flow.lane import Lane
+
+
+class Call(Ticket):
+    """One request on its way; owned by one thread at a time."""
+
+    __slots__ = (
+        "attempts",
+        "body",
+        "context",
+        "extra_headers",
+        "future",
+        "guessed_input",
+        "home",
+        "max_tokens",
+        "model",
+        "raw",
+        "sent_at",
+        "submitted_at",
+        "timeout",
+    )
+
+    counts = True
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        cost: Cost,
+        home: Lane,
+        body: bytes,
+        model: str,
+        max_tokens: int,
+        guessed_input: float,
+        submitted_at: float,
+        priority: int = Priority.NORMAL,
+        tag: float = 0.0,
+        timeout: Optional[float] = None,
+        rides: bool = False,
+        raw: bool = False,
+        extra_headers: Optional[Mapping[str, str]] = None,
+        context: Optional[Context] = None,
+    ) -> None:
+        deadline = None if timeout is None else submitted_at + timeout
+        super().__init__(
+            number=number, cost=cost, priority=priority, tag=tag, deadline=deadline, rides=rides
+        )
+        self.home = home
+        #: The request as it will go on the wire: a snapshot taken at submit.
+        self.body = body
+        self.model = model
+        self.max_tokens = max_tokens
+        #: Input tokens by the size of the text, before what was learned scales it.
+        self.guessed_input = guessed_input
+        self.submitted_at = submitted_at
+        self.timeout = timeout
+        self.raw = raw
+        self.extra_headers = extra_headers
+        self.context = context
+        self.sent_at: Optional[float] = None
+        self.attempts: Optional[Attempts] = None
+        self.future = CallFuture(self)
+
+    def claim(self) -> bool:
+        return self.future.claim()
+
+    def commit(self, now: float) -> None:
+        self.sent_at = now
+        self.attempts = Attempts(self, held=self.cost)
+        self.home.out.add(self.attempts)
+
+    def leave(self) -> None:
+        self.home.deliver(self)
+
+    def time_is_up(self) -> None:
+        attempts = self.attempts
+        error = self._deadline_exceeded(sent=attempts is not None and attempts.on_the_wire)
+        if attempts is None:
+            self.refuse(error)
+        else:
+            attempts.stop(error)
+
+    def _deadline_exceeded(self, sent: bool) -> DeadlineExceeded:
+        where = (
+            "was on the wire; it may be billed" if sent else "was still waiting; nothing was sent"
+        )
+        return DeadlineExceeded(
+            f"call {self.number} ({self.model}) was given {self.timeout:g} s and {where}", sent=sent
+        )
+
+    def refuse(self, error: BaseException) -> None:
+        self.home.end(self, error)
+
+
+class CallFuture(Future[Any]):
+    """A future whose ``cancel()`` frees its place in the line at once.
+
+    A call that has left cannot be cancelled: ``cancel()`` returns False then.
+    """
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        #: Dropped at the end, or call and future would keep each other alive until the next
+        #: collection.
+        self._call: Optional[Call] = call
+
+    def claim(self) -> bool:
+        """Set it running, unless it was cancelled: the worker's question before it leaves."""
+        with self._condition:
+            if self._state != PENDING:
+                return False
+            self._state = RUNNING
+            return True
+
+    def cancel(self) -> bool:
+        call = self._call
+        try:
+            return super().cancel()
+        finally:
+            # Even if a done-callback raised.
+            if self._notify_cancelled() and call is not None:
+                call.home.withdraw(call)
+
+    def _notify_cancelled(self) -> bool:
+        """Tell ``futures.wait`` now: nobody else would, and it would wait for ever.
+
+        Returns whether this was the thread that did it.
+        """
+        with self._condition:
+            if self._state != CANCELLED:
+                return False
+            self._state = CANCELLED_AND_NOTIFIED
+            for waiter in self._waiters:
+                waiter.add_cancelled(self)
+            return True
+
+    def give_up(self) -> None:
+        """Nobody waits for the answer any more: cancel the call, or end it where it is."""
+        call = self._call
+        if self.cancel() or call is None or call.attempts is None:
+            return
+        call.attempts.stop(Closed("the caller gave up", sent=call.attempts.on_the_wire))
+
+    def abandon(self, error: BaseException) -> None:
+        """End a copy that a fork left behind: its lock may be held by a thread that is not here."""
+        self._condition = threading.Condition()
+        self._call = None
+        if not self.done():
+            self.set_exception(error)
+
+    def forget(self) -> None:
+        """Let go of the call."""
+        self._call = None

@@ -1,0 +1,52 @@
+"""The only reader of time.
+
+Everything that computes takes ``now`` as an argument; everything that waits, waits here. So a test
+can put a :class:`claude_throttle.testing.ManualClock` in this place and move time by hand.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+#: Seconds. No wait is longer: ``Condition.wait`` overflows on huge numbers, and an hourly look
+#: costs nothing.
+LONGEST_WAIT_SECONDS = 3600.0
+
+
+class Clock(Protocol):
+    """What the corridor asks of time. Instants are seconds on one monotonic scale."""
+
+    def monotonic(self) -> float:
+        """Now, on a scale that never jumps."""
+        ...
+
+    def wall(self) -> float:
+        """Now, in seconds since 1970; only for reading dates in headers."""
+        ...
+
+    def wait(self, condition: threading.Condition, seconds: float | None) -> None:
+        """Wait on a held *condition* until notified, or until *seconds* have passed.
+
+        May return early; callers look again.
+        """
+        ...
+
+
+class SystemClock:
+    """The real time of this machine."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
+
+    def wait(self, condition: threading.Condition, seconds: float | None) -> None:
+        condition.wait(
+            LONGEST_WAIT_SECONDS if seconds is None else min(seconds, LONGEST_WAIT_SECONDS)
+        )
+
+
+SYSTEM_CLOCK = SystemClock()

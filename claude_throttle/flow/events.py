@@ -1,0 +1,91 @@
+"""Facts in the past tense.
+
+A listener (``on_event=``) is called with these in the thread where they happened, inside the
+submitter's ``contextvars`` context: in the caller's own thread for :class:`CallQueued`, in a sender
+thread for the rest, never in the worker. A listener that raises is logged and forgotten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional, Union
+
+from claude_throttle.flow.cost import Usage
+
+
+@dataclass(frozen=True)
+class CallQueued:
+    """A call took its place in the line."""
+
+    #: Number of the call within this process, from 1.
+    number: int
+    model: str
+    #: Calls waiting in the lane, this one included.
+    waiting: int
+
+
+@dataclass(frozen=True)
+class CallSent:
+    """A call left for the server."""
+
+    number: int
+    model: str
+    #: 1 for the first send.
+    attempt: int
+    #: Seconds since it was submitted.
+    waited_seconds: float
+
+
+@dataclass(frozen=True)
+class RetryScheduled:
+    """An attempt was refused or lost, and the call waits for another turn."""
+
+    number: int
+    model: str
+    #: The attempt that failed, 1 for the first send.
+    attempt: int
+    #: HTTP status, or None if the connection failed.
+    status: Optional[int]
+    #: In one or two words: "rate limit", "overloaded", "connection lost" ...
+    reason: str
+    #: Seconds until it may queue again.
+    wait_seconds: float
+
+
+@dataclass(frozen=True)
+class LanePaused:
+    """A refusal stopped everything in one lane for a while."""
+
+    model: str
+    status: int
+    #: Seconds, jitter included.
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CallSucceeded:
+    """An answer was delivered."""
+
+    number: int
+    model: str
+    attempts: int
+    #: Seconds from the first send to the answer, waits for retries included.
+    latency_seconds: float
+    usage: Usage
+    request_id: Optional[str]
+
+
+@dataclass(frozen=True)
+class CallFailed:
+    """A call ended in an exception, or was cancelled while it waited."""
+
+    number: int
+    model: str
+    attempts: int
+    #: Name of the exception's class; "CancelledError" for a cancelled call.
+    error: str
+    #: HTTP status of the refusal, or None.
+    status: Optional[int]
+
+
+Event = Union[CallQueued, CallSent, RetryScheduled, LanePaused, CallSucceeded, CallFailed]

@@ -1,0 +1,369 @@
+"""The worker that lets calls leave, one by one.
+
+One lane per rate-limit bucket, so that one model's exhausted quota never holds up another's calls.
+A lane owns a backlog, a worker thread and a pacer; permits and senders are shared by all lanes.
+
+Permit first, then time: the worker waits until there is a head and a free permit, asks the pacer
+when that head may leave, waits, looks again, and commits in the instant of leaving. It holds no
+reservation while it waits, so a more urgent arrival, a cancel, a settlement or a pause costs
+nothing. What has accrued for a large head stays with it: nobody of its own rank overtakes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from functools import partial
+from typing import Callable, Optional
+
+from claude_throttle.errors import Closed
+from claude_throttle.flow.attempts import Attempts, RetryTurn, Stopped
+from claude_throttle.flow.backlog import Backlog
+from claude_throttle.flow.call import Call
+from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.cost import NO_COST, Cost
+from claude_throttle.flow.events import Event
+from claude_throttle.flow.rooms import Pacer, Permits, Step
+from claude_throttle.flow.senders import Senders
+from claude_throttle.flow.settlement import Outcome, settle, settle_cancelled
+from claude_throttle.flow.ticket import Ticket
+
+logger = logging.getLogger("claude_throttle")
+
+#: Seconds after which a worker with nothing to do ends; the next submit starts another.
+IDLE_SECONDS = 60.0
+
+#: Seconds between looks for a permit that came back without a word (closed by the garbage
+#: collector, which must not take a lock).
+PERMIT_LOOK_SECONDS = 0.25
+
+
+class Lane:
+    """One queue, one worker, one pace. All methods may be called from any thread."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        pacer: Pacer,
+        permits: Permits,
+        senders: Senders,
+        carry: Callable[[Call], None],
+        observe: Callable[[Event, Call], None],
+        max_queue: int,
+        clock: Clock,
+    ) -> None:
+        self.name = name
+        self.pacer = pacer
+        self.observe = observe
+        # Guards the backlog, the pacer, who is out, and the worker's existence. Held for
+        # arithmetic only: never while waiting, sending, logging or calling out.
+        self.mutex = threading.Lock()
+        self.backlog = Backlog(max_queue, self.mutex, clock)
+        # Notified when calls are stopped; retries that wait out a delay wait there.
+        self.stopped = threading.Condition(self.mutex)
+        self.out: set[Attempts] = set()
+        self.now = clock.monotonic
+        self._permits = permits
+        self._senders = senders
+        self._carry = carry
+        self._clock = clock
+        self._worker: Optional[threading.Thread] = None
+        self._looking_at: Optional[Ticket] = None
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def put(self, call: Call, block: bool, timeout: Optional[float]) -> None:
+        """Queue a call. Raises ``queue.Full`` or :class:`Closed`."""
+        self.backlog.put(call, block, timeout)
+        self._ensure_worker()
+
+    def ask(self, ticket: Ticket) -> None:
+        """Queue for a permit. Raises :class:`Closed`."""
+        with self.mutex:
+            self.backlog.require_open_locked()
+            self.backlog.put_again_locked(ticket)
+        self._ensure_worker()
+
+    def try_leave(self, ticket: Ticket) -> bool:
+        """Let *ticket* leave in the caller's own thread, if nothing is in its way."""
+        with self.mutex:
+            now = self.now()
+            if self.backlog.closed or self.backlog.head_locked(permit_free=True) is not None:
+                return False
+            return self._commit_locked(ticket, now) is not None
+
+    def _ensure_worker(self) -> None:
+        if self._worker is not None:
+            return
+        with self.mutex:
+            if self._has_worker_locked():
+                return
+            # A daemon: an exit hook, not a join, lets it finish its work.
+            name = f"claude-throttle-worker-{self.name}"
+            worker = self._worker = threading.Thread(target=self._work, name=name, daemon=True)
+        try:
+            worker.start()
+        except RuntimeError as error:
+            with self.mutex:
+                self._worker = None
+            self.end_all(Closed(f"no worker thread can be started any more ({error})"))
+
+    def _has_worker_locked(self) -> bool:
+        return self._worker is not None
+
+    # -- the worker ------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            try:
+                step = self._next_step()
+                if step is None:
+                    return
+                step()
+            except BaseException as error:
+                logger.exception("the worker of lane %s met a bug", self.name)
+                self._fail_the_head(error)
+
+    def _next_step(self) -> Optional[Step]:
+        """Wait until there is something to do; None when there was nothing for long."""
+        idle_since = self.now()
+        with self.mutex:
+            while True:
+                now = self.now()
+                self._looking_at = None
+                due = self._take_due_locked(now)
+                if due:
+                    return partial(self._senders.run, partial(_end_each, due))
+                ticket = self._looking_at = self._head_locked()
+                step = self._commit_locked(ticket, now) if ticket is not None else None
+                if step is not None:
+                    return step
+                wake_at = self._wake_at_locked(ticket, now)
+                if wake_at is None:
+                    wake_at = idle_since + IDLE_SECONDS
+                    if self.backlog.closed or wake_at <= now:
+                        self._worker = None
+                        return None
+                self._clock.wait(self.backlog.not_empty, wake_at - now)
+
+    def _take_due_locked(self, now: float) -> list[Ticket]:
+        due = self.backlog.take_due_locked(now)
+        # A call is due wherever it is; a permit only while it is waited for.
+        due = [ticket for ticket in due if not ticket.ended and (ticket.queued or ticket.counts)]
+        for ticket in due:
+            self.backlog.take_locked(ticket)
+        return due
+
+    def _head_locked(self) -> Optional[Ticket]:
+        if self._permits.is_free():
+            return self.backlog.head_locked(permit_free=True)
+        # Say so first, then look again: a permit returned in between would wake nobody.
+        self._permits.starve(self.wake)
+        return self.backlog.head_locked(permit_free=self._permits.is_free())
+
+    def _commit_locked(self, ticket: Ticket, now: float) -> Optional[Step]:
+        """Let it leave if it may, in this instant; None if it has to wait."""
+        if self.pacer.ready_at(ticket.cost, now) > now:
+            return None
+        if not ticket.rides and not self._permits.try_acquire():
+            return None
+        self.backlog.take_locked(ticket)
+        if not ticket.claim():  # cancelled a moment ago
+            return _nothing if ticket.rides else self._permits.give_back
+        self.pacer.take(ticket.cost, now)
+        ticket.commit(now)
+        return ticket.leave
+
+    def _wake_at_locked(self, ticket: Optional[Ticket], now: float) -> Optional[float]:
+        """When to look again if nobody calls; None if nothing is going on at all."""
+        instants = []
+        deadline = self.backlog.next_deadline_locked()
+        if deadline is not None:
+            instants.append(deadline)
+        if ticket is not None:
+            # Ready, yet not gone: another lane took the last permit.
+            ready_at = self.pacer.ready_at(ticket.cost, now)
+            instants.append(ready_at if ready_at > now else now + PERMIT_LOOK_SECONDS)
+        elif self.backlog.head_locked(permit_free=True) is not None:
+            instants.append(now + PERMIT_LOOK_SECONDS)
+        return min(instants) if instants else None
+
+    def _fail_the_head(self, error: BaseException) -> None:
+        """A bug met while looking at a ticket ends that ticket; met elsewhere, all of them."""
+        ticket = self._looking_at
+        if ticket is None:
+            self.end_all(error)
+            return
+        with self.mutex:
+            self.backlog.take_locked(ticket)
+        ticket.refuse(error)
+
+    def wake(self) -> None:
+        """Have the worker look again."""
+        with self.mutex:
+            self.backlog.not_empty.notify()
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def deliver(self, call: Call) -> None:
+        """Put a call that left on the wire, in a sender thread."""
+        self._senders.run(partial(self._carry, call))
+
+    def end(self, call: Call, error: BaseException) -> None:
+        """It will not be sent (again)."""
+        settle(call, Outcome(error=error))
+
+    def withdraw(self, call: Call) -> None:
+        """Its future was cancelled while it waited."""
+        settle_cancelled(self, call)
+
+    def close_account(self, call: Call, actual: Optional[Cost]) -> None:
+        """Give back all that a call holds; *actual* None leaves its estimate booked."""
+        attempts = call.attempts
+        with self.mutex:
+            self.backlog.take_locked(call)
+            self.backlog.forget_deadline_locked(call)
+            if attempts is None:
+                return
+            self.out.discard(attempts)
+            had_permit, attempts.has_permit = attempts.has_permit, False
+            if actual is not None and self.pacer.settle(attempts.held, actual):
+                self.backlog.not_empty.notify()
+        if had_permit:
+            self._permits.give_back()
+
+    def settle_permit(self, held: Cost, actual: Cost) -> None:
+        """Correct what a permit booked."""
+        with self.mutex:
+            if self.pacer.settle(held, actual):
+                self.backlog.not_empty.notify()
+
+    def forget(self, ticket: Ticket) -> None:
+        """A permit is closed, or no longer waited for."""
+        with self.mutex:
+            ticket.ended = True
+            self.backlog.take_locked(ticket)
+            self.backlog.forget_deadline_locked(ticket)
+
+    def give_back(self, attempts: Attempts, keep_tokens: bool) -> None:
+        """Return a refused attempt's permit, and its tokens unless the server may count them."""
+        with self.mutex:
+            had_permit, attempts.has_permit = attempts.has_permit, False
+            if not keep_tokens:
+                spent = Cost(attempts.held.requests, 0.0, 0.0)
+                if self.pacer.settle(attempts.held, spent):
+                    self.backlog.not_empty.notify()
+                attempts.held = spent
+        if had_permit:
+            self._permits.give_back()
+
+    def queue_again(self, attempts: Attempts, wait_seconds: float) -> None:
+        """Wait *wait_seconds*, then for another turn. Raises Stopped if the call must end."""
+        kept = attempts.held.tokens > 0
+        cost = NO_COST._replace(requests=1.0) if kept else attempts.call.cost
+        with self.mutex:
+            attempts.resting = True
+            due = self.now() + wait_seconds
+            while attempts.stopped_by is None and self.now() < due:
+                self._clock.wait(self.stopped, due - self.now())
+            if attempts.stopped_by is not None:
+                raise Stopped
+            turn = attempts.turn = RetryTurn(attempts, cost)
+            self.backlog.put_again_locked(turn)
+        self._ensure_worker()
+        turn.wait()
+
+    # -- from outside ----------------------------------------------------------------------------
+
+    def pause_for(self, seconds: float) -> float:
+        """Let nothing leave for *seconds* plus jitter; returns what remains of the pause."""
+        with self.mutex:
+            return self.pacer.pause_for(seconds, self.now())
+
+    def pause(self) -> None:
+        """Let nothing leave until resume()."""
+        with self.mutex:
+            self.pacer.held_until = math.inf
+
+    def resume(self) -> None:
+        """End a pause(); a pause the server asked for goes on."""
+        with self.mutex:
+            self.pacer.held_until = -math.inf
+            self.backlog.not_empty.notify()
+
+    def seconds_until_leave(self, cost: Cost) -> float:
+        """How long a call of that cost, put now, would wait for the quotas."""
+        with self.mutex:
+            now = self.now()
+            return self.pacer.leaves_at(self.backlog.load, cost, now) - now
+
+    def end_all(self, error: BaseException) -> None:
+        """Refuse everything that waits."""
+        with self.mutex:
+            waiting = self.backlog.waiting_locked()
+            for ticket in waiting:
+                self.backlog.take_locked(ticket)
+        for ticket in waiting:
+            ticket.refuse(error)
+
+    def close(self) -> None:
+        """Accept no more; what was accepted goes on."""
+        with self.mutex:
+            self.backlog.close_locked()
+
+    def cancel_waiting(self, error: BaseException) -> None:
+        """Cancel the calls that wait for their first send; refuse what else waits."""
+        with self.mutex:
+            waiting = self.backlog.waiting_locked()
+            resting = [attempts for attempts in self.out if attempts.resting]
+        for attempts in resting:
+            attempts.stop(error)
+        for ticket in waiting:
+            if isinstance(ticket, Call):
+                ticket.future.cancel()
+            elif self._take_out(ticket):
+                ticket.refuse(error)
+
+    def _take_out(self, ticket: Ticket) -> bool:
+        with self.mutex:
+            was_waiting = ticket.queued
+            self.backlog.take_locked(ticket)
+        return was_waiting
+
+    def wait_until_done(self, give_up_at: Optional[float]) -> int:
+        """Wait until every accepted call has ended; return how many have not by *give_up_at*."""
+        with self.mutex:
+            while self.backlog.unfinished_tasks:
+                left = None if give_up_at is None else give_up_at - self.now()
+                if left is not None and left <= 0:
+                    break
+                self._clock.wait(self.backlog.all_tasks_done, left)
+            return self.backlog.unfinished_tasks
+
+    def in_flight(self) -> int:
+        """Requests on the wire."""
+        return sum(not attempts.resting for attempts in list(self.out))
+
+    def unsettled_calls(self) -> list[Call]:
+        """Every call that has not ended, waiting or out."""
+        with self.mutex:
+            return self.unsettled()
+
+    def unsettled(self) -> list[Call]:
+        """The same without a lock: after a fork nobody could give it back."""
+        waiting = [ticket for ticket in self.backlog.waiting_locked() if isinstance(ticket, Call)]
+        return waiting + [attempts.call for attempts in list(self.out)]
+
+
+def _end_each(due: list[Ticket]) -> None:
+    for ticket in due:
+        try:
+            ticket.time_is_up()
+        except BaseException:
+            logger.exception("ending a call whose time was up failed")
+
+
+def _nothing() -> None:
+    pass

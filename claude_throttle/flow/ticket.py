@@ -1,0 +1,71 @@
+"""A place in the backlog, for whatever waits for the worker."""
+
+from __future__ import annotations
+
+import enum
+from typing import Optional
+
+from claude_throttle.flow.cost import Cost
+
+
+class Priority(enum.IntEnum):
+    """Lower leaves first. Any int works; these are the usual ones."""
+
+    INTERACTIVE = 0
+    NORMAL = 10
+    BATCH = 20
+
+
+class Ticket:
+    """First by priority, then by tag (fairness), then by number.
+
+    A call before its first send is one, a call before another send, a permit. ``queued`` and
+    ``ended`` are guarded by the lane's mutex; the rest does not change while the ticket waits.
+    """
+
+    __slots__ = ("cost", "deadline", "ended", "number", "priority", "queued", "rides", "tag")
+
+    #: Only calls count against ``max_queue``: a retry had its place already.
+    counts = False
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        cost: Cost,
+        priority: int = Priority.NORMAL,
+        tag: float = 0.0,
+        deadline: Optional[float] = None,
+        rides: bool = False,
+    ) -> None:
+        self.number = number
+        self.cost = cost
+        self.priority = priority
+        self.tag = tag
+        #: Instant, on the clock's monotonic scale.
+        self.deadline = deadline
+        #: It needs no permit of its own: its thread holds an open one.
+        self.rides = rides
+        self.queued = False
+        #: True once, for ever.
+        self.ended = False
+
+    def claim(self) -> bool:
+        """The worker asks, in the instant of leaving, whether it is still wanted."""
+        return True
+
+    def commit(self, now: float) -> None:
+        """Its cost was taken, and a permit unless it rides. Requires the lane's mutex."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """It may go. Called by the worker, outside the lane's mutex; must not block."""
+        raise NotImplementedError
+
+    def time_is_up(self) -> None:
+        """Its deadline has passed. Called by a sender thread, outside the lane's mutex."""
+        raise NotImplementedError
+
+    def refuse(self, error: BaseException) -> None:
+        """It may never go. Called by a sender or a closing thread, outside the lane's mutex."""
+        raise NotImplementedError
