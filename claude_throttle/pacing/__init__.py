@@ -1,0 +1,1 @@
+"""Deciding when, never whether: "not yet". Reads no clock; every method takes ``now``."""
