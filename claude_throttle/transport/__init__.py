@@ -1,0 +1,1 @@
+"""The wire: from bytes to an outcome."""

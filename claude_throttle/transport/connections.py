@@ -1,0 +1,95 @@
+"""Connections that another thread can end.
+
+A blocked read is not ended by closing a session or a response; only ``socket.shutdown`` does it.
+So each connection knows whose call it carries, and a call can hang up on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from functools import partial
+from typing import Any, Optional
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from claude_throttle.flow.attempts import Attempts
+
+
+class _Current(threading.local):
+    attempts: Optional[Attempts] = None
+    #: The whole story of that call; for the adapter, which makes its retries of it.
+    exchange: Any = None
+
+
+#: Whose call this thread is sending.
+current = _Current()
+
+
+class _Owned:
+    """Mixed into urllib3's connections."""
+
+    sock: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Guards `owner`, so that nobody hangs up on a successor's call. Held for an assignment,
+        # or for a shutdown, which does not block.
+        self._ownership = threading.Lock()
+        self.owner: Optional[Attempts] = None
+        super().__init__(*args, **kwargs)
+
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        self._belong_to(current.attempts)
+        return super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def connect(self) -> Any:
+        connected = super().connect()  # type: ignore[misc]
+        # It may have been stopped meanwhile, when there was no socket to shut down.
+        self._belong_to(current.attempts)
+        return connected
+
+    def _belong_to(self, attempts: Optional[Attempts]) -> None:
+        with self._ownership:
+            self.owner = attempts
+        if attempts is not None:
+            attempts.connected(partial(self._hang_up, attempts))
+
+    def _hang_up(self, attempts: Attempts) -> None:
+        with self._ownership:
+            sock = self.sock if self.owner is attempts else None
+            if sock is not None:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+
+class _OwnedHTTPConnection(_Owned, HTTPConnection):
+    pass
+
+
+class _OwnedHTTPSConnection(_Owned, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _OwnedHTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _OwnedHTTPSConnection
+
+
+def use_owned_connections(manager: urllib3.PoolManager) -> None:
+    """Have a pool manager make connections that can be hung up on."""
+    manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+def keepalive_options() -> list[tuple[int, int, int]]:
+    """Socket options against idle connections being dropped, as the SDK sets them."""
+    options = [*HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 60), ("TCP_KEEPCNT", 5)):
+        if hasattr(socket, name):
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options

@@ -1,0 +1,216 @@
+"""The wire: ``POST {base_url}/v1/messages`` with ``requests``.
+
+A hand-built prepared request goes straight to the adapter; ``Session.send`` would cost a third of
+the call. Redirects are never followed: ``requests`` would carry the key to another host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Optional, Union
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies
+
+from claude_throttle.errors import BrokenAnswer
+from claude_throttle.flow.attempts import Attempts, Stopped
+from claude_throttle.flow.call import Call
+from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.settlement import Outcome
+from claude_throttle.transport import sdk
+from claude_throttle.transport.answers import broken, judge, read_json, read_message, read_usage
+from claude_throttle.transport.connections import (
+    current,
+    keepalive_options,
+    use_owned_connections,
+)
+from claude_throttle.transport.retry import Exchange, PacedRetry, RetryRules, verdict_on_error
+
+#: Seconds to wait for a connection (SDK 2.11 ``DEFAULT_TIMEOUT``).
+CONNECT_TIMEOUT_SECONDS = 5.0
+
+#: Seconds to wait for an answer: ten minutes, or longer if max_tokens may take longer
+#: (SDK 2.11: an hour for 128,000 tokens, at least 600 s).
+READ_TIMEOUT_SECONDS = 600.0
+SECONDS_PER_TOKEN = 3600.0 / 128_000
+
+#: Idle connections kept per host. Room for them costs nothing until they are used.
+POOL_SIZE = 2048
+
+
+class WireSettings(NamedTuple):
+    """What the wire has to know."""
+
+    base_url: str
+    #: Without Content-Length; the key is in here.
+    headers: Mapping[str, str]
+    rules: RetryRules
+    proxies: Optional[Mapping[str, str]] = None
+    ca_bundle: Optional[str] = None
+
+    def __repr__(self) -> str:
+        return f"WireSettings({self.base_url})"
+
+
+class PacedAdapter(HTTPAdapter):
+    """An adapter whose retries are the current call's own."""
+
+    _default_retries: Any = None
+
+    # HTTPAdapter.send passes one shared ``self.max_retries``; a call needs its own.
+    @property
+    def max_retries(self) -> Any:
+        exchange = current.exchange
+        return self._default_retries if exchange is None else PacedRetry.of(exchange)
+
+    @max_retries.setter
+    def max_retries(self, value: Any) -> None:
+        self._default_retries = value
+
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
+    ) -> None:
+        pool_kwargs["socket_options"] = keepalive_options()
+        super().init_poolmanager(connections, maxsize, block=block, **pool_kwargs)
+        use_owned_connections(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+        proxy_kwargs.setdefault("socket_options", keepalive_options())
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
+        use_owned_connections(manager)
+        return manager
+
+
+class Wire:
+    """Sends calls. One per process: sockets must not be shared over a fork. Thread-safe."""
+
+    def __init__(self, settings: WireSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._url = settings.base_url + "/v1/messages"
+        self._session = requests.Session()
+        self._adapter = PacedAdapter(pool_connections=4, pool_maxsize=POOL_SIZE)
+        self._session.mount("https://", self._adapter)
+        self._session.mount("http://", self._adapter)
+        # Read once: the environment is not asked again for each call.
+        proxies = settings.proxies
+        self._proxies = dict(get_environ_proxies(self._url) if proxies is None else proxies)
+        self._verify: Union[bool, str] = settings.ca_bundle or True
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._session.close()
+
+    def send(self, call: Call, attempts: Attempts) -> Outcome:
+        """Carry a call to its end, all attempts included; what can happen is returned."""
+        exchange = Exchange(attempts, self._settings.rules, self._clock)
+        current.attempts, current.exchange = attempts, exchange
+        try:
+            response = self._adapter.send(
+                self._prepared(call),
+                stream=True,
+                timeout=self._timeout(call, attempts),
+                verify=self._verify,
+                proxies=self._proxies,
+            )
+            return self._outcome(call, response, exchange)
+        except Stopped:
+            return Outcome(error=attempts.stopped_by)
+        except BrokenAnswer as error:
+            return Outcome(error=error, status=error.status, request_id=error.request_id)
+        except Exception as error:  # noqa: BLE001 - requests dresses up what urllib3 raised
+            return self._no_answer(exchange, error)
+        finally:
+            current.attempts = current.exchange = None
+
+    def _prepared(self, call: Call) -> requests.PreparedRequest:
+        prepared = requests.PreparedRequest()
+        prepared.method = "POST"
+        prepared.url = self._url
+        prepared.body = call.body
+        headers = {**self._settings.headers, "Content-Length": str(len(call.body))}
+        if call.extra_headers:
+            headers.update(call.extra_headers)
+        # A plain dict: the adapter only looks names up as they are written here.
+        prepared.headers = headers  # type: ignore[assignment]
+        return prepared
+
+    def _timeout(self, call: Call, attempts: Attempts) -> tuple[float, float]:
+        read = max(READ_TIMEOUT_SECONDS, call.max_tokens * SECONDS_PER_TOKEN)
+        left = attempts.seconds_left()
+        if left is None:
+            return CONNECT_TIMEOUT_SECONDS, read
+        left = max(left, 0.001)  # urllib3 refuses zero
+        return min(CONNECT_TIMEOUT_SECONDS, left), min(read, left)
+
+    # -- the ends --------------------------------------------------------------------------------
+
+    def _outcome(self, call: Call, response: requests.Response, exchange: Exchange) -> Outcome:
+        request_id = response.headers.get("request-id")
+        if response.status_code != 200:
+            return self._refused(response, exchange, request_id)
+        message = read_message(_read_whole(response, exchange, request_id), request_id)
+        value = message if call.raw else sdk.build_message(message, request_id)
+        return Outcome(value, None, read_usage(message), 200, request_id)
+
+    def _refused(
+        self, response: requests.Response, exchange: Exchange, request_id: Optional[str]
+    ) -> Outcome:
+        status = response.status_code
+        # The hook has read the body of a 4xx or 5xx already.
+        content = exchange.refusal if status >= 400 else b""
+        response.close()
+        verdict = judge(status, response.headers, content, self._clock.wall())
+        error = sdk.status_error(self._url, status, response.headers, content, read_json(content))
+        refused = not verdict.keeps_tokens or status < 500
+        return Outcome(None, error, None, status, request_id, refused)
+
+    def _no_answer(self, exchange: Exchange, error: Exception) -> Outcome:
+        attempts = exchange.attempts
+        if attempts.stopped:
+            return Outcome(error=attempts.stopped_by)
+        cause = exchange.error or error
+        verdict = verdict_on_error(cause, exchange.rules)
+        tries = f"{attempts.number} attempt{'s' * (attempts.number > 1)}"
+        if verdict.reason == "read timeout":
+            text = f"no answer in time ({tries}); it may be billed, so it is not sent again"
+            return Outcome(error=sdk.timeout_error(self._url, text))
+        text = f"{verdict.reason} after {tries}: {_describe(cause)}"
+        return Outcome(
+            error=sdk.connection_error(self._url, text), refused=not verdict.keeps_tokens
+        )
+
+
+def _read_whole(
+    response: requests.Response, exchange: Exchange, request_id: Optional[str]
+) -> bytes:
+    """The body of a good answer; raises BrokenAnswer if it is cut short."""
+    raw = response.raw
+    try:
+        body: bytes = raw.read(decode_content=True)
+    except Exception as error:
+        response.close()
+        exchange.error = None
+        if exchange.attempts.stopped or type(error).__name__ == "ReadTimeoutError":
+            raise
+        raise broken(f"an answer that broke off ({_describe(error)})", request_id) from None
+    promised = response.headers.get("content-length", "")
+    # urllib3 1.26 does not check it.
+    if promised.isdigit() and raw.tell() < int(promised):
+        response.close()
+        raise broken(f"{raw.tell()} of {promised} bytes", request_id)
+    return body
+
+
+def _describe(error: BaseException) -> str:
+    """What broke, without the object addresses and nested reprs of urllib3."""
+    inner = getattr(error, "original_error", None) or getattr(error, "reason", None)
+    if not isinstance(inner, BaseException):
+        last = error.args[-1] if error.args else None
+        inner = last if isinstance(last, BaseException) else None
+    if inner is not None:
+        return _describe(inner)
+    text = str(error.args[-1]) if error.args else ""
+    text = text.rpartition(">: ")[2] if ">: " in text else text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

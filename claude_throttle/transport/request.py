@@ -1,0 +1,130 @@
+"""A Messages request, checked and serialised before it costs anything."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple, Optional
+
+from claude_throttle.errors import InvalidCall
+
+#: Bytes. "Messages 32 MB" (errors page, 2026-11); refused by the proxy in front of the API.
+MAX_BODY_BYTES = 32 * 1024 * 1024
+
+_REQUIRED = ("model", "max_tokens", "messages")
+
+#: Parameters of the Messages API in November 2026. Others pass, too, unless they look like a slip.
+_API_PARAMETERS = frozenset(
+    {
+        *_REQUIRED,
+        "cache_control",
+        "container",
+        "context_management",
+        "inference_geo",
+        "mcp_servers",
+        "metadata",
+        "output_config",
+        "output_format",
+        "service_tier",
+        "speed",
+        "stop_sequences",
+        "system",
+        "temperature",
+        "thinking",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_p",
+    }
+)
+
+_OUR_KEYWORDS = ("block", "extra_headers", "priority", "raw", "tenant", "timeout")
+
+# Compact, and non-ASCII text as itself: fewer bytes on the wire.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+class Request(NamedTuple):
+    """A request ready for the wire."""
+
+    body: bytes
+    model: str
+    max_tokens: int
+
+
+def serialise(params: Mapping[str, Any]) -> Request:
+    """Check *params* and take a snapshot of them. Raises :class:`InvalidCall`."""
+    for name in params:
+        if name not in _API_PARAMETERS:
+            _require_no_slip(name)
+    for name in _REQUIRED:
+        if name not in params:
+            raise InvalidCall(f"{name}= is missing{_hint(_closest(params, name))}")
+    model, max_tokens = params["model"], params["max_tokens"]
+    _require_values(model, max_tokens, params["messages"])
+    return Request(_body(params), model, max_tokens)
+
+
+def _require_values(model: Any, max_tokens: Any, messages: Any) -> None:
+    if not isinstance(model, str) or not model.strip():
+        raise InvalidCall("model= must be the name of a model")
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
+        raise InvalidCall(f"max_tokens= must be a whole number from 1, not {max_tokens!r:.80}")
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise InvalidCall("messages= must be a list with at least one message")
+    for message in messages:
+        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+            raise InvalidCall('every message must be a dict with "role" and "content"')
+
+
+def _body(params: Mapping[str, Any]) -> bytes:
+    try:
+        body = _encode(params).encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        # Our own words: json's may quote the prompt.
+        raise InvalidCall(_why_not_json(error)) from None
+    if len(body) > MAX_BODY_BYTES:
+        raise InvalidCall(
+            f"the request is {len(body) / 2**20:.1f} MB as JSON; the API takes at most 32 MB"
+        )
+    return body
+
+
+def _why_not_json(error: Exception) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        return "the request holds half a surrogate pair, which is no valid text"
+    if isinstance(error, TypeError):
+        # "Object of type X is not JSON serializable" names a type, no content.
+        return f"the request cannot be written as JSON: {error}"
+    if isinstance(error, RecursionError) or "Circular" in str(error):
+        return "the request cannot be written as JSON: it contains itself"
+    return "the request cannot be written as JSON: NaN and infinity have no place there"
+
+
+def _require_no_slip(name: str) -> None:
+    if name == "stream":
+        raise InvalidCall("stream= is not for submit(): it would end with one whole answer anyway")
+    meant = _slip(name)
+    if meant is not None:
+        raise InvalidCall(f"unknown keyword {name}={_hint(meant)}")
+
+
+@lru_cache(maxsize=256)
+def _slip(name: str) -> Optional[str]:
+    """The keyword of ours that *name* looks like a misspelling of."""
+    close = difflib.get_close_matches(name, _OUR_KEYWORDS, n=1, cutoff=0.75)
+    return close[0] if close else None
+
+
+def _closest(params: Mapping[str, Any], wanted: str) -> Optional[str]:
+    unknown = [name for name in params if name not in _API_PARAMETERS]
+    close = difflib.get_close_matches(wanted, unknown, n=1, cutoff=0.6)
+    return f"{wanted}= where {close[0]}= is given" if close else None
+
+
+def _hint(meant: Optional[str]) -> str:
+    if meant is None:
+        return ""
+    return f"; did you mean {meant if '=' in meant else meant + '='}?"

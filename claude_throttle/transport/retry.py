@@ -1,0 +1,183 @@
+"""``PacedRetry``: a urllib3 ``Retry`` that queues again for its turn before it re-sends.
+
+urllib3 asks it after each refusal or failure, in the sender's thread: ``increment`` decides,
+``sleep`` waits for the next turn in the lane's queue. What must not be sent again is not:
+
+* an answer the verdict table calls final;
+* a request whose read timed out, unless the caller allowed it: the server may be working on it;
+* a connection that we cut ourselves, or that was lost in the midst of an answer.
+"""
+
+from __future__ import annotations
+
+from http.client import RemoteDisconnected
+from types import TracebackType
+from typing import Any, NamedTuple, Optional
+
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    MaxRetryError,
+    NewConnectionError,
+    ProtocolError,
+    ProxyError,
+    ReadTimeoutError,
+    ResponseError,
+)
+from urllib3.util.retry import Retry
+
+from claude_throttle.flow.attempts import Attempts, Stopped
+from claude_throttle.flow.clock import Clock
+from claude_throttle.transport.answers import Verdict, backoff, judge
+
+
+class RetryRules(NamedTuple):
+    """What the caller allows."""
+
+    #: Re-sends after the first attempt.
+    max_retries: int
+    #: Send again what the server may be working on.
+    read_timeouts: bool
+    #: Send again when the connection was lost before any byte of answer.
+    resets: bool
+
+
+class Exchange:
+    """What one call went through on the wire; owned by its sender's thread."""
+
+    def __init__(self, attempts: Attempts, rules: RetryRules, clock: Clock) -> None:
+        self.attempts = attempts
+        self.rules = rules
+        self.clock = clock
+        #: Body of the last refusal: reading it empties the response.
+        self.refusal = b""
+        self.verdict: Optional[Verdict] = None
+        #: What broke the last attempt, if nothing was answered.
+        self.error: Optional[BaseException] = None
+        #: Seconds before the next attempt.
+        self.wait_seconds = 0.0
+        self.status: Optional[int] = None
+
+
+class PacedRetry(Retry):
+    """Per call; ``exchange`` is carried along from one attempt to the next."""
+
+    exchange: Exchange
+
+    @classmethod
+    def of(cls, exchange: Exchange) -> PacedRetry:
+        """The retries of one call."""
+        # None of backoff_jitter, backoff_max, retry_after_max: urllib3 1.26 lacks them.
+        retry = cls(
+            total=exchange.rules.max_retries,
+            redirect=0,
+            allowed_methods=None,
+            raise_on_status=False,
+            respect_retry_after_header=False,
+        )
+        retry.exchange = exchange
+        return retry
+
+    def new(self, **kw: Any) -> PacedRetry:
+        new: PacedRetry = super().new(**kw)
+        new.exchange = self.exchange  # attributes are lost otherwise
+        return new
+
+    def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:  # noqa: ARG002
+        # Every refusal is a matter for increment(), which sees headers and body.
+        return status_code >= 400
+
+    def increment(
+        self,
+        method: Optional[str] = None,  # noqa: ARG002 - Retry's signature
+        url: Optional[str] = None,
+        response: Any = None,
+        error: Optional[Exception] = None,
+        _pool: Any = None,
+        _stacktrace: Optional[TracebackType] = None,
+    ) -> PacedRetry:
+        """Decide about another attempt; raises MaxRetryError, or Stopped, if there is none."""
+        exchange = self.exchange
+        if exchange.attempts.stopped:
+            raise Stopped
+        verdict = (
+            _judge_response(exchange, response) if error is None else _judge_error(exchange, error)
+        )
+        if not self._may_go_on(verdict):
+            raise MaxRetryError(_pool, url or "", error or ResponseError(verdict.reason))
+        return self.new(total=int(self.total or 0) - 1)
+
+    def _may_go_on(self, verdict: Verdict) -> bool:
+        attempts = self.exchange.attempts
+        wait = self.exchange.wait_seconds = self._wait_seconds(verdict)
+        if verdict.pauses_lane and self.exchange.status is not None:
+            # Even if this call goes no further, the others must not run into the same wall.
+            wait = attempts.pause_lane(self.exchange.status, wait)
+        return verdict.retry and bool(self.total) and attempts.has_time_for(wait)
+
+    def _wait_seconds(self, verdict: Verdict) -> float:
+        if not verdict.retry_after:  # "0" says nothing either
+            return backoff(self.exchange.attempts.number)
+        if verdict.pauses_lane:
+            return verdict.retry_after  # the lane adds its jitter, once per pause
+        return verdict.retry_after + backoff(1) / 5
+
+    def sleep(self, response: Any = None) -> None:  # noqa: ARG002 - Retry's signature
+        """Give the permit back, wait, and queue for another turn."""
+        exchange, verdict = self.exchange, self.exchange.verdict
+        if verdict is None:  # increment() was not asked
+            return
+        exchange.attempts.again(
+            status=exchange.status,
+            reason=verdict.reason,
+            wait_seconds=exchange.wait_seconds,
+            lane_is_paused=verdict.pauses_lane,
+            keep_tokens=verdict.keeps_tokens,
+        )
+
+
+def _judge_response(exchange: Exchange, response: Any) -> Verdict:
+    exchange.error = None
+    exchange.status = int(response.status)
+    exchange.refusal = _read(response)
+    exchange.verdict = judge(
+        exchange.status, response.headers, exchange.refusal, exchange.clock.wall()
+    )
+    return exchange.verdict
+
+
+def _read(response: Any) -> bytes:
+    try:
+        body: bytes = response.read(decode_content=True)
+    except Exception:  # noqa: BLE001 - half a refusal is a refusal
+        return b""
+    return body
+
+
+def _judge_error(exchange: Exchange, error: Exception) -> Verdict:
+    exchange.error = error
+    exchange.status = None
+    exchange.verdict = verdict_on_error(error, exchange.rules)
+    return exchange.verdict
+
+
+def verdict_on_error(error: BaseException, rules: RetryRules) -> Verdict:
+    """What to do when no answer came."""
+    if isinstance(error, ProxyError):
+        error = _cause(error)
+    if isinstance(error, (ConnectTimeoutError, NewConnectionError)):
+        return Verdict(True, "no connection", keeps_tokens=False)
+    if isinstance(error, ReadTimeoutError):
+        return Verdict(rules.read_timeouts, "read timeout")
+    if isinstance(error, ProtocolError) and was_lost(error):
+        return Verdict(rules.resets, "connection lost")
+    return Verdict(False, type(error).__name__)
+
+
+def was_lost(error: BaseException) -> bool:
+    """Whether the connection ended before any byte of answer; garbage is an answer."""
+    return isinstance(_cause(error), (RemoteDisconnected, ConnectionError))
+
+
+def _cause(error: BaseException) -> BaseException:
+    inner = getattr(error, "original_error", None) or (error.args[-1] if error.args else None)
+    return inner if isinstance(inner, BaseException) else error
