@@ -1,0 +1,57 @@
+"""Quantiles of durations in fixed memory."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+#: Each bucket is 4 % wider than the one before, so a quantile is off by 2 % at most.
+_GROWTH = math.log(1.04)
+
+#: Seconds; shorter durations count as this.
+_SMALLEST_SECONDS = 1e-5
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Durations in seconds; all zero while there are none."""
+
+    count: int = 0
+    p50: float = 0.0
+    p90: float = 0.0
+    p99: float = 0.0
+    max: float = 0.0
+
+
+NO_QUANTILES = Quantiles()
+
+
+class Histogram:
+    """Durations in buckets of growing width. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._buckets: Counter[int] = Counter()
+        self._count = 0
+        self._max = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One more duration."""
+        seconds = max(seconds, _SMALLEST_SECONDS)
+        self._buckets[int(math.log(seconds / _SMALLEST_SECONDS) / _GROWTH)] += 1
+        self._count += 1
+        self._max = max(self._max, seconds)
+
+    def quantiles(self) -> Quantiles:
+        """As they stand now."""
+        p50, p90, p99 = (self._quantile(share) for share in (0.5, 0.9, 0.99))
+        return Quantiles(self._count, p50, p90, p99, self._max)
+
+    def _quantile(self, share: float) -> float:
+        wanted, seen = share * self._count, 0
+        for bucket in sorted(self._buckets):
+            seen += self._buckets[bucket]
+            if seen >= wanted and seen:
+                middle = _SMALLEST_SECONDS * math.exp((bucket + 0.5) * _GROWTH)
+                return min(middle, self._max)
+        return 0.0

@@ -1,0 +1,328 @@
+"""What a throttler owns in one process: lanes, senders, the wire, the counters.
+
+Made on the first use in each process and never inherited: after a fork, locks may be held by
+threads that are not there, and a shared socket can hand one process another's answer.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import logging
+import os
+import queue
+import threading
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
+
+from claude_throttle.errors import Closed, DeadlineExceeded, Forked, QueueFull
+from claude_throttle.flow.call import Call
+from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.cost import Cost
+from claude_throttle.flow.events import CallQueued, CallSent, Event
+from claude_throttle.flow.lane import Lane
+from claude_throttle.flow.permit import OpenPermits, Permit
+from claude_throttle.flow.senders import Senders
+from claude_throttle.flow.settlement import Outcome, settle
+from claude_throttle.metrics.stats import Recorder, Stats
+from claude_throttle.pacing.concurrency import Concurrency
+from claude_throttle.pacing.estimate import Estimator, guess_input_tokens
+from claude_throttle.pacing.pacer import Pacer
+from claude_throttle.settings import Settings
+from claude_throttle.transport import sdk
+from claude_throttle.transport.http import Wire, WireSettings
+from claude_throttle.transport.request import Request, serialise
+from claude_throttle.transport.retry import RetryRules
+
+logger = logging.getLogger("claude_throttle")
+
+Listener = Callable[[Event], None]
+
+#: Seconds that stopped calls are given to end by themselves before they are ended from outside.
+GRACE_SECONDS = 1.0
+
+
+class Room:
+    """A lane and what is known about its model."""
+
+    def __init__(self, lane: Lane, pacer: Pacer) -> None:
+        self.lane = lane
+        self.pacer = pacer
+        self.estimator = Estimator()
+
+
+class Process:
+    """All the mutable state of a throttler. Thread-safe."""
+
+    def __init__(self, settings: Settings, clock: Clock, listener: Optional[Listener]) -> None:
+        self.pid = os.getpid()
+        self.settings = settings
+        self.permits = Concurrency(settings.max_concurrency)
+        self.senders = Senders()
+        self._clock = clock
+        self._listener = listener
+        self._recorder = Recorder()
+        self._open_permits = OpenPermits()
+        self._numbers = itertools.count(1)
+        self._wire = Wire(_wire_settings(settings), clock)
+        # Guards _rooms and _closed: no lane is made after the close. Never held while calling out.
+        self._lock = threading.Lock()
+        self._rooms: dict[str, Room] = {}
+        self._closed = False
+        self._paused = False
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        params: Mapping[str, Any],
+        *,
+        priority: int,
+        timeout: Optional[float],
+        raw: bool,
+        block: bool,
+        extra_headers: Optional[Mapping[str, str]],
+    ) -> Call:
+        """Check, serialise, estimate, queue."""
+        request = serialise(params)
+        room = self.room(request.model)
+        guess = guess_input_tokens(params)
+        cost = room.estimator.cost(guess, request.max_tokens)
+        room.pacer.require_fit(cost, request.model)
+        call = Call(
+            number=next(self._numbers),
+            cost=cost,
+            home=room.lane,
+            body=request.body,
+            model=request.model,
+            max_tokens=request.max_tokens,
+            guessed_input=guess,
+            submitted_at=self._clock.monotonic(),
+            priority=priority,
+            timeout=timeout,
+            rides=self._open_permits.held_by_this_thread(),
+            raw=raw,
+            extra_headers=extra_headers,
+            context=contextvars.copy_context() if self._listener is not None else None,
+        )
+        self._queue(call, block)
+        return call
+
+    def _queue(self, call: Call, block: bool) -> None:
+        lane = call.home
+        try:
+            lane.put(call, block, call.timeout)
+        except queue.Full:
+            raise self._refusal(lane, call, block) from None
+        self.observe(CallQueued(call.number, call.model, lane.backlog.calls), call)
+
+    def _refusal(self, lane: Lane, call: Call, block: bool) -> Exception:
+        seconds = self.seconds_until_leave(lane, call.cost)
+        waiting, limit = lane.backlog.calls, lane.backlog.maxsize
+        text = f"{waiting:,} calls to {call.model} are already waiting (max_queue={limit:,}); "
+        text += f"one more would wait about {seconds:,.1f} s; "
+        if block:
+            return DeadlineExceeded(text + f"no place came free in {call.timeout:g} s")
+        return QueueFull(
+            text + "wait, submit(block=True), or raise max_queue",
+            retry_after=seconds / (waiting + 1),
+        )
+
+    def permit(self, model: str, cost: Cost, *, priority: int, timeout: Optional[float]) -> Permit:
+        """Wait for the right to send one request."""
+        now = self._clock.monotonic()
+        permit = Permit(
+            self.room(model).lane,
+            self.permits,
+            self._open_permits,
+            number=next(self._numbers),
+            cost=cost,
+            priority=priority,
+            deadline=None if timeout is None else now + timeout,
+            rides=self._open_permits.held_by_this_thread(),
+        )
+        permit.acquire()
+        return permit
+
+    def room(self, model: str) -> Room:
+        """The lane of a model, made when it is first needed."""
+        room = self._rooms.get(model)
+        if room is None or self._closed:
+            with self._lock:
+                if self._closed:
+                    raise Closed("the throttler is closed; make a new one to go on")
+                room = self._rooms.get(model) or self._make_room(model)
+                self._rooms[model] = room
+        return room
+
+    def _make_room(self, model: str) -> Room:
+        pacer = Pacer(self.settings.quotas, self.settings.burst)
+        lane = Lane(
+            model,
+            pacer=pacer,
+            permits=self.permits,
+            senders=self.senders,
+            carry=self.carry,
+            observe=self.observe,
+            max_queue=self.settings.max_queue,
+            clock=self._clock,
+        )
+        if self._paused:
+            lane.pause()
+        return Room(lane, pacer)
+
+    def lanes(self) -> list[Lane]:
+        """Those there are."""
+        return [room.lane for room in list(self._rooms.values())]
+
+    # -- on the way ------------------------------------------------------------------------------
+
+    def carry(self, call: Call) -> None:
+        """Take a call that left to its end. Runs in a sender thread."""
+        try:
+            outcome = self._send(call)
+        except BaseException as error:  # noqa: BLE001 - whatever happens, its future is resolved
+            outcome = Outcome(error=error)
+        settle(call, outcome)
+
+    def _send(self, call: Call) -> Outcome:
+        if not call.raw:
+            sdk.begin_import()
+        attempts = call.attempts
+        if attempts is None or call.sent_at is None:  # the lane sets both as it leaves
+            raise RuntimeError("a call was carried before it left")
+        waited = call.sent_at - call.submitted_at
+        self.observe(CallSent(call.number, call.model, attempts.number, waited), call)
+        outcome = self._wire.send(call, attempts)
+        if outcome.usage is not None:
+            usage = outcome.usage
+            self._rooms[call.model].estimator.learn(
+                call.guessed_input,
+                usage.input_tokens + usage.cache_creation_input_tokens,
+                call.max_tokens,
+                usage.output_tokens,
+            )
+        return outcome
+
+    def observe(self, event: Event, call: Call) -> None:
+        """Count an event, and tell the listener in the submitter's context."""
+        self._recorder.record(event, self._clock.monotonic())
+        listener = self._listener
+        if listener is None or call.context is None:
+            return
+        try:
+            # A copy: a context can be entered only once at a time.
+            call.context.copy().run(listener, event)
+        except Exception:
+            logger.exception("the event listener raised")
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """A picture of now."""
+        lanes = self.lanes()
+        return self._recorder.snapshot(
+            waiting=sum(lane.backlog.calls for lane in lanes),
+            in_flight=sum(lane.in_flight() for lane in lanes),
+            now=self._clock.monotonic(),
+        )
+
+    def estimate_wait(self, params: Mapping[str, Any]) -> float:
+        """Seconds a call put now would wait before it leaves."""
+        request: Request = serialise(params)
+        room = self.room(request.model)
+        cost = room.estimator.cost(guess_input_tokens(params), request.max_tokens)
+        return self.seconds_until_leave(room.lane, cost)
+
+    def seconds_until_leave(self, lane: Lane, cost: Cost) -> float:
+        """By the quotas, and by the permits if those are what is waited for."""
+        seconds = lane.seconds_until_leave(cost)
+        limit = self.permits.limit
+        if limit is None:
+            return seconds
+        ahead = lane.backlog.calls + 1 - (limit - self.permits.in_use)
+        rounds = max(0.0, ahead / limit)
+        return max(seconds, rounds * self._recorder.median_latency())
+
+    # -- steering --------------------------------------------------------------------------------
+
+    def pause(self, paused: bool) -> None:
+        """Stop or go on letting calls leave."""
+        with self._lock:
+            self._paused = paused
+        for lane in self.lanes():
+            lane.pause() if paused else lane.resume()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Keep other quotas and bounds from now on."""
+        with self._lock:
+            self.settings = settings
+            rooms = list(self._rooms.values())
+        for room in rooms:
+            with room.lane.mutex:
+                room.pacer.reconfigure(settings.quotas, settings.burst, self._clock.monotonic())
+                room.lane.backlog.maxsize = settings.max_queue
+                room.lane.backlog.not_full.notify_all()
+                room.lane.backlog.not_empty.notify()
+        self.permits.set_limit(settings.max_concurrency)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def drain(self, timeout: Optional[float]) -> int:
+        """Accept no more, finish everything; return how many calls are left after *timeout* s."""
+        with self._lock:
+            self._closed = True
+        self.pause(False)
+        for lane in self.lanes():
+            lane.close()
+        return self._wait_until_done(timeout)
+
+    def _wait_until_done(self, timeout: Optional[float]) -> int:
+        give_up_at = None if timeout is None else self._clock.monotonic() + timeout
+        return sum(lane.wait_until_done(give_up_at) for lane in self.lanes())
+
+    def close(self, timeout: Optional[float], cancel_pending: bool) -> None:
+        """Drain, then end what is left."""
+        with self._lock:
+            self._closed = True
+        for lane in self.lanes():
+            lane.close()
+            if cancel_pending:
+                lane.cancel_waiting(Closed("the throttler was closed"))
+        if self.drain(timeout):
+            self._end_the_rest()
+        self.senders.stop()
+        self._wire.close()
+
+    def _end_the_rest(self) -> None:
+        for lane in self.lanes():
+            lane.end_all(Closed("the throttler was closed before this call could leave"))
+            for call in lane.unsettled_calls():
+                if call.attempts is not None:
+                    call.attempts.stop(_closed(call))
+        if self._wait_until_done(GRACE_SECONDS):
+            # A sender may be stuck where nothing reaches it, looking up a name; its caller is not.
+            for lane in self.lanes():
+                for call in lane.unsettled_calls():
+                    settle(call, Outcome(error=_closed(call)))
+
+    def abandon(self) -> None:
+        """In a forked child: end our copies of the parent's futures. Takes no lock."""
+        for lane in self.lanes():
+            for call in lane.unsettled():
+                call.future.abandon(
+                    Forked(f"call {call.number} ({call.model}) belongs to the parent process")
+                )
+
+
+def _closed(call: Call) -> Closed:
+    sent = call.attempts is not None and call.attempts.on_the_wire
+    where = "was on the wire; it may be billed" if sent else "waited for another try"
+    return Closed(f"the throttler was closed while call {call.number} {where}", sent=sent)
+
+
+def _wire_settings(settings: Settings) -> WireSettings:
+    rules = RetryRules(settings.max_retries, settings.retry_read_timeouts, settings.retry_resets)
+    return WireSettings(
+        settings.base_url, settings.headers, rules, settings.proxies, settings.ca_bundle
+    )

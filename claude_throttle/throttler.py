@@ -1,0 +1,363 @@
+"""The front door."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Optional, Union, overload
+
+from claude_throttle import exit_hooks
+from claude_throttle.errors import ConfigurationError
+from claude_throttle.flow.call import CallFuture
+from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock
+from claude_throttle.flow.cost import Cost
+from claude_throttle.flow.permit import Permit
+from claude_throttle.flow.ticket import Priority
+from claude_throttle.metrics.stats import Stats
+from claude_throttle.process import Listener, Process
+from claude_throttle.settings import QUOTAS, Settings, require_timeout
+from claude_throttle.transport import sdk
+
+if TYPE_CHECKING:
+    from anthropic.types import Message
+    from typing_extensions import Unpack
+
+    from claude_throttle.settings import SettingsOptions
+
+#: What reconfigure() may change; the rest is part of connections that are open already.
+CHANGEABLE = frozenset({*QUOTAS, "burst", "headroom", "max_concurrency", "max_queue", "timeout"})
+
+#: Calls map() keeps ahead of its consumer while concurrency is unbounded: more than a minute's
+#: worth at 500 a minute, so that slow answers do not starve the queue.
+UNBOUNDED_LOOK_AHEAD = 1000
+
+
+class _Unset:
+    """Tells "not given" from None, which means "no time-out"."""
+
+    def __repr__(self) -> str:
+        return "<from the settings>"
+
+
+_UNSET = _Unset()
+_Timeout = Union[None, float, _Unset]
+
+
+class Throttler:
+    """Lets Claude calls leave at the pace the quotas allow, and returns futures.
+
+    ``Throttler(rpm=50, itpm=30_000, otpm=8_000)``; :class:`Settings` explains every keyword, and
+    the environment fills in what is left out. Quotas hold for each model by itself.
+
+    Thread-safe: make one per process and share it. Fork-safe: a child starts with nothing waiting,
+    its copies of the parent's futures raise :class:`Forked`. No thread is started before the first
+    call. At the end of the interpreter everything submitted is finished; after Ctrl-C it is
+    cancelled. As a context manager it closes itself, and cancels what is pending if the block
+    raises.
+
+    *on_event* is called with each :data:`Event`, in the thread where it happened and the
+    submitter's context; it must be quick. *clock* is for tests.
+    """
+
+    def __init__(
+        self,
+        settings: Optional[Settings] = None,
+        *,
+        on_event: Optional[Listener] = None,
+        clock: Clock = SYSTEM_CLOCK,
+        **options: Unpack[SettingsOptions],
+    ) -> None:
+        if settings is None:
+            settings = Settings.from_env(options)
+        elif options:
+            settings = settings.replaced(options)
+        self._settings = settings
+        self._on_event = on_event
+        self._clock = clock
+        # By pid, so that a child never touches what it inherited. A plain dict: setdefault and
+        # pop are atomic, and no lock can be left held by a fork.
+        self._processes: dict[int, Process] = {}
+        self._inherited: list[Process] = []
+        self._closed = False
+        if hasattr(os, "register_at_fork"):
+            # Weakly: it can never be unregistered.
+            forget = weakref.WeakMethod(self._forget_parent)
+            os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
+
+    @property
+    def settings(self) -> Settings:
+        """What it was told, as it stands."""
+        return self._settings
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    @overload
+    def submit(
+        self,
+        *,
+        raw: Literal[True],
+        priority: int = ...,
+        timeout: _Timeout = ...,
+        block: bool = ...,
+        extra_headers: Optional[Mapping[str, str]] = ...,
+        **params: Any,
+    ) -> Future[dict[str, Any]]: ...
+
+    @overload
+    def submit(
+        self,
+        *,
+        raw: Literal[False] = ...,
+        priority: int = ...,
+        timeout: _Timeout = ...,
+        block: bool = ...,
+        extra_headers: Optional[Mapping[str, str]] = ...,
+        **params: Any,
+    ) -> Future[Message]: ...
+
+    def submit(
+        self,
+        *,
+        raw: bool = False,
+        priority: int = Priority.NORMAL,
+        timeout: _Timeout = _UNSET,
+        block: bool = False,
+        extra_headers: Optional[Mapping[str, str]] = None,
+        **params: Any,
+    ) -> Future[Any]:
+        """Queue one call; *params* are those of the Messages API. Returns its future at once.
+
+        The request is a snapshot: changing a list afterwards has no effect. *priority*: lower
+        leaves first. *timeout*: seconds for queue, retries and wire. *block*: wait for a place
+        in a full queue. *raw*: the answer as a dict instead of ``anthropic.types.Message``.
+
+        Raises :class:`InvalidCall`, :class:`QuotaTooSmall`, :class:`QueueFull`, :class:`Closed`,
+        or :class:`ConfigurationError` without a key. The future raises the official SDK's
+        exceptions for what the API refuses, :class:`DeadlineExceeded`, :class:`Closed`,
+        :class:`BrokenAnswer`.
+        """
+        self._settings.require_key()
+        call = self._process().submit(
+            params,
+            priority=priority,
+            timeout=self._seconds(timeout),
+            raw=raw,
+            block=block,
+            extra_headers=extra_headers,
+        )
+        return call.future
+
+    @overload
+    def call(
+        self,
+        *,
+        raw: Literal[True],
+        priority: int = ...,
+        timeout: _Timeout = ...,
+        block: bool = ...,
+        extra_headers: Optional[Mapping[str, str]] = ...,
+        **params: Any,
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def call(
+        self,
+        *,
+        raw: Literal[False] = ...,
+        priority: int = ...,
+        timeout: _Timeout = ...,
+        block: bool = ...,
+        extra_headers: Optional[Mapping[str, str]] = ...,
+        **params: Any,
+    ) -> Message: ...
+
+    def call(self, **options: Any) -> Any:
+        """``submit(...).result()``; Ctrl-C ends the wait and the call."""
+        future = self.submit(**options)
+        try:
+            return future.result()
+        except BaseException:
+            if isinstance(future, CallFuture):
+                future.give_up()
+            raise
+
+    def map(
+        self,
+        requests: Iterable[Mapping[str, Any]],
+        *,
+        look_ahead: Optional[int] = None,
+        return_exceptions: bool = False,
+        **common: Any,
+    ) -> Iterator[Any]:
+        """Answers to *requests*, in order; each is a dict of keywords for submit().
+
+        Reads *look_ahead* requests ahead (twice ``max_concurrency``, or 1,000 if that is
+        unbounded), so an endless iterable is fine; waits for a place instead of raising
+        QueueFull. A failed call raises where its answer would be, and ends the iteration, unless
+        *return_exceptions* yields the exception instead. Leaving early cancels what waits.
+        """
+        if look_ahead is None:
+            limit = self._settings.max_concurrency
+            look_ahead = UNBOUNDED_LOOK_AHEAD if limit is None else 2 * limit
+        source = iter(requests)
+        futures: deque[Future[Any]] = deque()
+        try:
+            while True:
+                while len(futures) < max(1, look_ahead):
+                    request = next(source, None)
+                    if request is None:
+                        break
+                    futures.append(self.submit(**{**common, "block": True, **request}))
+                if not futures:
+                    return
+                yield _result(futures.popleft(), return_exceptions)
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def permit(
+        self,
+        *,
+        model: str,
+        input_tokens: float = 0,
+        max_tokens: float = 0,
+        priority: int = Priority.NORMAL,
+        timeout: _Timeout = _UNSET,
+    ) -> Permit:
+        """Wait for the right to send one request yourself, at the same pace as all the others.
+
+        A context manager; ``permit.settle(usage=…)`` books what it really took. Calls made by
+        this thread while it is open ride on it: they are paced, but need no permit of their own.
+        Raises :class:`DeadlineExceeded` or :class:`Closed`.
+        """
+        cost = Cost(1.0, float(input_tokens), float(max_tokens))
+        seconds = self._seconds(timeout)
+        return self._process().permit(model, cost, priority=priority, timeout=seconds)
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """A frozen picture of this process's calls; ``print()`` it for a report."""
+        return self._process().stats()
+
+    def estimate_wait(self, **params: Any) -> float:
+        """Seconds such a call, submitted now, would wait before it leaves."""
+        return self._process().estimate_wait(params)
+
+    # -- steering --------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Let nothing leave until resume(); calls are still accepted, answers still arrive."""
+        self._process().pause(True)
+
+    def resume(self) -> None:
+        """End a pause(). A pause the server asked for (``retry-after``) goes on."""
+        self._process().pause(False)
+
+    def reconfigure(self, **options: Unpack[SettingsOptions]) -> None:
+        """Change quotas, burst, headroom, max_concurrency, max_queue or timeout while running."""
+        fixed = sorted(set(options) - CHANGEABLE)
+        settings = self._settings.replaced(options)
+        if fixed:
+            raise ConfigurationError(f"{', '.join(fixed)} cannot change while running")
+        self._settings = settings
+        self._process().reconfigure(settings)
+
+    def preload(self) -> None:
+        """Import the official SDK now instead of during the first call (0.5 to 2 s)."""
+        sdk.load()
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def drain(self, timeout: Optional[float] = None) -> int:
+        """Accept no more and finish everything; return how many calls are left after *timeout*.
+
+        Ends a pause(). Ctrl-C ends the wait.
+        """
+        self._closed = True
+        return self._process().drain(timeout)
+
+    def close(self, timeout: Optional[float] = None, cancel_pending: bool = False) -> None:
+        """Drain for *timeout* seconds (None: as long as it takes), then end what is left.
+
+        *cancel_pending* cancels at once what has not been sent. What is still out after *timeout*
+        is cut off and raises :class:`Closed`. Idempotent; Ctrl-C ends the wait.
+        """
+        self._closed = True
+        process = self._processes.get(os.getpid())
+        if process is not None:
+            process.close(timeout, cancel_pending)
+
+    def __enter__(self) -> Throttler:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        if kind is not None:
+            self.close(timeout=0, cancel_pending=True)
+            return
+        try:
+            self.close()
+        except BaseException:
+            self.close(timeout=0, cancel_pending=True)
+            raise
+
+    def __repr__(self) -> str:
+        told = ", ".join(
+            f"{name}={quota.amount:g}"
+            for name in QUOTAS
+            if (quota := getattr(self._settings, name))
+        )
+        state = "closed" if self._closed else "open"
+        return f"<Throttler {self._settings.base_url} {told or 'no limits told'} {state}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Throttler holds threads and sockets; make one in each process instead")
+
+    # -- one state per process -------------------------------------------------------------------
+
+    def _process(self) -> Process:
+        pid = os.getpid()
+        process = self._processes.get(pid)
+        return process if process is not None else self._begin(pid)
+
+    def _begin(self, pid: int) -> Process:
+        self._forget_parent()
+        fresh = Process(self._settings, self._clock, self._on_event)
+        process = self._processes.setdefault(pid, fresh)
+        if process is fresh:
+            exit_hooks.finish_at_exit(process)
+            if self._closed:
+                process.drain(0)
+        return process
+
+    def _forget_parent(self) -> None:
+        """In a forked child: let go of what the parent owns, without touching locks or sockets."""
+        for pid in list(self._processes):
+            if pid != os.getpid():
+                process = self._processes.pop(pid, None)
+                if process is not None:
+                    # Kept, not collected: closing its pools takes locks nobody may hold here.
+                    self._inherited.append(process)
+                    process.abandon()
+
+    def _seconds(self, timeout: _Timeout) -> Optional[float]:
+        if isinstance(timeout, _Unset):
+            return self._settings.timeout
+        if timeout is not None:
+            require_timeout(timeout)
+        return timeout
+
+
+def _result(future: Future[Any], return_exceptions: bool) -> Any:
+    if not return_exceptions:
+        return future.result()
+    return future.exception() or future.result()
