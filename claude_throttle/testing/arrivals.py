@@ -1,0 +1,78 @@
+"""What reached the fake server, and the judge of whether it came too fast."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+
+class Arrival(NamedTuple):
+    """One POST to ``/v1/messages``, as the server saw it."""
+
+    #: Instant, on the clock's monotonic scale, at which the whole request had been read.
+    at: float
+    model: str
+    #: As the server counts them.
+    input_tokens: int
+    #: What the answer holds; 0 if the request was refused.
+    output_tokens: int
+    #: HTTP status; 0 for a reset or a stall.
+    status: int
+    #: The first 200 characters of the last user text.
+    nonce: str
+    #: Names in lower case, without the two that carry the key.
+    headers: Mapping[str, str]
+    #: Whether a good answer was made (or begun), even if a fault spoilt it on its way.
+    admitted: bool
+    #: The last four characters of the key.
+    key_tail: str
+    #: Admitted requests not yet answered, this one included if it was admitted.
+    in_flight: int
+
+
+class ArrivalLog:
+    """Arrivals in their order. Thread-safe; keeps the last *limit*, or all if ``None``."""
+
+    def __init__(self, limit: int | None) -> None:
+        # Guards _arrivals: a deque must not be copied while the server appends.
+        self._lock = threading.Lock()
+        self._arrivals: deque[Arrival] = deque(maxlen=limit)
+
+    def add(self, arrival: Arrival) -> None:
+        """Append one; the oldest goes if the log is full."""
+        with self._lock:
+            self._arrivals.append(arrival)
+
+    def copy(self) -> list[Arrival]:
+        """All that are kept, oldest first."""
+        with self._lock:
+            return list(self._arrivals)
+
+
+def worst_excess(
+    instants: Iterable[float],
+    weights: Iterable[float],
+    rate_per_second: float,
+    burst: float,
+    tolerance_seconds: float = 0.005,
+) -> float:
+    """By how much the fullest window held more than allowed; 0 or less means none did.
+
+    A window is closed, begins at one instant and ends at another (or the same); it may hold
+    *burst* + *rate_per_second* x (its seconds + 2 x *tolerance_seconds*). *weights* are not
+    negative, one for each instant, in the same order. Takes one pass after sorting; minus infinity
+    if there is no instant.
+    """
+    pairs = sorted(zip(instants, weights))
+    worst = best_start = -math.inf
+    total = 0.0
+    for at, weight in pairs:
+        refilled = rate_per_second * (at - pairs[0][0])
+        # The best beginning is where most had been refilled and least had come.
+        best_start = max(best_start, refilled - total)
+        total += weight
+        worst = max(worst, total - refilled + best_start)
+    return worst - burst - 2 * tolerance_seconds * rate_per_second

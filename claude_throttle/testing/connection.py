@@ -1,0 +1,156 @@
+"""One client's connection: reads requests, carries out plans. Lives in the server's thread only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from collections import deque
+from typing import Optional, cast
+
+from claude_throttle.testing import replies
+from claude_throttle.testing.plans import CLOSE, RESET, Part, Plan
+from claude_throttle.testing.service import Service
+from claude_throttle.testing.wire import BadRequest, Request, RequestReader
+
+#: Bytes a client may send ahead while it is being answered.
+READ_AHEAD = 1024 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+class Connection(asyncio.Protocol):
+    """Answers one request after the other."""
+
+    def __init__(self, service: Service, everyone: set[Connection]) -> None:
+        self._service = service
+        self._everyone = everyone
+        self._reader = RequestReader()
+        self._plan: Optional[Plan] = None
+        self._parts: deque[Part] = deque()
+        self._timer: Optional[asyncio.TimerHandle] = None
+        self._without_body = False
+        self._closing = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._everyone.add(self)
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        """The client, or the server, hung up: what was to be sent is forgotten."""
+        self._everyone.discard(self)
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._parts.clear()
+        self._end_plan()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        self._reader.feed(data)
+        if self._plan is None:
+            self._serve()
+        elif self._reader.buffered > READ_AHEAD:
+            self._transport.pause_reading()
+
+    def abort(self) -> None:
+        """Hang up without finishing."""
+        self._transport.abort()
+
+    def release(self) -> None:
+        """Go on, if stalled."""
+        if self._parts and self._parts[0].delay_seconds is None:
+            self._parts.popleft()
+            self._play()
+            self._serve()
+
+    def _serve(self) -> None:
+        while self._plan is None and not self._closing:
+            try:
+                request = self._reader.next_request()
+            except BadRequest as problem:
+                return self._refuse(problem)
+            if request is None:
+                return self._ask_for_more()
+            self._begin(request)
+        return None
+
+    def _ask_for_more(self) -> None:
+        self._transport.resume_reading()
+        if self._reader.take_continue_wanted():
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _refuse(self, problem: BadRequest) -> None:
+        body = f"{problem.reason}\n".encode()
+        headers = {"content-type": "text/plain", "content-length": str(len(body))}
+        headers["connection"] = "close"
+        self._transport.write(replies.encode_head(problem.status, headers) + body)
+        self._close()
+
+    def _begin(self, request: Request) -> None:
+        try:
+            plan = self._service.answer(request)
+        except Exception:
+            logger.exception("the answer could not be decided")
+            plan = self._service.broken()
+        if not request.keep_alive and plan.ending != RESET:
+            plan = plan._replace(ending=CLOSE)
+        self._without_body = request.method == "HEAD"
+        self._plan = plan
+        self._parts.extend(plan.parts)
+        self._play()
+
+    def _play(self) -> None:
+        while self._parts:
+            delay = self._parts[0].delay_seconds
+            if delay is None:
+                return
+            if delay > 0:
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(delay, self._after_delay)
+                return
+            self._send(self._parts.popleft())
+        self._finish()
+
+    def _after_delay(self) -> None:
+        self._timer = None
+        self._send(self._parts.popleft())
+        self._play()
+        self._serve()
+
+    def _send(self, part: Part) -> None:
+        if part.output_tokens and self._plan is not None:
+            self._service.produced(self._plan.model, part.output_tokens)
+        data = part.data
+        if self._without_body:
+            data = data[: data.index(b"\r\n\r\n") + 4]
+        if data:
+            self._transport.write(data)
+
+    def _finish(self) -> None:
+        ending = self._plan.ending if self._plan is not None else CLOSE
+        self._end_plan()
+        if ending == RESET:
+            self._reset()
+        elif ending == CLOSE:
+            self._close()
+
+    def _end_plan(self) -> None:
+        if self._plan is not None:
+            self._service.ended(self._plan)
+            self._plan = None
+
+    def _close(self) -> None:
+        self._closing = True
+        self._transport.close()
+
+    def _reset(self) -> None:
+        self._closing = True
+        # Lingering for zero seconds makes the kernel send RST in place of FIN.
+        linger = struct.pack("ii", 1, 0)
+        self._transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, linger
+        )
+        self._transport.abort()

@@ -1,0 +1,126 @@
+"""What a request asks for, and what is wrong with it. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Optional
+
+from claude_throttle.testing.faults import Garbage, Reply, Scripted
+from claude_throttle.testing.replies import TOO_LARGE_PAGE
+from claude_throttle.testing.wire import Request
+
+NONCE_CHARACTERS = 200
+SECRET_HEADERS = ("x-api-key", "authorization")
+# Values under these names are not written by the user.
+_NOT_TEXT = frozenset(
+    {"type", "role", "id", "tool_use_id", "data", "media_type", "cache_control", "signature"}
+)
+
+
+class Call(NamedTuple):
+    """One request, read."""
+
+    body: dict[str, Any]
+    model: str
+    max_tokens: int
+    input_tokens: int
+    nonce: str
+    streams: bool
+    key: str
+    #: What is wrong with the request, if anything is.
+    problem: Optional[Scripted]
+
+
+def read_call(request: Request, characters_per_token: float, max_tokens_needed: bool) -> Call:
+    """Read *request*; a problem is kept in the call, never raised."""
+    body = _json_object(request.body)
+    problem = _problem(request, body, max_tokens_needed)
+    body = body or {}
+    limit = body.get("max_tokens")
+    return Call(
+        body,
+        str(body.get("model", "")),
+        limit if isinstance(limit, int) else 0,
+        math.ceil(_characters(body) / characters_per_token),
+        _last_user_text(body.get("messages"))[:NONCE_CHARACTERS],
+        body.get("stream") is True,
+        _key(request.headers),
+        problem,
+    )
+
+
+def _problem(request: Request, body: dict[str, Any] | None, max_tokens: bool) -> Scripted | None:
+    if request.body is None:
+        return Garbage(TOO_LARGE_PAGE, 413)
+    if not _key(request.headers):
+        return Reply(401, message="x-api-key header is required")
+    if body is None:
+        return _invalid("The request body is not valid JSON: a JSON object is expected")
+    return _wrong_field(body, max_tokens)
+
+
+def _wrong_field(body: Mapping[str, Any], max_tokens: bool) -> Reply | None:
+    for name in ("model", "max_tokens", "messages") if max_tokens else ("model", "messages"):
+        if name not in body:
+            return _invalid(f"{name}: Field required")
+    if not isinstance(body["model"], str):
+        return _invalid("model: Input should be a valid string")
+    if not isinstance(body["messages"], list) or not body["messages"]:
+        return _invalid("messages: at least one message is required")
+    limit = body.get("max_tokens", 1)
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        return _invalid("max_tokens: Input should be a valid integer, at least 1")
+    return None
+
+
+def _invalid(message: str) -> Reply:
+    return Reply(400, {"x-should-retry": "false"}, message=message)
+
+
+def _json_object(body: bytes | None) -> dict[str, Any] | None:
+    try:
+        value = json.loads(body or b"")
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _characters(body: Mapping[str, Any]) -> int:
+    return sum(_text_length(body.get(name)) for name in ("system", "messages", "tools"))
+
+
+def _text_length(value: Any) -> int:
+    # Not recursive: a body may be nested deeper than Python's stack.
+    waiting, length = [value], 0
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            length += len(item)
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, dict):
+            waiting += [part for name, part in item.items() if name not in _NOT_TEXT]
+    return length
+
+
+def _last_user_text(messages: Any) -> str:
+    for message in reversed(messages if isinstance(messages, list) else []):
+        if isinstance(message, dict) and message.get("role") == "user":
+            return _text_of(message.get("content"))
+    return ""
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    blocks = content if isinstance(content, list) else []
+    texts = [block.get("text") for block in blocks if isinstance(block, dict)]
+    return next((text for text in reversed(texts) if isinstance(text, str)), "")
+
+
+def _key(headers: Mapping[str, str]) -> str:
+    key = headers.get("x-api-key", "")
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return key or (token.strip() if scheme.lower() == "bearer" else "")

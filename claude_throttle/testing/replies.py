@@ -1,0 +1,219 @@
+"""Headers, bodies and event streams as the Messages API sends them. Pure functions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timezone
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any
+
+from claude_throttle.testing.faults import Reply
+from claude_throttle.testing.quotas import Refusal, Standing
+
+DOCS = "https://docs.claude.com/en/api/rate-limits"
+
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+SPEND_CAP = Reply(
+    429,
+    message="You have reached your API usage limits: your organization has crossed its monthly"
+    " API usage threshold, set based on your organization's API tier. You will regain access on"
+    " 2026-09-01 at 00:00 UTC.",
+    error_code="enforced_spend_limit_reached",
+)
+
+TOO_MANY_CONNECTIONS = Reply(
+    429,
+    {"x-should-retry": "true"},
+    message="Number of concurrent connections has exceeded your rate limit. Please try again later"
+    " or contact sales at https://www.anthropic.com/contact-sales to discuss your options for a"
+    " rate limit increase.",
+)
+
+TOO_LARGE_PAGE = (
+    b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body>\r\n"
+    b"<center><h1>413 Request Entity Too Large</h1></center>\r\n"
+    b"<hr><center>cloudflare</center>\r\n</body>\r\n</html>\r\n"
+)
+
+
+def refusal_reply(refusal: Refusal, organization_id: str, model: str) -> Reply:
+    """The 429 for a quota that does not have enough."""
+    message = (
+        f"This request would exceed your organization's rate limit of"
+        f" {refusal.per_minute:,.0f} {refusal.what} per minute"
+        f" (org: {organization_id}, model: {model}). For details, refer to: {DOCS}."
+        f" You can see the response headers for current usage. Please reduce the prompt length or"
+        f" the maximum tokens requested, or try again later. You may also contact sales at"
+        f" https://www.anthropic.com/contact-sales to discuss your options for a rate limit"
+        f" increase."
+    )
+    headers = {"retry-after": str(refusal.retry_after), "x-should-retry": "true"}
+    return Reply(429, headers, message=message)
+
+
+def error_body(
+    error_type: str, message: str, request_id: str, error_code: str | None = None
+) -> bytes:
+    """The JSON of an error."""
+    error: dict[str, Any] = {"type": error_type, "message": message}
+    if error_code is not None:
+        error["details"] = {"error_code": error_code}
+    return to_json({"type": "error", "error": error, "request_id": request_id})
+
+
+def reply_body(reply: Reply, request_id: str) -> bytes:
+    """The body of a scripted reply: its own, or an error's JSON."""
+    if reply.body is not None:
+        return reply.body
+    error_type = reply.error_type or ERROR_TYPES.get(reply.status, "api_error")
+    return error_body(error_type, reply.message, request_id, reply.error_code)
+
+
+def message_body(
+    message_id: str, model: str, blocks: list[dict[str, Any]], stop_reason: str, usage: Any
+) -> dict[str, Any]:
+    """A good answer."""
+    return {
+        "id": message_id,
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": blocks,
+        "stop_reason": stop_reason,
+        "stop_sequence": None,
+        "usage": usage,
+    }
+
+
+def usage_body(input_tokens: int, output_tokens: int) -> dict[str, Any]:
+    """The ``usage`` of an answer that knows no cache."""
+    return {
+        "input_tokens": input_tokens,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+        "output_tokens": output_tokens,
+        "service_tier": "standard",
+    }
+
+
+def rate_limit_headers(standings: Iterable[Standing], wall: float) -> dict[str, str]:
+    """Three headers for each limit. *wall* is now, in seconds since 1970."""
+    headers = {}
+    for name, per_minute, remaining, seconds_until_full in standings:
+        prefix = f"anthropic-ratelimit-{name}"
+        whole = int(remaining + 1e-6) if name == "requests" else round(remaining / 1000) * 1000
+        headers[f"{prefix}-limit"] = str(int(per_minute))
+        headers[f"{prefix}-remaining"] = str(whole)
+        full_at = math.ceil(wall + seconds_until_full) if seconds_until_full > 0 else int(wall)
+        headers[f"{prefix}-reset"] = _rfc3339(full_at)
+    return headers
+
+
+def http_date(wall: float) -> str:
+    """The ``date`` header for an instant in seconds since 1970."""
+    return _http_date(int(wall))
+
+
+def encode_head(status: int, headers: Mapping[str, str]) -> bytes:
+    """Status line and headers, up to the empty line."""
+    lines = [f"HTTP/1.1 {status} {_reason(status)}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def to_json(value: Any) -> bytes:
+    """Compact JSON, in UTF-8 as the API sends it; half a surrogate becomes a question mark."""
+    return _ENCODER.encode(value).encode("utf-8", "replace")
+
+
+def chunk(data: bytes) -> bytes:
+    """One piece of a chunked body; an empty one ends it."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def sse(event: Mapping[str, Any]) -> bytes:
+    """One server-sent event, as a chunk."""
+    return chunk(b"event: %b\ndata: %b\n\n" % (event["type"].encode(), to_json(event)))
+
+
+def opening_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a stream says before the first block."""
+    # One output token, as the API says at the start; the last count comes with message_delta.
+    usage = {**message["usage"], "output_tokens": 1}
+    empty = {**message, "content": [], "stop_reason": None, "usage": usage}
+    yield {"type": "message_start", "message": empty}
+
+
+def block_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """All blocks with their deltas; a ping after the first start."""
+    for index, block in enumerate(message["content"]):
+        empty, deltas = _taken_apart(block)
+        yield {"type": "content_block_start", "index": index, "content_block": empty}
+        if index == 0:
+            yield {"type": "ping"}
+        for delta in deltas:
+            yield {"type": "content_block_delta", "index": index, "delta": delta}
+        yield {"type": "content_block_stop", "index": index}
+
+
+def closing_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a stream says after the last block."""
+    reason = {"stop_reason": message["stop_reason"], "stop_sequence": None}
+    usage = {"output_tokens": message["usage"]["output_tokens"]}
+    yield {"type": "message_delta", "delta": reason, "usage": usage}
+    yield {"type": "message_stop"}
+
+
+def _taken_apart(block: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+    if block["type"] == "text":
+        texts = _pieces(block["text"])
+        return {**block, "text": ""}, [{"type": "text_delta", "text": text} for text in texts]
+    if block["type"] == "tool_use":
+        parts = _pieces(to_json(block["input"]).decode())
+        deltas = [{"type": "input_json_delta", "partial_json": part} for part in parts]
+        return {**block, "input": {}}, deltas
+    return block, []
+
+
+def _pieces(text: str, count: int = 5) -> list[str]:
+    size = max(1, math.ceil(len(text) / count))
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+@lru_cache(maxsize=4096)
+def _rfc3339(second: int) -> str:
+    # The reset of a bucket that fills in a thousand years is still a date.
+    last = 253402300799
+    return datetime.fromtimestamp(min(second, last), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@lru_cache(maxsize=16)
+def _http_date(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
+@lru_cache(maxsize=1024)
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Overloaded" if status == 529 else "Unknown"
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,163 @@
+"""Just enough HTTP/1.1 to read requests fast: keep-alive, pipelining, chunked bodies.
+
+No sockets here: bytes are fed in, requests come out. Not thread-safe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import NamedTuple, Optional, TypeVar
+
+#: Bytes. The real API's edge refuses larger bodies of messages.
+BODY_LIMIT = 32 * 1024 * 1024
+#: Bytes of request line and headers.
+HEAD_LIMIT = 64 * 1024
+
+T = TypeVar("T")
+# Yields None while bytes are missing.
+Reading = Generator[None, None, T]
+
+
+class BadRequest(Exception):
+    """The bytes are no request this reader knows; the connection cannot go on."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+
+
+class Request(NamedTuple):
+    """One whole request."""
+
+    method: str
+    #: Without the query.
+    path: str
+    #: Names in lower case.
+    headers: dict[str, str]
+    #: ``None`` if it was larger than :data:`BODY_LIMIT`; then it was read and thrown away.
+    body: Optional[bytes]
+    keep_alive: bool
+
+
+class RequestReader:
+    """Makes requests out of bytes that come in any cut."""
+
+    def __init__(self, body_limit: int = BODY_LIMIT) -> None:
+        self._body_limit = body_limit
+        self._buffer = bytearray()
+        self._requests = self._read_requests()
+        self._continue_wanted = False
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that are waiting to be read."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> None:
+        """Add what came from the socket."""
+        self._buffer += data
+
+    def next_request(self) -> Request | None:
+        """The next whole request, ``None`` if bytes are missing; raises :class:`BadRequest`."""
+        return next(self._requests)
+
+    def take_continue_wanted(self) -> bool:
+        """Whether the client now waits for ``100 Continue``; true once for each such request."""
+        wanted, self._continue_wanted = self._continue_wanted, False
+        return wanted
+
+    def _read_requests(self) -> Generator[Request | None, None, None]:
+        while True:
+            head = yield from self._until(b"\r\n\r\n")
+            method, path, version, headers = _parse_head(head)
+            self._continue_wanted = headers.get("expect", "").lower() == "100-continue"
+            body = yield from self._body(headers)
+            self._continue_wanted = False
+            yield Request(method, path, headers, body, _keep_alive(version, headers))
+
+    def _body(self, headers: dict[str, str]) -> Reading[Optional[bytes]]:
+        if "transfer-encoding" in headers:
+            return (yield from self._chunked(headers["transfer-encoding"]))
+        length = _number(headers.get("content-length", "0"), 10)
+        if length > self._body_limit:
+            yield from self._skip(length)
+            return None
+        return (yield from self._exactly(length))
+
+    def _chunked(self, encoding: str) -> Reading[Optional[bytes]]:
+        if encoding.lower() != "chunked":
+            raise BadRequest(501, f"transfer-encoding {encoding!r} is not known here")
+        body = bytearray()
+        size = -1
+        while size != 0:
+            line = yield from self._until(b"\r\n")
+            size = _number(line.split(b";")[0].decode("latin-1"), 16)
+            if len(body) + size > self._body_limit:
+                raise BadRequest(413, "chunked body too large")
+            body += yield from self._exactly(size)
+            # After the last chunk trailers may come, up to an empty line.
+            while (yield from self._until(b"\r\n")):
+                if size:
+                    raise BadRequest(400, "a chunk is longer than it says")
+        return bytes(body)
+
+    def _until(self, mark: bytes) -> Reading[bytes]:
+        looked_at = 0
+        while True:
+            end = self._buffer.find(mark, max(0, looked_at - len(mark)))
+            if end >= 0:
+                break
+            looked_at = len(self._buffer)
+            if looked_at > HEAD_LIMIT:
+                raise BadRequest(431, "request line and headers are too long")
+            yield None
+        found = bytes(self._buffer[:end])
+        del self._buffer[: end + len(mark)]
+        return found
+
+    def _exactly(self, length: int) -> Reading[bytes]:
+        while len(self._buffer) < length:
+            yield None
+        found = bytes(self._buffer[:length])
+        del self._buffer[:length]
+        return found
+
+    def _skip(self, length: int) -> Reading[None]:
+        while length > 0:
+            if not self._buffer:
+                yield None
+            step = min(length, len(self._buffer))
+            del self._buffer[:step]
+            length -= step
+
+
+def _parse_head(head: bytes) -> tuple[str, str, str, dict[str, str]]:
+    # Some clients send an empty line between requests.
+    lines = head.decode("latin-1").lstrip("\r\n").split("\r\n")
+    words = lines[0].split(" ")
+    if len(words) != 3 or not words[2].startswith("HTTP/1."):
+        raise BadRequest(400, "the request line is not HTTP/1.1")
+    headers = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if not colon or name != name.strip():
+            raise BadRequest(400, "a header line has no name")
+        headers[name.lower()] = value.strip()
+    return words[0], words[1].partition("?")[0], words[2], headers
+
+
+def _number(text: str, base: int) -> int:
+    digits = text.strip()
+    # int() would also take signs and underscores.
+    if not digits.isalnum():
+        raise BadRequest(400, "a length is not a number")
+    try:
+        return int(digits, base)
+    except ValueError:
+        raise BadRequest(400, "a length is not a number") from None
+
+
+def _keep_alive(version: str, headers: dict[str, str]) -> bool:
+    wish = headers.get("connection", "").lower()
+    return wish == "keep-alive" if version == "HTTP/1.0" else wish != "close"
