@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 import itertools
 import logging
+import math
 import os
 import queue
 import threading
@@ -19,7 +20,7 @@ from claude_throttle.errors import Closed, DeadlineExceeded, Forked, QueueFull
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import Cost
-from claude_throttle.flow.events import CallQueued, CallSent, Event
+from claude_throttle.flow.events import CallSent, Event
 from claude_throttle.flow.lane import Lane
 from claude_throttle.flow.permit import OpenPermits, Permit
 from claude_throttle.flow.senders import Senders
@@ -114,18 +115,19 @@ class Process:
             lane.put(call, block, call.timeout)
         except queue.Full:
             raise self._refusal(lane, call, block) from None
-        self.observe(CallQueued(call.number, call.model, lane.backlog.calls), call)
 
     def _refusal(self, lane: Lane, call: Call, block: bool) -> Exception:
         seconds = self.seconds_until_leave(lane, call.cost)
         waiting, limit = lane.backlog.calls, lane.backlog.maxsize
         text = f"{waiting:,} calls to {call.model} are already waiting (max_queue={limit:,}); "
-        text += f"one more would wait about {seconds:,.1f} s; "
+        paused = math.isinf(seconds)
+        wait = "until resume()" if paused else f"about {seconds:,.1f} s"
+        text += f"one more would wait {wait}; "
         if block:
             return DeadlineExceeded(text + f"no place came free in {call.timeout:g} s")
         return QueueFull(
             text + "wait, submit(block=True), or raise max_queue",
-            retry_after=seconds / (waiting + 1),
+            retry_after=None if paused else seconds / (waiting + 1),
         )
 
     def permit(self, model: str, cost: Cost, *, priority: int, timeout: Optional[float]) -> Permit:

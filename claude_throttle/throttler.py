@@ -21,6 +21,7 @@ from claude_throttle.metrics.stats import Stats
 from claude_throttle.process import Listener, Process
 from claude_throttle.settings import QUOTAS, Settings, require_timeout
 from claude_throttle.transport import sdk
+from claude_throttle.transport.request import OUR_KEYWORDS
 
 if TYPE_CHECKING:
     from anthropic.types import Message
@@ -245,8 +246,12 @@ class Throttler:
         return self._process().stats()
 
     def estimate_wait(self, **params: Any) -> float:
-        """Seconds such a call, submitted now, would wait before it leaves."""
-        return self._process().estimate_wait(params)
+        """Seconds such a call, submitted now, would wait before it leaves; inf while paused.
+
+        Takes the keywords of submit().
+        """
+        request = {name: value for name, value in params.items() if name not in OUR_KEYWORDS}
+        return self._process().estimate_wait(request)
 
     # -- steering --------------------------------------------------------------------------------
 

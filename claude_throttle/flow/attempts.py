@@ -190,11 +190,9 @@ class Attempts:
             if self.stopped_by is None:
                 self.stopped_by = error
             hang_up, turn = self._hang_up, self.turn
-            if turn is not None:
-                lane.backlog.take_locked(turn)
-                self.turn = None
+            waits = turn is not None and lane.backlog.take_locked(turn)
             lane.stopped.notify_all()
-        if turn is not None:
+        if turn is not None and waits:
             turn.refuse(error)
         if hang_up is not None:
             hang_up()

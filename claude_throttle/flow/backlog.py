@@ -71,6 +71,12 @@ class Backlog(queue.Queue[Ticket]):
 
     def put(self, item: Ticket, block: bool = True, timeout: Optional[float] = None) -> None:
         """Queue a call. Raises ``queue.Full``, or :class:`Closed`; *timeout* is in seconds."""
+        self.reserve(block, timeout)
+        self.place(item)
+
+    def reserve(self, block: bool = True, timeout: Optional[float] = None) -> None:
+        """Take a place in the count before taking one in the line, so that there is time between
+        the two to say that the call was queued, and nobody can say earlier that it was sent."""
         give_up_at = None if timeout is None else self._clock.monotonic() + timeout
         with self.mutex:
             while not self.closed and 0 < self.maxsize <= self.calls:
@@ -78,7 +84,26 @@ class Backlog(queue.Queue[Ticket]):
             self.require_open_locked()
             self.unfinished_tasks += 1
             self.calls += 1
-            self._put(item)
+
+    def place(self, ticket: Ticket) -> None:
+        """Take the reserved place. Raises :class:`Closed`, and gives it up, if that came first."""
+        with self.mutex:
+            if self.closed:
+                self._give_up_locked()
+                self.require_open_locked()
+            self._put(ticket)
+
+    def give_up(self) -> None:
+        """Give a reserved place up."""
+        with self.mutex:
+            self._give_up_locked()
+
+    def _give_up_locked(self) -> None:
+        self.calls -= 1
+        self.not_full.notify()
+        self.unfinished_tasks -= 1
+        if not self.unfinished_tasks:
+            self.all_tasks_done.notify_all()
 
     def require_open_locked(self) -> None:
         """Raise :class:`Closed` once no more is accepted."""
@@ -132,19 +157,22 @@ class Backlog(queue.Queue[Ticket]):
 
     # -- out -----------------------------------------------------------------------------------
 
-    def take_locked(self, ticket: Ticket) -> None:
-        """Take a ticket out, wherever it stands."""
+    def take_locked(self, ticket: Ticket) -> bool:
+        """Take a ticket out, wherever it stands; False if somebody else did."""
         if not ticket.queued:
-            return
+            return False
         ticket.queued = False
         self.load = Cost(*map(operator.sub, self.load, ticket.cost))
         self._dead += 1
         if ticket.counts:
             self.calls -= 1
             self.not_full.notify()
-        # An iterating heap pops its dead tops itself; the others wait for the sweep.
+        # At once for the head: its retry will stand in the same place, and two entries that
+        # differ in nothing but their tickets cannot be compared. The others wait for the sweep.
+        self._top_locked(self._heaps[ticket.rides])
         if self._dead > SWEEP_FROM and self._dead > sum(map(len, self._heaps)) // 2:
             self._sweep_locked()
+        return True
 
     def _sweep_locked(self) -> None:
         for heap in self._heaps:

@@ -23,7 +23,7 @@ from claude_throttle.flow.backlog import Backlog
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import NO_COST, Cost
-from claude_throttle.flow.events import Event
+from claude_throttle.flow.events import CallQueued, Event
 from claude_throttle.flow.rooms import Pacer, Permits, Step
 from claude_throttle.flow.senders import Senders
 from claude_throttle.flow.settlement import Outcome, settle, settle_cancelled
@@ -75,8 +75,14 @@ class Lane:
     # -- in --------------------------------------------------------------------------------------
 
     def put(self, call: Call, block: bool, timeout: Optional[float]) -> None:
-        """Queue a call. Raises ``queue.Full`` or :class:`Closed`."""
-        self.backlog.put(call, block, timeout)
+        """Queue a call, and say so. Raises ``queue.Full`` or :class:`Closed`."""
+        self.backlog.reserve(block, timeout)
+        try:
+            self.observe(CallQueued(call.number, call.model, self.backlog.calls), call)
+        except BaseException:  # Ctrl-C in a listener, or a bug of ours
+            self.backlog.give_up()
+            raise
+        self.backlog.place(call)
         self._ensure_worker()
 
     def ask(self, ticket: Ticket) -> None:
@@ -172,8 +178,13 @@ class Lane:
         self.backlog.take_locked(ticket)
         if not ticket.claim():  # cancelled a moment ago
             return _nothing if ticket.rides else self._permits.give_back
-        self.pacer.take(ticket.cost, now)
-        ticket.commit(now)
+        try:
+            self.pacer.take(ticket.cost, now)
+            ticket.commit(now)
+        except BaseException:
+            if not ticket.rides:
+                self._permits.give_back_quietly()
+            raise
         return ticket.leave
 
     def _wake_at_locked(self, ticket: Optional[Ticket], now: float) -> Optional[float]:
@@ -220,7 +231,7 @@ class Lane:
         settle_cancelled(self, call)
 
     def close_account(self, call: Call, actual: Optional[Cost]) -> None:
-        """Give back all that a call holds; *actual* None leaves its estimate booked."""
+        """Settle what a call took from the quotas; *actual* None leaves its estimate booked."""
         attempts = call.attempts
         with self.mutex:
             self.backlog.take_locked(call)
@@ -228,9 +239,13 @@ class Lane:
             if attempts is None:
                 return
             self.out.discard(attempts)
-            had_permit, attempts.has_permit = attempts.has_permit, False
             if actual is not None and self.pacer.settle(attempts.held, actual):
                 self.backlog.not_empty.notify()
+
+    def return_permit(self, attempts: Attempts) -> None:
+        """Give back the permit of an attempt that has ended; idempotent."""
+        with self.mutex:
+            had_permit, attempts.has_permit = attempts.has_permit, False
         if had_permit:
             self._permits.give_back()
 
@@ -249,15 +264,13 @@ class Lane:
 
     def give_back(self, attempts: Attempts, keep_tokens: bool) -> None:
         """Return a refused attempt's permit, and its tokens unless the server may count them."""
-        with self.mutex:
-            had_permit, attempts.has_permit = attempts.has_permit, False
-            if not keep_tokens:
+        if not keep_tokens:
+            with self.mutex:
                 spent = Cost(attempts.held.requests, 0.0, 0.0)
                 if self.pacer.settle(attempts.held, spent):
                     self.backlog.not_empty.notify()
                 attempts.held = spent
-        if had_permit:
-            self._permits.give_back()
+        self.return_permit(attempts)
 
     def queue_again(self, attempts: Attempts, wait_seconds: float) -> None:
         """Wait *wait_seconds*, then for another turn. Raises Stopped if the call must end."""
@@ -328,9 +341,7 @@ class Lane:
 
     def _take_out(self, ticket: Ticket) -> bool:
         with self.mutex:
-            was_waiting = ticket.queued
-            self.backlog.take_locked(ticket)
-        return was_waiting
+            return self.backlog.take_locked(ticket)
 
     def wait_until_done(self, give_up_at: Optional[float]) -> int:
         """Wait until every accepted call has ended; return how many have not by *give_up_at*."""

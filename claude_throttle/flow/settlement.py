@@ -49,8 +49,19 @@ def settle(call: Call, outcome: Outcome) -> None:
     except BaseException:
         logger.exception("accounting for call %d failed; this is a bug", call.number)
     finally:
+        _return_permit(call)
         _resolve(call, outcome)
         lane.backlog.task_done()
+
+
+def _return_permit(call: Call) -> None:
+    """A stage of its own: a permit lost to a bug elsewhere would be lost for good."""
+    if call.attempts is None:
+        return
+    try:
+        call.home.return_permit(call.attempts)
+    except BaseException:
+        logger.exception("the permit of call %d was not given back; this is a bug", call.number)
 
 
 def _final_cost(call: Call, outcome: Outcome) -> Optional[Cost]:

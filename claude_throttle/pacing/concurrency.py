@@ -43,7 +43,7 @@ class Concurrency:
 
     def give_back(self) -> None:
         """Put one back, and wake the lanes that found none. Call it with no lane's mutex held."""
-        self._returned.append(None)
+        self.give_back_quietly()
         self._wake_starved()
 
     def give_back_quietly(self) -> None:

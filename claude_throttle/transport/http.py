@@ -14,7 +14,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 
 from claude_throttle.errors import BrokenAnswer
-from claude_throttle.flow.attempts import Attempts, Stopped
+from claude_throttle.flow.attempts import Attempts
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.settlement import Outcome
@@ -115,12 +115,8 @@ class Wire:
                 proxies=self._proxies,
             )
             return self._outcome(call, response, exchange)
-        except Stopped:
-            return Outcome(error=attempts.stopped_by)
-        except BrokenAnswer as error:
-            return Outcome(error=error, status=error.status, request_id=error.request_id)
         except Exception as error:  # noqa: BLE001 - requests dresses up what urllib3 raised
-            return self._no_answer(exchange, error)
+            return self._no_answer(call, exchange, error)
         finally:
             current.attempts = current.exchange = None
 
@@ -142,7 +138,8 @@ class Wire:
         if left is None:
             return CONNECT_TIMEOUT_SECONDS, read
         left = max(left, 0.001)  # urllib3 refuses zero
-        return min(CONNECT_TIMEOUT_SECONDS, left), min(read, left)
+        # The worker cuts a read at the deadline; this is for the case that it cannot.
+        return min(CONNECT_TIMEOUT_SECONDS, left), min(read, left + 1.0)
 
     # -- the ends --------------------------------------------------------------------------------
 
@@ -166,10 +163,14 @@ class Wire:
         refused = not verdict.keeps_tokens or status < 500
         return Outcome(None, error, None, status, request_id, refused)
 
-    def _no_answer(self, exchange: Exchange, error: Exception) -> Outcome:
+    def _no_answer(self, call: Call, exchange: Exchange, error: Exception) -> Outcome:
         attempts = exchange.attempts
-        if attempts.stopped:
+        if attempts.stopped:  # whatever our own cut looked like
             return Outcome(error=attempts.stopped_by)
+        if isinstance(error, BrokenAnswer):
+            return Outcome(error=error, status=error.status, request_id=error.request_id)
+        if attempts.seconds_left() == 0.0:
+            return Outcome(error=call.deadline_exceeded(sent=attempts.on_the_wire))
         cause = exchange.error or error
         verdict = verdict_on_error(cause, exchange.rules)
         tries = f"{attempts.number} attempt{'s' * (attempts.number > 1)}"

@@ -40,7 +40,8 @@ _API_PARAMETERS = frozenset(
     }
 )
 
-_OUR_KEYWORDS = ("block", "extra_headers", "priority", "raw", "tenant", "timeout")
+#: Keywords of submit() that are not the API's.
+OUR_KEYWORDS = ("block", "extra_headers", "priority", "raw", "timeout")
 
 # Compact, and non-ASCII text as itself: fewer bytes on the wire.
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -114,7 +115,7 @@ def _require_no_slip(name: str) -> None:
 @lru_cache(maxsize=256)
 def _slip(name: str) -> Optional[str]:
     """The keyword of ours that *name* looks like a misspelling of."""
-    close = difflib.get_close_matches(name, _OUR_KEYWORDS, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(name, OUR_KEYWORDS, n=1, cutoff=0.75)
     return close[0] if close else None
 
 
