@@ -39,6 +39,11 @@ def finish_at_exit(closable: Closable) -> None:
             register(_finish)
 
 
+def forget(closable: Closable) -> None:
+    """It is closed: there is nothing to finish any more."""
+    _open.discard(closable)
+
+
 def _finish() -> None:
     # Set by the interpreter when it prints an unhandled exception, before this runs.
     interrupted = getattr(sys, "last_type", None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent import futures
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Optional, Union, overload
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Optional, Union, overload
 from claude_throttle import exit_hooks
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.flow.call import CallFuture
-from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock
+from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock, longest_wait
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.permit import Permit
 from claude_throttle.flow.ticket import Priority
@@ -180,7 +182,7 @@ class Throttler:
         """``submit(...).result()``; Ctrl-C ends the wait and the call."""
         future = self.submit(**options)
         try:
-            return future.result()
+            return _result(future)
         except BaseException:
             if isinstance(future, CallFuture):
                 future.give_up()
@@ -205,19 +207,22 @@ class Throttler:
             limit = self._settings.max_concurrency
             look_ahead = UNBOUNDED_LOOK_AHEAD if limit is None else 2 * limit
         source = iter(requests)
-        futures: deque[Future[Any]] = deque()
+        ahead: deque[Future[Any]] = deque()
         try:
             while True:
-                while len(futures) < max(1, look_ahead):
+                while len(ahead) < max(1, look_ahead):
                     request = next(source, None)
                     if request is None:
                         break
-                    futures.append(self.submit(**{**common, "block": True, **request}))
-                if not futures:
+                    ahead.append(self.submit(**{**common, "block": True, **request}))
+                if not ahead:
                     return
-                yield _result(futures.popleft(), return_exceptions)
+                future = ahead.popleft()
+                _wait(future)
+                error = future.exception() if return_exceptions else None
+                yield future.result() if error is None else error
         finally:
-            for future in futures:
+            for future in ahead:
                 future.cancel()
 
     def permit(
@@ -296,6 +301,7 @@ class Throttler:
         process = self._processes.get(os.getpid())
         if process is not None:
             process.close(timeout, cancel_pending)
+            exit_hooks.forget(process)
 
     def __enter__(self) -> Throttler:
         return self
@@ -362,7 +368,14 @@ class Throttler:
         return timeout
 
 
-def _result(future: Future[Any], return_exceptions: bool) -> Any:
-    if not return_exceptions:
-        return future.result()
-    return future.exception() or future.result()
+def _result(future: Future[Any]) -> Any:
+    _wait(future)
+    return future.result()
+
+
+def _wait(future: Future[Any]) -> None:
+    """Wait in slices where Ctrl-C would be missed otherwise."""
+    while not future.done():
+        # Its own end may be a TimeoutError, too; then it is done.
+        with contextlib.suppress(TimeoutError, futures.TimeoutError, futures.CancelledError):
+            future.exception(timeout=longest_wait())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Callable, Optional
 
+from claude_throttle.flow.clock import longest_wait
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.events import CallSent, LanePaused, RetryScheduled
 from claude_throttle.flow.ticket import Ticket
@@ -48,7 +49,8 @@ class Turn(Ticket):
 
     def wait(self) -> None:
         """Return when it may go; raise what it was refused with. Ctrl-C ends the wait."""
-        self._answered.acquire()
+        while not self._answered.acquire(timeout=longest_wait()):
+            pass
         if self._error is not None:
             raise self._error
 

@@ -28,7 +28,7 @@ class Backlog(queue.Queue[Ticket]):
     """The waiting tickets of one lane.
 
     ``maxsize`` counts live calls: a cancelled one frees its place at once, a retry or a permit
-    takes none. ``unfinished_tasks`` counts calls accepted and not yet settled, wherever they are.
+    takes none. ``accepted`` holds the calls that have not been settled, wherever they are.
     """
 
     def __init__(self, maxsize: int, mutex: threading.Lock, clock: Clock) -> None:
@@ -51,6 +51,9 @@ class Backlog(queue.Queue[Ticket]):
         self._dead = 0
         self._ended = 0
         self.calls = 0
+        # A set, not a count: Ctrl-C may end a submit between any two steps, and what was done
+        # must be undone exactly once.
+        self.accepted: set[Ticket] = set()
         #: What all that waits will cost together.
         self.load = NO_COST
 
@@ -71,10 +74,10 @@ class Backlog(queue.Queue[Ticket]):
 
     def put(self, item: Ticket, block: bool = True, timeout: Optional[float] = None) -> None:
         """Queue a call. Raises ``queue.Full``, or :class:`Closed`; *timeout* is in seconds."""
-        self.reserve(block, timeout)
+        self.reserve(item, block, timeout)
         self.place(item)
 
-    def reserve(self, block: bool = True, timeout: Optional[float] = None) -> None:
+    def reserve(self, ticket: Ticket, block: bool = True, timeout: Optional[float] = None) -> None:
         """Take a place in the count before taking one in the line, so that there is time between
         the two to say that the call was queued, and nobody can say earlier that it was sent."""
         give_up_at = None if timeout is None else self._clock.monotonic() + timeout
@@ -82,27 +85,33 @@ class Backlog(queue.Queue[Ticket]):
             while not self.closed and 0 < self.maxsize <= self.calls:
                 self._wait_for_place_locked(block, give_up_at)
             self.require_open_locked()
-            self.unfinished_tasks += 1
+            self.accepted.add(ticket)
             self.calls += 1
 
     def place(self, ticket: Ticket) -> None:
         """Take the reserved place. Raises :class:`Closed`, and gives it up, if that came first."""
         with self.mutex:
-            if self.closed:
-                self._give_up_locked()
-                self.require_open_locked()
+            self.require_open_locked()
             self._put(ticket)
 
-    def give_up(self) -> None:
-        """Give a reserved place up."""
+    def give_up(self, ticket: Ticket) -> None:
+        """Undo reserve() and place(), however far they came."""
         with self.mutex:
-            self._give_up_locked()
+            if ticket.out or ticket not in self.accepted:
+                return  # it has left: its sender will settle it
+            if not self.take_locked(ticket):
+                self.calls -= 1
+                self.not_full.notify()
+            self._settled_locked(ticket)
 
-    def _give_up_locked(self) -> None:
-        self.calls -= 1
-        self.not_full.notify()
-        self.unfinished_tasks -= 1
-        if not self.unfinished_tasks:
+    def settled(self, ticket: Ticket) -> None:
+        """A call has come to its end, future and all."""
+        with self.mutex:
+            self._settled_locked(ticket)
+
+    def _settled_locked(self, ticket: Ticket) -> None:
+        self.accepted.discard(ticket)
+        if not self.accepted:
             self.all_tasks_done.notify_all()
 
     def require_open_locked(self) -> None:

@@ -78,6 +78,10 @@ class Call(Ticket):
         self.attempts: Optional[Attempts] = None
         self.future = CallFuture(self)
 
+    @property
+    def out(self) -> bool:
+        return self.attempts is not None
+
     def claim(self) -> bool:
         return self.future.claim()
 

@@ -15,6 +15,18 @@ from typing import Protocol
 LONGEST_WAIT_SECONDS = 3600.0
 
 
+#: Seconds. The main thread looks this often whether Ctrl-C was pressed: a signal that arrives just
+#: before a wait begins does not end it.
+MAIN_THREAD_WAIT_SECONDS = 0.25
+
+
+def longest_wait() -> float:
+    """How long this thread may wait without a look around, in seconds."""
+    if threading.current_thread() is threading.main_thread():
+        return MAIN_THREAD_WAIT_SECONDS
+    return LONGEST_WAIT_SECONDS
+
+
 class Clock(Protocol):
     """What the corridor asks of time. Instants are seconds on one monotonic scale."""
 
@@ -44,9 +56,8 @@ class SystemClock:
         return time.time()
 
     def wait(self, condition: threading.Condition, seconds: float | None) -> None:
-        condition.wait(
-            LONGEST_WAIT_SECONDS if seconds is None else min(seconds, LONGEST_WAIT_SECONDS)
-        )
+        longest = longest_wait()
+        condition.wait(longest if seconds is None else min(seconds, longest))
 
 
 SYSTEM_CLOCK = SystemClock()

@@ -76,14 +76,14 @@ class Lane:
 
     def put(self, call: Call, block: bool, timeout: Optional[float]) -> None:
         """Queue a call, and say so. Raises ``queue.Full`` or :class:`Closed`."""
-        self.backlog.reserve(block, timeout)
         try:
+            self.backlog.reserve(call, block, timeout)
             self.observe(CallQueued(call.number, call.model, self.backlog.calls), call)
-        except BaseException:  # Ctrl-C in a listener, or a bug of ours
-            self.backlog.give_up()
+            self.backlog.place(call)
+            self._ensure_worker()
+        except BaseException:  # Closed, Full, or Ctrl-C anywhere: the caller gets no future
+            self.backlog.give_up(call)
             raise
-        self.backlog.place(call)
-        self._ensure_worker()
 
     def ask(self, ticket: Ticket) -> None:
         """Queue for a permit. Raises :class:`Closed`."""
@@ -109,11 +109,17 @@ class Lane:
             # A daemon: an exit hook, not a join, lets it finish its work.
             name = f"claude-throttle-worker-{self.name}"
             worker = self._worker = threading.Thread(target=self._work, name=name, daemon=True)
+        self._start(worker)
+
+    def _start(self, worker: threading.Thread) -> None:
         try:
             worker.start()
-        except RuntimeError as error:
-            with self.mutex:
-                self._worker = None
+        except BaseException as error:
+            if worker.ident is None:  # Ctrl-C may come when it has started already
+                with self.mutex:
+                    self._worker = None
+            if not isinstance(error, RuntimeError):
+                raise
             self.end_all(Closed(f"no worker thread can be started any more ({error})"))
 
     def _has_worker_locked(self) -> bool:
@@ -346,12 +352,12 @@ class Lane:
     def wait_until_done(self, give_up_at: Optional[float]) -> int:
         """Wait until every accepted call has ended; return how many have not by *give_up_at*."""
         with self.mutex:
-            while self.backlog.unfinished_tasks:
+            while self.backlog.accepted:
                 left = None if give_up_at is None else give_up_at - self.now()
                 if left is not None and left <= 0:
                     break
                 self._clock.wait(self.backlog.all_tasks_done, left)
-            return self.backlog.unfinished_tasks
+            return len(self.backlog.accepted)
 
     def in_flight(self) -> int:
         """Requests on the wire."""

@@ -51,7 +51,7 @@ def settle(call: Call, outcome: Outcome) -> None:
     finally:
         _return_permit(call)
         _resolve(call, outcome)
-        lane.backlog.task_done()
+        lane.backlog.settled(call)
 
 
 def _return_permit(call: Call) -> None:
@@ -112,4 +112,4 @@ def settle_cancelled(lane: Lane, call: Call) -> None:
     try:
         lane.observe(CallFailed(call.number, call.model, 0, "CancelledError", None), call)
     finally:
-        lane.backlog.task_done()
+        lane.backlog.settled(call)

@@ -50,6 +50,11 @@ class Ticket:
         #: True once, for ever.
         self.ended = False
 
+    @property
+    def out(self) -> bool:
+        """It has left, and somebody else will see to its end."""
+        return False
+
     def claim(self) -> bool:
         """The worker asks, in the instant of leaving, whether it is still wanted."""
         return True
