@@ -1,0 +1,16 @@
+"""How a command ends."""
+
+from __future__ import annotations
+
+#: Everything that was asked for was done.
+ALL_WELL = 0
+#: Some calls failed, or not everything was done.
+SOME_FAILED = 1
+#: Wrong usage or configuration; nothing was sent.
+WRONG_USAGE = 2
+#: Ctrl-C: 128 + SIGINT, as shells have it.
+INTERRUPTED = 130
+
+
+class CannotStart(Exception):
+    """Wrong usage or configuration, told in the user's words."""

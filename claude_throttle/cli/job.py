@@ -1,0 +1,234 @@
+"""A run at work: lines in, calls through the throttler, results out.
+
+Three kinds of threads, so that nothing waits for the wrong thing. A reader takes lines and submits
+them; it may be blocked for long, in a full queue or an empty pipe, and no more is read ahead than
+the throttler's ``max_queue`` lets in. Answers are written by the threads that bring them, in the
+futures' callbacks: what is paid for waits for nobody. The main thread only waits, so that Ctrl-C
+can never cut through a lock the others need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Any, Optional
+
+import claude_throttle
+from claude_throttle.cli import outcomes
+from claude_throttle.cli.exits import CannotStart
+from claude_throttle.cli.lines import Line, Problem, Request
+from claude_throttle.cli.progress import Snapshot, in_words
+from claude_throttle.cli.results import Results
+from claude_throttle.flow.clock import SYSTEM_CLOCK
+
+#: Lines reported on stderr; a million of them would only scroll the cause away.
+REPORTED_LINES = 50
+
+#: Ctrl-C can be lost on a wait without an end, if it comes just before the wait begins or the
+#: system gives it to another thread.
+SLICE_SECONDS = 0.25
+
+#: How long the end waits for the reader: it may be blocked in a pipe that nothing comes through.
+READER_GRACE_SECONDS = 1.0
+
+
+class Stopped(Exception):
+    """Nothing more is sent, and why."""
+
+
+@dataclass
+class Tally:
+    """Lines, by how they ended."""
+
+    succeeded: int = 0
+    failed: int = 0
+    #: Never sent: broken lines, and requests that could only be refused.
+    unusable: int = 0
+    #: Answered by an earlier run.
+    skipped: int = 0
+    #: Failed ones by type of error.
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def finished(self) -> int:
+        """All that need nothing more."""
+        return self.succeeded + self.failed + self.unusable + self.skipped
+
+
+class Job:
+    """One run over one input."""
+
+    def __init__(
+        self,
+        throttler: claude_throttle.Throttler,
+        results: Results,
+        total: Optional[int] = None,
+    ) -> None:
+        self.tally = Tally()
+        self.throttler = throttler
+        self.results = results
+        self._say: Callable[[str], None] = print
+        self._total = total
+        self._started_at = SYSTEM_CLOCK.monotonic()
+        # Guards tally and _open; notified when a call ends or everything stops.
+        self._changed = threading.Condition()
+        self._open = 0
+        # Set once, by whoever stops it; the main thread sets it without the lock.
+        self._stopped_by: Optional[BaseException] = None
+        self._reader: Optional[threading.Thread] = None
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        """To be left after the throttler is closed: that ends the reader's wait in a full queue."""
+        if self._reader is not None:
+            self._reader.join(READER_GRACE_SECONDS)
+
+    def work(self, lines: Generator[Line, None, None], say: Callable[[str], None]) -> None:
+        """Send what is missing and wait for the answers; raises what stopped it.
+
+        *say* is told of lines that cannot be sent. *lines* is closed by the thread that reads it.
+        """
+        self._say = say
+        # A daemon: a read from a terminal or pipe cannot be ended by anything else.
+        self._reader = threading.Thread(
+            target=self._read, args=(lines,), name="claude-throttle-reader", daemon=True
+        )
+        self._reader.start()
+        try:
+            while self._reader.is_alive() and self._stopped_by is None:
+                self._reader.join(SLICE_SECONDS)
+        except BaseException as error:
+            self._stopped_by = error
+            raise
+        if self._stopped_by is not None:
+            raise self._stopped_by
+
+    def _read(self, lines: Generator[Line, None, None]) -> None:
+        try:
+            with contextlib.closing(lines):
+                for line in lines:
+                    self._take(line)
+                    if self._stopped_by is not None:
+                        return
+            self._wait_for_answers()
+        except BaseException as error:  # noqa: BLE001 - work() raises it
+            self._stop(error)
+
+    def snapshot(self) -> Snapshot:
+        """How far it is; from any thread."""
+        stats = self.throttler.stats()
+        tally = self.tally
+        minutes = (SYSTEM_CLOCK.monotonic() - self._started_at) / 60
+        # Skipped lines took no time, so they say nothing of the time to come.
+        rate = (tally.succeeded + tally.failed) / minutes if minutes > 0 else 0.0
+        left = None if self._total is None else max(0, self._total - tally.finished)
+        words = in_words(
+            rate_per_minute=rate,
+            waiting=stats.waiting,
+            refused=stats.rate_limited,
+            tokens=stats.input_tokens + stats.output_tokens,
+            eta=left * 60 / rate if rate and left is not None else None,
+        )
+        return Snapshot(tally.finished, self._total, words)
+
+    def _take(self, line: Line) -> None:
+        if line.custom_id in self.results.recorded.succeeded:
+            self.tally.skipped += 1
+        elif isinstance(line, Problem):
+            self._refuse(line, "InvalidLine", line.reason)
+        else:
+            self._send(line)
+
+    def _send(self, line: Request) -> None:
+        try:
+            future = self.throttler.submit(raw=True, block=True, **line.params)
+        except claude_throttle.ConfigurationError as error:
+            raise CannotStart(str(error)) from None
+        except (claude_throttle.ThrottleError, TypeError, ValueError) as error:
+            # Once everything is stopped, the line is not to blame.
+            if self._stopped_by is None:
+                self._refuse(line, type(error).__name__, str(error))
+            return
+        with self._changed:
+            self._open += 1
+        future.add_done_callback(partial(self._ended, line))
+
+    def _refuse(self, line: Line, kind: str, reason: str) -> None:
+        """Report a line that is not sent."""
+        self.tally.unusable += 1
+        text = f"line {line.number}: {reason}"
+        if self.tally.unusable <= REPORTED_LINES:
+            self._say(text)
+        elif self.tally.unusable == REPORTED_LINES + 1:
+            self._say("there are more such lines; the output has the reason of each")
+        # The next run finds the same fault in the same line: once in the output is enough.
+        if line.custom_id not in self.results.recorded.errored:
+            self._write(line, outcomes.refused(kind, text))
+
+    def _ended(self, line: Line, future: Future[Any]) -> None:
+        """Called in the thread that brought the answer."""
+        try:
+            if not future.cancelled():
+                self._record(line, future)
+        except BaseException as bug:
+            self._stop(bug)
+            raise
+        finally:
+            with self._changed:
+                self._open -= 1
+                self._changed.notify_all()
+
+    def _record(self, line: Line, future: Future[Any]) -> None:
+        error = future.exception()
+        if error is None:
+            if self._write(line, outcomes.succeeded(future.result())):
+                self._count(None)
+        # What fails because everything was stopped is not done, rather than failed.
+        elif self._stopped_by is None:
+            result = outcomes.errored(error)
+            if self._write(line, result):
+                self._count(outcomes.kind(result))
+            trouble = outcomes.account_trouble(error)
+            if trouble is not None:
+                self._stop(Stopped(trouble))
+
+    def _count(self, failure: Optional[str]) -> None:
+        with self._changed:
+            if failure is None:
+                self.tally.succeeded += 1
+            else:
+                self.tally.failed += 1
+                self.tally.reasons[failure] += 1
+
+    def _write(self, line: Line, result: outcomes.Result) -> bool:
+        try:
+            self.results.append(line.custom_id, result)
+        except (OSError, ValueError) as error:
+            # A full disk or a closed pipe: nothing more may be paid for that cannot be kept.
+            self._stop(error)
+            return False
+        return True
+
+    def _stop(self, reason: BaseException) -> None:
+        with self._changed:
+            if self._stopped_by is None:
+                self._stopped_by = reason
+            self._changed.notify_all()
+
+    def _wait_for_answers(self) -> None:
+        with self._changed:
+            while self._open and self._stopped_by is None:
+                self._changed.wait(SLICE_SECONDS)

@@ -1,0 +1,218 @@
+"""From the lines of an input file to requests, and to problems with a line number.
+
+A line is one of
+
+* a JSON string: a prompt;
+* an object with ``prompt``: the same, with any other field of a Messages request beside it;
+* a Messages request;
+* a line of a Message Batch: ``{"custom_id": ..., "params": {a Messages request}}``.
+
+Any object may carry a ``custom_id``. Nothing here reads ahead: a line is read when it is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, BinaryIO, NoReturn, Optional, Union
+
+#: Bytes. The API refuses larger requests, so a larger line cannot hold one.
+LINE_LIMIT = 32 * 1024 * 1024
+_CHUNK = 1024 * 1024
+_BOM = b"\xef\xbb\xbf"
+#: NUL is the second half of a newline in UTF-16; a line of nothing else is empty.
+_BLANK = b" \t\r\n\0"
+
+#: Words of ``Throttler.submit`` that are no fields of a request: taken from a file they would
+#: change how the call is made instead of what is asked.
+RESERVED = frozenset(
+    {"block", "extra_headers", "priority", "raw", "self", "stream", "tenant", "timeout"}
+)
+
+
+@dataclass(frozen=True)
+class RawLine:
+    """One line that is not empty, as bytes."""
+
+    #: From 1, empty lines counted.
+    number: int
+    #: Without byte order mark and surrounding white space; cut off if ``too_long``.
+    data: bytes
+    too_long: bool = False
+
+    @cached_property
+    def own_id(self) -> str:
+        """An id for a line without one: the same in every run over the same file."""
+        return f"line-{self.number}-{hashlib.sha256(self.data).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A line that can be sent."""
+
+    number: int
+    custom_id: str
+    #: The Messages request.
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A line that cannot be sent, and why."""
+
+    number: int
+    custom_id: str
+    reason: str
+
+
+Line = Union[Request, Problem]
+
+
+class _Unusable(Exception):
+    """Why a line cannot be sent."""
+
+
+def read_lines(stream: BinaryIO, fill: Mapping[str, Any]) -> Iterator[Line]:
+    """Every line of *stream* that is not empty.
+
+    *fill* holds what requests may leave out: ``model``, ``max_tokens``. A ``custom_id`` belongs to
+    the first line that has it; a later one gets an id of its own, so that its error cannot stand
+    in the place of the first one's answer.
+    """
+    taken: set[str] = set()
+    for raw in raw_lines(stream):
+        line = parse(raw, fill)
+        if line.custom_id in taken:
+            reason = f"custom_id {line.custom_id!r} was used by an earlier line"
+            yield Problem(raw.number, raw.own_id, reason)
+            continue
+        # An id made from number and content is unique anyway; a million of them would only
+        # fill the memory.
+        if line.custom_id != raw.own_id:
+            taken.add(line.custom_id)
+        yield line
+
+
+def raw_lines(stream: BinaryIO) -> Iterator[RawLine]:
+    """Lines that are not empty, never more than :data:`LINE_LIMIT` bytes of one in memory."""
+    number = 0
+    while True:
+        data = stream.readline(LINE_LIMIT + 1)
+        if not data:
+            return
+        number += 1
+        too_long = len(data) > LINE_LIMIT and not data.endswith(b"\n")
+        if too_long:
+            _skip_line(stream)
+        data = data.strip(_BLANK)
+        if data.startswith(_BOM):
+            data = data[len(_BOM) :].strip(_BLANK)
+        if data:
+            yield RawLine(number, data, too_long)
+
+
+def count_lines(stream: BinaryIO) -> Optional[int]:
+    """How many lines there are to come, or None if that cannot be known without taking them."""
+    if not stream.seekable():
+        return None
+    here = stream.tell()
+    try:
+        return sum(1 for _ in raw_lines(stream))
+    finally:
+        stream.seek(here)
+
+
+def _skip_line(stream: BinaryIO) -> None:
+    rest = stream.readline(_CHUNK)
+    while rest and not rest.endswith(b"\n"):
+        rest = stream.readline(_CHUNK)
+
+
+def parse(raw: RawLine, fill: Mapping[str, Any]) -> Line:
+    """What one line asks for."""
+    custom_id: Optional[str] = None
+    try:
+        value = _decode(raw)
+        custom_id = _custom_id(value)
+        params = {**fill, **_params(value)}
+        if params.get("stream") is False:
+            del params["stream"]
+        _check(params)
+    except _Unusable as reason:
+        return Problem(raw.number, custom_id or raw.own_id, str(reason))
+    return Request(raw.number, custom_id or raw.own_id, params)
+
+
+def _decode(raw: RawLine) -> Any:
+    if raw.too_long:
+        raise _Unusable(f"longer than {LINE_LIMIT // 1024 // 1024} MB")
+    # UTF-16 of plain English is valid UTF-8 with NULs; the JSON error would hide the cause.
+    if b"\0" in raw.data or raw.data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise _Unusable("not UTF-8 but, it seems, UTF-16; convert the file (iconv -f UTF-16)")
+    try:
+        return json.loads(raw.data.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        byte = raw.data[error.start]
+        raise _Unusable(f"not UTF-8: byte 0x{byte:02x} at column {error.start + 1}") from None
+    except json.JSONDecodeError as error:
+        raise _Unusable(f"not JSON: {error.msg} (column {error.colno})") from None
+    except (ValueError, RecursionError) as error:
+        raise _Unusable(f"not JSON that can be read: {error}") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _Unusable(f"not JSON: {name} is no JSON number")
+
+
+def _custom_id(value: Any) -> Optional[str]:
+    if not isinstance(value, dict) or "custom_id" not in value:
+        return None
+    custom_id = value["custom_id"]
+    if not isinstance(custom_id, str) or not custom_id:
+        raise _Unusable("custom_id must be a string that is not empty")
+    return custom_id
+
+
+def _params(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        return _prompt(value)
+    if not isinstance(value, dict):
+        raise _Unusable(f"neither a prompt nor a request but {_kind(value)}")
+    if "params" in value:
+        params = value["params"]
+        if not isinstance(params, dict):
+            raise _Unusable(f"params must be an object, not {_kind(params)}")
+        return dict(params)
+    fields = {name: field for name, field in value.items() if name != "custom_id"}
+    if "prompt" not in fields:
+        return fields
+    if "messages" in fields:
+        raise _Unusable("both prompt and messages; one of them is enough")
+    return {**_prompt(fields.pop("prompt")), **fields}
+
+
+def _prompt(text: Any) -> dict[str, Any]:
+    if not isinstance(text, str):
+        raise _Unusable(f"prompt must be a string, not {_kind(text)}")
+    if not text.strip():
+        raise _Unusable("the prompt is empty")
+    return {"messages": [{"role": "user", "content": text}]}
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
+    return kinds.get(type(value), "a number")
+
+
+def _check(params: Mapping[str, Any]) -> None:
+    for name in ("model", "max_tokens", "messages"):
+        if name not in params:
+            hint = "" if name == "messages" else f"; give it here or as --{name.replace('_', '-')}"
+            raise _Unusable(f"no {name}{hint}")
+    for name in RESERVED.intersection(params):
+        raise _Unusable(f"{name} cannot be asked for in a line")

@@ -1,0 +1,78 @@
+"""``claude-throttle``: the parser, and the way to each command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Optional, Protocol
+
+from claude_throttle._version import __version__
+from claude_throttle.cli import demo, run, serve_fake
+from claude_throttle.cli.exits import INTERRUPTED, SOME_FAILED, WRONG_USAGE, CannotStart
+
+
+class Command(Protocol):
+    """What a module of a command has."""
+
+    SUMMARY: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Say what it takes."""
+        ...
+
+    def execute(self, arguments: argparse.Namespace) -> int:
+        """Do it; returns the exit code."""
+        ...
+
+
+COMMANDS: dict[str, Command] = {"demo": demo, "run": run, "serve-fake": serve_fake}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands with all their arguments."""
+    parser = argparse.ArgumentParser(
+        prog="claude-throttle",
+        description="All of a Claude API quota, without a 429.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        command.add_arguments(
+            commands.add_parser(
+                name,
+                help=command.SUMMARY,
+                description=command.__doc__,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run one command; returns the exit code, never raises ``SystemExit``."""
+    try:
+        arguments = build_parser().parse_args(argv)
+    except SystemExit as end:
+        # argparse has said what it had to say.
+        return int(end.code or 0)
+    try:
+        code = COMMANDS[arguments.command].execute(arguments)
+        sys.stdout.flush()
+    except CannotStart as reason:
+        print(f"claude-throttle {arguments.command}: {reason}", file=sys.stderr)
+        return WRONG_USAGE
+    except BrokenPipeError:
+        _forget_stdout()
+        return SOME_FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _forget_stdout() -> None:
+    # The reader, such as head, has gone. Python would complain at exit of what is still buffered.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

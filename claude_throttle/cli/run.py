@@ -1,0 +1,187 @@
+"""Send every line of IN to Claude, at the pace your quotas allow, and keep every answer.
+
+A line of IN (UTF-8; - reads stdin) is a prompt as a JSON string, an object with "prompt", a
+Messages request, or a line of a Message Batch: {"custom_id": ..., "params": {...}}. --model and
+--max-tokens fill in what a line leaves out. The key is read from ANTHROPIC_API_KEY.
+
+A line of OUT is a Message Batch result, in the order of arrival:
+  {"custom_id": ..., "result": {"type": "succeeded", "message": {...}}}
+  {"custom_id": ..., "result": {"type": "errored", "error": {...}}}
+A line without a custom_id gets line-NUMBER-HASH, made from its place and its content.
+
+Every answer is in OUT as soon as it is there, so a kill loses nothing that was answered. Run the
+same command again to go on: lines that succeeded are skipped, all others (missing, errored, cut
+off by a kill) are sent again, and the newest line of a custom_id counts. OUT is only ever added
+to. Without -o answers go to stdout and cannot be resumed.
+
+A line that cannot be sent (broken, over 32 MB, not UTF-8, a custom_id an earlier line has) is
+reported on stderr with its number and goes to OUT as errored; a second use of a custom_id gets an
+id of its own there. Empty lines are passed over. The rest runs. A refusal that concerns the whole
+account (a bad key, a spend limit) stops the run: what was not sent is sent by the next one.
+
+Exit code: 0 all lines succeeded, 1 some did not, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import stat
+import sys
+from collections.abc import Generator, Iterator
+from typing import Any, BinaryIO, Optional
+
+import claude_throttle
+from claude_throttle.cli import quota_options
+from claude_throttle.cli.exits import ALL_WELL, INTERRUPTED, SOME_FAILED, CannotStart
+from claude_throttle.cli.job import Job, Stopped, Tally
+from claude_throttle.cli.lines import Line, count_lines, read_lines
+from claude_throttle.cli.progress import Progress, watched
+from claude_throttle.cli.results import Recorded, Results, results_file
+from claude_throttle.testing import FakeClaude
+
+SUMMARY = "send a file of requests, one per line; resumes where it was stopped"
+
+#: Calls read ahead of the pace: enough that the worker never waits for the file, few enough that
+#: a file of any length fits in memory.
+LOOK_AHEAD = 256
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Everything ``run`` takes."""
+    parser.add_argument("input", metavar="IN", help="file with one request per line; - is stdin")
+    parser.add_argument("-o", "--output", metavar="OUT", help="file to add answers to")
+    parser.add_argument("--model", help="for lines that name none")
+    parser.add_argument(
+        "--max-tokens", type=quota_options.whole(1), metavar="N", help="for lines that name none"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no bar and no summary on stderr")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--base-url", metavar="URL", help="another server than the Claude API")
+    where.add_argument(
+        "--fake", action="store_true", help="try it with a pretended API: no key, no network"
+    )
+    quota_options.add_arguments(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run to the end; returns the exit code."""
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as until_it_runs:
+        source = until_it_runs.enter_context(_source(arguments.input))
+        results = stack.enter_context(_destination(arguments.output, source))
+        throttler = _throttler(arguments, stack)
+        total = count_lines(source) if watched(arguments.quiet) else None
+        lines = _lines(source, quota_options.told(arguments, "model", "max_tokens"))
+        # From here on the reader closes it: nobody else knows when nothing is being read any more.
+        until_it_runs.pop_all()
+        return _carry_out(Job(throttler, results, total), lines, arguments)
+
+
+def _carry_out(job: Job, lines: Generator[Line, None, None], arguments: argparse.Namespace) -> int:
+    ending = _Ending(arguments)
+    try:
+        with Progress(job.snapshot, quiet=arguments.quiet) as progress, job, job.throttler:
+            if job.results.recorded.unreadable:
+                progress.say(f"{job.results.recorded.unreadable:,} lines of OUT are no results")
+            job.work(lines, progress.say)
+    except KeyboardInterrupt:
+        return ending.interrupted(job.tally)
+    except BrokenPipeError:
+        raise
+    except (Stopped, OSError) as reason:
+        return ending.stopped(job.tally, reason)
+    return ending.done(job.tally, job.throttler.stats())
+
+
+def _source(path: str) -> BinaryIO:
+    # Not sys.stdin.buffer: Python closes that at exit, and dies if the reader is still in it.
+    stdin = path == "-"
+    try:
+        return open(0 if stdin else path, "rb", closefd=not stdin)
+    except OSError as error:
+        raise CannotStart(f"cannot read {path}: {error.strerror}") from None
+
+
+def _lines(source: BinaryIO, fill: dict[str, Any]) -> Generator[Line, None, None]:
+    with source:
+        yield from read_lines(source, fill)
+
+
+@contextlib.contextmanager
+def _destination(path: Optional[str], source: BinaryIO) -> Iterator[Results]:
+    if path is None or path == "-":
+        _refuse_same_file(source, sys.stdout.buffer)
+        yield Results(sys.stdout.buffer, Recorded())
+        return
+    with results_file(path) as (stream, results):
+        _refuse_same_file(source, stream)
+        yield results
+
+
+def _refuse_same_file(source: BinaryIO, output: BinaryIO) -> None:
+    # Read lazily and added to, it would never end, and every answer would be a prompt.
+    try:
+        one, other = os.fstat(source.fileno()), os.fstat(output.fileno())
+    except OSError:
+        return
+    if stat.S_ISREG(one.st_mode) and os.path.samestat(one, other):
+        raise CannotStart("IN and OUT are the same file")
+
+
+def _throttler(
+    arguments: argparse.Namespace, stack: contextlib.ExitStack
+) -> claude_throttle.Throttler:
+    settings = quota_options.told(arguments)
+    if arguments.fake:
+        limits = quota_options.told(arguments, "rpm", "itpm", "otpm", "max_concurrency")
+        fake = stack.enter_context(FakeClaude(latency=0.3, log_limit=1, **limits))
+        settings.update(base_url=fake.url, api_key="fake-key", proxies={})
+    elif arguments.base_url is not None:
+        settings["base_url"] = arguments.base_url
+    return quota_options.open_throttler(max_queue=LOOK_AHEAD, **settings)
+
+
+class _Ending:
+    """The last words, on stderr."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._output = arguments.output
+        self._quiet = arguments.quiet
+
+    def interrupted(self, tally: Tally) -> int:
+        self._tell(f"interrupted: {_counts(tally)}. {self._way_on()}")
+        return INTERRUPTED
+
+    def stopped(self, tally: Tally, reason: BaseException) -> int:
+        print(f"claude-throttle run: stopped: {reason}", file=sys.stderr)
+        self._tell(f"{_counts(tally)}. {self._way_on()}")
+        return SOME_FAILED
+
+    def done(self, tally: Tally, stats: claude_throttle.Stats) -> int:
+        self._tell(
+            f"{_counts(tally)}; {stats.input_tokens:,} input and {stats.output_tokens:,} output "
+            f"tokens, {stats.rate_limited:,} 429s"
+        )
+        return SOME_FAILED if tally.failed or tally.unusable else ALL_WELL
+
+    def _way_on(self) -> str:
+        if self._output is None or self._output == "-":
+            return "Without -o there is nothing to resume from."
+        return "Run the same command again to send the rest."
+
+    def _tell(self, text: str) -> None:
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _counts(tally: Tally) -> str:
+    words = [f"{tally.succeeded:,} answered"]
+    if tally.skipped:
+        words.append(f"{tally.skipped:,} answered before")
+    if tally.failed:
+        reasons = ", ".join(f"{name} {count:,}" for name, count in tally.reasons.most_common())
+        words.append(f"{tally.failed:,} failed ({reasons})")
+    if tally.unusable:
+        words.append(f"{tally.unusable:,} not usable")
+    return ", ".join(words)

@@ -1,0 +1,157 @@
+"""The other commands, and what all have in common."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import urllib.request
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from claude_throttle._version import __version__
+from claude_throttle.cli import demo, main, naive, serve_fake
+from claude_throttle.cli.exits import CannotStart
+from claude_throttle.testing import FakeClaude
+
+from .conftest import Start
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"claude-throttle {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["no-such-command"]])
+def test_without_a_command_it_says_which_there_are(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(arguments) == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", sorted(main.COMMANDS))
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([command, "--help"]) == 0
+    assert len(capsys.readouterr().out) > 300
+
+
+@pytest.mark.parametrize(("error", "code"), [(CannotStart("why"), 2), (KeyboardInterrupt(), 130)])
+def test_every_ending_has_its_code(
+    error: BaseException,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def execute(_: object) -> int:
+        raise error
+
+    monkeypatch.setitem(
+        main.COMMANDS,
+        "demo",
+        SimpleNamespace(SUMMARY="", add_arguments=lambda _: None, execute=execute),
+    )
+    assert main.main(["demo"]) == code
+    assert ("claude-throttle demo: why" in capsys.readouterr().err) is (code == 2)
+
+
+def test_the_demo_shows_the_difference(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--calls", "12", "--rpm", "600", "--burst", "3", "--latency", "0.05"]
+    assert main.main(["demo", *arguments]) == 0
+    said = capsys.readouterr()
+    head, before, after = said.out.splitlines()
+    assert head.split() == ["calls", "succeeded", "429s", "seconds", "least", "seconds"]
+    assert before.split()[:2] == ["20", "threads"]
+    assert int(before.split()[4]) > 0
+    assert after.split()[:4] == ["claude_throttle", "12", "12", "0"]
+    assert "12 calls at 600 a minute" in said.err
+
+
+def test_a_demo_that_failed_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "FakeClaude", lambda **_: FakeClaude(spend_cap_after=0))
+    assert main.main(["demo", "--calls", "2", "--rpm", "6000", "--quiet"]) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_a_server_that_is_not_there_is_a_failed_call(fake: FakeClaude) -> None:
+    ended: list[bool] = []
+    fake.stop()
+    naive.send_all(fake.url, [{}], 1, ended.append)
+    assert ended == [False]
+
+
+def test_ctrl_c_does_not_wait_for_the_naive_queue(fake: FakeClaude) -> None:
+    class Interrupted(list):  # type: ignore[type-arg]
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        naive.send_all(fake.url, Interrupted(), 1, lambda _: None)
+
+
+def test_the_fake_is_served_until_ctrl_c(start: Start) -> None:
+    process = start("serve-fake", "--rpm", "1", "--burst", "1", "--output-tokens", "7")
+    assert process.stdout
+    url = process.stdout.readline().decode().strip()
+    body = {"model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]}
+    request = urllib.request.Request(
+        f"{url}/v1/messages",
+        json.dumps(body).encode(),
+        {"x-api-key": "any", "anthropic-version": "2023-06-01", "content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as answer:
+        assert json.load(answer)["usage"]["output_tokens"] == 7
+    process.send_signal(signal.SIGINT)
+    rest, said = process.communicate(timeout=20)
+    assert (process.returncode, rest, said) == (0, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--fault-rate", "529"], "529=0.02"),
+        (["--fault-rate", "530=0.1"], "no such fault"),
+        (["--fault-rate", "529=7"], "probabilities"),
+        (["--latency", "-1"], "must be 0 or more seconds"),
+        (["--port", "70000"], "port"),
+    ],
+)
+def test_a_fake_that_cannot_be_is_refused(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["serve-fake", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_reader_that_has_gone_is_no_traceback(start: Start) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    process = start("demo", "--calls", "1", "--quiet", stdout=theirs)
+    os.close(theirs)
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (1, b"")
+
+
+def test_the_fake_is_told_everything_and_ctrl_c_is_its_good_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {}
+
+    class Fake(FakeClaude):
+        def __init__(self, **settings: Any) -> None:
+            told.update(settings)
+            super().__init__(**settings)
+
+        def serve_forever(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve_fake, "FakeClaude", Fake)
+    options = ["--itpm", "30_000", "--fault-rate", "529=0.5", "--fault-rate", "reset=0.1"]
+    assert main.main(["serve-fake", *options, "--spend-cap-after", "0"]) == 0
+    assert capsys.readouterr().out.startswith("http://127.0.0.1:")
+    assert told["fault_rates"] == {"529": 0.5, "reset": 0.1}
+    assert (told["itpm"], told["spend_cap_after"]) == (30_000, 0)
