@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextvars
 import itertools
 import logging
-import math
 import os
 import queue
 import threading
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
-from claude_throttle.errors import Closed, DeadlineExceeded, Forked, QueueFull
-from claude_throttle.flow.call import Call
+from claude_throttle import refusals
+from claude_throttle.errors import Closed, InvalidCall
+from claude_throttle.flow.call import Call, CallFuture
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.events import CallSent, Event
@@ -27,10 +27,12 @@ from claude_throttle.flow.senders import Senders
 from claude_throttle.flow.settlement import Outcome, settle
 from claude_throttle.metrics.stats import Recorder, Stats
 from claude_throttle.pacing.concurrency import Concurrency
-from claude_throttle.pacing.estimate import Estimator, guess_input_tokens
+from claude_throttle.pacing.estimate import guess_input_tokens
 from claude_throttle.pacing.pacer import Pacer
+from claude_throttle.room import Room
 from claude_throttle.settings import Settings
 from claude_throttle.transport import sdk
+from claude_throttle.transport.headers import header_flaw
 from claude_throttle.transport.http import Wire, WireSettings
 from claude_throttle.transport.request import Request, serialise
 from claude_throttle.transport.retry import RetryRules
@@ -41,15 +43,6 @@ Listener = Callable[[Event], None]
 
 #: Seconds that stopped calls are given to end by themselves before they are ended from outside.
 GRACE_SECONDS = 1.0
-
-
-class Room:
-    """A lane and what is known about its model."""
-
-    def __init__(self, lane: Lane, pacer: Pacer) -> None:
-        self.lane = lane
-        self.pacer = pacer
-        self.estimator = Estimator()
 
 
 class Process:
@@ -83,13 +76,13 @@ class Process:
         raw: bool,
         block: bool,
         extra_headers: Optional[Mapping[str, str]],
-    ) -> Call:
+    ) -> CallFuture:
         """Check, serialise, estimate, queue."""
+        _require_sendable(extra_headers)
         request = serialise(params)
         room = self.room(request.model)
         guess = guess_input_tokens(params)
-        cost = room.estimator.cost(guess, request.max_tokens)
-        room.pacer.require_fit(cost, request.model)
+        cost = room.fitting_cost(guess, request.max_tokens)
         call = Call(
             number=next(self._numbers),
             cost=cost,
@@ -106,29 +99,15 @@ class Process:
             extra_headers=extra_headers,
             context=contextvars.copy_context() if self._listener is not None else None,
         )
-        self._queue(call, block)
-        return call
+        self._queue(call, room, block)
+        return call.future
 
-    def _queue(self, call: Call, block: bool) -> None:
-        lane = call.home
+    def _queue(self, call: Call, room: Room, block: bool) -> None:
         try:
-            lane.put(call, block, call.timeout)
+            room.lane.put(call, block, call.timeout)
         except queue.Full:
-            raise self._refusal(lane, call, block) from None
-
-    def _refusal(self, lane: Lane, call: Call, block: bool) -> Exception:
-        seconds = self.seconds_until_leave(lane, call.cost)
-        waiting, limit = lane.backlog.calls, lane.backlog.maxsize
-        text = f"{waiting:,} calls to {call.model} are already waiting (max_queue={limit:,}); "
-        paused = math.isinf(seconds)
-        wait = "until resume()" if paused else f"about {seconds:,.1f} s"
-        text += f"one more would wait {wait}; "
-        if block:
-            return DeadlineExceeded(text + f"no place came free in {call.timeout:g} s")
-        return QueueFull(
-            text + "wait, submit(block=True), or raise max_queue",
-            retry_after=None if paused else seconds / (waiting + 1),
-        )
+            seconds = self._seconds_until_leave(room, call.cost)
+            raise refusals.no_place(call, seconds, block) from None
 
     def permit(self, model: str, cost: Cost, *, priority: int, timeout: Optional[float]) -> Permit:
         """Wait for the right to send one request."""
@@ -197,13 +176,7 @@ class Process:
         self.observe(CallSent(call.number, call.model, attempts.number, waited), call)
         outcome = self._wire.send(call, attempts)
         if outcome.usage is not None:
-            usage = outcome.usage
-            self._rooms[call.model].estimator.learn(
-                call.guessed_input,
-                usage.input_tokens + usage.cache_creation_input_tokens,
-                call.max_tokens,
-                usage.output_tokens,
-            )
+            self._rooms[call.model].learn(call, outcome.usage)
         return outcome
 
     def observe(self, event: Event, call: Call) -> None:
@@ -234,17 +207,10 @@ class Process:
         request: Request = serialise(params)
         room = self.room(request.model)
         cost = room.estimator.cost(guess_input_tokens(params), request.max_tokens)
-        return self.seconds_until_leave(room.lane, cost)
+        return self._seconds_until_leave(room, cost)
 
-    def seconds_until_leave(self, lane: Lane, cost: Cost) -> float:
-        """By the quotas, and by the permits if those are what is waited for."""
-        seconds = lane.seconds_until_leave(cost)
-        limit = self.permits.limit
-        if limit is None:
-            return seconds
-        ahead = lane.backlog.calls + 1 - (limit - self.permits.in_use)
-        rounds = max(0.0, ahead / limit)
-        return max(seconds, rounds * self._recorder.median_latency())
+    def _seconds_until_leave(self, room: Room, cost: Cost) -> float:
+        return room.seconds_until_leave(cost, self.permits, self._recorder.median_latency())
 
     # -- steering --------------------------------------------------------------------------------
 
@@ -261,23 +227,22 @@ class Process:
             self.settings = settings
             rooms = list(self._rooms.values())
         for room in rooms:
-            with room.lane.mutex:
-                room.pacer.reconfigure(settings.quotas, settings.burst, self._clock.monotonic())
-                room.lane.backlog.maxsize = settings.max_queue
-                room.lane.backlog.not_full.notify_all()
-                room.lane.backlog.not_empty.notify()
+            room.reconfigure(settings)
         self.permits.set_limit(settings.max_concurrency)
 
     # -- the end ---------------------------------------------------------------------------------
 
     def drain(self, timeout: Optional[float]) -> int:
         """Accept no more, finish everything; return how many calls are left after *timeout* s."""
+        self._refuse_more()
+        self.pause(False)
+        return self._wait_until_done(timeout)
+
+    def _refuse_more(self) -> None:
         with self._lock:
             self._closed = True
-        self.pause(False)
         for lane in self.lanes():
             lane.close()
-        return self._wait_until_done(timeout)
 
     def _wait_until_done(self, timeout: Optional[float]) -> int:
         give_up_at = None if timeout is None else self._clock.monotonic() + timeout
@@ -285,11 +250,9 @@ class Process:
 
     def close(self, timeout: Optional[float], cancel_pending: bool) -> None:
         """Drain, then end what is left."""
-        with self._lock:
-            self._closed = True
-        for lane in self.lanes():
-            lane.close()
-            if cancel_pending:
+        self._refuse_more()
+        if cancel_pending:
+            for lane in self.lanes():
                 lane.cancel_waiting(Closed("the throttler was closed"))
         if self.drain(timeout):
             self._end_the_rest()
@@ -299,28 +262,24 @@ class Process:
     def _end_the_rest(self) -> None:
         for lane in self.lanes():
             lane.end_all(Closed("the throttler was closed before this call could leave"))
-            for call in lane.unsettled_calls():
-                if call.attempts is not None:
-                    call.attempts.stop(_closed(call))
+            lane.stop_all(refusals.closed)
         if self._wait_until_done(GRACE_SECONDS):
             # A sender may be stuck where nothing reaches it, looking up a name; its caller is not.
             for lane in self.lanes():
                 for call in lane.unsettled_calls():
-                    settle(call, Outcome(error=_closed(call)))
+                    settle(call, Outcome(error=refusals.closed(call)))
 
     def abandon(self) -> None:
         """In a forked child: end our copies of the parent's futures. Takes no lock."""
         for lane in self.lanes():
             for call in lane.unsettled():
-                call.future.abandon(
-                    Forked(f"call {call.number} ({call.model}) belongs to the parent process")
-                )
+                call.future.abandon(refusals.forked(call))
 
 
-def _closed(call: Call) -> Closed:
-    sent = call.attempts is not None and call.attempts.on_the_wire
-    where = "was on the wire; it may be billed" if sent else "waited for another try"
-    return Closed(f"the throttler was closed while call {call.number} {where}", sent=sent)
+def _require_sendable(extra_headers: Optional[Mapping[str, str]]) -> None:
+    flaw = None if extra_headers is None else header_flaw(extra_headers)
+    if flaw is not None:
+        raise InvalidCall(f"extra_headers {flaw}")
 
 
 def _wire_settings(settings: Settings) -> WireSettings:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional, Union
-from urllib.parse import urlsplit
 
+from claude_throttle import checks, environment
 from claude_throttle.errors import ConfigurationError, UnknownSetting
 from claude_throttle.pacing.quota import Quota
+from claude_throttle.transport.headers import merged_headers
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict
@@ -52,9 +50,10 @@ DEFAULT_RPM = 50
 
 QUOTAS = ("rpm", "rpd", "itpm", "otpm", "tpm", "tpd")
 
-_DAILY = 86_400.0
+#: Never shown, never pickled.
+SECRETS = ("api_key", "auth_token")
 
-_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure")
 
 
 @dataclass(frozen=True)
@@ -111,19 +110,32 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("api_key", "auth_token"):
-            object.__setattr__(self, name, _clean_secret(name, getattr(self, name)))
-        object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
-        _require_safe_url(self.base_url, self.allow_insecure)
+            self._set(name, checks.clean_secret(name, getattr(self, name)))
+        for name in FLAGS:
+            checks.require_flag(name, getattr(self, name))
+        self._set("base_url", checks.clean_url(self.base_url, self.allow_insecure))
+        checks.require_headers("api_version", {"api_version": self.api_version})
+        checks.require_headers("default_headers", self.default_headers)
         for name in QUOTAS:
-            object.__setattr__(self, name, _as_quota(name, getattr(self, name)))
-        _require_number("headroom", self.headroom, 0.0, 0.99)
-        _require_whole("burst", self.burst, 1)
-        _require_whole("max_queue", self.max_queue, 1)
-        _require_whole("max_retries", self.max_retries, 0, 100)
+            self._set(name, checks.as_quota(name, getattr(self, name)))
+        checks.require_number("headroom", self.headroom, 0.0, 0.99)
+        checks.require_whole("burst", self.burst, 1)
+        checks.require_whole("max_queue", self.max_queue, 1)
+        checks.require_whole("max_retries", self.max_retries, 0, 100)
         if self.max_concurrency is not None:
-            _require_whole("max_concurrency", self.max_concurrency, 1)
+            checks.require_whole("max_concurrency", self.max_concurrency, 1)
         if self.timeout is not None:
-            require_timeout(self.timeout)
+            checks.require_timeout(self.timeout)
+        checks.require_proxies(self.proxies)
+        checks.require_bundle(self.ca_bundle)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # it is frozen
+
+    def __reduce__(self) -> Any:
+        # Secrets stay here; a copy reads them from its own environment.
+        options = {name: getattr(self, name) for name in FIELDS if name not in SECRETS}
+        return Settings.from_env, (options,)
 
     @classmethod
     def from_env(
@@ -136,7 +148,8 @@ class Settings:
         """
         options = dict(options or {})
         _require_known(options)
-        return cls(**{**_from_environ(environ, options), **options})
+        given = {k: v for k, v in options.items() if v is not None or k not in SECRETS}
+        return cls(**{**environment.read(environ, given), **given})
 
     def replaced(self, options: Mapping[str, Any]) -> Settings:
         """The same with some settings changed."""
@@ -153,19 +166,19 @@ class Settings:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request carries, the key included."""
-        headers = {
+        """What every request carries: default_headers go before ours, but not before the key."""
+        ours = {
             "Content-Type": "application/json",
             "Accept": "application/json",
             "Accept-Encoding": "gzip, deflate",
             "anthropic-version": self.api_version,
-            **self.default_headers,
         }
+        proof = {}
         if self.api_key is not None:
-            headers["x-api-key"] = self.api_key
+            proof["x-api-key"] = self.api_key
         elif self.auth_token is not None:
-            headers["Authorization"] = f"Bearer {self.auth_token}"
-        return headers
+            proof["Authorization"] = f"Bearer {self.auth_token}"
+        return merged_headers(merged_headers(ours, self.default_headers), proof)
 
     def require_key(self) -> None:
         """Raise :class:`ConfigurationError` if there is nothing to prove who we are."""
@@ -178,121 +191,11 @@ class Settings:
 FIELDS = tuple(field.name for field in dataclasses.fields(Settings))
 
 
-def require_timeout(seconds: Any) -> None:
-    """Raise unless *seconds* is a positive number."""
-    if _is_number(seconds) and seconds > 0:
-        return
-    raise ConfigurationError(f"timeout must be a positive number of seconds, not {seconds!r}")
-
-
 def _require_known(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in FIELDS:
+            import difflib  # only for a slip
+
             close = difflib.get_close_matches(name, FIELDS, n=1)
             hint = f"; did you mean {close[0]}=?" if close else ""
             raise UnknownSetting(f"{name}= is no setting{hint}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _require_number(name: str, value: Any, least: float, most: float) -> None:
-    if not (_is_number(value) and least <= value <= most):
-        raise ConfigurationError(f"{name} must be a number from {least} to {most}, not {value!r}")
-
-
-def _require_whole(name: str, value: Any, least: int, most: Optional[int] = None) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        upper = f" to {most}" if most is not None else ""
-        raise ConfigurationError(
-            f"{name} must be a whole number from {least}{upper}, not {value!r}"
-        )
-
-
-def _as_quota(name: str, value: Any) -> Optional[Quota]:
-    if value is None:
-        return None
-    if isinstance(value, Quota):
-        return value
-    try:
-        return Quota(value, per=_DAILY if name in ("rpd", "tpd") else 60.0)
-    except (TypeError, ValueError) as error:
-        message = str(error).replace("amount", name)
-        raise ConfigurationError(f"{message}; leave it out for no limit") from None
-
-
-def _clean_secret(name: str, value: Any) -> Optional[str]:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise ConfigurationError(f"{name} must be a string, not {type(value).__name__}")
-    secret: str = value.strip()
-    # Never show it: a key with a line break in it is printed whole by requests.
-    if not secret:
-        raise ConfigurationError(f"{name} is empty")
-    if not (secret.isascii() and secret.isprintable()) or " " in secret:
-        raise ConfigurationError(
-            f"{name} holds a space, a line break or another character no key has; paste it again"
-        )
-    return secret
-
-
-def _require_safe_url(url: str, allow_insecure: bool) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(f"base_url must be an https:// URL, not {url!r:.100}")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError("base_url must hold no user, password, query or fragment")
-    loopback = _LOOPBACK.fullmatch(parts.hostname)
-    if parts.scheme == "http" and not loopback and not allow_insecure:
-        raise ConfigurationError(
-            f"base_url is plain http to {parts.hostname}: the key would travel in the clear; "
-            "use https, or allow_insecure=True if the way is safe"
-        )
-
-
-# -- the environment -------------------------------------------------------------------------------
-
-_NUMBERS = (*QUOTAS, "headroom", "timeout")
-_WHOLE = ("burst", "max_concurrency", "max_queue", "max_retries")
-_FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure")
-
-
-def _from_environ(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if options.get("api_key") is None and options.get("auth_token") is None:
-        found["api_key"] = environ.get("ANTHROPIC_API_KEY") or None
-        if found["api_key"] is None:
-            found["auth_token"] = environ.get("ANTHROPIC_AUTH_TOKEN") or None
-    if environ.get("ANTHROPIC_BASE_URL"):
-        found["base_url"] = environ["ANTHROPIC_BASE_URL"]
-    if environ.get("ANTHROPIC_CUSTOM_HEADERS"):
-        found["default_headers"] = _header_lines(environ["ANTHROPIC_CUSTOM_HEADERS"])
-    bundle = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE")
-    if bundle:
-        found["ca_bundle"] = bundle
-    for name in (*_NUMBERS, *_WHOLE, *_FLAGS, "api_version"):
-        text = environ.get(f"CLAUDE_THROTTLE_{name.upper()}")
-        if text:
-            found[name] = _parse(name, text)
-    return found
-
-
-def _header_lines(text: str) -> dict[str, str]:
-    pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _parse(name: str, text: str) -> Any:
-    try:
-        if name in _FLAGS:
-            return {"1": True, "true": True, "0": False, "false": False}[text.strip().lower()]
-        if name in _WHOLE:
-            return int(text)
-        return float(text) if name in _NUMBERS else text
-    except (KeyError, ValueError):
-        raise ConfigurationError(
-            f"CLAUDE_THROTTLE_{name.upper()}={text!r:.80} is not a value for {name}"
-        ) from None

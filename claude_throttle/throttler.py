@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import weakref
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent import futures
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Optional, Union, overload
+from typing import TYPE_CHECKING, Any, Literal, Optional, overload
 
 from claude_throttle import exit_hooks
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.flow.call import CallFuture
-from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock, longest_wait
+from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock
 from claude_throttle.flow.cost import Cost
+from claude_throttle.flow.ordered import default_look_ahead, in_order, wait_for
 from claude_throttle.flow.permit import Permit
 from claude_throttle.flow.ticket import Priority
 from claude_throttle.metrics.stats import Stats
+from claude_throttle.per_process import PerProcess
 from claude_throttle.process import Listener, Process
-from claude_throttle.settings import QUOTAS, Settings, require_timeout
+from claude_throttle.settings import QUOTAS, Settings
+from claude_throttle.timeouts import UNSET, Timeout, seconds_of
 from claude_throttle.transport import sdk
 from claude_throttle.transport.request import OUR_KEYWORDS
 
@@ -31,23 +30,8 @@ if TYPE_CHECKING:
 
     from claude_throttle.settings import SettingsOptions
 
-#: What reconfigure() may change; the rest is part of connections that are open already.
+#: What reconfigure() may change; the rest is part of open connections.
 CHANGEABLE = frozenset({*QUOTAS, "burst", "headroom", "max_concurrency", "max_queue", "timeout"})
-
-#: Calls map() keeps ahead of its consumer while concurrency is unbounded: more than a minute's
-#: worth at 500 a minute, so that slow answers do not starve the queue.
-UNBOUNDED_LOOK_AHEAD = 1000
-
-
-class _Unset:
-    """Tells "not given" from None, which means "no time-out"."""
-
-    def __repr__(self) -> str:
-        return "<from the settings>"
-
-
-_UNSET = _Unset()
-_Timeout = Union[None, float, _Unset]
 
 
 class Throttler:
@@ -56,14 +40,12 @@ class Throttler:
     ``Throttler(rpm=50, itpm=30_000, otpm=8_000)``; :class:`Settings` explains every keyword, and
     the environment fills in what is left out. Quotas hold for each model by itself.
 
-    Thread-safe: make one per process and share it. Fork-safe: a child starts with nothing waiting,
-    its copies of the parent's futures raise :class:`Forked`. No thread is started before the first
-    call. At the end of the interpreter everything submitted is finished; after Ctrl-C it is
-    cancelled. As a context manager it closes itself, and cancels what is pending if the block
-    raises.
+    Thread-safe: make one and share it. Fork-safe: a child starts with nothing waiting, its copies
+    of the parent's futures raise :class:`Forked`. No thread starts before the first call. At the
+    end of the interpreter everything submitted is finished, after Ctrl-C it is cancelled. As a
+    context manager it closes itself, and cancels what is pending if the block raises.
 
-    *on_event* is called with each :data:`Event`, in the thread where it happened and the
-    submitter's context; it must be quick. *clock* is for tests.
+    *on_event* is called with each :data:`Event` in the submitter's context. *clock* is for tests.
     """
 
     def __init__(
@@ -81,15 +63,8 @@ class Throttler:
         self._settings = settings
         self._on_event = on_event
         self._clock = clock
-        # By pid, so that a child never touches what it inherited. A plain dict: setdefault and
-        # pop are atomic, and no lock can be left held by a fork.
-        self._processes: dict[int, Process] = {}
-        self._inherited: list[Process] = []
         self._closed = False
-        if hasattr(os, "register_at_fork"):
-            # Weakly: it can never be unregistered.
-            forget = weakref.WeakMethod(self._forget_parent)
-            os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
+        self._processes = PerProcess(self._begin)
 
     @property
     def settings(self) -> Settings:
@@ -104,7 +79,7 @@ class Throttler:
         *,
         raw: Literal[True],
         priority: int = ...,
-        timeout: _Timeout = ...,
+        timeout: Timeout = ...,
         block: bool = ...,
         extra_headers: Optional[Mapping[str, str]] = ...,
         **params: Any,
@@ -116,7 +91,7 @@ class Throttler:
         *,
         raw: Literal[False] = ...,
         priority: int = ...,
-        timeout: _Timeout = ...,
+        timeout: Timeout = ...,
         block: bool = ...,
         extra_headers: Optional[Mapping[str, str]] = ...,
         **params: Any,
@@ -127,7 +102,7 @@ class Throttler:
         *,
         raw: bool = False,
         priority: int = Priority.NORMAL,
-        timeout: _Timeout = _UNSET,
+        timeout: Timeout = UNSET,
         block: bool = False,
         extra_headers: Optional[Mapping[str, str]] = None,
         **params: Any,
@@ -144,15 +119,14 @@ class Throttler:
         :class:`BrokenAnswer`.
         """
         self._settings.require_key()
-        call = self._process().submit(
+        return self._process().submit(
             params,
             priority=priority,
-            timeout=self._seconds(timeout),
+            timeout=seconds_of(timeout, self._settings.timeout),
             raw=raw,
             block=block,
             extra_headers=extra_headers,
         )
-        return call.future
 
     @overload
     def call(
@@ -160,7 +134,7 @@ class Throttler:
         *,
         raw: Literal[True],
         priority: int = ...,
-        timeout: _Timeout = ...,
+        timeout: Timeout = ...,
         block: bool = ...,
         extra_headers: Optional[Mapping[str, str]] = ...,
         **params: Any,
@@ -172,7 +146,7 @@ class Throttler:
         *,
         raw: Literal[False] = ...,
         priority: int = ...,
-        timeout: _Timeout = ...,
+        timeout: Timeout = ...,
         block: bool = ...,
         extra_headers: Optional[Mapping[str, str]] = ...,
         **params: Any,
@@ -182,7 +156,8 @@ class Throttler:
         """``submit(...).result()``; Ctrl-C ends the wait and the call."""
         future = self.submit(**options)
         try:
-            return _result(future)
+            wait_for(future)
+            return future.result()
         except BaseException:
             if isinstance(future, CallFuture):
                 future.give_up()
@@ -198,32 +173,15 @@ class Throttler:
     ) -> Iterator[Any]:
         """Answers to *requests*, in order; each is a dict of keywords for submit().
 
-        Reads *look_ahead* requests ahead (twice ``max_concurrency``, or 1,000 if that is
-        unbounded), so an endless iterable is fine; waits for a place instead of raising
-        QueueFull. A failed call raises where its answer would be, and ends the iteration, unless
-        *return_exceptions* yields the exception instead. Leaving early cancels what waits.
+        Reads *look_ahead* ahead (twice ``max_concurrency``, or 1,000 if that is unbounded), so an
+        endless iterable is fine; waits for a place instead of raising QueueFull. A failed call
+        raises where its answer would be, and ends the iteration, unless *return_exceptions*
+        yields the exception instead. Leaving early cancels what waits.
         """
         if look_ahead is None:
-            limit = self._settings.max_concurrency
-            look_ahead = UNBOUNDED_LOOK_AHEAD if limit is None else 2 * limit
-        source = iter(requests)
-        ahead: deque[Future[Any]] = deque()
-        try:
-            while True:
-                while len(ahead) < max(1, look_ahead):
-                    request = next(source, None)
-                    if request is None:
-                        break
-                    ahead.append(self.submit(**{**common, "block": True, **request}))
-                if not ahead:
-                    return
-                future = ahead.popleft()
-                _wait(future)
-                error = future.exception() if return_exceptions else None
-                yield future.result() if error is None else error
-        finally:
-            for future in ahead:
-                future.cancel()
+            look_ahead = default_look_ahead(self._settings.max_concurrency)
+        submit = partial(self.submit, block=True, **common)
+        return in_order(submit, requests, max(1, look_ahead), return_exceptions)
 
     def permit(
         self,
@@ -232,17 +190,18 @@ class Throttler:
         input_tokens: float = 0,
         max_tokens: float = 0,
         priority: int = Priority.NORMAL,
-        timeout: _Timeout = _UNSET,
+        timeout: Timeout = UNSET,
     ) -> Permit:
         """Wait for the right to send one request yourself, at the same pace as all the others.
 
         A context manager; ``permit.settle(usage=…)`` books what it really took. Calls made by
-        this thread while it is open ride on it: they are paced, but need no permit of their own.
+        this thread meanwhile ride on it: they are paced, but need no permit of their own.
         Raises :class:`DeadlineExceeded` or :class:`Closed`.
         """
         cost = Cost(1.0, float(input_tokens), float(max_tokens))
-        seconds = self._seconds(timeout)
-        return self._process().permit(model, cost, priority=priority, timeout=seconds)
+        return self._process().permit(
+            model, cost, priority=priority, timeout=seconds_of(timeout, self._settings.timeout)
+        )
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -251,10 +210,7 @@ class Throttler:
         return self._process().stats()
 
     def estimate_wait(self, **params: Any) -> float:
-        """Seconds such a call, submitted now, would wait before it leaves; inf while paused.
-
-        Takes the keywords of submit().
-        """
+        """Seconds such a call, put now, would wait to leave; inf while paused. As submit()."""
         request = {name: value for name, value in params.items() if name not in OUR_KEYWORDS}
         return self._process().estimate_wait(request)
 
@@ -270,9 +226,8 @@ class Throttler:
 
     def reconfigure(self, **options: Unpack[SettingsOptions]) -> None:
         """Change quotas, burst, headroom, max_concurrency, max_queue or timeout while running."""
-        fixed = sorted(set(options) - CHANGEABLE)
         settings = self._settings.replaced(options)
-        if fixed:
+        if fixed := sorted(set(options) - CHANGEABLE):
             raise ConfigurationError(f"{', '.join(fixed)} cannot change while running")
         self._settings = settings
         self._process().reconfigure(settings)
@@ -294,11 +249,11 @@ class Throttler:
     def close(self, timeout: Optional[float] = None, cancel_pending: bool = False) -> None:
         """Drain for *timeout* seconds (None: as long as it takes), then end what is left.
 
-        *cancel_pending* cancels at once what has not been sent. What is still out after *timeout*
-        is cut off and raises :class:`Closed`. Idempotent; Ctrl-C ends the wait.
+        *cancel_pending* cancels at once what has not been sent. What is still out after
+        *timeout* is cut off and raises :class:`Closed`. Idempotent; Ctrl-C ends the wait.
         """
         self._closed = True
-        process = self._processes.get(os.getpid())
+        process = self._processes.mine_if_any()
         if process is not None:
             process.close(timeout, cancel_pending)
             exit_hooks.forget(process)
@@ -317,65 +272,26 @@ class Throttler:
             return
         try:
             self.close()
-        except BaseException:
+        except BaseException:  # Ctrl-C while it waited
             self.close(timeout=0, cancel_pending=True)
             raise
 
     def __repr__(self) -> str:
-        told = ", ".join(
-            f"{name}={quota.amount:g}"
-            for name in QUOTAS
-            if (quota := getattr(self._settings, name))
-        )
+        told = ", ".join(f"{n}={q.amount:g}" for n in QUOTAS if (q := getattr(self._settings, n)))
         state = "closed" if self._closed else "open"
         return f"<Throttler {self._settings.base_url} {told or 'no limits told'} {state}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("a Throttler holds threads and sockets; make one in each process instead")
 
-    # -- one state per process -------------------------------------------------------------------
+    # -- inside ----------------------------------------------------------------------------------
 
     def _process(self) -> Process:
-        pid = os.getpid()
-        process = self._processes.get(pid)
-        return process if process is not None else self._begin(pid)
+        return self._processes.mine()
 
-    def _begin(self, pid: int) -> Process:
-        self._forget_parent()
-        fresh = Process(self._settings, self._clock, self._on_event)
-        process = self._processes.setdefault(pid, fresh)
-        if process is fresh:
-            exit_hooks.finish_at_exit(process)
-            if self._closed:
-                process.drain(0)
+    def _begin(self) -> Process:
+        process = Process(self._settings, self._clock, self._on_event)
+        exit_hooks.finish_at_exit(process)
+        if self._closed:
+            process.drain(0)
         return process
-
-    def _forget_parent(self) -> None:
-        """In a forked child: let go of what the parent owns, without touching locks or sockets."""
-        for pid in list(self._processes):
-            if pid != os.getpid():
-                process = self._processes.pop(pid, None)
-                if process is not None:
-                    # Kept, not collected: closing its pools takes locks nobody may hold here.
-                    self._inherited.append(process)
-                    process.abandon()
-
-    def _seconds(self, timeout: _Timeout) -> Optional[float]:
-        if isinstance(timeout, _Unset):
-            return self._settings.timeout
-        if timeout is not None:
-            require_timeout(timeout)
-        return timeout
-
-
-def _result(future: Future[Any]) -> Any:
-    _wait(future)
-    return future.result()
-
-
-def _wait(future: Future[Any]) -> None:
-    """Wait in slices where Ctrl-C would be missed otherwise."""
-    while not future.done():
-        # Its own end may be a TimeoutError, too; then it is done.
-        with contextlib.suppress(TimeoutError, futures.TimeoutError, futures.CancelledError):
-            future.exception(timeout=longest_wait())

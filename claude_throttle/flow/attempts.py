@@ -86,6 +86,7 @@ class Attempts:
 
     __slots__ = (
         "_hang_up",
+        "booked_at",
         "call",
         "has_permit",
         "held",
@@ -96,8 +97,10 @@ class Attempts:
         "turn",
     )
 
-    def __init__(self, call: Call, held: Cost) -> None:
+    def __init__(self, call: Call, held: Cost, booked_at: float) -> None:
         self.call = call
+        #: The instant at which *held* was first taken.
+        self.booked_at = booked_at
         #: 1 for the first send.
         self.number = 1
         #: Taken from the quotas and not settled yet. Guarded by the lane's mutex.

@@ -87,7 +87,7 @@ class Call(Ticket):
 
     def commit(self, now: float) -> None:
         self.sent_at = now
-        self.attempts = Attempts(self, held=self.cost)
+        self.attempts = Attempts(self, held=self.cost, booked_at=now)
         self.home.out.add(self.attempts)
 
     def leave(self) -> None:

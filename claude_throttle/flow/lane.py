@@ -1,42 +1,27 @@
-"""The worker that lets calls leave, one by one.
+"""One lane per rate-limit bucket: what waits, what is out, and one pace for both.
 
-One lane per rate-limit bucket, so that one model's exhausted quota never holds up another's calls.
-A lane owns a backlog, a worker thread and a pacer; permits and senders are shared by all lanes.
-
-Permit first, then time: the worker waits until there is a head and a free permit, asks the pacer
-when that head may leave, waits, looks again, and commits in the instant of leaving. It holds no
-reservation while it waits, so a more urgent arrival, a cancel, a settlement or a pause costs
-nothing. What has accrued for a large head stays with it: nobody of its own rank overtakes.
+A lane owns a backlog, a worker and a pacer; permits and senders are shared by all lanes. One
+model's exhausted quota never holds up another's calls.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from functools import partial
 from typing import Callable, Optional
 
-from claude_throttle.errors import Closed
 from claude_throttle.flow.attempts import Attempts, RetryTurn, Stopped
 from claude_throttle.flow.backlog import Backlog
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import NO_COST, Cost
 from claude_throttle.flow.events import CallQueued, Event
-from claude_throttle.flow.rooms import Pacer, Permits, Step
+from claude_throttle.flow.rooms import Pacer, Permits
 from claude_throttle.flow.senders import Senders
 from claude_throttle.flow.settlement import Outcome, settle, settle_cancelled
 from claude_throttle.flow.ticket import Ticket
-
-logger = logging.getLogger("claude_throttle")
-
-#: Seconds after which a worker with nothing to do ends; the next submit starts another.
-IDLE_SECONDS = 60.0
-
-#: Seconds between looks for a permit that came back without a word (closed by the garbage
-#: collector, which must not take a lock).
-PERMIT_LOOK_SECONDS = 0.25
+from claude_throttle.flow.worker import Worker
 
 
 class Lane:
@@ -69,8 +54,7 @@ class Lane:
         self._senders = senders
         self._carry = carry
         self._clock = clock
-        self._worker: Optional[threading.Thread] = None
-        self._looking_at: Optional[Ticket] = None
+        self._worker = Worker(self, permits, senders, clock)
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -80,7 +64,7 @@ class Lane:
             self.backlog.reserve(call, block, timeout)
             self.observe(CallQueued(call.number, call.model, self.backlog.calls), call)
             self.backlog.place(call)
-            self._ensure_worker()
+            self._worker.ensure()
         except BaseException:  # Closed, Full, or Ctrl-C anywhere: the caller gets no future
             self.backlog.give_up(call)
             raise
@@ -90,7 +74,7 @@ class Lane:
         with self.mutex:
             self.backlog.require_open_locked()
             self.backlog.put_again_locked(ticket)
-        self._ensure_worker()
+        self._worker.ensure()
 
     def try_leave(self, ticket: Ticket) -> bool:
         """Let *ticket* leave in the caller's own thread, if nothing is in its way."""
@@ -98,129 +82,7 @@ class Lane:
             now = self.now()
             if self.backlog.closed or self.backlog.head_locked(permit_free=True) is not None:
                 return False
-            return self._commit_locked(ticket, now) is not None
-
-    def _ensure_worker(self) -> None:
-        if self._worker is not None:
-            return
-        with self.mutex:
-            if self._has_worker_locked():
-                return
-            # A daemon: an exit hook, not a join, lets it finish its work.
-            name = f"claude-throttle-worker-{self.name}"
-            worker = self._worker = threading.Thread(target=self._work, name=name, daemon=True)
-        self._start(worker)
-
-    def _start(self, worker: threading.Thread) -> None:
-        try:
-            worker.start()
-        except BaseException as error:
-            if worker.ident is None:  # Ctrl-C may come when it has started already
-                with self.mutex:
-                    self._worker = None
-            if not isinstance(error, RuntimeError):
-                raise
-            self.end_all(Closed(f"no worker thread can be started any more ({error})"))
-
-    def _has_worker_locked(self) -> bool:
-        return self._worker is not None
-
-    # -- the worker ------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        while True:
-            try:
-                step = self._next_step()
-                if step is None:
-                    return
-                step()
-            except BaseException as error:
-                logger.exception("the worker of lane %s met a bug", self.name)
-                self._fail_the_head(error)
-
-    def _next_step(self) -> Optional[Step]:
-        """Wait until there is something to do; None when there was nothing for long."""
-        idle_since = self.now()
-        with self.mutex:
-            while True:
-                now = self.now()
-                self._looking_at = None
-                due = self._take_due_locked(now)
-                if due:
-                    return partial(self._senders.run, partial(_end_each, due))
-                ticket = self._looking_at = self._head_locked()
-                step = self._commit_locked(ticket, now) if ticket is not None else None
-                if step is not None:
-                    return step
-                wake_at = self._wake_at_locked(ticket, now)
-                if wake_at is None:
-                    wake_at = idle_since + IDLE_SECONDS
-                    if self.backlog.closed or wake_at <= now:
-                        self._worker = None
-                        return None
-                self._clock.wait(self.backlog.not_empty, wake_at - now)
-
-    def _take_due_locked(self, now: float) -> list[Ticket]:
-        due = self.backlog.take_due_locked(now)
-        # A call is due wherever it is; a permit only while it is waited for.
-        due = [ticket for ticket in due if not ticket.ended and (ticket.queued or ticket.counts)]
-        for ticket in due:
-            self.backlog.take_locked(ticket)
-        return due
-
-    def _head_locked(self) -> Optional[Ticket]:
-        if self._permits.is_free():
-            return self.backlog.head_locked(permit_free=True)
-        # Say so first, then look again: a permit returned in between would wake nobody.
-        self._permits.starve(self.wake)
-        return self.backlog.head_locked(permit_free=self._permits.is_free())
-
-    def _commit_locked(self, ticket: Ticket, now: float) -> Optional[Step]:
-        """Let it leave if it may, in this instant; None if it has to wait."""
-        if self.pacer.ready_at(ticket.cost, now) > now:
-            return None
-        if not ticket.rides and not self._permits.try_acquire():
-            return None
-        self.backlog.take_locked(ticket)
-        if not ticket.claim():  # cancelled a moment ago
-            return _nothing if ticket.rides else self._permits.give_back
-        try:
-            self.pacer.take(ticket.cost, now)
-            ticket.commit(now)
-        except BaseException:
-            if not ticket.rides:
-                self._permits.give_back_quietly()
-            raise
-        return ticket.leave
-
-    def _wake_at_locked(self, ticket: Optional[Ticket], now: float) -> Optional[float]:
-        """When to look again if nobody calls; None if nothing is going on at all."""
-        instants = []
-        deadline = self.backlog.next_deadline_locked()
-        if deadline is not None:
-            instants.append(deadline)
-        if ticket is not None:
-            # Ready, yet not gone: another lane took the last permit.
-            ready_at = self.pacer.ready_at(ticket.cost, now)
-            instants.append(ready_at if ready_at > now else now + PERMIT_LOOK_SECONDS)
-        elif self.backlog.head_locked(permit_free=True) is not None:
-            instants.append(now + PERMIT_LOOK_SECONDS)
-        return min(instants) if instants else None
-
-    def _fail_the_head(self, error: BaseException) -> None:
-        """A bug met while looking at a ticket ends that ticket; met elsewhere, all of them."""
-        ticket = self._looking_at
-        if ticket is None:
-            self.end_all(error)
-            return
-        with self.mutex:
-            self.backlog.take_locked(ticket)
-        ticket.refuse(error)
-
-    def wake(self) -> None:
-        """Have the worker look again."""
-        with self.mutex:
-            self.backlog.not_empty.notify()
+            return self._worker.commit_locked(ticket, now) is not None
 
     # -- out -------------------------------------------------------------------------------------
 
@@ -245,7 +107,7 @@ class Lane:
             if attempts is None:
                 return
             self.out.discard(attempts)
-            if actual is not None and self.pacer.settle(attempts.held, actual):
+            if actual is not None and self.pacer.settle(attempts.held, actual, attempts.booked_at):
                 self.backlog.not_empty.notify()
 
     def return_permit(self, attempts: Attempts) -> None:
@@ -255,10 +117,10 @@ class Lane:
         if had_permit:
             self._permits.give_back()
 
-    def settle_permit(self, held: Cost, actual: Cost) -> None:
+    def settle_permit(self, held: Cost, actual: Cost, booked_at: float) -> None:
         """Correct what a permit booked."""
         with self.mutex:
-            if self.pacer.settle(held, actual):
+            if self.pacer.settle(held, actual, booked_at):
                 self.backlog.not_empty.notify()
 
     def forget(self, ticket: Ticket) -> None:
@@ -273,7 +135,7 @@ class Lane:
         if not keep_tokens:
             with self.mutex:
                 spent = Cost(attempts.held.requests, 0.0, 0.0)
-                if self.pacer.settle(attempts.held, spent):
+                if self.pacer.settle(attempts.held, spent, attempts.booked_at):
                     self.backlog.not_empty.notify()
                 attempts.held = spent
         self.return_permit(attempts)
@@ -291,7 +153,7 @@ class Lane:
                 raise Stopped
             turn = attempts.turn = RetryTurn(attempts, cost)
             self.backlog.put_again_locked(turn)
-        self._ensure_worker()
+        self._worker.ensure()
         turn.wait()
 
     # -- from outside ----------------------------------------------------------------------------
@@ -326,6 +188,13 @@ class Lane:
                 self.backlog.take_locked(ticket)
         for ticket in waiting:
             ticket.refuse(error)
+
+    def stop_all(self, why: Callable[[Call], BaseException]) -> None:
+        """End everything that is out, wherever it is."""
+        with self.mutex:
+            out = list(self.out)
+        for attempts in out:
+            attempts.stop(why(attempts.call))
 
     def close(self) -> None:
         """Accept no more; what was accepted goes on."""
@@ -372,15 +241,3 @@ class Lane:
         """The same without a lock: after a fork nobody could give it back."""
         waiting = [ticket for ticket in self.backlog.waiting_locked() if isinstance(ticket, Call)]
         return waiting + [attempts.call for attempts in list(self.out)]
-
-
-def _end_each(due: list[Ticket]) -> None:
-    for ticket in due:
-        try:
-            ticket.time_is_up()
-        except BaseException:
-            logger.exception("ending a call whose time was up failed")
-
-
-def _nothing() -> None:
-    pass

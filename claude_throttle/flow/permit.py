@@ -47,7 +47,15 @@ class Permit(Turn):
     dropped without ``close()`` comes back when it is garbage collected.
     """
 
-    __slots__ = ("__weakref__", "_ident", "_lane", "_open", "_open_permits", "_permits", "_settled")
+    __slots__ = (
+        "_booked_at",
+        "_ident",
+        "_lane",
+        "_open",
+        "_open_permits",
+        "_permits",
+        "_settled",
+    )
 
     def __init__(
         self, lane: Lane, permits: Permits, open_permits: OpenPermits, **place: Any
@@ -57,11 +65,13 @@ class Permit(Turn):
         self._permits = permits
         self._open_permits = open_permits
         self._ident = 0
+        self._booked_at = 0.0
         # Whoever pops it does the closing: a list's pop is atomic, and needs no lock in __del__.
         self._open: list[bool] = []
         self._settled = False
 
-    def commit(self, now: float) -> None:  # noqa: ARG002 - Ticket's signature
+    def commit(self, now: float) -> None:
+        self._booked_at = now
         self._open.append(not self.rides)
 
     def time_is_up(self) -> None:
@@ -88,7 +98,7 @@ class Permit(Turn):
         """
         if not self._settled:
             self._settled = True
-            self._lane.settle_permit(self.cost, _cost_of(usage))
+            self._lane.settle_permit(self.cost, _cost_of(usage), self._booked_at)
 
     def close(self) -> None:
         """Give it back."""

@@ -27,7 +27,7 @@ class Pacer(Protocol):
         """It leaves now."""
         ...
 
-    def settle(self, held: Cost, actual: Cost) -> bool:
+    def settle(self, held: Cost, actual: Cost, booked_at: float) -> bool:
         """What was booked as *held* was in truth *actual*; True if somebody may leave earlier."""
         ...
 

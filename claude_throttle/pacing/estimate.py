@@ -55,7 +55,7 @@ def _tokens(value: Any) -> float:
 
 def _block_tokens(block: Mapping[str, Any]) -> float:
     source = block.get("source")
-    if isinstance(source, dict) and source.get("type") != "text":
+    if isinstance(source, dict) and source.get("type") not in ("text", "content"):
         data = source.get("data")
         if block.get("type") == "document" and isinstance(data, str):
             return len(data) / DOCUMENT_CHARACTERS_PER_TOKEN

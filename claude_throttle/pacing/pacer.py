@@ -42,10 +42,12 @@ def pause_jitter(seconds: float) -> float:
 class _Account:
     """One quota and its instant."""
 
-    __slots__ = ("burst", "empty_at", "kind", "name", "quota", "rate")
+    __slots__ = ("burst", "empty_at", "kind", "name", "quota", "rate", "since")
 
-    def __init__(self, name: str, quota: Quota, burst: float) -> None:
+    def __init__(self, name: str, quota: Quota, burst: float, since: float = -math.inf) -> None:
         self.name = name
+        #: When it was told: what was booked before was not booked here.
+        self.since = since
         self.kind = KINDS[name]
         self.empty_at = -math.inf
         self.set(quota, burst)
@@ -96,10 +98,12 @@ class Pacer:
                     account.empty_at, account.rate, account.burst, units, now
                 )
 
-    def settle(self, held: Cost, actual: Cost) -> bool:
+    def settle(self, held: Cost, actual: Cost, booked_at: float) -> bool:
         """What was booked as *held* was in truth *actual*; True if somebody may leave earlier."""
         earlier = False
         for account in self._accounts:
+            if account.since > booked_at:
+                continue
             change = getattr(actual, account.kind) - getattr(held, account.kind)
             if change:
                 account.empty_at += change / account.rate
@@ -135,7 +139,9 @@ class Pacer:
         known = {account.name: account for account in self._accounts}
         accounts = []
         for name, quota in quotas.items():
-            account = known.get(name) or _Account(name, quota, bursts[name])
+            account = known.get(name) or _Account(name, quota, bursts[name], since=now)
+            # What a smaller burst has not saved, a larger one must not find.
+            account.empty_at = max(account.empty_at, now - account.burst / account.rate)
             account.empty_at = gcra.keep_level(account.empty_at, account.rate, quota.rate, now)
             account.set(quota, bursts[name])
             accounts.append(account)

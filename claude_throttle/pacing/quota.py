@@ -13,6 +13,7 @@ For requests with a burst of 1 this is the fixed interval: 50 a minute leave 1.2
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Optional
 
@@ -51,8 +52,8 @@ class Quota:
 def _require_positive(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a positive, finite number, not {value!r}")
+    if not (0 < value < math.inf) or value > sys.float_info.max:
+        raise ValueError(f"{name} must be a positive, finite number, not {value!r:.40}")
 
 
 def ready_at(empty_at: float, rate: float, burst: float, cost: float) -> float:
@@ -67,6 +68,4 @@ def take(empty_at: float, rate: float, burst: float, cost: float, now: float) ->
 
 def keep_level(empty_at: float, old_rate: float, new_rate: float, now: float) -> float:
     """The instant that leaves the level where it is when the rate changes."""
-    if math.isinf(empty_at):
-        return empty_at
     return now - (now - empty_at) * old_rate / new_rate

@@ -25,6 +25,7 @@ from claude_throttle.transport.connections import (
     keepalive_options,
     use_owned_connections,
 )
+from claude_throttle.transport.headers import merged_headers
 from claude_throttle.transport.retry import Exchange, PacedRetry, RetryRules, verdict_on_error
 
 #: Seconds to wait for a connection (SDK 2.11 ``DEFAULT_TIMEOUT``).
@@ -127,7 +128,7 @@ class Wire:
         prepared.body = call.body
         headers = {**self._settings.headers, "Content-Length": str(len(call.body))}
         if call.extra_headers:
-            headers.update(call.extra_headers)
+            headers = merged_headers(headers, call.extra_headers)
         # A plain dict: the adapter only looks names up as they are written here.
         prepared.headers = headers  # type: ignore[assignment]
         return prepared
@@ -213,5 +214,6 @@ def _describe(error: BaseException) -> str:
     if inner is not None:
         return _describe(inner)
     text = str(error.args[-1]) if error.args else ""
-    text = text.rpartition(">: ")[2] if ">: " in text else text
+    for end_of_repr in (">: ", "): "):
+        text = text.rpartition(end_of_repr)[2] or text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

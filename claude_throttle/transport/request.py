@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -115,11 +114,15 @@ def _require_no_slip(name: str) -> None:
 @lru_cache(maxsize=256)
 def _slip(name: str) -> Optional[str]:
     """The keyword of ours that *name* looks like a misspelling of."""
+    import difflib  # only for a name we do not know
+
     close = difflib.get_close_matches(name, OUR_KEYWORDS, n=1, cutoff=0.75)
     return close[0] if close else None
 
 
 def _closest(params: Mapping[str, Any], wanted: str) -> Optional[str]:
+    import difflib  # only for a slip
+
     unknown = [name for name in params if name not in _API_PARAMETERS]
     close = difflib.get_close_matches(wanted, unknown, n=1, cutoff=0.6)
     return f"{wanted}= where {close[0]}= is given" if close else None

@@ -22,6 +22,7 @@ from urllib3.exceptions import (
     ProxyError,
     ReadTimeoutError,
     ResponseError,
+    SSLError,
 )
 from urllib3.util.retry import Retry
 
@@ -166,6 +167,8 @@ def verdict_on_error(error: BaseException, rules: RetryRules) -> Verdict:
         error = _cause(error)
     if isinstance(error, (ConnectTimeoutError, NewConnectionError)):
         return Verdict(True, "no connection", keeps_tokens=False)
+    if isinstance(error, SSLError):
+        return Verdict(False, "TLS failed", keeps_tokens=False)
     if isinstance(error, ReadTimeoutError):
         return Verdict(rules.read_timeouts, "read timeout")
     if isinstance(error, ProtocolError) and was_lost(error):

@@ -8,31 +8,28 @@ A fork in its midst would hang the child (5 of 5 tries), so a fork waits for it.
 # registration, so these must be imported first: ours waits for a thread that may need their locks.
 import concurrent.futures.thread
 import importlib
+import json
 import logging
 import os
 import threading
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from claude_throttle.transport.answers import error_code
 
 _HOOKED_BEFORE_US = (logging, concurrent.futures.thread)
 
+#: In case the SDK's client cannot be asked.
 _STATUS_CLASSES = {
     400: "BadRequestError",
     401: "AuthenticationError",
-    402: "PaymentRequiredError",
     403: "PermissionDeniedError",
     404: "NotFoundError",
-    408: "RequestTimeoutError",
     409: "ConflictError",
-    412: "PreconditionFailedError",
     413: "RequestTooLargeError",
     422: "UnprocessableEntityError",
     429: "RateLimitError",
-    503: "ServiceUnavailableError",
-    504: "GatewayTimeoutError",
     529: "OverloadedError",
 }
 
@@ -81,7 +78,7 @@ class RefusedResponse:
         return self.content.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        return importlib.import_module("json").loads(self.content)
+        return json.loads(self.content)
 
     def __repr__(self) -> str:
         return f"<RefusedResponse [{self.status_code}]>"
@@ -170,22 +167,24 @@ def timeout_error(url: str, message: str) -> Exception:
     return built
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=256)
 def _error_class(status: int, code: Optional[str]) -> Any:
+    """The class the SDK's own client would raise, whatever the release."""
+    body = {"type": "error", "error": {"details": {"error_code": code}}}
     anthropic = load()
-    by_code = "".join(word.capitalize() for word in (code or "").split("_")) + "Error"
-    found = getattr(anthropic, by_code, None) if code else None
-    if not (isinstance(found, type) and issubclass(found, anthropic.APIStatusError)):
+    try:
+        made = anthropic.Anthropic._make_status_error(
+            None, "", body=body, response=RefusedResponse("", status, {}, b"")
+        )
+        found = cast(Any, type(made))
+    except Exception:  # noqa: BLE001 - private: another release may have another
         found = _class_by_status(anthropic, status)
     return _picklable(found)
 
 
 def _class_by_status(anthropic: Any, status: int) -> Any:
     default = "InternalServerError" if status >= 500 else "APIStatusError"
-    name = _STATUS_CLASSES.get(status, default)
-    exceptions = importlib.import_module("anthropic._exceptions")
-    # Not every release shows every class at the top level.
-    return getattr(anthropic, name, None) or getattr(exceptions, name, getattr(anthropic, default))
+    return getattr(anthropic, _STATUS_CLASSES.get(status, default), getattr(anthropic, default))
 
 
 @lru_cache(maxsize=128)

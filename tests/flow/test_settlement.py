@@ -29,7 +29,7 @@ STAGES = {
     "the worker takes": lambda p, lane, pacer: (pacer, "take"),
     "the worker looks at the head": lambda p, lane, pacer: (lane.backlog, "head_locked"),
     "the worker looks for deadlines": lambda p, lane, pacer: (lane.backlog, "take_due_locked"),
-    "the worker takes a ticket out": lambda p, lane, pacer: (lane, "_commit_locked"),
+    "the worker takes a ticket out": lambda p, lane, pacer: (lane._worker, "commit_locked"),
     "the worker asks for a permit": lambda p, lane, pacer: (p.permits, "try_acquire"),
     "a sender is started": lambda p, lane, pacer: (p.senders, "run"),
     "the wire sends": lambda p, lane, pacer: (p._wire, "send"),

@@ -1,0 +1,51 @@
+"""What the environment says about settings that nobody gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from claude_throttle.errors import ConfigurationError
+
+_NUMBERS = ("rpm", "rpd", "itpm", "otpm", "tpm", "tpd", "headroom", "timeout")
+_WHOLE = ("burst", "max_concurrency", "max_queue", "max_retries")
+_FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure")
+
+
+def read(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings found there. A key or token among *options* keeps both variables out."""
+    found: dict[str, Any] = {}
+    if options.get("api_key") is None and options.get("auth_token") is None:
+        found["api_key"] = environ.get("ANTHROPIC_API_KEY") or None
+        if found["api_key"] is None:
+            found["auth_token"] = environ.get("ANTHROPIC_AUTH_TOKEN") or None
+    if environ.get("ANTHROPIC_BASE_URL"):
+        found["base_url"] = environ["ANTHROPIC_BASE_URL"]
+    if environ.get("ANTHROPIC_CUSTOM_HEADERS"):
+        found["default_headers"] = _header_lines(environ["ANTHROPIC_CUSTOM_HEADERS"])
+    bundle = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE")
+    if bundle:
+        found["ca_bundle"] = bundle
+    for name in (*_NUMBERS, *_WHOLE, *_FLAGS, "api_version"):
+        text = environ.get(f"CLAUDE_THROTTLE_{name.upper()}")
+        if text:
+            found[name] = _parse(name, text)
+    return found
+
+
+def _header_lines(text: str) -> dict[str, str]:
+    pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _parse(name: str, text: str) -> Any:
+    try:
+        if name in _FLAGS:
+            return {"1": True, "true": True, "0": False, "false": False}[text.strip().lower()]
+        if name in _WHOLE:
+            return int(text)
+        return float(text) if name in _NUMBERS else text
+    except (KeyError, ValueError):
+        raise ConfigurationError(
+            f"CLAUDE_THROTTLE_{name.upper()}={text!r:.80} is not a value for {name}"
+        ) from None

@@ -1,0 +1,57 @@
+"""Answers in the order of their requests, reading only so far ahead."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent import futures
+from typing import Any, Callable, Optional
+
+from claude_throttle.flow.clock import longest_wait
+
+Future = futures.Future
+
+#: Calls kept ahead of the consumer while concurrency is unbounded: a minute's worth at 1,000 a
+#: minute, so that slow answers do not starve the queue.
+UNBOUNDED_LOOK_AHEAD = 1000
+
+
+def default_look_ahead(max_concurrency: Optional[int]) -> int:
+    """Enough to keep every permit busy while the consumer is."""
+    return UNBOUNDED_LOOK_AHEAD if max_concurrency is None else 2 * max_concurrency
+
+
+def in_order(
+    submit: Callable[..., Future[Any]],
+    requests: Iterable[Mapping[str, Any]],
+    look_ahead: int,
+    return_exceptions: bool,
+) -> Iterator[Any]:
+    """Submit each of *requests*, *look_ahead* at a time, and yield the answers as asked."""
+    source = iter(requests)
+    ahead: deque[Future[Any]] = deque()
+    try:
+        while True:
+            while len(ahead) < look_ahead:
+                request = next(source, None)
+                if request is None:
+                    break
+                ahead.append(submit(**request))
+            if not ahead:
+                return
+            future = ahead.popleft()
+            wait_for(future)
+            error = future.exception() if return_exceptions else None
+            yield future.result() if error is None else error
+    finally:
+        for future in ahead:
+            future.cancel()
+
+
+def wait_for(future: Future[Any]) -> None:
+    """Wait until it is done, in slices where Ctrl-C would be missed otherwise."""
+    while not future.done():
+        # Its own end may be a TimeoutError, too; then it is done.
+        with contextlib.suppress(TimeoutError, futures.TimeoutError, futures.CancelledError):
+            future.exception(timeout=longest_wait())

@@ -1,0 +1,183 @@
+"""The thread that lets calls leave, one by one.
+
+Permit first, then time: the worker waits until there is a head and a free permit, asks the pacer
+when that head may leave, waits, looks again, and commits in the instant of leaving. It holds no
+reservation while it waits, so a more urgent arrival, a cancel, a settlement or a pause costs
+nothing. What has accrued for a large head stays with it: nobody of its own rank overtakes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Optional
+
+from claude_throttle.errors import Closed
+from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.rooms import Permits, Step
+from claude_throttle.flow.senders import Senders
+from claude_throttle.flow.ticket import Ticket
+
+if TYPE_CHECKING:
+    from claude_throttle.flow.lane import Lane
+
+logger = logging.getLogger("claude_throttle")
+
+#: Seconds after which a worker with nothing to do ends; the next submit starts another.
+IDLE_SECONDS = 60.0
+
+#: Seconds between looks for a permit that came back without a word (closed by the garbage
+#: collector, which must not take a lock).
+PERMIT_LOOK_SECONDS = 0.25
+
+
+class Worker:
+    """One thread for one lane, started when it is needed; what it guards is the lane's mutex's."""
+
+    def __init__(self, lane: Lane, permits: Permits, senders: Senders, clock: Clock) -> None:
+        self._lane = lane
+        self._backlog = lane.backlog
+        self._permits = permits
+        self._senders = senders
+        self._clock = clock
+        #: Guarded by the lane's mutex.
+        self._thread: Optional[threading.Thread] = None
+        #: For whom a bug is to be blamed. The worker's own.
+        self._looking_at: Optional[Ticket] = None
+
+    def ensure(self) -> None:
+        """See to it that there is a thread."""
+        if self._thread is not None:
+            return
+        with self._lane.mutex:
+            if self._has_thread_locked():
+                return
+            # A daemon: an exit hook, not a join, lets it finish its work.
+            name = f"claude-throttle-worker-{self._lane.name}"
+            thread = self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._start(thread)
+
+    def _start(self, thread: threading.Thread) -> None:
+        try:
+            thread.start()
+        except BaseException as error:
+            if thread.ident is None:  # Ctrl-C may come when it has started already
+                with self._lane.mutex:
+                    self._thread = None
+            if not isinstance(error, RuntimeError):
+                raise
+            self._lane.end_all(Closed(f"no worker thread can be started any more ({error})"))
+
+    def _has_thread_locked(self) -> bool:
+        return self._thread is not None
+
+    def _work(self) -> None:
+        while True:
+            try:
+                step = self._next_step()
+                if step is None:
+                    return
+                step()
+            except BaseException as error:
+                logger.exception("the worker of lane %s met a bug", self._lane.name)
+                self._fail_the_head(error)
+
+    def _next_step(self) -> Optional[Step]:
+        """Wait until there is something to do; None when there was nothing for long."""
+        idle_since = self._clock.monotonic()
+        with self._lane.mutex:
+            while True:
+                now = self._clock.monotonic()
+                self._looking_at = None
+                due = self._take_due_locked(now)
+                if due:
+                    return partial(self._senders.run, partial(_end_each, due))
+                ticket = self._looking_at = self._head_locked()
+                step = self.commit_locked(ticket, now) if ticket is not None else None
+                if step is not None:
+                    return step
+                wake_at = self._wake_at_locked(ticket, now)
+                if wake_at is None:
+                    wake_at = idle_since + IDLE_SECONDS
+                    if self._backlog.closed or wake_at <= now:
+                        self._thread = None
+                        return None
+                self._clock.wait(self._backlog.not_empty, wake_at - now)
+
+    def _take_due_locked(self, now: float) -> list[Ticket]:
+        due = self._backlog.take_due_locked(now)
+        # A call is due wherever it is; a permit only while it is waited for.
+        due = [ticket for ticket in due if not ticket.ended and (ticket.queued or ticket.counts)]
+        for ticket in due:
+            self._backlog.take_locked(ticket)
+        return due
+
+    def _head_locked(self) -> Optional[Ticket]:
+        if self._permits.is_free():
+            return self._backlog.head_locked(permit_free=True)
+        # Say so first, then look again: a permit returned in between would wake nobody.
+        self._permits.starve(self.wake)
+        return self._backlog.head_locked(permit_free=self._permits.is_free())
+
+    def commit_locked(self, ticket: Ticket, now: float) -> Optional[Step]:
+        """Let it leave if it may, in this instant; None if it has to wait."""
+        if self._lane.pacer.ready_at(ticket.cost, now) > now:
+            return None
+        if not ticket.rides and not self._permits.try_acquire():
+            return None
+        self._backlog.take_locked(ticket)
+        if not ticket.claim():  # cancelled a moment ago
+            return _nothing if ticket.rides else self._permits.give_back
+        try:
+            self._lane.pacer.take(ticket.cost, now)
+            ticket.commit(now)
+        except BaseException:
+            if not ticket.rides:
+                self._permits.give_back_quietly()
+            raise
+        return ticket.leave
+
+    def _wake_at_locked(self, ticket: Optional[Ticket], now: float) -> Optional[float]:
+        """When to look again if nobody calls; None if nothing is going on at all."""
+        instants = []
+        deadline = self._backlog.next_deadline_locked()
+        if deadline is not None:
+            instants.append(deadline)
+        if ticket is not None:
+            # Ready, yet not gone: another lane took the last permit.
+            ready_at = self._lane.pacer.ready_at(ticket.cost, now)
+            instants.append(ready_at if ready_at > now else now + PERMIT_LOOK_SECONDS)
+        elif self._backlog.head_locked(permit_free=True) is not None:
+            instants.append(now + PERMIT_LOOK_SECONDS)
+        return min(instants) if instants else None
+
+    def _fail_the_head(self, error: BaseException) -> None:
+        """A bug met while looking at a ticket ends that ticket; met elsewhere, all of them."""
+        ticket = self._looking_at
+        if ticket is None:
+            self._senders.run(partial(self._lane.end_all, error))
+            return
+        with self._lane.mutex:
+            self._backlog.take_locked(ticket)
+        try:
+            self._senders.run(partial(ticket.refuse, error))
+        except BaseException:  # noqa: BLE001 - no thread can be had: then in this one
+            ticket.refuse(error)
+
+    def wake(self) -> None:
+        """Have the worker look again."""
+        with self._lane.mutex:
+            self._backlog.not_empty.notify()
+
+
+def _end_each(due: list[Ticket]) -> None:
+    for ticket in due:
+        try:
+            ticket.time_is_up()
+        except BaseException:
+            logger.exception("ending a call whose time was up failed")
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,35 @@
+"""The words for what we refuse: who, how many, how long, and what to do."""
+
+from __future__ import annotations
+
+import math
+
+from claude_throttle.errors import Closed, DeadlineExceeded, Forked, QueueFull, ThrottleError
+from claude_throttle.flow.call import Call
+
+
+def no_place(call: Call, seconds: float, waited: bool) -> ThrottleError:
+    """The queue is full; one more would wait *seconds*. *waited*: it did, until its time was up."""
+    backlog = call.home.backlog
+    paused = math.isinf(seconds)
+    wait = "until resume()" if paused else f"about {seconds:,.1f} s"
+    text = f"{backlog.calls:,} calls to {call.model} are already waiting "
+    text += f"(max_queue={backlog.maxsize:,}); one more would wait {wait}; "
+    if waited:
+        return DeadlineExceeded(text + f"no place came free in {call.timeout:g} s")
+    return QueueFull(
+        text + "wait, submit(block=True), or raise max_queue",
+        retry_after=None if paused else seconds / (backlog.calls + 1),
+    )
+
+
+def closed(call: Call) -> Closed:
+    """The throttler was closed while the call was out."""
+    sent = call.attempts is not None and call.attempts.on_the_wire
+    where = "was on the wire; it may be billed" if sent else "waited for another try"
+    return Closed(f"the throttler was closed while call {call.number} {where}", sent=sent)
+
+
+def forked(call: Call) -> Forked:
+    """The child has only a copy of the future."""
+    return Forked(f"call {call.number} ({call.model}) belongs to the parent process")

@@ -1,0 +1,32 @@
+"""Header fields: what can be sent, and whose go first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Optional
+
+#: What a header's name consists of (RFC 9110, token).
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def header_flaw(headers: Any) -> Optional[str]:
+    """What is wrong with header fields, named without their values; None if nothing is."""
+    if not isinstance(headers, Mapping):
+        return "must be a mapping of names to values"
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            return "holds a name that is none"
+        if not isinstance(value, str) or not _can_be_sent(value):
+            return f"holds a value for {name} that cannot be sent: text without line breaks only"
+    return None
+
+
+def _can_be_sent(value: str) -> bool:
+    return all(" " <= character <= "\xff" or character == "\t" for character in value)
+
+
+def merged_headers(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
+    """*theirs* in place of *ours*, whatever the case of a name."""
+    named = {name.lower() for name in theirs}
+    return {name: value for name, value in ours.items() if name.lower() not in named} | dict(theirs)
