@@ -1,0 +1,257 @@
+"""The house rules, read off the source: who may import whom, and how much fits where."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import claude_throttle
+
+ROOT = Path(claude_throttle.__file__).parent
+TESTS = Path(__file__).parent
+PACKAGE = "claude_throttle"
+ROOMS = {"pacing", "ledgers", "transport", "metrics"}
+GUESTS = {"cli", "testing", "contrib"}
+
+FILES = sorted(ROOT.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+class Import(NamedTuple):
+    """One imported name: from where, what."""
+
+    path: Path
+    #: Dotted, absolute; of a name in a package it may be a module or not.
+    name: str
+    #: Only for the type checker.
+    only_typing: bool
+
+    @property
+    def place(self):
+        """The room the importing file is in; "" for the top level."""
+        parts = self.path.relative_to(ROOT).parts
+        return parts[0] if len(parts) > 1 else ""
+
+    @property
+    def file(self):
+        return self.path.relative_to(ROOT).as_posix()
+
+    @property
+    def target(self):
+        """The first part below our package; None for others' packages."""
+        parts = self.name.split(".")
+        return None if parts[0] != PACKAGE else (parts[1] if len(parts) > 1 else "")
+
+
+def _imports_of(path):
+    found = []
+    _walk(TREES[path], path, False, found)
+    return found
+
+
+def _walk(node, path, only_typing, found):
+    if isinstance(node, ast.Import):
+        found += [Import(path, alias.name, only_typing) for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        base = _absolute(node, path)
+        found += [Import(path, f"{base}.{alias.name}", only_typing) for alias in node.names]
+    for child in ast.iter_child_nodes(node):
+        typing = isinstance(node, ast.If) and child in node.body and _is_type_checking(node.test)
+        _walk(child, path, only_typing or typing, found)
+
+
+def _is_type_checking(test):
+    return getattr(test, "id", getattr(test, "attr", "")) == "TYPE_CHECKING"
+
+
+def _absolute(node, path):
+    if not node.level:
+        return node.module
+    package = [PACKAGE, *path.relative_to(ROOT).parts[: -node.level]]
+    return ".".join([*package, *([node.module] if node.module else [])])
+
+
+IMPORTS = [found for path in FILES for found in _imports_of(path)]
+OURS = [found for found in IMPORTS if found.target is not None]
+
+
+def _wrong(imports):
+    return sorted(f"{found.file} imports {found.name}" for found in imports)
+
+
+def test_the_walk_sees_what_there_is():
+    """A rule that looks at nothing holds always."""
+    assert {"flow", "pacing", "transport", "metrics", ""} <= {found.place for found in IMPORTS}
+    assert any(found.only_typing for found in IMPORTS)
+    assert any(found.name == "requests" for found in IMPORTS)
+    assert len(OURS) > 50
+
+
+def test_the_corridor_knows_no_room():
+    """flow imports only flow and errors; what it needs of the rooms it names as Protocols."""
+    assert _wrong(i for i in OURS if i.place == "flow" and i.target not in ("flow", "errors")) == []
+
+
+def test_a_room_knows_the_corridor_and_not_its_neighbours():
+    """pacing, transport, metrics: flow, errors, themselves."""
+    inside = [found for found in OURS if found.place in ROOMS]
+    assert inside
+    allowed = {"flow", "errors"}
+    assert _wrong(i for i in inside if i.target not in {*allowed, i.place}) == []
+
+
+def test_nothing_inside_knows_the_package_root_or_its_guests():
+    """cli and testing are callers of the front door, and nothing comes back from them."""
+    inside = [i for i in OURS if i.place not in GUESTS and i.file != "__main__.py"]
+    root = {PACKAGE, *(f"{PACKAGE}.{name}" for name in claude_throttle.__all__)}
+    assert _wrong(i for i in inside if i.target in GUESTS) == []
+    assert _wrong(i for i in inside if i.name in root) == []
+
+
+def test_only_the_top_level_knows_corridor_and_rooms():
+    """A guest may ask the clock; everything else it has through the package root."""
+    for found in OURS:
+        if found.place in GUESTS:
+            assert found.target not in ROOMS, _wrong([found])
+            assert found.target != "flow" or found.name.startswith(f"{PACKAGE}.flow.clock"), _wrong(
+                [found]
+            )
+
+
+def test_testing_needs_nothing_but_the_clock():
+    """It can be used for other clients, too."""
+    wrong = [
+        i
+        for i in OURS
+        if i.place == "testing"
+        and i.target != "testing"
+        and not i.name.startswith(f"{PACKAGE}.flow.clock")
+    ]
+    assert _wrong(wrong) == []
+
+
+def test_the_command_line_is_a_caller_of_the_front_door():
+    """The package root, the fake server, the clock, itself."""
+    root = {PACKAGE, *(f"{PACKAGE}.{name}" for name in claude_throttle.__all__)}
+    wrong = [
+        i
+        for i in OURS
+        if i.place == "cli"
+        and i.target not in ("cli", "testing", "_version")
+        and i.name not in root
+        and not i.name.startswith(f"{PACKAGE}.flow.clock")
+    ]
+    assert _wrong(wrong) == []
+
+
+@pytest.mark.parametrize(
+    ("packages", "files"),
+    [
+        (
+            {"requests", "urllib3"},
+            {"transport/http.py", "transport/retry.py", "transport/connections.py", "cli/naive.py"},
+        ),
+        ({"anthropic"}, {"transport/sdk.py"}),
+        ({"redis"}, {"ledgers/redis.py"}),
+        ({"sqlite3"}, {"ledgers/sqlite.py"}),
+        ({"tqdm"}, {"cli/progress.py"}),
+        ({"time"}, {"flow/clock.py"}),
+    ],
+    ids=lambda value: "-".join(sorted(value)) if len(value) < 4 else "",
+)
+def test_a_library_is_imported_in_its_own_files_only(packages, files):
+    """So that it can be changed, or do without, in one place. cli/naive.py shows the naive way."""
+    mine = [i for i in IMPORTS if i.name.split(".")[0] in packages and not i.only_typing]
+    assert _wrong(i for i in mine if i.file not in files) == []
+
+
+def test_the_sdk_is_never_imported_by_a_statement_of_ours():
+    """Not even where it may be: it takes 0.5 to 1.9 s, so import_module() does it when needed."""
+    assert _wrong(i for i in IMPORTS if i.name.startswith("anthropic") and not i.only_typing) == []
+
+
+def _calls(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield ast.unparse(node.func)
+
+
+CLOCKS = {"now", "utcnow", "today", "time", "monotonic", "perf_counter", "time_ns", "localtime"}
+
+
+def test_only_the_clock_reads_time():
+    """Everything that computes takes now as an argument."""
+    wrong = [
+        f"{path.name}: {call}()"
+        for path, tree in TREES.items()
+        if path.name != "clock.py"
+        for call in _calls(tree)
+        if call.split(".")[0] in ("time", "datetime", "date") and call.split(".")[-1] in CLOCKS
+    ]
+    assert wrong == []
+
+
+def test_nobody_sleeps():
+    """Neither the package nor its tests: who waits, waits on something that can be notified."""
+    trees = [*TREES.items(), *((p, ast.parse(p.read_text("utf-8"))) for p in TESTS.rglob("*.py"))]
+    sleeps = [p.name for p, tree in trees for call in _calls(tree) if call == "time.sleep"]
+    names = [f.path.name for f in IMPORTS if f.name == "time.sleep"]
+    assert sleeps + names == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_file_fits_on_a_few_screens(path):
+    """Fewer than 300 lines, a docstring, and a name that says more than "utils"."""
+    lines = path.read_text(encoding="utf-8").count("\n")
+    assert lines < 300
+    assert ast.get_docstring(TREES[path]) or path.name == "_version.py"
+    shelves = ("util", "utils", "helper", "helpers", "common", "manager", "misc", "base")
+    assert path.stem.strip("_") not in shelves
+
+
+def _functions():
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return [n for tree in TREES.values() for n in ast.walk(tree) if isinstance(n, kinds)]
+
+
+def test_functions_are_short():
+    """Half of them take less than ten lines, the signature and its docstring included."""
+    lengths = [node.end_lineno - node.lineno + 1 for node in _functions()]
+    assert statistics.median(lengths) < 10
+
+
+PUBLIC = sorted(set(claude_throttle.__all__) - {"__version__"})
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_is_public_is_there_and_explained(name):
+    """Importable, with a docstring of its own."""
+    found = getattr(claude_throttle, name)
+    if inspect.isclass(found) or inspect.isroutine(found):
+        assert found.__doc__
+        assert not found.__doc__.startswith(f"{name}("), "made by dataclass, not by us"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_methods_are_explained(name):
+    """Each of Throttler's, Permit's and the others', as a newcomer would ask help() for it."""
+    found = getattr(claude_throttle, name)
+    if not inspect.isclass(found) or issubclass(found, Exception):
+        return
+    methods = {k: v for k, v in vars(found).items() if not k.startswith("_")}
+    bare = [k for k, v in methods.items() if callable(v) and not inspect.getdoc(getattr(found, k))]
+    assert bare == []
+
+
+def test_the_shop_window_lists_everything_once():
+    """__all__ has no name twice, and none that a package import does not give."""
+    assert len(claude_throttle.__all__) == len(set(claude_throttle.__all__))
+    for package in (PACKAGE, f"{PACKAGE}.testing"):
+        module = importlib.import_module(package)
+        assert [n for n in module.__all__ if not hasattr(module, n)] == []
