@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import weakref
+from functools import partial
 from typing import Any, Callable, Optional, Protocol
 
 
@@ -20,6 +21,8 @@ class Closable(Protocol):
     #: The process it lives in; a forked child has copies of its parent's.
     pid: int
 
+    def finish(self) -> None: ...
+
     def close(self, timeout: Optional[float], cancel_pending: bool) -> None: ...
 
 
@@ -28,15 +31,17 @@ _registered: list[bool] = []
 
 
 def finish_at_exit(closable: Closable) -> None:
-    """Close *closable* at the end, unless it is gone by then."""
+    """Finish and close *closable* at the end, unless it is gone by then."""
     _open.add(closable)
     if not _registered:
         _registered.append(True)
-        # Before the interpreter waits for threads, where atexit would be too late for some of
-        # ours; the same hook that concurrent.futures uses (3.9 and later).
+        # Twice. First before the interpreter waits for threads, as long as new ones can be
+        # started (concurrent.futures uses the same hook, 3.9 and later) ...
         register: Callable[..., Any] = getattr(threading, "_register_atexit", atexit.register)
         with contextlib.suppress(RuntimeError):  # it is ending already
             register(_finish)
+        # ... and once more when the others are done: they may have called until then.
+        atexit.register(_close)
 
 
 def forget(closable: Closable) -> None:
@@ -45,17 +50,26 @@ def forget(closable: Closable) -> None:
 
 
 def _finish() -> None:
+    for closable in _mine():
+        _do(closable, closable.finish)
+
+
+def _close() -> None:
+    for closable in _mine():
+        _do(closable, partial(closable.close, None, False))
+
+
+def _mine() -> list[Any]:
+    return [closable for closable in _open if closable.pid == os.getpid()]
+
+
+def _do(closable: Closable, end: Callable[[], None]) -> None:
     # Set by the interpreter when it prints an unhandled exception, before this runs.
-    interrupted = getattr(sys, "last_type", None)
-    for closable in [mine for mine in _open if mine.pid == os.getpid()]:
-        if isinstance(interrupted, type) and issubclass(interrupted, KeyboardInterrupt):
-            closable.close(0.0, True)
-        else:
-            _close_unless_interrupted(closable)
-
-
-def _close_unless_interrupted(closable: Closable) -> None:
+    last = getattr(sys, "last_type", None)
     try:
-        closable.close(None, False)
+        if isinstance(last, type) and issubclass(last, KeyboardInterrupt):
+            raise KeyboardInterrupt
+        end()
     except KeyboardInterrupt:
         closable.close(0.0, True)
+        forget(closable)

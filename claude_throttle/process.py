@@ -16,15 +16,16 @@ from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
 from claude_throttle import refusals
-from claude_throttle.errors import Closed, InvalidCall
+from claude_throttle.errors import Closed
 from claude_throttle.flow.call import Call, CallFuture
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.events import CallSent, Event
 from claude_throttle.flow.lane import Lane
-from claude_throttle.flow.permit import OpenPermits, Permit
+from claude_throttle.flow.permit import Permit
+from claude_throttle.flow.seat import OpenPermits
 from claude_throttle.flow.senders import Senders
-from claude_throttle.flow.settlement import Outcome, settle
+from claude_throttle.flow.settlement import Outcome, busy, busy_with, settle
 from claude_throttle.metrics.stats import Recorder, Stats
 from claude_throttle.pacing.concurrency import Concurrency
 from claude_throttle.pacing.estimate import guess_input_tokens
@@ -32,9 +33,8 @@ from claude_throttle.pacing.pacer import Pacer
 from claude_throttle.room import Room
 from claude_throttle.settings import Settings
 from claude_throttle.transport import sdk
-from claude_throttle.transport.headers import header_flaw
 from claude_throttle.transport.http import Wire, WireSettings
-from claude_throttle.transport.request import Request, serialise
+from claude_throttle.transport.request import Request, require_options, serialise
 from claude_throttle.transport.retry import RetryRules
 
 logger = logging.getLogger("claude_throttle")
@@ -78,7 +78,7 @@ class Process:
         extra_headers: Optional[Mapping[str, str]],
     ) -> CallFuture:
         """Check, serialise, estimate, queue."""
-        _require_sendable(extra_headers)
+        require_options(priority, extra_headers)
         request = serialise(params)
         room = self.room(request.model)
         guess = guess_input_tokens(params)
@@ -94,9 +94,9 @@ class Process:
             submitted_at=self._clock.monotonic(),
             priority=priority,
             timeout=timeout,
-            rides=self._open_permits.held_by_this_thread(),
+            rides=self._open_permits.seat_of_this_thread(),
             raw=raw,
-            extra_headers=extra_headers,
+            extra_headers=None if extra_headers is None else dict(extra_headers),
             context=contextvars.copy_context() if self._listener is not None else None,
         )
         self._queue(call, room, block)
@@ -114,13 +114,12 @@ class Process:
         now = self._clock.monotonic()
         permit = Permit(
             self.room(model).lane,
-            self.permits,
             self._open_permits,
             number=next(self._numbers),
             cost=cost,
             priority=priority,
             deadline=None if timeout is None else now + timeout,
-            rides=self._open_permits.held_by_this_thread(),
+            rides=self._open_permits.seat_of_this_thread(),
         )
         permit.acquire()
         return permit
@@ -161,7 +160,8 @@ class Process:
     def carry(self, call: Call) -> None:
         """Take a call that left to its end. Runs in a sender thread."""
         try:
-            outcome = self._send(call)
+            with busy_with(call):
+                outcome = self._send(call)
         except BaseException as error:  # noqa: BLE001 - whatever happens, its future is resolved
             outcome = Outcome(error=error)
         settle(call, outcome)
@@ -217,6 +217,8 @@ class Process:
     def pause(self, paused: bool) -> None:
         """Stop or go on letting calls leave."""
         with self._lock:
+            if paused and self._closed:
+                return  # nobody would end it, and a drain would never end
             self._paused = paused
         for lane in self.lanes():
             lane.pause() if paused else lane.resume()
@@ -254,32 +256,34 @@ class Process:
         if cancel_pending:
             for lane in self.lanes():
                 lane.cancel_waiting(Closed("the throttler was closed"))
-        if self.drain(timeout):
-            self._end_the_rest()
+        self.drain(timeout)
+        self._end_the_rest()
         self.senders.stop()
         self._wire.close()
 
     def _end_the_rest(self) -> None:
         for lane in self.lanes():
+            # Also who waits for a permit: they are no calls, and nobody drained them.
             lane.end_all(Closed("the throttler was closed before this call could leave"))
             lane.stop_all(refusals.closed)
         if self._wait_until_done(GRACE_SECONDS):
             # A sender may be stuck where nothing reaches it, looking up a name; its caller is not.
             for lane in self.lanes():
-                for call in lane.unsettled_calls():
-                    settle(call, Outcome(error=refusals.closed(call)))
+                for call in lane.unsettled():
+                    if call not in busy.calls:
+                        settle(call, Outcome(error=refusals.closed(call)))
+
+    def finish(self) -> None:
+        """Wait until nothing is left to do; go on accepting. Ends a pause."""
+        self.pause(False)
+        self._wait_until_done(None)
 
     def abandon(self) -> None:
         """In a forked child: end our copies of the parent's futures. Takes no lock."""
         for lane in self.lanes():
             for call in lane.unsettled():
                 call.future.abandon(refusals.forked(call))
-
-
-def _require_sendable(extra_headers: Optional[Mapping[str, str]]) -> None:
-    flaw = None if extra_headers is None else header_flaw(extra_headers)
-    if flaw is not None:
-        raise InvalidCall(f"extra_headers {flaw}")
+        self._wire.abandon()
 
 
 def _wire_settings(settings: Settings) -> WireSettings:

@@ -287,11 +287,12 @@ class Throttler:
     # -- inside ----------------------------------------------------------------------------------
 
     def _process(self) -> Process:
-        return self._processes.mine()
+        process = self._processes.mine()
+        if self._closed:  # perhaps before there was a process to close
+            process.drain(0)
+        return process
 
     def _begin(self) -> Process:
         process = Process(self._settings, self._clock, self._on_event)
         exit_hooks.finish_at_exit(process)
-        if self._closed:
-            process.drain(0)
         return process

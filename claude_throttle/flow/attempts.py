@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Callable, Optional
 from claude_throttle.flow.clock import longest_wait
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.events import CallSent, LanePaused, RetryScheduled
+from claude_throttle.flow.rooms import Lender
 from claude_throttle.flow.ticket import Ticket
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Turn(Ticket):
         self._answered.acquire()
         self._error: Optional[BaseException] = None
 
-    def commit(self, now: float) -> None:
+    def commit(self, now: float, lender: Lender) -> None:
         pass
 
     def leave(self) -> None:
@@ -68,8 +69,8 @@ class RetryTurn(Turn):
         )
         self._attempts = attempts
 
-    def commit(self, now: float) -> None:  # noqa: ARG002 - Ticket's signature
-        self._attempts.begin_locked(self.cost)
+    def commit(self, now: float, lender: Lender) -> None:  # noqa: ARG002 - Ticket's signature
+        self._attempts.begin_locked(self.cost, lender)
 
     def refuse(self, error: BaseException) -> None:
         # Straight through urllib3; the wire then asks why.
@@ -88,8 +89,8 @@ class Attempts:
         "_hang_up",
         "booked_at",
         "call",
-        "has_permit",
         "held",
+        "lender",
         "number",
         "on_the_wire",
         "resting",
@@ -97,7 +98,7 @@ class Attempts:
         "turn",
     )
 
-    def __init__(self, call: Call, held: Cost, booked_at: float) -> None:
+    def __init__(self, call: Call, held: Cost, lender: Lender, booked_at: float) -> None:
         self.call = call
         #: The instant at which *held* was first taken.
         self.booked_at = booked_at
@@ -105,8 +106,8 @@ class Attempts:
         self.number = 1
         #: Taken from the quotas and not settled yet. Guarded by the lane's mutex.
         self.held = held
-        #: Guarded by the lane's mutex.
-        self.has_permit = not call.rides
+        #: Who gets its place in flight back; None once that is done. Guarded by the lane's mutex.
+        self.lender: Optional[Lender] = lender
         #: Bytes may have reached the server. Written by the sender alone.
         self.on_the_wire = False
         #: Refused, and waiting for another try. Guarded by the lane's mutex.
@@ -117,11 +118,11 @@ class Attempts:
         self.turn: Optional[RetryTurn] = None
         self._hang_up: Optional[Callable[[], None]] = None
 
-    def begin_locked(self, cost: Cost) -> None:
+    def begin_locked(self, cost: Cost, lender: Lender) -> None:
         """Another attempt leaves now. Requires the lane's mutex."""
         self.number += 1
         self.held = Cost(*(mine + more for mine, more in zip(self.held, cost)))
-        self.has_permit = not self.call.rides
+        self.lender = lender
         self.turn = None
         self.resting = False
 

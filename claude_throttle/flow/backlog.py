@@ -111,8 +111,7 @@ class Backlog(queue.Queue[Ticket]):
 
     def _settled_locked(self, ticket: Ticket) -> None:
         self.accepted.discard(ticket)
-        if not self.accepted:
-            self.all_tasks_done.notify_all()
+        self.all_tasks_done.notify_all()
 
     def require_open_locked(self) -> None:
         """Raise :class:`Closed` once no more is accepted."""
@@ -127,7 +126,7 @@ class Backlog(queue.Queue[Ticket]):
 
     def put_again_locked(self, ticket: Ticket) -> None:
         """Take a place that needs none of ``maxsize``: for a retry, or a permit."""
-        heap = self._heaps[ticket.rides]
+        heap = self._heaps[ticket.rides is not None]
         entry = (int(ticket.priority), ticket.tag, ticket.number, ticket)
         ticket.queued = True
         self.load = Cost(*map(operator.add, self.load, ticket.cost))
@@ -158,6 +157,8 @@ class Backlog(queue.Queue[Ticket]):
 
     def next_deadline_locked(self) -> Optional[float]:
         """The earliest instant at which somebody's time is up."""
+        while self._deadlines and self._deadlines[0][2].ended:
+            heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
     def waiting_locked(self) -> list[Ticket]:
@@ -178,7 +179,7 @@ class Backlog(queue.Queue[Ticket]):
             self.not_full.notify()
         # At once for the head: its retry will stand in the same place, and two entries that
         # differ in nothing but their tickets cannot be compared. The others wait for the sweep.
-        self._top_locked(self._heaps[ticket.rides])
+        self._top_locked(self._heaps[ticket.rides is not None])
         if self._dead > SWEEP_FROM and self._dead > sum(map(len, self._heaps)) // 2:
             self._sweep_locked()
         return True

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Optional
 from claude_throttle.errors import Closed, DeadlineExceeded
 from claude_throttle.flow.attempts import Attempts
 from claude_throttle.flow.cost import Cost
+from claude_throttle.flow.rooms import Lender
+from claude_throttle.flow.seat import Seat
 from claude_throttle.flow.ticket import Priority, Ticket
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ class Call(Ticket):
         priority: int = Priority.NORMAL,
         tag: float = 0.0,
         timeout: Optional[float] = None,
-        rides: bool = False,
+        rides: Optional[Seat] = None,
         raw: bool = False,
         extra_headers: Optional[Mapping[str, str]] = None,
         context: Optional[Context] = None,
@@ -85,21 +87,26 @@ class Call(Ticket):
     def claim(self) -> bool:
         return self.future.claim()
 
-    def commit(self, now: float) -> None:
+    def commit(self, now: float, lender: Lender) -> None:
         self.sent_at = now
-        self.attempts = Attempts(self, held=self.cost, booked_at=now)
+        self.attempts = Attempts(self, self.cost, lender, booked_at=now)
         self.home.out.add(self.attempts)
 
     def leave(self) -> None:
         self.home.deliver(self)
 
+    def let_go(self) -> None:
+        """It has ended: whatever still refers to it must not keep its text, nor its attempts."""
+        self.body = b""
+        self.attempts = None
+
     def time_is_up(self) -> None:
         attempts = self.attempts
         error = self.deadline_exceeded(sent=attempts is not None and attempts.on_the_wire)
-        if attempts is None:
-            self.refuse(error)
-        else:
+        if attempts is not None:
             attempts.stop(error)
+        # Not left to its sender, which may be stuck where nothing reaches it, looking up a name.
+        self.refuse(error)
 
     def deadline_exceeded(self, sent: bool) -> DeadlineExceeded:
         """What to say when its time is up."""
@@ -137,33 +144,30 @@ class CallFuture(Future[Any]):
             return True
 
     def cancel(self) -> bool:
-        call = self._call
-        try:
-            return super().cancel()
-        finally:
-            # Even if a done-callback raised.
-            if self._notify_cancelled() and call is not None:
-                call.home.withdraw(call)
-
-    def _notify_cancelled(self) -> bool:
-        """Tell ``futures.wait`` now: nobody else would, and it would wait for ever.
-
-        Returns whether this was the thread that did it.
-        """
         with self._condition:
-            if self._state != CANCELLED:
-                return False
+            if self._state != PENDING:
+                return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+            # Notified here and now: nobody else would, and futures.wait would wait for ever.
             self._state = CANCELLED_AND_NOTIFIED
             for waiter in self._waiters:
                 waiter.add_cancelled(self)
-            return True
+            self._condition.notify_all()
+            call = self._call
+        try:
+            if call is not None:
+                call.home.withdraw(call)
+        finally:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
+        return True
 
     def give_up(self) -> None:
         """Nobody waits for the answer any more: cancel the call, or end it where it is."""
         call = self._call
         if self.cancel() or call is None or call.attempts is None:
             return
-        call.attempts.stop(Closed("the caller gave up", sent=call.attempts.on_the_wire))
+        error = Closed("the caller gave up", sent=call.attempts.on_the_wire)
+        call.attempts.stop(error)
+        call.refuse(error)
 
     def abandon(self, error: BaseException) -> None:
         """End a copy that a fork left behind: its lock may be held by a thread that is not here."""

@@ -19,7 +19,7 @@ from claude_throttle.flow.cost import NO_COST, Cost
 from claude_throttle.flow.events import CallQueued, Event
 from claude_throttle.flow.rooms import Pacer, Permits
 from claude_throttle.flow.senders import Senders
-from claude_throttle.flow.settlement import Outcome, settle, settle_cancelled
+from claude_throttle.flow.settlement import Outcome, busy, busy_with, settle, settle_cancelled
 from claude_throttle.flow.ticket import Ticket
 from claude_throttle.flow.worker import Worker
 
@@ -50,7 +50,6 @@ class Lane:
         self.stopped = threading.Condition(self.mutex)
         self.out: set[Attempts] = set()
         self.now = clock.monotonic
-        self._permits = permits
         self._senders = senders
         self._carry = carry
         self._clock = clock
@@ -62,7 +61,8 @@ class Lane:
         """Queue a call, and say so. Raises ``queue.Full`` or :class:`Closed`."""
         try:
             self.backlog.reserve(call, block, timeout)
-            self.observe(CallQueued(call.number, call.model, self.backlog.calls), call)
+            with busy_with(call):
+                self.observe(CallQueued(call.number, call.model, self.backlog.calls), call)
             self.backlog.place(call)
             self._worker.ensure()
         except BaseException:  # Closed, Full, or Ctrl-C anywhere: the caller gets no future
@@ -113,9 +113,11 @@ class Lane:
     def return_permit(self, attempts: Attempts) -> None:
         """Give back the permit of an attempt that has ended; idempotent."""
         with self.mutex:
-            had_permit, attempts.has_permit = attempts.has_permit, False
-        if had_permit:
-            self._permits.give_back()
+            lender, attempts.lender = attempts.lender, None
+        if lender is not None:
+            lender.give_back()
+            if attempts.call.rides is not None:
+                self.wake()  # others may wait for the same ride
 
     def settle_permit(self, held: Cost, actual: Cost, booked_at: float) -> None:
         """Correct what a permit booked."""
@@ -155,6 +157,11 @@ class Lane:
             self.backlog.put_again_locked(turn)
         self._worker.ensure()
         turn.wait()
+
+    def wake(self) -> None:
+        """Have the worker look again."""
+        with self.mutex:
+            self.backlog.not_empty.notify()
 
     # -- from outside ----------------------------------------------------------------------------
 
@@ -219,25 +226,23 @@ class Lane:
             return self.backlog.take_locked(ticket)
 
     def wait_until_done(self, give_up_at: Optional[float]) -> int:
-        """Wait until every accepted call has ended; return how many have not by *give_up_at*."""
+        """Wait until every accepted call has ended; return how many have not by *give_up_at*.
+
+        But for those this very thread is in the midst of: it would wait for itself.
+        """
+        mine = set(busy.calls)
         with self.mutex:
-            while self.backlog.accepted:
-                left = None if give_up_at is None else give_up_at - self.now()
-                if left is not None and left <= 0:
+            while left := len(self.backlog.accepted - mine):
+                seconds = None if give_up_at is None else give_up_at - self.now()
+                if seconds is not None and seconds <= 0:
                     break
-                self._clock.wait(self.backlog.all_tasks_done, left)
-            return len(self.backlog.accepted)
+                self._clock.wait(self.backlog.all_tasks_done, seconds)
+            return left
 
     def in_flight(self) -> int:
         """Requests on the wire."""
         return sum(not attempts.resting for attempts in list(self.out))
 
-    def unsettled_calls(self) -> list[Call]:
-        """Every call that has not ended, waiting or out."""
-        with self.mutex:
-            return self.unsettled()
-
     def unsettled(self) -> list[Call]:
-        """The same without a lock: after a fork nobody could give it back."""
-        waiting = [ticket for ticket in self.backlog.waiting_locked() if isinstance(ticket, Call)]
-        return waiting + [attempts.call for attempts in list(self.out)]
+        """Every call that has not ended. Takes no lock: after a fork nobody could give it back."""
+        return [ticket for ticket in list(self.backlog.accepted) if isinstance(ticket, Call)]

@@ -37,7 +37,7 @@ def in_order(
                 request = next(source, None)
                 if request is None:
                     break
-                ahead.append(submit(**request))
+                ahead.append(_submitted(submit, request))
             if not ahead:
                 return
             future = ahead.popleft()
@@ -47,6 +47,16 @@ def in_order(
     finally:
         for future in ahead:
             future.cancel()
+
+
+def _submitted(submit: Callable[..., Future[Any]], request: Mapping[str, Any]) -> Future[Any]:
+    """A refusal takes its place in the line, too: the answers before it come first."""
+    try:
+        return submit(**request)
+    except Exception as error:  # noqa: BLE001 - it is raised where its answer would be
+        refused: Future[Any] = Future()
+        refused.set_exception(error)
+        return refused
 
 
 def wait_for(future: Future[Any]) -> None:

@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
+import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional
 
 from claude_throttle.errors import DeadlineExceeded
 from claude_throttle.flow.attempts import Turn
 from claude_throttle.flow.cost import NO_COST, Cost
+from claude_throttle.flow.rooms import Lender
+from claude_throttle.flow.seat import OpenPermits, Seat
 
 if TYPE_CHECKING:
     from claude_throttle.flow.lane import Lane
-    from claude_throttle.flow.rooms import Permits
-
-
-class OpenPermits:
-    """Which threads hold an open permit; calls made by them ride on it.
-
-    Else a thread that holds the last permit and makes a call would wait for itself.
-    """
-
-    def __init__(self) -> None:
-        # Thread idents, one entry per open permit. Single list operations only, so no lock.
-        self._idents: list[int] = []
-
-    def held_by_this_thread(self) -> bool:
-        return bool(self._idents) and threading.get_ident() in self._idents
-
-    def opened(self) -> int:
-        ident = threading.get_ident()
-        self._idents.append(ident)
-        return ident
-
-    def closed(self, ident: int) -> None:
-        with contextlib.suppress(ValueError):
-            self._idents.remove(ident)
 
 
 class Permit(Turn):
@@ -47,32 +24,24 @@ class Permit(Turn):
     dropped without ``close()`` comes back when it is garbage collected.
     """
 
-    __slots__ = (
-        "_booked_at",
-        "_ident",
-        "_lane",
-        "_open",
-        "_open_permits",
-        "_permits",
-        "_settled",
-    )
+    __slots__ = ("_booked_at", "_lane", "_open", "_open_permits", "_pid", "_seat", "_settled")
 
-    def __init__(
-        self, lane: Lane, permits: Permits, open_permits: OpenPermits, **place: Any
-    ) -> None:
+    def __init__(self, lane: Lane, open_permits: OpenPermits, **place: Any) -> None:
         super().__init__(**place)
         self._lane = lane
-        self._permits = permits
         self._open_permits = open_permits
-        self._ident = 0
         self._booked_at = 0.0
+        self._seat = Seat()
         # Whoever pops it does the closing: a list's pop is atomic, and needs no lock in __del__.
         self._open: list[bool] = []
+        # A forked child must not touch what its copy refers to.
+        self._pid = os.getpid()
         self._settled = False
 
-    def commit(self, now: float) -> None:
+    def commit(self, now: float, lender: Lender) -> None:
         self._booked_at = now
-        self._open.append(not self.rides)
+        self._seat.open(lender)
+        self._open.append(True)
 
     def time_is_up(self) -> None:
         self.refuse(DeadlineExceeded("no permit was free in time; nothing was sent"))
@@ -87,7 +56,7 @@ class Permit(Turn):
                 self._lane.forget(self)
                 self.close()
                 raise
-        self._ident = self._open_permits.opened()
+        self._open_permits.add(self._seat)
 
     def settle(self, usage: Optional[Any] = None) -> None:
         """Book what the request really took instead of the estimate; the first time counts.
@@ -96,20 +65,28 @@ class Permit(Turn):
         ``cache_creation_input_tokens``), as the API's answers carry it. None: it took no tokens,
         as after a refusal.
         """
-        if not self._settled:
+        if not self._settled and self._pid == os.getpid():
             self._settled = True
             self._lane.settle_permit(self.cost, _cost_of(usage), self._booked_at)
 
     def close(self) -> None:
         """Give it back."""
+        if self._take_closing():
+            self._lane.forget(self)
+            self._seat.close()
+            if self.rides is not None:
+                self._lane.wake()
+
+    def _take_closing(self) -> bool:
+        """Whether it is this caller who closes it, in the process where it was opened."""
         try:
-            took_permit = self._open.pop()
+            self._open.pop()
         except IndexError:
-            return
-        self._open_permits.closed(self._ident)
-        self._lane.forget(self)
-        if took_permit:
-            self._permits.give_back()
+            return False
+        if self._pid != os.getpid():
+            return False
+        self._open_permits.remove(self._seat)
+        return True
 
     def __enter__(self) -> Permit:
         return self
@@ -123,10 +100,9 @@ class Permit(Turn):
         self.close()
 
     def __del__(self) -> None:
-        # May run anywhere, even under a lock of ours: so only append, and let the worker find it.
-        if self._open and self._open.pop():
-            self._permits.give_back_quietly()
-        self._open_permits.closed(self._ident)
+        # May run anywhere, even under a lock of ours, so it takes none; the worker looks often.
+        if self._take_closing():
+            self._seat.close(quietly=True)
 
 
 def _cost_of(usage: Optional[Any]) -> Cost:

@@ -36,20 +36,24 @@ class Pacer(Protocol):
         ...
 
 
-class Permits(Protocol):
+class Lender(Protocol):
+    """Who lent a place in flight."""
+
+    def give_back(self) -> None:
+        """Return it, and wake whoever waits for it. Call it with no lane's mutex held."""
+        ...
+
+    def give_back_quietly(self) -> None:
+        """Return it without a word and without a lock; for the garbage collector."""
+        ...
+
+
+class Permits(Lender, Protocol):
     """How many may be in flight, over all lanes. Has its own lock; never calls out under it."""
 
     def is_free(self) -> bool: ...
 
     def try_acquire(self) -> bool: ...
-
-    def give_back(self) -> None:
-        """Return one, and wake the lanes that wait for it."""
-        ...
-
-    def give_back_quietly(self) -> None:
-        """Return one without a word and without a lock."""
-        ...
 
     def starve(self, wake: Step) -> None:
         """Remember whom to wake when one comes back."""

@@ -51,18 +51,22 @@ class Senders:
     def stop(self) -> None:
         """Let idle threads end now instead of after their idle time. It may still be used."""
         with self._lock:
-            idle, self._idle = self._idle, 0
+            idle, self._idle = max(0, self._idle), 0
+            self._threads -= idle
         for _ in range(idle):
             self._tasks.put(None)
 
     def _start(self, task: Task) -> None:
         # Daemons: a blocked read must not keep the interpreter. The exit hook waits for answers.
-        thread = threading.Thread(target=self._work, args=(task,), name=self._name, daemon=True)
+        # No argument: a thread keeps those for life, and with them its first call.
+        thread = threading.Thread(target=self._work, name=self._name, daemon=True)
         try:
             thread.start()
         except RuntimeError:
             # The interpreter is ending, or the machine has no thread left: those we have go on.
             self._do_without(task)
+        else:
+            self._tasks.put(task)
 
     def _do_without(self, task: Task) -> None:
         with self._lock:
@@ -74,17 +78,15 @@ class Senders:
         else:
             _run_safely(task)
 
-    def _work(self, first: Task) -> None:
-        task: Optional[Task] = first
-        del first  # or the thread would keep its first call alive
-        while task is not None:
+    def _work(self) -> None:
+        while True:
+            task = self._next_task()
+            if task is None:
+                return
             _run_safely(task)
-            task = None
+            del task
             with self._lock:
                 self._idle += 1
-            task = self._next_task()
-        with self._lock:
-            self._threads -= 1
 
     def _next_task(self) -> Optional[Task]:
         while True:
@@ -94,7 +96,9 @@ class Senders:
                 with self._lock:
                     # A task may have been promised to us between the time-out and here.
                     if self._tasks.empty() and self._idle > 0:
+                        # In one step, so that nobody counts on a thread that is ending.
                         self._idle -= 1
+                        self._threads -= 1
                         return None
 
 

@@ -6,7 +6,10 @@ that submits would hang the worker.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from claude_throttle.flow.call import Call
@@ -33,6 +36,26 @@ class Outcome(NamedTuple):
     refused: bool = False
 
 
+class _Busy(threading.local):
+    """The calls this thread is in the midst of, in a listener or a done-callback perhaps."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+
+busy = _Busy()
+
+
+@contextlib.contextmanager
+def busy_with(call: Call) -> Iterator[None]:
+    """Note that this thread cannot wait for *call* to end: it is what has to end it."""
+    busy.calls.append(call)
+    try:
+        yield
+    finally:
+        busy.calls.remove(call)
+
+
 def settle(call: Call, outcome: Outcome) -> None:
     """End *call* with *outcome*; does nothing if it has ended already.
 
@@ -43,15 +66,18 @@ def settle(call: Call, outcome: Outcome) -> None:
         if call.ended:
             return
         call.ended = True
-    try:
-        lane.close_account(call, _final_cost(call, outcome))
-        lane.observe(_event(call, outcome, lane.now()), call)
-    except BaseException:
-        logger.exception("accounting for call %d failed; this is a bug", call.number)
-    finally:
-        _return_permit(call)
-        _resolve(call, outcome)
-        lane.backlog.settled(call)
+    with busy_with(call):
+        try:
+            lane.close_account(call, _final_cost(call, outcome))
+            lane.observe(_event(call, outcome, lane.now()), call)
+        except BaseException:
+            # The answer was paid for; a bug here must not lose it.
+            logger.exception("accounting for call %d failed; this is a bug", call.number)
+        finally:
+            _return_permit(call)
+            _resolve(call, outcome)
+            lane.backlog.settled(call)
+            call.let_go()
 
 
 def _return_permit(call: Call) -> None:
@@ -110,6 +136,8 @@ def settle_cancelled(lane: Lane, call: Call) -> None:
         lane.backlog.take_locked(call)
         lane.backlog.forget_deadline_locked(call)
     try:
-        lane.observe(CallFailed(call.number, call.model, 0, "CancelledError", None), call)
+        with busy_with(call):
+            lane.observe(CallFailed(call.number, call.model, 0, "CancelledError", None), call)
     finally:
         lane.backlog.settled(call)
+        call.let_go()

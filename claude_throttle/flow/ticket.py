@@ -6,6 +6,8 @@ import enum
 from typing import Optional
 
 from claude_throttle.flow.cost import Cost
+from claude_throttle.flow.rooms import Lender
+from claude_throttle.flow.seat import Seat
 
 
 class Priority(enum.IntEnum):
@@ -36,7 +38,7 @@ class Ticket:
         priority: int = Priority.NORMAL,
         tag: float = 0.0,
         deadline: Optional[float] = None,
-        rides: bool = False,
+        rides: Optional[Seat] = None,
     ) -> None:
         self.number = number
         self.cost = cost
@@ -44,7 +46,7 @@ class Ticket:
         self.tag = tag
         #: Instant, on the clock's monotonic scale.
         self.deadline = deadline
-        #: It needs no permit of its own: its thread holds an open one.
+        #: It may go on the permit its thread holds open, instead of one of its own.
         self.rides = rides
         self.queued = False
         #: True once, for ever.
@@ -59,8 +61,11 @@ class Ticket:
         """The worker asks, in the instant of leaving, whether it is still wanted."""
         return True
 
-    def commit(self, now: float) -> None:
-        """Its cost was taken, and a permit unless it rides. Requires the lane's mutex."""
+    def commit(self, now: float, lender: Lender) -> None:
+        """Its cost was taken, and a place in flight, which goes back to *lender*.
+
+        Requires the lane's mutex.
+        """
         raise NotImplementedError
 
     def leave(self) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Optional
 
 from claude_throttle.errors import Closed
 from claude_throttle.flow.clock import Clock
-from claude_throttle.flow.rooms import Permits, Step
+from claude_throttle.flow.rooms import Lender, Permits, Step
 from claude_throttle.flow.senders import Senders
 from claude_throttle.flow.ticket import Ticket
 
@@ -32,6 +33,10 @@ IDLE_SECONDS = 60.0
 PERMIT_LOOK_SECONDS = 0.25
 
 
+#: Senders that end calls whose time is up, however many those are.
+MOST_ENDING = 32
+
+
 class Worker:
     """One thread for one lane, started when it is needed; what it guards is the lane's mutex's."""
 
@@ -45,6 +50,8 @@ class Worker:
         self._thread: Optional[threading.Thread] = None
         #: For whom a bug is to be blamed. The worker's own.
         self._looking_at: Optional[Ticket] = None
+        #: Who lent a place to a ticket that has not left yet. Guarded by the lane's mutex.
+        self._owed_to: Optional[Lender] = None
 
     def ensure(self) -> None:
         """See to it that there is a thread."""
@@ -79,6 +86,7 @@ class Worker:
                 if step is None:
                     return
                 step()
+                del step  # or it would keep the last call alive until the next one leaves
             except BaseException as error:
                 logger.exception("the worker of lane %s met a bug", self._lane.name)
                 self._fail_the_head(error)
@@ -92,7 +100,7 @@ class Worker:
                 self._looking_at = None
                 due = self._take_due_locked(now)
                 if due:
-                    return partial(self._senders.run, partial(_end_each, due))
+                    return partial(self._end_due, due)
                 ticket = self._looking_at = self._head_locked()
                 step = self.commit_locked(ticket, now) if ticket is not None else None
                 if step is not None:
@@ -104,6 +112,12 @@ class Worker:
                         self._thread = None
                         return None
                 self._clock.wait(self._backlog.not_empty, wake_at - now)
+
+    def _end_due(self, due: list[Ticket]) -> None:
+        # Several at once, since a done-callback may wait for another call that is due.
+        shared = deque(due)
+        for _ in range(min(len(due), MOST_ENDING)):
+            self._senders.run(partial(_end_each, shared))
 
     def _take_due_locked(self, now: float) -> list[Ticket]:
         due = self._backlog.take_due_locked(now)
@@ -117,26 +131,30 @@ class Worker:
         if self._permits.is_free():
             return self._backlog.head_locked(permit_free=True)
         # Say so first, then look again: a permit returned in between would wake nobody.
-        self._permits.starve(self.wake)
+        self._permits.starve(self._lane.wake)
         return self._backlog.head_locked(permit_free=self._permits.is_free())
 
     def commit_locked(self, ticket: Ticket, now: float) -> Optional[Step]:
         """Let it leave if it may, in this instant; None if it has to wait."""
         if self._lane.pacer.ready_at(ticket.cost, now) > now:
             return None
-        if not ticket.rides and not self._permits.try_acquire():
+        lender = self._borrow(ticket)
+        if lender is None:
             return None
         self._backlog.take_locked(ticket)
         if not ticket.claim():  # cancelled a moment ago
-            return _nothing if ticket.rides else self._permits.give_back
-        try:
-            self._lane.pacer.take(ticket.cost, now)
-            ticket.commit(now)
-        except BaseException:
-            if not ticket.rides:
-                self._permits.give_back_quietly()
-            raise
+            return lender.give_back
+        self._owed_to = lender
+        self._lane.pacer.take(ticket.cost, now)
+        ticket.commit(now, lender)
+        self._owed_to = None
         return ticket.leave
+
+    def _borrow(self, ticket: Ticket) -> Optional[Lender]:
+        """A ride or a permit, as whoever lent it; None if there is neither."""
+        if ticket.rides is not None and ticket.rides.try_take():
+            return ticket.rides
+        return self._permits if self._permits.try_acquire() else None
 
     def _wake_at_locked(self, ticket: Optional[Ticket], now: float) -> Optional[float]:
         """When to look again if nobody calls; None if nothing is going on at all."""
@@ -154,6 +172,9 @@ class Worker:
 
     def _fail_the_head(self, error: BaseException) -> None:
         """A bug met while looking at a ticket ends that ticket; met elsewhere, all of them."""
+        lender, self._owed_to = self._owed_to, None
+        if lender is not None:
+            lender.give_back()
         ticket = self._looking_at
         if ticket is None:
             self._senders.run(partial(self._lane.end_all, error))
@@ -165,19 +186,12 @@ class Worker:
         except BaseException:  # noqa: BLE001 - no thread can be had: then in this one
             ticket.refuse(error)
 
-    def wake(self) -> None:
-        """Have the worker look again."""
-        with self._lane.mutex:
-            self._backlog.not_empty.notify()
 
-
-def _end_each(due: list[Ticket]) -> None:
-    for ticket in due:
+def _end_each(due: deque[Ticket]) -> None:
+    while due:
         try:
-            ticket.time_is_up()
+            due.popleft().time_is_up()
+        except IndexError:
+            return  # another sender took the last one
         except BaseException:
             logger.exception("ending a call whose time was up failed")
-
-
-def _nothing() -> None:
-    pass

@@ -39,6 +39,8 @@ class _Owned:
         # or for a shutdown, which does not block.
         self._ownership = threading.Lock()
         self.owner: Optional[Attempts] = None
+        # Kept apart: http.client lets go of `sock` when an answer ends its connection.
+        self._open_sock: Any = None
         super().__init__(*args, **kwargs)
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
@@ -54,15 +56,21 @@ class _Owned:
     def _belong_to(self, attempts: Optional[Attempts]) -> None:
         with self._ownership:
             self.owner = attempts
+            self._open_sock = self.sock
         if attempts is not None:
             attempts.connected(partial(self._hang_up, attempts))
 
     def _hang_up(self, attempts: Attempts) -> None:
         with self._ownership:
-            sock = self.sock if self.owner is attempts else None
+            sock = self._open_sock if self.owner is attempts else None
             if sock is not None:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
+
+    def let_go(self) -> None:
+        """It goes back to the pool: its call must not end it any more, nor be kept alive by it."""
+        with self._ownership:
+            self.owner = self._open_sock = None
 
 
 class _OwnedHTTPConnection(_Owned, HTTPConnection):
@@ -73,12 +81,32 @@ class _OwnedHTTPSConnection(_Owned, HTTPSConnection):
     pass
 
 
-class _HTTPPool(HTTPConnectionPool):
+class _LettingGo:
+    """Mixed into urllib3's pools."""
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.let_go()
+        super()._put_conn(conn)  # type: ignore[misc]
+
+
+class _HTTPPool(_LettingGo, HTTPConnectionPool):
     ConnectionCls = _OwnedHTTPConnection
 
 
-class _HTTPSPool(HTTPSConnectionPool):
+class _HTTPSPool(_LettingGo, HTTPSConnectionPool):
     ConnectionCls = _OwnedHTTPSConnection
+
+
+def renew_locks(manager: urllib3.PoolManager) -> None:
+    """In a forked child: urllib3 empties its pools at exit, and a lock may be held for ever."""
+    # Private, because its public face takes the very lock.
+    for pool in list(getattr(manager.pools, "_container", {}).values()):
+        waiting = pool.pool
+        if waiting is not None:
+            waiting.mutex = threading.Lock()
+            for name in ("not_empty", "not_full", "all_tasks_done"):
+                setattr(waiting, name, threading.Condition(waiting.mutex))
 
 
 def use_owned_connections(manager: urllib3.PoolManager) -> None:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.errors import InvalidCall
+from claude_throttle.transport.headers import header_flaw
 
 #: Bytes. "Messages 32 MB" (errors page, 2026-11); refused by the proxy in front of the API.
 MAX_BODY_BYTES = 32 * 1024 * 1024
@@ -65,6 +66,15 @@ def serialise(params: Mapping[str, Any]) -> Request:
     model, max_tokens = params["model"], params["max_tokens"]
     _require_values(model, max_tokens, params["messages"])
     return Request(_body(params), model, max_tokens)
+
+
+def require_options(priority: Any, extra_headers: Optional[Mapping[str, str]]) -> None:
+    """Check what comes with a request and is not part of it. Raises :class:`InvalidCall`."""
+    if not isinstance(priority, int):
+        raise InvalidCall(f"priority= must be a whole number, not {priority!r:.80}")
+    flaw = None if extra_headers is None else header_flaw(extra_headers)
+    if flaw is not None:
+        raise InvalidCall(f"extra_headers {flaw}")
 
 
 def _require_values(model: Any, max_tokens: Any, messages: Any) -> None:

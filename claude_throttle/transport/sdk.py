@@ -107,7 +107,9 @@ def _import() -> None:
 
 def load() -> Any:
     """The module ``anthropic``; waits for an import that is under way."""
-    _import()
+    begin_import()
+    _wait_for_import()
+    _import()  # again, for its own exception if there was one; else this costs nothing
     return importlib.import_module("anthropic")
 
 

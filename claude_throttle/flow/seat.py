@@ -1,0 +1,89 @@
+"""Riding: a call made by a thread that holds an open permit needs none of its own.
+
+Else a thread that holds the last permit and makes a call would wait for itself. A permit is one
+place in flight, so it carries one rider at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from claude_throttle.flow.rooms import Lender
+
+
+class Seat:
+    """The place of an open permit, lent to one call after another.
+
+    Thread-safe without a lock, so that the garbage collector may close it: the place is an entry
+    of a list, and whoever pops that entry has it.
+    """
+
+    def __init__(self) -> None:
+        self._place: list[Lender] = []
+        self._lent: list[Lender] = []
+        self._closed = False
+
+    def open(self, lender: Lender) -> None:
+        """The permit is granted; its place goes back to *lender* in the end."""
+        self._place.append(lender)
+
+    def try_take(self) -> bool:
+        """Take a ride, if nobody else does."""
+        if self._closed or not self._place:
+            return False
+        try:
+            self._lent.append(self._place.pop())
+        except IndexError:
+            return False
+        return True
+
+    def give_back(self) -> None:
+        """The rider is done; the place goes back if the permit was closed meanwhile."""
+        self._place.append(self._lent.pop())
+        self._end()
+
+    def give_back_quietly(self) -> None:
+        """The same without a lock."""
+        self._place.append(self._lent.pop())
+        self._end(quietly=True)
+
+    def close(self, quietly: bool = False) -> None:
+        """The permit is closed: the place goes back now, or with its rider."""
+        self._closed = True
+        self._end(quietly)
+
+    def _end(self, quietly: bool = False) -> None:
+        # Closing and the rider's end may come together: only one of them finds the place.
+        if not self._closed:
+            return
+        try:
+            lender = self._place.pop()
+        except IndexError:
+            return
+        if quietly:
+            lender.give_back_quietly()
+        else:
+            lender.give_back()
+
+
+class OpenPermits:
+    """Which threads hold open permits."""
+
+    def __init__(self) -> None:
+        # Thread ident and seat of each open permit. Single list operations only, so no lock.
+        self._open: list[tuple[int, Seat]] = []
+
+    def seat_of_this_thread(self) -> Seat | None:
+        """The seat of the permit this thread opened last, if it holds one."""
+        if not self._open:
+            return None
+        me = threading.get_ident()
+        return next((seat for ident, seat in reversed(self._open) if ident == me), None)
+
+    def add(self, seat: Seat) -> None:
+        """This thread opened one."""
+        self._open.append((threading.get_ident(), seat))
+
+    def remove(self, seat: Seat) -> None:
+        """It was closed, by whatever thread."""
+        self._open[:] = [entry for entry in self._open if entry[1] is not seat]
