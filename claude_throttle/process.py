@@ -60,7 +60,8 @@ class Process:
         self._numbers = itertools.count(1)
         self._wire = Wire(_wire_settings(settings), clock)
         # Guards _rooms and _closed: no lane is made after the close. Never held while calling out.
-        self._lock = threading.Lock()
+        # Reentrant for the same reason as the lane's mutex.
+        self._lock = threading.RLock()
         self._rooms: dict[str, Room] = {}
         self._closed = False
         self._paused = False
@@ -169,6 +170,7 @@ class Process:
     def _send(self, call: Call) -> Outcome:
         if not call.raw:
             sdk.begin_import()
+        call.future.set_running_or_notify_cancel()
         attempts = call.attempts
         if attempts is None or call.sent_at is None:  # the lane sets both as it leaves
             raise RuntimeError("a call was carried before it left")

@@ -25,7 +25,8 @@ def no_place(call: Call, seconds: float, waited: bool) -> ThrottleError:
 
 def closed(call: Call) -> Closed:
     """The throttler was closed while the call was out."""
-    sent = call.attempts is not None and call.attempts.on_the_wire
+    attempts = call.attempts  # read once: it is let go of when the call ends
+    sent = attempts is not None and attempts.on_the_wire
     where = "was on the wire; it may be billed" if sent else "waited for another try"
     return Closed(f"the throttler was closed while call {call.number} {where}", sent=sent)
 

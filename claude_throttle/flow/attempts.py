@@ -187,6 +187,10 @@ class Attempts:
         waited = lane.now() - call.submitted_at
         lane.observe(CallSent(call.number, call.model, self.number, waited), call)
 
+    def let_go(self) -> None:
+        """Its call has ended: the connection must not keep it alive."""
+        self._hang_up = None
+
     # -- what others do to it --------------------------------------------------------------------
 
     def stop(self, error: BaseException) -> None:

@@ -31,10 +31,10 @@ class Backlog(queue.Queue[Ticket]):
     takes none. ``accepted`` holds the calls that have not been settled, wherever they are.
     """
 
-    def __init__(self, maxsize: int, mutex: threading.Lock, clock: Clock) -> None:
+    def __init__(self, maxsize: int, mutex: threading.RLock, clock: Clock) -> None:
         super().__init__(maxsize)
         # The lane's mutex. Guards everything here, and is never held while calling out.
-        self.mutex = mutex
+        self.mutex = mutex  # type: ignore[assignment]
         # Notified when the head changes; the worker waits there.
         self.not_empty = threading.Condition(mutex)
         # Notified when a call leaves or is withdrawn; blocked puts wait there.
@@ -180,6 +180,8 @@ class Backlog(queue.Queue[Ticket]):
         # At once for the head: its retry will stand in the same place, and two entries that
         # differ in nothing but their tickets cannot be compared. The others wait for the sweep.
         self._top_locked(self._heaps[ticket.rides is not None])
+        if not any(self._heaps):
+            self.load = NO_COST  # sums of floats drift
         if self._dead > SWEEP_FROM and self._dead > sum(map(len, self._heaps)) // 2:
             self._sweep_locked()
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, PENDING, RUNNING
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -98,7 +98,9 @@ class Call(Ticket):
     def let_go(self) -> None:
         """It has ended: whatever still refers to it must not keep its text, nor its attempts."""
         self.body = b""
-        self.attempts = None
+        attempts, self.attempts = self.attempts, None
+        if attempts is not None:
+            attempts.let_go()
 
     def time_is_up(self) -> None:
         attempts = self.attempts
@@ -131,22 +133,30 @@ class CallFuture(Future[Any]):
         super().__init__()
         # An empty deque takes 624 bytes, a third of all a waiting call needs; a list does, too.
         self._condition._waiters = []  # type: ignore[attr-defined]
+        # Popped by whoever sends it, cancels it, or ends it unsent.
+        self._unclaimed = [True]
         #: Dropped at the end, or call and future would keep each other alive until the next
         #: collection.
         self._call: Optional[Call] = call
 
     def claim(self) -> bool:
-        """Set it running, unless it was cancelled: the worker's question before it leaves."""
+        """Whether it is the caller's to send: nobody can cancel it any more.
+
+        Takes no lock: the worker asks while it holds the lane's mutex, and a thread that holds this
+        future's lock may be waiting for that.
+        """
+        try:
+            self._unclaimed.pop()
+        except IndexError:
+            return False
+        return True
+
+    def cancel(self) -> bool:
+        if not self.claim():
+            return self.cancelled()
         with self._condition:
             if self._state != PENDING:
                 return False
-            self._state = RUNNING
-            return True
-
-    def cancel(self) -> bool:
-        with self._condition:
-            if self._state != PENDING:
-                return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
             # Notified here and now: nobody else would, and futures.wait would wait for ever.
             self._state = CANCELLED_AND_NOTIFIED
             for waiter in self._waiters:
@@ -163,15 +173,19 @@ class CallFuture(Future[Any]):
     def give_up(self) -> None:
         """Nobody waits for the answer any more: cancel the call, or end it where it is."""
         call = self._call
-        if self.cancel() or call is None or call.attempts is None:
+        attempts = None if call is None else call.attempts
+        if self.cancel() or call is None or attempts is None:
             return
-        error = Closed("the caller gave up", sent=call.attempts.on_the_wire)
-        call.attempts.stop(error)
+        error = Closed("the caller gave up", sent=attempts.on_the_wire)
+        attempts.stop(error)
         call.refuse(error)
 
     def abandon(self, error: BaseException) -> None:
         """End a copy that a fork left behind: its lock may be held by a thread that is not here."""
         self._condition = threading.Condition()
+        # Whoever they would tell is in the parent, and may hold locks there.
+        self._waiters.clear()
+        self._done_callbacks.clear()  # type: ignore[attr-defined]
         self._call = None
         if not self.done():
             self.set_exception(error)

@@ -23,6 +23,9 @@ from claude_throttle.flow.settlement import Outcome, busy, busy_with, settle, se
 from claude_throttle.flow.ticket import Ticket
 from claude_throttle.flow.worker import Worker
 
+#: Seconds between looks of a busy thread at the futures it waits for.
+BUSY_LOOK_SECONDS = 0.05
+
 
 class Lane:
     """One queue, one worker, one pace. All methods may be called from any thread."""
@@ -44,7 +47,9 @@ class Lane:
         self.observe = observe
         # Guards the backlog, the pacer, who is out, and the worker's existence. Held for
         # arithmetic only: never while waiting, sending, logging or calling out.
-        self.mutex = threading.Lock()
+        # Reentrant: the garbage collector, or a signal handler, may come in the midst of it and
+        # cancel a future or ask for stats.
+        self.mutex = threading.RLock()
         self.backlog = Backlog(max_queue, self.mutex, clock)
         # Notified when calls are stopped; retries that wait out a delay wait there.
         self.stopped = threading.Condition(self.mutex)
@@ -228,16 +233,24 @@ class Lane:
     def wait_until_done(self, give_up_at: Optional[float]) -> int:
         """Wait until every accepted call has ended; return how many have not by *give_up_at*.
 
-        But for those this very thread is in the midst of: it would wait for itself.
+        A thread that is in the midst of a call itself, in a callback that closes, say, waits
+        neither for that nor for others' callbacks: they may be waiting for it.
         """
-        mine = set(busy.calls)
         with self.mutex:
-            while left := len(self.backlog.accepted - mine):
-                seconds = None if give_up_at is None else give_up_at - self.now()
-                if seconds is not None and seconds <= 0:
+            while left := self._count_unfinished_locked():
+                seconds = math.inf if give_up_at is None else give_up_at - self.now()
+                if seconds <= 0:
                     break
-                self._clock.wait(self.backlog.all_tasks_done, seconds)
+                # Nobody tells when a future is done and only its callbacks are not.
+                longest = BUSY_LOOK_SECONDS if busy.calls else math.inf
+                self._clock.wait(self.backlog.all_tasks_done, min(seconds, longest))
             return left
+
+    def _count_unfinished_locked(self) -> int:
+        if not busy.calls:
+            return len(self.backlog.accepted)
+        others = (call for call in self.unsettled() if call not in busy.calls)
+        return sum(not call.future.done() for call in others)
 
     def in_flight(self) -> int:
         """Requests on the wire."""

@@ -10,7 +10,7 @@ from claude_throttle.errors import DeadlineExceeded
 from claude_throttle.flow.attempts import Turn
 from claude_throttle.flow.cost import NO_COST, Cost
 from claude_throttle.flow.rooms import Lender
-from claude_throttle.flow.seat import OpenPermits, Seat
+from claude_throttle.flow.seat import Entry, OpenPermits, Seat
 
 if TYPE_CHECKING:
     from claude_throttle.flow.lane import Lane
@@ -24,13 +24,23 @@ class Permit(Turn):
     dropped without ``close()`` comes back when it is garbage collected.
     """
 
-    __slots__ = ("_booked_at", "_lane", "_open", "_open_permits", "_pid", "_seat", "_settled")
+    __slots__ = (
+        "_booked_at",
+        "_entry",
+        "_lane",
+        "_open",
+        "_open_permits",
+        "_pid",
+        "_seat",
+        "_settled",
+    )
 
     def __init__(self, lane: Lane, open_permits: OpenPermits, **place: Any) -> None:
         super().__init__(**place)
         self._lane = lane
         self._open_permits = open_permits
         self._booked_at = 0.0
+        self._entry: Optional[Entry] = None
         self._seat = Seat()
         # Whoever pops it does the closing: a list's pop is atomic, and needs no lock in __del__.
         self._open: list[bool] = []
@@ -48,15 +58,15 @@ class Permit(Turn):
 
     def acquire(self) -> None:
         """Wait for it; Ctrl-C ends the wait. Raises Closed or DeadlineExceeded."""
-        if not self._lane.try_leave(self):
-            self._lane.ask(self)
-            try:
+        try:
+            if not self._lane.try_leave(self):
+                self._lane.ask(self)
                 self.wait()
-            except BaseException:
-                self._lane.forget(self)
-                self.close()
-                raise
-        self._open_permits.add(self._seat)
+            self._entry = self._open_permits.add(self._seat)
+        except BaseException:
+            self._lane.forget(self)
+            self.close()
+            raise
 
     def settle(self, usage: Optional[Any] = None) -> None:
         """Book what the request really took instead of the estimate; the first time counts.
@@ -85,7 +95,8 @@ class Permit(Turn):
             return False
         if self._pid != os.getpid():
             return False
-        self._open_permits.remove(self._seat)
+        if self._entry is not None:
+            self._open_permits.remove(self._entry)
         return True
 
     def __enter__(self) -> Permit:

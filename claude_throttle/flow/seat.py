@@ -6,6 +6,7 @@ place in flight, so it carries one rider at a time.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 from claude_throttle.flow.rooms import Lender
@@ -66,24 +67,31 @@ class Seat:
             lender.give_back()
 
 
+#: A thread, and the seat of a permit it holds open.
+Entry = tuple[threading.Thread, Seat]
+
+
 class OpenPermits:
     """Which threads hold open permits."""
 
     def __init__(self) -> None:
-        # Thread ident and seat of each open permit. Single list operations only, so no lock.
-        self._open: list[tuple[int, Seat]] = []
+        # Threads, not their idents: those are used again. Single list operations only, so no lock.
+        self._open: list[Entry] = []
 
     def seat_of_this_thread(self) -> Seat | None:
         """The seat of the permit this thread opened last, if it holds one."""
         if not self._open:
             return None
-        me = threading.get_ident()
-        return next((seat for ident, seat in reversed(self._open) if ident == me), None)
+        me = threading.current_thread()
+        return next((seat for thread, seat in reversed(list(self._open)) if thread is me), None)
 
-    def add(self, seat: Seat) -> None:
+    def add(self, seat: Seat) -> Entry:
         """This thread opened one."""
-        self._open.append((threading.get_ident(), seat))
+        entry = (threading.current_thread(), seat)
+        self._open.append(entry)
+        return entry
 
-    def remove(self, seat: Seat) -> None:
+    def remove(self, entry: Entry) -> None:
         """It was closed, by whatever thread."""
-        self._open[:] = [entry for entry in self._open if entry[1] is not seat]
+        with contextlib.suppress(ValueError):
+            self._open.remove(entry)

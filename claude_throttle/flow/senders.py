@@ -25,10 +25,12 @@ class Senders:
     def __init__(self, name: str = "claude-throttle-sender") -> None:
         self._name = name
         self._tasks: queue.SimpleQueue[Optional[Task]] = queue.SimpleQueue()
-        # Guards the two counts. Never held while a thread starts or a task runs.
-        self._lock = threading.Lock()
+        # Guards what follows. Never held while a thread starts or a task runs.
+        # Reentrant for the same reason as the lane's mutex.
+        self._lock = threading.RLock()
         self._idle = 0
         self._threads = 0
+        self._stopped = False
 
     @property
     def threads(self) -> int:
@@ -51,6 +53,7 @@ class Senders:
     def stop(self) -> None:
         """Let idle threads end now instead of after their idle time. It may still be used."""
         with self._lock:
+            self._stopped = True
             idle, self._idle = max(0, self._idle), 0
             self._threads -= idle
         for _ in range(idle):
@@ -86,6 +89,9 @@ class Senders:
             _run_safely(task)
             del task
             with self._lock:
+                if self._stopped and self._tasks.empty():
+                    self._threads -= 1
+                    return
                 self._idle += 1
 
     def _next_task(self) -> Optional[Task]:

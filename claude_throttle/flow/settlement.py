@@ -117,6 +117,7 @@ def _resolve(call: Call, outcome: Outcome) -> None:
     future = call.future
     try:
         future.forget()
+        future.claim()
         if future.cancelled():
             return
         if outcome.error is not None:

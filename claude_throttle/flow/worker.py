@@ -50,8 +50,6 @@ class Worker:
         self._thread: Optional[threading.Thread] = None
         #: For whom a bug is to be blamed. The worker's own.
         self._looking_at: Optional[Ticket] = None
-        #: Who lent a place to a ticket that has not left yet. Guarded by the lane's mutex.
-        self._owed_to: Optional[Lender] = None
 
     def ensure(self) -> None:
         """See to it that there is a thread."""
@@ -144,10 +142,12 @@ class Worker:
         self._backlog.take_locked(ticket)
         if not ticket.claim():  # cancelled a moment ago
             return lender.give_back
-        self._owed_to = lender
-        self._lane.pacer.take(ticket.cost, now)
+        try:
+            self._lane.pacer.take(ticket.cost, now)
+        except BaseException:
+            lender.give_back_quietly()
+            raise
         ticket.commit(now, lender)
-        self._owed_to = None
         return ticket.leave
 
     def _borrow(self, ticket: Ticket) -> Optional[Lender]:
@@ -172,9 +172,6 @@ class Worker:
 
     def _fail_the_head(self, error: BaseException) -> None:
         """A bug met while looking at a ticket ends that ticket; met elsewhere, all of them."""
-        lender, self._owed_to = self._owed_to, None
-        if lender is not None:
-            lender.give_back()
         ticket = self._looking_at
         if ticket is None:
             self._senders.run(partial(self._lane.end_all, error))

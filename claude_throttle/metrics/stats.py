@@ -105,7 +105,8 @@ class Recorder:
 
     def __init__(self) -> None:
         # Guards everything here. Held for counting only.
-        self._lock = threading.Lock()
+        # Reentrant for the same reason as the lane's mutex.
+        self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
         self._statuses: Counter[int] = Counter()

@@ -17,7 +17,8 @@ class Concurrency:
         self.limit = limit
         self._returned: deque[None] = deque()
         # Guards _borrowed and _starved. Never held while calling out.
-        self._lock = threading.Lock()
+        # Reentrant for the same reason as the lane's mutex.
+        self._lock = threading.RLock()
         self._borrowed = 0
         self._starved: set[Callable[[], None]] = set()
 

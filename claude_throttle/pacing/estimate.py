@@ -92,7 +92,8 @@ class Estimator:
 
     def __init__(self) -> None:
         # Guards both shares. Held for arithmetic only.
-        self._lock = threading.Lock()
+        # Reentrant for the same reason as the lane's mutex.
+        self._lock = threading.RLock()
         self._input = Share(1.0, weight=200.0)
         self._output = Share(self.FIRST_OUTPUT_SHARE, weight=200.0)
 

@@ -187,6 +187,11 @@ class FakeClaude:
             return
         listening.set_result(server.sockets[0].getsockname()[1])
         await self._stopping.wait()
+        # Accept no more, but let what was accepted become a connection: one that comes to a closed
+        # server is left half made, and its socket open.
+        for listener in server.sockets:
+            loop.remove_reader(listener.fileno())
+        await self._accepted()
         server.close()
         await self._hang_up()
         await server.wait_closed()
@@ -195,13 +200,15 @@ class FakeClaude:
         return Connection(self._service, self._connections)
 
     async def _hang_up(self) -> None:
-        # Connections being accepted right now are tasks, not yet in the set.
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*others, return_exceptions=True)
         for connection in list(self._connections):
             connection.abort()
         while self._connections:
             await asyncio.sleep(0)
+
+    async def _accepted(self) -> None:
+        # Connections being accepted right now are tasks, not yet in the set.
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*others, return_exceptions=True)
 
     def _release(self) -> None:
         for connection in list(self._connections):

@@ -64,13 +64,22 @@ class _Owned:
         with self._ownership:
             sock = self._open_sock if self.owner is attempts else None
             if sock is not None:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+                _shut_down(sock)
 
     def let_go(self) -> None:
         """It goes back to the pool: its call must not end it any more, nor be kept alive by it."""
         with self._ownership:
             self.owner = self._open_sock = None
+
+
+def _shut_down(sock: Any) -> None:
+    """End every read and write of a socket, TLS or not."""
+    # Never SSLSocket.shutdown: it drops its TLS layer first, and a sender that writes in that
+    # moment would send the key in the clear. TLS within TLS keeps its socket in an attribute.
+    plain = sock if isinstance(sock, socket.socket) else getattr(sock, "socket", None)
+    if isinstance(plain, socket.socket):
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(plain, socket.SHUT_RDWR)
 
 
 class _OwnedHTTPConnection(_Owned, HTTPConnection):
