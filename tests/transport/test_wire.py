@@ -180,24 +180,28 @@ def test_a_proxy_that_refuses_is_a_connection_error(begin, proxy):
 
 
 class _Line:
-    """Stands in for urllib3's connection, and for its socket."""
+    """Stands in for urllib3's connection; its socket is a real one, and so is the other end."""
 
     sock = None
-
-    def __init__(self):
-        self.shut = 0
 
     def request(self, *args):
         return args
 
     def connect(self):
-        self.sock = self
+        self.sock, self.other_end = socket.socketpair()
+        self.other_end.settimeout(0.0)
 
-    def shutdown(self, how):
-        assert how == socket.SHUT_RDWR
-        self.shut += 1
-        if self.shut > 1:
-            raise OSError("not connected any more")
+    def close(self):
+        self.sock.close()
+        self.other_end.close()
+
+    @property
+    def was_shut(self):
+        """Whether the other end has read the end of it."""
+        try:
+            return self.other_end.recv(1) == b""
+        except BlockingIOError:
+            return False
 
 
 class _OwnedLine(_Owned, _Line):
@@ -225,11 +229,13 @@ def test_a_call_hangs_up_on_its_own_connection(sending):
     sending(caller)
     assert line.request("POST", "/") == ("POST", "/")
     caller.hang_up()  # there is no socket yet
-    assert line.shut == 0
     line.connect()
+    assert not line.was_shut
     caller.hang_up()
+    assert line.was_shut
     caller.hang_up()
-    assert line.shut == 2
+    line.close()
+    caller.hang_up()
 
 
 def test_nobody_hangs_up_on_a_successors_call(sending):
@@ -240,11 +246,12 @@ def test_nobody_hangs_up_on_a_successors_call(sending):
     sending(second)
     line.request()
     first.hang_up()
-    assert line.shut == 0
+    assert not line.was_shut
     sending(None)
     line.request()
     second.hang_up()
-    assert line.shut == 0
+    assert not line.was_shut
+    line.close()
 
 
 def test_what_the_wire_was_told_shows_no_key():
