@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -25,6 +26,8 @@ class Closable(Protocol):
 
     def close(self, timeout: Optional[float], cancel_pending: bool) -> None: ...
 
+
+logger = logging.getLogger("claude_throttle")
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
 _registered: list[bool] = []
@@ -71,5 +74,6 @@ def _do(closable: Closable, end: Callable[[], None]) -> None:
             raise KeyboardInterrupt
         end()
     except KeyboardInterrupt:
+        logger.warning("interrupted: the Claude calls that were left are cancelled")
         closable.close(0.0, True)
         forget(closable)

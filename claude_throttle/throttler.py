@@ -58,6 +58,8 @@ class Throttler:
     ) -> None:
         if settings is None:
             settings = Settings.from_env(options)
+        elif not isinstance(settings, Settings):
+            raise ConfigurationError("give settings by name, as in Throttler(api_key=…, rpm=…)")
         elif options:
             settings = settings.replaced(options)
         self._settings = settings
@@ -279,7 +281,7 @@ class Throttler:
     def __repr__(self) -> str:
         told = ", ".join(f"{n}={q.amount:g}" for n in QUOTAS if (q := getattr(self._settings, n)))
         state = "closed" if self._closed else "open"
-        return f"<Throttler {self._settings.base_url} {told or 'no limits told'} {state}>"
+        return f"<Throttler {self._settings.base_url} {told or 'rpm=50 by default'} {state}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("a Throttler holds threads and sockets; make one in each process instead")

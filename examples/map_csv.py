@@ -18,8 +18,9 @@ def request(row):
     }
 
 
-rows = list(csv.DictReader(sys.stdin))
-writer = csv.DictWriter(sys.stdout, [*rows[0], "sentiment"])
+reader = csv.DictReader(sys.stdin)
+rows = list(reader)
+writer = csv.DictWriter(sys.stdout, [*(reader.fieldnames or []), "sentiment"])
 writer.writeheader()
 
 with Throttler(rpm=1_000) as throttler:

@@ -14,6 +14,7 @@ from typing import Optional
 
 from claude_throttle.errors import Closed
 from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.condition import Condition
 from claude_throttle.flow.cost import NO_COST, Cost
 from claude_throttle.flow.ticket import Ticket
 
@@ -36,11 +37,11 @@ class Backlog(queue.Queue[Ticket]):
         # The lane's mutex. Guards everything here, and is never held while calling out.
         self.mutex = mutex  # type: ignore[assignment]
         # Notified when the head changes; the worker waits there.
-        self.not_empty = threading.Condition(mutex)
+        self.not_empty = Condition(mutex)
         # Notified when a call leaves or is withdrawn; blocked puts wait there.
-        self.not_full = threading.Condition(mutex)
+        self.not_full = Condition(mutex)
         # Notified when the last call is settled; drain() waits there.
-        self.all_tasks_done = threading.Condition(mutex)
+        self.all_tasks_done = Condition(mutex)
         self.closed = False
         self._clock = clock
 
@@ -150,10 +151,15 @@ class Backlog(queue.Queue[Ticket]):
         return entry[3] if entry is not None else None
 
     def _top_locked(self, heap: list[Entry]) -> Optional[Entry]:
-        while heap and not heap[0][3].queued:
-            heapq.heappop(heap)
+        # Pop first, then look: the collector or a signal handler may come between any two steps,
+        # and change the heap in this same thread.
+        while heap:
+            entry = heapq.heappop(heap)
+            if entry[3].queued:
+                heapq.heappush(heap, entry)
+                return entry
             self._dead -= 1
-        return heap[0] if heap else None
+        return None
 
     def next_deadline_locked(self) -> Optional[float]:
         """The earliest instant at which somebody's time is up."""
@@ -187,10 +193,16 @@ class Backlog(queue.Queue[Ticket]):
         return True
 
     def _sweep_locked(self) -> None:
-        for heap in self._heaps:
-            heap[:] = [entry for entry in heap if entry[3].queued]
-            heapq.heapify(heap)
+        # Entry by entry, for the same reason.
         self._dead = 0
+        for heap in self._heaps:
+            living = []
+            while heap:
+                entry = heapq.heappop(heap)
+                if entry[3].queued:
+                    living.append(entry)
+            for entry in living:
+                heapq.heappush(heap, entry)
 
     def take_due_locked(self, now: float) -> list[Ticket]:
         """Forget and return the tickets whose deadline has passed, queued or not."""

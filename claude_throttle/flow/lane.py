@@ -15,6 +15,7 @@ from claude_throttle.flow.attempts import Attempts, RetryTurn, Stopped
 from claude_throttle.flow.backlog import Backlog
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.condition import Condition
 from claude_throttle.flow.cost import NO_COST, Cost
 from claude_throttle.flow.events import CallQueued, Event
 from claude_throttle.flow.rooms import Pacer, Permits
@@ -52,7 +53,7 @@ class Lane:
         self.mutex = threading.RLock()
         self.backlog = Backlog(max_queue, self.mutex, clock)
         # Notified when calls are stopped; retries that wait out a delay wait there.
-        self.stopped = threading.Condition(self.mutex)
+        self.stopped = Condition(self.mutex)
         self.out: set[Attempts] = set()
         self.now = clock.monotonic
         self._senders = senders

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent import futures
 from typing import Any, Callable, Optional
 
+from claude_throttle.errors import InvalidCall
 from claude_throttle.flow.clock import longest_wait
 
 Future = futures.Future
@@ -52,6 +53,8 @@ def in_order(
 def _submitted(submit: Callable[..., Future[Any]], request: Mapping[str, Any]) -> Future[Any]:
     """A refusal takes its place in the line, too: the answers before it come first."""
     try:
+        if not isinstance(request, Mapping):
+            raise InvalidCall("map() takes dicts of keywords for submit(), one for each call")
         return submit(**request)
     except Exception as error:  # noqa: BLE001 - it is raised where its answer would be
         refused: Future[Any] = Future()

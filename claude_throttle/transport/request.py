@@ -115,7 +115,7 @@ def _why_not_json(error: Exception) -> str:
 
 def _require_no_slip(name: str) -> None:
     if name == "stream":
-        raise InvalidCall("stream= is not for submit(): it would end with one whole answer anyway")
+        raise InvalidCall("stream= is not for submit() or call(): they end with one whole answer")
     meant = _slip(name)
     if meant is not None:
         raise InvalidCall(f"unknown keyword {name}={_hint(meant)}")
