@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from claude_throttle.settings import SettingsOptions
 
 #: What reconfigure() may change; the rest is part of open connections.
-CHANGEABLE = frozenset({*QUOTAS, "burst", "headroom", "max_concurrency", "max_queue", "timeout"})
+CHANGEABLE = {*QUOTAS, "burst", "headroom", "max_concurrency", "max_queue", "timeout"}
 
 
 class Throttler:
@@ -241,18 +241,15 @@ class Throttler:
     # -- the end ---------------------------------------------------------------------------------
 
     def drain(self, timeout: Optional[float] = None) -> int:
-        """Accept no more and finish everything; return how many calls are left after *timeout*.
-
-        Ends a pause(). Ctrl-C ends the wait.
-        """
+        """Accept no more, finish everything, end a pause(); return how many calls are left."""
         self._closed = True
         return self._process().drain(timeout)
 
     def close(self, timeout: Optional[float] = None, cancel_pending: bool = False) -> None:
         """Drain for *timeout* seconds (None: as long as it takes), then end what is left.
 
-        *cancel_pending* cancels at once what has not been sent. What is still out after
-        *timeout* is cut off and raises :class:`Closed`. Idempotent; Ctrl-C ends the wait.
+        *cancel_pending* cancels what has not been sent. What is out after *timeout* is cut off
+        and raises :class:`Closed`. Idempotent; Ctrl-C ends the wait.
         """
         self._closed = True
         process = self._processes.mine_if_any()
