@@ -29,7 +29,7 @@ class Room:
         """What an answered call really took."""
         self.estimator.learn(
             call.guessed_input,
-            usage.input_tokens + usage.cache_creation_input_tokens,
+            usage.counted_input_tokens,
             call.max_tokens,
             usage.output_tokens,
         )

@@ -28,5 +28,13 @@ class Usage(NamedTuple):
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
 
+    @property
+    def counted_input_tokens(self) -> int:
+        """Those that count towards input tokens per minute: cache reads do not.
+
+        Source: the rate-limit page, 2026-09.
+        """
+        return self.input_tokens + self.cache_creation_input_tokens
+
 
 NO_USAGE = Usage()

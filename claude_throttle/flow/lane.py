@@ -113,8 +113,12 @@ class Lane:
             if attempts is None:
                 return
             self.out.discard(attempts)
-            if actual is not None and self.pacer.settle(attempts.held, actual, attempts.booked_at):
-                self.backlog.not_empty.notify()
+            if actual is not None:
+                self._correct_locked(attempts.held, actual, attempts.booked_at)
+
+    def _correct_locked(self, held: Cost, actual: Cost, booked_at: float) -> None:
+        if self.pacer.settle(held, actual, booked_at):
+            self.backlog.not_empty.notify()  # the head may leave earlier now
 
     def return_permit(self, attempts: Attempts) -> None:
         """Give back the permit of an attempt that has ended; idempotent."""
@@ -128,8 +132,7 @@ class Lane:
     def settle_permit(self, held: Cost, actual: Cost, booked_at: float) -> None:
         """Correct what a permit booked."""
         with self.mutex:
-            if self.pacer.settle(held, actual, booked_at):
-                self.backlog.not_empty.notify()
+            self._correct_locked(held, actual, booked_at)
 
     def forget(self, ticket: Ticket) -> None:
         """A permit is closed, or no longer waited for."""
@@ -143,8 +146,7 @@ class Lane:
         if not keep_tokens:
             with self.mutex:
                 spent = Cost(attempts.held.requests, 0.0, 0.0)
-                if self.pacer.settle(attempts.held, spent, attempts.booked_at):
-                    self.backlog.not_empty.notify()
+                self._correct_locked(attempts.held, spent, attempts.booked_at)
                 attempts.held = spent
         self.return_permit(attempts)
 

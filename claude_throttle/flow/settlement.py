@@ -97,9 +97,7 @@ def _final_cost(call: Call, outcome: Outcome) -> Optional[Cost]:
         return NO_COST
     if outcome.usage is not None:
         usage = outcome.usage
-        # Cache reads do not count towards input tokens per minute (rate-limit page, 2026-09).
-        entered = usage.input_tokens + usage.cache_creation_input_tokens
-        return Cost(attempts.held.requests, entered, usage.output_tokens)
+        return Cost(attempts.held.requests, usage.counted_input_tokens, usage.output_tokens)
     return Cost(attempts.held.requests, 0.0, 0.0) if outcome.refused else None
 
 
