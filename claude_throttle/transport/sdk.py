@@ -88,17 +88,22 @@ class RefusedResponse:
 
 _importer: Optional[threading.Thread] = None
 
+# Whoever sees _importer sees it started, and none starts between a fork's wait and the fork.
+_starting = threading.RLock()
+
 
 def begin_import() -> None:
     """Start importing ``anthropic`` in the background, once per process."""
     global _importer
-    if _importer is not None:
-        return
-    _importer = threading.Thread(target=_import, name="claude-throttle-import", daemon=True)
-    try:
-        _importer.start()
-    except RuntimeError:  # the interpreter is ending; load() will do it in its own thread
-        _importer = None
+    with _starting:
+        if _importer is not None:
+            return
+        importer = threading.Thread(target=_import, name="claude-throttle-import", daemon=True)
+        try:
+            importer.start()
+        except RuntimeError:  # the interpreter is ending; load() will do it in its own thread
+            return
+        _importer = importer
 
 
 def _import() -> None:
@@ -113,14 +118,34 @@ def load() -> Any:
     return importlib.import_module("anthropic")
 
 
+def _import_is_running() -> bool:
+    importer = _importer
+    if importer is None or importer is threading.current_thread():
+        return False
+    return importer.is_alive()
+
+
 def _wait_for_import() -> None:
     importer = _importer
     if importer is not None and importer is not threading.current_thread():
         importer.join()
 
 
+def _before_fork() -> None:
+    _wait_for_import()
+    _starting.acquire()
+    while _import_is_running():  # begun since; it may itself fork, so wait without the lock
+        _starting.release()
+        _wait_for_import()
+        _starting.acquire()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_wait_for_import)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_starting.release,
+        after_in_child=_starting.release,
+    )
 
 
 # -- building --------------------------------------------------------------------------------------
