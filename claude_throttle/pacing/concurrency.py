@@ -1,70 +1,259 @@
-"""How many requests may be in flight, over all lanes of a throttler."""
+"""How many requests may be in flight, over all lanes of a throttler.
+
+Nobody documents the API's own limit, so it is found: a few probes first, then more while the limit
+is what calls wait for and nothing complains. A refusal for too many connections sets it to what was
+in flight; from then on it creeps, ever more slowly.
+"""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from typing import Callable, Optional
 
+from claude_throttle.flow.events import ConcurrencyChanged
+from claude_throttle.flow.rooms import Lender
+from claude_throttle.flow.ticket import Priority
+
+#: In flight before anything is known, and at most until the first rate-limit headers came.
+FIRST_PROBES = 2
+MOST_PROBES = 8
+
+#: In flight at least, once they came.
+LEAST_KNOWN = 10
+
+#: Answers without rate-limit headers after which none are waited for.
+ANSWERS_WITHOUT_HEADERS = 20
+
+#: Seconds without a refusal that count as admission: a refusal comes at once, an answer may take
+#: half a minute.
+SILENCE_SECONDS = 0.5
+
+#: Seconds before one more is tried after a refusal; doubled each time that is refused, too.
+FIRST_GAP_SECONDS = 1.0
+LONGEST_GAP_SECONDS = 600.0
+
+#: In flight at most when a circuit closes.
+AFTER_OUTAGE = 8
+
+
+#: Growth worth telling. It grows by ones.
+TOLD_GROWTH = 1.5
+
+
+class Others:
+    """Whom calls that are not INTERACTIVE give back to: those are counted apart."""
+
+    def __init__(self, permits: Concurrency) -> None:
+        self._permits = permits
+        #: Guarded by the permits' lock; late by what was returned and not collected yet.
+        self.in_use = 0
+
+    def give_back(self) -> None:
+        """Put one back, and wake the lanes that found none."""
+        self.give_back_quietly()
+        self._permits.wake_starved()
+
+    def give_back_quietly(self) -> None:
+        """Put one back and wake nobody; takes no lock."""
+        self._permits.give_back_quietly(by_others=True)
+
 
 class Concurrency:
-    """Permits, borrowed and put back; ``limit`` None means unbounded, but counted.
+    """Permits, borrowed and put back. Thread-safe.
 
-    Thread-safe. Giving back only appends to a deque, so that even the garbage collector may.
+    *told*: never more than that. *probing*: nothing is known of the server, so begin with a few.
+    Giving back only appends to a deque, so that even the garbage collector may.
     """
 
-    def __init__(self, limit: Optional[int]) -> None:
-        self.limit = limit
-        self._returned: deque[None] = deque()
-        # Guards _borrowed and _starved. Never held while calling out.
+    def __init__(
+        self,
+        told: Optional[int] = None,
+        *,
+        probing: bool = False,
+        interactive_share: float = 0.0,
+    ) -> None:
+        self.told = told
+        #: Share of the permits kept for priority INTERACTIVE.
+        self.interactive_share = interactive_share
+        #: True: by one that was not INTERACTIVE.
+        self._returned: deque[bool] = deque()
+        # Guards all below. Never held while calling out.
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
         self._borrowed = 0
+        self._others = Others(self)
         self._starved: set[Callable[[], None]] = set()
+        self._probing = probing
+        self._answers = 0
+        #: What was found; inf: no limit was met.
+        self._found: float = FIRST_PROBES if probing else math.inf
+        #: Whether it grows by doubling; after a refusal it creeps.
+        self._fast = True
+        #: What was in flight at the last refusal.
+        self._known = 0.0
+        self._full_since: Optional[float] = None
+        self._gap = FIRST_GAP_SECONDS
+        self._step_at = -math.inf
+        self._stepped = False
+        self._told_of = self.limit
+
+    @property
+    def limit(self) -> float:
+        """Requests in flight at most, as things stand; may be inf."""
+        return self._found if self.told is None else min(self._found, self.told)
 
     @property
     def in_use(self) -> int:
         """Permits that are out."""
         return self._borrowed - len(self._returned)
 
-    def is_free(self) -> bool:
-        """A look; by the time you act it may be gone."""
-        return self.limit is None or self.in_use < self.limit
+    # -- borrowing -------------------------------------------------------------------------------
 
-    def try_acquire(self) -> bool:
-        """Borrow one, if there is one."""
+    def up_to(self, now: float) -> float:
+        """The priorities that may take a permit now: inf, INTERACTIVE, or -inf for none.
+
+        A look; by the time you act it may be gone. Somebody waits: the limit may grow by it.
+        """
+        if self._returned or self._is_full():
+            with self._lock:
+                self._collect_locked()
+                if self._is_full():
+                    self._grow_in_silence_locked(now)
+        limit = self.limit
+        if self.in_use >= limit:
+            return -math.inf
+        return float(Priority.INTERACTIVE) if self._others_are_full() else math.inf
+
+    def _is_full(self) -> bool:
+        """Whether somebody has to wait: those who are not INTERACTIVE may have to, earlier."""
+        return self.in_use >= self.limit or self._others_are_full()
+
+    def _others_are_full(self) -> bool:
+        return self._others.in_use >= self.limit - self._reserved
+
+    @property
+    def _reserved(self) -> float:
+        """Permits kept for INTERACTIVE; the last of all is everybody's."""
+        limit = self.limit
+        return 0.0 if math.isinf(limit) else min(limit - 1, limit * self.interactive_share // 1)
+
+    def try_acquire(self, now: float, priority: int) -> Optional[Lender]:
+        """Borrow one, if there is one for that priority; returns whom to give it back to."""
         with self._lock:
-            while self._returned:
-                self._returned.popleft()
-                self._borrowed -= 1
-            if self.limit is not None and self._borrowed >= self.limit:
-                return False
+            self._collect_locked()
+            if priority > self.up_to(now):
+                return None
             self._borrowed += 1
-            return True
+            urgent = priority <= Priority.INTERACTIVE
+            self._others.in_use += not urgent
+            if not self._is_full():
+                self._full_since = None
+            return self if urgent else self._others
+
+    def _collect_locked(self) -> None:
+        while self._returned:
+            if self._returned.popleft():
+                self._others.in_use -= 1
+            self._borrowed -= 1
 
     def give_back(self) -> None:
         """Put one back, and wake the lanes that found none. Call it with no lane's mutex held."""
         self.give_back_quietly()
-        self._wake_starved()
+        self.wake_starved()
 
-    def give_back_quietly(self) -> None:
+    def give_back_quietly(self, by_others: bool = False) -> None:
         """Put one back and wake nobody; takes no lock. For the garbage collector."""
-        self._returned.append(None)
+        self._returned.append(by_others)
 
     def starve(self, wake: Callable[[], None]) -> None:
         """Call *wake* once when one has come back."""
         with self._lock:
             self._starved.add(wake)
 
-    def set_limit(self, limit: Optional[int]) -> None:
-        """Change how many there are; those that are out stay out."""
-        self.limit = limit
-        self._wake_starved()
-
-    def _wake_starved(self) -> None:
+    def wake_starved(self) -> None:
+        """Wake the lanes that found none. Call it with no lane's mutex held."""
         if not self._starved:
             return
         with self._lock:
             starved, self._starved = self._starved, set()
         for wake in starved:
             wake()
+
+    # -- finding the limit -----------------------------------------------------------------------
+
+    def _grow_in_silence_locked(self, now: float) -> None:
+        if self.told is not None and self._found >= self.told:
+            return  # what was told holds it back: that it is full proves nothing
+        if self._full_since is None:
+            self._full_since = now
+        if not self._may_be_fast():
+            self._creep_locked(now)
+        elif now - self._full_since >= SILENCE_SECONDS:
+            self._full_since = now
+            most = MOST_PROBES if self._probing else self._most_fast()
+            self._found = max(self._found, min(most, 2 * self._found))
+
+    def _may_be_fast(self) -> bool:
+        return self._found < self._most_fast()
+
+    def _most_fast(self) -> float:
+        """After a refusal it creeps, but for what was known to be let in before an outage."""
+        return math.inf if self._fast else self._known
+
+    def _creep_locked(self, now: float) -> None:
+        if now >= self._step_at:
+            self._found += 1
+            self._stepped = True
+            self._step_at = now + self._gap
+
+    def headers_came(self) -> None:
+        """The server tells its limits: no need to grope any more."""
+        if not self._probing:
+            return
+        with self._lock:
+            self._probing = False
+            self._found = max(self._found, LEAST_KNOWN)
+        self.wake_starved()
+
+    def answered(self) -> None:
+        """The server took one."""
+        with self._lock:
+            self._answers += 1
+            if self._answers >= ANSWERS_WITHOUT_HEADERS:
+                self._probing = False  # this server will never tell
+            # Full means that somebody waits for it.
+            if self._may_be_fast() and not self._probing and self._full_since is not None:
+                self._found += 1
+
+    def refused(self, now: float) -> None:
+        """Too many connections, said the server of one that is still out."""
+        with self._lock:
+            others = max(1, self.in_use - 1)
+            if self._stepped and not self._fast:
+                self._gap = min(LONGEST_GAP_SECONDS, self._gap * 2)
+            self._found = min(self._found, others)
+            self._known = self._found
+            self._fast = self._probing = self._stepped = False
+            self._full_since = None
+            self._step_at = now + self._gap
+
+    def ramp(self) -> None:
+        """An outage is over: do not meet the server with everything at once."""
+        with self._lock:
+            self._found = min(self._found, AFTER_OUTAGE)
+            self._full_since = None
+
+    def news(self) -> Optional[ConcurrencyChanged]:
+        """What became of the limit since this was asked last: less, or much more."""
+        limit, before = self.limit, self._told_of
+        if before <= limit < before * TOLD_GROWTH or limit == before:
+            return None
+        self._told_of = limit
+        return ConcurrencyChanged(limit, before)
+
+    def set_told(self, told: Optional[int]) -> None:
+        """Change what may never be exceeded; those that are out stay out."""
+        self.told = told
+        self.wake_starved()

@@ -1,178 +1,298 @@
-"""All quotas of one lane, and its pauses. Not thread-safe: the lane's mutex guards it."""
+"""All that may hold up the calls of one lane. Not thread-safe: the lane's mutex guards it.
+
+Told quotas and learned quotas are separate instants, and a call needs both: what the caller told
+is a ceiling, and headers move only what was learned.
+"""
 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping
-from typing import Callable
+from typing import TYPE_CHECKING, Callable, Optional, Union
 
-from claude_throttle.errors import QuotaTooSmall
 from claude_throttle.flow.cost import Cost
-from claude_throttle.pacing import quota as gcra
+from claude_throttle.flow.events import (
+    CircuitClosed,
+    CircuitOpened,
+    Event,
+    LanePaused,
+    LimitLearned,
+)
+from claude_throttle.flow.heard import (
+    FAULT,
+    OVERLOAD,
+    RAMP,
+    RATE,
+    SILENCE,
+    Delay,
+    Growth,
+    Heard,
+    Stamp,
+)
+from claude_throttle.pacing.circuit import Circuit
+from claude_throttle.pacing.learned import LearnedQuota
+from claude_throttle.pacing.means import Exposure, Fading
+from claude_throttle.pacing.pause import Pause, pause_jitter
 from claude_throttle.pacing.quota import Quota
+from claude_throttle.pacing.retry_budget import RetryBudget
+from claude_throttle.pacing.told import ToldQuota, ToldQuotas
 
-#: Which part of a cost a quota counts.
-KINDS = {
-    "rpm": "requests",
-    "rpd": "requests",
-    "itpm": "input_tokens",
-    "otpm": "output_tokens",
-    "tpm": "tokens",
-    "tpd": "tokens",
-}
+if TYPE_CHECKING:
+    from claude_throttle.pacing.ramp import Ramp
 
-#: Seconds' worth of tokens that may leave at once. Estimates err in both directions; without some
-#: room to save what one call gave back, every overestimate would be time lost for good. Output
-#: lengths scatter most. Small against the minute's worth a call may have at most.
-INPUT_BURST_SECONDS = 1.0
-OUTPUT_BURST_SECONDS = 5.0
+#: What the API limits, one by one. The sum of both tokens is told in headers, too, but not limited.
+LEARNED_KINDS = ("requests", "input_tokens", "output_tokens")
 
-#: Seconds. A quota over a longer period is a bucket that may be spent whole: nobody wants a
-#: thousand requests a day to leave 86 s apart.
-LONG_PERIOD_SECONDS = 3600.0
+#: As ``burst=``: learn how much may leave at once.
+AUTO = "auto"
 
-
-def pause_jitter(seconds: float) -> float:
-    """Up to a tenth on top of a pause, so that processes do not all come back at once."""
-    # The module's generator: a private one would draw the same in every forked worker.
-    return random.uniform(0.0, min(2.0, max(0.05, seconds / 10.0)))
-
-
-class _Account:
-    """One quota and its instant."""
-
-    __slots__ = ("burst", "empty_at", "kind", "name", "quota", "rate", "since")
-
-    def __init__(self, name: str, quota: Quota, burst: float, since: float = -math.inf) -> None:
-        self.name = name
-        #: When it was told: what was booked before was not booked here.
-        self.since = since
-        self.kind = KINDS[name]
-        self.empty_at = -math.inf
-        self.set(quota, burst)
-
-    def set(self, quota: Quota, burst: float) -> None:
-        self.quota = quota
-        self.rate = quota.rate
-        self.burst = burst
+Burst = Union[float, str]
 
 
 class Pacer:
-    """When may a call leave? At the latest instant any of its quotas, or a pause, names."""
+    """When may a call leave? At the latest instant any quota, pause or circuit names."""
 
     def __init__(
         self,
         quotas: Mapping[str, Quota],
-        burst: float = 1.0,
+        burst: Burst = 1.0,
         *,
+        lane: str = "",
+        retry_share: float = 0.2,
+        headroom: float = 0.0,
         jitter: Callable[[float], float] = pause_jitter,
     ) -> None:
-        bursts = _bursts(quotas, burst)
-        self._accounts = [_Account(name, quotas[name], bursts[name]) for name in quotas]
-        self._jitter = jitter
-        self._pause_jitter = 0.0
-        #: The server's word: nothing leaves before this instant.
-        self.paused_until = -math.inf
+        self.lane = lane
+        self.told = ToldQuotas()
+        self.learned = {kind: LearnedQuota(kind) for kind in LEARNED_KINDS}
+        self.circuit = Circuit()
+        self.budget = RetryBudget(retry_share)
+        self.ramp: Optional[Ramp] = None
+        #: Seconds from leaving to answer.
+        self.latency = Exposure()
+        self.pause = Pause(jitter)
         #: The caller's word, by pause(); ended by resume().
         self.held_until = -math.inf
+        self._number = 0
+        self._requests_a_minute = Fading(60.0)
+        self._input_a_minute = Fading(60.0)
+        self.reconfigure(quotas, burst, -math.inf, headroom)
+
+    # -- told ------------------------------------------------------------------------------------
+
+    def reconfigure(
+        self, quotas: Mapping[str, Quota], burst: Burst, now: float, headroom: float = 0.0
+    ) -> None:
+        """Keep other quotas from now on; where one stays, its level stays where it is."""
+        self._burst, self._headroom = burst, headroom
+        self.learned["requests"].bound_burst(math.inf if burst == AUTO else float(burst), now)
+        self.told.reconfigure(quotas, self._told_burst(), now)
+        if not headroom:
+            self.told.leave_nothing()
+        self._keep_headroom(now)
+
+    def _told_burst(self) -> float:
+        learned = self.learned["requests"]
+        if self._burst != AUTO:
+            return float(self._burst)
+        return max(1.0, learned.burst) if learned.known else 1.0
+
+    def _keep_headroom(self, now: float) -> None:
+        """Of what was learned, a share is left to others; of what was told, it is off already."""
+        if not self._headroom:
+            return
+        for learned in self.learned.values():
+            if learned.known:
+                self.told.leave(self._headroom, learned.kind, learned.limit, learned.burst, now)
+
+    def require_fit(self, cost: Cost, model: str) -> None:
+        """Raise :class:`QuotaTooSmall` if *cost* is more than was told for a whole period.
+
+        What was learned may have changed: whoever is larger goes and finds out.
+        """
+        self.told.require_fit(cost, model)
+
+    def start_with(self, limits: Mapping[str, float], source: str, now: float) -> None:
+        """Limits from elsewhere, by kind and a minute, until a header tells better."""
+        for kind, limit in limits.items():
+            self.learned[kind].start_with(limit, source, now)
+
+    # -- a call leaves ---------------------------------------------------------------------------
 
     def ready_at(self, cost: Cost, now: float) -> float:
         """The instant at which *cost* may leave, as things stand; *now* if it already may."""
-        at = max(now, self.paused_until, self.held_until)
-        for account in self._accounts:
-            units = getattr(cost, account.kind)
-            # A retry whose tokens are still booked asks for none, and need not wait for any.
-            if units > 0:
-                ready = gcra.ready_at(account.empty_at, account.rate, account.burst, units)
-                if ready > at:
-                    at = ready
+        at = max(now, self.pause.until, self.held_until, self.circuit.ready_at())
+        at = max(at, self.told.ready_at(cost))
+        latency = self.latency.mean(now)
+        for learned, units in zip(self.learned.values(), cost):
+            if units > 0 and learned.known:
+                at = max(at, learned.ready_at(units, now, latency))
+        if self.ramp is not None:
+            at = max(at, self._ramp_ready_at(self.ramp, cost, now))
         return at
 
-    def take(self, cost: Cost, now: float) -> None:
-        """*cost* leaves now."""
-        for account in self._accounts:
-            units = getattr(cost, account.kind)
-            if units > 0:
-                account.empty_at = gcra.take(
-                    account.empty_at, account.rate, account.burst, units, now
-                )
-
-    def settle(self, held: Cost, actual: Cost, booked_at: float) -> bool:
-        """What was booked as *held* was in truth *actual*; True if somebody may leave earlier."""
-        earlier = False
-        for account in self._accounts:
-            if account.since > booked_at:
-                continue
-            change = getattr(actual, account.kind) - getattr(held, account.kind)
-            if change:
-                account.empty_at += change / account.rate
-                earlier = earlier or change < 0
-        return earlier
-
-    def pause_for(self, seconds: float, now: float) -> float:
-        """Let nothing leave for *seconds* plus jitter, drawn once per pause; returns what remains.
-
-        Never shortens a pause.
-        """
-        if now >= self.paused_until:
-            self._pause_jitter = self._jitter(seconds)
-        self.paused_until = max(self.paused_until, now + seconds + self._pause_jitter)
-        return self.paused_until - now
-
-    def require_fit(self, cost: Cost, model: str) -> None:
-        """Raise :class:`QuotaTooSmall` if *cost* is more than a whole period's worth.
-
-        Only its input is asked: generated tokens count as they come, and nobody knows them yet.
-        """
-        for account in self._accounts:
-            amount = account.quota.amount
-            if account.kind in ("input_tokens", "tokens") and cost.input_tokens > amount:
-                raise QuotaTooSmall(
-                    f"a call to {model} of about {cost.input_tokens:,.0f} input tokens can never "
-                    f"leave under {account.name}={amount:,.0f}; shorten it or raise {account.name}"
-                )
-
-    def reconfigure(self, quotas: Mapping[str, Quota], burst: float, now: float) -> None:
-        """Keep other quotas from now on; where one stays, its level stays where it is."""
-        bursts = _bursts(quotas, burst)
-        known = {account.name: account for account in self._accounts}
-        accounts = []
-        for name, quota in quotas.items():
-            account = known.get(name) or _Account(name, quota, bursts[name], since=now)
-            # What a smaller burst has not saved, a larger one must not find.
-            account.empty_at = max(account.empty_at, now - account.burst / account.rate)
-            account.empty_at = gcra.keep_level(account.empty_at, account.rate, quota.rate, now)
-            account.set(quota, bursts[name])
-            accounts.append(account)
-        self._accounts = accounts
+    def _ramp_ready_at(self, ramp: Ramp, cost: Cost, now: float) -> float:
+        learned = self.learned[ramp.kind]
+        if learned.known and ramp.limit > learned.limit:
+            self.ramp = None  # grown up
+            return now
+        return ramp.ready_at(getattr(cost, ramp.kind), now)
 
     def leaves_at(self, queued: Cost, cost: Cost, now: float) -> float:
         """The instant at which *cost* may leave behind all of *queued*, as things stand."""
-        at = max(now, self.paused_until, self.held_until)
-        for account in self._accounts:
-            units = getattr(cost, account.kind)
+        at = self.ready_at(cost, now)
+        learned = [some for some in self.learned.values() if some.known]
+        quotas: list[Union[ToldQuota, LearnedQuota]] = [*self.told, *learned]
+        for quota in quotas:
+            units = getattr(cost, quota.kind)
             if units > 0:
-                full_at = now - account.burst / account.rate
-                before = getattr(queued, account.kind) + min(units, account.burst)
-                at = max(at, max(account.empty_at, full_at) + before / account.rate)
+                full_at = now - quota.burst / quota.rate
+                before = getattr(queued, quota.kind) + min(units, quota.burst)
+                at = max(at, max(quota.empty_at, full_at) + before / quota.rate)
         return at
 
+    def take(self, cost: Cost, now: float, answers: bool = True) -> Stamp:
+        """*cost* leaves now. *answers*: somebody will say how it ended."""
+        self.told.take(cost, now)
+        requests, entered, produced = learned = tuple(self.learned.values())
+        recent = Cost(*[some.take(units, now) for some, units in zip(learned, cost)])
+        if self.ramp is not None:
+            self.ramp.take(getattr(cost, self.ramp.kind), now)
+        self._requests_a_minute.add(cost.requests, now)
+        self._input_a_minute.add(cost.input_tokens, now)
+        self._number += 1
+        if answers:
+            self.latency.begin(now)
+        self.budget.sent()
+        taken = Cost(requests.taken, entered.taken, produced.taken)
+        return Stamp(
+            now,
+            self._number,
+            taken,
+            recent,
+            produced.produced,
+            self.pause.ends(),
+            self.circuit.left(self._number, now),
+        )
 
-def _bursts(quotas: Mapping[str, Quota], burst: float) -> dict[str, float]:
-    """Units each quota lets leave at once."""
-    requests = quotas.get("rpm")
-    # A burst of n requests spans n - 1 intervals; give tokens the same span.
-    span_seconds = (burst - 1.0) / requests.rate if requests is not None else 0.0
-    return {name: _burst(name, quota, burst, span_seconds) for name, quota in quotas.items()}
+    def settle(self, held: Cost, actual: Cost, booked_at: float) -> bool:
+        """What was booked as *held* was in truth *actual*, and is in flight no more.
 
+        True if somebody may leave earlier.
+        """
+        change = actual.minus(held)
+        self.told.settle(change, booked_at)
+        for learned, before, after in zip(self.learned.values(), held, actual):
+            learned.settle(before, after)
+        if self.ramp is not None:
+            self.ramp.settle(getattr(change, self.ramp.kind))
+        return min(change) < 0
 
-def _burst(name: str, quota: Quota, burst: float, span_seconds: float) -> float:
-    if quota.burst is not None:
-        return quota.burst
-    if quota.per > LONG_PERIOD_SECONDS:
-        return quota.amount
-    if KINDS[name] == "requests":
-        return burst
-    least = OUTPUT_BURST_SECONDS if name == "otpm" else INPUT_BURST_SECONDS
-    return min(quota.amount, quota.rate * max(span_seconds, least))
+    # -- the server speaks -----------------------------------------------------------------------
+
+    def _read(self, heard: Heard, stamp: Stamp, now: float) -> list[Event]:
+        events: list[Event] = []
+        for kind, reading in heard.readings.items():
+            learned = self.learned[kind]
+            before = learned.limit
+            if learned.read(reading, stamp, now, self.latency):
+                events.append(LimitLearned(self.lane, kind, learned.limit, before))
+        if self._burst == AUTO:
+            self.told.set_burst(self._told_burst(), now)
+        self._keep_headroom(now)
+        return events
+
+    def answered(self, heard: Heard, stamp: Stamp, change: Cost, now: float) -> list[Event]:
+        """The server took an attempt, which cost *change* more than was booked."""
+        self.latency.end(now, max(0.0, now - stamp.at))
+        closes = self.circuit.answered(stamp.number)
+        # Settled already: what its own estimate was wrong by did not leave after it.
+        taken = stamp.taken.plus(change)
+        events = self._read(heard, stamp._replace(taken=taken), now)
+        if not heard.readings:
+            self.learned["requests"].answered_blindly(stamp, now)
+        return [*events, CircuitClosed(self.lane)] if closes else events
+
+    def refused(
+        self,
+        heard: Heard,
+        stamp: Stamp,
+        cost: Cost,
+        wait_seconds: float,
+        in_flight: int,
+        now: float,
+    ) -> tuple[Delay, list[Event]]:
+        """An attempt of *cost* was refused or lost; alone it would wait *wait_seconds*."""
+        self.latency.lose(now)
+        events = self._read(heard, stamp, now)
+        if heard.cause == RATE:
+            self._limited(heard, stamp, cost, in_flight, now)
+        elif heard.cause == RAMP:
+            self._grow_slowly(heard.growth, wait_seconds, now)
+        if heard.cause in (OVERLOAD, FAULT):
+            if self.circuit.failed(stamp.number, now):
+                events.append(CircuitOpened(self.lane, self.circuit.ready_at() - now))
+        # A refusal is an answer, too: the server is there.
+        elif heard.cause != SILENCE and self.circuit.answered(stamp.number):
+            events.append(CircuitClosed(self.lane))
+        if heard.pauses_lane:
+            seconds = self.pause_for(wait_seconds, now)
+            events.append(LanePaused(self.lane, heard.status, seconds))
+            return Delay(seconds, alone=False, free=self.circuit.is_open), events
+        if heard.final:
+            return Delay(0.0, alone=True), events
+        return self._delay(wait_seconds, now), events
+
+    def _delay(self, wait_seconds: float, now: float) -> Delay:
+        if self.circuit.is_open:
+            return Delay(max(0.0, self.circuit.ready_at() - now), alone=False, free=True)
+        return Delay(wait_seconds + self.budget.withdraw(now), alone=True)
+
+    def opens_at(self) -> float:
+        """The instant before which the circuit lets nothing leave; -inf while it is closed."""
+        return self.circuit.ready_at()
+
+    def stretch(self, now: float) -> float:
+        """How many times as long answers take as those that came back so far; at least 1."""
+        return self.latency.stretch(now)
+
+    def lost(self, now: float) -> None:
+        """An attempt ended without a word from the server."""
+        self.latency.lose(now)
+
+    def _limited(self, heard: Heard, stamp: Stamp, cost: Cost, in_flight: int, now: float) -> None:
+        kind = heard.kind or self._scarcest(heard, cost)
+        reading = heard.readings.get(kind)
+        if reading is not None:
+            self.learned[kind].refused(reading, stamp, getattr(cost, kind), in_flight)
+        elif not heard.readings:
+            used, allowed = self._requests_a_minute.value(now), 60.0 / (heard.retry_after or 60.0)
+            self.learned["requests"].refused_blindly(stamp, used, allowed, now)
+
+    def _scarcest(self, heard: Heard, cost: Cost) -> str:
+        def share(kind: str) -> float:
+            return heard.readings[kind].remaining / max(1.0, float(getattr(cost, kind)))
+
+        return min(heard.readings, key=share, default="requests")
+
+    def _grow_slowly(self, growth: Optional[Growth], seconds: float, now: float) -> None:
+        """A ramp limit refused: hold growth to the server's step, from the end of the pause on."""
+        from claude_throttle.pacing.ramp import UNTOLD_STEP_SHARE, Ramp  # rare
+
+        if growth is None:
+            used = max(1.0, self._input_a_minute.value(now))
+            growth = Growth("input_tokens", used, used * (1.0 + UNTOLD_STEP_SHARE))
+        # Whatever it says: half of what went through lately will go through again.
+        floor = 0.5 * self._input_a_minute.value(now) if growth.kind == "input_tokens" else 0.0
+        limit, next_limit = max(growth.limit, floor), max(growth.next_limit, 1.01 * floor)
+        self.ramp = Ramp(Growth(growth.kind, limit, next_limit), now + seconds)
+
+    def pause_for(self, seconds: float, now: float) -> float:
+        """Let nothing leave for *seconds* plus jitter; returns what remains of the pause.
+
+        Nothing is saved up for its end: one call may leave then, the rest at its pace.
+        """
+        until = self.pause.begin(seconds, now)
+        self.learned["requests"].hold_until(until, 1.0)
+        self.told.hold_until(until)
+        return until - now

@@ -4,7 +4,8 @@ GCRA in its plainest dress. With ``rate = amount / per``::
 
     level(now)    = min(burst, (now - empty_at) * rate)    what may leave now; may be negative
     ready_at(c)   = when the level reaches min(c, burst)   a larger call goes when full
-    take(c, now)  : empty_at = max(empty_at, now - burst/rate - slack) + c/rate
+    take(c, now)  : full_at = now - burst/rate             a full bucket overflows
+                    empty_at = (empty_at if empty_at >= full_at - slack else full_at) + c/rate
     settle(d)     : empty_at += d/rate                     d = actual - estimate
 
 For requests with a burst of 1 this is the fixed interval: 50 a minute leave 1.2 s apart.
@@ -18,8 +19,12 @@ from dataclasses import dataclass
 from typing import Optional
 
 #: Seconds. A departure up to this late is caught up; a later one moves the instant: we lose time
-#: rather than send two on each other's heels.
+#: rather than send two on each other's heels. After a rest nothing is caught up, or the second
+#: call would leave early and a server that allows no burst at all would refuse it.
 SLACK_SECONDS = 0.001
+
+#: Seconds. A full bucket of twenty holds twenty, whatever the last digit of a sum of floats says.
+ROUNDING_SECONDS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,11 @@ def _require_positive(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a positive, finite number, not {value!r:.40}")
 
 
+def level(empty_at: float, rate: float, burst: float, now: float) -> float:
+    """Units that may leave now; negative while more has left than there was."""
+    return min(burst, (now - empty_at) * rate)
+
+
 def ready_at(empty_at: float, rate: float, burst: float, cost: float) -> float:
     """The instant at which *cost* units may leave, if nothing else does before."""
     return empty_at + min(cost, burst) / rate
@@ -63,7 +73,10 @@ def ready_at(empty_at: float, rate: float, burst: float, cost: float) -> float:
 
 def take(empty_at: float, rate: float, burst: float, cost: float, now: float) -> float:
     """The new instant after *cost* units left at *now*."""
-    return max(empty_at, now - burst / rate - SLACK_SECONDS) + cost / rate
+    full_at = now - burst / rate - ROUNDING_SECONDS
+    if empty_at < full_at - SLACK_SECONDS:
+        empty_at = full_at
+    return empty_at + cost / rate
 
 
 def keep_level(empty_at: float, old_rate: float, new_rate: float, now: float) -> float:

@@ -2,30 +2,70 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_throttle.flow.ticket import Priority
 from claude_throttle.pacing.concurrency import Concurrency
+
+NORMAL = Priority.NORMAL
+INTERACTIVE = Priority.INTERACTIVE
+
+
+class Purse:
+    """Permits, and those who lent what is out."""
+
+    def __init__(self, *args, **more):
+        self.permits = Concurrency(*args, **more)
+        self.lenders = []
+
+    def __getattr__(self, name):
+        return getattr(self.permits, name)
+
+    def try_acquire(self, now, priority):
+        lender = self.permits.try_acquire(now, priority)
+        self.lenders += [lender] if lender else []
+        return lender is not None
+
+    def give_back(self):
+        """The one that was borrowed first."""
+        self.lenders.pop(0).give_back()
+
+    def give_back_quietly(self):
+        self.lenders.pop(0).give_back_quietly()
+
+
+def borrow(permits, most, now=0.0, priority=NORMAL):
+    """Borrow up to *most*; returns how many there were."""
+    for count in range(most):
+        if not permits.try_acquire(now, priority):
+            return count
+    return most
+
+
+def is_free(permits, now=0.0):
+    return permits.up_to(now) == math.inf
 
 
 def test_no_more_than_the_limit_are_out():
     """The third of two is refused; one put back is one to be had."""
-    permits = Concurrency(2)
-    assert [permits.try_acquire() for _ in range(3)] == [True, True, False]
-    assert not permits.is_free()
+    permits = Purse(2)
+    assert [permits.try_acquire(0.0, NORMAL) for _ in range(3)] == [True, True, False]
+    assert permits.up_to(0.0) == -math.inf
     permits.give_back()
-    assert permits.is_free()
-    assert (permits.try_acquire(), permits.try_acquire(), permits.in_use) == (True, False, 2)
+    assert permits.up_to(0.0) == math.inf
+    assert (borrow(permits, 2), permits.in_use) == (1, 2)
 
 
 def test_without_a_limit_they_are_still_counted():
-    """None means unbounded."""
-    permits = Concurrency(None)
-    assert all(permits.try_acquire() for _ in range(1000))
-    assert permits.is_free()
-    assert permits.in_use == 1000
+    """Nothing told and nothing probed: unbounded, until the server says otherwise."""
+    permits = Purse(None)
+    assert (borrow(permits, 1000), permits.limit, permits.in_use) == (1000, math.inf, 1000)
+    assert is_free(permits)
     permits.give_back()
     assert permits.in_use == 999
 
@@ -33,11 +73,11 @@ def test_without_a_limit_they_are_still_counted():
 @given(st.one_of(st.none(), st.integers(1, 4)), st.lists(st.sampled_from("+-~"), max_size=60))
 def test_in_use_is_what_was_borrowed_and_not_put_back(limit, steps):
     """Whatever the order, loud or quiet."""
-    permits, out = Concurrency(limit), 0
+    permits, out = Purse(limit), 0
     for step in steps:
         if step == "+":
             may = limit is None or out < limit
-            assert (permits.is_free(), permits.try_acquire()) == (may, may)
+            assert (is_free(permits), permits.try_acquire(0.0, NORMAL)) == (may, may)
             out += may
         elif out:
             out -= 1
@@ -45,38 +85,51 @@ def test_in_use_is_what_was_borrowed_and_not_put_back(limit, steps):
         assert permits.in_use == out
 
 
+def test_looking_borrows_nothing():
+    """Ask as often as you like, within one instant."""
+    permits = Purse(probing=True)
+    borrow(permits, 1)
+    assert {permits.up_to(0.0) for _ in range(10)} == {math.inf}
+    borrow(permits, 1)
+    assert {permits.up_to(0.0) for _ in range(10)} == {-math.inf}
+    assert (permits.in_use, permits.limit) == (2, 2)
+
+
+# -- waking ----------------------------------------------------------------------------------------
+
+
 def test_who_starves_is_woken_once():
     """A wake is used up; who found none again has to say so again."""
-    permits, woken = Concurrency(1), []
-    permits.try_acquire()
+    permits, woken = Purse(1), []
+    borrow(permits, 1)
     permits.starve(wake := lambda: woken.append("a"))
     permits.starve(wake)
     permits.starve(lambda: woken.append("b"))
     permits.give_back()
-    permits.try_acquire()
+    borrow(permits, 1)
     permits.give_back()
     assert sorted(woken) == ["a", "b"]
 
 
 def test_a_quiet_return_wakes_nobody():
     """It may come from the garbage collector, inside anybody's lock; the next loud one wakes."""
-    permits, woken = Concurrency(1), []
-    permits.try_acquire()
+    permits, woken = Purse(1), []
+    borrow(permits, 1)
     permits.starve(lambda: woken.append(1))
     permits.give_back_quietly()
-    assert (woken, permits.is_free()) == ([], True)
-    permits.try_acquire()
+    assert (woken, is_free(permits)) == ([], True)
+    borrow(permits, 1)
     permits.give_back()
     assert woken == [1]
 
 
 def test_who_is_woken_may_call_back():
     """No lock is held while calling out: it may borrow, or starve again."""
-    permits, woken = Concurrency(1), []
-    permits.try_acquire()
+    permits, woken = Purse(1), []
+    borrow(permits, 1)
 
     def wake():
-        woken.append(permits.try_acquire())
+        woken.append(permits.try_acquire(0.0, NORMAL))
         permits.starve(lambda: woken.append("again"))
 
     permits.starve(wake)
@@ -87,24 +140,318 @@ def test_who_is_woken_may_call_back():
 
 def test_a_higher_limit_wakes_who_starves():
     """Those that are out stay out."""
-    permits, woken = Concurrency(1), []
-    permits.try_acquire()
+    permits, woken = Purse(1), []
+    borrow(permits, 1)
     permits.starve(lambda: woken.append(1))
-    permits.set_limit(2)
-    assert (woken, permits.try_acquire(), permits.try_acquire()) == ([1], True, False)
+    permits.set_told(2)
+    assert (woken, borrow(permits, 2)) == ([1], 1)
+
+
+def test_the_first_headers_wake_who_starves():
+    """There is more room at once, and nobody else would say so."""
+    permits, woken = Purse(probing=True), []
+    borrow(permits, 2)
+    permits.starve(lambda: woken.append(1))
+    permits.headers_came()
+    permits.headers_came()
+    assert (woken, borrow(permits, 20)) == ([1], 8)
 
 
 def test_a_lower_limit_lets_those_out_come_home_first():
     """Three out under a limit of one: the next leaves when all three are back."""
-    permits = Concurrency(None)
-    for _ in range(3):
-        permits.try_acquire()
-    permits.set_limit(1)
+    permits = Purse(None)
+    borrow(permits, 3)
+    permits.set_told(1)
     free = []
     for _ in range(3):
-        free.append(permits.is_free())
+        free.append(is_free(permits))
         permits.give_back()
-    assert (free, permits.try_acquire()) == ([False] * 3, True)
+    assert (free, borrow(permits, 1)) == ([False] * 3, 1)
+
+
+# -- who may have the last ones --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "share", "for_all"), [(10, 0.2, 8), (10, 0.0, 10), (4, 0.25, 3), (3, 0.25, 3)]
+)
+def test_a_share_is_kept_for_interactive_calls(limit, share, for_all):
+    """Of ten with a share of a fifth, eight are everybody's and two are kept."""
+    permits = Purse(limit, interactive_share=share)
+    assert borrow(permits, limit, priority=Priority.BATCH) == for_all
+    if for_all < limit:
+        assert permits.up_to(0.0) == INTERACTIVE
+    assert borrow(permits, limit, priority=INTERACTIVE) == limit - for_all
+    assert permits.up_to(0.0) == -math.inf
+
+
+def test_what_interactive_calls_hold_is_taken_from_their_share_first():
+    """Two of ten kept, and two interactive calls out: the other eight are still everybody's."""
+    permits = Purse(10, interactive_share=0.2)
+    assert borrow(permits, 2, priority=INTERACTIVE) == 2
+    assert borrow(permits, 20, priority=NORMAL) == 8
+
+
+def test_a_look_is_enough_to_see_what_came_back():
+    """The worker only looks: it would else wait for ever for permits that are all there."""
+    permits = Purse(10, interactive_share=0.2)
+    assert borrow(permits, 20, priority=NORMAL) == 8
+    for _ in range(8):
+        permits.give_back_quietly()
+    assert permits.up_to(0.0) == math.inf
+
+
+@given(st.integers(1, 30), st.floats(0.0, 1.0))
+def test_the_reserve_never_takes_the_last(limit, share):
+    """However large the share and small the limit: one permit is everybody's."""
+    permits = Purse(limit, interactive_share=share)
+    assert permits.try_acquire(0.0, Priority.BATCH)
+
+
+def test_without_a_limit_nothing_is_kept():
+    """There is always one more."""
+    permits = Purse(None, interactive_share=0.5)
+    assert borrow(permits, 100) == 100
+
+
+# -- probing ---------------------------------------------------------------------------------------
+
+
+def fill_and_look(permits, instants):
+    """Take all there are whenever one looks; returns what the limit was then."""
+    limits = []
+    for now in instants:
+        permits.up_to(now)
+        borrow(permits, 1000, now)
+        limits.append(permits.limit)
+    return limits
+
+
+def test_silence_doubles_the_probes_up_to_eight():
+    """2, 4, 8 per half second without a refusal; then it takes headers."""
+    permits = Purse(probing=True)
+    halves = [0.0, 0.49, 0.5, 0.99, 1.0, 1.5, 2.0, 60.0]
+    assert fill_and_look(permits, halves) == [2, 2, 4, 4, 8, 8, 8, 8]
+
+
+def test_silence_counts_only_while_somebody_waits():
+    """An idle hour is no admission: half a second after the second permit went, not before."""
+    permits = Purse(probing=True)
+    borrow(permits, 2, 0.0)
+    permits.give_back()
+    assert permits.try_acquire(3600.0, NORMAL)
+    permits.up_to(3600.0)
+    permits.up_to(3600.4)
+    assert permits.limit == 2
+    permits.up_to(3600.5)
+    assert permits.limit == 4
+
+
+def test_the_first_headers_give_ten():
+    """The server tells its limits: no need to grope."""
+    permits = Purse(probing=True)
+    permits.headers_came()
+    assert permits.limit == 10
+
+
+def test_headers_change_nothing_where_a_rate_is_told():
+    """Rate times latency bounds it; there is nothing to probe."""
+    permits = Purse(None)
+    permits.headers_came()
+    assert permits.limit == math.inf
+
+
+def test_answers_alone_let_no_probe_more_leave():
+    """Before the headers came a limit of two is two, however many were answered."""
+    permits = Purse(probing=True)
+    borrow(permits, 2)
+    permits.up_to(0.0)
+    permits.answered()
+    assert permits.limit == 2
+
+
+# -- growing ---------------------------------------------------------------------------------------
+
+
+def test_while_full_each_answer_makes_room_for_one_more():
+    """Ten out and one waiting: eleven."""
+    permits = Purse(probing=True)
+    permits.headers_came()
+    borrow(permits, 10)
+    permits.up_to(0.0)  # somebody waits
+    permits.answered()
+    permits.answered()
+    assert permits.limit == 12
+
+
+def test_an_answer_to_who_was_not_short_of_permits_changes_nothing():
+    """Nine of ten are out: ten are enough."""
+    permits = Purse(probing=True)
+    permits.headers_came()
+    borrow(permits, 9)
+    permits.up_to(0.0)
+    permits.answered()
+    assert permits.limit == 10
+
+
+def test_full_and_unrefused_for_half_a_second_doubles():
+    """Answers may take half a minute; a refusal would have come by now."""
+    permits = Purse(probing=True)
+    permits.headers_came()
+    assert fill_and_look(permits, [0.0, 0.4, 0.5, 1.0, 1.5]) == [10, 10, 20, 40, 80]
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 2.0), st.sampled_from("lab")), max_size=60))
+def test_told_is_a_ceiling(steps):
+    """Whatever happens, no more than that are out."""
+    permits, now = Purse(5, probing=True), 0.0
+    permits.headers_came()
+    for gap, step in steps:
+        now += gap
+        permits.up_to(now)
+        borrow(permits, 100, now)
+        if step == "a":
+            permits.answered()
+        elif step == "b" and permits.in_use:
+            permits.refused(now)
+            permits.give_back()
+        assert 1 <= permits.limit <= 5
+        assert permits.in_use <= 5
+
+
+# -- refused ---------------------------------------------------------------------------------------
+
+
+def full(limit, now=0.0):
+    """As many out as are taken without complaint."""
+    permits = Purse(None)
+    assert borrow(permits, limit, now) == limit
+    return permits
+
+
+def refuse(permits, now):
+    """The server refuses one that is out, and it comes home."""
+    permits.refused(now)
+    permits.give_back()
+
+
+def test_a_refusal_sets_the_limit_to_the_others_in_flight():
+    """Seven out, one refused: six are what the server took."""
+    permits = full(7)
+    refuse(permits, 0.0)
+    assert (permits.limit, permits.in_use) == (6, 6)
+    assert not is_free(permits)
+
+
+def test_a_wave_of_refusals_ends_at_what_was_let_in():
+    """Ten sent at once to a server that takes four: six refusals, and four it is."""
+    permits = full(10)
+    for _ in range(6):
+        refuse(permits, 0.0)
+    assert (permits.limit, permits.in_use) == (4, 4)
+
+
+def test_one_is_always_allowed():
+    """Even the only one out may be refused: somebody else holds the connections."""
+    permits = full(1)
+    refuse(permits, 0.0)
+    assert (permits.limit, borrow(permits, 3)) == (1, 1)
+
+
+def test_after_a_refusal_it_creeps():
+    """One more after a second, and no doubling for silence any more."""
+    permits = full(5)
+    refuse(permits, 0.0)
+    assert fill_and_look(permits, [0.9, 1.0, 1.5, 1.9, 2.0, 3.0]) == [4, 5, 5, 5, 6, 7]
+
+
+def test_answers_do_not_hasten_the_creeping():
+    """Else a short answer time would undo the refusal at once."""
+    permits = full(5)
+    refuse(permits, 0.0)
+    permits.up_to(0.5)
+    permits.answered()
+    assert permits.limit == 4
+
+
+def test_it_creeps_ever_more_slowly():
+    """Each refused step doubles the gap: 1, 2, 4 ... s, and at most ten minutes."""
+    permits, now, gaps = full(5), 0.0, []
+    refuse(permits, now)
+    for _ in range(14):
+        begin = now
+        while permits.limit == 4:
+            now += 0.5
+            permits.up_to(now)
+        gaps.append(now - begin)
+        borrow(permits, 10, now)
+        refuse(permits, now)
+    assert gaps == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600, 600, 600]
+
+
+def test_a_wave_doubles_the_gap_once():
+    """Three refusals of one step say what one says."""
+    permits = full(5)
+    refuse(permits, 0.0)
+    permits.up_to(1.0)
+    borrow(permits, 1, 1.0)
+    permits.refused(1.0)
+    permits.refused(1.0)
+    permits.refused(1.0)
+    permits.give_back()
+    assert fill_and_look(permits, [2.9, 3.0]) == [4, 5]
+
+
+def test_nobody_waiting_lets_nothing_creep():
+    """What is not needed is not tried: an idle hour is one step, not thousands."""
+    permits = full(5)
+    refuse(permits, 0.0)
+    for _ in range(4):
+        permits.give_back()
+    assert is_free(permits, 3600.0)
+    assert borrow(permits, 10, 3600.0) == 5
+
+
+def test_after_an_outage_it_begins_with_eight():
+    """A server that has just come back is not met with everything at once; then as always."""
+    permits = Purse(None)
+    permits.ramp()
+    assert fill_and_look(permits, [0.0, 0.5, 1.0]) == [8, 16, 32]
+    small = full(4)
+    refuse(small, 0.0)
+    small.ramp()
+    assert small.limit == 3
+
+
+# -- news ------------------------------------------------------------------------------------------
+
+
+def test_a_fall_is_news_and_so_is_half_as_much_again():
+    """It grows by ones: not each of them is worth a line."""
+    permits = Purse(probing=True)
+    assert permits.news() is None
+    permits.headers_came()
+    assert permits.news() == (10, 2)
+    assert permits.news() is None
+    borrow(permits, 10)
+    permits.up_to(0.0)
+    told = []
+    for _ in range(6):
+        permits.answered()
+        told.append(permits.news())
+    assert told == [None] * 4 + [(15, 10), None]
+    permits.refused(0.0)
+    assert permits.news() == (9, 15)
+
+
+def test_the_first_refusal_without_a_limit_is_news():
+    """From no limit to four."""
+    permits = full(5)
+    refuse(permits, 0.0)
+    assert permits.news() == (4, math.inf)
+
+
+# -- threads ---------------------------------------------------------------------------------------
 
 
 def test_threads_never_hold_more_than_there_are():
@@ -115,11 +462,12 @@ def test_threads_never_hold_more_than_there_are():
     def work():
         begin.wait(20)
         for _ in range(300):
-            if permits.try_acquire():
+            lender = permits.try_acquire(0.0, NORMAL)
+            if lender:
                 held.append(1)
                 most.append(len(held))
                 held.pop()
-                permits.give_back()
+                lender.give_back()
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -129,3 +477,28 @@ def test_threads_never_hold_more_than_there_are():
         assert not thread.is_alive()
     assert max(most) <= 3
     assert permits.in_use == 0
+
+
+def test_threads_that_grow_and_shrink_it_lose_no_permit():
+    """Eight threads borrow, return, answer and refuse; in the end none is out and one is free."""
+    permits, begin = Concurrency(probing=True), threading.Barrier(8)
+
+    def work(mine):
+        begin.wait(20)
+        for turn in range(300):
+            now = turn * 0.1
+            lender = permits.try_acquire(now, NORMAL)
+            if lender:
+                permits.headers_came()
+                permits.answered() if (turn + mine) % 7 else permits.refused(now)
+                lender.give_back()
+
+    threads = [threading.Thread(target=work, args=(mine,)) for mine in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert permits.in_use == 0
+    assert 1 <= permits.limit < math.inf
+    assert is_free(permits)

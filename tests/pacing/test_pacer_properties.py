@@ -9,8 +9,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from claude_throttle.flow.cost import NO_COST, Cost
-from claude_throttle.pacing.pacer import KINDS, Pacer, pause_jitter
+from claude_throttle.pacing.pacer import Pacer
+from claude_throttle.pacing.pause import pause_jitter
 from claude_throttle.pacing.quota import SLACK_SECONDS, Quota
+from claude_throttle.pacing.told import KINDS
 
 amounts = st.floats(1.0, 1e5)
 quotas = st.dictionaries(
@@ -33,8 +35,8 @@ timelines = st.lists(
 
 
 def bursts_of(lane):
-    """What each quota lets leave at once, read off by asking a fresh lane for a huge call."""
-    return {account.name: account.burst for account in lane._accounts}
+    """What each quota lets leave at once, as the lane keeps it."""
+    return {told.name: told.burst for told in lane.told}
 
 
 def run(lane, timeline, start=500.0):
@@ -120,11 +122,11 @@ def test_a_pause_is_never_shortened_and_never_below_the_servers_word(pauses):
     lane, now, named = Pacer({"rpm": Quota(6000)}), 100.0, 0.0
     for gap, seconds in pauses:
         now += gap
-        before = lane.paused_until
+        before = lane.pause.until
         remaining = lane.pause_for(seconds, now)
         named = max(named, now + seconds)
-        assert lane.paused_until >= max(before, named)
-        assert remaining == lane.paused_until - now >= seconds
+        assert lane.pause.until >= max(before, named)
+        assert remaining == lane.pause.until - now >= seconds
         assert lane.ready_at(Cost(1.0, 0.0, 0.0), now) >= named
 
 

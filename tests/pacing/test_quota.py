@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_throttle.pacing import quota as gcra
-from claude_throttle.pacing.quota import SLACK_SECONDS, Quota
+from claude_throttle.pacing.quota import ROUNDING_SECONDS, SLACK_SECONDS, Quota
 
 NEVER_USED = -math.inf
 
@@ -78,19 +78,18 @@ def test_with_a_burst_of_one_it_is_the_fixed_interval():
     """50 a minute leave 1.2 s apart, the first at once."""
     left = departures(50 / 60, 1.0, [(0.0, 1.0, 0.0)] * 4)
     gaps = [later - earlier for (earlier, _), (later, _) in zip(left, left[1:])]
-    # The first finds a full bucket that may be 1 ms "more than full".
-    assert gaps == pytest.approx([1.2 - SLACK_SECONDS, 1.2, 1.2])
+    assert gaps == pytest.approx([1.2, 1.2, 1.2])
 
 
 def test_a_call_larger_than_the_burst_goes_when_full_and_is_paid_afterwards():
     """10 units from a bucket of 2: it leaves at once, the next unit 9 s later."""
     empty_at = gcra.take(NEVER_USED, 1.0, 2.0, 10.0, now=100.0)
-    assert empty_at == pytest.approx(108.0 - SLACK_SECONDS)
-    assert gcra.ready_at(empty_at, 1.0, 2.0, 1.0) == pytest.approx(109.0 - SLACK_SECONDS)
-    assert gcra.ready_at(empty_at, 1.0, 2.0, 10.0) == pytest.approx(110.0 - SLACK_SECONDS)
+    assert empty_at == pytest.approx(108.0)
+    assert gcra.ready_at(empty_at, 1.0, 2.0, 1.0) == pytest.approx(109.0)
+    assert gcra.ready_at(empty_at, 1.0, 2.0, 10.0) == pytest.approx(110.0)
 
 
-@given(st.floats(0.0, SLACK_SECONDS), rates)
+@given(st.floats(0.0, 0.99 * SLACK_SECONDS), rates)
 def test_a_departure_up_to_one_millisecond_late_is_caught_up(late, rate):
     """The one after it leaves at the instant it would have had without the delay."""
     first = gcra.take(NEVER_USED, rate, 1.0, 1.0, now=0.0)
@@ -106,7 +105,16 @@ def test_a_later_departure_moves_the_instant(late, rate):
     due = gcra.ready_at(first, rate, 1.0, 1.0)
     after = gcra.take(first, rate, 1.0, 1.0, now=due + late)
     next_gap = gcra.ready_at(after, rate, 1.0, 1.0) - (due + late)
-    assert next_gap == pytest.approx(1 / rate - SLACK_SECONDS, abs=1e-6)
+    assert next_gap == pytest.approx(1 / rate, abs=2 * ROUNDING_SECONDS)
+
+
+@given(st.floats(2 * SLACK_SECONDS, 1000.0), rates)
+def test_a_rest_gives_no_credit(rest, rate):
+    """The call after an idle one leaves a whole interval later: a server may allow no burst."""
+    first = gcra.take(NEVER_USED, rate, 1.0, 1.0, now=0.0)
+    now = gcra.ready_at(first, rate, 1.0, 1.0) + rest
+    after = gcra.take(first, rate, 1.0, 1.0, now=now)
+    assert gcra.ready_at(after, rate, 1.0, 1.0) >= now + 1 / rate - 2 * ROUNDING_SECONDS
 
 
 @given(st.floats(-1e4, 1e5), rates, rates, instants)

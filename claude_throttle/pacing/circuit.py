@@ -1,0 +1,99 @@
+"""A circuit: while nothing gets through, one probe at a time instead of everybody's retries.
+
+It opens when several attempts sent one after another have all failed. In the order of sending, not
+of coming back: failures are quick and answers slow, so that one in ten failing looks like all of
+them, by the order in which they come back.
+"""
+
+from __future__ import annotations
+
+import math
+
+#: Attempts sent one after another that must all fail. One failure in ten opens it by accident once
+#: in a hundred thousand calls.
+FAILURES_IN_A_ROW = 5
+
+#: Seconds between probes. At most five, so that full pace is back within ten of the end.
+PROBE_GAPS_SECONDS = (0.5, 1.0, 2.0, 4.0, 5.0)
+
+#: How many attempts back a failure is remembered.
+MEMORY = 64
+
+CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
+
+
+class Circuit:
+    """Of one lane. Not thread-safe: the lane's mutex guards it."""
+
+    def __init__(self) -> None:
+        self.state = CLOSED
+        self._failed: set[int] = set()
+        self._probes = 0
+        self._probe_at = -math.inf
+        #: Number of the first attempt that left as a probe.
+        self._first_probe = math.inf
+        #: Attempts up to this one left before it closed last: their failures say nothing new.
+        self._past = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether only probes may leave."""
+        return self.state != CLOSED
+
+    def ready_at(self) -> float:
+        """The instant before which nothing may leave."""
+        return self._probe_at if self.is_open else -math.inf
+
+    def left(self, number: int, now: float) -> bool:
+        """An attempt leaves; True if it is a probe."""
+        if not self.is_open:
+            return False
+        self.state = HALF_OPEN
+        self._first_probe = min(self._first_probe, number)
+        # A probe that nobody answers must not keep the others waiting for its whole time-out.
+        self._probe_at = now + self._next_gap()
+        return True
+
+    def _next_gap(self) -> float:
+        gap = PROBE_GAPS_SECONDS[min(self._probes, len(PROBE_GAPS_SECONDS) - 1)]
+        self._probes += 1
+        return gap
+
+    def failed(self, number: int, now: float) -> bool:
+        """An attempt failed; True if the circuit opens by it."""
+        if self.is_open:
+            if number >= self._first_probe:
+                self.state = OPEN
+            return False
+        if number <= self._past or not self._ends_a_streak(number):
+            return False
+        self.state = OPEN
+        self._failed.clear()
+        self._probes = 0
+        self._probe_at = now + self._next_gap()
+        return True
+
+    def _ends_a_streak(self, number: int) -> bool:
+        self._failed.add(number)
+        if len(self._failed) > MEMORY:
+            self._failed = {failed for failed in self._failed if failed > number - MEMORY}
+        first = last = number
+        while first - 1 in self._failed:
+            first -= 1
+        while last + 1 in self._failed:
+            last += 1
+        return last - first + 1 >= FAILURES_IN_A_ROW
+
+    def answered(self, number: int) -> bool:
+        """The server took an attempt; True if the circuit closes by it."""
+        if not self.is_open or number < self._first_probe:
+            return False
+        self.close(number)
+        return True
+
+    def close(self, number: int) -> None:
+        """Let everything leave again; *number* is that of the last attempt that left."""
+        self.state = CLOSED
+        self._past = max(self._past, number)
+        self._first_probe = math.inf
+        self._failed.clear()

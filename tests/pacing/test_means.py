@@ -1,0 +1,128 @@
+"""Running values: a mean that forgets, a sum that fades, an exposure without survivors' bias."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from claude_throttle.pacing.means import Exposure, Fading, Mean
+
+values = st.floats(0.0, 1e6)
+
+
+@given(st.lists(values, min_size=1, max_size=10))
+def test_a_mean_of_a_few_is_exact(few):
+    """Up to ten, all count alike."""
+    mean = Mean()
+    for value in few:
+        mean.add(value)
+    assert mean.value == pytest.approx(statistics.fmean(few), rel=1e-6, abs=1e-6)
+
+
+def test_a_mean_forgets():
+    """After sixty others a thousand old ones weigh less than a hundredth."""
+    mean = Mean(first=7.0)
+    assert mean.value == 7.0
+    for value in [100.0] * 1000 + [0.0] * 60:
+        mean.add(value)
+    assert 0.0 < mean.value < 1.0
+
+
+@given(values, st.floats(0.1, 60.0), st.floats(-100.0, 1e6))
+def test_a_sum_fades_to_a_third_in_its_time(amount, seconds, begin):
+    """To 1/e, to be exact; and it is whole at the instant itself."""
+    fading = Fading(seconds)
+    assert fading.value(begin) == 0.0
+    fading.add(amount, begin)
+    assert fading.value(begin) == amount
+    assert fading.value(begin + seconds) == pytest.approx(amount / math.e, rel=1e-6)
+
+
+def test_sums_add_up():
+    """What is left of the old, and the new."""
+    fading = Fading(3.0)
+    fading.add(10.0, 0.0)
+    fading.add(10.0, 3.0)
+    assert fading.value(3.0) == pytest.approx(10.0 + 10.0 / math.e)
+
+
+def test_before_the_first_answer_nothing_is_known():
+    """No latency, no stretch; also while some are out."""
+    exposure = Exposure()
+    assert (exposure.mean(0.0), exposure.stretch(0.0)) == (0.0, 1.0)
+    exposure.begin(0.0)
+    assert (exposure.mean(9.0), exposure.stretch(9.0)) == (0.0, 1.0)
+
+
+def test_one_at_a_time_is_the_plain_mean():
+    """Nobody is out unseen: nothing to stretch."""
+    exposure, now = Exposure(), 0.0
+    for _ in range(20):
+        exposure.begin(now)
+        now += 2.0
+        exposure.end(now, 2.0)
+    assert exposure.mean(now) == pytest.approx(2.0)
+    assert exposure.stretch(now) == pytest.approx(1.0)
+
+
+def test_the_long_ones_still_out_count():
+    """Half take 1 s and half 9: after 5 s only the short are back, and the mean says over 4."""
+    exposure = Exposure()
+    for _ in range(20):
+        exposure.begin(0.0)
+    for _ in range(10):
+        exposure.end(1.0, 1.0)
+    assert exposure.mean(1.0) > 1.5
+    assert exposure.mean(5.0) == pytest.approx(4.0)  # the most it stretches
+    for _ in range(10):
+        exposure.end(9.0, 9.0)
+    assert exposure.mean(9.0) == pytest.approx(5.0, rel=0.2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_in_a_steady_flow_the_mean_is_the_true_one(seed):
+    """Answer times spread over two orders of magnitude, one begins every 0.1 s."""
+    chance, exposure = random.Random(seed), Exposure()
+    spans = [0.1 * 100 ** chance.random() for _ in range(600)]
+    ends = sorted((n * 0.1 + span, span) for n, span in enumerate(spans))
+    begins = [n * 0.1 for n in range(len(spans))]
+    seen = []
+    while begins:
+        if begins[0] <= ends[0][0]:
+            exposure.begin(begins.pop(0))
+        else:
+            exposure.end(*ends.pop(0))
+            seen.append(exposure.mean(60.0 * len(seen) / 600))
+    assert statistics.fmean(seen[200:]) == pytest.approx(statistics.fmean(spans), rel=0.35)
+
+
+def test_a_lost_one_says_nothing_about_how_long_answers_take():
+    """It ends its exposure, and is no answer."""
+    exposure = Exposure()
+    exposure.begin(0.0)
+    exposure.end(2.0, 2.0)
+    exposure.begin(2.0)
+    exposure.lose(2.0)
+    exposure.lose(2.0)  # nor does one too many matter
+    assert exposure.mean(100.0) == pytest.approx(2.0)
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 10.0), st.sampled_from("bel")), max_size=80))
+def test_a_stretch_stays_between_one_and_four(steps):
+    """Whatever comes and goes."""
+    exposure, now, out = Exposure(), 0.0, []
+    for gap, step in steps:
+        now += gap
+        if step == "b":
+            exposure.begin(now)
+            out.append(now)
+        elif out:
+            begun = out.pop(0)
+            exposure.end(now, now - begun) if step == "e" else exposure.lose(now)
+        assert 1.0 <= exposure.stretch(now) <= 4.0
+        assert 0.0 <= exposure.mean(now) < math.inf
