@@ -1,22 +1,39 @@
 """What an answer means: one table, and the reading of a whole message.
 
-Classified by ``x-should-retry``, ``error_code``, status and ``retry-after``, in this order; by the
-wording never ("its wording can change, so don't match on it", says the SDK).
+Classified by ``x-should-retry``, status, ``error_code`` and ``retry-after``, in this order; by the
+wording last, and only where nothing else tells ("its wording can change", says the SDK).
 """
 
 from __future__ import annotations
 
 import email.utils
 import json
-import math
 import random
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.errors import BrokenAnswer
 from claude_throttle.flow.cost import Usage
+from claude_throttle.flow.heard import (
+    ACCOUNT,
+    CONCURRENCY,
+    FAULT,
+    OVERLOAD,
+    RAMP,
+    RATE,
+    AccountRefusal,
+    Heard,
+)
+from claude_throttle.transport.limit_headers import (
+    read_date,
+    read_growth,
+    read_limits,
+    read_number,
+    refused_kind,
+)
 
-#: 429s that pass only when somebody pays or a month ends (rate-limit page, 2026-09; SDK 2.10).
+#: What passes only when somebody pays or a month ends (rate-limit page, 2026-09; SDK 2.10).
 SPEND_CODES = frozenset(
     {
         "enforced_spend_limit_reached",
@@ -28,23 +45,90 @@ SPEND_CODES = frozenset(
     }
 )
 
-#: Status -> what we call it. These are tried again (errors page 2026-11; 52x come from the proxy
-#: in front of the API when it cannot reach it).
-RETRYABLE = {
-    408: "request timeout",
-    409: "conflict",
-    429: "rate limit",
-    500: "server error",
-    502: "bad gateway",
-    503: "unavailable",
-    504: "gateway timeout",
-    520: "proxy error",
-    521: "proxy error",
-    522: "proxy error",
-    523: "proxy error",
-    524: "proxy error",
-    529: "overloaded",
-}
+#: Since SDK 2.6.0 of 2026-11-05.
+RAMP_CODES = frozenset({"ramp_limit_exceeded"})
+
+KNOWN_CODES = SPEND_CODES | RAMP_CODES
+
+#: What a gateway may quote of a key it refuses ("Received API Key = sk-…").
+_KEY = re.compile(r"\bsk-[\w-]+")
+
+#: Characters of the server's own words that are passed on.
+LONGEST_MESSAGE = 300
+
+#: Of a 403: it may be about one model only.
+NOT_PERMITTED = "not permitted"
+
+
+class Rule(NamedTuple):
+    """One line of the table: what it looks like, what it means."""
+
+    #: In one or two words.
+    reason: str
+    #: Empty: any.
+    statuses: tuple[int, ...]
+    #: What the pace must understand; empty: nothing.
+    cause: str
+    retry: bool
+    #: It takes one of these ``error_code``s ...
+    codes: frozenset[str] = frozenset()
+    #: ... or, if there is no code that we know, one of these in the message. The last resort: it
+    #: can change.
+    texts: tuple[str, ...] = ()
+    #: The message begins with one of these. For what is about everybody: further on, a message may
+    #: quote what one caller wrote.
+    beginnings: tuple[str, ...] = ()
+
+    def fits(self, status: int, code: Optional[str], message: str) -> bool:
+        """Whether it is this."""
+        if self.statuses and status not in self.statuses:
+            return False
+        if code in self.codes or not (self.codes or self.texts or self.beginnings):
+            return True
+        if code in KNOWN_CODES:
+            return False
+        return message.startswith(self.beginnings) or any(text in message for text in self.texts)
+
+
+#: The first line that fits counts (errors page and rate-limit page, 2026-09 to 2026-11; refusals
+#: seen in 2025 and 2026; 52x come from the proxy in front of the API when it cannot reach it).
+RULES = (
+    Rule("spend limit", (), ACCOUNT, False, SPEND_CODES),
+    Rule(
+        "spend limit",
+        (400, 429),
+        ACCOUNT,
+        False,
+        beginnings=(
+            "You have reached your API usage limits",
+            "You have reached your specified",
+            "Your credit balance is too low",
+            "This request would exceed your account's monthly spend limit",
+        ),
+    ),
+    Rule(
+        "ramp limit",
+        (429,),
+        RAMP,
+        True,
+        RAMP_CODES,
+        texts=("maximum usage increase rate", "acceleration limit"),
+    ),
+    Rule("concurrency limit", (429,), CONCURRENCY, True, texts=("concurrent connections",)),
+    Rule("not in the plan", (429,), "", False, texts=("Extra usage is required",)),
+    Rule("rate limit", (429,), RATE, True),
+    Rule("overloaded", (529,), OVERLOAD, True),
+    Rule("key refused", (401,), ACCOUNT, False),
+    Rule("billing", (402,), ACCOUNT, False),
+    Rule(NOT_PERMITTED, (403,), ACCOUNT, False),
+    Rule("request timeout", (408,), FAULT, True),
+    Rule("conflict", (409,), "", True),
+    Rule("server error", (500,), FAULT, True),
+    Rule("bad gateway", (502,), FAULT, True),
+    Rule("unavailable", (503,), FAULT, True),
+    Rule("gateway timeout", (504,), FAULT, True),
+    Rule("proxy error", (520, 521, 522, 523, 524), FAULT, True),
+)
 
 #: Refused before any work was done: the tokens come back at once.
 _TAKES_NOTHING = frozenset({429, 529})
@@ -66,39 +150,50 @@ class Verdict(NamedTuple):
     pauses_lane: bool = False
     #: The server may have counted its tokens.
     keeps_tokens: bool = True
+    #: For the pace.
+    heard: Heard = Heard()
 
 
 def judge(status: int, headers: Mapping[str, str], body: bytes, wall: float) -> Verdict:
     """The verdict on a refusal; *wall* is now in seconds since 1970, for dates in headers."""
-    wish = headers.get("x-should-retry")
-    after = retry_after(headers, wall)
-    reason = RETRYABLE.get(status, f"status {status}")
-    keeps = status not in _TAKES_NOTHING
-    if wish == "false" or error_code(read_json(body)) in SPEND_CODES:
-        return Verdict(False, reason, after, keeps_tokens=keeps)
-    if status == 429 and after is None and wish != "true":
+    answer = read_json(body)
+    message, code = error_message(answer), error_code(answer)
+    rule = _rule_for(status, code, message)
+    wish, after = headers.get("x-should-retry"), retry_after(headers, wall)
+    cause, reason = rule.cause, rule.reason
+    readings, kind = read_limits(headers), refused_kind(message)
+    retry = (rule.retry and wish != "false") or (wish == "true" and code not in SPEND_CODES)
+    if cause == RATE and after is None and wish != "true" and kind is None:
         # "Not sent with the spend-cap 429": without it nobody knows when it would pass.
-        return Verdict(False, "spend limit", keeps_tokens=False)
-    retry = status in RETRYABLE or wish == "true"
-    return Verdict(retry, reason, after, status in _TAKES_NOTHING and after is not None, keeps)
+        cause, reason, retry = "", "spend limit", False
+    if cause == ACCOUNT and retry:
+        cause = ""
+    account = _account_refusal(reason, message) if cause == ACCOUNT else None
+    growth = read_growth(message) if cause == RAMP else None
+    heard = Heard(cause, after, readings, kind, growth, status, not retry, account)
+    return Verdict(retry, reason, after, heard.pauses_lane, status not in _TAKES_NOTHING, heard)
+
+
+def _rule_for(status: int, code: Optional[str], message: str) -> Rule:
+    for rule in RULES:
+        if rule.fits(status, code, message):
+            return rule
+    return Rule(f"status {status}", (), "", False)
+
+
+def _account_refusal(reason: str, message: str) -> AccountRefusal:
+    shown = _KEY.sub("sk-…", message)[:LONGEST_MESSAGE]
+    return AccountRefusal(reason, shown, read_date(message))
 
 
 def retry_after(headers: Mapping[str, str], wall: float) -> Optional[float]:
     """Seconds the server asks us to wait, from any of its three spellings; garbage is None."""
-    milliseconds = _number(headers.get("retry-after-ms"))
+    milliseconds = read_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000.0
     text = headers.get("retry-after")
-    seconds = _number(text)
+    seconds = read_number(text)
     return seconds if seconds is not None else _seconds_until(text, wall)
-
-
-def _number(text: Optional[str]) -> Optional[float]:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
 
 
 def _seconds_until(date: Optional[str], wall: float) -> Optional[float]:
@@ -118,10 +213,15 @@ def read_json(body: bytes) -> Any:
     """The body as JSON; None if it is none."""
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    except RecursionError:
-        return None
+
+
+def error_message(body: Any) -> str:
+    """``error.message`` of an error body, or nothing."""
+    for name in ("error", "message"):
+        body = body.get(name) if isinstance(body, dict) else None
+    return body if isinstance(body, str) else ""
 
 
 def error_code(body: Any) -> Optional[str]:

@@ -26,6 +26,11 @@ def _can_be_sent(value: str) -> bool:
     return all(" " <= character <= "\xff" or character == "\t" for character in value)
 
 
+def brings_own_proof(headers: Optional[Mapping[str, str]]) -> bool:
+    """Whether a call comes with a key or token of its own."""
+    return any(name.lower() in ("x-api-key", "authorization") for name in headers or ())
+
+
 def merged_headers(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
     """*theirs* in place of *ours*, whatever the case of a name."""
     named = {name.lower() for name in theirs}

@@ -17,6 +17,7 @@ from claude_throttle.errors import BrokenAnswer
 from claude_throttle.flow.attempts import Attempts
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.heard import Heard
 from claude_throttle.flow.settlement import Outcome
 from claude_throttle.transport import sdk
 from claude_throttle.transport.answers import broken, judge, read_json, read_message, read_usage
@@ -26,8 +27,17 @@ from claude_throttle.transport.connections import (
     renew_locks,
     use_owned_connections,
 )
+from claude_throttle.transport.count import COUNT_PATH, count_body, read_count
 from claude_throttle.transport.headers import merged_headers
-from claude_throttle.transport.retry import Exchange, PacedRetry, RetryRules, verdict_on_error
+from claude_throttle.transport.limit_headers import read_limits
+from claude_throttle.transport.retry import (
+    Exchange,
+    PacedRetry,
+    RetryRules,
+    Unwound,
+    verdict_on_error,
+)
+from claude_throttle.transport.wording import describe
 
 #: Seconds to wait for a connection (SDK 2.11 ``DEFAULT_TIMEOUT``).
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -36,6 +46,9 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 #: (SDK 2.11: an hour for 128,000 tokens, at least 600 s).
 READ_TIMEOUT_SECONDS = 600.0
 SECONDS_PER_TOKEN = 3600.0 / 128_000
+
+#: Seconds to wait for the answer to a small question, which nobody waits for.
+QUESTION_TIMEOUT_SECONDS = 30.0
 
 #: Idle connections kept per host. Room for them costs nothing until they are used.
 POOL_SIZE = 2048
@@ -140,23 +153,64 @@ class Wire:
         """In a forked child: these sockets are the parent's."""
         self._adapter.abandon()
 
+    def ask(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: Optional[bytes] = None,
+        timeout: float = QUESTION_TIMEOUT_SECONDS,
+    ) -> requests.Response:
+        """A small question outside the lanes, asked once. Raises OSError if it is not answered."""
+        url = self._settings.base_url + path
+        return self._adapter.send(
+            requests.Request(method, url, headers=headers, data=body).prepare(),
+            timeout=(min(CONNECT_TIMEOUT_SECONDS, timeout), timeout),
+            verify=self._verify,
+            proxies=self._proxies,
+        )
+
+    def count(self, call: Call) -> tuple[Optional[int], Heard]:
+        """The input tokens of a call, by the API's own count; None, and why, if it does not say."""
+        headers = {**self._settings.headers, "Accept": "application/json"}
+        if call.extra_headers:
+            headers = merged_headers(headers, call.extra_headers)
+        left = QUESTION_TIMEOUT_SECONDS
+        if call.deadline is not None:
+            left = min(left, max(0.001, call.deadline - self._clock.monotonic()))
+        try:
+            response = self.ask("POST", COUNT_PATH, headers, count_body(call.body), left)
+        except Exception:  # noqa: BLE001 - the call goes on with its estimate
+            return None, Heard()
+        if response.status_code == 200:
+            return read_count(response.content), Heard()
+        wall = self._clock.wall()
+        return None, judge(response.status_code, response.headers, response.content, wall).heard
+
     def send(self, call: Call, attempts: Attempts) -> Outcome:
         """Carry a call to its end, all attempts included; what can happen is returned."""
         exchange = Exchange(attempts, self._settings.rules, self._clock)
         current.attempts, current.exchange = attempts, exchange
         try:
-            response = self._adapter.send(
-                self._prepared(call),
-                stream=True,
-                timeout=self._timeout(call, attempts),
-                verify=self._verify,
-                proxies=self._proxies,
-            )
-            return self._outcome(call, response, exchange)
+            return self._outcome(call, self._response(call, attempts), exchange)
         except Exception as error:  # noqa: BLE001 - requests dresses up what urllib3 raised
             return self._no_answer(call, exchange, error)
         finally:
             current.attempts = current.exchange = None
+
+    def _response(self, call: Call, attempts: Attempts) -> requests.Response:
+        prepared = self._prepared(call)
+        while True:
+            try:
+                return self._adapter.send(
+                    prepared,
+                    stream=True,
+                    timeout=self._timeout(call, attempts),
+                    verify=self._verify,
+                    proxies=self._proxies,
+                )
+            except Unwound:
+                continue
 
     def _prepared(self, call: Call) -> requests.PreparedRequest:
         prepared = requests.PreparedRequest()
@@ -187,7 +241,8 @@ class Wire:
             return self._refused(response, exchange, request_id)
         message = read_message(_read_whole(response, exchange, request_id), request_id)
         value = message if call.raw else sdk.build_message(message, request_id)
-        return Outcome(value, None, read_usage(message), 200, request_id)
+        heard = Heard(readings=read_limits(response.headers))
+        return Outcome(value, None, read_usage(message), 200, request_id, heard=heard)
 
     def _refused(
         self, response: requests.Response, exchange: Exchange, request_id: Optional[str]
@@ -199,7 +254,7 @@ class Wire:
         verdict = judge(status, response.headers, content, self._clock.wall())
         error = sdk.status_error(self._url, status, response.headers, content, read_json(content))
         refused = not verdict.keeps_tokens or status < 500
-        return Outcome(None, error, None, status, request_id, refused)
+        return Outcome(None, error, None, status, request_id, refused, verdict.heard)
 
     def _no_answer(self, call: Call, exchange: Exchange, error: Exception) -> Outcome:
         attempts = exchange.attempts
@@ -215,7 +270,7 @@ class Wire:
         if verdict.reason == "read timeout":
             text = f"no answer in time ({tries}); it may be billed, so it is not sent again"
             return Outcome(error=sdk.timeout_error(self._url, text))
-        text = f"{verdict.reason} after {tries}: {_describe(cause)}"
+        text = f"{verdict.reason} after {tries}: {describe(cause)}"
         return Outcome(
             error=sdk.connection_error(self._url, text), refused=not verdict.keeps_tokens
         )
@@ -233,24 +288,10 @@ def _read_whole(
         exchange.error = None
         if exchange.attempts.stopped or type(error).__name__ == "ReadTimeoutError":
             raise
-        raise broken(f"an answer that broke off ({_describe(error)})", request_id) from None
+        raise broken(f"an answer that broke off ({describe(error)})", request_id) from None
     promised = response.headers.get("content-length", "")
     # urllib3 1.26 does not check it.
     if promised.isdigit() and raw.tell() < int(promised):
         response.close()
         raise broken(f"{raw.tell()} of {promised} bytes", request_id)
     return body
-
-
-def _describe(error: BaseException) -> str:
-    """What broke, without the object addresses and nested reprs of urllib3."""
-    inner = getattr(error, "original_error", None) or getattr(error, "reason", None)
-    if not isinstance(inner, BaseException):
-        last = error.args[-1] if error.args else None
-        inner = last if isinstance(last, BaseException) else None
-    if inner is not None:
-        return _describe(inner)
-    text = str(error.args[-1]) if error.args else ""
-    for end_of_repr in (">: ", "): "):
-        text = text.rpartition(end_of_repr)[2] or text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

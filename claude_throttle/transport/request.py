@@ -41,7 +41,10 @@ _API_PARAMETERS = frozenset(
 )
 
 #: Keywords of submit() that are not the API's.
-OUR_KEYWORDS = ("block", "extra_headers", "priority", "raw", "timeout")
+OUR_KEYWORDS = ("block", "extra_headers", "priority", "raw", "tenant", "timeout")
+
+#: Characters; names, not documents: they are kept as long as a call waits.
+LONGEST_TENANT = 256
 
 # Compact, and non-ASCII text as itself: fewer bytes on the wire.
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -68,10 +71,16 @@ def serialise(params: Mapping[str, Any]) -> Request:
     return Request(_body(params), model, max_tokens)
 
 
-def require_options(priority: Any, extra_headers: Optional[Mapping[str, str]]) -> None:
+def require_options(
+    priority: Any, tenant: Any, extra_headers: Optional[Mapping[str, str]] = None
+) -> None:
     """Check what comes with a request and is not part of it. Raises :class:`InvalidCall`."""
     if not isinstance(priority, int):
         raise InvalidCall(f"priority= must be a whole number, not {priority!r:.80}")
+    if tenant is not None and not isinstance(tenant, str):
+        raise InvalidCall(f"tenant= must be a string, not {type(tenant).__name__}")
+    if tenant is not None and len(tenant) > LONGEST_TENANT:
+        raise InvalidCall(f"tenant= has {len(tenant)} characters; {LONGEST_TENANT} are the most")
     flaw = None if extra_headers is None else header_flaw(extra_headers)
     if flaw is not None:
         raise InvalidCall(f"extra_headers {flaw}")

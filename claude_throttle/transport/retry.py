@@ -28,7 +28,19 @@ from urllib3.util.retry import Retry
 
 from claude_throttle.flow.attempts import Attempts, Stopped
 from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.heard import CONCURRENCY, FAULT, SILENCE, Delay, Heard
 from claude_throttle.transport.answers import Verdict, backoff, judge
+
+#: urllib3 calls itself for each re-send, and in a long outage there is no end of them.
+MOST_NESTED = 100
+
+NO_DELAY = Delay(0.0, alone=True)
+
+#: What the pace understands when the server is not there.
+_LOST = Heard(FAULT)
+
+#: And when all it said, or did not say, is no answer.
+_SILENT = Heard(SILENCE)
 
 
 class RetryRules(NamedTuple):
@@ -54,9 +66,19 @@ class Exchange:
         self.verdict: Optional[Verdict] = None
         #: What broke the last attempt, if nothing was answered.
         self.error: Optional[BaseException] = None
-        #: Seconds before the next attempt.
-        self.wait_seconds = 0.0
+        #: Before the next attempt.
+        self.delay = NO_DELAY
         self.status: Optional[int] = None
+        self.retries_left = rules.max_retries
+        #: Re-sends on the stack.
+        self.nested = 0
+
+
+class Unwound(Exception):
+    """It is this call's turn, but urllib3 must be entered anew for it.
+
+    A plain Exception: urllib3 and requests would dress up an OSError as a connection error.
+    """
 
 
 class PacedRetry(Retry):
@@ -69,7 +91,7 @@ class PacedRetry(Retry):
         """The retries of one call."""
         # None of backoff_jitter, backoff_max, retry_after_max: urllib3 1.26 lacks them.
         retry = cls(
-            total=exchange.rules.max_retries,
+            total=exchange.retries_left,
             redirect=0,
             allowed_methods=None,
             raise_on_status=False,
@@ -103,19 +125,20 @@ class PacedRetry(Retry):
         verdict = (
             _judge_response(exchange, response) if error is None else _judge_error(exchange, error)
         )
-        if not self._may_go_on(verdict):
+        # Even if this call goes no further, the others must not run into the same wall.
+        wait = self._wait_seconds(verdict)
+        delay = exchange.delay = _in_time(exchange, verdict, wait)
+        left = int(self.total or 0)
+        # What is refused while the circuit is open was not this call's fault.
+        may = left > 0 or (delay.free and exchange.rules.max_retries > 0)
+        if not (verdict.retry and may and exchange.attempts.has_time_for(delay.seconds)):
             raise MaxRetryError(_pool, url or "", error or ResponseError(verdict.reason))
-        return self.new(total=int(self.total or 0) - 1)
-
-    def _may_go_on(self, verdict: Verdict) -> bool:
-        attempts = self.exchange.attempts
-        wait = self.exchange.wait_seconds = self._wait_seconds(verdict)
-        if verdict.pauses_lane and self.exchange.status is not None:
-            # Even if this call goes no further, the others must not run into the same wall.
-            wait = attempts.pause_lane(self.exchange.status, wait)
-        return verdict.retry and bool(self.total) and attempts.has_time_for(wait)
+        return self.new(total=left if delay.free else left - 1)
 
     def _wait_seconds(self, verdict: Verdict) -> float:
+        if verdict.heard.cause == CONCURRENCY and not verdict.retry_after:
+            # Somebody else's answer makes room, at any time.
+            return backoff(1) / 2
         if not verdict.retry_after:  # "0" says nothing either
             return backoff(self.exchange.attempts.number)
         if verdict.pauses_lane:
@@ -130,10 +153,22 @@ class PacedRetry(Retry):
         exchange.attempts.again(
             status=exchange.status,
             reason=verdict.reason,
-            wait_seconds=exchange.wait_seconds,
-            lane_is_paused=verdict.pauses_lane,
+            delay=exchange.delay,
             keep_tokens=verdict.keeps_tokens,
         )
+        exchange.nested += 1
+        if exchange.nested >= MOST_NESTED:
+            exchange.nested, exchange.retries_left = 0, int(self.total or 0)
+            raise Unwound
+
+
+def _in_time(exchange: Exchange, verdict: Verdict, wait_seconds: float) -> Delay:
+    """Tell the lane, and learn when to try again: an empty retry budget delays, it fails none."""
+    delay = exchange.attempts.refused(verdict.heard, wait_seconds)
+    left = exchange.attempts.seconds_left()
+    if left is None or not delay.alone or delay.seconds <= wait_seconds:
+        return delay
+    return delay._replace(seconds=max(wait_seconds, min(delay.seconds, left / 2)))
 
 
 def _judge_response(exchange: Exchange, response: Any) -> Verdict:
@@ -166,14 +201,14 @@ def verdict_on_error(error: BaseException, rules: RetryRules) -> Verdict:
     if isinstance(error, ProxyError):
         error = _cause(error)
     if isinstance(error, (ConnectTimeoutError, NewConnectionError)):
-        return Verdict(True, "no connection", keeps_tokens=False)
+        return Verdict(True, "no connection", keeps_tokens=False, heard=_LOST)
     if isinstance(error, SSLError):
-        return Verdict(False, "TLS failed", keeps_tokens=False)
+        return Verdict(False, "TLS failed", keeps_tokens=False, heard=_SILENT)
     if isinstance(error, ReadTimeoutError):
-        return Verdict(rules.read_timeouts, "read timeout")
+        return Verdict(rules.read_timeouts, "read timeout", heard=_SILENT)
     if isinstance(error, ProtocolError) and was_lost(error):
-        return Verdict(rules.resets, "connection lost")
-    return Verdict(False, type(error).__name__)
+        return Verdict(rules.resets, "connection lost", heard=_LOST)
+    return Verdict(False, type(error).__name__, heard=_SILENT)
 
 
 def was_lost(error: BaseException) -> bool:

@@ -33,4 +33,4 @@ def refuse(server, status, code=None, **headers):
 
 def failure(throttler, **more):
     """What a call fails with."""
-    return throttler.submit(**ASK, **more).exception(timeout=60)
+    return throttler.submit(**{**ASK, **more}).exception(timeout=60)

@@ -1,4 +1,4 @@
-"""What an answer means: the verdict table, the server's wishes, the reading of a message."""
+"""What an answer says: when to come back, and a message or what is none."""
 
 from __future__ import annotations
 
@@ -14,118 +14,14 @@ from requests.structures import CaseInsensitiveDict
 
 from claude_throttle.errors import BrokenAnswer
 from claude_throttle.flow.cost import Usage
-from claude_throttle.transport import answers
-from claude_throttle.transport.answers import (
-    SPEND_CODES,
-    backoff,
-    error_code,
-    judge,
-    read_message,
-    read_usage,
-    retry_after,
-)
+from claude_throttle.transport.answers import backoff, read_message, read_usage, retry_after
 
 WALL = datetime(2026, 11, 21, 12, 0, 0, tzinfo=timezone.utc).timestamp()
-
-RETRIED = {408, 409, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}
-
-
-def verdict(status, code=None, **headers):
-    body = {"type": "error", "error": {"type": "x", "details": {"error_code": code}}}
-    fields = CaseInsensitiveDict({k.replace("_", "-"): v for k, v in headers.items()})
-    return judge(status, fields, json.dumps(body).encode(), WALL)
 
 
 def after(**headers):
     fields = CaseInsensitiveDict({k.replace("_", "-"): v for k, v in headers.items()})
     return retry_after(fields, WALL)
-
-
-# -- the table -------------------------------------------------------------------------------------
-
-
-def statuses(which, **headers):
-    """The statuses whose verdict has that attribute."""
-    return {s for s in range(300, 600) if getattr(verdict(s, **headers), which)}
-
-
-def test_what_is_tried_again_by_its_status():
-    """Thirteen of them, when the server says when; a 429 only then; nothing else."""
-    assert statuses("retry", retry_after="3") == RETRIED
-    assert statuses("retry") == RETRIED - {429}
-
-
-def test_the_servers_word_goes_before_the_table():
-    """x-should-retry, in both directions."""
-    assert statuses("retry", x_should_retry="true") == set(range(300, 600))
-    assert statuses("retry", x_should_retry="false", retry_after="1") == set()
-
-
-@pytest.mark.parametrize("wish", ["", "maybe", "1", "True"])
-def test_a_wish_that_is_neither_true_nor_false_says_nothing(wish):
-    """The table decides then."""
-    assert verdict(500, x_should_retry=wish).retry is True
-    assert verdict(400, x_should_retry=wish).retry is False
-
-
-def test_only_a_429_or_529_that_says_when_pauses_the_lane():
-    """Everything else would be refused, too; any other refusal is its call's own."""
-    assert statuses("pauses_lane", retry_after="3") == {429, 529}
-    assert statuses("pauses_lane") == statuses("pauses_lane", x_should_retry="true") == set()
-
-
-def test_only_a_429_or_529_took_nothing():
-    """A server error may have counted its tokens."""
-    for headers in ({}, {"x_should_retry": "true"}, {"x_should_retry": "false"}):
-        assert statuses("keeps_tokens", **headers) == set(range(300, 600)) - {429, 529}
-
-
-def test_a_429_that_does_not_say_when_is_a_spend_limit():
-    """ "Not sent with the spend-cap 429": nobody knows when it would pass."""
-    said = verdict(429)
-    assert (said.retry, said.reason, said.pauses_lane) == (False, "spend limit", False)
-    assert verdict(429, x_should_retry="true").retry is True
-    assert verdict(529).retry is True
-
-
-@pytest.mark.parametrize("code", sorted(SPEND_CODES))
-@pytest.mark.parametrize("status", [400, 402, 429, 529])
-def test_money_does_not_come_back_by_waiting(code, status):
-    """Even with retry-after, even where the server says to try again."""
-    assert verdict(status, code, retry_after="5").retry is False
-    assert verdict(status, code, x_should_retry="true").retry is False
-    assert not verdict(status, code, retry_after="5").pauses_lane
-
-
-def test_a_ramp_limit_passes():
-    """It says when; an unknown code is its status."""
-    for code in ("ramp_limit_exceeded", "something_new", None):
-        assert verdict(429, code, retry_after="5")[:4] == (True, "rate limit", 5.0, True)
-
-
-def test_a_word_for_everything():
-    """For events and messages."""
-    assert verdict(529, retry_after="1").reason == "overloaded"
-    assert verdict(418).reason == "status 418"
-
-
-@given(st.integers(300, 599), st.binary(max_size=200))
-def test_no_body_breaks_the_verdict(status, body):
-    """A proxy's page, half a JSON, nothing: the status decides."""
-    said = judge(status, {"retry-after": "1"}, body, WALL)
-    assert said.retry is (status in RETRIED)
-
-
-@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"error": []}', b'{"error": {"details": 5}}'])
-def test_an_odd_body_has_no_error_code(body):
-    """Too deep, a list, a number where an object is expected."""
-    assert error_code(answers.read_json(body)) is None
-
-
-def test_an_error_code_is_a_string():
-    """Anything else is none."""
-    assert error_code({"error": {"details": {"error_code": 7}}}) is None
-    assert error_code({"error": {"details": {"error_code": "x"}}}) == "x"
 
 
 # -- retry-after -----------------------------------------------------------------------------------

@@ -2,74 +2,16 @@
 
 from __future__ import annotations
 
-import io
-from http.client import BadStatusLine, IncompleteRead, RemoteDisconnected
+from http.client import RemoteDisconnected
 
 import pytest
-import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    MaxRetryError,
-    NewConnectionError,
-    ProtocolError,
-    ProxyError,
-    ReadTimeoutError,
-    ResponseError,
-    SSLError,
-)
+from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError, ResponseError
 
 from claude_throttle.flow.attempts import Stopped
-from claude_throttle.transport.retry import Exchange, PacedRetry, RetryRules, verdict_on_error
+from claude_throttle.flow.heard import ACCOUNT, CONCURRENCY, FAULT, RATE, Delay
+from claude_throttle.transport.retry import PacedRetry
 
-RULES = RetryRules(max_retries=2, read_timeouts=False, resets=True)
-
-
-class ScriptedAttempts:
-    """Says what the test wrote, and writes down what it is asked."""
-
-    def __init__(self, number=1, stopped=False, seconds_left=None, paused_for=None):
-        self.number = number
-        self.stopped = stopped
-        self.seconds_left = seconds_left
-        self.paused_for = paused_for
-        self.pauses = []
-        self.turns = []
-
-    def has_time_for(self, seconds):
-        return self.seconds_left is None or seconds < self.seconds_left
-
-    def pause_lane(self, status, seconds):
-        self.pauses.append((status, seconds))
-        return seconds if self.paused_for is None else self.paused_for
-
-    def again(self, **turn):
-        self.turns.append(turn)
-
-
-class StillClock:
-    """At noon, 2026-11-21."""
-
-    def wall(self):
-        return 1795262400.0
-
-
-def response(status, body=b"{}", **headers):
-    fields = {name.replace("_", "-"): value for name, value in headers.items()}
-    return urllib3.HTTPResponse(
-        body=io.BytesIO(body), status=status, headers=fields, preload_content=False
-    )
-
-
-def retry(attempts=None, rules=RULES):
-    return PacedRetry.of(Exchange(attempts or ScriptedAttempts(), rules, StillClock()))
-
-
-def refuse(asked, status, **headers):
-    return asked.increment("POST", "/v1/messages", response=response(status, **headers))
-
-
-def lose(asked, error):
-    return asked.increment("POST", "/v1/messages", error=error)
+from .scripted import RULES, ScriptedAttempts, lose, refuse, response, retry
 
 
 def test_every_refusal_is_asked_about():
@@ -124,50 +66,76 @@ def test_a_stopped_call_is_not_sent_again():
         refuse(retry(attempts), 500)
     with pytest.raises(Stopped):
         lose(retry(attempts), ProtocolError("x", ConnectionResetError()))
-    assert attempts.pauses == []
+    assert attempts.heard == []
+
+
+def test_the_lane_hears_of_every_refusal():
+    """Also of a final one, and of the last: the others must not run into the same wall."""
+    attempts = ScriptedAttempts()
+    asked = refuse(retry(attempts), 429, retry_after="7")
+    asked = lose(asked, NewConnectionError(None, "refused"))
+    with pytest.raises(MaxRetryError):
+        refuse(asked, 401)
+    told = [(heard.cause, heard.status, heard.final) for heard, _ in attempts.heard]
+    assert told == [(RATE, 429, False), (FAULT, None, False), (ACCOUNT, 401, True)]
 
 
 # -- how long --------------------------------------------------------------------------------------
 
 
-def waits(attempts, status, **headers):
-    return refuse(retry(attempts), status, **headers).exchange.wait_seconds
+def waits(attempts, status, body=b"{}", **headers):
+    """Seconds the call would wait if it were alone."""
+    retry(attempts).increment(response=response(status, body, **headers))
+    return attempts.heard[-1][1]
 
 
 @pytest.mark.parametrize("status", [429, 529])
-def test_a_pause_of_the_lane_is_the_servers_word(status):
+@pytest.mark.parametrize("wish", [{}, {"x_should_retry": "true"}])
+def test_a_pause_of_the_lane_is_the_servers_word(status, wish):
     """The lane adds its jitter, once per pause; this call waits as long as the lane does."""
-    attempts = ScriptedAttempts(paused_for=21.5)
-    assert waits(attempts, status, retry_after="20") == 20.0
-    assert attempts.pauses == [(status, 20.0)]
+    pause = Delay(21.5, alone=False)
+    attempts = ScriptedAttempts(delays=[pause])
+    assert waits(attempts, status, retry_after="20", **wish) == 20.0
+    asked = retry(ScriptedAttempts(delays=[pause]))
+    assert refuse(asked, status, retry_after="20").exchange.delay is pause
 
 
 @pytest.mark.parametrize("status", [408, 409, 500, 502, 503, 504])
 def test_any_other_refusal_is_its_calls_own(status):
-    """Not below the server's word, with jitter on top; the lane goes on."""
-    attempts = ScriptedAttempts()
-    assert 20.0 < waits(attempts, status, retry_after="20") <= 20.1
-    assert attempts.pauses == []
+    """Not below the server's word, with jitter on top."""
+    assert 20.0 < waits(ScriptedAttempts(), status, retry_after="20") <= 20.1
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 8])
-def test_without_a_word_the_backoff_grows(number):
+@pytest.mark.parametrize("status", [500, 529])
+def test_without_a_word_the_backoff_grows(number, status):
     """By the number of the attempt that failed."""
     ceiling = min(8.0, 0.5 * 2 ** (number - 1))
-    assert ceiling / 2 <= waits(ScriptedAttempts(number), 529) <= ceiling
+    assert ceiling / 2 <= waits(ScriptedAttempts(number), status) <= ceiling
+
+
+CROWDED = b'{"error": {"message": "Number of concurrent connections has exceeded your rate limit"}}'
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_too_many_connections_delays_one_call_shortly(number):
+    """Somebody else's answer makes room at any time, however often it was refused."""
+    attempts = ScriptedAttempts(number)
+    assert 0.125 <= waits(attempts, 429, CROWDED, x_should_retry="true") <= 0.25
+    assert attempts.heard[0][0].cause == CONCURRENCY
+    assert 2.0 < waits(attempts, 429, CROWDED, retry_after="2") <= 2.1
 
 
 def test_a_retry_after_of_zero_is_no_word():
-    """At once would be a storm: the backoff, and it still pauses the lane."""
-    attempts = ScriptedAttempts()
-    assert 0.25 <= waits(attempts, 429, retry_after="0") <= 0.5
-    assert [status for status, _ in attempts.pauses] == [429]
+    """At once would be a storm: the backoff."""
+    assert 0.25 <= waits(ScriptedAttempts(), 429, retry_after="0") <= 0.5
 
 
 def test_a_date_is_read_by_the_wall_clock():
     """Ten seconds past noon."""
     attempts = ScriptedAttempts()
     assert waits(attempts, 429, retry_after="Sat, 21 Nov 2026 12:00:10 GMT") == 10.0
+    assert attempts.heard[0][0].retry_after == 10.0
 
 
 def test_a_wait_beyond_the_deadline_fails_at_once():
@@ -175,14 +143,25 @@ def test_a_wait_beyond_the_deadline_fails_at_once():
     attempts = ScriptedAttempts(seconds_left=5.0)
     with pytest.raises(MaxRetryError):
         refuse(retry(attempts), 429, retry_after="20")
-    assert attempts.pauses == [(429, 20.0)]
+    ((heard, seconds),) = attempts.heard
+    assert (heard.cause, heard.status, seconds) == (RATE, 429, 20.0)
 
 
-def test_it_is_the_lanes_pause_that_has_to_end_in_time():
-    """A shorter word within a longer pause does not help."""
-    attempts = ScriptedAttempts(seconds_left=30.0, paused_for=31.0)
+def test_it_is_the_lanes_word_that_has_to_end_in_time():
+    """A shorter one within a longer pause does not help."""
+    attempts = ScriptedAttempts(seconds_left=30.0, delays=[Delay(31.0, alone=False)])
     with pytest.raises(MaxRetryError):
         refuse(retry(attempts), 429, retry_after="20")
+
+
+def test_an_empty_retry_budget_fails_nobody():
+    """Its delay is cut to half of the time that is left, but never below the server's word."""
+    asked = retry(ScriptedAttempts(seconds_left=30.0, delays=[Delay(31.0, alone=True)]))
+    refuse(asked, 500)
+    assert asked.exchange.delay.seconds == 15.0
+    asked = retry(ScriptedAttempts(seconds_left=30.0, delays=[Delay(31.0, alone=True)]))
+    refuse(asked, 500, retry_after="20")
+    assert 20.0 <= asked.exchange.delay.seconds < 21.0
 
 
 def test_even_the_last_attempts_refusal_pauses_the_lane():
@@ -190,7 +169,48 @@ def test_even_the_last_attempts_refusal_pauses_the_lane():
     attempts = ScriptedAttempts()
     with pytest.raises(MaxRetryError):
         refuse(retry(attempts, RULES._replace(max_retries=0)), 429, retry_after="20")
-    assert attempts.pauses == [(429, 20.0)]
+    assert [(heard.cause, seconds) for heard, seconds in attempts.heard] == [(RATE, 20.0)]
+
+
+# -- an open circuit -------------------------------------------------------------------------------
+
+FREE = Delay(5.0, alone=False, free=True)
+
+
+def test_an_open_circuit_uses_up_no_retries():
+    """However long the outage: what counts is what failed while it was closed."""
+    asked = retry(ScriptedAttempts(delays=[FREE] * 50))
+    for _ in range(50):
+        asked = refuse(asked, 529)
+    assert asked.total == RULES.max_retries
+    asked = refuse(refuse(asked, 529), 529)
+    with pytest.raises(MaxRetryError, match="overloaded"):
+        refuse(asked, 529)
+
+
+def test_a_lost_connection_in_an_outage_is_free_too():
+    """The server may be gone altogether."""
+    asked = retry(ScriptedAttempts(delays=[FREE]))
+    assert lose(asked, NewConnectionError(None, "refused")).total == RULES.max_retries
+
+
+def test_an_open_circuit_gives_no_retry_to_who_wants_none():
+    """max_retries=0 is a promise."""
+    asked = retry(ScriptedAttempts(delays=[FREE]), RULES._replace(max_retries=0))
+    with pytest.raises(MaxRetryError):
+        refuse(asked, 529)
+
+
+def test_an_open_circuit_makes_nothing_final_free():
+    """A bad request stays one."""
+    with pytest.raises(MaxRetryError):
+        refuse(retry(ScriptedAttempts(delays=[FREE])), 400)
+
+
+def test_a_deadline_goes_before_an_open_circuit():
+    """The next probe would come too late."""
+    with pytest.raises(MaxRetryError):
+        refuse(retry(ScriptedAttempts(seconds_left=4.0, delays=[FREE])), 529)
 
 
 # -- another turn ----------------------------------------------------------------------------------
@@ -198,17 +218,11 @@ def test_even_the_last_attempts_refusal_pauses_the_lane():
 
 def test_the_wait_is_the_lanes_affair():
     """urllib3 sleeps by asking for another turn, with all that is known."""
-    attempts = ScriptedAttempts()
+    delay = Delay(3.3, alone=False)
+    attempts = ScriptedAttempts(delays=[delay])
     refuse(retry(attempts), 529, retry_after="3").sleep(response(529))
-    assert attempts.turns == [
-        {
-            "status": 529,
-            "reason": "overloaded",
-            "wait_seconds": 3.0,
-            "lane_is_paused": True,
-            "keep_tokens": False,
-        }
-    ]
+    turn = {"status": 529, "reason": "overloaded", "delay": delay, "keep_tokens": False}
+    assert attempts.turns == [turn]
 
 
 def test_after_a_lost_connection_it_asks_likewise():
@@ -218,8 +232,8 @@ def test_after_a_lost_connection_it_asks_likewise():
     lose(retry(attempts), error).sleep()
     turn = attempts.turns[0]
     assert (turn["status"], turn["reason"]) == (None, "connection lost")
-    assert (turn["lane_is_paused"], turn["keep_tokens"]) == (False, True)
-    assert 0.25 <= turn["wait_seconds"] <= 0.5
+    assert (turn["delay"].alone, turn["keep_tokens"]) == (True, True)
+    assert 0.25 <= turn["delay"].seconds <= 0.5
 
 
 def test_without_a_decision_there_is_no_wait():
@@ -227,72 +241,3 @@ def test_without_a_decision_there_is_no_wait():
     attempts = ScriptedAttempts()
     retry(attempts).sleep()
     assert attempts.turns == []
-
-
-# -- no answer -------------------------------------------------------------------------------------
-
-NO_CONNECTION = [
-    NewConnectionError(None, "refused"),
-    ConnectTimeoutError("slow"),
-    ProxyError("proxy", NewConnectionError(None, "refused")),
-    ProxyError("proxy", ConnectTimeoutError("slow")),
-]
-LOST = [
-    ProtocolError("Connection aborted.", RemoteDisconnected("closed")),
-    ProtocolError("Connection aborted.", ConnectionResetError(104, "reset")),
-    ProtocolError("Connection aborted.", BrokenPipeError(32, "pipe")),
-]
-FINAL = [
-    SSLError("bad certificate"),
-    ProxyError("proxy", SSLError("bad certificate")),
-    ProxyError("proxy says no", OSError("407")),
-    ProtocolError("Connection broken", IncompleteRead(b"half")),
-    ProtocolError("Connection aborted.", BadStatusLine("garbage")),
-    ProtocolError("no cause"),
-    ProtocolError(),
-    ValueError("a bug"),
-]
-
-
-@pytest.mark.parametrize("error", NO_CONNECTION, ids=repr)
-def test_without_a_connection_nothing_was_sent(error):
-    """Sent again whatever the rules for resets; its tokens come back."""
-    verdict = verdict_on_error(error, RULES._replace(resets=False))
-    assert (verdict.retry, verdict.reason) == (True, "no connection")
-    assert not verdict.keeps_tokens
-
-
-@pytest.mark.parametrize("error", LOST, ids=repr)
-@pytest.mark.parametrize("resets", [True, False])
-def test_a_connection_lost_before_any_answer(error, resets):
-    """Sent again as the SDK does, unless retry_resets=False; the server may have counted it."""
-    verdict = verdict_on_error(error, RULES._replace(resets=resets))
-    assert (verdict.retry, verdict.reason) == (resets, "connection lost")
-    assert verdict.keeps_tokens
-
-
-@pytest.mark.parametrize("allowed", [True, False])
-def test_a_read_timeout_only_if_the_caller_allowed_it(allowed):
-    """The server may be working on it: it could be billed twice."""
-    error = ReadTimeoutError(None, "/", "slow")
-    verdict = verdict_on_error(error, RULES._replace(read_timeouts=allowed))
-    assert (verdict.retry, verdict.reason, verdict.keeps_tokens) == (allowed, "read timeout", True)
-
-
-@pytest.mark.parametrize("error", FINAL, ids=repr)
-def test_everything_else_is_final(error):
-    """Garbage is an answer, half an answer is one, a bad certificate does not mend itself."""
-    assert not verdict_on_error(error, RULES._replace(read_timeouts=True)).retry
-    asked = retry()
-    with pytest.raises(MaxRetryError) as caught:
-        lose(asked, error)
-    assert caught.value.reason is asked.exchange.error is error
-
-
-def test_an_answer_makes_an_earlier_loss_forgotten():
-    """The error that is raised is the last one."""
-    asked = retry()
-    asked = lose(asked, NewConnectionError(None, "refused"))
-    assert asked.exchange.status is None
-    asked = refuse(asked, 500)
-    assert (asked.exchange.error, asked.exchange.status) == (None, 500)

@@ -1,0 +1,85 @@
+"""What the server says about limits: headers, and the words of a refusal."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Optional
+
+from claude_throttle.flow.heard import NO_READINGS, Growth, Reading, Readings
+
+#: The field of a cost, and its headers' two ends (rate-limit page, 2026-09). The combined
+#: ``tokens-*`` header is left alone: it is the sum of both limits, and no limit itself.
+_HEADERS = tuple(
+    (kind, f"anthropic-ratelimit-{name}-limit", f"anthropic-ratelimit-{name}-remaining")
+    for kind, name in (
+        ("requests", "requests"),
+        ("input_tokens", "input-tokens"),
+        ("output_tokens", "output-tokens"),
+    )
+)
+
+#: Units a minute. A limit below makes no sense; the largest published is 10,000,000 (2026-10), and
+#: above this one floats cannot count.
+LEAST_LIMIT = 1.0
+MOST_UNITS = 2.0**53
+
+#: "…rate limit of 30,000 input tokens per minute…" (refusals of 2025 and 2026).
+_PER_MINUTE = re.compile(r"(requests|input tokens|output tokens) per minute")
+
+#: "Your current limit is 58,276 …, and will increase to 68,276 at the next minute boundary."
+_GROWTH = re.compile(
+    r"current limit is (\d[\d,]{0,20}).{0,200}?increase to (\d[\d,]{0,20})(?![\d,])", re.S
+)
+
+#: "You will regain access on 2026-09-01 at 00:00 UTC."
+_DATE = re.compile(r"\b(\d{4}-\d{2}-\d{2}(?: at \d{2}:\d{2} UTC)?)")
+
+
+def read_limits(headers: Mapping[str, str]) -> Readings:
+    """The limits an answer tells; without those it does not tell, or that make no sense.
+
+    ``-reset`` is not asked: it means the *full* refill, and may be 1970.
+    """
+    found: dict[str, Reading] = {}
+    for kind, limit_name, remaining_name in _HEADERS:
+        text = headers.get(limit_name)
+        if text is None:
+            continue
+        limit, remaining = read_number(text), read_number(headers.get(remaining_name))
+        if limit is None or remaining is None or max(limit, remaining) > MOST_UNITS:
+            continue
+        if limit >= LEAST_LIMIT:
+            found[kind] = Reading(limit, remaining)
+    return found or NO_READINGS
+
+
+def read_number(text: Optional[str]) -> Optional[float]:
+    """A finite number from zero; None for anything else."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+def refused_kind(message: str) -> Optional[str]:
+    """Which quota a refusal was about, if it says so."""
+    found = _PER_MINUTE.search(message)
+    return found.group(1).replace(" ", "_") if found else None
+
+
+def read_growth(message: str) -> Optional[Growth]:
+    """What a ramp refusal allows now and from the next minute on, if it says so."""
+    found = _GROWTH.search(message)
+    if found is None:
+        return None
+    now, then = (float(group.replace(",", "")) for group in found.groups())
+    return Growth(refused_kind(message) or "input_tokens", now, then) if 0 < now < then else None
+
+
+def read_date(message: str) -> Optional[str]:
+    """The day access comes back, in the server's own words."""
+    found = _DATE.search(message)
+    return found.group(1) if found else None
