@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Callable, Optional
 
 from claude_throttle.flow.clock import longest_wait
 from claude_throttle.flow.cost import Cost
-from claude_throttle.flow.events import CallSent, LanePaused, RetryScheduled
+from claude_throttle.flow.events import CallSent, RetryScheduled
+from claude_throttle.flow.heard import Delay, Heard, Stamp
 from claude_throttle.flow.rooms import Lender
 from claude_throttle.flow.ticket import Ticket
 
@@ -38,7 +39,7 @@ class Turn(Ticket):
         self._answered.acquire()
         self._error: Optional[BaseException] = None
 
-    def commit(self, now: float, lender: Lender) -> None:
+    def commit(self, stamp: Stamp, lender: Lender) -> None:
         pass
 
     def leave(self) -> None:
@@ -61,16 +62,21 @@ class RetryTurn(Turn):
 
     __slots__ = ("_attempts",)
 
+    pays = False
+
     def __init__(self, attempts: Attempts, cost: Cost) -> None:
         call = attempts.call
         # No deadline of its own: the call's is being watched already.
-        super().__init__(
-            number=call.number, cost=cost, priority=call.priority, tag=call.tag, rides=call.rides
-        )
+        super().__init__(number=call.number, cost=cost, priority=call.priority, rides=call.rides)
+        self.tag = call.tag
         self._attempts = attempts
 
-    def commit(self, now: float, lender: Lender) -> None:  # noqa: ARG002 - Ticket's signature
-        self._attempts.begin_locked(self.cost, lender)
+    @property
+    def ends_at(self) -> Optional[float]:
+        return self._attempts.call.deadline
+
+    def commit(self, stamp: Stamp, lender: Lender) -> None:
+        self._attempts.begin_locked(self.cost, lender, stamp)
 
     def refuse(self, error: BaseException) -> None:
         # Straight through urllib3; the wire then asks why.
@@ -89,25 +95,34 @@ class Attempts:
         "_hang_up",
         "booked_at",
         "call",
+        "heard",
         "held",
         "lender",
         "number",
         "on_the_wire",
+        "probes",
         "resting",
+        "stamp",
         "stopped_by",
         "turn",
     )
 
-    def __init__(self, call: Call, held: Cost, lender: Lender, booked_at: float) -> None:
+    def __init__(self, call: Call, held: Cost, lender: Lender, stamp: Stamp) -> None:
         self.call = call
         #: The instant at which *held* was first taken.
-        self.booked_at = booked_at
+        self.booked_at = stamp.at
+        #: Of the attempt that is out, or was last. Guarded by the lane's mutex.
+        self.stamp = stamp
         #: 1 for the first send.
         self.number = 1
         #: Taken from the quotas and not settled yet. Guarded by the lane's mutex.
         self.held = held
         #: Who gets its place in flight back; None once that is done. Guarded by the lane's mutex.
         self.lender: Optional[Lender] = lender
+        #: What the server said of the attempt that was last was taken in.
+        self.heard = False
+        #: How often it left as a probe of an open circuit, and failed.
+        self.probes = 0
         #: Bytes may have reached the server. Written by the sender alone.
         self.on_the_wire = False
         #: Refused, and waiting for another try. Guarded by the lane's mutex.
@@ -118,13 +133,14 @@ class Attempts:
         self.turn: Optional[RetryTurn] = None
         self._hang_up: Optional[Callable[[], None]] = None
 
-    def begin_locked(self, cost: Cost, lender: Lender) -> None:
+    def begin_locked(self, cost: Cost, lender: Lender, stamp: Stamp) -> None:
         """Another attempt leaves now. Requires the lane's mutex."""
         self.number += 1
-        self.held = Cost(*(mine + more for mine, more in zip(self.held, cost)))
+        self.stamp = stamp
+        self.held = self.held.plus(cost)
         self.lender = lender
         self.turn = None
-        self.resting = False
+        self.resting = self.heard = False
 
     # -- what the wire asks ----------------------------------------------------------------------
 
@@ -155,36 +171,36 @@ class Attempts:
                 self.on_the_wire = False
                 raise Stopped
 
-    def pause_lane(self, status: int, seconds: float) -> float:
-        """Nothing of this lane leaves for *seconds* plus jitter; returns what remains of it."""
-        lane = self.call.home
-        remaining = lane.pause_for(seconds)
-        lane.observe(LanePaused(self.call.model, status, remaining), self.call)
-        return remaining
+    def refused(self, heard: Heard, wait_seconds: float) -> Delay:
+        """This attempt was refused or lost: tell the lane, and learn when another may be made.
 
-    def again(
-        self,
-        *,
-        status: Optional[int],
-        reason: str,
-        wait_seconds: float,
-        lane_is_paused: bool,
-        keep_tokens: bool,
-    ) -> None:
+        *wait_seconds* is how long this call would wait if it were alone.
+        """
+        return self.call.home.accounts.refused(self, heard, wait_seconds)
+
+    def again(self, *, status: Optional[int], reason: str, delay: Delay, keep_tokens: bool) -> None:
         """Give back, wait, queue again; return when the next attempt may leave.
 
-        While the lane is paused this call queues at once, at its own place; else it alone waits
-        *wait_seconds* first. *keep_tokens* leaves the estimate booked: the server may have counted
-        it. Raises :class:`Stopped` when the call must end instead.
+        While the lane is held up this call queues at once, at its own place; else it alone waits
+        first. *keep_tokens* leaves the estimate booked: the server may have counted it. Raises
+        :class:`Stopped` when the call must end instead.
         """
         call, lane = self.call, self.call.home
         self.on_the_wire = False
         lane.observe(
-            RetryScheduled(call.number, call.model, self.number, status, reason, wait_seconds), call
+            RetryScheduled(call.number, call.model, self.number, status, reason, delay.seconds),
+            call,
         )
-        lane.give_back(self, keep_tokens)
-        lane.queue_again(self, 0.0 if lane_is_paused else wait_seconds)
-        waited = lane.now() - call.submitted_at
+        lane.accounts.give_back(self, keep_tokens)
+        # A failed probe makes room for others': perhaps it is this call that no server can stand.
+        lane.queue_again(self, delay.seconds if delay.alone else 0.0, behind=self.stamp.probes)
+        self.announce()
+
+    def announce(self) -> None:
+        """Say that an attempt left, and what that means for its lane. In the sender's thread."""
+        call, lane = self.call, self.call.home
+        lane.announce(self.stamp, call)
+        waited = self.stamp.at - call.submitted_at
         lane.observe(CallSent(call.number, call.model, self.number, waited), call)
 
     def let_go(self) -> None:

@@ -1,4 +1,4 @@
-"""Where calls wait: a ``queue.Queue`` ordered by priority, tag and number.
+"""Where calls wait: a ``queue.Queue`` in the order of ``line.py`` and ``fairness.py``.
 
 It shares the lane's mutex, so that the worker can look at the head, at the time and at the quotas
 in one critical section. Methods whose names end in ``_locked`` require that mutex.
@@ -7,22 +7,18 @@ in one critical section. Methods whose names end in ``_locked`` require that mut
 from __future__ import annotations
 
 import heapq
-import operator
+import math
 import queue
 import threading
-from typing import Optional
+from typing import Callable, Optional
 
 from claude_throttle.errors import Closed
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.condition import Condition
-from claude_throttle.flow.cost import NO_COST, Cost
+from claude_throttle.flow.cost import NO_COST
+from claude_throttle.flow.fairness import Shares
+from claude_throttle.flow.line import SWEEP_FROM, Line
 from claude_throttle.flow.ticket import Ticket
-
-#: (priority, tag, number, ticket). The number is unique, so two tickets are never compared.
-Entry = tuple[int, float, int, Ticket]
-
-#: A heap with fewer dead entries than this is not worth sweeping.
-SWEEP_FROM = 64
 
 
 class Backlog(queue.Queue[Ticket]):
@@ -32,8 +28,17 @@ class Backlog(queue.Queue[Ticket]):
     takes none. ``accepted`` holds the calls that have not been settled, wherever they are.
     """
 
-    def __init__(self, maxsize: int, mutex: threading.RLock, clock: Clock) -> None:
+    def __init__(
+        self,
+        maxsize: int,
+        mutex: threading.RLock,
+        clock: Clock,
+        ageing: Optional[float] = None,
+    ) -> None:
         super().__init__(maxsize)
+        # Two lines: while no permit is free the riders must not wait behind those who need one.
+        self._needing, self._riding = Line(ageing), Line(ageing)
+        self._shares = Shares()
         # The lane's mutex. Guards everything here, and is never held while calling out.
         self.mutex = mutex  # type: ignore[assignment]
         # Notified when the head changes; the worker waits there.
@@ -43,13 +48,14 @@ class Backlog(queue.Queue[Ticket]):
         # Notified when the last call is settled; drain() waits there.
         self.all_tasks_done = Condition(mutex)
         self.closed = False
+        #: Why nothing new may be placed, if nothing may; told now in seconds.
+        self._shut: Optional[Callable[[float], BaseException]] = None
+        #: Numbers of those that may be placed nevertheless.
+        self._let_through: set[int] = set()
         self._clock = clock
 
     def _init(self, maxsize: int) -> None:  # noqa: ARG002 - queue.Queue's own signature
-        # Two heaps: while no permit is free the riders must not wait behind those who need one.
-        self._heaps: tuple[list[Entry], list[Entry]] = ([], [])
         self._deadlines: list[tuple[float, int, Ticket]] = []
-        self._dead = 0
         self._ended = 0
         self.calls = 0
         # A set, not a count: Ctrl-C may end a submit between any two steps, and what was done
@@ -62,13 +68,14 @@ class Backlog(queue.Queue[Ticket]):
         return self.calls
 
     def _put(self, item: Ticket) -> None:
-        self.put_again_locked(item)
+        self.put_locked(item)
 
     def _get(self) -> Ticket:
-        head = self.head_locked(permit_free=True)
+        now = self._clock.monotonic()
+        head = self.head_locked(now, up_to=math.inf)
         if head is None:  # only calls count, so there is one
             raise queue.Empty
-        self.take_locked(head)
+        self.leave_locked(head, now)
         return head
 
     # -- in ------------------------------------------------------------------------------------
@@ -87,12 +94,19 @@ class Backlog(queue.Queue[Ticket]):
                 self._wait_for_place_locked(block, give_up_at)
             self.require_open_locked()
             self.accepted.add(ticket)
+            ticket.reserved = True
             self.calls += 1
 
     def place(self, ticket: Ticket) -> None:
-        """Take the reserved place. Raises :class:`Closed`, and gives it up, if that came first."""
+        """Take the reserved place. Raises :class:`Closed` if that came first."""
         with self.mutex:
-            self.require_open_locked()
+            self.require_open_locked(ticket)
+            self.place_locked(ticket)
+
+    def place_locked(self, ticket: Ticket) -> None:
+        """The same, closed or not; does nothing if the ticket was taken out meanwhile."""
+        if ticket.reserved:
+            ticket.reserved = False
             self._put(ticket)
 
     def give_up(self, ticket: Ticket) -> None:
@@ -100,9 +114,7 @@ class Backlog(queue.Queue[Ticket]):
         with self.mutex:
             if ticket.out or ticket not in self.accepted:
                 return  # it has left: its sender will settle it
-            if not self.take_locked(ticket):
-                self.calls -= 1
-                self.not_full.notify()
+            self.take_locked(ticket)
             self._settled_locked(ticket)
 
     def settled(self, ticket: Ticket) -> None:
@@ -114,10 +126,31 @@ class Backlog(queue.Queue[Ticket]):
         self.accepted.discard(ticket)
         self.all_tasks_done.notify_all()
 
-    def require_open_locked(self) -> None:
-        """Raise :class:`Closed` once no more is accepted."""
+    def require_open_locked(self, ticket: Optional[Ticket] = None) -> None:
+        """Raise :class:`Closed` once no more is accepted, or why *ticket* is not."""
         if self.closed:
             raise Closed("the throttler is closed; make a new one to go on")
+        refusal = None if ticket is None else self.refusal_locked(ticket)
+        if refusal is not None:
+            raise refusal
+
+    # -- shut --------------------------------------------------------------------------------------
+
+    def shut_locked(self, why: Optional[Callable[[float], BaseException]]) -> None:
+        """Place nothing from now on, retries included; None opens it again."""
+        self._shut = why
+        self._let_through = set()
+
+    def let_through_locked(self, number: int) -> None:
+        """The ticket of that number may be placed: it finds out whether all is well."""
+        if self._shut is not None:
+            self._let_through.add(number)
+
+    def refusal_locked(self, ticket: Ticket) -> Optional[BaseException]:
+        """Why *ticket* may not be placed; None if it may."""
+        if self._shut is None or ticket.number in self._let_through:
+            return None
+        return self._shut(self._clock.monotonic())
 
     def _wait_for_place_locked(self, block: bool, give_up_at: Optional[float]) -> None:
         seconds = None if give_up_at is None else give_up_at - self._clock.monotonic()
@@ -125,41 +158,52 @@ class Backlog(queue.Queue[Ticket]):
             raise queue.Full
         self._clock.wait(self.not_full, seconds)
 
+    def put_locked(self, ticket: Ticket) -> None:
+        """Take a place in the line, charged to its tenant."""
+        self._shares.enter(ticket)
+        self.put_again_locked(ticket)
+
     def put_again_locked(self, ticket: Ticket) -> None:
-        """Take a place that needs none of ``maxsize``: for a retry, or a permit."""
-        heap = self._heaps[ticket.rides is not None]
-        entry = (int(ticket.priority), ticket.tag, ticket.number, ticket)
+        """The same by the tag it has: for a retry."""
         ticket.queued = True
-        self.load = Cost(*map(operator.add, self.load, ticket.cost))
-        heapq.heappush(heap, entry)
-        is_head = heap[0] is entry
+        self.load = self.load.plus(ticket.cost)
+        line = self._line_of(ticket)
+        is_head = line.add(ticket) and line.leads(ticket.priority, self._clock.monotonic())
         if ticket.deadline is not None:
             heapq.heappush(self._deadlines, (ticket.deadline, ticket.number, ticket))
             is_head = is_head or self._deadlines[0][2] is ticket
         if is_head:
             self.not_empty.notify()
 
+    @property
+    def last_tag(self) -> float:
+        """The tag of a place behind all that wait now."""
+        return self._shares.latest
+
+    def _line_of(self, ticket: Ticket) -> Line:
+        return self._needing if ticket.rides is None else self._riding
+
+    def reprice_locked(self, ticket: Ticket) -> None:
+        """A waiting ticket may cost more, or less, than was thought when it came."""
+        cost = ticket.reprice()
+        if cost is not ticket.cost:
+            self.load = self.load.plus(cost).minus(ticket.cost)
+            ticket.cost = cost
+
     # -- look ----------------------------------------------------------------------------------
 
-    def head_locked(self, permit_free: bool) -> Optional[Ticket]:
-        """Who is next; while no permit is free, only those who ride on one."""
-        needing, riding = (self._top_locked(heap) for heap in self._heaps)
-        if needing is None or riding is None or not permit_free:
-            entry = (needing or riding) if permit_free else riding
-        else:
-            entry = min(needing, riding)
-        return entry[3] if entry is not None else None
+    def head_locked(self, now: float, up_to: float) -> Optional[Ticket]:
+        """Who is next; a free permit is only for priorities of at most *up_to*, a ride for all.
 
-    def _top_locked(self, heap: list[Entry]) -> Optional[Entry]:
-        # Pop first, then look: the collector or a signal handler may come between any two steps,
-        # and change the heap in this same thread.
-        while heap:
-            entry = heapq.heappop(heap)
-            if entry[3].queued:
-                heapq.heappush(heap, entry)
-                return entry
-            self._dead -= 1
-        return None
+        Whoever has been at the head is not overtaken by newcomers of its own priority.
+        """
+        needing, riding = self._needing.head(now, up_to), self._riding.head(now, math.inf)
+        places = [place for place in (needing, riding) if place is not None]
+        if not places:
+            return None
+        head = min(places)[-1]
+        self._shares.serve(head)
+        return head
 
     def next_deadline_locked(self) -> Optional[float]:
         """The earliest instant at which somebody's time is up."""
@@ -168,41 +212,43 @@ class Backlog(queue.Queue[Ticket]):
         return self._deadlines[0][0] if self._deadlines else None
 
     def waiting_locked(self) -> list[Ticket]:
-        """All that wait, in no order."""
-        return [entry[3] for heap in self._heaps for entry in heap if entry[3].queued]
+        """All that wait, in no order; those with a reserved place, too."""
+        reserved = [ticket for ticket in self.accepted if ticket.reserved]
+        return self._needing.waiting() + self._riding.waiting() + reserved
 
     # -- out -----------------------------------------------------------------------------------
 
+    def leave_locked(self, ticket: Ticket, now: float) -> None:
+        """Take a ticket out because it leaves; no matter if it never stood in the line."""
+        self._line_of(ticket).turn_taken(ticket.priority, now)
+        self._take_out_locked(ticket, self._shares.leave)
+
     def take_locked(self, ticket: Ticket) -> bool:
         """Take a ticket out, wherever it stands; False if somebody else did."""
+        return self._take_out_locked(ticket, self._shares.withdraw)
+
+    def _take_out_locked(self, ticket: Ticket, account: Callable[[Ticket], None]) -> bool:
+        if ticket.reserved:
+            ticket.reserved = False
+            self._free_place_locked()
+            return True
         if not ticket.queued:
             return False
         ticket.queued = False
-        self.load = Cost(*map(operator.sub, self.load, ticket.cost))
-        self._dead += 1
+        self.load = self.load.minus(ticket.cost)
         if ticket.counts:
-            self.calls -= 1
-            self.not_full.notify()
-        # At once for the head: its retry will stand in the same place, and two entries that
-        # differ in nothing but their tickets cannot be compared. The others wait for the sweep.
-        self._top_locked(self._heaps[ticket.rides is not None])
-        if not any(self._heaps):
+            self._free_place_locked()
+        self._line_of(ticket).remove(ticket)
+        account(ticket)
+        if ticket.priority not in self._needing and ticket.priority not in self._riding:
+            self._shares.forget(ticket.priority)
+        if not self._needing and not self._riding:
             self.load = NO_COST  # sums of floats drift
-        if self._dead > SWEEP_FROM and self._dead > sum(map(len, self._heaps)) // 2:
-            self._sweep_locked()
         return True
 
-    def _sweep_locked(self) -> None:
-        # Entry by entry, for the same reason.
-        self._dead = 0
-        for heap in self._heaps:
-            living = []
-            while heap:
-                entry = heapq.heappop(heap)
-                if entry[3].queued:
-                    living.append(entry)
-            for entry in living:
-                heapq.heappush(heap, entry)
+    def _free_place_locked(self) -> None:
+        self.calls -= 1
+        self.not_full.notify()
 
     def take_due_locked(self, now: float) -> list[Ticket]:
         """Forget and return the tickets whose deadline has passed, queued or not."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from claude_throttle.errors import Closed, DeadlineExceeded
 from claude_throttle.flow.attempts import Attempts
 from claude_throttle.flow.cost import Cost
+from claude_throttle.flow.heard import Stamp
 from claude_throttle.flow.rooms import Lender
 from claude_throttle.flow.seat import Seat
 from claude_throttle.flow.ticket import Priority, Ticket
@@ -27,6 +28,7 @@ class Call(Ticket):
         "attempts",
         "body",
         "context",
+        "counted",
         "extra_headers",
         "future",
         "guessed_input",
@@ -53,7 +55,7 @@ class Call(Ticket):
         guessed_input: float,
         submitted_at: float,
         priority: int = Priority.NORMAL,
-        tag: float = 0.0,
+        tenant: Optional[str] = None,
         timeout: Optional[float] = None,
         rides: Optional[Seat] = None,
         raw: bool = False,
@@ -62,7 +64,12 @@ class Call(Ticket):
     ) -> None:
         deadline = None if timeout is None else submitted_at + timeout
         super().__init__(
-            number=number, cost=cost, priority=priority, tag=tag, deadline=deadline, rides=rides
+            number=number,
+            cost=cost,
+            priority=priority,
+            tenant=tenant,
+            deadline=deadline,
+            rides=rides,
         )
         self.home = home
         #: The request as it will go on the wire: a snapshot taken at submit.
@@ -71,6 +78,8 @@ class Call(Ticket):
         self.max_tokens = max_tokens
         #: Input tokens by the size of the text, before what was learned scales it.
         self.guessed_input = guessed_input
+        #: The server itself counted it.
+        self.counted = False
         self.submitted_at = submitted_at
         self.timeout = timeout
         self.raw = raw
@@ -84,12 +93,15 @@ class Call(Ticket):
     def out(self) -> bool:
         return self.attempts is not None
 
+    def reprice(self) -> Cost:
+        return self.home.price(self)
+
     def claim(self) -> bool:
         return self.future.claim()
 
-    def commit(self, now: float, lender: Lender) -> None:
-        self.sent_at = now
-        self.attempts = Attempts(self, self.cost, lender, booked_at=now)
+    def commit(self, stamp: Stamp, lender: Lender) -> None:
+        self.sent_at = stamp.at
+        self.attempts = Attempts(self, self.cost, lender, stamp)
         self.home.out.add(self.attempts)
 
     def leave(self) -> None:

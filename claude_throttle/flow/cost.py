@@ -16,6 +16,14 @@ class Cost(NamedTuple):
     def tokens(self) -> float:
         return self.input_tokens + self.output_tokens
 
+    def plus(self, other: Cost) -> Cost:
+        """Both together."""
+        return Cost(self[0] + other[0], self[1] + other[1], self[2] + other[2])
+
+    def minus(self, other: Cost) -> Cost:
+        """This without the other."""
+        return Cost(self[0] - other[0], self[1] - other[1], self[2] - other[2])
+
 
 NO_COST = Cost(0.0, 0.0, 0.0)
 
@@ -28,13 +36,13 @@ class Usage(NamedTuple):
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
 
-    @property
-    def counted_input_tokens(self) -> int:
-        """Those that count towards input tokens per minute: cache reads do not.
+    def counted_input_tokens(self, with_cache_reads: bool = False) -> int:
+        """Those that count towards input tokens per minute: cache reads mostly do not.
 
         Source: the rate-limit page, 2026-09.
         """
-        return self.input_tokens + self.cache_creation_input_tokens
+        read = self.cache_read_input_tokens if with_cache_reads else 0
+        return self.input_tokens + self.cache_creation_input_tokens + read
 
 
 NO_USAGE = Usage()

@@ -2,7 +2,8 @@
 
 A listener (``on_event=``) is called with these in the thread where they happened, inside the
 submitter's ``contextvars`` context: in the caller's own thread for :class:`CallQueued`, in a sender
-thread for the rest, never in the worker. A listener that raises is logged and forgotten.
+thread for the rest (but for a cancel, resume() and close(): those are told in the thread that
+calls them), never in the worker. A listener that raises is logged and forgotten.
 
 Named tuples, because a frozen dataclass costs half a millisecond of every import.
 """
@@ -53,10 +54,72 @@ class RetryScheduled(NamedTuple):
 class LanePaused(NamedTuple):
     """A refusal stopped everything in one lane for a while."""
 
-    model: str
-    status: int
+    lane: str
+    status: Optional[int]
     #: Seconds, jitter included.
     seconds: float
+
+
+class LaneResumed(NamedTuple):
+    """The first call left after a pause."""
+
+    lane: str
+
+
+class LimitLearned(NamedTuple):
+    """The server's headers tell another limit than before."""
+
+    lane: str
+    #: "requests", "input_tokens", "output_tokens".
+    kind: str
+    #: Per minute.
+    limit: float
+    #: 0.0 if nothing was known.
+    before: float
+
+
+class CircuitOpened(NamedTuple):
+    """Several calls sent one after another all failed; only probes leave now."""
+
+    lane: str
+    #: Seconds until the first.
+    probe_in_seconds: float
+
+
+class CircuitHalfOpened(NamedTuple):
+    """A probe left."""
+
+    lane: str
+
+
+class CircuitClosed(NamedTuple):
+    """A probe was answered: calls leave again, few at first."""
+
+    lane: str
+
+
+class ConcurrencyChanged(NamedTuple):
+    """More, or fewer, requests may be in flight, over all lanes."""
+
+    limit: float
+    before: float
+
+
+class Suspended(NamedTuple):
+    """The API refuses for a reason that no waiting cures; nothing is sent."""
+
+    #: A lane, or "" for all of them.
+    lane: str
+    #: "spend limit", "key refused" ...
+    reason: str
+    #: When access comes back, in the server's own words, or None.
+    until: Optional[str]
+
+
+class SuspensionEnded(NamedTuple):
+    """A probe was answered, or resume() was called."""
+
+    lane: str
 
 
 class CallSucceeded(NamedTuple):
@@ -83,4 +146,19 @@ class CallFailed(NamedTuple):
     status: Optional[int]
 
 
-Event = Union[CallQueued, CallSent, RetryScheduled, LanePaused, CallSucceeded, CallFailed]
+Event = Union[
+    CallQueued,
+    CallSent,
+    RetryScheduled,
+    LanePaused,
+    LaneResumed,
+    LimitLearned,
+    CircuitOpened,
+    CircuitHalfOpened,
+    CircuitClosed,
+    ConcurrencyChanged,
+    Suspended,
+    SuspensionEnded,
+    CallSucceeded,
+    CallFailed,
+]

@@ -11,13 +11,15 @@ import threading
 from functools import partial
 from typing import Callable, Optional
 
+from claude_throttle.flow.accounts import Accounts, require_hope
 from claude_throttle.flow.attempts import Attempts, RetryTurn, Stopped
 from claude_throttle.flow.backlog import Backlog
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.condition import Condition
 from claude_throttle.flow.cost import NO_COST, Cost
-from claude_throttle.flow.events import CallQueued, Event
+from claude_throttle.flow.events import CallQueued, CircuitHalfOpened, Event, LaneResumed
+from claude_throttle.flow.heard import AccountRefusal, Stamp
 from claude_throttle.flow.rooms import Pacer, Permits
 from claude_throttle.flow.senders import Senders
 from claude_throttle.flow.settlement import Outcome, busy, busy_with, settle, settle_cancelled
@@ -38,24 +40,35 @@ class Lane:
         pacer: Pacer,
         permits: Permits,
         senders: Senders,
+        price: Callable[[Call], Cost],
         carry: Callable[[Call], None],
-        observe: Callable[[Event, Call], None],
+        observe: Callable[[Event, Optional[Call]], None],
+        suspend: Callable[[Call, AccountRefusal], None],
         max_queue: int,
+        counts_cache_reads: bool = False,
+        ageing: Optional[float],
         clock: Clock,
     ) -> None:
         self.name = name
+        #: Whether its limits count what is read from the prompt cache, too.
+        self.counts_cache_reads = counts_cache_reads
         self.pacer = pacer
         self.observe = observe
+        #: The account was refused. Called with no mutex held.
+        self.suspend = suspend
         # Guards the backlog, the pacer, who is out, and the worker's existence. Held for
         # arithmetic only: never while waiting, sending, logging or calling out.
         # Reentrant: the garbage collector, or a signal handler, may come in the midst of it and
         # cancel a future or ask for stats.
         self.mutex = threading.RLock()
-        self.backlog = Backlog(max_queue, self.mutex, clock)
+        self.backlog = Backlog(max_queue, self.mutex, clock, ageing)
         # Notified when calls are stopped; retries that wait out a delay wait there.
         self.stopped = Condition(self.mutex)
         self.out: set[Attempts] = set()
         self.now = clock.monotonic
+        #: What a waiting call will cost, as far as is known by now.
+        self.price = price
+        self.accounts = Accounts(self, permits)
         self._senders = senders
         self._carry = carry
         self._clock = clock
@@ -63,30 +76,49 @@ class Lane:
 
     # -- in --------------------------------------------------------------------------------------
 
-    def put(self, call: Call, block: bool, timeout: Optional[float]) -> None:
-        """Queue a call, and say so. Raises ``queue.Full`` or :class:`Closed`."""
+    def put(self, call: Call, block: bool, first: Optional[Callable[[Call], None]] = None) -> None:
+        """Queue a call, and say so. Raises ``queue.Full`` or :class:`Closed`.
+
+        *first* is called with it instead, and sees to it that place() is called in the end.
+        """
+        require_hope(self, call)
         try:
-            self.backlog.reserve(call, block, timeout)
+            self.backlog.reserve(call, block, call.timeout)
             with busy_with(call):
                 self.observe(CallQueued(call.number, call.model, self.backlog.calls), call)
+            if first is not None:
+                first(call)
+                return
             self.backlog.place(call)
             self._worker.ensure()
         except BaseException:  # Closed, Full, or Ctrl-C anywhere: the caller gets no future
             self.backlog.give_up(call)
             raise
 
-    def ask(self, ticket: Ticket) -> None:
-        """Queue for a permit. Raises :class:`Closed`."""
+    def place(self, call: Call) -> None:
+        """Queue a call that had its place reserved. Nothing happens if it has ended meanwhile."""
         with self.mutex:
-            self.backlog.require_open_locked()
-            self.backlog.put_again_locked(ticket)
+            refusal = self.backlog.refusal_locked(call)
+            if refusal is None:
+                self.backlog.place_locked(call)
+        if refusal is not None:
+            self.end(call, refusal)
+            return
+        self._worker.ensure()
+
+    def ask(self, ticket: Ticket) -> None:
+        """Queue for a permit. Raises :class:`Closed`, or why it can never be had in time."""
+        require_hope(self, ticket)
+        with self.mutex:
+            self.backlog.require_open_locked(ticket)
+            self.backlog.put_locked(ticket)
         self._worker.ensure()
 
     def try_leave(self, ticket: Ticket) -> bool:
         """Let *ticket* leave in the caller's own thread, if nothing is in its way."""
         with self.mutex:
             now = self.now()
-            if self.backlog.closed or self.backlog.head_locked(permit_free=True) is not None:
+            if self.backlog.closed or self.backlog.head_locked(now, up_to=math.inf) is not None:
                 return False
             return self._worker.commit_locked(ticket, now) is not None
 
@@ -96,6 +128,13 @@ class Lane:
         """Put a call that left on the wire, in a sender thread."""
         self._senders.run(partial(self._carry, call))
 
+    def announce(self, stamp: Stamp, call: Optional[Call]) -> None:
+        """Say what it means for the lane that this left. Not in the worker's thread."""
+        if stamp.resumes:
+            self.observe(LaneResumed(self.name), call)
+        if stamp.probes:
+            self.observe(CircuitHalfOpened(self.name), call)
+
     def end(self, call: Call, error: BaseException) -> None:
         """It will not be sent (again)."""
         settle(call, Outcome(error=error))
@@ -104,36 +143,6 @@ class Lane:
         """Its future was cancelled while it waited."""
         settle_cancelled(self, call)
 
-    def close_account(self, call: Call, actual: Optional[Cost]) -> None:
-        """Settle what a call took from the quotas; *actual* None leaves its estimate booked."""
-        attempts = call.attempts
-        with self.mutex:
-            self.backlog.take_locked(call)
-            self.backlog.forget_deadline_locked(call)
-            if attempts is None:
-                return
-            self.out.discard(attempts)
-            if actual is not None:
-                self._correct_locked(attempts.held, actual, attempts.booked_at)
-
-    def _correct_locked(self, held: Cost, actual: Cost, booked_at: float) -> None:
-        if self.pacer.settle(held, actual, booked_at):
-            self.backlog.not_empty.notify()  # the head may leave earlier now
-
-    def return_permit(self, attempts: Attempts) -> None:
-        """Give back the permit of an attempt that has ended; idempotent."""
-        with self.mutex:
-            lender, attempts.lender = attempts.lender, None
-        if lender is not None:
-            lender.give_back()
-            if attempts.call.rides is not None:
-                self.wake()  # others may wait for the same ride
-
-    def settle_permit(self, held: Cost, actual: Cost, booked_at: float) -> None:
-        """Correct what a permit booked."""
-        with self.mutex:
-            self._correct_locked(held, actual, booked_at)
-
     def forget(self, ticket: Ticket) -> None:
         """A permit is closed, or no longer waited for."""
         with self.mutex:
@@ -141,17 +150,11 @@ class Lane:
             self.backlog.take_locked(ticket)
             self.backlog.forget_deadline_locked(ticket)
 
-    def give_back(self, attempts: Attempts, keep_tokens: bool) -> None:
-        """Return a refused attempt's permit, and its tokens unless the server may count them."""
-        if not keep_tokens:
-            with self.mutex:
-                spent = Cost(attempts.held.requests, 0.0, 0.0)
-                self._correct_locked(attempts.held, spent, attempts.booked_at)
-                attempts.held = spent
-        self.return_permit(attempts)
+    def queue_again(self, attempts: Attempts, wait_seconds: float, behind: bool = False) -> None:
+        """Wait *wait_seconds*, then for another turn: at its own place, or *behind* all others.
 
-    def queue_again(self, attempts: Attempts, wait_seconds: float) -> None:
-        """Wait *wait_seconds*, then for another turn. Raises Stopped if the call must end."""
+        Raises Stopped if the call must end.
+        """
         kept = attempts.held.tokens > 0
         cost = NO_COST._replace(requests=1.0) if kept else attempts.call.cost
         with self.mutex:
@@ -159,9 +162,13 @@ class Lane:
             due = self.now() + wait_seconds
             while attempts.stopped_by is None and self.now() < due:
                 self._clock.wait(self.stopped, due - self.now())
+            turn = RetryTurn(attempts, cost)
+            if behind:
+                turn.tag = self.backlog.last_tag
+            attempts.stopped_by = attempts.stopped_by or self.backlog.refusal_locked(turn)
             if attempts.stopped_by is not None:
                 raise Stopped
-            turn = attempts.turn = RetryTurn(attempts, cost)
+            attempts.turn = turn
             self.backlog.put_again_locked(turn)
         self._worker.ensure()
         turn.wait()
@@ -172,11 +179,6 @@ class Lane:
             self.backlog.not_empty.notify()
 
     # -- from outside ----------------------------------------------------------------------------
-
-    def pause_for(self, seconds: float) -> float:
-        """Let nothing leave for *seconds* plus jitter; returns what remains of the pause."""
-        with self.mutex:
-            return self.pacer.pause_for(seconds, self.now())
 
     def pause(self) -> None:
         """Let nothing leave until resume()."""
@@ -196,13 +198,45 @@ class Lane:
             return self.pacer.leaves_at(self.backlog.load, cost, now) - now
 
     def end_all(self, error: BaseException) -> None:
-        """Refuse everything that waits."""
+        """Refuse everything that waits in the line."""
+        for ticket in self._take_all_out():
+            ticket.refuse(error)
+
+    def shut(self, why: Callable[[float], BaseException]) -> None:
+        """Refuse what waits for a send, first or not, and what comes; told now in seconds.
+
+        What is on the wire goes on, and ends with what is heard.
+        """
+        with self.mutex:
+            self.backlog.shut_locked(why)
+            waiting = self._take_all_out()
+            resting = [attempts for attempts in self.out if attempts.resting]
+        for attempts in resting:
+            attempts.stop(why(self.now()))
+        self.refuse_elsewhere(waiting, lambda _: why(self.now()))
+
+    def refuse_elsewhere(
+        self, tickets: list[Ticket], why: Callable[[Ticket], BaseException]
+    ) -> None:
+        """End them in other threads: a callback of theirs may wait for what this one is to end."""
+        self._worker.end_elsewhere(tickets, lambda ticket: ticket.refuse(why(ticket)))
+
+    def let_through(self, ticket: Ticket) -> None:
+        """One that finds out whether all is well again."""
+        with self.mutex:
+            self.backlog.let_through_locked(ticket.number)
+
+    def reopen(self) -> None:
+        """End shut()."""
+        with self.mutex:
+            self.backlog.shut_locked(None)
+
+    def _take_all_out(self) -> list[Ticket]:
         with self.mutex:
             waiting = self.backlog.waiting_locked()
             for ticket in waiting:
                 self.backlog.take_locked(ticket)
-        for ticket in waiting:
-            ticket.refuse(error)
+        return waiting
 
     def stop_all(self, why: Callable[[Call], BaseException]) -> None:
         """End everything that is out, wherever it is."""

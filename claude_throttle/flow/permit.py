@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional
 
 from claude_throttle.errors import DeadlineExceeded
 from claude_throttle.flow.attempts import Turn
-from claude_throttle.flow.cost import NO_COST, Cost
+from claude_throttle.flow.cost import Cost, Usage
+from claude_throttle.flow.heard import Stamp
 from claude_throttle.flow.rooms import Lender
 from claude_throttle.flow.seat import Entry, OpenPermits, Seat
 
@@ -25,7 +27,6 @@ class Permit(Turn):
     """
 
     __slots__ = (
-        "_booked_at",
         "_entry",
         "_lane",
         "_open",
@@ -33,13 +34,14 @@ class Permit(Turn):
         "_pid",
         "_seat",
         "_settled",
+        "_stamp",
     )
 
     def __init__(self, lane: Lane, open_permits: OpenPermits, **place: Any) -> None:
         super().__init__(**place)
         self._lane = lane
         self._open_permits = open_permits
-        self._booked_at = 0.0
+        self._stamp: Optional[Stamp] = None
         self._entry: Optional[Entry] = None
         self._seat = Seat()
         # Whoever pops it does the closing: a list's pop is atomic, and needs no lock in __del__.
@@ -48,8 +50,10 @@ class Permit(Turn):
         self._pid = os.getpid()
         self._settled = False
 
-    def commit(self, now: float, lender: Lender) -> None:
-        self._booked_at = now
+    answers = False
+
+    def commit(self, stamp: Stamp, lender: Lender) -> None:
+        self._stamp = stamp
         self._seat.open(lender)
         self._open.append(True)
 
@@ -63,6 +67,8 @@ class Permit(Turn):
                 self._lane.ask(self)
                 self.wait()
             self._entry = self._open_permits.add(self._seat)
+            if self._stamp is not None:
+                self._lane.announce(self._stamp, None)
         except BaseException:
             self._lane.forget(self)
             self.close()
@@ -75,17 +81,26 @@ class Permit(Turn):
         ``cache_creation_input_tokens``), as the API's answers carry it. None: it took no tokens,
         as after a refusal.
         """
-        if not self._settled and self._pid == os.getpid():
+        if self._stamp is not None and not self._settled and self._pid == os.getpid():
             self._settled = True
-            self._lane.settle_permit(self.cost, _cost_of(usage), self._booked_at)
+            took = _usage_of(usage)
+            counted = took.counted_input_tokens(self._lane.counts_cache_reads)
+            actual = Cost(1.0, counted, took.output_tokens)
+            self._lane.accounts.settle_permit(self.cost, actual, self._stamp.at)
 
     def close(self) -> None:
         """Give it back."""
         if self._take_closing():
             self._lane.forget(self)
+            self._settle_as_booked()
             self._seat.close()
             if self.rides is not None:
                 self._lane.wake()
+
+    def _settle_as_booked(self) -> None:
+        if self._stamp is not None and not self._settled:
+            self._settled = True
+            self._lane.accounts.settle_permit(self.cost, self.cost, self._stamp.at)
 
     def _take_closing(self) -> bool:
         """Whether it is this caller who closes it, in the process where it was opened."""
@@ -113,16 +128,12 @@ class Permit(Turn):
     def __del__(self) -> None:
         # May run anywhere, even under a lock of ours, so it takes none; the worker looks often.
         if self._take_closing():
+            if self._stamp is not None and not self._settled:
+                self._lane.accounts.dropped.append((self.cost, self._stamp.at))
             self._seat.close(quietly=True)
 
 
-def _cost_of(usage: Optional[Any]) -> Cost:
-    if usage is None:
-        return NO_COST._replace(requests=1.0)
-
-    def field(name: str) -> float:
-        value = usage.get(name) if isinstance(usage, dict) else getattr(usage, name, None)
-        return float(value or 0)
-
-    entered = field("input_tokens") + field("cache_creation_input_tokens")
-    return Cost(1.0, entered, field("output_tokens"))
+def _usage_of(usage: Optional[Any]) -> Usage:
+    """From a mapping or an object with those names; nothing is no tokens."""
+    get = usage.get if isinstance(usage, dict) else partial(getattr, usage)
+    return Usage(*(get(name, None) or 0 for name in Usage._fields))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Callable, Protocol
+from typing import Callable, Optional, Protocol
 
 from claude_throttle.flow.cost import Cost
+from claude_throttle.flow.events import ConcurrencyChanged, Event
+from claude_throttle.flow.heard import Delay, Heard, Stamp
 
 Step = Callable[[], None]
 
@@ -23,16 +25,36 @@ class Pacer(Protocol):
         """The same behind all of *queued*."""
         ...
 
-    def take(self, cost: Cost, now: float) -> None:
-        """It leaves now."""
+    def take(self, cost: Cost, now: float, answers: bool = True) -> Stamp:
+        """It leaves now. *answers*: somebody will say how it ended."""
         ...
 
     def settle(self, held: Cost, actual: Cost, booked_at: float) -> bool:
         """What was booked as *held* was in truth *actual*; True if somebody may leave earlier."""
         ...
 
-    def pause_for(self, seconds: float, now: float) -> float:
-        """Let nothing leave for *seconds*, plus jitter; returns what remains of the pause."""
+    def answered(self, heard: Heard, stamp: Stamp, change: Cost, now: float) -> list[Event]:
+        """The server took an attempt, which cost *change* more than was booked."""
+        ...
+
+    def refused(
+        self,
+        heard: Heard,
+        stamp: Stamp,
+        cost: Cost,
+        wait_seconds: float,
+        in_flight: int,
+        now: float,
+    ) -> tuple[Delay, list[Event]]:
+        """An attempt was refused or lost; alone it would wait *wait_seconds*."""
+        ...
+
+    def lost(self, now: float) -> None:
+        """An attempt ended without a word from the server."""
+        ...
+
+    def opens_at(self) -> float:
+        """The instant before which an open circuit lets nothing leave; else -inf."""
         ...
 
 
@@ -51,9 +73,39 @@ class Lender(Protocol):
 class Permits(Lender, Protocol):
     """How many may be in flight, over all lanes. Has its own lock; never calls out under it."""
 
-    def is_free(self) -> bool: ...
+    def up_to(self, now: float) -> float:
+        """The priorities that may take one now: inf for all, -inf for none."""
+        ...
 
-    def try_acquire(self) -> bool: ...
+    def try_acquire(self, now: float, priority: int) -> Optional[Lender]:
+        """Borrow one, if there is one for that priority; returns whom to give it back to."""
+        ...
+
+    @property
+    def in_use(self) -> int: ...
+
+    @property
+    def limit(self) -> float: ...
+
+    def headers_came(self) -> None:
+        """The server tells its limits."""
+        ...
+
+    def answered(self) -> None:
+        """The server took one."""
+        ...
+
+    def refused(self, now: float) -> None:
+        """The server found too many in flight."""
+        ...
+
+    def ramp(self) -> None:
+        """An outage is over: begin with few."""
+        ...
+
+    def news(self) -> Optional[ConcurrencyChanged]:
+        """What became of the limit since this was asked last, if that is worth telling."""
+        ...
 
     def starve(self, wake: Step) -> None:
         """Remember whom to wake when one comes back."""

@@ -6,6 +6,7 @@ import enum
 from typing import Optional
 
 from claude_throttle.flow.cost import Cost
+from claude_throttle.flow.heard import Stamp
 from claude_throttle.flow.rooms import Lender
 from claude_throttle.flow.seat import Seat
 
@@ -19,16 +20,33 @@ class Priority(enum.IntEnum):
 
 
 class Ticket:
-    """First by priority, then by tag (fairness), then by number.
+    """First by priority, then by tag (``fairness.py``), then by number.
 
     A call before its first send is one, a call before another send, a permit. ``queued`` and
     ``ended`` are guarded by the lane's mutex; the rest does not change while the ticket waits.
     """
 
-    __slots__ = ("cost", "deadline", "ended", "number", "priority", "queued", "rides", "tag")
+    __slots__ = (
+        "cost",
+        "deadline",
+        "ended",
+        "number",
+        "priority",
+        "queued",
+        "reserved",
+        "rides",
+        "tag",
+        "tenant",
+    )
+
+    #: Whoever holds it will say how it ended: true of what we send ourselves.
+    answers = True
 
     #: Only calls count against ``max_queue``: a retry had its place already.
     counts = False
+
+    #: Its tenant is charged for it: a retry was paid for as its call.
+    pays = True
 
     def __init__(
         self,
@@ -36,32 +54,45 @@ class Ticket:
         number: int,
         cost: Cost,
         priority: int = Priority.NORMAL,
-        tag: float = 0.0,
+        tenant: Optional[str] = None,
         deadline: Optional[float] = None,
         rides: Optional[Seat] = None,
     ) -> None:
         self.number = number
         self.cost = cost
-        self.priority = priority
-        self.tag = tag
+        self.priority = int(priority)  # an enum's members are slow to compare
+        self.tenant = tenant
+        #: Set as it takes its place: where its share of the tenant's begins, in tokens.
+        self.tag = 0.0
         #: Instant, on the clock's monotonic scale.
         self.deadline = deadline
         #: It may go on the permit its thread holds open, instead of one of its own.
         self.rides = rides
         self.queued = False
+        #: It has a place in the count, not yet one in the line.
+        self.reserved = False
         #: True once, for ever.
         self.ended = False
+
+    @property
+    def ends_at(self) -> Optional[float]:
+        """The instant at which its time is up, whoever watches it."""
+        return self.deadline
 
     @property
     def out(self) -> bool:
         """It has left, and somebody else will see to its end."""
         return False
 
+    def reprice(self) -> Cost:
+        """What it will cost, as far as is known by now."""
+        return self.cost
+
     def claim(self) -> bool:
         """The worker asks, in the instant of leaving, whether it is still wanted."""
         return True
 
-    def commit(self, now: float, lender: Lender) -> None:
+    def commit(self, stamp: Stamp, lender: Lender) -> None:
         """Its cost was taken, and a place in flight, which goes back to *lender*.
 
         Requires the lane's mutex.

@@ -9,10 +9,12 @@ nothing. What has accrued for a large head stays with it: nobody of its own rank
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Optional
+from operator import methodcaller
+from typing import TYPE_CHECKING, Callable, Optional
 
 from claude_throttle.errors import Closed
 from claude_throttle.flow.clock import Clock
@@ -98,8 +100,10 @@ class Worker:
                 self._looking_at = None
                 due = self._take_due_locked(now)
                 if due:
-                    return partial(self._end_due, due)
-                ticket = self._looking_at = self._head_locked()
+                    return partial(self.end_elsewhere, due, methodcaller("time_is_up"))
+                ticket = self._looking_at = self._head_locked(now)
+                if ticket is not None:
+                    self._backlog.reprice_locked(ticket)
                 step = self.commit_locked(ticket, now) if ticket is not None else None
                 if step is not None:
                     return step
@@ -111,11 +115,12 @@ class Worker:
                         return None
                 self._clock.wait(self._backlog.not_empty, wake_at - now)
 
-    def _end_due(self, due: list[Ticket]) -> None:
-        # Several at once, since a done-callback may wait for another call that is due.
-        shared = deque(due)
-        for _ in range(min(len(due), MOST_ENDING)):
-            self._senders.run(partial(_end_each, shared))
+    def end_elsewhere(self, tickets: list[Ticket], end: Callable[[Ticket], None]) -> None:
+        """End *tickets* in sender threads."""
+        # Several at once, since a done-callback may wait for another one of them.
+        shared = deque(tickets)
+        for _ in range(min(len(tickets), MOST_ENDING)):
+            self._senders.run(partial(_end_each, shared, end))
 
     def _take_due_locked(self, now: float) -> list[Ticket]:
         due = self._backlog.take_due_locked(now)
@@ -125,36 +130,39 @@ class Worker:
             self._backlog.take_locked(ticket)
         return due
 
-    def _head_locked(self) -> Optional[Ticket]:
-        if self._permits.is_free():
-            return self._backlog.head_locked(permit_free=True)
-        # Say so first, then look again: a permit returned in between would wake nobody.
-        self._permits.starve(self._lane.wake)
-        return self._backlog.head_locked(permit_free=self._permits.is_free())
+    def _head_locked(self, now: float) -> Optional[Ticket]:
+        up_to = self._permits.up_to(now)
+        if up_to < math.inf:
+            # Say so first, then look again: a permit returned in between would wake nobody.
+            self._permits.starve(self._lane.wake)
+            up_to = self._permits.up_to(now)
+        return self._backlog.head_locked(now, up_to)
 
     def commit_locked(self, ticket: Ticket, now: float) -> Optional[Step]:
         """Let it leave if it may, in this instant; None if it has to wait."""
         if self._lane.pacer.ready_at(ticket.cost, now) > now:
             return None
-        lender = self._borrow(ticket)
+        lender = self._borrow(ticket, now)
         if lender is None:
             return None
-        self._backlog.take_locked(ticket)
         if not ticket.claim():  # cancelled a moment ago
+            self._backlog.take_locked(ticket)
             return lender.give_back
+        self._backlog.leave_locked(ticket, now)
         try:
-            self._lane.pacer.take(ticket.cost, now)
+            self._lane.accounts.settle_dropped_locked()
+            stamp = self._lane.pacer.take(ticket.cost, now, ticket.answers)
         except BaseException:
             lender.give_back_quietly()
             raise
-        ticket.commit(now, lender)
+        ticket.commit(stamp, lender)
         return ticket.leave
 
-    def _borrow(self, ticket: Ticket) -> Optional[Lender]:
+    def _borrow(self, ticket: Ticket, now: float) -> Optional[Lender]:
         """A ride or a permit, as whoever lent it; None if there is neither."""
         if ticket.rides is not None and ticket.rides.try_take():
             return ticket.rides
-        return self._permits if self._permits.try_acquire() else None
+        return self._permits.try_acquire(now, ticket.priority)
 
     def _wake_at_locked(self, ticket: Optional[Ticket], now: float) -> Optional[float]:
         """When to look again if nobody calls; None if nothing is going on at all."""
@@ -166,7 +174,7 @@ class Worker:
             # Ready, yet not gone: another lane took the last permit.
             ready_at = self._lane.pacer.ready_at(ticket.cost, now)
             instants.append(ready_at if ready_at > now else now + PERMIT_LOOK_SECONDS)
-        elif self._backlog.head_locked(permit_free=True) is not None:
+        elif self._backlog.head_locked(now, up_to=math.inf) is not None:
             instants.append(now + PERMIT_LOOK_SECONDS)
         return min(instants) if instants else None
 
@@ -184,11 +192,12 @@ class Worker:
             ticket.refuse(error)
 
 
-def _end_each(due: deque[Ticket]) -> None:
+def _end_each(due: deque[Ticket], end: Callable[[Ticket], None]) -> None:
+    """End what *due* still holds; several threads may share it."""
     while due:
         try:
-            due.popleft().time_is_up()
+            end(due.popleft())
         except IndexError:
             return  # another sender took the last one
         except BaseException:
-            logger.exception("ending a call whose time was up failed")
+            logger.exception("ending a call that may not wait any longer failed")

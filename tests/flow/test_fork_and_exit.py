@@ -99,7 +99,8 @@ def test_everything_submitted_is_finished_at_a_normal_exit(fake):
         server,
         """
 def show(future):
-    print(future.result()["content"][0]["text"])
+    # In one piece: print() writes its newline apart, and these run in several threads.
+    sys.stdout.write(future.result()["content"][0]["text"] + "\\n")
 for n in range(10):
     throttler.submit(**ask(str(n))).add_done_callback(show)
 """,

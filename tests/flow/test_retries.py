@@ -212,6 +212,6 @@ def test_one_pause_for_a_wave_of_429s(fake, throttle, manual):
     futures = [throttler.submit(**ask(str(n))) for n in range(20)]
     wait_until(lambda: throttler.stats().retried == 20)
     pacer = throttler._process().room(ask()["model"]).pacer
-    assert 1010.0 <= pacer.paused_until <= 1011.0
+    assert 1010.0 <= pacer.pause.until <= 1011.0
     move_until_done(manual, futures)
     assert [a.status for a in server.arrivals].count(429) == 20

@@ -36,11 +36,11 @@ STAGES = {
     "the adapter sends": lambda p, lane, pacer: (p._wire._adapter, "send"),
     "an estimate is learned": lambda p, lane, pacer: (p.room(MODEL).estimator, "learn"),
     "the quotas are settled": lambda p, lane, pacer: (pacer, "settle"),
-    "the account is closed": lambda p, lane, pacer: (lane, "close_account"),
+    "the account is closed": lambda p, lane, pacer: (lane.accounts, "close"),
     "an event is recorded": lambda p, lane, pacer: (p._recorder, "record"),
     "the lanes that wait for a permit are woken": lambda p, lane, pacer: (
         p.permits,
-        "_wake_starved",
+        "wake_starved",
     ),
 }
 
