@@ -6,9 +6,13 @@
 <Throttler https://api.anthropic.com rpm=50 open>
 """
 
+from typing import TYPE_CHECKING, Any
+
 from claude_throttle._version import __version__
 from claude_throttle.errors import (
+    AccountSuspended,
     BrokenAnswer,
+    CircuitOpen,
     Closed,
     ConfigurationError,
     DeadlineExceeded,
@@ -25,9 +29,17 @@ from claude_throttle.flow.events import (
     CallQueued,
     CallSent,
     CallSucceeded,
+    CircuitClosed,
+    CircuitHalfOpened,
+    CircuitOpened,
+    ConcurrencyChanged,
     Event,
     LanePaused,
+    LaneResumed,
+    LimitLearned,
     RetryScheduled,
+    Suspended,
+    SuspensionEnded,
 )
 from claude_throttle.flow.permit import Permit
 from claude_throttle.flow.ticket import Priority
@@ -36,6 +48,9 @@ from claude_throttle.metrics.stats import Stats
 from claude_throttle.pacing.quota import Quota
 from claude_throttle.settings import Settings
 from claude_throttle.throttler import Throttler
+
+if TYPE_CHECKING:
+    from claude_throttle.limits import LaneState, Limits, QuotaState
 
 __all__ = [
     # The front door
@@ -48,12 +63,23 @@ __all__ = [
     "Stats",
     "Quantiles",
     "Usage",
+    "Limits",
+    "LaneState",
+    "QuotaState",
     # Events
     "Event",
     "CallQueued",
     "CallSent",
     "RetryScheduled",
     "LanePaused",
+    "LaneResumed",
+    "LimitLearned",
+    "ConcurrencyChanged",
+    "CircuitOpened",
+    "CircuitHalfOpened",
+    "CircuitClosed",
+    "Suspended",
+    "SuspensionEnded",
     "CallSucceeded",
     "CallFailed",
     # Errors
@@ -63,6 +89,8 @@ __all__ = [
     "InvalidCall",
     "QuotaTooSmall",
     "QueueFull",
+    "CircuitOpen",
+    "AccountSuspended",
     "Closed",
     "DeadlineExceeded",
     "BrokenAnswer",
@@ -70,3 +98,12 @@ __all__ = [
     # About
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Only for who looks: an import that most programs would pay for in vain.
+    if name not in ("LaneState", "Limits", "QuotaState"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from claude_throttle import limits
+
+    return getattr(limits, name)

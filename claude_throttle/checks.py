@@ -18,10 +18,15 @@ _DAILY = 86_400.0
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 
-def require_timeout(seconds: Any) -> None:
+def require_seconds(name: str, seconds: Any) -> None:
     """Raise unless *seconds* is a positive number."""
     if not (_is_number(seconds) and seconds > 0):
-        raise ConfigurationError(f"timeout must be a positive number of seconds, not {seconds!r}")
+        raise ConfigurationError(f"{name} must be a positive number of seconds, not {seconds!r}")
+
+
+def require_timeout(seconds: Any) -> None:
+    """The same for a call's own."""
+    require_seconds("timeout", seconds)
 
 
 def require_flag(name: str, value: Any) -> None:
@@ -50,6 +55,35 @@ def require_whole(name: str, value: Any, least: int, most: Optional[int] = None)
         upper = f" to {most}" if most is not None else ""
         raise ConfigurationError(
             f"{name} must be a whole number from {least}{upper}, not {value!r}"
+        )
+
+
+def clean_tier(tier: Any) -> Optional[str]:
+    """The tier's name as the table has it."""
+    if tier is None:
+        return None
+    from claude_throttle.pacing.tiers import tier_name  # only for this
+
+    try:
+        return tier_name(tier)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"tier: {error}") from None
+
+
+def require_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise unless *value* is one of *choices*."""
+    if value not in choices:
+        shown = " or ".join(f'"{choice}"' for choice in choices)
+        raise ConfigurationError(f"{name} must be {shown}, not {value!r:.40}")
+
+
+def require_lanes(lanes: Any) -> None:
+    """Raise unless *lanes* maps models to lanes, by their names."""
+    if not isinstance(lanes, Mapping) or not all(
+        isinstance(name, str) and name for pair in lanes.items() for name in pair
+    ):
+        raise ConfigurationError(
+            'lanes must map a model, or a pattern like "claude-x-*", to the name of a lane'
         )
 
 

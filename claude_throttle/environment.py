@@ -7,8 +7,12 @@ from typing import Any
 
 from claude_throttle.errors import ConfigurationError
 
-_NUMBERS = ("rpm", "rpd", "itpm", "otpm", "tpm", "tpd", "headroom", "timeout")
+_NUMBERS = (
+    *("rpm", "rpd", "itpm", "otpm", "tpm", "tpd", "headroom", "timeout", "ageing"),
+    *("interactive_share", "retry_share"),
+)
 _WHOLE = ("burst", "max_concurrency", "max_queue", "max_retries")
+_TEXTS = ("api_version", "tier", "count_tokens")
 _FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure")
 
 
@@ -19,6 +23,8 @@ def read(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, An
         found["api_key"] = environ.get("ANTHROPIC_API_KEY") or None
         if found["api_key"] is None:
             found["auth_token"] = environ.get("ANTHROPIC_AUTH_TOKEN") or None
+    if environ.get("ANTHROPIC_ADMIN_KEY"):
+        found["admin_key"] = environ["ANTHROPIC_ADMIN_KEY"]
     if environ.get("ANTHROPIC_BASE_URL"):
         found["base_url"] = environ["ANTHROPIC_BASE_URL"]
     if environ.get("ANTHROPIC_CUSTOM_HEADERS"):
@@ -26,7 +32,7 @@ def read(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, An
     bundle = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE")
     if bundle:
         found["ca_bundle"] = bundle
-    for name in (*_NUMBERS, *_WHOLE, *_FLAGS, "api_version"):
+    for name in (*_NUMBERS, *_WHOLE, *_FLAGS, *_TEXTS):
         text = environ.get(f"CLAUDE_THROTTLE_{name.upper()}")
         if text:
             found[name] = _parse(name, text)
@@ -43,7 +49,7 @@ def _parse(name: str, text: str) -> Any:
         if name in _FLAGS:
             return {"1": True, "true": True, "0": False, "false": False}[text.strip().lower()]
         if name in _WHOLE:
-            return int(text)
+            return text if text == "auto" and name == "burst" else int(text)
         return float(text) if name in _NUMBERS else text
     except (KeyError, ValueError):
         raise ConfigurationError(

@@ -62,6 +62,36 @@ class QueueFull(ThrottleError):
     """As many calls are waiting as ``max_queue`` allows; ``retry_after`` is the expected wait."""
 
 
+class CircuitOpen(ThrottleError):
+    """The API keeps failing, and this call's time is up before the next probe of it.
+
+    ``retry_after`` is the time until that probe.
+    """
+
+
+class AccountSuspended(ThrottleError):
+    """The API refuses for a reason that no waiting cures: a spend limit, a refused key.
+
+    ``reason`` says which; ``until`` is the date access comes back in the server's own words, or
+    None; ``lane`` is the lane that is refused, "" for the whole account. One call goes through as
+    a probe after ``retry_after``; ``resume()`` ends it by hand.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        until: Optional[str] = None,
+        lane: str = "",
+        retry_after: Optional[float] = None,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.reason = reason
+        self.until = until
+        self.lane = lane
+
+
 class Closed(ThrottleError):
     """The throttler was closed or is draining; this call was not, or not completely, carried out.
 

@@ -6,40 +6,40 @@ threads that are not there, and a shared socket can hand one process another's a
 
 from __future__ import annotations
 
-import contextvars
 import itertools
-import logging
 import os
 import queue
-import threading
 from collections.abc import Mapping
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from claude_throttle import refusals
+from claude_throttle.access import Access
 from claude_throttle.errors import Closed
 from claude_throttle.flow.call import Call, CallFuture
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import Cost
-from claude_throttle.flow.events import CallSent, Event
 from claude_throttle.flow.lane import Lane
 from claude_throttle.flow.permit import Permit
 from claude_throttle.flow.seat import OpenPermits
 from claude_throttle.flow.senders import Senders
 from claude_throttle.flow.settlement import Outcome, busy, busy_with, settle
 from claude_throttle.metrics.stats import Recorder, Stats
+from claude_throttle.observer import Listener, Observer
 from claude_throttle.pacing.concurrency import Concurrency
-from claude_throttle.pacing.estimate import guess_input_tokens
-from claude_throttle.pacing.pacer import Pacer
+from claude_throttle.pacing.guess import guess_input_tokens
 from claude_throttle.room import Room
+from claude_throttle.rooms import Rooms
 from claude_throttle.settings import Settings
 from claude_throttle.transport import sdk
+from claude_throttle.transport.headers import brings_own_proof
 from claude_throttle.transport.http import Wire, WireSettings
 from claude_throttle.transport.request import Request, require_options, serialise
 from claude_throttle.transport.retry import RetryRules
 
-logger = logging.getLogger("claude_throttle")
-
-Listener = Callable[[Event], None]
+if TYPE_CHECKING:
+    from claude_throttle.counting import Counter
+    from claude_throttle.limits import Limits
+    from claude_throttle.organization import Organization
 
 #: Seconds that stopped calls are given to end by themselves before they are ended from outside.
 GRACE_SECONDS = 1.0
@@ -51,20 +51,37 @@ class Process:
     def __init__(self, settings: Settings, clock: Clock, listener: Optional[Listener]) -> None:
         self.pid = os.getpid()
         self.settings = settings
-        self.permits = Concurrency(settings.max_concurrency)
+        self.permits = Concurrency(
+            settings.max_concurrency,
+            probing=not settings.tells_rate,
+            interactive_share=settings.interactive_share,
+        )
         self.senders = Senders()
         self._clock = clock
-        self._listener = listener
         self._recorder = Recorder()
+        self._observer = Observer(self._recorder, listener, clock)
+        self.observe = self._observer.observe
         self._open_permits = OpenPermits()
         self._numbers = itertools.count(1)
         self._wire = Wire(_wire_settings(settings), clock)
-        # Guards _rooms and _closed: no lane is made after the close. Never held while calling out.
-        # Reentrant for the same reason as the lane's mutex.
-        self._lock = threading.RLock()
-        self._rooms: dict[str, Room] = {}
-        self._closed = False
-        self._paused = False
+        self._access = Access(self.lanes, self.observe, clock)
+        senders, observe = self.senders, self.observe
+        self._rooms = Rooms(
+            settings, self.permits, senders, clock, self.carry, observe, self._access.suspend
+        )
+        self._counter = self._make_counter() if settings.count_tokens == "api" else None
+        self._organization = self._make_organization() if settings.admin_key else None
+
+    # Loaded on use: most programs need neither, and all pay for an import.
+    def _make_counter(self) -> Counter:
+        from claude_throttle.counting import Counter
+
+        return Counter(self.settings, self._wire, self.senders, self._clock)
+
+    def _make_organization(self) -> Organization:
+        from claude_throttle.organization import Organization
+
+        return Organization(self.settings, self._wire, self._rooms, self.senders)
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -73,17 +90,18 @@ class Process:
         params: Mapping[str, Any],
         *,
         priority: int,
+        tenant: Optional[str],
         timeout: Optional[float],
         raw: bool,
         block: bool,
         extra_headers: Optional[Mapping[str, str]],
     ) -> CallFuture:
         """Check, serialise, estimate, queue."""
-        require_options(priority, extra_headers)
+        require_options(priority, tenant, extra_headers)
         request = serialise(params)
         room = self.room(request.model)
         guess = guess_input_tokens(params)
-        cost = room.fitting_cost(guess, request.max_tokens)
+        cost = room.fitting_cost(request.model, guess, request.max_tokens)
         call = Call(
             number=next(self._numbers),
             cost=cost,
@@ -94,31 +112,41 @@ class Process:
             guessed_input=guess,
             submitted_at=self._clock.monotonic(),
             priority=priority,
+            tenant=tenant,
             timeout=timeout,
             rides=self._open_permits.seat_of_this_thread(),
             raw=raw,
             extra_headers=None if extra_headers is None else dict(extra_headers),
-            context=contextvars.copy_context() if self._listener is not None else None,
+            context=self._observer.context(),
         )
+        if brings_own_proof(extra_headers) or self._access.require(room.lane.name):
+            room.lane.let_through(call)
         self._queue(call, room, block)
         return call.future
 
     def _queue(self, call: Call, room: Room, block: bool) -> None:
         try:
-            room.lane.put(call, block, call.timeout)
+            first = None if self._counter is None else self._counter.begin
+            room.lane.put(call, block, first)
         except queue.Full:
             seconds = self._seconds_until_leave(room, call.cost)
             raise refusals.no_place(call, seconds, block) from None
 
-    def permit(self, model: str, cost: Cost, *, priority: int, timeout: Optional[float]) -> Permit:
+    def permit(
+        self, model: str, cost: Cost, priority: int, tenant: Optional[str], timeout: Optional[float]
+    ) -> Permit:
         """Wait for the right to send one request."""
+        require_options(priority, tenant)
+        lane = self.room(model).lane
         now = self._clock.monotonic()
+        self._access.require(lane.name, probes=False)  # nobody would hear how its request ended
         permit = Permit(
-            self.room(model).lane,
+            lane,
             self._open_permits,
             number=next(self._numbers),
             cost=cost,
             priority=priority,
+            tenant=tenant,
             deadline=None if timeout is None else now + timeout,
             rides=self._open_permits.seat_of_this_thread(),
         )
@@ -126,35 +154,14 @@ class Process:
         return permit
 
     def room(self, model: str) -> Room:
-        """The lane of a model, made when it is first needed."""
-        room = self._rooms.get(model)
-        if room is None or self._closed:
-            with self._lock:
-                if self._closed:
-                    raise Closed("the throttler is closed; make a new one to go on")
-                room = self._rooms.get(model) or self._make_room(model)
-                self._rooms[model] = room
-        return room
-
-    def _make_room(self, model: str) -> Room:
-        pacer = Pacer(self.settings.quotas, self.settings.burst)
-        lane = Lane(
-            model,
-            pacer=pacer,
-            permits=self.permits,
-            senders=self.senders,
-            carry=self.carry,
-            observe=self.observe,
-            max_queue=self.settings.max_queue,
-            clock=self._clock,
-        )
-        if self._paused:
-            lane.pause()
-        return Room(lane, pacer)
+        """What belongs to a model. Raises Closed."""
+        if self._organization is not None:
+            self._organization.ask_once()
+        return self._rooms.of(model)
 
     def lanes(self) -> list[Lane]:
         """Those there are."""
-        return [room.lane for room in list(self._rooms.values())]
+        return self._rooms.lanes()
 
     # -- on the way ------------------------------------------------------------------------------
 
@@ -174,24 +181,13 @@ class Process:
         attempts = call.attempts
         if attempts is None or call.sent_at is None:  # the lane sets both as it leaves
             raise RuntimeError("a call was carried before it left")
-        waited = call.sent_at - call.submitted_at
-        self.observe(CallSent(call.number, call.model, attempts.number, waited), call)
+        attempts.announce()
         outcome = self._wire.send(call, attempts)
         if outcome.usage is not None:
-            self._rooms[call.model].learn(call, outcome.usage)
+            self._rooms.of_call(call).learn(call, outcome.usage)
+        if outcome.error is None:
+            self._access.answered(call, attempts.stamp.at)
         return outcome
-
-    def observe(self, event: Event, call: Call) -> None:
-        """Count an event, and tell the listener in the submitter's context."""
-        self._recorder.record(event, self._clock.monotonic())
-        listener = self._listener
-        if listener is None or call.context is None:
-            return
-        try:
-            # A copy: a context can be entered only once at a time.
-            call.context.copy().run(listener, event)
-        except Exception:
-            logger.exception("the event listener raised")
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -204,11 +200,20 @@ class Process:
             now=self._clock.monotonic(),
         )
 
+    def limits(self) -> Limits:
+        """What is known of each lane."""
+        from claude_throttle.limits import Limits  # only for who looks
+
+        rooms = {room.lane.name: room for room in self._rooms.all()}
+        states = {name: room.state(self._access.reason(name)) for name, room in rooms.items()}
+        return Limits(states, self.permits.limit, self.permits.in_use)
+
     def estimate_wait(self, params: Mapping[str, Any]) -> float:
         """Seconds a call put now would wait before it leaves."""
         request: Request = serialise(params)
         room = self.room(request.model)
-        cost = room.estimator.cost(guess_input_tokens(params), request.max_tokens)
+        guess = guess_input_tokens(params)
+        cost = room.estimator.cost(request.model, guess, request.max_tokens)
         return self._seconds_until_leave(room, cost)
 
     def _seconds_until_leave(self, room: Room, cost: Cost) -> float:
@@ -217,36 +222,30 @@ class Process:
     # -- steering --------------------------------------------------------------------------------
 
     def pause(self, paused: bool) -> None:
-        """Stop or go on letting calls leave."""
-        with self._lock:
-            if paused and self._closed:
-                return  # nobody would end it, and a drain would never end
-            self._paused = paused
-        for lane in self.lanes():
-            lane.pause() if paused else lane.resume()
+        """Stop or go on letting calls leave; going on ends suspensions, too."""
+        if not paused:
+            self._access.restore()
+        self._hold(paused)
+
+    def _hold(self, held: bool) -> None:
+        self._rooms.pause(held)
+        if self._counter is not None:
+            self._counter.lane.pause() if held else self._counter.lane.resume()
 
     def reconfigure(self, settings: Settings) -> None:
         """Keep other quotas and bounds from now on."""
-        with self._lock:
-            self.settings = settings
-            rooms = list(self._rooms.values())
-        for room in rooms:
-            room.reconfigure(settings)
-        self.permits.set_limit(settings.max_concurrency)
+        self.settings = settings
+        self._rooms.reconfigure(settings)
+        self.permits.interactive_share = settings.interactive_share
+        self.permits.set_told(settings.max_concurrency)
 
     # -- the end ---------------------------------------------------------------------------------
 
     def drain(self, timeout: Optional[float]) -> int:
         """Accept no more, finish everything; return how many calls are left after *timeout* s."""
-        self._refuse_more()
-        self.pause(False)
+        self._rooms.close()
+        self._hold(False)
         return self._wait_until_done(timeout)
-
-    def _refuse_more(self) -> None:
-        with self._lock:
-            self._closed = True
-        for lane in self.lanes():
-            lane.close()
 
     def _wait_until_done(self, timeout: Optional[float]) -> int:
         give_up_at = None if timeout is None else self._clock.monotonic() + timeout
@@ -254,11 +253,13 @@ class Process:
 
     def close(self, timeout: Optional[float], cancel_pending: bool) -> None:
         """Drain, then end what is left."""
-        self._refuse_more()
+        self._rooms.close()
         if cancel_pending:
             for lane in self.lanes():
                 lane.cancel_waiting(Closed("the throttler was closed"))
         self.drain(timeout)
+        if self._counter is not None:
+            self._counter.close()
         self._end_the_rest()
         self.senders.stop()
         self._wire.close()
@@ -277,7 +278,7 @@ class Process:
 
     def finish(self) -> None:
         """Wait until nothing is left to do; go on accepting. Ends a pause."""
-        self.pause(False)
+        self._hold(False)
         self._wait_until_done(None)
 
     def abandon(self) -> None:

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from claude_throttle.errors import Closed, DeadlineExceeded, Forked, QueueFull, ThrottleError
+from claude_throttle.errors import (
+    AccountSuspended,
+    Closed,
+    DeadlineExceeded,
+    Forked,
+    QueueFull,
+    ThrottleError,
+)
 from claude_throttle.flow.call import Call
+
+if TYPE_CHECKING:
+    from claude_throttle.pacing.suspension import Suspension
 
 
 def no_place(call: Call, seconds: float, waited: bool) -> ThrottleError:
@@ -20,6 +31,21 @@ def no_place(call: Call, seconds: float, waited: bool) -> ThrottleError:
     return QueueFull(
         text + "wait, submit(block=True), or raise max_queue",
         retry_after=None if paused else seconds / (backlog.calls + 1),
+    )
+
+
+def suspended(why: Suspension, lane: str, now: float) -> AccountSuspended:
+    """Nothing is sent: the API would refuse it. *lane* is "" for the whole account."""
+    whom = f"this account calls to {lane}" if lane else "this account"
+    seconds = why.seconds_left(now)
+    until = f", until {why.until}" if why.until else ""
+    return AccountSuspended(
+        f"the API refuses {whom} ({why.reason}{until}): {why.message!r}; nothing is sent; "
+        f"one call is tried in {seconds:,.0f} s, or after resume()",
+        reason=why.reason,
+        until=why.until,
+        lane=lane,
+        retry_after=seconds,
     )
 
 

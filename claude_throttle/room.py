@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Optional
+
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.cost import Cost, Usage
 from claude_throttle.flow.lane import Lane
@@ -9,6 +13,9 @@ from claude_throttle.pacing.concurrency import Concurrency
 from claude_throttle.pacing.estimate import Estimator
 from claude_throttle.pacing.pacer import Pacer
 from claude_throttle.settings import Settings
+
+if TYPE_CHECKING:
+    from claude_throttle.limits import LaneState
 
 
 class Room:
@@ -19,17 +26,48 @@ class Room:
         self.pacer = pacer
         self.estimator = Estimator()
 
-    def fitting_cost(self, guessed_input: float, max_tokens: int) -> Cost:
+    def fitting_cost(self, model: str, guessed_input: float, max_tokens: int) -> Cost:
         """What to book for a call; raises QuotaTooSmall if it could never leave."""
-        cost = self.estimator.cost(guessed_input, max_tokens)
+        cost = self.estimator.cost(model, guessed_input, max_tokens)
         self.pacer.require_fit(cost, self.lane.name)
         return cost
+
+    def price(self, call: Call) -> Cost:
+        """What a waiting call will cost, by what is known now. Requires the lane's mutex.
+
+        Long answers are still out while the short ones are known: so longer than those.
+        """
+        cost = self.estimator.cost(call.model, call.guessed_input, call.max_tokens)
+        if call.counted:
+            cost = cost._replace(input_tokens=call.guessed_input)
+        output = cost.output_tokens * self.pacer.stretch(self.lane.now())
+        return cost._replace(output_tokens=min(float(call.max_tokens), output))
+
+    def state(self, suspended: Optional[str]) -> LaneState:
+        """What is known of it now."""
+        from claude_throttle.limits import LaneState, quotas_of  # only for who looks
+
+        lane = self.lane
+        with lane.mutex:
+            now = lane.now()
+            quotas = quotas_of(self.pacer, now)
+            paused = max(0.0, self.pacer.pause.until - now)
+            circuit = self.pacer.circuit.state
+        waiting, out = lane.backlog.calls, lane.in_flight()
+        return LaneState(lane.name, quotas, waiting, out, paused, circuit, suspended)
+
+    def start_with(self, limits: Mapping[str, float], source: str) -> None:
+        """Limits from elsewhere, by kind and a minute, until a header tells better."""
+        with self.lane.mutex:
+            self.pacer.start_with(limits, source, self.lane.now())
+            self.lane.backlog.not_empty.notify()
 
     def learn(self, call: Call, usage: Usage) -> None:
         """What an answered call really took."""
         self.estimator.learn(
+            call.model,
             call.guessed_input,
-            usage.counted_input_tokens,
+            usage.counted_input_tokens(self.lane.counts_cache_reads),
             call.max_tokens,
             usage.output_tokens,
         )
@@ -37,7 +75,7 @@ class Room:
     def seconds_until_leave(self, cost: Cost, permits: Concurrency, latency: float) -> float:
         """By the quotas, and by the permits if those are what is waited for; *latency* in s."""
         seconds = self.lane.seconds_until_leave(cost)
-        if permits.limit is None:
+        if math.isinf(permits.limit):
             return seconds
         ahead = self.lane.backlog.calls + 1 - (permits.limit - permits.in_use)
         return max(seconds, max(0.0, ahead / permits.limit) * latency)
@@ -46,7 +84,8 @@ class Room:
         """Keep other quotas and another bound from now on."""
         lane = self.lane
         with lane.mutex:
-            self.pacer.reconfigure(settings.quotas, settings.burst, lane.now())
+            burst, headroom = settings.burst_in_force, settings.headroom
+            self.pacer.reconfigure(settings.quotas, burst, lane.now(), headroom)
             lane.backlog.maxsize = settings.max_queue
             lane.backlog.not_full.notify_all()
             lane.backlog.not_empty.notify()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from claude_throttle import checks, environment
 from claude_throttle.errors import ConfigurationError, UnknownSetting
+from claude_throttle.pacing.pacer import AUTO
 from claude_throttle.pacing.quota import Quota
 from claude_throttle.transport.headers import merged_headers
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
         api_key: Optional[str]
         auth_token: Optional[str]
+        admin_key: Optional[str]
         base_url: str
         api_version: str
         default_headers: Mapping[str, str]
@@ -32,11 +34,17 @@ if TYPE_CHECKING:
         otpm: Optional[Told]
         tpm: Optional[Told]
         tpd: Optional[Told]
-        burst: int
+        burst: Union[int, str, None]
+        tier: Union[int, str, None]
+        lanes: Mapping[str, str]
+        count_tokens: str
         headroom: float
         max_concurrency: Optional[int]
+        interactive_share: float
         max_queue: int
+        ageing: Optional[float]
         max_retries: int
+        retry_share: float
         timeout: Optional[float]
         retry_read_timeouts: bool
         retry_resets: bool
@@ -45,13 +53,13 @@ if TYPE_CHECKING:
         ca_bundle: Optional[str]
 
 
-#: Used while nobody has told a limit: the old tier 1, which every account has (2025-11 table).
-DEFAULT_RPM = 50
-
 QUOTAS = ("rpm", "rpd", "itpm", "otpm", "tpm", "tpd")
 
 #: Never shown, never pickled.
-SECRETS = ("api_key", "auth_token")
+SECRETS = ("api_key", "auth_token", "admin_key")
+
+#: What reconfigure() may change; the rest is part of open connections, or of what waits.
+CHANGEABLE = {*QUOTAS, "burst", "headroom", "max_concurrency", "max_queue", "timeout"}
 
 FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure")
 
@@ -67,13 +75,15 @@ class Settings:
     api_key: Optional[str] = field(default=None, repr=False)
     #: A bearer token instead of a key; env ANTHROPIC_AUTH_TOKEN. Never shown.
     auth_token: Optional[str] = field(default=None, repr=False)
+    #: An admin key, to read the limits at the start; env ANTHROPIC_ADMIN_KEY. Never shown.
+    admin_key: Optional[str] = field(default=None, repr=False)
     #: Where the API is; env ANTHROPIC_BASE_URL.
     base_url: str = "https://api.anthropic.com"
     #: The ``anthropic-version`` header.
     api_version: str = "2023-06-01"
     #: Sent with every request; env ANTHROPIC_CUSTOM_HEADERS (lines "Name: value").
     default_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    #: Requests per minute, for each model: a number or a Quota. 50 if no limit is told at all.
+    #: Requests per minute, for each lane: a number or a Quota. What is not told is learned.
     rpm: Union[float, Quota, None] = None
     #: Requests per day.
     rpd: Union[float, Quota, None] = None
@@ -85,16 +95,33 @@ class Settings:
     tpm: Union[float, Quota, None] = None
     #: Input and output tokens per day together.
     tpd: Union[float, Quota, None] = None
-    #: Requests that may leave at once after a rest; 1 = strictly spaced.
-    burst: int = 1
+    #: Requests that may leave at once after a rest: a number, 1 = strictly spaced, or "auto" =
+    #: learned from the answers. None = 1 if a rate is told, else "auto".
+    burst: Union[int, str, None] = None
+    #: Where to start before the first answer tells: "start", "build", "scale", or the old 1 to 4.
+    tier: Union[int, str, None] = None
+    #: Which models share limits, where our table is wrong: {"claude-x-*": "x"}, model or pattern
+    #: -> lane.
+    lanes: Mapping[str, str] = field(default_factory=dict)
+    #: How input is counted before it is sent: "estimate" = by the text, corrected by the answers;
+    #: "api" = by the free count_tokens endpoint, a round trip before each call queues.
+    count_tokens: str = "estimate"
     #: Share of each quota left to others, from 0 to 0.99.
     headroom: float = 0.0
-    #: Requests in flight at once, over all models; None = as many as the quotas let leave.
+    #: Requests in flight at once, over all models. None = found out if no rate is told, else as
+    #: many as the quotas let leave until the API says otherwise.
     max_concurrency: Optional[int] = None
+    #: Share of those kept for priority INTERACTIVE, from 0 to 0.9.
+    interactive_share: float = 0.0
     #: Calls waiting in each model's queue at once; more raise QueueFull.
     max_queue: int = 100_000
+    #: Seconds a priority waits at most while more urgent calls leave, ten at least; then one of its
+    #: own goes first. None = for ever.
+    ageing: Optional[float] = 30.0
     #: Re-sends of one call after its first attempt.
     max_retries: int = 4
+    #: Retries at most, as a share of what is sent, and three a second; more of them wait.
+    retry_share: float = 0.2
     #: Seconds for everything: queue, retries, wire. None = as long as it takes.
     timeout: Optional[float] = None
     #: Send a call again whose answer did not come in time; it may be billed twice.
@@ -109,7 +136,7 @@ class Settings:
     ca_bundle: Optional[str] = None
 
     def __post_init__(self) -> None:
-        for name in ("api_key", "auth_token"):
+        for name in SECRETS:
             self._set(name, checks.clean_secret(name, getattr(self, name)))
         for name in FLAGS:
             checks.require_flag(name, getattr(self, name))
@@ -119,13 +146,20 @@ class Settings:
         for name in QUOTAS:
             self._set(name, checks.as_quota(name, getattr(self, name)))
         checks.require_number("headroom", self.headroom, 0.0, 0.99)
-        checks.require_whole("burst", self.burst, 1)
+        if self.burst is not None and self.burst != AUTO:
+            checks.require_whole("burst", self.burst, 1)
+        self._set("tier", checks.clean_tier(self.tier))
+        checks.require_lanes(self.lanes)
+        checks.require_one_of("count_tokens", self.count_tokens, ("estimate", "api"))
+        checks.require_number("interactive_share", self.interactive_share, 0.0, 0.9)
+        checks.require_number("retry_share", self.retry_share, 0.0, 1.0)
         checks.require_whole("max_queue", self.max_queue, 1)
         checks.require_whole("max_retries", self.max_retries, 0, 100)
         if self.max_concurrency is not None:
             checks.require_whole("max_concurrency", self.max_concurrency, 1)
-        if self.timeout is not None:
-            checks.require_timeout(self.timeout)
+        for name in ("timeout", "ageing"):
+            if getattr(self, name) is not None:
+                checks.require_seconds(name, getattr(self, name))
         checks.require_proxies(self.proxies)
         checks.require_bundle(self.ca_bundle)
 
@@ -151,18 +185,44 @@ class Settings:
         given = {k: v for k, v in options.items() if v is not None or k not in SECRETS}
         return cls(**{**environment.read(environ, given), **given})
 
+    @classmethod
+    def given(cls, settings: Optional[Settings], options: Mapping[str, Any]) -> Settings:
+        """*settings* with *options* changed; without settings, what the environment adds."""
+        if settings is None:
+            return cls.from_env(options)
+        if not isinstance(settings, Settings):
+            raise ConfigurationError("give settings by name, as in Throttler(api_key=…, rpm=…)")
+        return settings.replaced(options) if options else settings
+
     def replaced(self, options: Mapping[str, Any]) -> Settings:
         """The same with some settings changed."""
         _require_known(options)
         return dataclasses.replace(self, **options)
 
+    def reconfigured(self, options: Mapping[str, Any]) -> Settings:
+        """The same, if only what may change while running is to change."""
+        changed = self.replaced(options)
+        if fixed := sorted(set(options) - CHANGEABLE):
+            raise ConfigurationError(f"{', '.join(fixed)} cannot change while running")
+        return changed
+
     @property
     def quotas(self) -> dict[str, Quota]:
         """The quotas in force, headroom taken off."""
         told = {name: getattr(self, name) for name in QUOTAS}
-        if not any(told.values()):
-            told["rpm"] = Quota(DEFAULT_RPM)
         return {name: quota.with_headroom(self.headroom) for name, quota in told.items() if quota}
+
+    @property
+    def burst_in_force(self) -> Union[int, str]:
+        """What may leave at once after a rest."""
+        if self.burst is not None:
+            return self.burst
+        return 1 if self.tells_rate else AUTO
+
+    @property
+    def tells_rate(self) -> bool:
+        """Whether any quota was told."""
+        return any(getattr(self, name) is not None for name in QUOTAS)
 
     @property
     def headers(self) -> dict[str, str]:

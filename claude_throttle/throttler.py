@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Optional, overload
 
 from claude_throttle import exit_hooks
-from claude_throttle.errors import ConfigurationError
 from claude_throttle.flow.call import CallFuture
 from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock
 from claude_throttle.flow.cost import Cost
@@ -17,8 +16,9 @@ from claude_throttle.flow.ordered import default_look_ahead, in_order, wait_for
 from claude_throttle.flow.permit import Permit
 from claude_throttle.flow.ticket import Priority
 from claude_throttle.metrics.stats import Stats
+from claude_throttle.observer import Listener
 from claude_throttle.per_process import PerProcess
-from claude_throttle.process import Listener, Process
+from claude_throttle.process import Process
 from claude_throttle.settings import QUOTAS, Settings
 from claude_throttle.timeouts import UNSET, Timeout, seconds_of
 from claude_throttle.transport import sdk
@@ -28,10 +28,8 @@ if TYPE_CHECKING:
     from anthropic.types import Message
     from typing_extensions import Unpack
 
+    from claude_throttle.limits import Limits
     from claude_throttle.settings import SettingsOptions
-
-#: What reconfigure() may change; the rest is part of open connections.
-CHANGEABLE = {*QUOTAS, "burst", "headroom", "max_concurrency", "max_queue", "timeout"}
 
 
 class Throttler:
@@ -56,13 +54,7 @@ class Throttler:
         clock: Clock = SYSTEM_CLOCK,
         **options: Unpack[SettingsOptions],
     ) -> None:
-        if settings is None:
-            settings = Settings.from_env(options)
-        elif not isinstance(settings, Settings):
-            raise ConfigurationError("give settings by name, as in Throttler(api_key=…, rpm=…)")
-        elif options:
-            settings = settings.replaced(options)
-        self._settings = settings
+        self._settings = Settings.given(settings, options)
         self._on_event = on_event
         self._clock = clock
         self._closed = False
@@ -81,6 +73,7 @@ class Throttler:
         *,
         raw: Literal[True],
         priority: int = ...,
+        tenant: Optional[str] = ...,
         timeout: Timeout = ...,
         block: bool = ...,
         extra_headers: Optional[Mapping[str, str]] = ...,
@@ -93,6 +86,7 @@ class Throttler:
         *,
         raw: Literal[False] = ...,
         priority: int = ...,
+        tenant: Optional[str] = ...,
         timeout: Timeout = ...,
         block: bool = ...,
         extra_headers: Optional[Mapping[str, str]] = ...,
@@ -104,6 +98,7 @@ class Throttler:
         *,
         raw: bool = False,
         priority: int = Priority.NORMAL,
+        tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
         block: bool = False,
         extra_headers: Optional[Mapping[str, str]] = None,
@@ -112,11 +107,12 @@ class Throttler:
         """Queue one call; *params* are those of the Messages API. Returns its future at once.
 
         The request is a snapshot: changing a list afterwards has no effect. *priority*: lower
-        leaves first. *timeout*: seconds for queue, retries and wire. *block*: wait for a place
-        in a full queue. *raw*: the answer as a dict instead of ``anthropic.types.Message``.
+        leaves first. *tenant*: those of equal priority share fairly. *timeout*: seconds for queue,
+        retries and wire. *block*: wait for a place in a full queue. *raw*: the answer as a dict.
 
         Raises :class:`InvalidCall`, :class:`QuotaTooSmall`, :class:`QueueFull`, :class:`Closed`,
-        or :class:`ConfigurationError` without a key. The future raises the official SDK's
+        :class:`CircuitOpen`, :class:`AccountSuspended`, or :class:`ConfigurationError` without a
+        key. The future raises the official SDK's
         exceptions for what the API refuses, :class:`DeadlineExceeded`, :class:`Closed`,
         :class:`BrokenAnswer`.
         """
@@ -124,6 +120,7 @@ class Throttler:
         return self._process().submit(
             params,
             priority=priority,
+            tenant=tenant,
             timeout=seconds_of(timeout, self._settings.timeout),
             raw=raw,
             block=block,
@@ -131,28 +128,10 @@ class Throttler:
         )
 
     @overload
-    def call(
-        self,
-        *,
-        raw: Literal[True],
-        priority: int = ...,
-        timeout: Timeout = ...,
-        block: bool = ...,
-        extra_headers: Optional[Mapping[str, str]] = ...,
-        **params: Any,
-    ) -> dict[str, Any]: ...
+    def call(self, *, raw: Literal[True], **options: Any) -> dict[str, Any]: ...
 
     @overload
-    def call(
-        self,
-        *,
-        raw: Literal[False] = ...,
-        priority: int = ...,
-        timeout: Timeout = ...,
-        block: bool = ...,
-        extra_headers: Optional[Mapping[str, str]] = ...,
-        **params: Any,
-    ) -> Message: ...
+    def call(self, *, raw: Literal[False] = ..., **options: Any) -> Message: ...
 
     def call(self, **options: Any) -> Any:
         """``submit(...).result()``; Ctrl-C ends the wait and the call."""
@@ -192,17 +171,23 @@ class Throttler:
         input_tokens: float = 0,
         max_tokens: float = 0,
         priority: int = Priority.NORMAL,
+        tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
     ) -> Permit:
         """Wait for the right to send one request yourself, at the same pace as all the others.
 
         A context manager; ``permit.settle(usage=…)`` books what it really took. Calls made by
         this thread meanwhile ride on it: they are paced, but need no permit of their own.
-        Raises :class:`DeadlineExceeded` or :class:`Closed`.
+        Raises :class:`DeadlineExceeded`, :class:`CircuitOpen`, :class:`AccountSuspended` or
+        :class:`Closed`.
         """
         cost = Cost(1.0, float(input_tokens), float(max_tokens))
         return self._process().permit(
-            model, cost, priority=priority, timeout=seconds_of(timeout, self._settings.timeout)
+            model,
+            cost,
+            priority=priority,
+            tenant=tenant,
+            timeout=seconds_of(timeout, self._settings.timeout),
         )
 
     # -- looking ---------------------------------------------------------------------------------
@@ -210,6 +195,10 @@ class Throttler:
     def stats(self) -> Stats:
         """A frozen picture of this process's calls; ``print()`` it for a report."""
         return self._process().stats()
+
+    def limits(self) -> Limits:
+        """What is known of each lane's limits: told, learned, in force; ``print()`` it."""
+        return self._process().limits()
 
     def estimate_wait(self, **params: Any) -> float:
         """Seconds such a call, put now, would wait to leave; inf while paused. As submit()."""
@@ -223,16 +212,13 @@ class Throttler:
         self._process().pause(True)
 
     def resume(self) -> None:
-        """End a pause(). A pause the server asked for (``retry-after``) goes on."""
+        """End a pause(), or a suspension. A pause the server asked for goes on."""
         self._process().pause(False)
 
     def reconfigure(self, **options: Unpack[SettingsOptions]) -> None:
         """Change quotas, burst, headroom, max_concurrency, max_queue or timeout while running."""
-        settings = self._settings.replaced(options)
-        if fixed := sorted(set(options) - CHANGEABLE):
-            raise ConfigurationError(f"{', '.join(fixed)} cannot change while running")
-        self._settings = settings
-        self._process().reconfigure(settings)
+        self._settings = self._settings.reconfigured(options)
+        self._process().reconfigure(self._settings)
 
     def preload(self) -> None:
         """Import the official SDK now instead of during the first call (0.5 to 2 s)."""
@@ -278,7 +264,7 @@ class Throttler:
     def __repr__(self) -> str:
         told = ", ".join(f"{n}={q.amount:g}" for n in QUOTAS if (q := getattr(self._settings, n)))
         state = "closed" if self._closed else "open"
-        return f"<Throttler {self._settings.base_url} {told or 'rpm=50 by default'} {state}>"
+        return f"<Throttler {self._settings.base_url} {told or 'limits learned'} {state}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("a Throttler holds threads and sockets; make one in each process instead")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from concurrent.futures import wait
 
 import pytest
@@ -11,6 +12,10 @@ from claude_throttle import Throttler
 from claude_throttle.testing import FakeClaude, ManualClock
 
 MODEL = "claude-sonnet-5"
+
+# A shell's background job ignores Ctrl-C, and every program started here would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def ask(text="hello", **more):
@@ -33,17 +38,17 @@ def move_until_done(clock, futures, step=1.0):
     raise AssertionError("they never ended")
 
 
-def note_departures(throttler, model=MODEL):
-    """The instants at which the worker lets calls leave, as they come."""
+def note_departures(throttler, noted=lambda cost, now: now, model=MODEL):
+    """What is *noted* of each call the worker lets leave, the instant if nothing else."""
     pacer = throttler._process().room(model).pacer
-    instants, take = [], pacer.take
+    departures, take = [], pacer.take
 
-    def noting(cost, now):
-        instants.append(now)
-        take(cost, now)
+    def noting(cost, now, answers=True):
+        departures.append(noted(cost, now))
+        return take(cost, now, answers)
 
     pacer.take = noting
-    return instants
+    return departures
 
 
 def echo(message):
@@ -76,7 +81,8 @@ def throttle(fake):
     made = []
 
     def make(server, **settings):
-        settings.setdefault("rpm", 1e6)
+        # A burst, so that pace binds nothing even while a manual clock stands still.
+        settings = {"rpm": 1e6, "burst": 1000, **settings} if "rpm" not in settings else settings
         throttler = Throttler(api_key="sk-ant-test-key-0000", base_url=server.url, **settings)
         made.append(throttler)
         return throttler

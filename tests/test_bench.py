@@ -6,7 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.bench.__main__ import ROWS
+from tests.bench.peer_clients import CLIENTS
+from tests.bench.peers import SCENES, side_by_side
+
 ROOT = Path(__file__).resolve().parents[1]
+
+#: Of the calls; enough to go through the motions.
+SHARE = 0.004
 
 
 def bench(*arguments):
@@ -28,6 +37,32 @@ def test_a_row_is_measured_and_the_exit_code_tells_whether_it_is_reached():
     assert "≤ 1.30" in lines[0]
     assert lines[1].split() == ["import", "times", "anthropic", "was", "loaded", "0", "0", "ok"]
     assert run.returncode == ("FALLS SHORT" in run.stdout), run.stderr
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_can_be_measured(name):
+    """A row that breaks would be found out only in the long run before a release."""
+    figures = ROWS[name][1](SHARE)
+    assert figures
+    assert all(figure.what and figure.asked and figure.measured for figure in figures)
+
+
+def test_others_are_measured_where_they_are_installed():
+    """Each client has a line on each server, and one that is not there does no harm."""
+    packages = [package for _, package, _ in CLIENTS]
+    places = [packages.index("claude_throttle"), packages.index("langchain-core")]
+    head, *lines = side_by_side(SHARE, places)
+    assert head == ("server", "client", "used", "429s", "failed", "seconds")
+    assert len(lines) == len(SCENES) * len(places)
+    for _, client, used, *_ in lines:
+        found = used.endswith("%")
+        assert found if "claude_throttle" in client else found or used == "not installed"
+
+
+def test_the_table_of_others_is_listed_beside_the_rows():
+    """It takes minutes, so it is not in a run of everything, but must be found."""
+    listed = [line.split()[0] for line in bench("--list").stdout.splitlines()]
+    assert listed == [*ROWS, "peers"]
 
 
 def test_a_row_nobody_knows_is_refused_before_anything_is_measured():

@@ -10,7 +10,9 @@ import pytest
 import claude_throttle
 from claude_throttle import errors
 from claude_throttle.errors import (
+    AccountSuspended,
     BrokenAnswer,
+    CircuitOpen,
     Closed,
     ConfigurationError,
     DeadlineExceeded,
@@ -29,6 +31,7 @@ CLASSES = [
 
 #: What each constructor takes besides its message.
 MORE = {
+    "AccountSuspended": {"reason": "spend limit", "until": "2026-12-01", "retry_after": 60.0},
     "Closed": {"sent": True},
     "DeadlineExceeded": {"sent": True, "retry_after": 2.5},
     "BrokenAnswer": {"status": 200, "request_id": "req_7"},
@@ -82,7 +85,9 @@ def test_what_python_has_a_name_for_is_caught_by_it(cls, builtin):
         raise build(cls)
 
 
-@pytest.mark.parametrize("cls", [QueueFull, Closed, QuotaTooSmall, BrokenAnswer])
+@pytest.mark.parametrize(
+    "cls", [QueueFull, Closed, QuotaTooSmall, BrokenAnswer, CircuitOpen, AccountSuspended]
+)
 def test_what_it_has_no_name_for_is_only_ours(cls):
     """No OSError: urllib3 and requests would dress it up as a lost connection."""
     assert not issubclass(cls, (OSError, ValueError, TypeError))
@@ -106,3 +111,18 @@ def test_a_broken_answer_names_the_request():
     error = BrokenAnswer("half", status=200, request_id="req_1")
     assert (error.status, error.request_id) == (200, "req_1")
     assert BrokenAnswer("half", status=200).request_id is None
+
+
+def test_a_suspended_account_says_why_and_until_when():
+    """And after a journey it says the same."""
+    error = AccountSuspended("no", reason="billing", until="2026-12-01", retry_after=60.0)
+    for told in (error, pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+        assert (told.reason, told.until, told.retry_after) == ("billing", "2026-12-01", 60.0)
+    bare = AccountSuspended("no")
+    assert (bare.reason, bare.until, bare.retry_after) == ("", None, None)
+
+
+def test_an_open_circuit_says_when_the_next_probe_is():
+    """So that a caller knows when another try makes sense."""
+    assert CircuitOpen("no", retry_after=4.5).retry_after == 4.5
+    assert CircuitOpen("no").retry_after is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import shlex
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from claude_throttle import Settings
-from claude_throttle.transport.answers import RETRYABLE, judge
+from claude_throttle.flow.heard import ACCOUNT, CONCURRENCY, FAULT, OVERLOAD, PAUSING, RAMP, RATE
+from claude_throttle.pacing.circuit import FAILURES_IN_A_ROW
+from claude_throttle.transport.answers import NOT_PERMITTED, RULES, judge
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -97,23 +100,73 @@ def _default(field):
     return "none" if field.default is None else f"`{field.default!r}`".replace("'", "")
 
 
+STREAK = f"{FAILURES_IN_A_ROW} in a row open the circuit"
+
+#: What the pace does, in a user's words.
+MEANWHILE = {
+    RATE: "the lane pauses to `retry-after`, then goes on at its pace, without a burst",
+    RAMP: "the lane pauses to `retry-after`; from then on growth is held to the server's step",
+    CONCURRENCY: "only this call waits; fewer may be in flight",
+    OVERLOAD: f"the lane pauses to `retry-after`; without it only this call waits, and {STREAK}",
+    FAULT: f"only this call waits; {STREAK}",
+    ACCOUNT: "the account is suspended",
+}
+
+
 def refusals_table():
-    """What becomes of each status, asked of the verdict table itself."""
-    rows = ["| status | tried again | meanwhile |", "|---|---|---|"]
-    for status, reason in RETRYABLE.items():
-        rows.append(f"| {status} {reason} | yes | {_meanwhile(status)} |")
-    rows.append("| 429 with a spend `error_code`, or without `retry-after` | no | |")
-    rows.append("| no connection, or lost before any byte of answer | yes | only this call waits |")
-    rows.append("| anything else | no | |")
+    """One line a rule of the verdict table, and how that judges."""
+    rows = ["| refused for | known by | tried again | meanwhile |", "|---|---|---|---|"]
+    for rule in RULES:
+        rows.append(f"| {rule.reason} | {_marks(rule)} | {_again(rule)} | {_meanwhile(rule)} |")
+    rows.append("| probably a spend limit | 429 that names neither a time nor a quota | no | |")
+    rows.append(f"| no connection | or lost before any byte of answer | yes | {MEANWHILE[FAULT]} |")
+    rows.append("| no answer in time | it may be billed | if `retry_read_timeouts` | |")
+    rows.append("| anything else | 400, 404, 413, 422 … | no | |")
     return "\n".join(rows) + "\n"
 
 
-def _meanwhile(status):
-    wish = {"x-should-retry": "true"}
-    asked = judge(status, {**wish, "retry-after": "3"}, b"", 0.0).pauses_lane
-    unasked = judge(status, wish, b"", 0.0).pauses_lane
-    assert not unasked
-    return "the whole lane pauses if it names `retry-after`" if asked else "only this call waits"
+def _marks(rule):
+    """How it is told from others; the status is enough if it has no other mark."""
+    signs = [f"`{code}`" for code in sorted(rule.codes)]
+    signs += [f"“…{text}…”" for text in rule.texts]
+    signs += [f"“{beginning}…”" for beginning in rule.beginnings]
+    earlier = {status for before in RULES[: RULES.index(rule)] for status in before.statuses}
+    left = "any other " if earlier & set(rule.statuses) and not signs else ""
+    status = left + " or ".join(_ranges(rule.statuses))
+    return ": ".join(part for part in (status, ", ".join(signs)) if part)
+
+
+def _ranges(statuses):
+    whole = len(statuses) > 2 and statuses == tuple(range(statuses[0], statuses[-1] + 1))
+    return [f"{statuses[0]} to {statuses[-1]}"] if whole else [str(status) for status in statuses]
+
+
+def _judged(rule, headers):
+    """The verdict on a refusal with one of its marks."""
+    code = min(rule.codes, default=None)
+    message = min((*rule.texts, *rule.beginnings), default="")
+    error = {"message": message, "details": {"error_code": code}}
+    body = json.dumps({"error": error}).encode()
+    said = judge(min(rule.statuses, default=429), headers, body, 0.0)
+    assert said.reason in (rule.reason, "spend limit")
+    return said
+
+
+def _again(rule):
+    asked, unasked = _judged(rule, {"retry-after": "3"}).retry, _judged(rule, {}).retry
+    assert asked or not unasked
+    if not asked:
+        return "no"
+    return "yes" if unasked else "yes, if it names `retry-after` or its quota"
+
+
+def _meanwhile(rule):
+    said = _judged(rule, {"retry-after": "3"})
+    assert said.pauses_lane is (rule.cause in PAUSING)
+    assert said.pauses_lane is ("the lane pauses" in MEANWHILE.get(rule.cause, ""))
+    if rule.reason == NOT_PERMITTED:
+        return "this lane is suspended: it may be about one model"
+    return MEANWHILE.get(rule.cause) or ("only this call waits" if rule.retry else "")
 
 
 @pytest.mark.parametrize("table", [settings_table, refusals_table])

@@ -21,8 +21,8 @@ BAD_NUMBERS = [0, -1, math.nan, math.inf, "50", True, [50]]
 
 BAD = [
     *[(name, value) for name in QUOTAS for value in BAD_NUMBERS],
-    *[("burst", value) for value in (0, -1, 1.5, "1", True, None)],
-    *[("max_queue", value) for value in (0, -1, 1.5, "1", True, None)],
+    *[("burst", value) for value in (0, -1, 1.5, "1", True, "full")],
+    *[("max_queue", value) for value in (0, -1, 1.5, "1", True, "full")],
     *[("max_retries", value) for value in (-1, 101, 1.5, "1", True, None)],
     *[("max_concurrency", value) for value in (0, -1, 1.5, "1", True)],
     *[("headroom", value) for value in (-0.1, 1, 0.991, math.nan, "0.5", True, None)],
@@ -207,10 +207,15 @@ def test_a_number_is_per_minute_or_per_day():
     assert Settings(rpm=Quota(7, per=2, burst=3)).quotas == {"rpm": Quota(7, per=2, burst=3)}
 
 
-def test_with_nothing_told_fifty_a_minute():
-    """Every account has that much; a single quota told takes its place."""
-    assert Settings().quotas == {"rpm": Quota(50)}
+def test_what_is_not_told_is_learned():
+    """No quota stands in for one that nobody told; the burst is learned if no rate is told."""
+    assert Settings().quotas == {}
+    assert (Settings().burst_in_force, Settings(burst=7).burst_in_force) == ("auto", 7)
     assert set(Settings(otpm=5).quotas) == {"otpm"}
+    assert (Settings(rpm=5).burst_in_force, Settings(rpm=5, burst="auto").burst_in_force) == (
+        1,
+        "auto",
+    )
 
 
 def test_headroom_comes_off_every_quota():
@@ -219,7 +224,7 @@ def test_headroom_comes_off_every_quota():
         "rpm": Quota(75.0),
         "tpd": Quota(750.0, per=86_400.0),
     }
-    assert Settings(headroom=0.5).quotas == {"rpm": Quota(25.0)}
+    assert Settings(headroom=0.5).quotas == {}
 
 
 # -- names -----------------------------------------------------------------------------------------

@@ -1,0 +1,113 @@
+"""Whether the account is accepted at all: spend limits, bills, keys."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Callable, Optional
+
+from claude_throttle import refusals
+from claude_throttle.flow.call import Call
+from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.events import Event, Suspended, SuspensionEnded
+from claude_throttle.flow.heard import AccountRefusal
+from claude_throttle.flow.lane import Lane
+from claude_throttle.transport.answers import NOT_PERMITTED
+from claude_throttle.transport.headers import brings_own_proof
+
+if TYPE_CHECKING:
+    from claude_throttle.pacing.suspension import Suspension
+
+#: The scope of a suspension that holds for all lanes.
+WHOLE_ACCOUNT = ""
+
+
+class Access:
+    """What is suspended, by lane. Of one process; thread-safe."""
+
+    def __init__(
+        self,
+        lanes: Callable[[], list[Lane]],
+        observe: Callable[[Event, Optional[Call]], None],
+        clock: Clock,
+    ) -> None:
+        self._lanes = lanes
+        self._observe = observe
+        self._clock = clock
+        # Guards _suspensions. Never held while calling out. Reentrant for the same reason as the
+        # lane's mutex.
+        self._lock = threading.RLock()
+        self._suspensions: dict[str, Suspension] = {}
+
+    def require(self, lane: str, probes: bool = True) -> bool:
+        """Raise AccountSuspended, unless all is well or, if it *probes*, it is time: then True."""
+        if not self._suspensions:
+            return False
+        now = self._clock.monotonic()
+        with self._lock:
+            found = self._found_locked(lane)
+            for scope, suspension in found:
+                if suspension.seconds_left(now) > 0 or not probes:
+                    raise refusals.suspended(suspension, scope, now)
+            for scope, suspension in found:
+                self._suspensions[scope] = suspension.probed(now)
+        return bool(found)
+
+    def _found_locked(self, lane: str) -> list[tuple[str, Suspension]]:
+        scopes = (WHOLE_ACCOUNT, lane)
+        return [(scope, self._suspensions[scope]) for scope in scopes if scope in self._suspensions]
+
+    def reason(self, lane: str) -> Optional[str]:
+        """Why nothing is sent; None if all is well."""
+        with self._lock:
+            found = self._found_locked(lane)
+        return found[0][1].reason if found else None
+
+    def suspend(self, call: Call, refusal: AccountRefusal) -> None:
+        """*call* was refused with the account: send nothing more, as soon as that is heard."""
+        if brings_own_proof(call.extra_headers):
+            return
+        from claude_throttle.pacing.suspension import suspend  # rare, so loaded on use
+
+        # A key may be refused one model; anything else is about all of them.
+        scope = call.home.name if refusal.reason == NOT_PERMITTED else WHOLE_ACCOUNT
+        with self._lock:
+            before = self._suspensions.get(scope)
+            suspension = suspend(*refusal, self._clock.monotonic(), before)
+            self._suspensions[scope] = suspension
+        for lane in self._lanes():
+            if scope in (WHOLE_ACCOUNT, lane.name):
+                lane.shut(partial(refusals.suspended, suspension, scope))
+        self._reopen()  # somebody may have ended it meanwhile
+        if suspension is not before:
+            self._observe(Suspended(scope, refusal.reason, refusal.until), call)
+
+    def answered(self, call: Call, left_at: float) -> None:
+        """*call*, which left at that instant, was answered: all is well again.
+
+        An answer to what left before the refusal says nothing.
+        """
+        if not self._suspensions or brings_own_proof(call.extra_headers):
+            return
+        with self._lock:
+            found = self._found_locked(call.home.name)
+            ended = [scope for scope, suspension in found if suspension.since < left_at]
+        self._end(ended, call)
+
+    def restore(self) -> None:
+        """By hand: all is well again."""
+        self._end(list(self._suspensions), None)
+
+    def _reopen(self) -> None:
+        for lane in self._lanes():
+            if self.reason(lane.name) is None:
+                lane.reopen()
+
+    def _end(self, scopes: Iterable[str], call: Optional[Call]) -> None:
+        with self._lock:
+            ended = [scope for scope in scopes if self._suspensions.pop(scope, None) is not None]
+        if ended:
+            self._reopen()
+        for scope in ended:
+            self._observe(SuspensionEnded(scope), call)

@@ -1,0 +1,129 @@
+"""What is known of each lane's limits: told, learned, in force."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+from claude_throttle.pacing.pacer import Pacer
+from claude_throttle.pacing.told import KINDS, ToldQuota
+
+
+class QuotaState(NamedTuple):
+    """One quota of one lane, as it stands. Amounts are requests or model tokens."""
+
+    #: "requests", "input_tokens", "output_tokens", "tokens".
+    kind: str
+    #: Seconds: 60.0, or 86,400.0 for a daily quota.
+    per: float
+    #: What the caller told, or None.
+    told: Optional[float]
+    #: What the server's headers told last, or None.
+    learned: Optional[float]
+    #: The smaller of both.
+    in_force: float
+    #: Units that may leave at once after a rest.
+    burst: float
+    #: Units that may leave now; negative while more has left than there was.
+    remaining: float
+    #: "told", "headers", "tier start", "rate limits API".
+    source: str
+
+
+class LaneState(NamedTuple):
+    """One lane, as it stands."""
+
+    lane: str
+    quotas: tuple[QuotaState, ...]
+    waiting: int
+    in_flight: int
+    #: Seconds until a pause that the server asked for ends; 0.0 if there is none.
+    paused_seconds: float
+    #: "closed" (all is well), "open", "half-open".
+    circuit: str
+    #: Why nothing is sent, or None.
+    suspended: Optional[str]
+
+
+class Limits(dict[str, LaneState]):
+    """Lane -> its state; ``print()`` it for a table."""
+
+    #: Requests in flight at most, over all lanes; inf while no limit was met.
+    max_concurrency: float
+    in_flight: int
+
+    def __init__(self, lanes: dict[str, LaneState], max_concurrency: float, in_flight: int) -> None:
+        super().__init__(lanes)
+        self.max_concurrency = max_concurrency
+        self.in_flight = in_flight
+
+    def __str__(self) -> str:
+        most = (
+            "no limit met" if self.max_concurrency == float("inf") else f"{self.max_concurrency:g}"
+        )
+        lines = [f"in flight: {self.in_flight}, at most: {most}"]
+        for lane in self.values():
+            lines += _lines(lane)
+        return "\n".join(lines)
+
+
+def _lines(lane: LaneState) -> list[str]:
+    state = [f"{lane.waiting} waiting", f"{lane.in_flight} in flight"]
+    if lane.paused_seconds:
+        state.append(f"paused for {lane.paused_seconds:.1f} s")
+    if lane.circuit != "closed":
+        state.append(f"circuit {lane.circuit}")
+    if lane.suspended:
+        state.append(f"suspended: {lane.suspended}")
+    lines = ["", f"{lane.lane}: {', '.join(state)}"]
+    if not lane.quotas:
+        return [*lines, "  nothing is known yet: the first answer tells"]
+    head = ("quota", "told", "learned", "in force", "at once", "left now", "from")
+    rows = [head, *map(_row, lane.quotas)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        cells = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:]))
+        lines.append(f"  {row[0]:<{widths[0]}}  {'  '.join(cells)}")
+    return lines
+
+
+def _row(quota: QuotaState) -> tuple[str, ...]:
+    period = {60.0: "minute", 86_400.0: "day"}.get(quota.per, f"{quota.per:g} s")
+    amounts = (quota.told, quota.learned, quota.in_force, quota.burst, quota.remaining)
+    shown = ("-" if amount is None else f"{amount:,.0f}" for amount in amounts)
+    return (f"{quota.kind.replace('_', ' ')} a {period}", *shown, quota.source)
+
+
+def quotas_of(pacer: Pacer, now: float) -> tuple[QuotaState, ...]:
+    """Every quota of a lane. The caller holds the lane's mutex."""
+    told = {(quota.kind, quota.quota.per): quota for quota in pacer.told}
+    rows = [_learned_row(pacer, kind, told.pop((kind, 60.0), None), now) for kind in pacer.learned]
+    rows += [_told_row(quota, now) for quota in told.values()]
+    return tuple(row for row in rows if row is not None)
+
+
+def _told_row(told: ToldQuota, now: float) -> QuotaState:
+    amount, per = told.quota.amount, told.quota.per
+    level = told.level(now)
+    return QuotaState(KINDS[told.name], per, amount, None, amount, told.burst, level, "told")
+
+
+def _learned_row(
+    pacer: Pacer, kind: str, told: Optional[ToldQuota], now: float
+) -> Optional[QuotaState]:
+    learned = pacer.learned[kind]
+    if not learned.known:
+        return None if told is None else _told_row(told, now)
+    level, limit = learned.level(now), learned.limit
+    if told is None:
+        return QuotaState(kind, 60.0, None, limit, limit, learned.burst, level, learned.source)
+    amount = told.quota.amount
+    return QuotaState(
+        kind,
+        60.0,
+        amount,
+        limit,
+        min(amount, limit),
+        min(told.burst, learned.burst),
+        min(told.level(now), level),
+        "told" if amount <= limit else learned.source,
+    )

@@ -1,0 +1,148 @@
+"""The rooms of a process: one for each lane, made when it is first needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Callable, Optional
+
+from claude_throttle.errors import Closed
+from claude_throttle.flow.call import Call
+from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.cost import Cost
+from claude_throttle.flow.events import Event
+from claude_throttle.flow.heard import AccountRefusal
+from claude_throttle.flow.lane import Lane
+from claude_throttle.flow.senders import Senders
+from claude_throttle.pacing.concurrency import Concurrency
+from claude_throttle.pacing.lanes import counts_cache_reads, lane_of
+from claude_throttle.pacing.pacer import Pacer
+from claude_throttle.room import Room
+from claude_throttle.settings import Settings
+
+
+def _nothing(_model: str) -> Mapping[str, float]:
+    return {}
+
+
+class Rooms:
+    """By lane, and found by model. Thread-safe."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        permits: Concurrency,
+        senders: Senders,
+        clock: Clock,
+        carry: Callable[[Call], None],
+        observe: Callable[[Event, Optional[Call]], None],
+        suspend: Callable[[Call, AccountRefusal], None],
+    ) -> None:
+        self._settings = settings
+        self._permits = permits
+        self._senders = senders
+        self._clock = clock
+        self._carry = carry
+        self._observe = observe
+        self._suspend = suspend
+        # Guards all below: no lane is made after the close. Never held while calling out.
+        # Reentrant for the same reason as the lane's mutex.
+        self._lock = threading.RLock()
+        self._by_lane: dict[str, Room] = {}
+        self._by_model: dict[str, Room] = {}
+        #: What the Rate Limits API told.
+        self._told_of: Callable[[str], Mapping[str, float]] = _nothing
+        self._closed = False
+        self._paused = False
+
+    def of(self, model: str) -> Room:
+        """The room of a model. Raises :class:`Closed`."""
+        room = self._by_model.get(model)
+        if room is None or self._closed:
+            with self._lock:
+                if self._closed:
+                    raise Closed("the throttler is closed; make a new one to go on")
+                name = lane_of(model, self._settings.lanes)
+                room = self._by_lane.get(name) or self._make(name, model)
+                self._by_lane[name] = self._by_model[model] = room
+        return room
+
+    def of_call(self, call: Call) -> Room:
+        """The same for a call that was accepted, closed or not."""
+        return self._by_model[call.model]
+
+    def _make(self, name: str, model: str) -> Room:
+        settings = self._settings
+        pacer = Pacer(
+            settings.quotas,
+            settings.burst_in_force,
+            lane=name,
+            retry_share=settings.retry_share,
+            headroom=settings.headroom,
+        )
+        now = self._clock.monotonic()
+        if settings.tier is not None:
+            from claude_throttle.pacing.tiers import starting_limits  # only for this
+
+            pacer.start_with(starting_limits(settings.tier, name), f"tier {settings.tier}", now)
+        pacer.start_with(self._told_of(model), "rate limits API", now)
+        lane = Lane(
+            name,
+            pacer=pacer,
+            permits=self._permits,
+            senders=self._senders,
+            price=self._price,
+            carry=self._carry,
+            observe=self._observe,
+            suspend=self._suspend,
+            counts_cache_reads=counts_cache_reads(name),
+            max_queue=settings.max_queue,
+            ageing=settings.ageing,
+            clock=self._clock,
+        )
+        if self._paused:
+            lane.pause()
+        return Room(lane, pacer)
+
+    def _price(self, call: Call) -> Cost:
+        return self.of_call(call).price(call)
+
+    def start_with(self, told_of: Callable[[str], Mapping[str, float]]) -> None:
+        """The Rate Limits API has told of each model: believe it until the headers tell."""
+        with self._lock:
+            self._told_of = told_of
+            found = dict(self._by_model)
+        for model, room in found.items():
+            room.start_with(told_of(model), "rate limits API")
+
+    def all(self) -> list[Room]:
+        """Those there are."""
+        return list(self._by_lane.values())
+
+    def lanes(self) -> list[Lane]:
+        """Their lanes."""
+        return [room.lane for room in self.all()]
+
+    def pause(self, paused: bool) -> None:
+        """Stop or go on letting calls leave."""
+        with self._lock:
+            if paused and self._closed:
+                return  # nobody would end it, and a drain would never end
+            self._paused = paused
+        for lane in self.lanes():
+            lane.pause() if paused else lane.resume()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Keep other quotas from now on."""
+        with self._lock:
+            self._settings = settings
+            rooms = self.all()
+        for room in rooms:
+            room.reconfigure(settings)
+
+    def close(self) -> None:
+        """Accept no more."""
+        with self._lock:
+            self._closed = True
+        for lane in self.lanes():
+            lane.close()
