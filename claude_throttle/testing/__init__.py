@@ -1,9 +1,11 @@
 """For tests of code that calls Claude: a server on loopback that enforces quotas, and its judge.
 
-Read in this order: :mod:`quotas` (what it allows), :mod:`faults` (what it can be told to answer),
-:mod:`service` (how it decides), :mod:`plans` and :mod:`replies` (what it then sends), :mod:`wire`
-and :mod:`connection` (HTTP), :mod:`server` (the thread), :mod:`arrivals` (what it saw);
-:mod:`clock` is a clock that moves when told.
+Read in this order: :mod:`quotas` (what it allows; made of :mod:`buckets`, :mod:`others` and
+:mod:`acceleration`), :mod:`faults` and :mod:`accounts` (what it can be told to answer),
+:mod:`behaviour` and :mod:`service` (how it decides), :mod:`plans` and :mod:`replies` (what it then
+sends), :mod:`rate_limits_api`, :mod:`wire` and :mod:`connection` (HTTP), :mod:`server` (the
+thread), :mod:`arrivals` (what it saw); :mod:`clock` is a clock that moves when told.
+:mod:`simulation` and :mod:`simulated_server` play the same limits in virtual time, without threads.
 """
 
 from __future__ import annotations
@@ -11,6 +13,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from claude_throttle.testing.accounts import (
+    BILLING_PROBLEM,
+    CONTRACT_SPEND_LIMIT,
+    CREDIT_TOO_LOW,
+    KEY_REFUSED,
+    LINKED_SPEND_LIMIT,
+    NOT_PERMITTED,
+    ORGANIZATION_ON_HOLD,
+    OWN_SPEND_LIMIT,
+    WORKSPACE_SPEND_LIMIT,
+)
 from claude_throttle.testing.arrivals import Arrival, worst_excess
 from claude_throttle.testing.faults import (
     Drip,
@@ -29,6 +42,8 @@ from claude_throttle.testing.faults import (
 if TYPE_CHECKING:
     from claude_throttle.testing.clock import ManualClock
     from claude_throttle.testing.server import FakeClaude
+    from claude_throttle.testing.simulated_server import SimulatedServer
+    from claude_throttle.testing.simulation import Simulation
 
 __all__ = [
     # the server, and what it saw
@@ -37,6 +52,9 @@ __all__ = [
     "worst_excess",
     # time
     "ManualClock",
+    # virtual time
+    "Simulation",
+    "SimulatedServer",
     # what it can be told to answer
     "Scripted",
     "Ok",
@@ -49,9 +67,24 @@ __all__ = [
     "Redirect",
     "SpendCap",
     "StreamError",
+    # the same, when the account is the problem
+    "OWN_SPEND_LIMIT",
+    "WORKSPACE_SPEND_LIMIT",
+    "CONTRACT_SPEND_LIMIT",
+    "LINKED_SPEND_LIMIT",
+    "CREDIT_TOO_LOW",
+    "BILLING_PROBLEM",
+    "ORGANIZATION_ON_HOLD",
+    "KEY_REFUSED",
+    "NOT_PERMITTED",
 ]
 
-_LATER = {"FakeClaude": "server", "ManualClock": "clock"}
+_LATER = {
+    "FakeClaude": "server",
+    "ManualClock": "clock",
+    "Simulation": "simulation",
+    "SimulatedServer": "simulated_server",
+}
 
 
 def __getattr__(name: str) -> object:

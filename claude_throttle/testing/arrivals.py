@@ -8,9 +8,12 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+#: Where messages are made.
+MESSAGES = "/v1/messages"
+
 
 class Arrival(NamedTuple):
-    """One POST to ``/v1/messages``, as the server saw it."""
+    """One request, as the server saw it."""
 
     #: Instant, on the clock's monotonic scale, at which the whole request had been read.
     at: float
@@ -31,6 +34,7 @@ class Arrival(NamedTuple):
     key_tail: str
     #: Admitted requests not yet answered, this one included if it was admitted.
     in_flight: int
+    path: str = MESSAGES
 
 
 class ArrivalLog:

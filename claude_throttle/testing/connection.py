@@ -124,6 +124,8 @@ class Connection(asyncio.Protocol):
         if part.output_tokens and self._plan is not None:
             self._service.produced(self._plan.model, part.output_tokens)
         data = part.data
+        if part.head is not None and self._plan is not None:
+            data = self._service.late_head(self._plan.model, part.head) + data
         if self._without_body:
             data = data[: data.index(b"\r\n\r\n") + 4]
         if data:

@@ -130,14 +130,18 @@ class FaultDice:
     def __init__(
         self, rates: Mapping[str, float], seed: object, overload_retry_after: int | None
     ) -> None:
+        self._overloaded = _overloaded(overload_retry_after)
+        self._random = random.Random(f"faults {seed}")
+        self.reweigh(rates)
+
+    def reweigh(self, rates: Mapping[str, float]) -> None:
+        """Roll with other probabilities from now on; what is not named has none."""
         unknown = sorted(set(rates) - set(FAULTS))
         if unknown:
             raise ValueError(f"no such fault: {unknown}; there are {sorted(FAULTS)}")
         if any(rate < 0 for rate in rates.values()) or sum(rates.values()) > 1 + 1e-9:
             raise ValueError(f"fault_rates are probabilities, together at most 1 (got {rates})")
         self._rates = dict(rates)
-        self._overloaded = _overloaded(overload_retry_after)
-        self._random = random.Random(f"faults {seed}")
 
     def roll(self) -> Scripted | None:
         """The fault for the next arrival, or ``None``."""

@@ -20,6 +20,13 @@ MOST_CHARGES = 200
 KEEP, CLOSE, RESET = "keep", "close", "reset"
 
 
+class Head(NamedTuple):
+    """Status and headers that are written when they are sent."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
 class Part(NamedTuple):
     """Bytes, and how long to wait before them."""
 
@@ -28,6 +35,8 @@ class Part(NamedTuple):
     data: bytes
     #: Output tokens produced in that time.
     output_tokens: float = 0.0
+    #: Goes before the bytes, with the limits as they stand then.
+    head: Optional[Head] = None
 
 
 class Plan(NamedTuple):
@@ -57,6 +66,13 @@ class Scene(NamedTuple):
     output_tokens: int
     #: Whether produced output tokens are charged to a quota.
     charged: bool
+    #: Whether the headers tell the limits as they stand when a whole good answer is sent. A
+    #: stream's headers go at once, and a spoilt answer's are cut, so theirs are never late.
+    late_headers: bool = False
+
+    def early(self) -> Scene:
+        """The same, with the headers as they are now."""
+        return self._replace(late_headers=False)
 
 
 @singledispatch
@@ -106,21 +122,21 @@ def _garbage(scripted: faults.Garbage, scene: Scene) -> Plan:
 def _reset(scripted: faults.Reset, scene: Scene) -> Plan:
     if scripted.after_bytes <= 0:
         return Plan((), 0, ending=RESET)
-    good = _ok(faults.Ok(), scene)
+    good = _ok(faults.Ok(), scene.early())
     parts, _rest = _cut(good.parts, scripted.after_bytes)
     return good._replace(parts=parts, status=0, ending=RESET)
 
 
 @plan_for.register(faults.Stall)
 def _stall(scripted: faults.Stall, scene: Scene) -> Plan:
-    good = _ok(faults.Ok(), scene)
+    good = _ok(faults.Ok(), scene.early())
     before, rest = _cut(good.parts, scripted.after_bytes)
     return good._replace(parts=(*before, Part(None, b""), *rest), status=0)
 
 
 @plan_for.register(faults.Truncated)
 def _truncated(_scripted: faults.Truncated, scene: Scene) -> Plan:
-    good = _ok(faults.Ok(), scene)
+    good = _ok(faults.Ok(), scene.early())
     everything = b"".join(part.data for part in good.parts)
     head = everything.index(b"\r\n\r\n") + 4
     parts, _rest = _cut(good.parts, (head + len(everything)) // 2)
@@ -129,7 +145,7 @@ def _truncated(_scripted: faults.Truncated, scene: Scene) -> Plan:
 
 @plan_for.register(faults.Drip)
 def _drip(scripted: faults.Drip, scene: Scene) -> Plan:
-    good = _ok(faults.Ok(), scene._replace(latency_seconds=0.0))
+    good = _ok(faults.Ok(), scene.early()._replace(latency_seconds=0.0))
     everything = b"".join(part.data for part in good.parts)
     each = good.output_tokens / len(everything) if scene.charged else 0.0
     parts = tuple(
@@ -178,13 +194,17 @@ def _stop_reason(blocks: Iterable[Mapping[str, Any]], usage: Any, max_tokens: in
 
 
 def _whole(message: Mapping[str, Any], scene: Scene, charged: int) -> tuple[Part, ...]:
-    data = _encode(200, scene.headers, replies.to_json(message))
+    body = replies.to_json(message)
+    headers = {**scene.headers, "content-length": str(len(body))}
     steps = 1
     if charged:
         steps = math.ceil(scene.latency_seconds / CHARGE_STEP_SECONDS)
         steps = min(MOST_CHARGES, max(1, steps))
     wait, each = scene.latency_seconds / steps, charged / steps
-    return (Part(wait, b"", each),) * (steps - 1) + (Part(wait, data, each),)
+    last = Part(wait, replies.encode_head(200, headers) + body, each)
+    if scene.late_headers:
+        last = Part(wait, body, each, Head(200, headers))
+    return (Part(wait, b"", each),) * (steps - 1) + (last,)
 
 
 def _streamed(message: Mapping[str, Any], scene: Scene, charged: int) -> tuple[Part, ...]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
+from claude_throttle.testing.acceleration import RampRefusal
 from claude_throttle.testing.faults import Reply
-from claude_throttle.testing.quotas import Refusal, Standing
+from claude_throttle.testing.quotas import AnyRefusal, Standing
 
 DOCS = "https://docs.claude.com/en/api/rate-limits"
 
@@ -52,19 +54,41 @@ TOO_LARGE_PAGE = (
 )
 
 
-def refusal_reply(refusal: Refusal, organization_id: str, model: str) -> Reply:
+def too_many_connections(retry_after: int | None, should_retry: bool) -> Reply:
+    """The 429 for too many in flight; its headers are in no capture, so they can be chosen."""
+    headers = dict(TOO_MANY_CONNECTIONS.headers) if should_retry else {}
+    if retry_after is not None:
+        headers["retry-after"] = str(retry_after)
+    return replace(TOO_MANY_CONNECTIONS, headers=headers)
+
+
+def refusal_reply(refusal: AnyRefusal, organization_id: str, model: str) -> Reply:
     """The 429 for a quota that does not have enough."""
+    who = f"(org: {organization_id}, model: {model})"
+    headers = {"retry-after": str(refusal.retry_after), "x-should-retry": "true"}
+    if isinstance(refusal, RampRefusal):
+        message = _ramp_message(refusal, who)
+        return Reply(429, headers, message=message, error_code="ramp_limit_exceeded")
     message = (
         f"This request would exceed your organization's rate limit of"
         f" {refusal.per_minute:,.0f} {refusal.what} per minute"
-        f" (org: {organization_id}, model: {model}). For details, refer to: {DOCS}."
+        f" {who}. For details, refer to: {DOCS}."
         f" You can see the response headers for current usage. Please reduce the prompt length or"
         f" the maximum tokens requested, or try again later. You may also contact sales at"
         f" https://www.anthropic.com/contact-sales to discuss your options for a rate limit"
         f" increase."
     )
-    headers = {"retry-after": str(refusal.retry_after), "x-should-retry": "true"}
     return Reply(429, headers, message=message)
+
+
+def _ramp_message(refusal: RampRefusal, who: str) -> str:
+    return (
+        f"This request would exceed your organization's maximum usage increase rate for"
+        f" {refusal.what} per minute {who}. Your current limit is {refusal.per_minute:,.0f}"
+        f" {refusal.what} per minute, and will increase to {refusal.next_per_minute:,.0f} at the"
+        f" next minute boundary. Please scale up your {refusal.what} usage more gradually to stay"
+        f" within the acceleration limit."
+    )
 
 
 def error_body(

@@ -12,10 +12,11 @@ from typing import Optional
 
 from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock
 from claude_throttle.testing.arrivals import Arrival
+from claude_throttle.testing.behaviour import ADMISSION, Behaviour, Latency, OutputTokens
 from claude_throttle.testing.connection import Connection
-from claude_throttle.testing.faults import Scripted
+from claude_throttle.testing.faults import OVERLOADED, Scripted
 from claude_throttle.testing.quotas import Limits
-from claude_throttle.testing.service import Behaviour, Latency, OutputTokens, Service
+from claude_throttle.testing.service import Service
 
 ORGANIZATION_ID = "00000000-0000-4000-8000-00000000fa4e"
 BACKLOG = 1024
@@ -24,17 +25,40 @@ BACKLOG = 1024
 class FakeClaude:
     """A server in a thread of its own; use it as a context manager.
 
-    ``rpm``, ``itpm``, ``otpm``: requests, input and output tokens per minute and model; ``None``
-    is unlimited. ``burst``, ``itpm_burst``, ``otpm_burst``: how much may come at once; ``None`` is
-    a whole minute's worth. ``max_concurrency``: requests in flight.
-    ``latency``: seconds until an answer is complete; ``output_tokens``: how many an answer has, cut
-    to ``max_tokens``. Both may be functions of a random source and the request's body; they run in
-    the server's thread. ``characters_per_token``: its tokenizer.
-    ``fault_rates``: probabilities of "429", "500", "529", "reset", "stall", "garbage" and
-    "truncated", for requests that passed the quotas. ``spend_cap_after``: after that many admitted
-    requests the account is paused. ``overload_retry_after``: seconds told with a 529.
-    ``api_keys``: the keys that are let in; ``None`` is any. ``log_limit``: arrivals that are kept.
-    ``clock``: for quotas and the log; latencies always take real seconds.
+    What it allows, all of it changed by :meth:`limits` while it runs:
+
+    - ``rpm``, ``itpm``, ``otpm``: requests, input and output tokens per minute and model; ``None``
+      is unlimited. ``burst``, ``itpm_burst``, ``otpm_burst``: how much may come at once; ``None``
+      is a whole minute's worth. ``max_concurrency``: requests in flight.
+    - ``promised_burst``: the headers tell of requests as if so many could come at once, while
+      ``burst`` is what is enforced.
+    - ``others_rpm``: somebody else spends from each model's bucket, at even intervals from the
+      first request for the model on, a request each time if one is there; see
+      :attr:`others_taken`.
+    - ``ramp``: input tokens in a model's first minute; ``ramp_step`` (10,000) more in each minute
+      after one in which there was a request. Above it, 429 ``ramp_limit_exceeded``.
+    - ``count_rpm``, ``count_burst``: requests to ``count_tokens``, which spends nothing else.
+
+    How it answers:
+
+    - ``latency``: seconds until an answer is complete; ``output_tokens``: how many an answer has,
+      cut to ``max_tokens``. Both may be functions of a random source and the request's body; they
+      run in the server's thread. ``characters_per_token``: its tokenizer.
+    - ``headers_at``: ``"admission"`` tells remaining and reset as they were when the request was
+      let in, ``"answer"`` as they are when a whole answer goes (a stream's headers go at once).
+    - ``fault_rates``: probabilities of "429", "500", "529", "reset", "stall", "garbage" and
+      "truncated". "500", "529" and "reset" before the quotas are asked; the others to requests
+      that passed them. ``overload_retry_after``: seconds told with
+      a 529. ``seed``: of these, of ids and of the functions' random source.
+    - ``concurrency_retry_after``: seconds told when too many are in flight;
+      ``concurrency_should_retry``: whether that refusal has ``x-should-retry: true``. No capture
+      shows either.
+    - ``spend_cap_after``: after that many admitted requests the account is paused.
+    - ``shared_models``: model to name of a bucket, for models that share one.
+    - ``api_keys``: the keys that are let in; ``None`` is any. ``admin_keys``: those that may ``GET
+      /v1/organizations/rate_limits``; ``None`` is any that begins with ``sk-ant-admin``.
+    - ``log_limit``: arrivals that are kept. ``clock``: for quotas and logs; latencies always take
+      real seconds.
 
     All methods may be called from any thread.
     """
@@ -49,6 +73,12 @@ class FakeClaude:
         itpm_burst: float | None = None,
         otpm_burst: float | None = None,
         max_concurrency: int | None = None,
+        promised_burst: float | None = None,
+        others_rpm: float | None = None,
+        ramp: float | None = None,
+        ramp_step: float | None = None,
+        count_rpm: float | None = None,
+        count_burst: float | None = None,
         latency: Latency = 0.0,
         output_tokens: OutputTokens = 20,
         characters_per_token: float = 4.0,
@@ -62,8 +92,27 @@ class FakeClaude:
         organization_id: str = ORGANIZATION_ID,
         clock: Clock = SYSTEM_CLOCK,
         log_limit: int | None = None,
+        headers_at: str = ADMISSION,
+        shared_models: Mapping[str, str] | None = None,
+        admin_keys: Collection[str] | None = None,
+        concurrency_retry_after: int | None = None,
+        concurrency_should_retry: bool = True,
     ) -> None:
-        limits = Limits(rpm, itpm, otpm, burst, itpm_burst, otpm_burst, max_concurrency)
+        limits = Limits(
+            rpm=rpm,
+            itpm=itpm,
+            otpm=otpm,
+            burst=burst,
+            itpm_burst=itpm_burst,
+            otpm_burst=otpm_burst,
+            max_concurrency=max_concurrency,
+            promised_burst=promised_burst,
+            others_rpm=others_rpm,
+            ramp=ramp,
+            ramp_step=ramp_step,
+            count_rpm=count_rpm,
+            count_burst=count_burst,
+        )
         behaviour = Behaviour(
             limits=limits,
             clock=clock,
@@ -77,6 +126,11 @@ class FakeClaude:
             seed=seed,
             api_keys=api_keys,
             log_limit=log_limit,
+            headers_at=headers_at,
+            shared_models=shared_models or {},
+            admin_keys=admin_keys,
+            concurrency_retry_after=concurrency_retry_after,
+            concurrency_should_retry=concurrency_should_retry,
         )
         self._service = Service(behaviour)
         self._host = host
@@ -95,8 +149,18 @@ class FakeClaude:
 
     @property
     def arrivals(self) -> list[Arrival]:
-        """A copy of the log, in order of arrival."""
+        """Every POST to ``/v1/messages``: a copy of the log, in order of arrival."""
         return self._service.log.copy()
+
+    @property
+    def other_arrivals(self) -> list[Arrival]:
+        """What came to ``count_tokens`` and ``rate_limits``; their ``path`` tells which."""
+        return self._service.other_log.copy()
+
+    @property
+    def others_taken(self) -> int:
+        """How many requests of somebody else (``others_rpm``) were let in so far."""
+        return self._service.others_taken()
 
     def script(self, *answers: Scripted) -> None:
         """The next arrivals get these, in order, before anything else is asked."""
@@ -108,6 +172,17 @@ class FakeClaude:
         What is in a bucket stays in it, as far as it fits; a limit that is new starts full.
         """
         return self._service.limits(**changes)
+
+    def outage(self, on: bool = True, reply: Scripted = OVERLOADED) -> None:
+        """Give every message *reply*, at once and before the script, until called with ``False``.
+
+        Nothing is taken from a quota, and all of it is in the log.
+        """
+        self._service.outage(reply if on else None)
+
+    def faults(self, rates: Mapping[str, float]) -> None:
+        """Other ``fault_rates`` from now on; what is not named has none."""
+        self._service.faults(rates)
 
     def release_stalled(self) -> None:
         """Let every stalled answer go on. Harmless when not running."""

@@ -1,4 +1,4 @@
-"""What the fake server decides: script, key, spend, concurrency, quotas, faults, in this order.
+"""What the fake server decides: outage, script, key, spend, concurrency, quotas, faults, in order.
 
 Everything here is safe to call from any thread; connections call it from the server's.
 """
@@ -8,41 +8,29 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Optional, Union
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Optional
 
-from claude_throttle.flow.clock import Clock
-from claude_throttle.testing import replies
-from claude_throttle.testing.arrivals import Arrival, ArrivalLog
-from claude_throttle.testing.faults import FaultDice, Ok, Reply, Scripted, SpendCap
-from claude_throttle.testing.plans import Plan, Scene, plan_for
+from claude_throttle.testing import rate_limits_api, replies
+from claude_throttle.testing.accounts import KEY_REFUSED
+from claude_throttle.testing.arrivals import MESSAGES, Arrival, ArrivalLog
+from claude_throttle.testing.behaviour import ANSWER, Behaviour
+from claude_throttle.testing.faults import (
+    FaultDice,
+    Ok,
+    Reply,
+    Reset,
+    Scripted,
+    SpendCap,
+)
+from claude_throttle.testing.plans import Head, Plan, Scene, plan_for
 from claude_throttle.testing.quotas import Limits, ModelQuotas
 from claude_throttle.testing.reading import SECRET_HEADERS, Call, read_call
 from claude_throttle.testing.wire import Request
 
-Latency = Union[float, Callable[[random.Random, dict[str, Any]], float]]
-OutputTokens = Union[int, Callable[[random.Random, dict[str, Any]], int]]
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """How the server answers; see :class:`claude_throttle.testing.FakeClaude`."""
-
-    limits: Limits
-    clock: Clock
-    organization_id: str
-    #: Seconds, or a function of a random source and the request's body that tells them.
-    latency: Latency = 0.0
-    output_tokens: OutputTokens = 20
-    characters_per_token: float = 4.0
-    fault_rates: Mapping[str, float] = field(default_factory=dict)
-    spend_cap_after: Optional[int] = None
-    #: Seconds.
-    overload_retry_after: Optional[int] = None
-    seed: object = 0
-    api_keys: Optional[Collection[str]] = None
-    log_limit: Optional[int] = None
+#: Where the tokens of a prompt are counted.
+COUNT = "/v1/messages/count_tokens"
 
 
 class Service:
@@ -52,11 +40,15 @@ class Service:
         self._behaviour = behaviour
         self._clock = behaviour.clock
         self.log = ArrivalLog(behaviour.log_limit)
+        #: What came to other places than messages.
+        self.other_log = ArrivalLog(behaviour.log_limit)
         # Guards all below. Never held while calling the user's functions or waiting.
         self._lock = threading.Lock()
         self._limits = behaviour.limits
         self._quotas: dict[str, ModelQuotas] = {}
+        self._counting = ModelQuotas(_of_counting(self._limits), self._clock.monotonic())
         self._script: deque[Scripted] = deque()
+        self._outage: Optional[Scripted] = None
         seed = behaviour.seed
         self._dice = FaultDice(behaviour.fault_rates, seed, behaviour.overload_retry_after)
         self._ids = random.Random(f"ids {seed}")
@@ -67,10 +59,21 @@ class Service:
     def script(self, *answers: Scripted) -> None:
         """Put *answers* at the end of what the next arrivals get."""
         for answer in answers:
-            if plan_for.dispatch(type(answer)) is plan_for.dispatch(object):
-                raise TypeError(f"{answer!r} is no scripted answer; see testing/faults.py")
+            _must_be_known(answer)
         with self._lock:
             self._script.extend(answers)
+
+    def outage(self, reply: Scripted | None) -> None:
+        """Answer every message with *reply* until told ``None``."""
+        if reply is not None:
+            _must_be_known(reply)
+        with self._lock:
+            self._outage = reply
+
+    def faults(self, rates: Mapping[str, float]) -> None:
+        """Roll with these probabilities from now on."""
+        with self._lock:
+            self._dice.reweigh(rates)
 
     def limits(self, **changes: float | None) -> Limits:
         """Change what is named, from now on; returns what is in force."""
@@ -79,16 +82,36 @@ class Service:
             self._limits = replace(self._limits, **changes)  # type: ignore[arg-type]
             for quotas in self._quotas.values():
                 quotas.reshape(self._limits, now)
+            self._counting.reshape(_of_counting(self._limits), now)
             return self._limits
+
+    def others_taken(self) -> int:
+        """Requests somebody else was let in with, over all buckets."""
+        with self._lock:
+            now = self._clock.monotonic()
+            for quotas in self._quotas.values():
+                quotas.catch_up(now)
+            return sum(quotas.others_taken for quotas in self._quotas.values())
 
     def answer(self, request: Request) -> Plan:
         """Decide what *request* gets, and write it in the log."""
         at = self._clock.monotonic()
-        if request.method == "POST" and request.path == "/v1/messages":
+        place = (request.method, request.path)
+        if place == ("POST", MESSAGES):
             return self._message(request, at)
-        if request.method == "POST" and request.path == "/v1/messages/count_tokens":
-            return self._count(request)
+        if place == ("POST", COUNT):
+            return self._count(request, at)
+        if place == ("GET", rate_limits_api.PATH):
+            return self._rate_limits(request, at)
         return self._plain(Reply(404, {"x-should-retry": "false"}, message="Not found"))
+
+    def late_head(self, model: str, head: Head) -> bytes:
+        """The head of an answer that is sent now."""
+        with self._lock:
+            wall = self._clock.wall()
+            told = self._told_locked(model, self._clock.monotonic(), wall)
+        headers = {**head.headers, "date": replies.http_date(wall), **told}
+        return replies.encode_head(head.status, headers)
 
     def produced(self, model: str, output_tokens: float) -> None:
         """Charge *output_tokens* that were produced just now."""
@@ -129,34 +152,46 @@ class Service:
 
     def _decide_locked(self, call: Call, now: float) -> tuple[Scripted, bool]:
         """What the call gets, and whether its output is charged. Requires _lock."""
+        # Also when it is not asked: an outage must not change what the seed says afterwards.
         fault = self._dice.roll()
+        if self._outage is not None:
+            return self._outage, False
         if self._script:
             return self._script.popleft(), False
-        refusal = self._refusal_locked(call, now)
+        refusal = self._refusal_locked(call, fault, now)
         return refusal or fault or Ok(), refusal is None and self._limits.otpm is not None
 
-    def _refusal_locked(self, call: Call, now: float) -> Scripted | None:
+    def _refusal_locked(self, call: Call, fault: Scripted | None, now: float) -> Scripted | None:
         """Requires _lock."""
-        keys, cap = self._behaviour.api_keys, self._behaviour.spend_cap_after
-        if call.problem is not None:
-            return call.problem
-        if keys is not None and call.key not in keys:
-            return Reply(401, message="invalid x-api-key")
+        told, cap = self._behaviour, self._behaviour.spend_cap_after
+        problem = self._problem(call)
+        if problem is not None:
+            return problem
+        if _is_at_the_edge(fault):
+            return fault  # it does not get as far as the quotas
         if cap is not None and self._admitted >= cap:
             return SpendCap()
         most = self._limits.max_concurrency
         if most is not None and self._in_flight >= most:
-            return replies.TOO_MANY_CONNECTIONS
+            return replies.too_many_connections(
+                told.concurrency_retry_after, told.concurrency_should_retry
+            )
         refusal = self._quotas_locked(call.model).admit(call.input_tokens, now)
         if refusal is None:
             return None
-        return replies.refusal_reply(refusal, self._behaviour.organization_id, call.model)
+        return replies.refusal_reply(refusal, told.organization_id, call.model)
+
+    def _problem(self, call: Call) -> Scripted | None:
+        if call.problem is not None or self._behaviour.lets_in(call.key):
+            return call.problem
+        return KEY_REFUSED
 
     def _quotas_locked(self, model: str) -> ModelQuotas:
         """Requires _lock."""
-        if model not in self._quotas:
-            self._quotas[model] = ModelQuotas(self._limits, self._clock.monotonic())
-        return self._quotas[model]
+        bucket = self._behaviour.bucket_of(model)
+        if bucket not in self._quotas:
+            self._quotas[bucket] = ModelQuotas(self._limits, self._clock.monotonic())
+        return self._quotas[bucket]
 
     def _scene_locked(
         self, call: Call, now: float, latency: float, output_tokens: int, charged: bool
@@ -167,21 +202,51 @@ class Service:
         edge = {"date": replies.http_date(wall), "server": "cloudflare"}
         headers = {**edge, "content-type": "application/json", "request-id": request_id}
         headers["anthropic-organization-id"] = self._behaviour.organization_id
-        if call.model:
-            standings = self._quotas_locked(call.model).standings(now)
-            headers.update(replies.rate_limit_headers(standings, wall))
-        return Scene(call, request_id, message_id, headers, edge, latency, output_tokens, charged)
+        headers.update(self._told_locked(call.model, now, wall))
+        late = self._behaviour.headers_at == ANSWER
+        return Scene(
+            call, request_id, message_id, headers, edge, latency, output_tokens, charged, late
+        )
+
+    def _told_locked(self, model: str, now: float, wall: float) -> dict[str, str]:
+        """The headers about limits. Requires _lock."""
+        if not model:
+            return {}
+        return replies.rate_limit_headers(self._quotas_locked(model).standings(now), wall)
 
     def _id_locked(self, prefix: str) -> str:
         """Requires _lock."""
         return f"{prefix}_01{self._ids.getrandbits(88):022x}"
 
-    def _count(self, request: Request) -> Plan:
+    def _count(self, request: Request, at: float) -> Plan:
         call = read_call(request, self._behaviour.characters_per_token, False)
-        if call.problem is not None:
-            return self._plain(call.problem)
-        body = replies.to_json({"input_tokens": call.input_tokens})
-        return self._plain(Reply(200, body=body))
+        decided = self._problem(call) or self._count_refusal(call, at)
+        if decided is None:
+            decided = Reply(200, body=replies.to_json({"input_tokens": call.input_tokens}))
+        return self._aside(decided, request, call, at)
+
+    def _count_refusal(self, call: Call, at: float) -> Reply | None:
+        with self._lock:
+            refusal = self._counting.admit(call.input_tokens, at)
+        if refusal is None:
+            return None
+        return replies.refusal_reply(refusal, self._behaviour.organization_id, call.model)
+
+    def _rate_limits(self, request: Request, at: float) -> Plan:
+        call = read_call(request, self._behaviour.characters_per_token, False)
+        with self._lock:
+            shared = self._behaviour.shared_models
+            found = rate_limits_api.entries(self._limits, shared, self._quotas)
+        decided: Scripted = KEY_REFUSED
+        if self._behaviour.administers(call.key):
+            decided = rate_limits_api.answer(found, request.query)
+        return self._aside(decided, request, call, at)
+
+    def _aside(self, decided: Scripted, request: Request, call: Call, at: float) -> Plan:
+        plan = self._plain(decided)
+        seen = plan._replace(admitted=plan.status == 200)
+        self.other_log.add(_arrival(request, call, seen, at, 0))
+        return plan
 
     def _plain(self, answer: Scripted) -> Plan:
         nothing = Call({}, "", 0, 0, "", False, "", None)
@@ -189,6 +254,13 @@ class Service:
             scene = self._scene_locked(nothing, self._clock.monotonic(), 0.0, 0, False)
         # Only messages are in flight.
         return plan_for(answer, scene)._replace(admitted=False)
+
+
+def _is_at_the_edge(fault: Scripted | None) -> bool:
+    """A 500, a 529, or a connection reset before any byte: nothing was done, nothing is charged."""
+    if isinstance(fault, Reset):
+        return fault.after_bytes == 0
+    return isinstance(fault, Reply) and fault.status >= 500
 
 
 def _arrival(request: Request, call: Call, plan: Plan, at: float, in_flight: int) -> Arrival:
@@ -206,4 +278,14 @@ def _arrival(request: Request, call: Call, plan: Plan, at: float, in_flight: int
         plan.admitted,
         call.key[-4:],
         in_flight,
+        request.path,
     )
+
+
+def _of_counting(limits: Limits) -> Limits:
+    return Limits(rpm=limits.count_rpm, burst=limits.count_burst)
+
+
+def _must_be_known(answer: object) -> None:
+    if plan_for.dispatch(type(answer)) is plan_for.dispatch(object):
+        raise TypeError(f"{answer!r} is no scripted answer; see testing/faults.py")

@@ -38,6 +38,8 @@ class Request(NamedTuple):
     #: ``None`` if it was larger than :data:`BODY_LIMIT`; then it was read and thrown away.
     body: Optional[bytes]
     keep_alive: bool
+    #: What comes after the path's question mark.
+    query: str = ""
 
 
 class RequestReader:
@@ -70,11 +72,12 @@ class RequestReader:
     def _read_requests(self) -> Generator[Request | None, None, None]:
         while True:
             head = yield from self._until(b"\r\n\r\n")
-            method, path, version, headers = _parse_head(head)
+            method, target, version, headers = _parse_head(head)
+            path, _, query = target.partition("?")
             self._continue_wanted = headers.get("expect", "").lower() == "100-continue"
             body = yield from self._body(headers)
             self._continue_wanted = False
-            yield Request(method, path, headers, body, _keep_alive(version, headers))
+            yield Request(method, path, headers, body, _keep_alive(version, headers), query)
 
     def _body(self, headers: dict[str, str]) -> Reading[Optional[bytes]]:
         if "transfer-encoding" in headers:
@@ -144,7 +147,7 @@ def _parse_head(head: bytes) -> tuple[str, str, str, dict[str, str]]:
         if not colon or name != name.strip():
             raise BadRequest(400, "a header line has no name")
         headers[name.lower()] = value.strip()
-    return words[0], words[1].partition("?")[0], words[2], headers
+    return words[0], words[1], words[2], headers
 
 
 def _number(text: str, base: int) -> int:

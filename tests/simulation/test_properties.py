@@ -1,0 +1,252 @@
+"""What holds for any limits, latencies and refusals.
+
+The examples are the same each time (``derandomize``): what is judged is a share of a random run,
+and a bound that holds in 999 of 1,000 would else fail once in a while.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from claude_throttle.flow.heard import (
+    CONCURRENCY,
+    FAULT,
+    OVERLOAD,
+    RAMP,
+    RATE,
+    Growth,
+    Heard,
+)
+from claude_throttle.testing.quotas import Limits
+from claude_throttle.testing.simulated_server import Request
+from claude_throttle.testing.simulation import MAX_RETRIES
+from tests.simulation.scenes import (
+    NETWORKS,
+    between,
+    limits_become,
+    outage,
+    pace,
+    refusals,
+    seconds,
+    simulate,
+    unanswered,
+)
+
+#: How many scenes each property is tried on. Not shrunk: a smaller scene is another one.
+settings.register_profile(
+    "scenes", max_examples=30, deadline=None, derandomize=True, phases=[Phase.generate]
+)
+few = settings(settings.get_profile("scenes"))
+
+networks = st.sampled_from(sorted(NETWORKS))
+stamps = st.sampled_from(["admission", "answer"])
+seeds = st.integers(0, 10_000)
+#: Spread over orders of magnitude.
+rates = st.floats(2.0, 3.5).map(lambda power: round(10**power))
+latencies = st.floats(-1.3, 0.5).map(lambda power: 10**power)
+
+
+def calls(count, seconds, seed, **more):
+    """*count* calls that take *seconds*, give or take a third."""
+    chance = random.Random(seed)
+    return [Request(latency=seconds * chance.uniform(0.7, 1.3), **more) for _ in range(count)]
+
+
+def second_half(simulation, units, rate):
+    """Share of the quota that was used from the middle of the run on."""
+    came = [(seen.at, units(seen.request)) for seen in simulation.server.log if not seen.cause]
+    middle = (came[0][0] + came[-1][0]) / 2
+    late = [(at, size) for at, size in came if at >= middle]
+    return sum(size for _, size in late[:-1]) / (rate * (late[-1][0] - late[0][0]))
+
+
+@few
+@given(rates, st.integers(4, 300), latencies, networks, stamps, seeds)
+def test_one_quota_of_requests_is_used_and_not_overdrawn(rpm, burst, latency, network, at, seed):
+    """Nothing told: 0.97 of it in the second half, a few 429s while it is learned, none failed.
+
+    For buckets that outlast what a network of 40 ± 20 ms shuffles, a tenth of a second: two calls
+    that catch up on each other empty a smaller one, and each 429 costs a second.
+    """
+    burst += round(rpm / 60 * 0.1)
+    count = round(burst + rpm / 60 * (30 + 15 * latency))
+    done = simulate(
+        Limits(rpm=rpm, burst=burst),
+        calls(count, latency, seed),
+        network=NETWORKS[network],
+        headers_at=at,
+        seed=seed,
+    )
+    in_flight = rpm / 60 * latency
+    assert unanswered(done) == []
+    assert second_half(done, lambda request: 1.0, rpm / 60) > 0.97
+    # Ours is late by what is on the way: a wave or two, each by a part of what was in flight.
+    assert refusals(done) <= 4 + 0.1 * in_flight
+
+
+@few
+@given(st.floats(0.1, 0.5), latencies, networks, stamps, seeds)
+def test_one_quota_of_input_tokens_is_used_and_not_overdrawn(depth, latency, network, at, seed):
+    """Sizes spread tenfold, a bucket of 6 to 30 s: 0.97 of it, one call in fifty refused."""
+    rate, chance = 10_000.0, random.Random(seed)
+    burst = 60 * rate * depth
+    total, requests = burst + rate * (30 + 15 * latency), []
+    while total > 0:
+        size = between(chance, 200, 2000)
+        guess = size * chance.gauss(0.9, 0.05)
+        requests += calls(1, latency, chance.random(), input_tokens=size, guess=guess)
+        total -= size
+    done = simulate(
+        Limits(itpm=60 * rate, itpm_burst=burst),
+        requests,
+        network=NETWORKS[network],
+        headers_at=at,
+        seed=seed,
+    )
+    assert unanswered(done) == []
+    assert second_half(done, lambda request: request.input_tokens, rate) > 0.97
+    assert refusals(done) <= 2 + len(requests) / 50
+
+
+KINDS = {
+    "overloaded": (Heard(OVERLOAD, status=529), 20.0),
+    "overloaded, with a time": (Heard(OVERLOAD, 3.0, status=529), 20.0),
+    "fault": (Heard(FAULT, status=500), 20.0),
+    "reset": (Heard(FAULT), 20.0),
+    "rate limit": (Heard(RATE, 2.0, status=429), 20.0),
+    "rate limit, short": (Heard(RATE, 1.0, status=429), 3.0),
+    # Those that use up retries must be shorter than the retries take.
+    "too many connections": (Heard(CONCURRENCY, status=429), 0.4),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(settings.get_profile("scenes"), max_examples=6)
+@given(network=networks, at=stamps, seed=seeds, latency=st.floats(0.05, 1.0))
+def test_full_pace_comes_back_after_every_refusal(kind, network, at, seed, latency):
+    """From ten seconds after its end on; whoever failed had used up all its retries."""
+    heard, lasts = KINDS[kind]
+    changes = [(5.0, outage(heard)), (5.0 + lasts, outage(None))]
+    done = simulate(
+        Limits(rpm=1200, burst=20),
+        calls(1000, latency, seed),
+        network=NETWORKS[network],
+        headers_at=at,
+        seed=seed,
+        changes=changes,
+    )
+    end = 5.0 + lasts
+    assert all(len(done.calls[n - 1].sent_at) == MAX_RETRIES + 1 for n in unanswered(done))
+    assert all(call.done_at is not None for call in done.calls)
+    left = sum(call.done_at > end + 10.0 for call in done.calls)
+    assert left > 200, "else nothing is left to judge by"
+    assert pace(done, end + 10.0, end + 18.0) >= 0.94 * 20.0
+
+
+@few
+@given(st.floats(5.0, 60.0), networks, stamps, seeds)
+def test_an_outage_fails_nobody_and_is_not_doubled(lasts, network, at, seed):
+    """However long: every call is answered after it, and a probe each few seconds is all it saw."""
+    done = simulate(
+        Limits(rpm=1200, burst=20),
+        calls(300, 0.3, seed),
+        network=NETWORKS[network],
+        headers_at=at,
+        seed=seed,
+        changes=[(5.0, outage(Heard(OVERLOAD))), (5.0 + lasts, outage(None))],
+    )
+    assert unanswered(done) == []
+    # What was in flight, the five that opened the circuit and their like, then the probes.
+    assert refusals(done, (OVERLOAD,)) <= 14 + 5 + lasts / 5
+
+
+@few
+@given(st.integers(1, 20), latencies, networks, seeds)
+def test_a_concurrency_cap_is_found(cap, latency, network, seed):
+    """Nothing told: answered all, near the cap most of the time, and few are refused for it."""
+    done = simulate(
+        Limits(rpm=1e6, max_concurrency=cap),
+        calls(40 * cap, latency, seed),
+        network=NETWORKS[network],
+        seed=seed,
+    )
+    way = 0.0004 if network == "loopback" else 0.08
+    # A look for a permit may come late by 0.25 s, as the worker's does, where nobody wakes it.
+    assert unanswered(done) == []
+    assert seconds(done) <= 1.35 * 40 * (latency + way) + 5.0
+    assert refusals(done) <= 12 + 40 * cap / 10
+
+
+@few
+@given(seeds, networks, stamps, st.integers(2, 30))
+def test_nobody_starves(seed, network, at, large):
+    """Every tenth call takes most of the bucket: all leave in their order, large and small."""
+    requests = [
+        Request(input_tokens=large * 1000.0 if n % 10 == 0 else 300.0, latency=0.3)
+        for n in range(200)
+    ]
+    done = simulate(
+        Limits(itpm=600_000, itpm_burst=33_000),
+        requests,
+        network=NETWORKS[network],
+        headers_at=at,
+        seed=seed,
+    )
+    first = [call.sent_at[0] for call in done.calls]
+    assert first == sorted(first)
+    assert unanswered(done) == []
+    total = sum(request.input_tokens for request in requests)
+    assert seconds(done) <= 1.1 * total / 10_000 + 5.0
+
+
+@few
+@given(
+    st.lists(st.tuples(st.floats(1.0, 8.0), rates, st.integers(1, 100)), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(
+            st.floats(0.1, 5.0),
+            st.sampled_from(
+                [
+                    *(heard for heard, _ in KINDS.values()),
+                    Heard(RAMP, 5.0, growth=Growth("input_tokens", 30_000.0, 40_000.0)),
+                    Heard(RAMP, 5.0),
+                ]
+            ),
+            st.floats(0.1, 10.0),
+        ),
+        max_size=3,
+    ),
+    networks,
+    stamps,
+    seeds,
+)
+def test_whatever_happens_every_call_has_an_end(limits, troubles, network, at, seed):
+    """Limits change and refusals of all kinds come: answered, or failed after all its retries."""
+    now, changes = 0.0, []
+    for gap, rpm, burst in limits:
+        now += gap
+        changes.append((now, limits_become(rpm=rpm, burst=min(rpm, burst), itpm=1e6)))
+    now = 0.0
+    for gap, heard, lasts in troubles:
+        changes += [(now + gap, outage(heard)), (now + gap + lasts, outage(None))]
+        now += gap + lasts
+    done = simulate(
+        Limits(rpm=600, burst=20, itpm=1e6),
+        calls(200, 0.3, seed),
+        network=NETWORKS[network],
+        headers_at=at,
+        seed=seed,
+        changes=changes,
+        overloaded=0.02,
+    )
+    assert all(call.done_at is not None for call in done.calls)
+    assert all(len(done.calls[n - 1].sent_at) > MAX_RETRIES for n in unanswered(done))
+    assert done.permits.in_use == 0
+    pending = [learned.pending for learned in done.pacer.learned.values()]
+    assert max(pending) < 1e-3
+    assert math.isfinite(done.pacer.ready_at(done.calls[0].cost, done.now))
