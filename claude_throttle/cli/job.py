@@ -21,14 +21,13 @@ from typing import Any, Optional
 
 import claude_throttle
 from claude_throttle.cli import outcomes
+from claude_throttle.cli.complaints import Complaints
 from claude_throttle.cli.exits import CannotStart
 from claude_throttle.cli.lines import Line, Problem, Request
-from claude_throttle.cli.progress import Snapshot, in_words
+from claude_throttle.cli.progress import Snapshot, in_words, learned_rpm
+from claude_throttle.cli.reach import Reach
 from claude_throttle.cli.results import Results
 from claude_throttle.flow.clock import SYSTEM_CLOCK
-
-#: Lines reported on stderr; a million of them would only scroll the cause away.
-REPORTED_LINES = 50
 
 #: Ctrl-C can be lost on a wait without an end, if it comes just before the wait begins or the
 #: system gives it to another thread.
@@ -54,6 +53,8 @@ class Tally:
     skipped: int = 0
     #: Failed ones by type of error.
     reasons: Counter[str] = field(default_factory=Counter)
+    #: What the first of each type said.
+    examples: dict[str, str] = field(default_factory=dict)
 
     @property
     def finished(self) -> int:
@@ -69,11 +70,14 @@ class Job:
         throttler: claude_throttle.Throttler,
         results: Results,
         total: Optional[int] = None,
+        reach: Optional[Reach] = None,
     ) -> None:
         self.tally = Tally()
         self.throttler = throttler
         self.results = results
-        self._say: Callable[[str], None] = print
+        self._complaints = Complaints(print)
+        # Hears the throttler's events.
+        self._reach = reach if reach is not None else Reach()
         self._total = total
         self._started_at = SYSTEM_CLOCK.monotonic()
         # Guards tally and _open; notified when a call ends or everything stops.
@@ -99,9 +103,11 @@ class Job:
     def work(self, lines: Generator[Line, None, None], say: Callable[[str], None]) -> None:
         """Send what is missing and wait for the answers; raises what stopped it.
 
-        *say* is told of lines that cannot be sent. *lines* is closed by the thread that reads it.
+        *say* is told of lines that cannot be sent, and of outages. *lines* is closed by the thread
+        that reads it.
         """
-        self._say = say
+        self._complaints = Complaints(say)
+        self._reach.say = say
         # A daemon: a read from a terminal or pipe cannot be ended by anything else.
         self._reader = threading.Thread(
             target=self._read, args=(lines,), name="claude-throttle-reader", daemon=True
@@ -110,6 +116,7 @@ class Job:
         try:
             while self._reader.is_alive() and self._stopped_by is None:
                 self._reader.join(SLICE_SECONDS)
+                self._look_after_the_server()
         except BaseException as error:
             self._stopped_by = error
             raise
@@ -123,9 +130,15 @@ class Job:
                     self._take(line)
                     if self._stopped_by is not None:
                         return
+            self._complaints.sum_up()
             self._wait_for_answers()
         except BaseException as error:  # noqa: BLE001 - work() raises it
             self._stop(error)
+
+    def _look_after_the_server(self) -> None:
+        hopeless = self._reach.given_up(SYSTEM_CLOCK.monotonic())
+        if hopeless is not None:
+            self._stop(Stopped(f"{self.throttler.settings.base_url}: {hopeless}"))
 
     def snapshot(self) -> Snapshot:
         """How far it is; from any thread."""
@@ -141,6 +154,7 @@ class Job:
             refused=stats.rate_limited,
             tokens=stats.input_tokens + stats.output_tokens,
             eta=left * 60 / rate if rate and left is not None else None,
+            learned=learned_rpm(self.throttler.limits()),
         )
         return Snapshot(tally.finished, self._total, words)
 
@@ -158,6 +172,8 @@ class Job:
         except claude_throttle.ConfigurationError as error:
             raise CannotStart(str(error)) from None
         except (claude_throttle.ThrottleError, TypeError, ValueError) as error:
+            if outcomes.stops_all(error):
+                self._stop(Stopped(outcomes.suspended(error)))
             # Once everything is stopped, the line is not to blame.
             if self._stopped_by is None:
                 self._refuse(line, type(error).__name__, str(error))
@@ -169,14 +185,11 @@ class Job:
     def _refuse(self, line: Line, kind: str, reason: str) -> None:
         """Report a line that is not sent."""
         self.tally.unusable += 1
-        text = f"line {line.number}: {reason}"
-        if self.tally.unusable <= REPORTED_LINES:
-            self._say(text)
-        elif self.tally.unusable == REPORTED_LINES + 1:
-            self._say("there are more such lines; the output has the reason of each")
+        mended_at_once = isinstance(line, Problem) and line.mended_at_once
+        self._complaints.add(line.number, reason, mended_at_once)
         # The next run finds the same fault in the same line: once in the output is enough.
         if line.custom_id not in self.results.recorded.errored:
-            self._write(line, outcomes.refused(kind, text))
+            self._write(line, outcomes.refused(kind, f"line {line.number}: {reason}"))
 
     def _ended(self, line: Line, future: Future[Any]) -> None:
         """Called in the thread that brought the answer."""
@@ -197,21 +210,25 @@ class Job:
             if self._write(line, outcomes.succeeded(future.result())):
                 self._count(None)
         # What fails because everything was stopped is not done, rather than failed.
+        elif outcomes.stops_all(error):
+            self._stop(Stopped(outcomes.suspended(error)))
         elif self._stopped_by is None:
             result = outcomes.errored(error)
             if self._write(line, result):
-                self._count(outcomes.kind(result))
+                self._count(result)
             trouble = outcomes.account_trouble(error)
             if trouble is not None:
                 self._stop(Stopped(trouble))
 
-    def _count(self, failure: Optional[str]) -> None:
+    def _count(self, failure: Optional[outcomes.Result]) -> None:
         with self._changed:
             if failure is None:
                 self.tally.succeeded += 1
-            else:
-                self.tally.failed += 1
-                self.tally.reasons[failure] += 1
+                return
+            self.tally.failed += 1
+            kind = outcomes.kind(failure)
+            self.tally.reasons[kind] += 1
+            self.tally.examples.setdefault(kind, outcomes.words(failure))
 
     def _write(self, line: Line, result: outcomes.Result) -> bool:
         try:

@@ -66,6 +66,8 @@ class Problem:
     number: int
     custom_id: str
     reason: str
+    #: An argument of the command would mend it, in every line that lacks the same.
+    mended_at_once: bool = False
 
 
 Line = Union[Request, Problem]
@@ -73,6 +75,14 @@ Line = Union[Request, Problem]
 
 class _Unusable(Exception):
     """Why a line cannot be sent."""
+
+    mended_at_once = False
+
+
+class _Incomplete(_Unusable):
+    """It lacks what the command could fill in."""
+
+    mended_at_once = True
 
 
 def read_lines(stream: BinaryIO, fill: Mapping[str, Any]) -> Iterator[Line]:
@@ -142,7 +152,8 @@ def parse(raw: RawLine, fill: Mapping[str, Any]) -> Line:
             del params["stream"]
         _check(params)
     except _Unusable as reason:
-        return Problem(raw.number, custom_id or raw.own_id, str(reason))
+        own_id = custom_id or raw.own_id
+        return Problem(raw.number, own_id, str(reason), reason.mended_at_once)
     return Request(raw.number, custom_id or raw.own_id, params)
 
 
@@ -158,7 +169,8 @@ def _decode(raw: RawLine) -> Any:
         byte = raw.data[error.start]
         raise _Unusable(f"not UTF-8: byte 0x{byte:02x} at column {error.start + 1}") from None
     except json.JSONDecodeError as error:
-        raise _Unusable(f"not JSON: {error.msg} (column {error.colno})") from None
+        hint = "; a bare prompt needs quotes, as a JSON string" if error.pos == 0 else ""
+        raise _Unusable(f"not JSON: {error.msg} (column {error.colno}){hint}") from None
     except (ValueError, RecursionError) as error:
         raise _Unusable(f"not JSON that can be read: {error}") from None
 
@@ -210,9 +222,11 @@ def _kind(value: Any) -> str:
 
 
 def _check(params: Mapping[str, Any]) -> None:
-    for name in ("model", "max_tokens", "messages"):
-        if name not in params:
-            hint = "" if name == "messages" else f"; give it here or as --{name.replace('_', '-')}"
-            raise _Unusable(f"no {name}{hint}")
+    if "messages" not in params:
+        raise _Unusable("no messages")
+    if missing := [name for name in ("model", "max_tokens") if name not in params]:
+        flags = " and ".join("--" + name.replace("_", "-") for name in missing)
+        them = "them" if missing[1:] else "it"
+        raise _Incomplete(f"no {' and no '.join(missing)}; give {them} here or as {flags}")
     for name in RESERVED.intersection(params):
         raise _Unusable(f"{name} cannot be asked for in a line")

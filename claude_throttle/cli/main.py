@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Optional, Protocol
 
 from claude_throttle._version import __version__
-from claude_throttle.cli import demo, run, serve_fake
+from claude_throttle.cli import demo, limits, run, serve_fake
 from claude_throttle.cli.exits import INTERRUPTED, SOME_FAILED, WRONG_USAGE, CannotStart
 
 
@@ -27,7 +27,12 @@ class Command(Protocol):
         ...
 
 
-COMMANDS: dict[str, Command] = {"demo": demo, "run": run, "serve-fake": serve_fake}
+COMMANDS: dict[str, Command] = {
+    "demo": demo,
+    "run": run,
+    "limits": limits,
+    "serve-fake": serve_fake,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -67,6 +72,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         _forget_stdout()
         return SOME_FAILED
     except KeyboardInterrupt:
+        print(f"claude-throttle {arguments.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
     return code
 

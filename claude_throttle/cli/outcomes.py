@@ -6,10 +6,19 @@ takes half a second, and a run without errors never needs it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Optional
 
+import claude_throttle
+
 Result = dict[str, Any]
+
+#: What a gateway may quote of a key it refuses.
+_KEY = re.compile(r"\bsk-[\w-]+")
+
+#: Characters of an error that are shown.
+LONGEST_WORDS = 300
 
 #: Statuses that speak of the account, not of the request: 401 the key, 402 the bill.
 _ACCOUNT_STATUSES = (401, 402)
@@ -47,12 +56,29 @@ def kind(result: Result) -> str:
     return str(result["error"]["error"].get("type"))
 
 
+def words(result: Result) -> str:
+    """What an errored result says, on one line."""
+    text = " ".join(str(result["error"]["error"].get("message")).split())
+    return _KEY.sub("sk-…", text)[:LONGEST_WORDS]
+
+
+def stops_all(error: BaseException) -> bool:
+    """Whether the whole account is refused; a key may be refused one model only."""
+    return isinstance(error, claude_throttle.AccountSuspended) and not error.lane
+
+
+def suspended(error: BaseException) -> str:
+    """The same of an AccountSuspended, without what it says to programs."""
+    text = str(error).partition("; nothing is sent")[0]
+    return words(refused("", text))
+
+
 def account_trouble(error: BaseException) -> Optional[str]:
     """What stops every further call too, such as a bad key or a spend limit; else None."""
     status = getattr(error, "status_code", None)
     code = _error_code(getattr(error, "body", None))
     if status in _ACCOUNT_STATUSES or any(part in code for part in _ACCOUNT_CODES):
-        return f"the API refuses this account: {error}"
+        return f"the API refuses this account ({status}): {words(errored(error))}"
     return None
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Callable, Optional, Protocol
 
+from claude_throttle import Limits
+
 #: Seconds between two looks.
 REFRESH_SECONDS = 0.25
 _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
@@ -150,7 +152,13 @@ class Progress:
 
 
 def in_words(
-    *, rate_per_minute: float, waiting: int, refused: int, tokens: int, eta: Optional[float]
+    *,
+    rate_per_minute: float,
+    waiting: int,
+    refused: int,
+    tokens: int,
+    eta: Optional[float],
+    learned: Optional[float] = None,
 ) -> str:
     """What a person wants to know of a run, in one line."""
     words = [
@@ -159,9 +167,18 @@ def in_words(
         f"{refused:,} 429s",
         f"{tokens:,} tokens",
     ]
+    if learned is not None:
+        words.append(f"{learned:,.0f} rpm learned")
     if eta is not None:
         words.append(f"ETA {clock_face(eta)}")
     return ", ".join(words)
+
+
+def learned_rpm(limits: Limits) -> Optional[float]:
+    """Requests a minute as the answers told, over all models; None if nobody told."""
+    quotas = [quota for lane in limits.values() for quota in lane.quotas]
+    told = [q.learned for q in quotas if q.kind == "requests" and q.learned is not None]
+    return sum(told) if told else None
 
 
 def clock_face(seconds: float) -> str:

@@ -50,6 +50,11 @@ def whole(least: int) -> Callable[[str], int]:
     return parse
 
 
+def burst(text: str) -> Union[int, str]:
+    """``auto``, or a whole number from 1 on."""
+    return text if text == "auto" else whole(1)(text)
+
+
 def _number(text: str) -> Number:
     try:
         number = float(text)
@@ -62,16 +67,21 @@ def _number(text: str) -> Number:
 
 #: Name of the setting: (reader of its argument, what it means).
 QUOTAS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "rpm": (amount, "requests a minute (default: 50, if no quota is given at all)"),
+    "rpm": (amount, "requests a minute"),
     "itpm": (amount, "input tokens a minute"),
     "otpm": (amount, "output tokens a minute"),
     "tpm": (amount, "input and output tokens together, a minute"),
     "rpd": (amount, "requests a day"),
     "tpd": (amount, "tokens a day"),
+    "tier": (str, "where to start until the first answer: start, build, scale, or the old 1 to 4"),
 }
 HANDLING: dict[str, tuple[Callable[[str], Any], str]] = {
     "max_concurrency": (whole(1), "most calls in flight at once"),
-    "burst": (whole(1), "requests that may leave at once after a rest (default: 1)"),
+    "burst": (
+        burst,
+        "requests that may leave at once after a rest; auto learns it "
+        "(default: auto; 1 if a quota is told)",
+    ),
     "headroom": (share, "share of every quota to leave unused, such as 0.05"),
     "max_retries": (whole(0), "how often a refused call is sent again"),
     "timeout": (amount, "seconds for each call: queue, retries and wire together"),
@@ -80,10 +90,14 @@ HANDLING: dict[str, tuple[Callable[[str], Any], str]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add every quota and handling argument."""
-    for title, table in (("quotas of your key", QUOTAS), ("handling of calls", HANDLING)):
-        group = parser.add_argument_group(title)
+    for title, what, table in (
+        ("quotas of your key", "learned from the answers; what is told is never exceeded", QUOTAS),
+        ("handling of calls", None, HANDLING),
+    ):
+        group = parser.add_argument_group(title, what)
         for name, (kind, meaning) in table.items():
-            group.add_argument(flag(name), type=kind, metavar="N", help=meaning)
+            shown = "NAME" if kind is str else "N"
+            group.add_argument(flag(name), type=kind, metavar=shown, help=meaning)
 
 
 def flag(name: str) -> str:
@@ -103,3 +117,13 @@ def open_throttler(**settings: Any) -> claude_throttle.Throttler:
         return claude_throttle.Throttler(**settings)
     except claude_throttle.ConfigurationError as error:
         raise CannotStart(str(error)) from None
+
+
+def require_key(throttler: claude_throttle.Throttler) -> None:
+    """The library's own words speak to programs; these to somebody at a prompt."""
+    try:
+        throttler.settings.require_key()
+    except claude_throttle.ConfigurationError:
+        raise CannotStart(
+            "no API key: set ANTHROPIC_API_KEY; or try it without one: add --fake"
+        ) from None

@@ -4,6 +4,9 @@ A line of IN (UTF-8; - reads stdin) is a prompt as a JSON string, an object with
 Messages request, or a line of a Message Batch: {"custom_id": ..., "params": {...}}. --model and
 --max-tokens fill in what a line leaves out. The key is read from ANTHROPIC_API_KEY.
 
+Nothing need be told of quotas: a few calls leave at first, the answers tell what is allowed, and
+all of that is used. What you tell (--rpm, --itpm ...) is a ceiling on top of it.
+
 A line of OUT is a Message Batch result, in the order of arrival:
   {"custom_id": ..., "result": {"type": "succeeded", "message": {...}}}
   {"custom_id": ..., "result": {"type": "errored", "error": {...}}}
@@ -17,7 +20,8 @@ to. Without -o answers go to stdout and cannot be resumed.
 A line that cannot be sent (broken, over 32 MB, not UTF-8, a custom_id an earlier line has) is
 reported on stderr with its number and goes to OUT as errored; a second use of a custom_id gets an
 id of its own there. Empty lines are passed over. The rest runs. A refusal that concerns the whole
-account (a bad key, a spend limit) stops the run: what was not sent is sent by the next one.
+account (a bad key, a spend limit) stops the run: what was not sent is sent by the next one. So
+does a server that has not answered once; one that falls silent later is waited for.
 
 Exit code: 0 all lines succeeded, 1 some did not, 2 wrong usage, 130 interrupted.
 """
@@ -33,13 +37,16 @@ from collections.abc import Generator, Iterator
 from typing import Any, BinaryIO, Optional
 
 import claude_throttle
-from claude_throttle.cli import quota_options
+from claude_throttle.cli import pretended, quota_options
 from claude_throttle.cli.exits import ALL_WELL, INTERRUPTED, SOME_FAILED, CannotStart
 from claude_throttle.cli.job import Job, Stopped, Tally
 from claude_throttle.cli.lines import Line, count_lines, read_lines
-from claude_throttle.cli.progress import Progress, watched
+from claude_throttle.cli.progress import Progress, learned_rpm, watched
+from claude_throttle.cli.reach import Reach
 from claude_throttle.cli.results import Recorded, Results, results_file
-from claude_throttle.testing import FakeClaude
+
+#: Kinds of failures that are quoted at the end.
+QUOTED_FAILURES = 3
 
 SUMMARY = "send a file of requests, one per line; resumes where it was stopped"
 
@@ -51,7 +58,9 @@ LOOK_AHEAD = 256
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Everything ``run`` takes."""
     parser.add_argument("input", metavar="IN", help="file with one request per line; - is stdin")
-    parser.add_argument("-o", "--output", metavar="OUT", help="file to add answers to")
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", type=_output, help="file to add answers to (- is stdout)"
+    )
     parser.add_argument("--model", help="for lines that name none")
     parser.add_argument(
         "--max-tokens", type=quota_options.whole(1), metavar="N", help="for lines that name none"
@@ -60,9 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--base-url", metavar="URL", help="another server than the Claude API")
     where.add_argument(
-        "--fake", action="store_true", help="try it with a pretended API: no key, no network"
+        "--fake",
+        action="store_true",
+        help="try it with a pretended API of tier Start: no key, no network",
     )
     quota_options.add_arguments(parser)
+
+
+def _output(path: str) -> Optional[str]:
+    return None if path == "-" else path
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -70,18 +85,25 @@ def execute(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as until_it_runs:
         source = until_it_runs.enter_context(_source(arguments.input))
         results = stack.enter_context(_destination(arguments.output, source))
-        throttler = _throttler(arguments, stack)
-        total = count_lines(source) if watched(arguments.quiet) else None
+        reach = Reach()
+        throttler = _throttler(arguments, stack, reach)
+        total = count_lines(source) if watched(_without_bar(arguments)) else None
         lines = _lines(source, quota_options.told(arguments, "model", "max_tokens"))
         # From here on the reader closes it: nobody else knows when nothing is being read any more.
         until_it_runs.pop_all()
-        return _carry_out(Job(throttler, results, total), lines, arguments)
+        return _carry_out(Job(throttler, results, total, reach), lines, arguments)
+
+
+def _without_bar(arguments: argparse.Namespace) -> bool:
+    # Answers on the same terminal would be written into it.
+    return arguments.quiet or (arguments.output is None and sys.stdout.isatty())
 
 
 def _carry_out(job: Job, lines: Generator[Line, None, None], arguments: argparse.Namespace) -> int:
     ending = _Ending(arguments)
+    bar = Progress(job.snapshot, quiet=_without_bar(arguments))
     try:
-        with Progress(job.snapshot, quiet=arguments.quiet) as progress, job, job.throttler:
+        with bar as progress, job, job.throttler:
             if job.results.recorded.unreadable:
                 progress.say(f"{job.results.recorded.unreadable:,} lines of OUT are no results")
             job.work(lines, progress.say)
@@ -91,7 +113,7 @@ def _carry_out(job: Job, lines: Generator[Line, None, None], arguments: argparse
         raise
     except (Stopped, OSError) as reason:
         return ending.stopped(job.tally, reason)
-    return ending.done(job.tally, job.throttler.stats())
+    return ending.done(job)
 
 
 def _source(path: str) -> BinaryIO:
@@ -110,7 +132,7 @@ def _lines(source: BinaryIO, fill: dict[str, Any]) -> Generator[Line, None, None
 
 @contextlib.contextmanager
 def _destination(path: Optional[str], source: BinaryIO) -> Iterator[Results]:
-    if path is None or path == "-":
+    if path is None:
         _refuse_same_file(source, sys.stdout.buffer)
         yield Results(sys.stdout.buffer, Recorded())
         return
@@ -130,16 +152,18 @@ def _refuse_same_file(source: BinaryIO, output: BinaryIO) -> None:
 
 
 def _throttler(
-    arguments: argparse.Namespace, stack: contextlib.ExitStack
+    arguments: argparse.Namespace, stack: contextlib.ExitStack, reach: Reach
 ) -> claude_throttle.Throttler:
     settings = quota_options.told(arguments)
     if arguments.fake:
         limits = quota_options.told(arguments, "rpm", "itpm", "otpm", "max_concurrency")
-        fake = stack.enter_context(FakeClaude(latency=0.3, log_limit=1, **limits))
-        settings.update(base_url=fake.url, api_key="fake-key", proxies={})
+        fake = stack.enter_context(pretended.pretended_api(latency=0.3, **limits))
+        settings.update(pretended.settings_for(fake))
     elif arguments.base_url is not None:
         settings["base_url"] = arguments.base_url
-    return quota_options.open_throttler(max_queue=LOOK_AHEAD, **settings)
+    throttler = quota_options.open_throttler(max_queue=LOOK_AHEAD, on_event=reach, **settings)
+    quota_options.require_key(throttler)
+    return throttler
 
 
 class _Ending:
@@ -156,17 +180,27 @@ class _Ending:
     def stopped(self, tally: Tally, reason: BaseException) -> int:
         print(f"claude-throttle run: stopped: {reason}", file=sys.stderr)
         self._tell(f"{_counts(tally)}. {self._way_on()}")
+        self._quote(tally, but=str(reason))
         return SOME_FAILED
 
-    def done(self, tally: Tally, stats: claude_throttle.Stats) -> int:
+    def done(self, job: Job) -> int:
+        tally, stats = job.tally, job.throttler.stats()
+        learned = learned_rpm(job.throttler.limits())
         self._tell(
             f"{_counts(tally)}; {stats.input_tokens:,} input and {stats.output_tokens:,} output "
             f"tokens, {stats.rate_limited:,} 429s"
+            + (f", {learned:,.0f} rpm learned" if learned is not None else "")
         )
+        self._quote(tally)
         return SOME_FAILED if tally.failed or tally.unusable else ALL_WELL
 
+    def _quote(self, tally: Tally, but: str = "") -> None:
+        for kind, _ in tally.reasons.most_common(QUOTED_FAILURES):
+            if tally.examples[kind] not in but:
+                self._tell(f"{kind}: {tally.examples[kind]}")
+
     def _way_on(self) -> str:
-        if self._output is None or self._output == "-":
+        if self._output is None:
             return "Without -o there is nothing to resume from."
         return "Run the same command again to send the rest."
 

@@ -26,7 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("itpm", amount, "input tokens a minute and model"),
         ("otpm", amount, "output tokens a minute and model"),
         ("burst", amount, "requests that may come at once (default: a minute's worth)"),
+        ("promised_burst", amount, "requests the headers say may come at once, whatever is true"),
+        ("others_rpm", amount, "requests a minute that somebody else makes from the same quota"),
+        ("ramp", amount, "input tokens in the first minute: a cap that grows with use"),
+        ("ramp_step", amount, "what the ramp grows by with each minute (default: 10000)"),
+        ("count_rpm", amount, "requests a minute to count_tokens"),
         ("max_concurrency", whole(1), "requests in flight"),
+        ("concurrency_retry_after", whole(1), "seconds told when too many are in flight"),
+        ("overload_retry_after", whole(1), "seconds told with a 529"),
         ("latency", quota_options.seconds, "seconds until an answer is complete"),
         ("output_tokens", whole(1), "length of an answer"),
         ("spend_cap_after", whole(0), "answers until the spend limit is reached"),
@@ -35,6 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(quota_options.flag(name), type=kind, metavar="N", help=meaning)
     parser.add_argument("--host", help="default: 127.0.0.1")
+    parser.add_argument(
+        "--headers-at",
+        choices=("admission", "answer"),
+        help="when the headers' account of the limits is taken (default: admission)",
+    )
+    parser.add_argument(
+        "--shared-model",
+        type=shared_model,
+        action="append",
+        default=[],
+        metavar="MODEL=BUCKET",
+        help="a model that shares a bucket with others of the same name; repeatable",
+    )
     parser.add_argument(
         "--fault-rate",
         type=fault_rate,
@@ -53,6 +73,14 @@ def fault_rate(text: str) -> tuple[str, float]:
     return name, float(quota_options.seconds(probability))
 
 
+def shared_model(text: str) -> tuple[str, str]:
+    """``claude-opus-4-8=opus``."""
+    model, equals, bucket = text.partition("=")
+    if not (model and equals and bucket):
+        raise argparse.ArgumentTypeError(f"must look like claude-opus-4-8=opus, not {text!r}")
+    return model, bucket
+
+
 def execute(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C, which is how it is meant to end."""
     with contextlib.ExitStack() as stack:
@@ -68,9 +96,11 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _fake(arguments: argparse.Namespace) -> FakeClaude:
-    names = (name for name in vars(arguments) if name not in ("command", "fault_rate"))
+    gathered = ("command", "fault_rate", "shared_model")
+    names = (name for name in vars(arguments) if name not in gathered)
     return FakeClaude(
         fault_rates=dict(arguments.fault_rate),
+        shared_models=dict(arguments.shared_model),
         log_limit=LOG_LIMIT,
         **quota_options.told(arguments, *names),
     )

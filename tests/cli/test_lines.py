@@ -124,6 +124,17 @@ def test_model_and_max_tokens_can_be_missing_only_if_the_command_has_them() -> N
     assert "--max-tokens" in read_one("hi", {"model": "m"}).reason  # type: ignore[union-attr]
 
 
+def test_what_the_command_can_fill_in_is_told_apart() -> None:
+    """One argument mends every such line at once; nothing mends a line without messages."""
+    both = read_one("hi", {})
+    assert isinstance(both, Problem)
+    assert both.reason.startswith("no model and no max_tokens; give them here or as --model and")
+    assert both.mended_at_once
+    without = read_one({"custom_id": "a"}, {})
+    assert isinstance(without, Problem)
+    assert (without.reason, without.mended_at_once) == ("no messages", False)
+
+
 def test_a_huge_line_is_reported_and_the_rest_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "LINE_LIMIT", 16)
     monkeypatch.setattr(lines, "_CHUNK", 4)

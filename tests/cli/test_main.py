@@ -57,16 +57,67 @@ def test_every_ending_has_its_code(
     assert ("claude-throttle demo: why" in capsys.readouterr().err) is (code == 2)
 
 
+def test_ctrl_c_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever it was doing: which command it was, and nothing else."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(naive, "send_all", interrupted)
+    assert main.main(["demo", "--quiet"]) == 130
+    assert capsys.readouterr() == ("", "claude-throttle demo: interrupted\n")
+
+
+@pytest.mark.parametrize("answered", [0, 6])
+def test_ctrl_c_ends_a_demo_in_the_middle(answered: int, start: Start) -> None:
+    """At once, though the pool's threads wait for answers, and with no trace of them."""
+    latency = "30" if not answered else "0.01"
+    process = start("demo", "--rpm", "120", "--latency", latency, "--threads", "2")
+    assert process.stderr
+    said = process.stderr.readline()
+    if answered:
+        said = process.stderr.readline()  # the naive way is over
+        assert b"Throttler(rpm=120)" in said
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert (out, said) == (b"", b"claude-throttle demo: interrupted\n")
+
+
 def test_the_demo_shows_the_difference(capsys: pytest.CaptureFixture[str]) -> None:
+    """Refusals without a throttler, none with one that was told, no failures with either."""
     arguments = ["--calls", "12", "--rpm", "600", "--burst", "3", "--latency", "0.05"]
     assert main.main(["demo", *arguments]) == 0
     said = capsys.readouterr()
-    head, before, after = said.out.splitlines()
+    head, before, told, learned = said.out.splitlines()
     assert head.split() == ["calls", "succeeded", "429s", "seconds", "least", "seconds"]
     assert before.split()[:2] == ["20", "threads"]
     assert int(before.split()[4]) > 0
-    assert after.split()[:4] == ["claude_throttle", "12", "12", "0"]
+    assert told.split()[:4] == ["Throttler(rpm=600)", "12", "12", "0"]
+    assert learned.split()[:3] == ["Throttler()", "12", "12"]
     assert "12 calls at 600 a minute" in said.err
+
+
+def test_the_least_seconds_cannot_be_beaten(capsys: pytest.CaptureFixture[str]) -> None:
+    """A burst of 3 at once, 9 more at 10 a second, and the last answer: 1.0 s."""
+    arguments = ["--calls", "12", "--rpm", "600", "--burst", "3", "--latency", "0.1", "--quiet"]
+    assert main.main(["demo", *arguments]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert {row[-1] for row in rows} == {"1.0"}
+    assert all(float(row[-2]) >= float(row[-1]) for row in rows)
+
+
+def test_the_table_fits_a_narrow_terminal() -> None:
+    """No line is longer than 40 columns, and every number is still there."""
+    rows = [demo.Row(f"Throttler(rpm={rpm})", 1000, 990, 1234, 99.5, 98.1) for rpm in (1, 60000)]
+    wide, narrow = demo.table(rows), demo.table(rows, 40)
+    assert len({len(line) for line in wide.splitlines()}) == 1
+    assert demo.table(rows, 200) == wide
+    assert max(map(len, narrow.splitlines())) <= 40
+    for number in ("1,000", "990", "1,234", "99.5", "98.1"):
+        assert narrow.count(number) == wide.count(number) == 2
 
 
 def test_a_demo_that_failed_says_so(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import sys
 import threading
+from typing import Optional
 
 import pytest
 
+from claude_throttle import LaneState, Limits, QuotaState
 from claude_throttle.cli import progress
 from claude_throttle.cli.progress import Progress, Snapshot
 
@@ -92,3 +94,22 @@ def test_seconds_are_shown_as_a_clock_shows_them(seconds: float, face: str) -> N
 def test_what_nobody_knows_is_not_shown() -> None:
     words = progress.in_words(rate_per_minute=1234.5, waiting=7, refused=0, tokens=9999, eta=None)
     assert words == "1,234/min, 7 waiting, 0 429s, 9,999 tokens"
+
+
+def lane(name: str, *learned: Optional[float]) -> LaneState:
+    quotas = [
+        QuotaState("requests", 60.0, None, amount, 50.0, 1.0, 1.0, "headers") for amount in learned
+    ]
+    tokens = QuotaState("input_tokens", 60.0, None, 9999.0, 9999.0, 1.0, 1.0, "headers")
+    return LaneState(name, (*quotas, tokens), 0, 0, 0.0, "closed", None)
+
+
+def test_what_was_learned_is_told_over_all_models() -> None:
+    """Requests only, and only what an answer told; else nothing is said of it."""
+    one, other = lane("one", 1000.0), lane("other", 200.0, None)
+    assert progress.learned_rpm(Limits({"one": one, "other": other}, 10.0, 0)) == 1200
+    assert progress.learned_rpm(Limits({"other": lane("other", None)}, 10.0, 0)) is None
+    words = progress.in_words(
+        rate_per_minute=1, waiting=0, refused=0, tokens=0, eta=None, learned=1200
+    )
+    assert words.endswith(", 1,200 rpm learned")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from claude_throttle.cli import job, run
+from claude_throttle.cli import complaints, reach, run
 from claude_throttle.cli.main import main
 from claude_throttle.testing import FakeClaude, Garbage, Reply
 
@@ -219,13 +219,70 @@ def test_thousands_of_broken_lines_do_not_flood_the_terminal(
     run_lines: Run, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_lines(b"{\n" * 1000) == 1
-    assert len(capsys.readouterr().err.splitlines()) == job.REPORTED_LINES + 2
+    assert len(capsys.readouterr().err.splitlines()) == complaints.REPORTED_LINES + 2
     assert len(results(out)) == 1000
+
+
+def test_lines_without_a_model_are_told_once_and_counted(
+    tmp_path: Path, out: Path, fake: FakeClaude, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One argument mends them all; a line with a fault of its own still has its number."""
+    path = prompts(tmp_path / "in", [*map(str, range(199)), {"prompt": 7}, "last"])
+    assert main(["run", str(path), "-o", str(out), "--base-url", fake.url]) == 1
+    first, own, more, counts = capsys.readouterr().err.splitlines()
+    assert first.startswith("line 1: no model and no max_tokens; give them here or as --model")
+    assert own.startswith("line 200: prompt must be")
+    assert more == "199 more lines like line 1"
+    assert "201 not usable" in counts
+    assert len(results(out)) == 201
+
+
+def test_failures_are_summed_up_by_what_the_first_of_a_kind_said(
+    run_lines: Run, fake: FakeClaude, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On one line each, and never with the key that a gateway quotes."""
+    fake.script(*[Reply(400, message="no such\nthing for sk-ant-secret")] * 3)
+    assert run_lines(["one", "two", "three"]) == 1
+    counts, quoted = capsys.readouterr().err.splitlines()
+    assert "3 failed (invalid_request_error 3)" in counts
+    assert quoted == "invalid_request_error: no such thing for sk-…"
+
+
+def test_a_server_that_was_never_there_is_one_reason(
+    run_lines: Run,
+    fake: FakeClaude,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The throttler would wait for it for ever; the lines are left to the next run."""
+    monkeypatch.setattr(reach, "GIVE_UP_SECONDS", 0.5)
+    fake.stop()
+    assert run_lines([str(n) for n in range(50)]) == 1
+    outage, stopped, counts = capsys.readouterr().err.splitlines()
+    assert outage.startswith("m: the server keeps failing (no connection)")
+    assert f"stopped: {fake.url}: nothing answers (no connection), in " in stopped
+    assert counts == "0 answered. Run the same command again to send the rest."
+
+
+def test_quotas_are_learned_unless_they_are_told(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing told: it was 50 a minute once, and 30 calls took half a minute."""
+    path = prompts(tmp_path / "in", [str(n) for n in range(30)])
+    with FakeClaude(rpm=6000) as server:
+        asked = ["run", str(path), "-o", str(out), "--base-url", server.url]
+        assert main([*asked, "--model", "m", "--max-tokens", "5", "--tier", "start"]) == 0
+        left = [arrival.at for arrival in server.arrivals]
+    assert "6,000 rpm learned" in capsys.readouterr().err
+    assert max(left) - min(left) < 20
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["in", "--tier", "gold"], "tier must be one of"),
+        (["in", "--burst", "some"], "--burst: must be a number"),
+        (["in", "--burst", "0"], "--burst: must be a whole number from 1"),
         (["missing"], "cannot read missing"),
         (["."], "cannot read ."),
         (["in", "-o", "missing/out"], "cannot write"),
@@ -258,5 +315,8 @@ def test_without_a_key_it_does_not_begin(
 ) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     assert run_lines(["one"]) == 2
-    assert "key" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "set ANTHROPIC_API_KEY" in said
+    assert "--fake" in said
+    assert "Throttler(" not in said
     assert out.read_bytes() == b""

@@ -144,6 +144,21 @@ def test_a_person_at_a_terminal_sees_how_far_it_is(
     assert ("█" in said or "#" in said) is tqdm
 
 
+def test_answers_on_a_terminal_have_it_to_themselves(
+    tmp_path: Path, start: Start, fake: FakeClaude
+) -> None:
+    """No bar between the lines: every one of them is whole, and the summary comes last."""
+    path = prompts(tmp_path / "in", TEXTS[:9])
+    ours, theirs = pty.openpty()
+    arguments = ["run", path, "--base-url", fake.url, *FAST, "--rpm", "600"]
+    process = start(*arguments, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL)
+    os.close(theirs)
+    *answers, summary = read_terminal(ours).splitlines()
+    assert process.wait(timeout=20) == 0
+    assert sorted(text_of(json.loads(line)["result"]) for line in answers) == TEXTS[:9]
+    assert summary.startswith("9 answered;")
+
+
 def read_terminal(ours: int) -> str:
     """Everything until the other side is closed, which Linux tells as an error."""
     pieces = []

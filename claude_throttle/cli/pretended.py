@@ -1,0 +1,26 @@
+"""The fake API that ``--fake`` starts: limits like a real account's, no key, no network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from claude_throttle.testing import FakeClaude
+
+#: Requests, input tokens and output tokens a minute: tier Start, most models (rate-limit page,
+#: 2026-09).
+TIER_START = {"rpm": 1_000, "itpm": 2_000_000, "otpm": 400_000}
+
+#: Arrivals kept: nobody here asks for the log.
+LOG_LIMIT = 1
+
+KEY = "fake-key"
+
+
+def pretended_api(latency: float, **limits: Any) -> FakeClaude:
+    """One with the limits of tier Start, where *limits* say nothing else; to be started."""
+    return FakeClaude(latency=latency, log_limit=LOG_LIMIT, **{**TIER_START, **limits})
+
+
+def settings_for(fake: FakeClaude) -> dict[str, Any]:
+    """How a throttler reaches it, whatever the environment says of keys and proxies."""
+    return {"base_url": fake.url, "api_key": KEY, "proxies": {}}
