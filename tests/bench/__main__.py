@@ -8,10 +8,11 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.bench import cost, gaps, imports, memory, pace
-from tests.bench.figures import Figure
+from tests.bench import cost, gaps, imports, learned, memory, pace, peers, refusals
+from tests.bench.figures import Figure, print_table
 
-#: In the order of the issue: what it is, and who measures it.
+#: In the order of the issues: what it is, and who measures it. From ``learn-1200`` on nothing is
+#: told, unless it says so.
 ROWS = {
     "burst-20": ("500 calls at 1,200 RPM, server burst 20", pace.wide_burst),
     "burst-2": ("500 calls at 1,200 RPM, server burst 2", pace.narrow_burst),
@@ -25,22 +26,49 @@ ROWS = {
     "queued": ("100,000 queued calls", memory.queued),
     "many": ("200,000 calls through one throttler", memory.many_calls),
     "import": ("import claude_throttle", imports.importing),
+    "learn-1200": ("500 calls at 1,200 RPM, server burst 20", learned.requests),
+    "learn-minute": ("960 calls from idle at 480 RPM, server burst 480", learned.whole_minute),
+    "learn-short": ("120 calls from idle at 240 RPM, server burst 16", learned.short_burst),
+    "idle-ten": ("ten calls at once after a minute without any", learned.ten_after_idling),
+    "learn-itpm": ("300 calls under an ITPM, sizes spread tenfold", learned.input_tokens),
+    "learn-otpm": ("300 calls under an OTPM, lengths spread tenfold", learned.output_tokens),
+    "learn-otpm-wide": ("the same, answers as long in seconds", learned.wide_output_tokens),
+    "cap-4": ("120 calls of 0.3 s each, four at once", refusals.four_at_once),
+    "faults": ("5 % 529, 3 % 500, 2 % resets on top of 2,400 RPM", refusals.faults),
+    "faults-told": ("the same, the rate told", refusals.faults_told),
+    "lying-burst": ("headers promise a whole minute, the server lets 16 in", learned.lying_burst),
+    "half-eaten": ("another client takes half of 1,200 RPM", learned.half_eaten),
+    "changed-limit": ("1,200 RPM halved, then doubled", learned.changed_limit),
+    "outage": ("60 s of 529s, 1,000 calls waiting", refusals.outage),
+    "spend-cap": ("a spend cap in the middle of a run", refusals.spend_cap),
+    "tenants": ("one queues 10,000, another 1", refusals.tenants),
 }
+
+REACHED, MISSED = "ok", "FALLS SHORT"
+
+HEAD = ("row", "what", "asked", "measured", "")
+
+#: A table of its own, printed only when it is asked for: nothing of it is asked of us.
+PEERS = "peers"
 
 
 def main(arguments=None):
     options = _parser().parse_args(arguments)
     if options.list:
         for name, (what, _) in ROWS.items():
-            print(f"{name:<10} {what}")
+            print(f"{name:<15} {what}")
+        print(f"{PEERS:<15} others at the same work: a table of its own, by itself, 7 minutes")
+        return 0
+    if options.rows == [PEERS]:
+        print_table(peers.side_by_side(options.share))
         return 0
     unknown = sorted(set(options.rows) - set(ROWS))
     if unknown:
         print(f"no such row: {', '.join(unknown)}; --list names them", file=sys.stderr)
         return 2
     lines = [_line(name, figure) for name in options.rows or ROWS for figure in _run(name, options)]
-    _print_table(lines)
-    return 0 if all(reached for *_, reached in lines) else 1
+    print_table([HEAD, *lines])
+    return 0 if all(line[-1] == REACHED for line in lines) else 1
 
 
 def _parser():
@@ -70,16 +98,7 @@ def _run(name, options):
 
 
 def _line(name, figure):
-    return (name, *figure)
-
-
-def _print_table(lines):
-    cells = [("row", "what", "asked", "measured", "")]
-    for name, what, asked, measured, reached in lines:
-        cells.append((name, what, asked, measured, "ok" if reached else "FALLS SHORT"))
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    for row in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    return (name, figure.what, figure.asked, figure.measured, REACHED if figure.reached else MISSED)
 
 
 if __name__ == "__main__":

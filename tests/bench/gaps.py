@@ -42,9 +42,9 @@ def _watched(throttle):
     pacer = throttle._process().room(MODEL).lane.pacer
     instants, take = [], pacer.take
 
-    def noting(cost, now):
+    def noting(cost, now, *more):
         instants.append(now)
-        take(cost, now)
+        return take(cost, now, *more)
 
     pacer.take = noting
     return instants

@@ -24,9 +24,28 @@ class Server:
 
     def arrivals(self):
         """Its log, in order of arrival; instants are those of ``time.monotonic`` here, too."""
-        self._process.stdin.write("\n")
+        return [SimpleNamespace(**seen) for seen in self._ask("")]
+
+    def other_arrivals(self):
+        """The same of ``count_tokens`` and ``rate_limits``."""
+        return [SimpleNamespace(**seen) for seen in self._ask({"tell": "other_arrivals"})]
+
+    def others_taken(self):
+        """How many requests of somebody else (``others_rpm``) were let in so far."""
+        return self._ask({"tell": "others_taken"})
+
+    def change(self, **changes):
+        """While it runs: ``limits={...}``, ``faults={...}``, ``outage=True`` or a reply's name."""
+        if self._ask(changes) != "ok":
+            raise AssertionError("the server has not changed")
+
+    def _ask(self, line):
+        self._process.stdin.write((json.dumps(line) if line else "") + "\n")
         self._process.stdin.flush()
-        return [SimpleNamespace(**seen) for seen in json.loads(self._process.stdout.readline())]
+        answer = json.loads(self._process.stdout.readline())
+        if isinstance(answer, dict):
+            raise ValueError(f"the server cannot do {line}: {answer['error']}")
+        return answer
 
     def __enter__(self):
         return self
