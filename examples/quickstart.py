@@ -6,7 +6,7 @@ from claude_throttle import Throttler
 
 questions = [f"Name a river in country number {n} of the alphabet." for n in range(1, 11)]
 
-with Throttler(rpm=1_000, itpm=500_000, otpm=100_000) as throttler:
+with Throttler() as throttler:
     futures = {
         throttler.submit(
             model="claude-haiku-4-5",

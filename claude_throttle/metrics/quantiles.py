@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 #: Each bucket is 4 % wider than the one before, so a quantile is off by 2 % at most.
 _GROWTH = math.log(1.04)
@@ -13,11 +13,10 @@ _GROWTH = math.log(1.04)
 _SMALLEST_SECONDS = 1e-5
 
 
-@dataclass(frozen=True)
-class Quantiles:
+class Quantiles(NamedTuple):
     """Durations in seconds; all zero while there are none."""
 
-    count: int = 0
+    count: int = 0  # type: ignore[assignment] # of durations; nobody counts the numbers in it
     p50: float = 0.0
     p90: float = 0.0
     p99: float = 0.0

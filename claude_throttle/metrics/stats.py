@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from claude_throttle.flow.cost import NO_USAGE, Usage
 from claude_throttle.flow.events import (
@@ -24,8 +23,7 @@ from claude_throttle.metrics.quantiles import NO_QUANTILES, Histogram, Quantiles
 RATE_WINDOW_SECONDS = 60
 
 
-@dataclass(frozen=True)
-class Stats:
+class Stats(NamedTuple):
     """A picture of one throttler in this process. ``print()`` it for a report."""
 
     #: Calls accepted by submit().
@@ -39,7 +37,7 @@ class Stats:
     #: Calls answered.
     succeeded: int = 0
     #: Calls that ended in an exception, by the name of its class.
-    failed: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[str, int] = MappingProxyType({})
     #: Attempts that were refused or lost and tried again.
     retried: int = 0
     #: Answers with status 429.
