@@ -1,0 +1,1 @@
+"""Where the instants of a quota live when several processes share it."""

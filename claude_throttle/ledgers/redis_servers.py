@@ -1,0 +1,177 @@
+"""Who is asked: what a URL or a client of the library's says about the way to a server."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
+
+from claude_throttle.errors import ConfigurationError
+
+#: What a connection may take to be made, in a thread of its own; a caller waits less long. Also
+#: what each Sentinel may take.
+CONNECT_SECONDS = 1.0
+
+#: Brings a module of the library's.
+Library = Callable[[str], Any]
+
+Address = tuple[str, int]
+
+URL_FORMS = (
+    "redis://[user:password@]host:6379/0, rediss://…, unix:///path/to/redis.sock?db=0, or "
+    "redis+sentinel://host:26379,host2:26379/mymaster/0"
+)
+
+#: What a client has that our connections must not: retries of its own (redis-py then blocks for
+#: seconds), and what watches the client's own connections.
+NOT_OURS = ("retry", "maint_", "maintenance_", "oss_", "orig_", "event_dispatcher", "cache")
+
+#: Their values must not be seen.
+SECRET = ("password", "ssl_password", "username")
+
+
+class Server:
+    """Makes connections, of the class and with the settings of a pool of the library's."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool  # a Sentinel's connections know it only weakly
+        self._class = pool.connection_class
+        if inspect.iscoroutinefunction(getattr(self._class, "connect", None)):
+            raise ConfigurationError("shared must be a client for threads, not one for asyncio")
+        given = pool.connection_kwargs
+        self._settings: dict[str, Any] = {
+            **{name: value for name, value in given.items() if not name.startswith(NOT_OURS)},
+            "socket_timeout": CONNECT_SECONDS,
+            "socket_connect_timeout": CONNECT_SECONDS,
+            "health_check_interval": 0,
+            # What resp.py reads.
+            "protocol": 2,
+        }
+        self.name = _name_of(pool)
+        self.secrets = _secrets_of(given)
+        self._forget_what_is_unknown()
+
+    def dial(self, address: Optional[Address] = None) -> Any:
+        """An established connection; to another *address* if a Cluster said so."""
+        settings = self._settings
+        if address is not None:
+            settings = {**settings, "host": address[0], "port": address[1]}
+        connection = self._new(settings)
+        try:
+            connection.connect()
+        except BaseException:
+            connection.disconnect()
+            raise
+        return connection
+
+    def moved_to(self, said: str) -> Address:
+        """The address in ``MOVED 3999 host:port``; no host means the one that was asked."""
+        host, _, port = said.rpartition(" ")[2].rpartition(":")
+        return host or self._settings.get("host", "localhost"), int(port)
+
+    def _new(self, settings: dict[str, Any]) -> Any:
+        return self._class(**settings)
+
+    def _forget_what_is_unknown(self) -> None:
+        """Old versions know one protocol only, and no time-out to connect to a unix socket."""
+        for name in ("protocol", "socket_connect_timeout"):
+            try:
+                self._new(self._settings)
+                return
+            except TypeError:
+                del self._settings[name]
+        self._new(self._settings)
+
+
+def server(url_or_client: Any, library: Library) -> Server:
+    """Raises :class:`ConfigurationError`, whose text shows nothing of a URL but its scheme."""
+    if not isinstance(url_or_client, str):
+        return Server(_pool_of(url_or_client))
+    try:
+        return Server(_pool_at(url_or_client, library))
+    except ConfigurationError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of which library, nobody knows
+        # Its text may be a piece of the password: where that holds a "#", it is read as the port.
+        raise ConfigurationError(
+            f"shared is a Redis URL that cannot be read ({type(error).__name__}); it must be one "
+            f"of {URL_FORMS}, with special characters of a password as %XX"
+        ) from None
+
+
+def _pool_of(client: Any) -> Any:
+    nodes = getattr(client, "nodes_manager", None)
+    if nodes is not None:  # a Cluster: any node says where an account is kept
+        client = client.get_redis_connection(client.get_default_node())
+    pool = getattr(client, "connection_pool", None)
+    if pool is None:
+        raise ConfigurationError(
+            f"shared must be a URL or a Redis client, not {type(client).__name__}"
+        )
+    return pool
+
+
+def _pool_at(url: str, library: Library) -> Any:
+    parts = urlsplit(url)
+    if not parts.scheme.endswith("+sentinel"):
+        return library("redis").ConnectionPool.from_url(url)
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    sentinels = [_address(host) for host in hosts]
+    name, _, db = parts.path.strip("/").partition("/")
+    if not name:
+        raise ConfigurationError(f"a Sentinel URL must name what it watches: {URL_FORMS}")
+    options = dict(parse_qsl(parts.query))
+    own: dict[str, Any] = {
+        key[len("sentinel_") :]: options.pop(key)
+        for key in ("sentinel_username", "sentinel_password")
+        if key in options
+    }
+    # The library reads what options mean; the host is Sentinel's to say.
+    plain = f"redis://{_credentials(parts)}sentinel/{db or 0}?{urlencode(options, quote_via=quote)}"
+    settings = dict(library("redis").ConnectionPool.from_url(plain).connection_kwargs)
+    for key in ("host", "port"):
+        settings.pop(key, None)
+    if parts.scheme == "rediss+sentinel":
+        settings["ssl"] = True
+    own["socket_timeout"] = own["socket_connect_timeout"] = CONNECT_SECONDS
+    # Else one Sentinel that is gone is tried for seconds before the next is asked.
+    own["retry"] = library("redis.retry").Retry(library("redis.backoff").NoBackoff(), 0)
+    watcher = library("redis.sentinel").Sentinel(sentinels, sentinel_kwargs=own)
+    return watcher.master_for(unquote(name), **settings).connection_pool
+
+
+def _credentials(parts: SplitResult) -> str:
+    credentials, at, _ = parts.netloc.rpartition("@")
+    return credentials + at
+
+
+def _address(text: str) -> Address:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname:
+        raise ConfigurationError(f"a Sentinel URL must name hosts: {URL_FORMS}")
+    return parts.hostname, parts.port or 26379
+
+
+def _name_of(pool: Any) -> str:
+    settings = pool.connection_kwargs
+    db = settings.get("db") or 0
+    tls = "rediss" if "SSL" in pool.connection_class.__name__ else "redis"
+    service = getattr(pool, "service_name", None)
+    if service is not None:
+        return f"{tls}+sentinel://{_sentinels_of(pool)}/{service}/{db}"
+    if "path" in settings:
+        return f"unix://{settings['path']}?db={db}"
+    return f"{tls}://{settings.get('host', 'localhost')}:{settings.get('port', 6379)}/{db}"
+
+
+def _sentinels_of(pool: Any) -> str:
+    known = [
+        sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels
+    ]
+    return ",".join(f"{one.get('host')}:{one.get('port')}" for one in known)
+
+
+def _secrets_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    values = [str(settings[name]) for name in SECRET if settings.get(name)]
+    return tuple(text for value in values for text in {value, quote(value, safe="")})

@@ -1,0 +1,187 @@
+"""Between a client and a server: what a network can do to them, switched while they talk."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+#: Closes with a reset instead of saying goodbye.
+RESET = struct.pack("ii", 1, 0)
+
+CHUNK_BYTES = 65536
+
+#: What it can be told to do, and what the number says.
+MODES = {
+    "pass": "nothing",
+    "delay": "seconds before each piece goes on, in both directions",
+    "reset": "nothing; connections end with a reset, also those that are made",
+    "refuse": "nothing; connections end with a reset, and none is accepted",
+    "cut": "bytes of answers until the connection is closed",
+    "drip": "seconds between two bytes of an answer",
+    "blackhole": "nothing; connections are accepted, and what is sent is lost",
+}
+
+#: Connections end in these.
+ENDING = ("reset", "refuse")
+
+
+class FaultProxy:
+    """Listens on a free port of 127.0.0.1 for a server at *host*:*port*.
+
+    Begins with ``pass``; :meth:`set` switches at once, for connections that are there too; one
+    thread at a time may call it. A context manager: it ends with all its connections and threads.
+    A forked child's copy does nothing.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._server = host, port
+        # Guards all below; notified when the mode changes. Never held while reading or writing.
+        self._condition = threading.Condition()
+        self._mode: tuple[str, float] = ("pass", 0.0)
+        self._switched = 0
+        self._open: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._listener = _listening(0)
+        self.port: int = self._listener.getsockname()[1]
+        self._start(self._accept, self._listener)
+
+    def set(self, mode: str, amount: float = 0.0) -> None:
+        """Do this from now on; :data:`MODES` says what *amount* means."""
+        if mode not in MODES:
+            raise ValueError(f"unknown mode {mode!r}; known are {', '.join(MODES)}")
+        with self._condition:
+            before, self._mode = self._mode[0], (mode, amount)
+            self._switched += 1
+            self._condition.notify_all()
+        if mode == "refuse":
+            _end(self._listener, socket.SHUT_RDWR)
+            self._listener.close()
+        if mode in ENDING:
+            self._reset_all()
+        if mode != "refuse" and before == "refuse":
+            self._listener = _listening(self.port)
+            self._start(self._accept, self._listener)
+
+    def close(self) -> None:
+        """End everything; returns when no thread is left."""
+        self.set("refuse")
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> FaultProxy:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _start(self, target: Any, *args: Any) -> None:
+        thread = threading.Thread(target=target, args=args, name="fault-proxy", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                self._connect(client)
+
+    def _connect(self, client: socket.socket) -> None:
+        server = socket.socket()
+        with contextlib.suppress(OSError):
+            server.connect(self._server)
+        for side in (client, server):
+            side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self._condition:
+            ending = self._mode[0] in ENDING
+            if not ending:
+                self._open |= {client, server}
+        if ending:
+            for side in (client, server):
+                _will_reset(side)
+                side.close()
+            return
+        self._start(self._pump, client, server, False)
+        self._start(self._pump, server, client, True)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        meter = Meter()
+        with contextlib.suppress(OSError):
+            while piece := source.recv(CHUNK_BYTES):
+                for part in self._parts(piece, meter, answers):
+                    sink.sendall(part)
+        if self._mode[0] not in ENDING:  # there, nobody says goodbye
+            _end(sink, socket.SHUT_RDWR)
+            _end(source, socket.SHUT_RDWR)
+        with self._condition:
+            self._open.discard(source)
+        source.close()
+
+    def _parts(self, piece: bytes, meter: Meter, answers: bool) -> Iterator[bytes]:
+        """What goes on of *piece*, each part when it may; OSError when the connection must end."""
+        (mode, amount), switched = self._mode, self._switched
+        meter.since(switched)
+        if mode == "delay":
+            self._wait(amount, switched)
+        elif mode == "drip" and answers:
+            for index in range(len(piece)):
+                self._wait(amount, switched)
+                yield piece[index : index + 1]
+            return
+        elif mode == "cut" and answers:
+            left = int(amount) - meter.passed
+            meter.passed += len(piece)
+            yield piece[:left]
+            if len(piece) >= left:
+                raise ConnectionAbortedError("cut")
+            return
+        if mode != "blackhole":
+            yield piece
+
+    def _wait(self, seconds: float, switched: int) -> None:
+        """For so long, or until another mode is set."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._switched != switched, seconds)
+            if self._mode[0] in ENDING:
+                raise ConnectionAbortedError(self._mode[0])
+
+    def _reset_all(self) -> None:
+        with self._condition:
+            sides = list(self._open)
+        for side in sides:
+            _will_reset(side)
+            _end(side, socket.SHUT_RD)  # wakes who reads from it, and sends nothing
+
+
+class Meter:
+    """Bytes that went on since the mode was set."""
+
+    def __init__(self) -> None:
+        self.passed = 0
+        self._switched = 0
+
+    def since(self, switched: int) -> None:
+        """Begin anew if it was set since."""
+        if switched != self._switched:
+            self._switched, self.passed = switched, 0
+
+
+def _listening(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(128)
+    return listener
+
+
+def _will_reset(side: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+
+def _end(side: socket.socket, how: int) -> None:
+    with contextlib.suppress(OSError):
+        side.shutdown(how)

@@ -1,0 +1,47 @@
+"""What the tests of a ledger ask of it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import uuid
+
+from claude_throttle.ledgers.contract import Bucket, Order
+
+LANE = "claude-sonnet-4"
+
+#: Nobody waits so long.
+ALWAYS = 1e300
+
+_numbers = itertools.count()
+
+
+def new_account():
+    """One that no other test uses, also where the server is not ours alone."""
+    return f"test-{uuid.uuid4().hex[:12]}-{next(_numbers)}"
+
+
+def order(slots=1, interval=1e6, burst=1.0, **more):
+    """Reserves so many slots of one request each, *interval* microseconds apart."""
+    bucket = {
+        key: more.pop(key) for key in Bucket._fields if key in more and key not in Order._fields
+    }
+    return Order(
+        **{
+            "member": "one",
+            "not_after": ALWAYS,
+            "buckets": (Bucket("requests", interval, burst, strict=True, **bucket),),
+            "slots": ((1.0,),) * slots,
+            "horizon": 1e12,
+            **more,
+        }
+    )
+
+
+def eventually(condition, seconds=20):
+    """Look again and again, until it holds."""
+    until, look = time.monotonic() + seconds, threading.Event()
+    while not condition():
+        assert time.monotonic() < until
+        look.wait(0.02)

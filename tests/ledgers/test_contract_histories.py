@@ -1,0 +1,194 @@
+"""Random histories: every ledger decides as arithmetic.py does, and never gives too much."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from claude_throttle.ledgers.arithmetic import ROUNDING, SLACK, AccountRecord, LaneRecord, exchange
+from claude_throttle.ledgers.contract import NEVER, SECOND, Bucket, Order, Seat
+from tests.ledgers.orders import ALWAYS, LANE, new_account
+
+MEMBERS = ("one", "two", "three")
+INTERVALS = (37.0, 1e3 / 3, 6e7 / 50, 1e6 / 7)
+NAMES = ("requests", "input tokens", "output tokens")
+
+LOOSE = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+class MovingClock:
+    """Real time, and more of it when told. A Redis has its own and is not moved."""
+
+    def __init__(self):
+        self.ahead = 0.0
+
+    def monotonic(self):
+        return time.monotonic() + self.ahead
+
+
+@pytest.fixture
+def clock():
+    return MovingClock()
+
+
+@pytest.fixture
+def moved(make_ledger, kind, clock):
+    """A ledger of each kind, by a clock that can be moved."""
+    return make_ledger(kind, clock.monotonic)
+
+
+def _number(least, most):
+    return st.one_of(st.just(0.0), st.floats(least, most))
+
+
+@st.composite
+def news(draw, name):
+    """A bucket, and what became of it since its owner asked last."""
+    return Bucket(
+        name,
+        draw(st.sampled_from(INTERVALS)),
+        draw(st.sampled_from([0.5, 1.0, 3.0, 1e4])),
+        draw(st.sampled_from([NEVER, 0.0, 1e15])),
+        draw(_number(-1e5, 1e5)),
+        draw(_number(0.0, 20.0)),
+        draw(_number(-1e5, 1e5)),
+        draw(_number(0.0, 20.0)),
+        draw(st.sampled_from([0.0, 2.5])),
+        draw(st.sampled_from([0.0, 250.0])),
+        draw(st.booleans()),
+    )
+
+
+@st.composite
+def steps(draw):
+    """One order, but for what its member learns from its last reply; and time that passes first."""
+    names = NAMES[: draw(st.integers(0, 3))]
+    costs = st.tuples(*(_number(0.01, 100.0) for _ in names))
+    seat = st.builds(
+        Seat,
+        st.integers(0, 9),
+        st.integers(0, 9),
+        st.sampled_from([0.0, 1.0, 7.5, 20.0]),
+        st.sampled_from([1.0, 2e6, 15e6]),
+        st.just('{"pid": 1}'),
+    )
+    order = Order(
+        draw(st.sampled_from(MEMBERS)),
+        draw(st.sampled_from([ALWAYS] * 5 + [0.0])),
+        tuple(draw(news(name)) for name in names),
+        tuple(draw(st.lists(costs, max_size=6))) if names else (),
+        draw(st.sampled_from([0.0, 5e3, 1e12])),
+        pause=draw(st.sampled_from([0.0, 0.0, 300.0, 2e6])),
+        counts=draw(st.sampled_from([(), (("sent", 0.1), ("produced", -2.5))])),
+        facts=draw(st.sampled_from([None, "", '{"größer": "\\u0000"}'])),
+        notice=draw(st.sampled_from([None, None, "", "{}"])),
+        seat=draw(st.one_of(st.none(), seat)),
+    )
+    return order, draw(st.booleans()), draw(st.sampled_from([0.0, 0.0, 1e-3, 3.0, 7200.0]))
+
+
+@LOOSE
+@given(history=st.lists(steps(), min_size=1, max_size=15))
+def test_all_ledgers_decide_alike(moved, clock, history):
+    """To the last digit: fed with the ledger's own time, the arithmetic gives the same replies."""
+    account, lane, owner = new_account(), LaneRecord(), AccountRecord()
+    last = dict.fromkeys(MEMBERS, (-1.0, 0.0))
+    for order, is_stale, passes in history:
+        clock.ahead += passes
+        sequence, version = (-1.0, 99.0) if is_stale else last[order.member]
+        asked = order._replace(sequence=sequence, version=version)
+        reply = moved.exchange(account, LANE, asked)
+        assert reply == exchange(lane, owner, asked, reply.now)
+        if reply.done:
+            last[order.member] = (reply.sequence, reply.version)
+
+
+BATCHES = st.lists(
+    st.tuples(st.sampled_from(MEMBERS), st.integers(1, 8), st.sampled_from([0.0, 1e-3, 0.05, 5.0])),
+    min_size=2,
+    max_size=25,
+)
+
+
+@LOOSE
+@given(batches=BATCHES, burst=st.sampled_from([1.0, 2.0, 7.0]), interval=st.sampled_from(INTERVALS))
+def test_no_window_holds_more_than_burst_and_rate(moved, clock, batches, burst, interval):
+    """Whoever asks, however many at once, after however long a rest."""
+    account, instants = new_account(), []
+    for member, count, passes in batches:
+        clock.ahead += passes
+        bucket = Bucket("requests", interval, burst, strict=True)
+        order = Order(member, ALWAYS, (bucket,), ((1.0,),) * count, 1e12)
+        reply = moved.exchange(account, LANE, order)
+        instants += [reply.now + wait for wait in reply.waits]
+    assert instants == sorted(instants)
+    for first, begin in enumerate(instants):
+        for count, end in enumerate(instants[first:], 1):
+            # A slot up to a millisecond late is caught up.
+            assert count <= burst + (end - begin + SLACK + 2 * ROUNDING) / interval
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"], indirect=True)
+@pytest.mark.parametrize(("late", "after"), [(900.0, 9_100.0), (1_100.0, 10_000.0)])
+def test_a_slot_is_caught_up_if_it_is_a_millisecond_late(make_ledger, kind, late, after):
+    """A later one moves the instant: time is lost rather than two sent on each other's heels."""
+    now = [1e9]
+    ledger, account = make_ledger(kind, lambda: now[0] / SECOND), new_account()
+    order = Order("one", ALWAYS, (Bucket("requests", 1e4, 1.0),), ((1.0,),))
+    ledger.exchange(account, LANE, order)
+    now[0] += 1e4 + late
+    assert ledger.exchange(account, LANE, order).waits == (0.0,)
+    (wait,) = ledger.exchange(account, LANE, order).waits
+    assert wait == pytest.approx(after, abs=2 * ROUNDING)
+
+
+@LOOSE
+@given(batches=BATCHES, returns=st.lists(st.integers(0, 8), min_size=25, max_size=25))
+def test_with_a_burst_of_one_no_instant_is_given_twice(moved, clock, batches, returns):
+    """Though members give back what they do not use, and though pauses come between."""
+    account, kept, last = new_account(), [], dict.fromkeys(MEMBERS, (-1.0, []))
+    for (member, count, passes), unused in zip(batches, returns):
+        clock.ahead += passes
+        sequence, mine = last[member]
+        now = moved.now()
+        # Who gives back the last of its slots must not have used them.
+        back = [at for at in mine if at > now][max(0, len(mine) - unused) :]
+        bucket = Bucket("requests", 1e6 / 7, 1.0, returned=float(len(back)), strict=True)
+        order = Order(member, ALWAYS, (bucket,), ((1.0,),) * count, 1e12, sequence)
+        reply = moved.exchange(account, LANE, order)
+        for at in back:
+            kept.remove(at)
+        mine = [reply.now + wait for wait in reply.waits]
+        last[member] = (reply.sequence, mine)
+        kept += mine
+    kept.sort()
+    gaps = [after - before for before, after in zip(kept, kept[1:])]
+    assert not gaps or min(gaps) >= 1e6 / 7 - SLACK - 2 * ROUNDING
+
+
+@LOOSE
+@given(
+    visits=st.lists(
+        st.tuples(st.sampled_from(MEMBERS), st.integers(0, 12), st.integers(0, 12)),
+        min_size=2,
+        max_size=25,
+    ),
+    limit=st.sampled_from([1.0, 3.0, 10.0]),
+)
+def test_places_in_flight_never_exceed_the_limit(moved, visits, limit):
+    """Nobody uses more than it was granted, so neither do all together."""
+    account, held = new_account(), dict.fromkeys(MEMBERS, 0)
+    for member, want, ended in visits:
+        in_use = max(0, held[member] - ended)
+        seat = Seat(in_use, want, limit, 600e6)
+        reply = moved.exchange(account, LANE, Order(member, ALWAYS, (), seat=seat))
+        held[member] = max(in_use, reply.granted)
+        assert sum(held.values()) <= limit
+        assert reply.in_flight == sum(held.values())

@@ -1,0 +1,150 @@
+"""The script decides as arithmetic.py does, to the last digit."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from claude_throttle.ledgers.arithmetic import AccountRecord, LaneRecord, exchange
+from claude_throttle.ledgers.contract import NEVER, Bucket, Order, Seat
+from claude_throttle.ledgers.redis import RedisLedger
+from tests.ledgers.orders import ALWAYS, LANE, new_account
+
+#: Times pass in a test as they do: some hundred microseconds from one exchange to the next.
+INTERVALS = st.sampled_from([1.0, 37.0, 1e3 / 3, 1200.0, 6e7 / 50, 1e6 / 7])
+UNITS = st.one_of(st.just(0.0), st.integers(1, 50).map(float), st.floats(0.01, 1e5))
+SHIFTS = st.one_of(st.just(0.0), st.floats(-1e5, 1e5))
+#: Before or after the first exchange.
+SEEN = st.one_of(st.just(NEVER), st.floats(-1e6, 1e6))
+NAMES = ("requests", "input_tokens", "Ausgabe-Wörter")
+
+
+@st.composite
+def buckets(draw, name, seen_from):
+    seen = draw(SEEN)
+    return Bucket(
+        name,
+        draw(INTERVALS),
+        draw(st.sampled_from([0.5, 1.0, 2.0, 30.0, 1e5])),
+        seen if seen == NEVER else seen_from + seen,
+        shift=draw(SHIFTS),
+        spent=draw(st.one_of(st.just(0.0), UNITS)),
+        correction=draw(SHIFTS),
+        returned=draw(st.one_of(st.just(0.0), UNITS)),
+        keep=draw(st.sampled_from([0.0, 0.0, 1.5, 40.0])),
+        margin=draw(st.sampled_from([0.0, 0.0, 250.0])),
+        strict=draw(st.booleans()),
+    )
+
+
+SEATS = st.builds(
+    Seat,
+    in_use=st.integers(0, 9),
+    want=st.integers(0, 9),
+    limit=st.one_of(st.just(0.0), st.integers(1, 20).map(float), st.floats(0.1, 20)),
+    lease=st.sampled_from([1.0, 2e3, 15e6, 15e6, 15e6]),
+    info=st.sampled_from(["{}", '{"host": "a b", "pid": 1}']),
+)
+
+
+@st.composite
+def orders(draw, seen_from):
+    names = NAMES[: draw(st.integers(0, len(NAMES)))]
+    chosen = tuple(draw(buckets(name, seen_from)) for name in names)
+    slots = draw(st.lists(st.tuples(*(UNITS for _ in names)), max_size=12))
+    return Order(
+        member=draw(st.sampled_from(["one", "two", "three"])),
+        not_after=draw(st.sampled_from([ALWAYS, ALWAYS, ALWAYS, ALWAYS, 0.0])),
+        buckets=chosen,
+        slots=tuple(slots),
+        horizon=draw(st.sampled_from([0.0, 5e3, 1e5, 1e12])),
+        sequence=draw(st.integers(-1, 8).map(float)),
+        pause=draw(st.sampled_from([0.0, 0.0, 0.0, 300.0, 2e6])),
+        counts=draw(st.sampled_from([(), (("sent", 1.0),), (("sent", 0.1), ("refused", -2.5))])),
+        version=draw(st.integers(0, 4).map(float)),
+        facts=draw(st.sampled_from([None, None, "", '{"rpm": 50}', '{"größer": "\\u0000"}'])),
+        notice=draw(st.sampled_from([None, None, "", '{"reason": "spend"}'])),
+        seat=draw(st.one_of(st.none(), SEATS)),
+    )
+
+
+MEMBERS = ["one", "two", "three", "four", "five"]
+
+
+@pytest.fixture
+def ledger(redis_url):
+    ledger = RedisLedger(redis_url, time.monotonic, timeout_seconds=5)
+    yield ledger
+    ledger.close()
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(data=st.data())
+def test_lua_and_python_agree(ledger, data):
+    """In every digit of every reply of a random history."""
+    account, lane, holders = new_account(), LaneRecord(), AccountRecord()
+    began = ledger.now()
+    for order in data.draw(st.lists(orders(began), min_size=1, max_size=20)):
+        reply = ledger.exchange(account, LANE, order)
+        assert reply == exchange(lane, holders, order, reply.now)
+        assert reply.now >= began
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(seated=st.lists(st.tuples(st.sampled_from(MEMBERS), SEATS), min_size=5, max_size=20))
+def test_lua_and_python_share_places_alike(ledger, seated):
+    """Of many members, most of whom want more than there is."""
+    account, holders = new_account(), AccountRecord()
+    for member, seat in seated:
+        order = Order(member, ALWAYS, (), seat=seat)
+        reply = ledger.exchange(account, LANE, order)
+        assert reply == exchange(LaneRecord(), holders, order, reply.now)
+
+
+def test_shares_are_cut_as_python_cuts_them(ledger):
+    """Limits that lie a hair below a multiple of those who want some."""
+    for members in range(1, 9):
+        account, holders = new_account(), AccountRecord()
+        for limit in (members * 7 * (1 - 1e-16), members * 3.0, 0.1 * members * 3, 20.9):
+            for name in range(members):
+                seat = Seat(0, 9, limit, 15e6)
+                order = Order(f"m{name}", ALWAYS, (), seat=seat)
+                reply = ledger.exchange(account, LANE, order)
+                assert reply == exchange(LaneRecord(), holders, order, reply.now)
+
+
+def test_a_thousand_members_and_a_long_batch(ledger):
+    """As many as a script's stack must bear."""
+    account, lane, holders = new_account(), LaneRecord(), AccountRecord()
+    names = [Bucket(f"quota {index}", 10.0, 3.0) for index in range(6)]
+    for number in range(1500):
+        seat = Seat(1, 2, 0.0, 60e6 if number % 2 else 1.0)
+        order = Order(f"member {number}", ALWAYS, (), seat=seat)
+        ledger.exchange(account, LANE, order)
+    order = Order("last", ALWAYS, tuple(names), ((1.0,) * 6,) * 500, horizon=1e12, seat=seat)
+    reply = ledger.exchange(account, LANE, order)
+    assert reply.members == 751
+    alike = exchange(lane, holders, order, reply.now)
+    assert (reply.waits, reply.empty_at, reply.taken) == (
+        alike.waits,
+        alike.empty_at,
+        alike.taken,
+    )
+
+
+def test_a_slot_must_name_all_buckets(ledger):
+    """A batch that is cut short would be read askew."""
+    short = Order("one", ALWAYS, (Bucket("a", 1.0, 1.0), Bucket("b", 1.0, 1.0)), ((1.0,),))
+    with pytest.raises(ValueError, match="each bucket"):
+        ledger.exchange(new_account(), LANE, short)

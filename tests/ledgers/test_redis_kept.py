@@ -1,0 +1,89 @@
+"""What a Redis keeps of ours, for how long, and over how many connections."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from claude_throttle.ledgers.contract import Seat, StoreFailed
+from tests.ledgers.orders import LANE, eventually, new_account, order
+
+
+def test_threads_share_connections(start_redis, ledger_at):
+    """As many connections as ask at once, and no more; none after close()."""
+    server = start_redis()
+    ledger = ledger_at(server.url)
+    account = new_account()
+
+    def ask():
+        for _ in range(50):
+            ledger.exchange(account, LANE, order(interval=1.0))
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ledger.exchange(account, LANE, order(slots=0)).taken == (400.0,)
+    assert 1 <= _clients(server) - 1 <= 8
+    ledger.close()
+    eventually(lambda: _clients(server) == 1)
+    with pytest.raises(StoreFailed, match="closed"):
+        ledger.exchange(account, LANE, order())
+
+
+def _clients(server):
+    """With the one that asks."""
+    return server.ask("CLIENT LIST TYPE normal").count(b"id=")
+
+
+def test_keys_expire(start_redis, ledger_at):
+    """A lane after an hour or twice its longest span, an account after an hour, a notice a day."""
+    server = start_redis()
+    ledger = ledger_at(server.url)
+    account = new_account()
+
+    def seconds(kind):
+        answer = server.ask(f"PTTL claude-throttle:{{{account}}}:{kind}")
+        return int(answer.strip().lstrip(b":")) / 1000
+
+    ledger.exchange(account, LANE, order(seat=Seat(0, 1, 0.0, 15e6)))
+    assert 3590 < seconds("account") <= 3600
+    assert 3600 <= seconds(f"lane:{LANE}") <= 3660
+    ledger.exchange(account, LANE, order(interval=86.4e6, burst=1000.0, slots=0))
+    assert 2 * 86400 - 1 <= seconds(f"lane:{LANE}") <= 2 * 86400 + 60
+    ledger.exchange(account, LANE, order(notice='{"reason": "spend"}'))
+    ledger.exchange(account, LANE, order(seat=Seat(0, 1, 0.0, 15e6)))
+    assert seconds("account") > 86390
+    ledger.exchange(account, LANE, order(pause=7 * 86400e6))
+    assert seconds(f"lane:{LANE}") > 7 * 86400
+    ledger.exchange(account, LANE, order(slots=0, interval=1e300))
+    assert seconds(f"lane:{LANE}") > 7 * 86400
+
+
+def test_the_fleet_is_what_was_stored(start_redis, ledger_at):
+    """All accounts, all lanes, all members; nothing of others'."""
+    server = start_redis()
+    ledger = ledger_at(server.url)
+    for key in ("other", "claude-throttle:strange", "claude-throttle:{x}:other"):
+        assert server.ask(f"HSET {key} a b").startswith(b":1")
+    assert ledger.fleet() == ([], [], {})
+    seat = Seat(3, 5, 0.0, 15e6, '{"host": "a b"}')
+    for number in range(250):
+        more = {"seat": seat} if number == 0 else {}
+        ledger.exchange(f"account {number}", f"lane:{number}", order(slots=3, **more))
+    ledger.exchange("account 1", "lane:1", order(pause=60e6, facts='{"ü": 1}', notice='"why"'))
+    fleet = ledger.fleet()
+    lanes = {lane.account: lane for lane in fleet.lanes}
+    assert len(fleet.lanes) == len(lanes) == 250
+    assert {lane.lane for lane in fleet.lanes} == {f"lane:{number}" for number in range(250)}
+    assert -2.01 < lanes["account 7"].levels["requests"][0] < 1
+    assert lanes["account 7"].levels["requests"][1] == 1.0
+    assert 59 < lanes["account 1"].paused_seconds <= 60
+    assert lanes["account 1"].facts == '{"ü": 1}'
+    assert fleet.notices == {"account 1": '"why"'}
+    (member,) = fleet.members
+    assert member[:3] == ("account 0", "one", 5)
+    assert member.info == seat.info
+    assert 14 < member.expires_seconds <= 15

@@ -1,0 +1,73 @@
+"""rediss://: the same through TLS, whose records come when nobody asked for any."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from claude_throttle.ledgers.contract import StoreFailed
+from claude_throttle.ledgers.redis import RedisLedger
+from tests.ledgers.orders import LANE, new_account, order
+
+CERTIFICATE = str(Path(__file__).with_name("tls.pem"))
+
+
+@pytest.fixture
+def tls_port(start_redis):
+    """TLS before a server; tickets are sent after the handshake, as by any server of TLS 1.3."""
+    server = start_redis()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+
+    def serve(plain):
+        with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as client:
+            behind = socket.create_connection(("127.0.0.1", server.port))
+            with behind:
+                while asked := client.recv(65536):
+                    behind.sendall(asked)
+                    client.sendall(behind.recv(65536))
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                plain, _ = listener.accept()
+                accepted.append(plain)
+                threading.Thread(target=serve, args=(plain,), daemon=True).start()
+
+    accepted = []
+    threading.Thread(target=accept, daemon=True).start()
+    yield listener.getsockname()[1], accepted
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+@pytest.mark.parametrize("lane_count", [1, 3])
+def test_a_connection_is_kept(tls_port, lane_count):
+    """One for all calls, although records without an answer arrived on it."""
+    port, accepted = tls_port
+    url = f"rediss://localhost:{port}/0?ssl_ca_certs={CERTIFICATE}"
+    ledger = RedisLedger(url, time.monotonic, timeout_seconds=5)
+    account = new_account()
+    for number in range(30):
+        reply = ledger.exchange(account, f"{LANE} {number % lane_count}", order())
+        assert reply.done
+    ledger.close()
+    assert ledger.name == f"rediss://localhost:{port}/0"
+    assert len(accepted) == 1
+
+
+def test_a_certificate_of_nobody_we_know_is_refused(tls_port):
+    """In words."""
+    ledger = RedisLedger(f"rediss://localhost:{tls_port[0]}/0", time.monotonic, timeout_seconds=5)
+    with pytest.raises(StoreFailed, match=r"(?i)certificate"):
+        ledger.now()
+    ledger.close()

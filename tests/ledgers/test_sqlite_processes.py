@@ -1,0 +1,379 @@
+"""One SQLite file and the processes of one machine: killed, stopped, forked, all at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from claude_throttle.ledgers.contract import Bucket, Order, StoreFailed
+from claude_throttle.ledgers.sqlite import SqliteLedger
+from claude_throttle.ledgers.turns import IDLE_SECONDS
+from tests.ledgers.orders import ALWAYS, LANE, order
+
+MINUTE = 60e6
+
+START = """
+import json, os, signal, sys, threading, time
+from claude_throttle.ledgers import sqlite
+from claude_throttle.ledgers.contract import StoreFailed
+from tests.ledgers.orders import LANE, order
+ledger = sqlite.SqliteLedger(sys.argv[1], time.monotonic, 5.0)
+"""
+
+#: Says so when it is in the middle of a transaction, and then does to itself what it was told.
+STRUCK = (
+    START
+    + """
+ledger.exchange("a", LANE, order(2, interval=60e6))
+write = sqlite.lane_text
+
+def struck(record):
+    print("in", flush=True)
+    os.kill(os.getpid(), int(sys.argv[2]))
+    return write(record)
+
+sqlite.lane_text = struck
+print(ledger.exchange("a", LANE, order(3, interval=60e6)).sequence, flush=True)
+"""
+)
+
+#: Reserves again and again, and tells what it got, a line for each reply.
+BUSY = (
+    START
+    + """
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(int(sys.argv[2])):
+    reply = ledger.exchange("a", LANE, order(3, interval=1e3))
+    print(json.dumps([reply.now + wait for wait in reply.waits]), flush=True)
+"""
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "quota.db")
+
+
+@pytest.fixture
+def ledger(path):
+    ledger = SqliteLedger(path, time.monotonic, 5.0)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def start():
+    """``start(program, *arguments)``; whatever still runs at the end is killed."""
+    started = []
+
+    def begin(program, *arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_holder_that_is_killed_costs_nobody_anything(start, path, ledger):
+    """In the middle of a transaction: the kernel lets its turn go, and nothing of it was done."""
+    killed = start(STRUCK, path, int(signal.SIGKILL))
+    assert killed.wait(30) == -signal.SIGKILL
+    began = time.monotonic()
+    reply = ledger.exchange("a", LANE, order(interval=MINUTE))
+    assert time.monotonic() - began < 2.0
+    assert reply.sequence == 2.0
+    assert reply.waits[0] <= 2 * MINUTE, "the three that were begun are not there"
+
+
+def test_a_holder_that_is_stopped_blocks_nobody_beyond_the_timeout(start, path):
+    """And when it goes on, so do the others, by themselves."""
+    stopped = start(STRUCK, path, int(signal.SIGSTOP))
+    assert stopped.stdout.readline() == "in\n"
+    ledger = SqliteLedger(path, time.monotonic, 0.25)
+    for ask in (
+        ledger.now,
+        ledger.fleet,
+        lambda: ledger.exchange("a", LANE, order(9, interval=MINUTE)),
+    ):
+        began = time.monotonic()
+        with pytest.raises(StoreFailed, match=r"in use for all of 0\.25 s.*SIGSTOP"):
+            ask()
+        assert 0.2 < time.monotonic() - began < 1.0
+    stopped.send_signal(signal.SIGCONT)
+    assert float(stopped.stdout.readline()) == 2.0
+    assert stopped.wait(30) == 0
+    reply = ledger.exchange("a", LANE, order(interval=MINUTE))
+    ledger.close()
+    assert reply.sequence == 3.0, "what was given up did nothing afterwards"
+    assert 4 * MINUTE < reply.waits[0] <= 5 * MINUTE
+
+
+def test_closing_while_a_holder_is_stopped(start, path):
+    """It ends, too, and lets go of all it has open."""
+    ledger = SqliteLedger(path, time.monotonic, 0.25)
+    ledger.now()
+    mine = ledger._by_pid[os.getpid()]
+    stopped = start(STRUCK, path, int(signal.SIGSTOP))
+    stopped.stdout.readline()
+    began = time.monotonic()
+    ledger.close()
+    assert time.monotonic() - began < 1.5
+    assert (mine._connection, mine.turns._descriptor) == (None, None)
+
+
+GREEN = (
+    "from gevent import monkey; monkey.patch_all()\n"
+    + START
+    + """
+import gevent
+ledger._timeout = 0.4
+turns = []
+
+def go_on():
+    while True:
+        turns.append(time.monotonic())
+        gevent.sleep(0.01)
+
+others = gevent.spawn(go_on)
+began = time.monotonic()
+try:
+    ledger.now()
+except StoreFailed:
+    print(time.monotonic() - began, len(turns), flush=True)
+sys.stdin.readline()
+print(ledger.now() > 0, flush=True)
+"""
+)
+
+
+def test_greenlets_go_on_while_one_waits_for_a_turn(start, path):
+    """A blocked thread is the whole process with gevent, so there it looks again and again."""
+    pytest.importorskip("gevent")
+    stopped = start(STRUCK, path, int(signal.SIGSTOP))
+    stopped.stdout.readline()
+    green = start(GREEN, path)
+    took, others = green.stdout.readline().split()
+    assert float(took) < 2.0
+    assert int(others) > 5
+    stopped.kill()
+    stopped.communicate()
+    assert green.communicate("go\n", timeout=60)[0] == "True\n"
+
+
+def test_all_threads_are_bounded_while_a_holder_is_stopped(start, path):
+    """They wait for one of them, which waits for the holder: no longer, all together."""
+    stopped = start(STRUCK, path, int(signal.SIGSTOP))
+    stopped.stdout.readline()
+    ledger, took = SqliteLedger(path, time.monotonic, 0.25), []
+
+    def ask():
+        began = time.monotonic()
+        with pytest.raises(StoreFailed):
+            ledger.now()
+        took.append(time.monotonic() - began)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ledger.close()
+    assert len(took) == 8
+    assert max(took) < 1.0
+
+
+def test_a_stopped_holder_that_is_killed_frees_the_others(start, path, ledger):
+    """The deputy that waited meanwhile does the work of whoever waits now."""
+    stopped = start(STRUCK, path, int(signal.SIGSTOP))
+    stopped.stdout.readline()
+    got = []
+    waiter = threading.Thread(target=lambda: got.append(ledger.exchange("a", LANE, order())))
+    waiter.start()
+    while not ledger._by_pid[os.getpid()].turns._deputy._is_there:
+        assert waiter.is_alive()
+    stopped.kill()
+    waiter.join(30)
+    assert [reply.sequence for reply in got] == [2.0]
+
+
+def test_a_deputy_without_errands_ends(start, path, ledger):
+    """And closes what it had open."""
+    descriptors = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    stopped = start(STRUCK, path, int(signal.SIGSTOP))
+    stopped.stdout.readline()
+    impatient, before = SqliteLedger(path, time.monotonic, 0.05), set(threading.enumerate())
+    with pytest.raises(StoreFailed):
+        impatient.now()
+    (deputy,) = set(threading.enumerate()) - before
+    stopped.kill()
+    stopped.communicate()
+    deputy.join(IDLE_SECONDS + 30)
+    impatient.close()
+    assert not deputy.is_alive()
+    if descriptors is not None:
+        assert len(set(os.listdir("/proc/self/fd"))) <= len(descriptors)
+
+
+def test_four_processes_and_one_killed_among_them(start, path, ledger):
+    """No slot is given twice, none of the others' is lost, and they do not wait for it."""
+    busy = [start(BUSY, path, 200) for _ in range(4)]
+    for process in busy:
+        assert process.stdout.readline() == "ready\n"
+    for process in busy:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    lines = [busy[0].stdout.readline() for _ in range(20)]
+    busy[0].kill()
+    lines += busy[0].stdout.read().splitlines()
+    for process in busy[1:]:
+        mine = process.stdout.read().splitlines()
+        assert process.wait(30) == 0
+        assert len(mine) == 200
+        lines += mine
+    whole = [line for line in lines if line.rstrip().endswith("]")]
+    instants = sorted(at for line in whole for at in json.loads(line))
+    assert min(after - before for before, after in zip(instants, instants[1:])) > 0
+    assert len(whole) <= ledger.exchange("a", LANE, order(0)).sequence <= len(whole) + 1
+
+
+def test_threads_and_processes_at_once_lose_nothing(start, path, ledger):
+    """Two ledgers with four threads each, and two processes, on one file."""
+    busy = [start(BUSY, path, 100) for _ in range(2)]
+    for process in busy:
+        process.stdout.readline()
+    other = SqliteLedger(path, time.monotonic, 5.0)
+    failed = []
+
+    def reserve(mine):
+        try:
+            for _ in range(50):
+                mine.exchange("a", LANE, order(3, interval=1e3))
+        except StoreFailed as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=reserve, args=(one,)) for one in (ledger, other) * 4]
+    for each in busy:
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(process.stdout.read().splitlines()) for process in busy] == [100, 100]
+    assert failed == []
+    reply = ledger.exchange("a", LANE, order(0, interval=1e3))
+    other.close()
+    assert (reply.sequence, reply.taken) == (600.0, (1800.0,))
+
+
+FORKING = (
+    START
+    + """
+def work(until):
+    while time.monotonic() < until:
+        ledger.exchange("a", LANE, order(1, interval=1.0))
+
+for _ in range(4):
+    threading.Thread(target=work, args=(time.monotonic() + 600,), daemon=True).start()
+ledger.now()
+children = []
+for number in range(60):
+    pid = os.fork()
+    if pid == 0:
+        for _ in range(5):
+            ledger.exchange("child", LANE, order(1, interval=1.0))
+        if number % 3 == 0:
+            ledger.close()
+        os._exit(0)
+    children.append(pid)
+until = time.monotonic() + 60
+codes = []
+for pid in children:
+    while True:
+        ended, code = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            break
+        if time.monotonic() > until:
+            os.kill(pid, signal.SIGKILL)
+    codes.append(code)
+print(codes.count(0), ledger.exchange("child", LANE, order(0, interval=1.0)).sequence, flush=True)
+os._exit(0)
+"""
+)
+
+
+def test_sixty_forks_under_load(start, path):
+    """While four threads are in SQLite: no child hangs, none uses what is its parent's."""
+    said, _ = start(FORKING, path).communicate(timeout=110)
+    assert said.split() == ["60", "300.0"]
+
+
+INHERITED = (
+    START
+    + """
+ledger.exchange("a", LANE, order())
+if sys.argv[2] == "no hook":
+    # uWSGI calls none of Python's fork hooks.
+    import ctypes
+    fork = ctypes.PyDLL(None).fork
+else:
+    fork = os.fork
+reading, writing = os.pipe()
+pid = fork()
+if pid == 0:
+    sequence = ledger.exchange("a", LANE, order()).sequence
+    held = sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+                  if os.path.exists(f"/proc/self/fd/{fd}"))
+    os.write(writing, b"%d %d" % (sequence, sum(one.endswith(".lock") for one in held)))
+    os.close(writing)
+    sys.stdin.readline()
+    os._exit(0)
+os.close(writing)
+print(os.read(reading, 99).decode(), flush=True)
+write = sqlite.lane_text
+sqlite.lane_text = lambda record: os.kill(os.getpid(), signal.SIGKILL)
+ledger.exchange("a", LANE, order())
+"""
+)
+
+
+@pytest.mark.parametrize("hook", ["hook", "no hook"])
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at /proc")
+def test_a_child_does_not_keep_the_turn_of_a_parent_that_is_killed(start, path, ledger, hook):
+    """A copy of the parent's descriptor would hold its lock as long as the child lives."""
+    parent = start(INHERITED, path, hook)
+    assert parent.stdout.readline() == "2 1\n", "one lock is open in the child: its own"
+    assert parent.wait(30) == -signal.SIGKILL
+    assert ledger.exchange("a", LANE, order()).sequence == 3.0
+
+
+def test_an_order_that_waited_too_long_does_nothing(start, path, ledger):
+    """not_after is looked at when its turn has come."""
+    stopped = start(STRUCK, path, int(signal.SIGSTOP))
+    stopped.stdout.readline()
+    late = Order("m", time.monotonic() * 1e6 + 1e5, (Bucket("requests", 1e6, 1.0),), ((1.0,),))
+    got = []
+    waiter = threading.Thread(target=lambda: got.append(ledger.exchange("a", LANE, late)))
+    waiter.start()
+    while time.monotonic() * 1e6 <= late.not_after:
+        waiter.join(0.01)
+    stopped.send_signal(signal.SIGCONT)
+    waiter.join(30)
+    assert [reply.done for reply in got] == [False]
+    assert late.not_after < ALWAYS
