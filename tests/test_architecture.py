@@ -114,9 +114,15 @@ def test_nothing_inside_knows_the_package_root_or_its_guests():
     assert _wrong(i for i in inside if i.name in root) == []
 
 
-#: What a simulation must share with the client it plays with: what a call costs, what a server can
-#: say, what a pacer tells and is asked. No room's arithmetic: the parts are handed to it.
-SIMULATION = {"testing/simulation.py", "testing/simulated_server.py"}
+#: What the simulations must share with the client they play with: what a call costs, what a server
+#: can say, what a pacer tells and is asked. No room's arithmetic: the parts are handed to them.
+SIMULATION = {
+    "testing/simulation.py",
+    "testing/simulated_server.py",
+    "testing/fleet_simulation.py",
+    "testing/fleet_process.py",
+    "testing/fleet_parts.py",
+}
 SHARED = tuple(f"{PACKAGE}.flow.{name}" for name in ("clock", "cost", "events", "heard", "rooms"))
 
 
@@ -128,8 +134,8 @@ def _is_shared(found):
 def test_only_the_top_level_knows_corridor_and_rooms():
     """A guest may ask the clock; everything else it has through the package root.
 
-    Except the simulation, which plays the lane, the network and the server around a real pacer: it
-    speaks the corridor's words (cost, heard, events, rooms), and still imports no room.
+    Except the simulations, which play the lane, the network and the server (or the clerk and the
+    store) around real pacers: they speak the corridor's words, and still import no room.
     """
     guests = [i for i in OURS if i.place in GUESTS]
     assert _wrong(i for i in guests if i.target in ROOMS) == []
@@ -137,7 +143,7 @@ def test_only_the_top_level_knows_corridor_and_rooms():
 
 
 def test_testing_needs_nothing_but_the_clock():
-    """It can be used for other clients, too: the simulation by any that keeps those Protocols."""
+    """It can be used for other clients, too: the simulations by any that keeps those Protocols."""
     mine = [i for i in OURS if i.place == "testing" and i.target != "testing"]
     assert {found.file for found in mine} >= SIMULATION
     assert _wrong(i for i in mine if not _is_shared(i)) == []
@@ -157,17 +163,34 @@ def test_the_command_line_is_a_caller_of_the_front_door():
     assert _wrong(wrong) == []
 
 
+def test_contrib_comes_in_by_the_front_door():
+    """The package root, itself, and what ends a process that has no exit hooks."""
+    root = {PACKAGE, *(f"{PACKAGE}.{name}" for name in claude_throttle.__all__)}
+    mine = [i for i in OURS if i.place == "contrib"]
+    assert mine
+    doors = ("contrib", "exit_hooks")
+    assert _wrong(i for i in mine if i.target not in doors and i.name not in root) == []
+
+
 @pytest.mark.parametrize(
     ("packages", "files"),
     [
         (
             {"requests", "urllib3"},
-            {"transport/http.py", "transport/retry.py", "transport/connections.py", "cli/naive.py"},
+            {
+                "transport/http.py",
+                "transport/adapter.py",
+                "transport/retry.py",
+                "transport/connections.py",
+                "cli/naive.py",
+            },
         ),
         ({"anthropic"}, {"transport/sdk.py"}),
         ({"redis"}, {"ledgers/redis.py"}),
         ({"sqlite3"}, {"ledgers/sqlite.py"}),
         ({"tqdm"}, {"cli/progress.py"}),
+        ({"celery"}, {"contrib/celery.py"}),
+        ({"gevent", "greenlet"}, set()),
         ({"time"}, {"flow/clock.py"}),
     ],
     ids=lambda value: "-".join(sorted(value)) if len(value) < 4 else "",

@@ -7,8 +7,10 @@ So each connection knows whose call it carries, and a call can hang up on it.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
+import weakref
 from functools import partial
 from typing import Any, Optional
 
@@ -16,17 +18,42 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from claude_throttle.flow.attempts import Attempts
+from claude_throttle.flow.attempts import Attempts, Stopped
+from claude_throttle.flow.per_thread import PerThread
 
 
-class _Current(threading.local):
-    attempts: Optional[Attempts] = None
-    #: The whole story of that call; for the adapter, which makes its retries of it.
-    exchange: Any = None
+class _Current(PerThread):
+    """Whose call this thread is sending."""
+
+    __slots__ = ()
+
+    @property
+    def attempts(self) -> Optional[Attempts]:
+        """None if it sends none."""
+        found: Optional[Attempts] = self.mine().__dict__.get("attempts")
+        return found
+
+    @attempts.setter
+    def attempts(self, attempts: Optional[Attempts]) -> None:
+        self.mine().__dict__["attempts"] = attempts
+
+    @property
+    def exchange(self) -> Any:
+        """The whole story of that call; for the adapter, which makes its retries of it."""
+        return self.mine().__dict__.get("exchange")
+
+    @exchange.setter
+    def exchange(self, exchange: Any) -> None:
+        self.mine().__dict__["exchange"] = exchange
 
 
-#: Whose call this thread is sending.
 current = _Current()
+
+#: Bytes of head and body that are copied to be sent at once.
+MOST_TOGETHER = 65_536
+
+#: Every connection there is, for a fork to cut off the child's copies.
+_everyone: weakref.WeakSet[_Owned] = weakref.WeakSet()
 
 
 class _Owned:
@@ -41,14 +68,51 @@ class _Owned:
         self.owner: Optional[Attempts] = None
         # Kept apart: http.client lets go of `sock` when an answer ends its connection.
         self._open_sock: Any = None
+        # The descriptor of the socket that is being wrapped in TLS, and has none of its own then.
+        self._connecting = -1
+        self._pid = os.getpid()
+        #: Parts of a request that is being made.
+        self._unsent: Optional[list[bytes]] = None
+        _everyone.add(self)
         super().__init__(*args, **kwargs)
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
         self._belong_to(current.attempts)
-        return super().request(*args, **kwargs)  # type: ignore[misc]
+        self._unsent = []
+        try:
+            answer = super().request(*args, **kwargs)  # type: ignore[misc]
+            self._send_held()
+        finally:
+            self._unsent = None
+        return answer
+
+    def send(self, data: Any) -> None:
+        """Send *data*; within a request, head and body together: one packet, one look for both."""
+        if self._unsent is None or not isinstance(data, bytes):
+            self._send_held()
+            super().send(data)  # type: ignore[misc]
+            return
+        self._unsent.append(data)
+
+    def _send_held(self) -> None:
+        held, self._unsent = self._unsent, None
+        if held:
+            together = sum(map(len, held)) <= MOST_TOGETHER
+            for data in [b"".join(held)] if together else held:
+                super().send(data)  # type: ignore[misc]
+
+    def _new_conn(self) -> Any:
+        sock = super()._new_conn()  # type: ignore[misc]
+        if self._pid != os.getpid():
+            raise Stopped  # a greenlet that survived a fork: this is its parent's connection
+        self._connecting = sock.fileno()
+        return sock
 
     def connect(self) -> Any:
-        connected = super().connect()  # type: ignore[misc]
+        try:
+            connected = super().connect()  # type: ignore[misc]
+        finally:
+            self._connecting = -1
         # It may have been stopped meanwhile, when there was no socket to shut down.
         self._belong_to(current.attempts)
         return connected
@@ -65,6 +129,17 @@ class _Owned:
             sock = self._open_sock if self.owner is attempts else None
             if sock is not None:
                 _shut_down(sock)
+
+    def cut_off(self, dead: int) -> None:
+        """In a forked child: put *dead* in the place of the parent's descriptor.
+
+        Closing would do as well, but for a descriptor that is in use. Nothing is sent.
+        """
+        if self._pid == os.getpid():
+            return
+        found = [sock.fileno() for sock in (self.sock, self._open_sock) if sock is not None]
+        for descriptor in {self._connecting, *found} - {-1}:
+            os.dup2(dead, descriptor, inheritable=False)
 
     def let_go(self) -> None:
         """It goes back to the pool: its call must not end it any more, nor be kept alive by it."""
@@ -112,10 +187,22 @@ def renew_locks(manager: urllib3.PoolManager) -> None:
     # Private, because its public face takes the very lock.
     for pool in list(getattr(manager.pools, "_container", {}).values()):
         waiting = pool.pool
-        if waiting is not None:
+        if hasattr(waiting, "mutex"):  # gevent's queues have none
             waiting.mutex = threading.Lock()
             for name in ("not_empty", "not_full", "all_tasks_done"):
                 setattr(waiting, name, threading.Condition(waiting.mutex))
+
+
+def cut_off_inherited() -> None:
+    """In a forked child: nobody here can read or write what is the parent's.
+
+    Threads do not survive a fork, but greenlets do: those that wait for an answer would take it.
+    """
+    dead, other = os.pipe()
+    os.close(other)  # reads find the end at once
+    for connection in list(_everyone):
+        connection.cut_off(dead)
+    os.close(dead)
 
 
 def use_owned_connections(manager: urllib3.PoolManager) -> None:

@@ -7,10 +7,9 @@ the call. Redirects are never followed: ``requests`` would carry the key to anot
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Optional, Union
+from typing import NamedTuple, Optional, Union
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies
 
 from claude_throttle.errors import BrokenAnswer
@@ -20,23 +19,13 @@ from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.heard import Heard
 from claude_throttle.flow.settlement import Outcome
 from claude_throttle.transport import sdk
+from claude_throttle.transport.adapter import PacedAdapter
 from claude_throttle.transport.answers import broken, judge, read_json, read_message, read_usage
-from claude_throttle.transport.connections import (
-    current,
-    keepalive_options,
-    renew_locks,
-    use_owned_connections,
-)
+from claude_throttle.transport.connections import current, cut_off_inherited
 from claude_throttle.transport.count import COUNT_PATH, count_body, read_count
 from claude_throttle.transport.headers import merged_headers
 from claude_throttle.transport.limit_headers import read_limits
-from claude_throttle.transport.retry import (
-    Exchange,
-    PacedRetry,
-    RetryRules,
-    Unwound,
-    verdict_on_error,
-)
+from claude_throttle.transport.retry import Exchange, RetryRules, Unwound, verdict_on_error
 from claude_throttle.transport.wording import describe
 
 #: Seconds to wait for a connection (SDK 2.11 ``DEFAULT_TIMEOUT``).
@@ -68,67 +57,6 @@ class WireSettings(NamedTuple):
         return f"WireSettings({self.base_url})"
 
 
-class PacedAdapter(HTTPAdapter):
-    """An adapter whose retries are the current call's own."""
-
-    _default_retries: Any = None
-
-    def __init__(self, **options: Any) -> None:
-        # What requests would work out anew for each call, a tenth of its cost: by URL, and there
-        # is only one. A plain dict: at worst two threads find the same.
-        self._pools: dict[Optional[str], Any] = {}
-        self._targets: dict[Optional[str], str] = {}
-        super().__init__(**options)
-
-    def get_connection_with_tls_context(self, request: Any, *args: Any, **options: Any) -> Any:
-        pool = self._pools.get(request.url)
-        if pool is None:
-            pool = super().get_connection_with_tls_context(request, *args, **options)
-            self._pools[request.url] = pool
-        return pool
-
-    def get_connection(self, url: Any, proxies: Any = None) -> Any:
-        # The same for requests before 2.32.
-        pool = self._pools.get(url)
-        if pool is None:
-            pool = self._pools[url] = super().get_connection(url, proxies)
-        return pool
-
-    def abandon(self) -> None:
-        """In a forked child: see to it that what was inherited can be let go of."""
-        for manager in (self.poolmanager, *self.proxy_manager.values()):
-            renew_locks(manager)
-
-    def request_url(self, request: Any, proxies: Any) -> str:
-        target = self._targets.get(request.url)
-        if target is None:
-            target = self._targets[request.url] = super().request_url(request, proxies)
-        return target
-
-    # HTTPAdapter.send passes one shared ``self.max_retries``; a call needs its own.
-    @property
-    def max_retries(self) -> Any:
-        exchange = current.exchange
-        return self._default_retries if exchange is None else PacedRetry.of(exchange)
-
-    @max_retries.setter
-    def max_retries(self, value: Any) -> None:
-        self._default_retries = value
-
-    def init_poolmanager(
-        self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
-    ) -> None:
-        pool_kwargs["socket_options"] = keepalive_options()
-        super().init_poolmanager(connections, maxsize, block=block, **pool_kwargs)
-        use_owned_connections(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
-        proxy_kwargs.setdefault("socket_options", keepalive_options())
-        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
-        use_owned_connections(manager)
-        return manager
-
-
 class Wire:
     """Sends calls. One per process: sockets must not be shared over a fork. Thread-safe."""
 
@@ -152,6 +80,7 @@ class Wire:
     def abandon(self) -> None:
         """In a forked child: these sockets are the parent's."""
         self._adapter.abandon()
+        cut_off_inherited()
 
     def ask(
         self,

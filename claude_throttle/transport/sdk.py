@@ -94,6 +94,11 @@ _starting = threading.RLock()
 
 def begin_import() -> None:
     """Start importing ``anthropic`` in the background, once per process."""
+    if _importer is None:
+        _begin()
+
+
+def _begin() -> None:
     global _importer
     with _starting:
         if _importer is not None:
