@@ -19,13 +19,14 @@ class QuotaState(NamedTuple):
     told: Optional[float]
     #: What the server's headers told last, or None.
     learned: Optional[float]
-    #: The smaller of both.
+    #: The smaller of both, what headroom leaves to others taken off.
     in_force: float
     #: Units that may leave at once after a rest.
     burst: float
     #: Units that may leave now; negative while more has left than there was.
     remaining: float
-    #: "told", "headers", "tier start", "rate limits API".
+    #: Where what is in force comes from: "told", "headers", "tier start", "rate limits API", or
+    #: "refusals": guessed, because no header tells.
     source: str
 
 
@@ -50,17 +51,28 @@ class Limits(dict[str, LaneState]):
     #: Requests in flight at most, over all lanes; inf while no limit was met.
     max_concurrency: float
     in_flight: int
+    #: What the processes share, and whether it answers; None where nothing is shared.
+    store: Optional[str]
 
-    def __init__(self, lanes: dict[str, LaneState], max_concurrency: float, in_flight: int) -> None:
+    def __init__(
+        self,
+        lanes: dict[str, LaneState],
+        max_concurrency: float,
+        in_flight: int,
+        store: Optional[str] = None,
+    ) -> None:
         super().__init__(lanes)
         self.max_concurrency = max_concurrency
         self.in_flight = in_flight
+        self.store = store
 
     def __str__(self) -> str:
         most = (
             "no limit met" if self.max_concurrency == float("inf") else f"{self.max_concurrency:g}"
         )
         lines = [f"in flight: {self.in_flight}, at most: {most}"]
+        if self.store is not None:
+            lines.append(f"shared: {self.store}")
         for lane in self.values():
             lines += _lines(lane)
         return "\n".join(lines)
@@ -96,7 +108,11 @@ def _row(quota: QuotaState) -> tuple[str, ...]:
 def quotas_of(pacer: Pacer, now: float) -> tuple[QuotaState, ...]:
     """Every quota of a lane. The caller holds the lane's mutex."""
     told = {(quota.kind, quota.quota.per): quota for quota in pacer.told}
-    rows = [_learned_row(pacer, kind, told.pop((kind, 60.0), None), now) for kind in pacer.learned]
+    ceilings = {q.kind: q for _, q in pacer.told.by_name() if q not in told.values()}
+    rows = []
+    for kind in pacer.learned:
+        minute = told.pop((kind, 60.0), None)
+        rows.append(_learned_row(pacer, kind, minute, ceilings.get(kind), now))
     rows += [_told_row(quota, now) for quota in told.values()]
     return tuple(row for row in rows if row is not None)
 
@@ -108,22 +124,21 @@ def _told_row(told: ToldQuota, now: float) -> QuotaState:
 
 
 def _learned_row(
-    pacer: Pacer, kind: str, told: Optional[ToldQuota], now: float
+    pacer: Pacer, kind: str, told: Optional[ToldQuota], ceiling: Optional[ToldQuota], now: float
 ) -> Optional[QuotaState]:
+    """*ceiling*: what headroom leaves of what was learned."""
     learned = pacer.learned[kind]
     if not learned.known:
         return None if told is None else _told_row(told, now)
-    level, limit = learned.level(now), learned.limit
-    if told is None:
-        return QuotaState(kind, 60.0, None, limit, limit, learned.burst, level, learned.source)
-    amount = told.quota.amount
+    most = learned.limit if ceiling is None else ceiling.quota.amount
+    binding = [quota for quota in (told, ceiling) if quota is not None]
     return QuotaState(
         kind,
         60.0,
-        amount,
-        limit,
-        min(amount, limit),
-        min(told.burst, learned.burst),
-        min(told.level(now), level),
-        "told" if amount <= limit else learned.source,
+        None if told is None else told.quota.amount,
+        learned.limit,
+        min([learned.limit, *(quota.quota.amount for quota in binding)]),
+        min([learned.burst, *(quota.burst for quota in binding)]),
+        min([learned.level(now), *(quota.level(now) for quota in binding)]),
+        "told" if told is not None and told.quota.amount <= most else learned.source,
     )

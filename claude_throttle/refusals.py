@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -36,16 +37,23 @@ def no_place(call: Call, seconds: float, waited: bool) -> ThrottleError:
 
 def suspended(why: Suspension, lane: str, now: float) -> AccountSuspended:
     """Nothing is sent: the API would refuse it. *lane* is "" for the whole account."""
-    whom = f"this account calls to {lane}" if lane else "this account"
     seconds = why.seconds_left(now)
-    until = f", until {why.until}" if why.until else ""
     return AccountSuspended(
-        f"the API refuses {whom} ({why.reason}{until}): {why.message!r}; nothing is sent; "
-        f"one call is tried in {seconds:,.0f} s, or after resume()",
+        _suspended_text(why, lane, f"{seconds:,.0f}"),
         reason=why.reason,
         until=why.until,
         lane=lane,
         retry_after=seconds,
+    )
+
+
+@functools.lru_cache(maxsize=2)  # a hundred thousand calls may be told in one second
+def _suspended_text(why: Suspension, lane: str, seconds: str) -> str:
+    whom = f"this account calls to {lane}" if lane else "this account"
+    until = f", until {why.until}" if why.until else ""
+    return (
+        f"the API refuses {whom} ({why.reason}{until}): {why.message!r}; nothing is sent; "
+        f"one call is tried in {seconds} s, or after resume()"
     )
 
 

@@ -38,10 +38,9 @@ class Room:
         Long answers are still out while the short ones are known: so longer than those.
         """
         cost = self.estimator.cost(call.model, call.guessed_input, call.max_tokens)
-        if call.counted:
-            cost = cost._replace(input_tokens=call.guessed_input)
+        entered = call.guessed_input if call.counted else cost.input_tokens
         output = cost.output_tokens * self.pacer.stretch(self.lane.now())
-        return cost._replace(output_tokens=min(float(call.max_tokens), output))
+        return Cost(cost.requests, entered, min(float(call.max_tokens), output))
 
     def state(self, suspended: Optional[str]) -> LaneState:
         """What is known of it now."""

@@ -7,9 +7,14 @@ import signal
 from concurrent.futures import wait
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from claude_throttle import Throttler
 from claude_throttle.testing import FakeClaude, ManualClock
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 MODEL = "claude-sonnet-5"
 

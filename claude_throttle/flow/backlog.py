@@ -15,7 +15,7 @@ from typing import Callable, Optional
 from claude_throttle.errors import Closed
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.condition import Condition
-from claude_throttle.flow.cost import NO_COST
+from claude_throttle.flow.cost import NO_COST, Cost
 from claude_throttle.flow.fairness import Shares
 from claude_throttle.flow.line import SWEEP_FROM, Line
 from claude_throttle.flow.ticket import Ticket
@@ -169,11 +169,21 @@ class Backlog(queue.Queue[Ticket]):
         self.load = self.load.plus(ticket.cost)
         line = self._line_of(ticket)
         is_head = line.add(ticket) and line.leads(ticket.priority, self._clock.monotonic())
-        if ticket.deadline is not None:
-            heapq.heappush(self._deadlines, (ticket.deadline, ticket.number, ticket))
-            is_head = is_head or self._deadlines[0][2] is ticket
+        self.watch_deadline_locked(ticket)
         if is_head:
             self.not_empty.notify()
+
+    def watch_deadline_locked(self, ticket: Ticket) -> None:
+        """Have the worker end it in time, wherever it is then."""
+        if ticket.deadline is not None:
+            heapq.heappush(self._deadlines, (ticket.deadline, ticket.number, ticket))
+            if self._deadlines[0][2] is ticket:
+                self.not_empty.notify()
+
+    @property
+    def nobody_waits(self) -> bool:
+        """Whether the line is empty."""
+        return not self._needing and not self._riding
 
     @property
     def last_tag(self) -> float:
@@ -205,6 +215,12 @@ class Backlog(queue.Queue[Ticket]):
         self._shares.serve(head)
         return head
 
+    def costs_behind_locked(self, head: Ticket, most: int) -> list[Cost]:
+        """What the first few behind *head*, of its own rank, will cost; at most so many."""
+        line = self._line_of(head)
+        ahead = line.ahead(head.priority, most + 1)
+        return [ticket.cost for ticket in ahead if ticket is not head][:most]
+
     def next_deadline_locked(self) -> Optional[float]:
         """The earliest instant at which somebody's time is up."""
         while self._deadlines and self._deadlines[0][2].ended:
@@ -229,15 +245,18 @@ class Backlog(queue.Queue[Ticket]):
 
     def _take_out_locked(self, ticket: Ticket, account: Callable[[Ticket], None]) -> bool:
         if ticket.reserved:
+            # With no call in between: there Ctrl-C could come, and the count would be wrong.
             ticket.reserved = False
-            self._free_place_locked()
+            self.calls -= 1
+            self.not_full.notify()
             return True
         if not ticket.queued:
             return False
         ticket.queued = False
         self.load = self.load.minus(ticket.cost)
         if ticket.counts:
-            self._free_place_locked()
+            self.calls -= 1
+            self.not_full.notify()
         self._line_of(ticket).remove(ticket)
         account(ticket)
         if ticket.priority not in self._needing and ticket.priority not in self._riding:
@@ -245,10 +264,6 @@ class Backlog(queue.Queue[Ticket]):
         if not self._needing and not self._riding:
             self.load = NO_COST  # sums of floats drift
         return True
-
-    def _free_place_locked(self) -> None:
-        self.calls -= 1
-        self.not_full.notify()
 
     def take_due_locked(self, now: float) -> list[Ticket]:
         """Forget and return the tickets whose deadline has passed, queued or not."""

@@ -134,6 +134,16 @@ class Call(Ticket):
     def refuse(self, error: BaseException) -> None:
         self.home.end(self, error)
 
+    def abandon(self, error: BaseException) -> None:
+        """In a forked child: this is the parent's. Takes no lock.
+
+        Greenlets survive a fork, and may be about to send it, or wait for its answer.
+        """
+        self.ended = True
+        if self.attempts is not None:
+            self.attempts.stopped_by = error
+        self.future.abandon(error)
+
 
 class CallFuture(Future[Any]):
     """A future whose ``cancel()`` frees its place in the line at once.
@@ -182,6 +192,11 @@ class CallFuture(Future[Any]):
             self._invoke_callbacks()  # type: ignore[attr-defined]
         return True
 
+    def set_running_or_notify_cancel(self) -> bool:
+        """Say that it was sent; False, and no word in the log, if it has ended before."""
+        with self._condition:
+            return not self.done() and super().set_running_or_notify_cancel()
+
     def give_up(self) -> None:
         """Nobody waits for the answer any more: cancel the call, or end it where it is."""
         call = self._call
@@ -194,6 +209,7 @@ class CallFuture(Future[Any]):
 
     def abandon(self, error: BaseException) -> None:
         """End a copy that a fork left behind: its lock may be held by a thread that is not here."""
+        self._unclaimed.clear()
         self._condition = threading.Condition()
         # Whoever they would tell is in the parent, and may hold locks there.
         self._waiters.clear()

@@ -122,6 +122,23 @@ class SuspensionEnded(NamedTuple):
     lane: str
 
 
+class StoreLost(NamedTuple):
+    """What the processes share cannot be reached; each keeps to what ``on_store_failure`` says."""
+
+    store: str
+    #: Why, in plain words.
+    reason: str
+    #: Processes that shared it when it was last heard of, this one included.
+    members: int
+
+
+class StoreReturned(NamedTuple):
+    """It answers again."""
+
+    store: str
+    members: int
+
+
 class CallSucceeded(NamedTuple):
     """An answer was delivered."""
 
@@ -159,6 +176,8 @@ Event = Union[
     ConcurrencyChanged,
     Suspended,
     SuspensionEnded,
+    StoreLost,
+    StoreReturned,
     CallSucceeded,
     CallFailed,
 ]

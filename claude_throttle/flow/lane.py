@@ -89,10 +89,13 @@ class Lane:
             if first is not None:
                 first(call)
                 return
-            self.backlog.place(call)
-            self._worker.ensure()
+            if not self._worker.try_send(call):
+                self.backlog.place(call)
+                self._worker.ensure()
         except BaseException:  # Closed, Full, or Ctrl-C anywhere: the caller gets no future
             self.backlog.give_up(call)
+            if call.out:
+                call.future.give_up()
             raise
 
     def place(self, call: Call) -> None:
@@ -117,10 +120,7 @@ class Lane:
     def try_leave(self, ticket: Ticket) -> bool:
         """Let *ticket* leave in the caller's own thread, if nothing is in its way."""
         with self.mutex:
-            now = self.now()
-            if self.backlog.closed or self.backlog.head_locked(now, up_to=math.inf) is not None:
-                return False
-            return self._worker.commit_locked(ticket, now) is not None
+            return self._worker.commit_at_once_locked(ticket) is not None
 
     # -- out -------------------------------------------------------------------------------------
 

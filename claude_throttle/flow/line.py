@@ -43,6 +43,19 @@ class Rank(list[Entry]):
             self._bury()
         return None
 
+    def first(self, most: int) -> list[Ticket]:
+        """The first few that wait, in order."""
+        found: list[Ticket] = []
+        # Below each place of a heap are two later ones, so nothing else need be looked at.
+        places = [(*entry[:2], 0) for entry in self[:1]]
+        while places and len(found) < most:
+            at = heapq.heappop(places)[2]
+            found += [entry[2] for entry in self[at : at + 1] if entry[2].queued]
+            for below in (2 * at + 1, 2 * at + 2):
+                for entry in self[below : below + 1]:
+                    heapq.heappush(places, (*entry[:2], below))
+        return found
+
     def _bury(self) -> None:
         try:
             entry = heapq.heappop(self)
@@ -167,6 +180,11 @@ class Line:
         except IndexError:
             return
         self._put_away(priority)
+
+    def ahead(self, priority: int, most: int) -> list[Ticket]:
+        """The first few of one rank."""
+        rank = self._ranks.get(priority)
+        return [] if rank is None else rank.first(most)
 
     def waiting(self) -> list[Ticket]:
         """All that wait, in no order."""

@@ -10,6 +10,9 @@ from claude_throttle.flow.heard import Delay, Heard, Stamp
 
 Step = Callable[[], None]
 
+#: What the first few behind the head will cost, at most so many. Requires the lane's mutex.
+Ahead = Callable[[int], list[Cost]]
+
 
 class Pacer(Protocol):
     """When may it leave? Guarded by the lane's mutex; reads no clock."""
@@ -19,6 +22,10 @@ class Pacer(Protocol):
 
     def ready_at(self, cost: Cost, now: float) -> float:
         """The instant at which *cost* may leave, as things stand. Changes nothing."""
+        ...
+
+    def errand(self, cost: Cost, ahead: Ahead, now: float) -> Optional[Step]:
+        """What must be done, with no mutex held, before *cost*, the head's, may leave; or None."""
         ...
 
     def leaves_at(self, queued: Cost, cost: Cost, now: float) -> float:

@@ -33,9 +33,13 @@ class Seat:
         if self._closed or not self._place:
             return False
         try:
-            self._lent.append(self._place.pop())
+            lender = self._place.pop()
         except IndexError:
             return False
+        # A loop that drops permits would else stand on all those it ever dropped.
+        while isinstance(lender, Seat) and lender._closed:
+            lender = lender._lent.pop()
+        self._lent.append(lender)
         return True
 
     def give_back(self) -> None:
@@ -54,17 +58,23 @@ class Seat:
         self._end(quietly)
 
     def _end(self, quietly: bool = False) -> None:
+        # Step by step, not one inside the other: permits may ride on permits, thousands deep.
         # Closing and the rider's end may come together: only one of them finds the place.
-        if not self._closed:
-            return
-        try:
-            lender = self._place.pop()
-        except IndexError:
-            return
+        seat: Lender = self
+        while isinstance(seat, Seat):
+            if not seat._closed:
+                return
+            try:
+                lender = seat._place.pop()
+            except IndexError:
+                return
+            if isinstance(lender, Seat):
+                lender._place.append(lender._lent.pop())
+            seat = lender
         if quietly:
-            lender.give_back_quietly()
+            seat.give_back_quietly()
         else:
-            lender.give_back()
+            seat.give_back()
 
 
 #: A thread, and the seat of a permit it holds open.

@@ -7,6 +7,7 @@ leaves and none is idle, so a slow answer holds a sender, never the worker.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 from typing import Callable, Optional
@@ -24,6 +25,7 @@ class Senders:
 
     def __init__(self, name: str = "claude-throttle-sender") -> None:
         self._name = name
+        self._pid = os.getpid()
         self._tasks: queue.SimpleQueue[Optional[Task]] = queue.SimpleQueue()
         # Guards what follows. Never held while a thread starts or a task runs.
         # Reentrant for the same reason as the lane's mutex.
@@ -36,6 +38,11 @@ class Senders:
     def threads(self) -> int:
         """How many there are now."""
         return self._threads
+
+    @property
+    def idle(self) -> bool:
+        """Whether a thread waits for a task. A look; by the time you act it may have one."""
+        return self._idle > 0
 
     def run(self, task: Task) -> None:
         """Have *task* run in a sender thread, soon. Never blocks; a task handles its own errors."""
@@ -84,7 +91,8 @@ class Senders:
     def _work(self) -> None:
         while True:
             task = self._next_task()
-            if task is None:
+            # Greenlets survive a fork: the copies in the child have nothing to do there.
+            if task is None or self._pid != os.getpid():
                 return
             _run_safely(task)
             del task

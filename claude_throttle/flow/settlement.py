@@ -7,13 +7,13 @@ that submits would hang the worker.
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.cost import NO_COST, NO_USAGE, Cost, Usage
 from claude_throttle.flow.events import CallFailed, CallSucceeded, Event
 from claude_throttle.flow.heard import Heard
+from claude_throttle.flow.per_thread import PerThread
 
 if TYPE_CHECKING:
     from claude_throttle.flow.lane import Lane
@@ -37,11 +37,16 @@ class Outcome(NamedTuple):
     heard: Heard = Heard()
 
 
-class _Busy(threading.local):
+class _Busy(PerThread):
     """The calls this thread is in the midst of, in a listener or a done-callback perhaps."""
 
-    def __init__(self) -> None:
-        self.calls: list[Call] = []
+    __slots__ = ()
+
+    @property
+    def calls(self) -> list[Call]:
+        mine: dict[str, list[Call]] = self.mine().__dict__
+        found = mine.get("calls")
+        return found if found is not None else mine.setdefault("calls", [])
 
 
 busy = _Busy()

@@ -89,7 +89,7 @@ class Ticket:
         return self.cost
 
     def claim(self) -> bool:
-        """The worker asks, in the instant of leaving, whether it is still wanted."""
+        """Asked in the instant of leaving: whether it is still wanted."""
         return True
 
     def commit(self, stamp: Stamp, lender: Lender) -> None:
@@ -100,7 +100,10 @@ class Ticket:
         raise NotImplementedError
 
     def leave(self) -> None:
-        """It may go. Called by the worker, outside the lane's mutex; must not block."""
+        """It may go. Called by the worker, or by the thread that asked; must not block.
+
+        Outside the lane's mutex.
+        """
         raise NotImplementedError
 
     def time_is_up(self) -> None:

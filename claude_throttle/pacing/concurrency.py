@@ -75,6 +75,8 @@ class Concurrency:
         interactive_share: float = 0.0,
     ) -> None:
         self.told = told
+        #: What we have of the places that processes share; inf where nothing is shared.
+        self.granted = math.inf
         #: Share of the permits kept for priority INTERACTIVE.
         self.interactive_share = interactive_share
         #: True: by one that was not INTERACTIVE.
@@ -102,7 +104,7 @@ class Concurrency:
     @property
     def limit(self) -> float:
         """Requests in flight at most, as things stand; may be inf."""
-        return self._found if self.told is None else min(self._found, self.told)
+        return self._found if self.told is None else min(self._found, self.told, self.granted)
 
     @property
     def in_use(self) -> int:
@@ -126,12 +128,12 @@ class Concurrency:
             return -math.inf
         return float(Priority.INTERACTIVE) if self._others_are_full() else math.inf
 
-    def _is_full(self) -> bool:
-        """Whether somebody has to wait: those who are not INTERACTIVE may have to, earlier."""
-        return self.in_use >= self.limit or self._others_are_full()
+    def _is_full(self, more: int = 0, by_others: int = 0) -> bool:
+        """Whether somebody has to wait, once so many *more* are out: INTERACTIVE ones come last."""
+        return self.in_use + more >= self.limit or self._others_are_full(by_others)
 
-    def _others_are_full(self) -> bool:
-        return self._others.in_use >= self.limit - self._reserved
+    def _others_are_full(self, more: int = 0) -> bool:
+        return self._others.in_use + more >= self.limit - self._reserved
 
     @property
     def _reserved(self) -> float:
@@ -145,12 +147,14 @@ class Concurrency:
             self._collect_locked()
             if priority > self.up_to(now):
                 return None
-            self._borrowed += 1
             urgent = priority <= Priority.INTERACTIVE
-            self._others.in_use += not urgent
-            if not self._is_full():
+            lender = self if urgent else self._others
+            if not self._is_full(1, not urgent):
                 self._full_since = None
-            return self if urgent else self._others
+            # Last, and with no call after it: what Ctrl-C took away there would be lost for good.
+            self._others.in_use += not urgent
+            self._borrowed += 1
+            return lender
 
     def _collect_locked(self) -> None:
         while self._returned:
@@ -253,7 +257,29 @@ class Concurrency:
         self._told_of = limit
         return ConcurrencyChanged(limit, before)
 
-    def set_told(self, told: Optional[int]) -> None:
-        """Change what may never be exceeded; those that are out stay out."""
-        self.told = told
+    def set_told(self, told: Optional[int], rate_is_told: bool = True) -> None:
+        """Change what may never be exceeded; those that are out stay out.
+
+        Without a told rate nothing else bounds it, so what was unbounded is found out from now on.
+        """
+        with self._lock:
+            self.told = told
+            if not rate_is_told and math.isinf(self._found):
+                self._found = max(LEAST_KNOWN, self.in_use)
+                self._full_since = None
+        self.wake_starved()
+
+    def hold_still(self) -> int:
+        """Borrow no more until the next grant(); returns how many are out.
+
+        While we say how many we have, and hear how many we may, there must not be more.
+        """
+        with self._lock:
+            self._collect_locked()
+            self.granted = min(self.granted, self._borrowed)
+            return self._borrowed
+
+    def grant(self, places: int) -> None:
+        """So many of the shared places are ours now."""
+        self.granted = places
         self.wake_starved()

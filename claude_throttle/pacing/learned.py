@@ -114,11 +114,12 @@ class LearnedQuota:
         """The instant at which *units* may leave; *latency*: seconds an answer takes, about."""
         if not self.known:
             return now
-        span = min(units + self._guard(now, latency), self.burst) / self.rate
+        span = min(units + self.guard(now, latency), self.burst) / self.rate
         full_at = now - self.burst / self.rate
         return max(max(self.empty_at, full_at) + span, self.empty_at + span + self.margin)
 
-    def _guard(self, now: float, latency: float) -> float:
+    def guard(self, now: float, latency: float) -> float:
+        """Units that stay in the bucket: our account is late by what is on the way."""
         if self.burst < SMALL_BURST * self._cost.value:
             return 0.0
         calls = OUTPUT_GUARD_CALLS if self._is_output else GUARD_CALLS
@@ -184,6 +185,19 @@ class LearnedQuota:
         if not self._heard:
             self.limit, self.source = limit, source
             self._set_level(1.0, now)
+
+    def adopt(self, limit: float, burst: float, margin: float, trusted: bool, source: str) -> None:
+        """What another process learned of the same quota."""
+        self._heard = source == "headers"
+        self.limit, self.source = limit, source
+        self.burst = min(self.most_burst, burst)
+        self.margin, self.trusted = margin, trusted
+
+    def unbook(self, units: float) -> None:
+        """So much of what leaves next was booked already, when its slot was reserved."""
+        self.taken -= units
+        if self.known:
+            self.empty_at -= units / self.rate
 
     def _change_limit(self, reading: Reading, now: float) -> None:
         level = min(self.level(now), max(reading.remaining, 1.0))

@@ -29,6 +29,7 @@ from claude_throttle.flow.heard import (
     Heard,
     Stamp,
 )
+from claude_throttle.flow.rooms import Ahead, Step
 from claude_throttle.pacing.circuit import Circuit
 from claude_throttle.pacing.learned import LearnedQuota
 from claude_throttle.pacing.means import Exposure, Fading
@@ -121,15 +122,23 @@ class Pacer:
 
     def ready_at(self, cost: Cost, now: float) -> float:
         """The instant at which *cost* may leave, as things stand; *now* if it already may."""
-        at = max(now, self.pause.until, self.held_until, self.circuit.ready_at())
-        at = max(at, self.told.ready_at(cost))
+        at = max(self.gate_at(cost, now), self.told.ready_at(cost))
         latency = self.latency.mean(now)
         for learned, units in zip(self.learned.values(), cost):
             if units > 0 and learned.known:
                 at = max(at, learned.ready_at(units, now, latency))
+        return at
+
+    def gate_at(self, cost: Cost, now: float) -> float:
+        """The same, whatever the quotas say."""
+        at = max(now, self.pause.until, self.held_until, self.circuit.ready_at())
         if self.ramp is not None:
             at = max(at, self._ramp_ready_at(self.ramp, cost, now))
         return at
+
+    def errand(self, _cost: Cost, _ahead: Ahead, _now: float) -> Optional[Step]:
+        """What must be done, with no mutex held, before *cost* may leave: here nothing."""
+        return None
 
     def _ramp_ready_at(self, ramp: Ramp, cost: Cost, now: float) -> float:
         learned = self.learned[ramp.kind]
@@ -141,8 +150,8 @@ class Pacer:
     def leaves_at(self, queued: Cost, cost: Cost, now: float) -> float:
         """The instant at which *cost* may leave behind all of *queued*, as things stand."""
         at = self.ready_at(cost, now)
-        learned = [some for some in self.learned.values() if some.known]
-        quotas: list[Union[ToldQuota, LearnedQuota]] = [*self.told, *learned]
+        quotas: list[Union[ToldQuota, LearnedQuota]] = [told for _, told in self.told.by_name()]
+        quotas += [some for some in self.learned.values() if some.known]
         for quota in quotas:
             units = getattr(cost, quota.kind)
             if units > 0:
@@ -154,8 +163,12 @@ class Pacer:
     def take(self, cost: Cost, now: float, answers: bool = True) -> Stamp:
         """*cost* leaves now. *answers*: somebody will say how it ended."""
         self.told.take(cost, now)
-        requests, entered, produced = learned = tuple(self.learned.values())
-        recent = Cost(*[some.take(units, now) for some, units in zip(learned, cost)])
+        requests, entered, produced = self.learned.values()
+        recent = Cost(
+            requests.take(cost.requests, now),
+            entered.take(cost.input_tokens, now),
+            produced.take(cost.output_tokens, now),
+        )
         if self.ramp is not None:
             self.ramp.take(getattr(cost, self.ramp.kind), now)
         self._requests_a_minute.add(cost.requests, now)
@@ -165,15 +178,8 @@ class Pacer:
             self.latency.begin(now)
         self.budget.sent()
         taken = Cost(requests.taken, entered.taken, produced.taken)
-        return Stamp(
-            now,
-            self._number,
-            taken,
-            recent,
-            produced.produced,
-            self.pause.ends(),
-            self.circuit.left(self._number, now),
-        )
+        resumes, probes = self.pause.ends(), self.circuit.left(self._number, now)
+        return Stamp(now, self._number, taken, recent, produced.produced, resumes, probes)
 
     def settle(self, held: Cost, actual: Cost, booked_at: float) -> bool:
         """What was booked as *held* was in truth *actual*, and is in flight no more.
@@ -270,22 +276,14 @@ class Pacer:
             self.learned["requests"].refused_blindly(stamp, used, allowed, now)
 
     def _scarcest(self, heard: Heard, cost: Cost) -> str:
-        def share(kind: str) -> float:
-            return heard.readings[kind].remaining / max(1.0, float(getattr(cost, kind)))
-
-        return min(heard.readings, key=share, default="requests")
+        left = {kind: reading.remaining for kind, reading in heard.readings.items()}
+        return min(left, key=lambda k: left[k] / max(1.0, getattr(cost, k)), default="requests")
 
     def _grow_slowly(self, growth: Optional[Growth], seconds: float, now: float) -> None:
         """A ramp limit refused: hold growth to the server's step, from the end of the pause on."""
-        from claude_throttle.pacing.ramp import UNTOLD_STEP_SHARE, Ramp  # rare
+        from claude_throttle.pacing.ramp import Ramp, step_of  # rare
 
-        if growth is None:
-            used = max(1.0, self._input_a_minute.value(now))
-            growth = Growth("input_tokens", used, used * (1.0 + UNTOLD_STEP_SHARE))
-        # Whatever it says: half of what went through lately will go through again.
-        floor = 0.5 * self._input_a_minute.value(now) if growth.kind == "input_tokens" else 0.0
-        limit, next_limit = max(growth.limit, floor), max(growth.next_limit, 1.01 * floor)
-        self.ramp = Ramp(Growth(growth.kind, limit, next_limit), now + seconds)
+        self.ramp = Ramp(step_of(growth, self._input_a_minute.value(now)), now + seconds)
 
     def pause_for(self, seconds: float, now: float) -> float:
         """Let nothing leave for *seconds* plus jitter; returns what remains of the pause.

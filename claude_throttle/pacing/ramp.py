@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Optional
 
 from claude_throttle.flow.heard import Growth
 from claude_throttle.pacing import quota as gcra
@@ -16,6 +17,18 @@ UNTOLD_STEP_SHARE = 0.15
 
 #: Units that may leave at once, in seconds' worth.
 BURST_SECONDS = 1.0
+
+
+def step_of(growth: Optional[Growth], used: float) -> Growth:
+    """The server's step, or a guess; *used*: input tokens that went through in the last minute."""
+    if growth is None:
+        used = max(1.0, used)
+        return Growth("input_tokens", used, used * (1.0 + UNTOLD_STEP_SHARE))
+    if growth.kind != "input_tokens":
+        return growth
+    # Whatever it says: half of what went through lately will go through again.
+    floor = 0.5 * used
+    return Growth(growth.kind, max(growth.limit, floor), max(growth.next_limit, 1.01 * floor))
 
 
 class Ramp:

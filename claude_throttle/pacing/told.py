@@ -65,6 +65,10 @@ class ToldQuota:
         """*units* leave now."""
         self.empty_at = gcra.take(self.empty_at, self.rate, self.burst, units, now)
 
+    def unbook(self, units: float) -> None:
+        """So much of what leaves next was booked already, when its slot was reserved."""
+        self.empty_at -= units / self.rate
+
     def hold_until(self, at: float) -> None:
         """At that instant there will be one unit, and no more: a pause is not saved up for."""
         self.empty_at = max(self.empty_at, at - 1.0 / self.rate)
@@ -92,6 +96,12 @@ class ToldQuotas:
     def _all(self) -> Iterator[ToldQuota]:
         yield from self._told.values()
         yield from self._ceilings.values()
+
+    def by_name(self) -> Iterator[tuple[str, ToldQuota]]:
+        """All of them; what headroom leaves has the name of its kind with a word before it."""
+        yield from self._told.items()
+        for kind, ceiling in self._ceilings.items():
+            yield f"ceiling {kind}", ceiling
 
     def reconfigure(self, quotas: Mapping[str, Quota], burst: float, now: float) -> None:
         """Keep other quotas from now on; where one stays, its level stays where it is."""

@@ -210,10 +210,10 @@ def test_others_spending_pulls_the_level_down_at_once():
 def test_others_pace_widens_the_guard_and_is_forgotten():
     """What is on the way to us they may take meanwhile; half a minute later nobody does."""
     lane = known(limit=600.0, remaining=40.0)
-    before = lane.quota._guard(0.1, 0.5)
+    before = lane.quota.guard(0.1, 0.5)
     lane.ask(0.0, 0.1, 600.0, 5.0)
-    assert lane.quota._guard(0.1, 0.5) > before
-    assert lane.quota._guard(40.0, 0.5) == pytest.approx(before, abs=0.01)
+    assert lane.quota.guard(0.1, 0.5) > before
+    assert lane.quota.guard(40.0, 0.5) == pytest.approx(before, abs=0.01)
 
 
 @pytest.mark.parametrize("remaining", [10.0, 19.0], ids=["at the answer", "at admission"])
@@ -326,13 +326,13 @@ def test_output_keeps_four_calls_worth():
     lane = known("output_tokens", 600_000.0, 100_500.0, units=1000.0)
     lane.quota.settle(1000.0, 1000.0)
     assert lane.ready_at(1000.0, 0.0) <= 0.0
-    assert lane.quota._guard(0.0, 0.0) == pytest.approx(4000.0)
+    assert lane.quota.guard(0.0, 0.0) == pytest.approx(4000.0)
 
 
 @pytest.mark.parametrize(("remaining", "guard"), [(3.0, 0.0), (4.0, 1.0), (8.0, 2.0), (400.0, 2.0)])
 def test_a_guard_takes_at_most_a_quarter(remaining, guard):
     """And where the burst is smaller than four calls there is no room for one."""
-    assert known(limit=600.0, remaining=remaining).quota._guard(0.0, 0.1) == guard
+    assert known(limit=600.0, remaining=remaining).quota.guard(0.0, 0.1) == guard
 
 
 def test_a_call_larger_than_the_burst_goes_when_the_bucket_is_full():

@@ -32,6 +32,11 @@ def internet(chance):
 NETWORKS = {"loopback": loopback, "internet": internet}
 
 
+def spread_over(seconds):
+    """A network that delays each way by up to so many seconds, evenly drawn."""
+    return lambda chance: 0.0002 + seconds * chance.random()
+
+
 class Learning:
     """The real estimator, asked as a lane's room asks it."""
 

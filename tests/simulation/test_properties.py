@@ -66,30 +66,6 @@ def second_half(simulation, units, rate):
 
 
 @few
-@given(rates, st.integers(4, 300), latencies, networks, stamps, seeds)
-def test_one_quota_of_requests_is_used_and_not_overdrawn(rpm, burst, latency, network, at, seed):
-    """Nothing told: 0.97 of it in the second half, a few 429s while it is learned, none failed.
-
-    For buckets that outlast what a network of 40 ± 20 ms shuffles, a tenth of a second: two calls
-    that catch up on each other empty a smaller one, and each 429 costs a second.
-    """
-    burst += round(rpm / 60 * 0.1)
-    count = round(burst + rpm / 60 * (30 + 15 * latency))
-    done = simulate(
-        Limits(rpm=rpm, burst=burst),
-        calls(count, latency, seed),
-        network=NETWORKS[network],
-        headers_at=at,
-        seed=seed,
-    )
-    in_flight = rpm / 60 * latency
-    assert unanswered(done) == []
-    assert second_half(done, lambda request: 1.0, rpm / 60) > 0.97
-    # Ours is late by what is on the way: a wave or two, each by a part of what was in flight.
-    assert refusals(done) <= 4 + 0.1 * in_flight
-
-
-@few
 @given(st.floats(0.1, 0.5), latencies, networks, stamps, seeds)
 def test_one_quota_of_input_tokens_is_used_and_not_overdrawn(depth, latency, network, at, seed):
     """Sizes spread tenfold, a bucket of 6 to 30 s: 0.97 of it, one call in fifty refused."""

@@ -1,0 +1,26 @@
+"""Thread-local things, also for programs that gevent patches after this was imported.
+
+gunicorn does that with ``--preload`` and its gevent workers. What ``threading.local`` was until
+then is one for all greenlets, and one call would answer for another.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+
+class PerThread:
+    """Finds this thread's, or this greenlet's, own. Thread-safe without a lock."""
+
+    __slots__ = ("_by_kind",)
+
+    def __init__(self) -> None:
+        # A plain dict: setdefault is atomic.
+        self._by_kind: dict[Any, threading.local] = {}
+
+    def mine(self) -> threading.local:
+        """A ``threading.local`` of the kind there is now."""
+        kind = threading.local
+        found = self._by_kind.get(kind)
+        return found if found is not None else self._by_kind.setdefault(kind, kind())
