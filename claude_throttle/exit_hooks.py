@@ -15,6 +15,8 @@ import weakref
 from functools import partial
 from typing import Any, Callable, Optional, Protocol
 
+from claude_throttle.flow.clock import SYSTEM_CLOCK
+
 
 class Closable(Protocol):
     """What has to be closed."""
@@ -50,6 +52,18 @@ def finish_at_exit(closable: Closable) -> None:
 def forget(closable: Closable) -> None:
     """It is closed: there is nothing to finish any more."""
     _open.discard(closable)
+
+
+def close_all(timeout: float) -> None:
+    """Finish and close everything this process has, in *timeout* seconds together.
+
+    For a process that ends without Python's exit hooks. What is left is cancelled, or cut off.
+    """
+    give_up_at = SYSTEM_CLOCK.monotonic() + timeout
+    for closable in _mine():
+        left = max(0.0, give_up_at - SYSTEM_CLOCK.monotonic())
+        _do(closable, partial(closable.close, left, False))
+        forget(closable)
 
 
 def _finish() -> None:

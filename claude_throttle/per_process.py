@@ -2,12 +2,13 @@
 
 Measured on gunicorn, uWSGI and Celery in all their modes: only a state keyed by pid *and* a fork
 hook get through all of them. A pid check alone meets the parent's waiting thread in the inherited
-queue; the hook alone is never called by uWSGI.
+queue; Python's hook alone is never called by uWSGI, which has one of its own.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from typing import Callable, Optional
 
@@ -22,10 +23,8 @@ class PerProcess:
         # A plain dict: setdefault and pop are atomic, and no lock can be left held by a fork.
         self._by_pid: dict[int, Process] = {}
         self._inherited: list[Process] = []
-        if hasattr(os, "register_at_fork"):
-            # Weakly: it can never be unregistered.
-            forget = weakref.WeakMethod(self._forget_parent)
-            os.register_at_fork(after_in_child=lambda: (method := forget()) and method())
+        _everyone.add(self)
+        _hook_into_uwsgi()
 
     def mine(self) -> Process:
         """This process's own."""
@@ -33,14 +32,15 @@ class PerProcess:
         process = self._by_pid.get(pid)
         if process is not None:
             return process
-        self._forget_parent()
+        self.forget_parent()
         return self._by_pid.setdefault(pid, self._make())
 
     def mine_if_any(self) -> Optional[Process]:
         """The same, if it was ever used here."""
         return self._by_pid.get(os.getpid())
 
-    def _forget_parent(self) -> None:
+    def forget_parent(self) -> None:
+        """In a forked child: let go of what was inherited."""
         for pid in list(self._by_pid):
             if pid != os.getpid():
                 process = self._by_pid.pop(pid, None)
@@ -48,3 +48,35 @@ class PerProcess:
                     # Kept, not collected: closing its pools takes locks nobody may hold here.
                     self._inherited.append(process)
                     process.abandon()
+
+
+#: Weakly: a hook can never be unregistered.
+_everyone: weakref.WeakSet[PerProcess] = weakref.WeakSet()
+
+
+def _forget_parents() -> None:
+    for one in list(_everyone):
+        one.forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents)
+
+# Whether uWSGI's hook calls ours; another may have replaced it since, then the pid check is left.
+_hooked: list[bool] = []
+
+
+def _hook_into_uwsgi() -> None:
+    """Hear of the forks of uWSGI, if that is who runs this process."""
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is None or _hooked:
+        return
+    _hooked.append(True)
+    before: Optional[Callable[[], None]] = getattr(uwsgi, "post_fork_hook", None)
+
+    def forked() -> None:
+        _forget_parents()
+        if before is not None:
+            before()
+
+    uwsgi.post_fork_hook = forked  # type: ignore[attr-defined]

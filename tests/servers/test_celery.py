@@ -1,0 +1,49 @@
+"""Children of Celery's prefork pool. They end without Python's exit hooks."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery, current_app, signals
+
+import claude_throttle.contrib.celery  # noqa: F401 - what is tested here
+from claude_throttle import Closed
+from claude_throttle.testing import Stall
+from tests.conftest import ask
+from tests.servers.running import latency, running, script, wait_until
+from tests.servers.visiting import hold_the_first, judge
+
+TASKS = 12
+
+
+def test_celery_prefork(fake, tmp_path, redis_url):
+    """Everybody gets what was asked for; what a task left to be done is done at shutdown."""
+    fake = fake(latency=latency)
+    hold_the_first(fake)
+    command = [script("celery"), "--app=tests.servers.celery_app", "worker", "--pool=prefork"]
+    command += ["--concurrency=2", "--loglevel=WARNING"]
+    command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    sender = Celery("sender", broker=redis_url, set_as_current=False)
+    with running(command, fake, tmp_path, BROKER=redis_url) as server, sender:
+        for n in range(TASKS):
+            sender.send_task("work", [f"nonce-{n}"])
+        wait_until(lambda: len(server.reports()) == TASKS, seconds=30)
+        judge(server.reports(), server, fake, forked=True)
+        assert len({one["pid"] for one in server.reports()}) == 2
+        sender.send_task("work", ["leaving-long"])
+        wait_until(lambda: len(server.reports()) > TASKS)
+        assert server.stop() == 0
+        pid = server.reports()[-1]["pid"]
+        assert f"{pid} long left" in server.noted()
+
+
+def test_a_child_ends_in_bounded_time(fake, throttle, monkeypatch):
+    """What has no answer by then is cut off, what waits is cancelled, and both say so."""
+    monkeypatch.setitem(current_app.conf, "claude_throttle_shutdown_timeout", 0.1)
+    server = fake()
+    server.script(Stall())
+    throttler = throttle(server, max_concurrency=1)
+    futures = [throttler.submit(**ask()) for _ in range(2)]
+    wait_until(lambda: server.arrivals)
+    signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+    assert [type(future.exception(0)) for future in futures] == [Closed, Closed]

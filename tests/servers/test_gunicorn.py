@@ -1,0 +1,56 @@
+"""Workers forked by gunicorn, before the app is imported and after."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from tests.servers.running import latency, listening, running, script
+from tests.servers.visiting import (
+    hold_the_first,
+    judge,
+    judge_notes,
+    judge_workers,
+    stop_amid_a_call,
+    visit_all,
+)
+
+WORKERS = 2
+
+
+@contextlib.contextmanager
+def _serving(fake, folder, kind, *options, **environment):
+    """The server, and what its visitors found."""
+    with listening() as listener:
+        command = [script("gunicorn"), f"-b=fd://{listener.fileno()}", f"-w={WORKERS}"]
+        command += [f"-k={kind}", *options, "--graceful-timeout=10"]
+        command += ["tests.servers.wsgi_app:application"]
+        with running(command, fake, folder, **environment) as server:
+            yield server, visit_all(listener.getsockname(), WORKERS)
+            stop_amid_a_call(listener.getsockname(), server)
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["apart", "preload"])
+@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+def test_gunicorn(fake, tmp_path, kind, preload):
+    """Everybody gets what was asked for, whoever was used before the fork."""
+    fake = fake(latency=latency)
+    options = ["--preload"] * preload + ["--threads=3"] * (kind == "gthread")
+    if preload:
+        hold_the_first(fake)
+    with _serving(fake, tmp_path, kind, *options) as (server, found):
+        judge(found, server, fake, forked=preload)
+
+
+def test_gevent_patched_before_the_fork(fake, tmp_path):
+    """The master's greenlets survive the fork, unlike threads: in a worker they do nothing.
+
+    Nor do they go on in the master of newer releases, whose own loop blocks them all.
+    """
+    fake = fake(latency=latency)
+    hold_the_first(fake)
+    with _serving(fake, tmp_path, "gevent", "--preload", PATCH="early") as (server, found):
+        judge_workers(found, forked=True)
+        fake.release_stalled()
+    judge_notes(server, fake)
