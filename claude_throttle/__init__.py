@@ -38,6 +38,8 @@ from claude_throttle.flow.events import (
     LaneResumed,
     LimitLearned,
     RetryScheduled,
+    StoreLost,
+    StoreReturned,
     Suspended,
     SuspensionEnded,
 )
@@ -50,6 +52,7 @@ from claude_throttle.settings import Settings
 from claude_throttle.throttler import Throttler
 
 if TYPE_CHECKING:
+    from claude_throttle.fleet_view import FleetLane, FleetMember, FleetState, fleet
     from claude_throttle.limits import LaneState, Limits, QuotaState
 
 __all__ = [
@@ -66,6 +69,10 @@ __all__ = [
     "Limits",
     "LaneState",
     "QuotaState",
+    "fleet",
+    "FleetState",
+    "FleetMember",
+    "FleetLane",
     # Events
     "Event",
     "CallQueued",
@@ -80,6 +87,8 @@ __all__ = [
     "CircuitClosed",
     "Suspended",
     "SuspensionEnded",
+    "StoreLost",
+    "StoreReturned",
     "CallSucceeded",
     "CallFailed",
     # Errors
@@ -100,10 +109,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Only for who looks: an import that most programs would pay for in vain.
-    if name not in ("LaneState", "Limits", "QuotaState"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from claude_throttle import limits
+#: Only for who looks: an import that most programs would pay for in vain.
+_ON_USE = {
+    **dict.fromkeys(("LaneState", "Limits", "QuotaState"), "limits"),
+    **dict.fromkeys(("fleet", "FleetState", "FleetMember", "FleetLane"), "fleet_view"),
+}
 
-    return getattr(limits, name)
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_ON_USE[name]}"), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterable
 from functools import partial
@@ -39,6 +40,8 @@ class Access:
         # lane's mutex.
         self._lock = threading.RLock()
         self._suspensions: dict[str, Suspension] = {}
+        #: Tells other processes what is suspended; set where they share it.
+        self.publish: Callable[[str], None] = _nobody
 
     def require(self, lane: str, probes: bool = True) -> bool:
         """Raise AccountSuspended, unless all is well or, if it *probes*, it is time: then True."""
@@ -68,10 +71,14 @@ class Access:
         """*call* was refused with the account: send nothing more, as soon as that is heard."""
         if brings_own_proof(call.extra_headers):
             return
-        from claude_throttle.pacing.suspension import suspend  # rare, so loaded on use
-
         # A key may be refused one model; anything else is about all of them.
         scope = call.home.name if refusal.reason == NOT_PERMITTED else WHOLE_ACCOUNT
+        if self._begin(scope, refusal, call):
+            self.publish(self._notice())
+
+    def _begin(self, scope: str, refusal: AccountRefusal, call: Optional[Call]) -> bool:
+        from claude_throttle.pacing.suspension import suspend  # rare, so loaded on use
+
         with self._lock:
             before = self._suspensions.get(scope)
             suspension = suspend(*refusal, self._clock.monotonic(), before)
@@ -82,6 +89,7 @@ class Access:
         self._reopen()  # somebody may have ended it meanwhile
         if suspension is not before:
             self._observe(Suspended(scope, refusal.reason, refusal.until), call)
+        return suspension is not before
 
     def answered(self, call: Call, left_at: float) -> None:
         """*call*, which left at that instant, was answered: all is well again.
@@ -109,5 +117,28 @@ class Access:
             ended = [scope for scope in scopes if self._suspensions.pop(scope, None) is not None]
         if ended:
             self._reopen()
+            self.publish(self._notice())
         for scope in ended:
             self._observe(SuspensionEnded(scope), call)
+
+    # -- other processes -------------------------------------------------------------------------
+
+    def _notice(self) -> str:
+        """What is suspended, as JSON; "" if nothing is."""
+        with self._lock:
+            found = {
+                scope: (s.reason, s.message, s.until) for scope, s in self._suspensions.items()
+            }
+        return json.dumps(found) if found else ""
+
+    def take_in(self, notice: str) -> None:
+        """What another process says is suspended, and that nothing else is."""
+        heard = json.loads(notice) if notice else {}
+        for scope, refusal in heard.items():
+            if scope not in self._suspensions:
+                self._begin(scope, AccountRefusal(*refusal), None)
+        self._end([scope for scope in list(self._suspensions) if scope not in heard], None)
+
+
+def _nobody(_notice: str) -> None:
+    """No other process is told."""

@@ -77,6 +77,25 @@ def require_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ConfigurationError(f"{name} must be {shown}, not {value!r:.40}")
 
 
+#: What ``shared=`` may begin with.
+STORES = ("sqlite", "redis", "rediss", "unix", "redis+sentinel", "memory")
+
+
+def require_store(shared: Any) -> None:
+    """Raise unless *shared* names a store, or is a redis client."""
+    if shared is None or hasattr(shared, "execute_command"):
+        return
+    scheme, found, _ = shared.partition("://") if isinstance(shared, str) else ("", "", "")
+    if not found or scheme not in STORES:
+        raise ConfigurationError(
+            f"shared must be one of {', '.join(f'{name}://…' for name in STORES)}, or a redis "
+            f"client, not {scheme or type(shared).__name__!r:.40}"
+        )
+    if scheme == "sqlite" and not shared.startswith("sqlite:///"):
+        # Relative to what? Processes in different directories would share nothing.
+        raise ConfigurationError('shared must name the whole path: "sqlite:///var/run/claude.db"')
+
+
 def require_lanes(lanes: Any) -> None:
     """Raise unless *lanes* maps models to lanes, by their names."""
     if not isinstance(lanes, Mapping) or not all(

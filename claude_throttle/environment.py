@@ -9,10 +9,10 @@ from claude_throttle.errors import ConfigurationError
 
 _NUMBERS = (
     *("rpm", "rpd", "itpm", "otpm", "tpm", "tpd", "headroom", "timeout", "ageing"),
-    *("interactive_share", "retry_share"),
+    *("interactive_share", "retry_share", "store_timeout", "store_lease"),
 )
 _WHOLE = ("burst", "max_concurrency", "max_queue", "max_retries")
-_TEXTS = ("api_version", "tier", "count_tokens")
+_TEXTS = ("api_version", "tier", "count_tokens", "shared", "on_store_failure")
 _FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure")
 
 

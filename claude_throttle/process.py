@@ -32,11 +32,11 @@ from claude_throttle.rooms import Rooms
 from claude_throttle.settings import Settings
 from claude_throttle.transport import sdk
 from claude_throttle.transport.headers import brings_own_proof
-from claude_throttle.transport.http import Wire, WireSettings
+from claude_throttle.transport.http import Wire
 from claude_throttle.transport.request import Request, require_options, serialise
-from claude_throttle.transport.retry import RetryRules
 
 if TYPE_CHECKING:
+    from claude_throttle.clerk import Clerk
     from claude_throttle.counting import Counter
     from claude_throttle.limits import Limits
     from claude_throttle.organization import Organization
@@ -63,7 +63,7 @@ class Process:
         self.observe = self._observer.observe
         self._open_permits = OpenPermits()
         self._numbers = itertools.count(1)
-        self._wire = Wire(_wire_settings(settings), clock)
+        self._wire = Wire(settings.wire, clock)
         self._access = Access(self.lanes, self.observe, clock)
         senders, observe = self.senders, self.observe
         self._rooms = Rooms(
@@ -71,8 +71,9 @@ class Process:
         )
         self._counter = self._make_counter() if settings.count_tokens == "api" else None
         self._organization = self._make_organization() if settings.admin_key else None
+        self._clerk = self._make_clerk() if settings.shared is not None else None
 
-    # Loaded on use: most programs need neither, and all pay for an import.
+    # Loaded on use: most programs need none of them, and all pay for an import.
     def _make_counter(self) -> Counter:
         from claude_throttle.counting import Counter
 
@@ -82,6 +83,13 @@ class Process:
         from claude_throttle.organization import Organization
 
         return Organization(self.settings, self._wire, self._rooms, self.senders)
+
+    def _make_clerk(self) -> Clerk:
+        from claude_throttle.store import make_clerk
+
+        latency = self._recorder.median_latency
+        rooms, access = self._rooms, self._access
+        return make_clerk(self.settings, self.permits, rooms, access, latency, self._clock)
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -206,14 +214,13 @@ class Process:
 
         rooms = {room.lane.name: room for room in self._rooms.all()}
         states = {name: room.state(self._access.reason(name)) for name, room in rooms.items()}
-        return Limits(states, self.permits.limit, self.permits.in_use)
+        return Limits(states, self.permits.limit, self.permits.in_use, self._rooms.store)
 
     def estimate_wait(self, params: Mapping[str, Any]) -> float:
         """Seconds a call put now would wait before it leaves."""
         request: Request = serialise(params)
         room = self.room(request.model)
-        guess = guess_input_tokens(params)
-        cost = room.estimator.cost(request.model, guess, request.max_tokens)
+        cost = room.estimator.cost(request.model, guess_input_tokens(params), request.max_tokens)
         return self._seconds_until_leave(room, cost)
 
     def _seconds_until_leave(self, room: Room, cost: Cost) -> float:
@@ -237,7 +244,7 @@ class Process:
         self.settings = settings
         self._rooms.reconfigure(settings)
         self.permits.interactive_share = settings.interactive_share
-        self.permits.set_told(settings.max_concurrency)
+        self.permits.set_told(settings.max_concurrency, settings.tells_rate)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -261,6 +268,8 @@ class Process:
         if self._counter is not None:
             self._counter.close()
         self._end_the_rest()
+        if self._clerk is not None:
+            self._clerk.close()
         self.senders.stop()
         self._wire.close()
 
@@ -285,12 +294,5 @@ class Process:
         """In a forked child: end our copies of the parent's futures. Takes no lock."""
         for lane in self.lanes():
             for call in lane.unsettled():
-                call.future.abandon(refusals.forked(call))
+                call.abandon(refusals.forked(call))
         self._wire.abandon()
-
-
-def _wire_settings(settings: Settings) -> WireSettings:
-    rules = RetryRules(settings.max_retries, settings.retry_read_timeouts, settings.retry_resets)
-    return WireSettings(
-        settings.base_url, settings.headers, rules, settings.proxies, settings.ca_bundle
-    )

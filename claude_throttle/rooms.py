@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
 from claude_throttle.errors import Closed
 from claude_throttle.flow.call import Call
@@ -19,6 +19,10 @@ from claude_throttle.pacing.lanes import counts_cache_reads, lane_of
 from claude_throttle.pacing.pacer import Pacer
 from claude_throttle.room import Room
 from claude_throttle.settings import Settings
+
+if TYPE_CHECKING:
+    from claude_throttle.clerk import Clerk
+    from claude_throttle.shared_pacer import SharedPacer
 
 
 def _nothing(_model: str) -> Mapping[str, float]:
@@ -40,10 +44,10 @@ class Rooms:
     ) -> None:
         self._settings = settings
         self._permits = permits
-        self._senders = senders
+        self.senders = senders
         self._clock = clock
         self._carry = carry
-        self._observe = observe
+        self.observe = observe
         self._suspend = suspend
         # Guards all below: no lane is made after the close. Never held while calling out.
         # Reentrant for the same reason as the lane's mutex.
@@ -54,9 +58,13 @@ class Rooms:
         self._told_of: Callable[[str], Mapping[str, float]] = _nothing
         self._closed = False
         self._paused = False
+        #: Who asks the ledger, if processes share one.
+        self.clerk: Optional[Clerk] = None
 
     def of(self, model: str) -> Room:
         """The room of a model. Raises :class:`Closed`."""
+        if self.clerk is not None:
+            self.clerk.ensure()
         room = self._by_model.get(model)
         if room is None or self._closed:
             with self._lock:
@@ -73,7 +81,7 @@ class Rooms:
 
     def _make(self, name: str, model: str) -> Room:
         settings = self._settings
-        pacer = Pacer(
+        pacer = self._kind_of_pacer()(
             settings.quotas,
             settings.burst_in_force,
             lane=name,
@@ -90,10 +98,10 @@ class Rooms:
             name,
             pacer=pacer,
             permits=self._permits,
-            senders=self._senders,
+            senders=self.senders,
             price=self._price,
             carry=self._carry,
-            observe=self._observe,
+            observe=self.observe,
             suspend=self._suspend,
             counts_cache_reads=counts_cache_reads(name),
             max_queue=settings.max_queue,
@@ -102,7 +110,28 @@ class Rooms:
         )
         if self._paused:
             lane.pause()
+        self._share(lane, pacer)
         return Room(lane, pacer)
+
+    def _kind_of_pacer(self) -> type[Pacer]:
+        if self.clerk is None:
+            return Pacer
+        from claude_throttle.shared_pacer import SharedPacer  # only for who shares
+
+        return SharedPacer
+
+    def _share(self, lane: Lane, pacer: Pacer) -> None:
+        if self.clerk is not None:
+            pacer.share(self.clerk, lane.mutex, lane.backlog.not_empty.notify)  # type: ignore[attr-defined]
+
+    @property
+    def store(self) -> Optional[str]:
+        """Which store is in force, for people to read; None where nothing is shared."""
+        return None if self.clerk is None else self.clerk.state
+
+    def shared_pacers(self) -> list[SharedPacer]:
+        """Those of all lanes, if processes share a ledger."""
+        return [room.pacer for room in self.all()]  # type: ignore[misc]
 
     def _price(self, call: Call) -> Cost:
         return self.of_call(call).price(call)

@@ -13,6 +13,8 @@ from claude_throttle.errors import ConfigurationError, UnknownSetting
 from claude_throttle.pacing.pacer import AUTO
 from claude_throttle.pacing.quota import Quota
 from claude_throttle.transport.headers import merged_headers
+from claude_throttle.transport.http import WireSettings
+from claude_throttle.transport.retry import RetryRules
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict
@@ -51,12 +53,18 @@ if TYPE_CHECKING:
         allow_insecure: bool
         proxies: Optional[Mapping[str, str]]
         ca_bundle: Optional[str]
+        shared: Any
+        on_store_failure: str
+        store_timeout: float
+        store_lease: float
 
 
 QUOTAS = ("rpm", "rpd", "itpm", "otpm", "tpm", "tpd")
 
-#: Never shown, never pickled.
-SECRETS = ("api_key", "auth_token", "admin_key")
+KEYS = ("api_key", "auth_token", "admin_key")
+
+#: Never shown, never pickled: the address of a store may hold a password.
+SECRETS = (*KEYS, "shared")
 
 #: What reconfigure() may change; the rest is part of open connections, or of what waits.
 CHANGEABLE = {*QUOTAS, "burst", "headroom", "max_concurrency", "max_queue", "timeout"}
@@ -134,9 +142,19 @@ class Settings:
     proxies: Optional[Mapping[str, str]] = field(default=None, repr=False)
     #: Path of a CA bundle; env REQUESTS_CA_BUNDLE. There is no way to switch TLS checks off.
     ca_bundle: Optional[str] = None
+    #: Where processes share their quotas: "sqlite:///path" on one machine, "redis://host:6379/0" on
+    #: many, or a redis client; max_concurrency is shared, too. None = this process has its own.
+    shared: Any = field(default=None, repr=False)
+    #: What to do while that cannot be reached: "share" = keep to one part of each quota, by the
+    #: number of processes seen last; "stop" = wait; "full" = go on as if alone.
+    on_store_failure: str = "share"
+    #: Seconds for one exchange with it, connecting included.
+    store_timeout: float = 0.25
+    #: Seconds after which what a dead process had in flight is free again.
+    store_lease: float = 15.0
 
     def __post_init__(self) -> None:
-        for name in SECRETS:
+        for name in KEYS:
             self._set(name, checks.clean_secret(name, getattr(self, name)))
         for name in FLAGS:
             checks.require_flag(name, getattr(self, name))
@@ -160,6 +178,10 @@ class Settings:
         for name in ("timeout", "ageing"):
             if getattr(self, name) is not None:
                 checks.require_seconds(name, getattr(self, name))
+        checks.require_store(self.shared)
+        checks.require_one_of("on_store_failure", self.on_store_failure, ("share", "stop", "full"))
+        checks.require_seconds("store_timeout", self.store_timeout)
+        checks.require_seconds("store_lease", self.store_lease)
         checks.require_proxies(self.proxies)
         checks.require_bundle(self.ca_bundle)
 
@@ -239,6 +261,12 @@ class Settings:
         elif self.auth_token is not None:
             proof["Authorization"] = f"Bearer {self.auth_token}"
         return merged_headers(merged_headers(ours, self.default_headers), proof)
+
+    @property
+    def wire(self) -> WireSettings:
+        """What the wire needs of all this."""
+        rules = RetryRules(self.max_retries, self.retry_read_timeouts, self.retry_resets)
+        return WireSettings(self.base_url, self.headers, rules, self.proxies, self.ca_bundle)
 
     def require_key(self) -> None:
         """Raise :class:`ConfigurationError` if there is nothing to prove who we are."""

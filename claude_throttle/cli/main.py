@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Optional, Protocol
 
 from claude_throttle._version import __version__
-from claude_throttle.cli import demo, limits, run, serve_fake
+from claude_throttle.cli import demo, fleet, limits, run, serve_fake
 from claude_throttle.cli.exits import INTERRUPTED, SOME_FAILED, WRONG_USAGE, CannotStart
 
 
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "demo": demo,
     "run": run,
     "limits": limits,
+    "fleet": fleet,
     "serve-fake": serve_fake,
 }
 

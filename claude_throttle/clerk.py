@@ -1,0 +1,290 @@
+"""Keeps one process in step with the ledger it shares with others.
+
+The workers ask it for slots, in their own threads. A thread of its own tells the ledger what became
+of them, and that this process is still there; after a failure it finds out when the ledger is back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from functools import partial
+from typing import Callable, NamedTuple, Optional
+
+from claude_throttle.flow.call import Call
+from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.condition import Condition
+from claude_throttle.flow.cost import Cost
+from claude_throttle.flow.events import Event, StoreLost, StoreReturned
+from claude_throttle.flow.senders import Senders
+from claude_throttle.ledgers.contract import SECOND, Ledger, Order, Reply, StoreFailed
+from claude_throttle.seats import Seats
+from claude_throttle.shared_pacer import SharedPacer
+
+logger = logging.getLogger("claude_throttle")
+
+#: Seconds between signs of life while anything waits or is out.
+BEAT_SECONDS = 1.0
+
+#: Seconds within which the ledger hears what calls really cost.
+NEWS_SECONDS = 0.05
+
+#: Seconds between looks for a silent ledger.
+LOOK_SECONDS = 0.5
+
+#: Seconds without anything to do after which the thread ends.
+IDLE_SECONDS = 60.0
+
+#: The lane under which a process says that it is there; it has no quotas.
+NO_LANE = ""
+
+
+class Store(NamedTuple):
+    """Which ledger, for whom, and how to behave without it."""
+
+    ledger: Ledger
+    #: A salted hash of the key.
+    account: str
+    timeout_seconds: float
+    #: "share", "stop", "full".
+    on_failure: str
+
+
+class Clerk:
+    """One per process. Thread-safe."""
+
+    def __init__(
+        self,
+        store: Store,
+        seats: Seats,
+        pacers: Callable[[], list[SharedPacer]],
+        observe: Callable[[Event, Optional[Call]], None],
+        notice: Callable[[str], None],
+        senders: Senders,
+        clock: Clock,
+    ) -> None:
+        self.store = store
+        #: The ledger cannot be reached.
+        self.alone = False
+        #: Processes that shared it when it was last heard of, this one included.
+        self.members = 1
+        self.on_failure = store.on_failure
+        self._seats = seats
+        self._pacers = pacers
+        self._observe = observe
+        self._notice = notice
+        self._senders = senders
+        self._clock = clock
+        self._member = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}"
+        # Guards what follows, and the thread waits on it. Never held while asking or calling out;
+        # a lane's mutex may be held when it is taken, never the other way round.
+        self._changed = Condition(threading.RLock())
+        self._thread: Optional[threading.Thread] = None
+        self._has_news = False
+        self._closed = False
+        #: The ledger's time less ours, in microseconds; None until it was first heard of.
+        self._ahead: Optional[float] = None
+        #: What is to be told of the account's suspension; None = nothing new.
+        self._notice_to_tell: Optional[str] = None
+        self._notice_heard = ""
+        self._beat_at = self._idle_at = -1.0
+
+    @property
+    def state(self) -> str:
+        """Which store is in force, for people to read."""
+        name, others = self.store.ledger.name, self.members
+        if self.alone:
+            return f"{name} cannot be reached; {self.on_failure}, one of {others}"
+        return f"{name}, one of {others}"
+
+    # -- from the lanes --------------------------------------------------------------------------
+
+    def reserve(self, pacer: SharedPacer, costs: list[Cost]) -> None:
+        """Ask for slots. Holds no mutex; takes as long as the store's timeout at most."""
+        self._ask(pacer, costs)
+
+    def has_news(self) -> None:
+        """Something is to be told, soon. A lane's mutex may be held."""
+        if not self._has_news:
+            with self._changed:
+                self._has_news = True
+                self._changed.notify()
+
+    def tell_notice(self, notice: str) -> None:
+        """The account is suspended, and why; "" = it is not any more."""
+        with self._changed:
+            self._notice_to_tell = self._notice_heard = notice
+        self.has_news()
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def _ask(self, pacer: SharedPacer, costs: list[Cost]) -> None:
+        with pacer.mutex:
+            if pacer.asking or self.alone:
+                return
+            order = pacer.order(self._member, self._not_after(), costs, self._clock.monotonic())
+            pacer.asking = True
+        try:
+            reply, events = self._exchange(pacer.lane, order), []
+        finally:
+            with pacer.mutex:
+                pacer.asking = False
+        with pacer.mutex:
+            if reply is None:
+                pacer.untold(order, self._clock.monotonic(), in_doubt=True)
+            else:
+                events = pacer.take_in(order, reply, self._clock.monotonic())
+            pacer.wake()
+        for event in events:
+            self._announce(event)
+
+    def _exchange(self, lane: str, order: Order) -> Optional[Reply]:
+        """Ask; None if the ledger did not answer. Holds no lock."""
+        with self._changed:
+            notice, self._notice_to_tell = self._notice_to_tell, None
+        try:
+            reply = self.store.ledger.exchange(
+                self.store.account, lane, order._replace(notice=notice)
+            )
+        except StoreFailed as error:
+            with self._changed:
+                self._notice_to_tell = self._notice_to_tell or notice
+            self._lose(error)
+            return None
+        self._ahead = reply.now - self._clock.monotonic() * SECOND
+        self._take_in_account(order, reply)
+        return reply
+
+    def _not_after(self) -> float:
+        """The ledger's time at which we give up waiting for what is asked now."""
+        if self._ahead is None:
+            return 1e18  # never heard of yet
+        return self._clock.monotonic() * SECOND + self._ahead + self.store.timeout_seconds * SECOND
+
+    def _take_in_account(self, order: Order, reply: Reply) -> None:
+        if order.seat is not None and reply.done:
+            self.members = reply.members
+            self._seats.grant(reply.granted)
+        with self._changed:
+            is_new = self._notice_to_tell is None and reply.notice != self._notice_heard
+            self._notice_heard = reply.notice if is_new else self._notice_heard
+        if is_new and reply.done:
+            self._senders.run(partial(self._notice, reply.notice))
+
+    # -- its own thread --------------------------------------------------------------------------
+
+    def ensure(self) -> None:
+        """See to it that the thread runs. Holds no lock of a lane."""
+        if self._thread is not None:
+            return
+        with self._changed:
+            if self._thread is not None or self._closed:
+                return
+            thread = self._thread = threading.Thread(
+                target=self._work, name="claude-throttle-clerk", daemon=True
+            )
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is ending: the workers still reserve
+            with self._changed:
+                self._thread = None
+
+    def _work(self) -> None:
+        self._idle_at = self._clock.monotonic() + IDLE_SECONDS
+        while self._wait_for_a_reason():
+            try:
+                self._look() if self.alone else self._tell()
+            except Exception:
+                logger.exception("the clerk met a bug; the store is taken for lost")
+                self.alone = True
+
+    def _wait_for_a_reason(self) -> bool:
+        """False if there was none for long."""
+        with self._changed:
+            now = self._clock.monotonic()
+            if self._closed or now >= self._idle_at:
+                self._thread = None
+                return False
+            if self.alone:
+                self._clock.wait(self._changed, LOOK_SECONDS)
+            elif not self._has_news:
+                self._clock.wait(self._changed, self._seats.patience(BEAT_SECONDS))
+            if self._has_news and not self.alone:
+                self._clock.wait(self._changed, NEWS_SECONDS)  # more of it may come
+            return not self._closed
+
+    def _tell(self) -> None:
+        """Tell the ledger what is new, and, if it is time, that we are there."""
+        with self._changed:
+            self._has_news = False
+        for pacer in self._pacers():
+            if pacer.has_news:
+                self._ask(pacer, [])
+        now = self._clock.monotonic()
+        # While the account is suspended, to hear of its end.
+        busy = self._seats.busy or bool(self._notice_heard)
+        if busy:
+            self._idle_at = now + IDLE_SECONDS
+        is_time = now >= self._beat_at and (busy or self._seats.held > 0)
+        if is_time or self._seats.hungry or self._notice_to_tell is not None:
+            self._beat_at = now + BEAT_SECONDS
+            self._be_there()
+
+    def _be_there(self) -> bool:
+        order = Order(self._member, self._not_after(), (), seat=self._seats.seat())
+        reply = self._exchange(NO_LANE, order)
+        if reply is None or not reply.done:
+            self._seats.alone(self.members)
+        return reply is not None
+
+    # -- when the store fails --------------------------------------------------------------------
+
+    def _lose(self, error: StoreFailed) -> None:
+        with self._changed:
+            lost, self.alone = not (self.alone or self._closed), True
+            self._changed.notify()
+        if not lost:
+            return
+        self._seats.alone(self.members)
+        for pacer in self._pacers():
+            with pacer.mutex:
+                pacer.lose()
+                pacer.wake()
+        self._announce(StoreLost(self.store.ledger.name, str(error), self.members))
+
+    def _look(self) -> None:
+        """Find out whether it is back."""
+        self._idle_at = self._clock.monotonic() + IDLE_SECONDS
+        try:
+            now = self.store.ledger.now()  # nothing that a sleeping server could do later
+        except StoreFailed:
+            return
+        self._ahead = now - self._clock.monotonic() * SECOND
+        if not self._be_there():
+            return
+        with self._changed:
+            self.alone = False
+        for pacer in self._pacers():
+            with pacer.mutex:
+                pacer.rejoin()
+                pacer.wake()
+        self._announce(StoreReturned(self.store.ledger.name, self.members))
+
+    def _announce(self, event: Event) -> None:
+        # Listeners may take their time: neither a worker nor this thread waits for them.
+        self._senders.run(partial(self._observe, event, None))
+
+    def close(self) -> None:
+        """Tell what is left, say good-bye, and let go of the store."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if not self.alone and self._ahead is not None:
+            for pacer in self._pacers():
+                if pacer.has_news:
+                    self._ask(pacer, [])
+            order = Order(self._member, self._not_after(), (), seat=self._seats.none())
+            self._exchange(NO_LANE, order)
+        self.store.ledger.close()

@@ -1,0 +1,89 @@
+"""A lane's pacer that shares a ledger, with a clerk that asks at once and no thread at all."""
+
+from __future__ import annotations
+
+import threading
+
+from claude_throttle.flow.cost import Cost
+from claude_throttle.flow.heard import RATE, Heard, Reading
+from claude_throttle.ledgers.memory import MemoryLedger
+from claude_throttle.pacing.quota import Quota
+from claude_throttle.shared_pacer import SharedPacer
+from claude_throttle.testing import ManualClock
+
+CALL = Cost(1.0, 0.0, 0.0)
+
+
+def tokens(units):
+    """A call of so many input tokens."""
+    return Cost(1.0, float(units), 0.0)
+
+
+def headers(limit, remaining, kind="requests", **more):
+    """What an answer says of one quota."""
+    return Heard(readings={kind: Reading(float(limit), float(remaining))}, **more)
+
+
+def refusal(seconds):
+    """A 429 that says how long to wait."""
+    return Heard(cause=RATE, retry_after=seconds, status=429)
+
+
+class Desk:
+    """Stands for one process: its pacer, and the clerk between it and the ledger."""
+
+    def __init__(self, clock, ledger, name="one", account="account", on_failure="share", **told):
+        self.clock, self.ledger, self.name, self.account = clock, ledger, name, account
+        self.alone, self.members, self.on_failure = False, 1, on_failure
+        self.asked = 0
+        self.told_late = 0
+        burst = told.pop("burst", 1.0 if told else "auto")
+        quotas = {kind: q if isinstance(q, Quota) else Quota(q) for kind, q in told.items()}
+        self.pacer = SharedPacer(quotas, burst, lane="lane", jitter=lambda seconds: 0.0)
+        self.pacer.share(self, threading.RLock(), lambda: None)
+
+    # What a pacer wants of its clerk.
+
+    def reserve(self, pacer, costs):
+        self.exchange(costs)
+
+    def has_news(self):
+        self.told_late += 1
+
+    # What a test does.
+
+    def exchange(self, costs=()):
+        """Tell and ask; what was reserved."""
+        self.asked += 1
+        now = self.clock.monotonic()
+        order = self.pacer.order(self.name, float("inf"), list(costs), now)
+        reply = self.ledger.exchange(self.account, "lane", order)
+        self.events = self.pacer.take_in(order, reply, now)
+        return reply
+
+    def leaves_at(self, cost=CALL, behind=()):
+        """When *cost* may leave; reserves if it has to, as soon as it may."""
+        for _ in range(5):
+            now = self.clock.monotonic()
+            errand = self.pacer.errand(cost, lambda most: list(behind)[:most], now)
+            if errand is not None:
+                errand()
+                continue
+            at = self.pacer.ready_at(cost, now)
+            if self.alone or self.pacer._slots or at <= now:
+                return at
+            self.clock.advance(at - now)  # until then there is no use in reserving
+        raise AssertionError("it may never leave")
+
+    def leave(self, cost=CALL, behind=()):
+        """Wait until it may, then let it leave; its stamp."""
+        at = self.leaves_at(cost, behind)
+        self.clock.advance(max(0.0, at - self.clock.monotonic()))
+        return self.pacer.take(cost, self.clock.monotonic())
+
+
+def two(**told):
+    """Two processes with one ledger, and the clock of both."""
+    clock = ManualClock()
+    ledger = MemoryLedger(clock.monotonic)
+    return clock, Desk(clock, ledger, "one", **told), Desk(clock, ledger, "two", **told)

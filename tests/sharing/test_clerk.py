@@ -1,0 +1,209 @@
+"""Several throttlers in one process that share a ledger, and what they do when it fails."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+
+import pytest
+from anthropic import BadRequestError
+
+from claude_throttle import AccountSuspended, DeadlineExceeded, Throttler, store
+from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.ledgers.contract import StoreFailed
+from claude_throttle.ledgers.memory import MemoryLedger
+from claude_throttle.testing import CREDIT_TOO_LOW, FakeClaude, worst_excess
+
+
+class Frail(MemoryLedger):
+    """Fails while it is told to."""
+
+    name = "frail"
+
+    def __init__(self):
+        super().__init__(SYSTEM_CLOCK.monotonic)
+        self.broken = False
+        self.asked = threading.Event()
+
+    def exchange(self, account, lane, order):
+        self.asked.set()
+        self._require()
+        return super().exchange(account, lane, order)
+
+    def now(self):
+        self._require()
+        return super().now()
+
+    def _require(self):
+        if self.broken:
+            raise StoreFailed("frail is broken")
+
+
+@pytest.fixture
+def ledger(monkeypatch):
+    """What shared="memory://here" opens."""
+    ledger = Frail()
+    monkeypatch.setitem(store._in_memory, f"{os.getpid()} here", ledger)
+    return ledger
+
+
+@pytest.fixture
+def crew():
+    """Makes throttlers that are closed in the end; their events are in ``crew.events``."""
+    made = []
+
+    def make(server, **settings):
+        settings = {"api_key": "sk-ant-none", "base_url": server.url, **settings}
+        throttle = Throttler(shared="memory://here", on_event=make.events.append, **settings)
+        made.append(throttle)
+        return throttle
+
+    make.events = []
+    yield make
+    for throttle in made:
+        throttle.close(timeout=0, cancel_pending=True)
+
+
+def ask(text="hello"):
+    messages = [{"role": "user", "content": text}]
+    return {"model": "claude-sonnet-4-5", "max_tokens": 20, "messages": messages, "raw": True}
+
+
+def kinds(crew):
+    return Counter(type(event).__name__ for event in crew.events)
+
+
+def wait_until(true, seconds=20):
+    """Until it is; what else could be waited for is another process."""
+    looks = threading.Event()
+    for _ in range(int(seconds * 50)):
+        if true():
+            return
+        looks.wait(0.02)
+    raise AssertionError(f"not true in {seconds} s")
+
+
+def wait_for(crew, kind, times=1):
+    """Until so many events of that name were told."""
+    wait_until(lambda: kinds(crew)[kind] >= times)
+
+
+def test_four_throttlers_keep_one_quota(ledger, crew):
+    """By the server's own log; each call is answered, and with its own answer."""
+    with FakeClaude(rpm=6000, burst=20) as server:
+        four = [crew(server, rpm=3000) for _ in range(4)]
+        futures = {f"{n}": throttle.submit(**ask(f"{n}")) for n, throttle in enumerate(four * 25)}
+        for nonce, future in futures.items():
+            assert nonce in future.result(60)["content"][0]["text"]
+        at = [arrival.at for arrival in server.arrivals]
+    assert len(at) == 100
+    # Between the leave and the server's log lies a thread that may have to wait for the others.
+    assert worst_excess(at, [1] * 100, 50.0, 1.0, tolerance_seconds=0.05) <= 0
+
+
+def test_a_limit_is_learned_once_for_all(ledger, crew):
+    with FakeClaude(rpm=600, burst=20) as server:
+        one, two = crew(server), crew(server)
+        one.call(**ask())
+        wait_until(lambda: any(lane.facts for lane in ledger.fleet().lanes))
+        two.call(**ask())
+        quotas = {quota.kind: quota for quota in two.limits()["sonnet-4"].quotas}
+    assert quotas["requests"].learned == 600
+    assert kinds(crew)["LimitLearned"] == len(quotas)
+
+
+def test_two_accounts_never_mix(ledger, crew):
+    """The second has a key of its own, and with it a quota of its own."""
+    with FakeClaude() as server:
+        one = crew(server, rpm=60)
+        two = crew(server, rpm=60, api_key="sk-ant-another")
+        for throttle in (one, two):
+            throttle.call(**ask(), timeout=5)
+        assert len({account for account, _ in ledger._lanes}) == 2
+        assert "none" not in repr(ledger._lanes)
+
+
+def test_a_store_that_fails_costs_no_call(ledger, crew):
+    """Each goes on with its part, says so, and comes back by itself."""
+    with FakeClaude() as server:
+        throttle = crew(server, rpm=6000)
+        throttle.call(**ask())
+        ledger.broken = True
+        futures = [throttle.submit(**ask()) for _ in range(20)]
+        for future in futures:
+            future.result(30)
+        assert kinds(crew)["StoreLost"] == 1
+        ledger.broken = False
+        wait_for(crew, "StoreReturned")
+        throttle.call(**ask())
+    assert kinds(crew)["StoreLost"] == kinds(crew)["StoreReturned"] == 1
+
+
+def test_a_store_that_was_never_there_costs_no_call(ledger, crew):
+    """A web application may start before its Redis does."""
+    ledger.broken = True
+    with FakeClaude() as server:
+        crew(server, rpm=6000).call(**ask())
+    assert kinds(crew)["StoreLost"] == 1
+
+
+def test_stop_waits_for_the_store(ledger, crew):
+    with FakeClaude() as server:
+        throttle = crew(server, rpm=6000, on_store_failure="stop")
+        throttle.call(**ask())
+        ledger.broken = True
+        future = throttle.submit(**ask())
+        wait_for(crew, "StoreLost")
+        assert len(server.arrivals) == 1
+        ledger.broken = False
+        future.result(30)
+
+
+def test_a_deadline_holds_while_the_store_is_waited_for(ledger, crew):
+    with FakeClaude() as server:
+        throttle = crew(server, rpm=6000, on_store_failure="stop")
+        ledger.broken = True
+        future = throttle.submit(**ask(), timeout=0.3)
+        with pytest.raises(DeadlineExceeded):
+            future.result(10)
+        assert not server.arrivals
+
+
+def test_places_in_flight_are_shared(ledger, crew):
+    """Three between two throttlers; nobody starves."""
+    with FakeClaude(latency=0.05) as server:
+        two = [crew(server, rpm=60_000, max_concurrency=3) for _ in range(2)]
+        futures = [throttle.submit(**ask()) for throttle in two * 15]
+        for future in futures:
+            future.result(60)
+        assert max(arrival.in_flight for arrival in server.arrivals) <= 3
+
+
+def test_a_suspension_is_everybodys(ledger, crew):
+    """One hears of it from the API, the other from the ledger; resume() ends it for both."""
+    with FakeClaude() as server:
+        one, two = crew(server, rpm=60_000), crew(server, rpm=60_000)
+        two.call(**ask())
+        two.pause()
+        waiting = two.submit(**ask())
+        server.outage(reply=CREDIT_TOO_LOW)
+        with pytest.raises(BadRequestError, match="credit"):
+            one.call(**ask())
+        with pytest.raises(AccountSuspended, match="credit"):
+            waiting.result(10)
+        wait_for(crew, "Suspended", times=2)
+        server.outage(False)
+        one.resume()
+        wait_for(crew, "SuspensionEnded", times=2)
+        two.resume()
+        two.call(**ask())
+
+
+def test_close_says_good_bye(ledger, crew):
+    """What it had is free at once, and what it took is told."""
+    with FakeClaude() as server:
+        throttle = crew(server, rpm=6000, max_concurrency=4)
+        throttle.call(**ask())
+        throttle.close()
+    assert ledger.fleet().members == []

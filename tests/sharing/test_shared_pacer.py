@@ -1,0 +1,246 @@
+"""A lane's pacer among several processes: slots, pauses, settlements. No threads, time by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from claude_throttle.flow.cost import Cost
+from claude_throttle.pacing.quota import Quota
+from claude_throttle.slots import LATE_SECONDS
+from tests.sharing.desk import CALL, headers, refusal, tokens, two
+
+
+def test_two_processes_share_one_pace():
+    """Whoever leaves, the next of all leaves an interval later."""
+    _clock, one, two_ = two(rpm=60)
+    stamps = [desk.leave().at for desk in (one, two_, two_, one)]
+    assert [b - a for a, b in zip(stamps, stamps[1:])] == pytest.approx([1, 1, 1])
+
+
+def test_slots_are_reserved_for_what_waits_within_a_tenth_of_a_second():
+    """6,000 a minute: ten intervals fit, and the first."""
+    _clock, one, _ = two(rpm=6000)
+    one.leaves_at(behind=[CALL] * 50)
+    assert len(one.pacer._slots) == 11
+    asked = one.asked
+    for _ in range(11):
+        one.leave(behind=[CALL] * 50)
+    assert one.asked == asked
+
+
+def test_never_more_slots_than_twenty_or_than_calls_wait():
+    _clock, one, two_ = two(rpm=6e6)
+    one.leaves_at(behind=[CALL] * 50)
+    two_.leaves_at(behind=[CALL] * 2)
+    assert [len(desk.pacer._slots) for desk in (one, two_)] == [20, 3]
+
+
+def test_a_slot_that_was_missed_is_not_used():
+    """The next belongs to somebody else, perhaps; another has to be reserved."""
+    clock, one, two_ = two(rpm=60)
+    one.leave()
+    at = one.leaves_at()
+    assert two_.leaves_at() == pytest.approx(at + 1)
+    clock.advance(at + LATE_SECONDS + 0.001 - clock.monotonic())
+    assert one.pacer.ready_at(CALL, clock.monotonic()) == math.inf
+    assert one.leaves_at() == pytest.approx(at + 2)
+
+
+def test_a_slot_may_be_missed_by_as_much_as_may_be_saved_up():
+    """Where ten may leave at once, being late by a few hundredths harms nobody."""
+    clock, one, _ = two(rpm=Quota(600, burst=10))
+    at = one.leaves_at()
+    clock.advance(at + 0.09 - clock.monotonic())
+    assert one.pacer.ready_at(CALL, clock.monotonic()) <= clock.monotonic()
+
+
+def test_the_last_slots_go_back_if_they_are_not_used():
+    """A larger call needs others than those that were reserved for small ones."""
+    _clock, one, _two = two(itpm=60_000)
+    one.leave(tokens(1000))
+    at = one.leaves_at(tokens(100), behind=[tokens(100)])
+    assert one.leaves_at(tokens(900)) == pytest.approx(at - 0.1 + 0.9)
+
+
+def test_a_little_more_than_was_reserved_is_settled_later():
+    """An estimate that grew by a few tokens is no reason to ask again."""
+    clock, one, two_ = two(itpm=60_000)
+    one.leaves_at(tokens(100))
+    asked = one.asked
+    one.leave(tokens(110))
+    assert one.asked == asked
+    one.exchange()
+    two_.leave(tokens(1000))
+    assert two_.leaves_at(tokens(1000)) == pytest.approx(clock.monotonic() + 1.0, abs=0.12)
+
+
+def test_what_one_call_did_not_need_helps_everybody():
+    clock, one, two_ = two(itpm=60_000)
+    one.leave(tokens(1000))
+    late = two_.leaves_at(tokens(1000))
+    two_.pacer._slots.give_back()
+    one.pacer.settle(tokens(1000), tokens(200), clock.monotonic())
+    one.exchange()
+    two_.exchange()
+    assert two_.leaves_at(tokens(1000)) == pytest.approx(late - 0.8)
+
+
+def test_a_pause_holds_for_all_and_makes_slots_stale():
+    """Three reserved before a pause would all leave together at its end."""
+    clock, one, two_ = two(rpm=600)
+    one.leave()
+    two_.leaves_at(behind=[CALL] * 5)
+    one.pacer.pause_for(5.0, clock.monotonic())
+    one.exchange()
+    two_.exchange()
+    ends = clock.monotonic() + 5.0
+    assert two_.leaves_at(behind=[CALL] * 5) == pytest.approx(ends)
+    two_.leave()
+    assert one.leaves_at() >= ends + 0.1 - 1e-6
+
+
+def test_a_429_is_heard_by_the_others_with_their_next_reservation():
+    clock, one, two_ = two(rpm=600)
+    stamp = one.leave()
+    one.pacer.refused(refusal(3.0), stamp, CALL, 3.0, 1, clock.monotonic())
+    assert one.told_late > 0
+    one.exchange()
+    assert two_.leaves_at() >= clock.monotonic() + 3.0 - 1e-6
+
+
+def test_what_is_in_doubt_makes_us_slower_never_faster():
+    """Nobody knows whether an order was done that was not answered."""
+    clock, one, _two = two(itpm=60_000)
+    one.leave(tokens(1000))
+    one.pacer.settle(tokens(1000), tokens(200), clock.monotonic())
+    order = one.pacer.order("one", math.inf, [], clock.monotonic())
+    one.pacer.untold(order, clock.monotonic(), in_doubt=True)
+    assert not one.pacer.has_news
+    one.pacer.settle(tokens(200), tokens(1000), clock.monotonic())
+    order = one.pacer.order("one", math.inf, [], clock.monotonic())
+    one.pacer.untold(order, clock.monotonic(), in_doubt=True)
+    assert one.pacer.has_news
+
+
+def test_an_order_that_came_too_late_was_not_done_and_is_told_again():
+    clock, one, _two = two(itpm=60_000)
+    one.leave(tokens(1000))
+    one.pacer.settle(tokens(1000), tokens(200), clock.monotonic())
+    order = one.pacer.order("one", -1.0, [], clock.monotonic())
+    reply = one.ledger.exchange("account", "lane", order)
+    assert not reply.done
+    one.pacer.take_in(order, reply, clock.monotonic())
+    assert one.pacer.has_news
+
+
+# -- what is learned -------------------------------------------------------------------------------
+
+
+def test_a_limit_that_one_learned_is_everybodys():
+    """The second asks before it sends its first call, and keeps to it."""
+    clock, one, two_ = two()
+    stamp = one.leave()
+    events = one.pacer.answered(headers(60, 0), stamp, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    assert [type(event).__name__ for event in events] == ["LimitLearned"]
+    one.exchange()
+    two_.leaves_at()
+    assert two_.pacer.learned["requests"].limit == 60
+    assert two_.leaves_at() > clock.monotonic()
+
+
+def test_headers_count_what_the_others_took():
+    """Ten that the other sent are no strangers': the level needs no correction."""
+    clock, one, two_ = two()
+    first = one.leave()
+    one.pacer.answered(headers(600, 99), first, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    one.exchange()
+    one.exchange()
+    stamp = one.leave()
+    for _ in range(10):
+        two_.leave()
+    one.pacer.answered(headers(600, 98), stamp, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    one.exchange()
+    level = one.pacer.learned["requests"].level(clock.monotonic())
+    assert level == pytest.approx(88, abs=2)
+
+
+def test_two_who_saw_the_same_do_not_both_correct_it():
+    """Both answers say that a stranger took fifty: they are taken off once."""
+    clock, one, two_ = two()
+    first = one.leave()
+    one.pacer.answered(headers(600, 99), first, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    one.exchange()
+    one.exchange()
+    stamps = [(desk, desk.leave()) for desk in (one, two_)]
+    for desk, stamp in stamps:
+        desk.pacer.answered(headers(600, 47), stamp, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    for _ in range(3):
+        for desk, _ in stamps:
+            desk.exchange()
+    level = one.pacer.learned["requests"].level(clock.monotonic())
+    assert level == pytest.approx(47, abs=3)
+
+
+def test_what_left_before_anybody_knew_is_owned_up_to():
+    """Of two that probed at once only one began the account."""
+    clock, one, two_ = two()
+    one.exchange()
+    two_.exchange()
+    stamp = one.leave()
+    for _ in range(8):
+        two_.leave()
+    one.pacer.answered(headers(600, 99), stamp, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    one.exchange()
+    one.exchange()
+    two_.exchange()
+    two_.exchange()
+    assert two_.pacer.learned["requests"].level(clock.monotonic()) == pytest.approx(91, abs=1)
+
+
+# -- without the ledger ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("on_failure", "interval"), [("share", 4.0), ("full", 1.0)])
+def test_alone_each_keeps_to_its_part(on_failure, interval):
+    _clock, one, _ = two(rpm=60, on_failure=on_failure)
+    one.leave()
+    one.members, one.alone = 4, True
+    one.pacer.lose()
+    stamps = [one.leave().at for _ in range(4)]
+    gaps = [b - a for a, b in zip(stamps, stamps[1:])]
+    assert gaps == pytest.approx([interval] * 3, rel=0.01)
+
+
+def test_alone_nothing_leaves_if_that_was_wished():
+    clock, one, _ = two(rpm=60, on_failure="stop")
+    one.alone = True
+    assert one.leaves_at() == math.inf
+    one.alone = False
+    one.pacer.rejoin()
+    assert one.leaves_at() == pytest.approx(clock.monotonic(), abs=1.0)
+
+
+def test_the_parts_of_all_begin_at_different_instants():
+    """Else every process would send one in the moment the store is lost."""
+    starts = set()
+    for _ in range(20):
+        clock, one, _ = two(rpm=60)
+        one.members, one.alone = 4, True
+        one.pacer.lose()
+        starts.add(round(one.leaves_at() - clock.monotonic(), 3))
+    assert len(starts) > 10
+    assert all(0 <= start <= 4 for start in starts)
+
+
+def test_a_store_that_lost_everything_is_told_what_was_seen_last():
+    """A burst does not leave twice."""
+    clock, one, _two = two(rpm=Quota(60, burst=30))
+    for _ in range(30):
+        one.leave()
+    assert one.leaves_at() > clock.monotonic()
+    one.exchange()
+    one.ledger._lanes.clear()
+    one.pacer._slots.give_back()
+    assert one.leaves_at() > clock.monotonic() + 0.5
