@@ -21,12 +21,15 @@ from claude_throttle.flow.events import Event, StoreLost, StoreReturned
 from claude_throttle.flow.senders import Senders
 from claude_throttle.ledgers.contract import SECOND, Ledger, Order, Reply, StoreFailed
 from claude_throttle.seats import Seats
-from claude_throttle.shared_pacer import SharedPacer
+from claude_throttle.shared_pacer import STALE_SECONDS, SharedPacer
 
 logger = logging.getLogger("claude_throttle")
 
-#: Seconds between signs of life while anything waits or is out.
+#: Seconds between signs of life while anything waits or is out: the first few, all others, and of
+#: many members, for each of them; the ledger reads them all each time.
+FIRST_BEAT_SECONDS = 0.1
 BEAT_SECONDS = 1.0
+BEAT_SECONDS_A_MEMBER = 0.01
 
 #: Seconds within which the ledger hears what calls really cost.
 NEWS_SECONDS = 0.05
@@ -90,19 +93,18 @@ class Clerk:
         self._notice_to_tell: Optional[str] = None
         self._notice_heard = ""
         self._beat_at = self._idle_at = -1.0
+        self._beat_gap = FIRST_BEAT_SECONDS / 2.0
 
     @property
     def state(self) -> str:
         """Which store is in force, for people to read."""
-        name, others = self.store.ledger.name, self.members
-        if self.alone:
-            return f"{name} cannot be reached; {self.on_failure}, one of {others}"
-        return f"{name}, one of {others}"
+        how = f" cannot be reached; {self.on_failure}" if self.alone else ""
+        return f"{self.store.ledger.name}{how}, one of {self.members}"
 
     # -- from the lanes --------------------------------------------------------------------------
 
     def reserve(self, pacer: SharedPacer, costs: list[Cost]) -> None:
-        """Ask for slots. Holds no mutex; takes as long as the store's timeout at most."""
+        """Ask for slots, in the worker's thread. Holds no mutex."""
         self._ask(pacer, costs)
 
     def has_news(self) -> None:
@@ -121,6 +123,8 @@ class Clerk:
     # -- asking ----------------------------------------------------------------------------------
 
     def _ask(self, pacer: SharedPacer, costs: list[Cost]) -> None:
+        if self._ahead is None:
+            self._be_there()  # first, to know how many share it
         with pacer.mutex:
             if pacer.asking or self.alone:
                 return
@@ -161,7 +165,7 @@ class Clerk:
         """The ledger's time at which we give up waiting for what is asked now."""
         if self._ahead is None:
             return 1e18  # never heard of yet
-        return self._clock.monotonic() * SECOND + self._ahead + self.store.timeout_seconds * SECOND
+        return (self._clock.monotonic() + self.store.timeout_seconds) * SECOND + self._ahead
 
     def _take_in_account(self, order: Order, reply: Reply) -> None:
         if order.seat is not None and reply.done:
@@ -210,7 +214,8 @@ class Clerk:
             if self.alone:
                 self._clock.wait(self._changed, LOOK_SECONDS)
             elif not self._has_news:
-                self._clock.wait(self._changed, self._seats.patience(BEAT_SECONDS))
+                seconds = self._seats.patience(min(self._beat_gap, STALE_SECONDS))
+                self._clock.wait(self._changed, seconds)
             if self._has_news and not self.alone:
                 self._clock.wait(self._changed, NEWS_SECONDS)  # more of it may come
             return not self._closed
@@ -220,7 +225,7 @@ class Clerk:
         with self._changed:
             self._has_news = False
         for pacer in self._pacers():
-            if pacer.has_news:
+            if pacer.has_news or pacer.is_stale(self._clock.monotonic()):
                 self._ask(pacer, [])
         now = self._clock.monotonic()
         # While the account is suspended, to hear of its end.
@@ -229,11 +234,14 @@ class Clerk:
             self._idle_at = now + IDLE_SECONDS
         is_time = now >= self._beat_at and (busy or self._seats.held > 0)
         if is_time or self._seats.hungry or self._notice_to_tell is not None:
-            self._beat_at = now + BEAT_SECONDS
             self._be_there()
 
     def _be_there(self) -> bool:
-        order = Order(self._member, self._not_after(), (), seat=self._seats.seat())
+        seat = self._seats.seat()
+        longest = max(BEAT_SECONDS, BEAT_SECONDS_A_MEMBER * self.members)
+        self._beat_gap = min(2.0 * self._beat_gap, longest, seat.lease / SECOND / 3.0)
+        self._beat_at = self._clock.monotonic() + self._beat_gap
+        order = Order(self._member, self._not_after(), (), seat=seat)
         reply = self._exchange(NO_LANE, order)
         if reply is None or not reply.done:
             self._seats.alone(self.members)
@@ -268,7 +276,7 @@ class Clerk:
             self.alone = False
         for pacer in self._pacers():
             with pacer.mutex:
-                pacer.rejoin()
+                pacer.rejoin(self._clock.monotonic(), LOOK_SECONDS)
                 pacer.wake()
         self._announce(StoreReturned(self.store.ledger.name, self.members))
 

@@ -83,10 +83,9 @@ class Replica:
             if own is not None:
                 own.taken += taken - self._asked[bucket.name][0]
 
-    @staticmethod
-    def is_anothers(order: Order, reply: Reply) -> bool:
-        """Whether the facts in force were told by another process."""
-        return bool(reply.facts) and reply.facts != order.facts
+    def is_anothers(self, order: Order, reply: Reply) -> bool:
+        """Whether the facts in force are new, and another process's. Ask before take_in()."""
+        return reply.facts not in ("", order.facts, self._facts)
 
     def _take_over(self, facts: str) -> None:
         if facts and facts != self._facts:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
-from typing import Optional, Protocol
+from typing import Optional
 
 from claude_throttle.alone import FULL, STOP, part_of
+from claude_throttle.asking import Clerk
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.events import Event
 from claude_throttle.flow.heard import Heard, Stamp
@@ -29,23 +30,11 @@ from claude_throttle.slots import LATE_SECONDS, Slot, Slots
 MOST_SLOTS = 20
 HORIZON_SECONDS = 0.1
 
+#: Seconds that all members' batches together may last: or each would wait for a thousand others.
+ALL_HORIZONS_SECONDS = 1.0
 
-class Clerk(Protocol):
-    """Who asks the ledger."""
-
-    #: The ledger cannot be reached.
-    alone: bool
-    #: Processes that shared it when it was last heard of.
-    members: int
-    on_failure: str
-
-    def reserve(self, pacer: SharedPacer, costs: list[Cost]) -> None:
-        """Ask for slots. Holds no mutex; may take as long as the store's timeout."""
-        ...
-
-    def has_news(self) -> None:
-        """Something is to be told, soon."""
-        ...
+#: Seconds after which whoever still holds slots asks whether the server wished for a pause.
+STALE_SECONDS = 0.25
 
 
 class SharedPacer(Pacer):
@@ -66,6 +55,7 @@ class SharedPacer(Pacer):
         self._pause_until = -math.inf
         #: Whether the ledger was ever asked what others have learned.
         self._introduced = False
+        self._heard_at = -math.inf
         #: The ledger's time less ours, in microseconds.
         self._ahead = 0.0
         #: What left before there was anything to reserve.
@@ -90,8 +80,9 @@ class SharedPacer(Pacer):
     def _fits(self, slot: Slot, cost: Cost) -> bool:
         """Whether *cost* may leave on it. A little more than was reserved is settled later."""
         for name, quota in self._quotas():
-            units = getattr(cost, quota.kind)
-            if units > slot.units.get(name, 0.0) + quota.burst / 4.0:
+            # Of a quota that was learned since, nothing could be reserved.
+            reserved = slot.units.get(name, math.inf)
+            if getattr(cost, quota.kind) > reserved + quota.burst / 4.0:
                 return False
         return True
 
@@ -178,6 +169,10 @@ class SharedPacer(Pacer):
         """Whether there is something to tell."""
         return any(self._news.values()) or self._pause_until > 0 or self.replica.has_news
 
+    def is_stale(self, now: float) -> bool:
+        """Whether slots are held of which the ledger may think otherwise by now."""
+        return len(self._slots) > 0 and now - self._heard_at > STALE_SECONDS
+
     def order(self, member: str, not_after: float, costs: list[Cost], now: float) -> Order:
         """What to ask, and all that the ledger does not know yet."""
         latency = self.latency.mean(now)
@@ -187,7 +182,7 @@ class SharedPacer(Pacer):
             not_after,
             tuple(self._bucket(name, quota, now, latency) for name, quota in quotas),
             tuple(tuple(float(getattr(cost, q.kind)) for _, q in quotas) for cost in costs),
-            horizon=HORIZON_SECONDS * SECOND,
+            horizon=SECOND * min(HORIZON_SECONDS, ALL_HORIZONS_SECONDS / self._clerk.members),
             sequence=self._sequence,
             pause=max(0.0, (self._pause_until - now) * SECOND),
             counts=self.replica.counts(),
@@ -229,14 +224,14 @@ class SharedPacer(Pacer):
             if bucket.name in quotas:  # none, if it was reconfigured meanwhile
                 quotas[bucket.name].empty_at = now + (empty_at - reply.now) / SECOND
         self._paused_elsewhere(now + (reply.pause_until - reply.now) / SECOND)
-        if reply.waits:
+        if reply.waits and order.buckets:
             self._sequence = reply.sequence
             self._slots.add(order, reply, now)
-            self._slots.spread(_saved_seconds(order))
+        is_anothers = self.replica.is_anothers(order, reply)
         self.replica.take_in(order, reply)
-        self._introduced = True
+        self._introduced, self._heard_at = True, now
         self._ahead = reply.now - now * SECOND
-        if self.replica.is_anothers(order, reply):
+        if is_anothers:
             self._own_up()
         return self._catch_up(now)
 
@@ -287,12 +282,9 @@ class SharedPacer(Pacer):
         self._slots.forget()
         self._part = None
 
-    def rejoin(self) -> None:
-        """The ledger answers again: it must know what left meanwhile."""
+    def rejoin(self, now: float, settle_seconds: float) -> None:
+        """The ledger answers again. *settle_seconds*: until all others have noticed, too."""
+        if self._clerk.members > 1 and any(True for _ in self._quotas()):
+            # Until then they keep to their parts: nothing else may be given out.
+            self._pause_until = max(self._pause_until, now + settle_seconds)
         self._clerk.has_news()
-
-
-def _saved_seconds(order: Order) -> float:
-    """Seconds' worth of requests that may be saved up, by the strictest quota."""
-    saved = [(b.burst - 1.0) * b.interval for b in order.buckets if b.strict]
-    return min(saved, default=0.0) / SECOND

@@ -36,10 +36,6 @@ class Slots:
         #: Seconds by which one may be missed now.
         self.late = LATE_SECONDS
 
-    def spread(self, saved_seconds: float) -> None:
-        """So many seconds' worth of requests may be saved up."""
-        self.late = min(MOST_LATE_SECONDS, max(LATE_SECONDS, saved_seconds))
-
     def __len__(self) -> int:
         return len(self._slots)
 
@@ -74,3 +70,6 @@ class Slots:
             for name, some in by_name.items():
                 taken[name] -= some
         self._slots.extend(reversed(given))
+        # Seconds' worth of requests that may be saved up, by the strictest quota.
+        saved = [(b.burst - 1.0) * b.interval / SECOND for b in order.buckets if b.strict]
+        self.late = min(MOST_LATE_SECONDS, max(LATE_SECONDS, min(saved, default=0.0)))

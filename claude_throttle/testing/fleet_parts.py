@@ -42,12 +42,16 @@ class SharedPacer(Pacer, Protocol):
         """Nothing leaves for so long."""
         ...
 
+    def is_stale(self, now: float) -> bool:
+        """Whether it holds slots that were last asked about long ago."""
+        ...
+
     def lose(self) -> None:
         """The ledger is silent."""
         ...
 
-    def rejoin(self) -> None:
-        """It answers again."""
+    def rejoin(self, now: float, settle_seconds: float) -> None:
+        """It answers again; the others will have noticed in *settle_seconds*."""
         ...
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 0.25
 NEWS_SECONDS = 0.05
 BEAT_SECONDS = 1.0
+BEAT_SECONDS_A_MEMBER = 0.01
 LOOK_SECONDS = 0.5
+STALE_SECONDS = 0.25
 
 #: Microseconds in a second.
 SECOND = 1e6
@@ -48,6 +50,7 @@ class SimulatedProcess:
         self._worker_asks = False
         self._news_at = self._look_at = math.inf
         self._out = self._ticks = 0
+        self._beat_at = -math.inf
         self.pacer = parts.pacer(number)
         self.pacer.share(self, threading.RLock(), lambda: None)
 
@@ -57,7 +60,7 @@ class SimulatedProcess:
         """Its first instant."""
         self._come(self.work.per_second, False)
         self._come(self.work.urgent_per_second, True)
-        self._tick_after(BEAT_SECONDS)
+        self._tick_after(0.0)
         self._look()
 
     def die(self) -> None:
@@ -241,8 +244,14 @@ class SimulatedProcess:
         if self.alone:
             self._bounded("looks", self._fleet.store.ledger.now, self._found)
             return
-        self._tick_after(BEAT_SECONDS)
-        if self._fleet.beats and (self._head is not None or self._out):
+        now = self._fleet.now
+        self._tick_after(STALE_SECONDS)
+        if not self._fleet.beats:
+            return
+        if self.pacer.is_stale(now) and not self.pacer.asking:
+            self._ask([])
+        if now >= self._beat_at and (self._head is not None or self._out):
+            self._beat_at = now + max(BEAT_SECONDS, BEAT_SECONDS_A_MEMBER * self.members)
             self._be_there(self._counted)
 
     def _be_there(self, hear: Callable[[Any], None]) -> None:
@@ -264,8 +273,8 @@ class SimulatedProcess:
             return
         self._counted(reply)
         self.alone = False
-        self.pacer.rejoin()
-        self._tick_after(BEAT_SECONDS)
+        self.pacer.rejoin(self._fleet.now, LOOK_SECONDS)
+        self._tick_after(STALE_SECONDS)
         self._look()
 
     def _lose(self) -> None:

@@ -8,7 +8,19 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from tests.bench import cost, gaps, imports, learned, memory, pace, peers, refusals
+from tests.bench import (
+    cost,
+    fleet,
+    gaps,
+    imports,
+    learned,
+    memory,
+    pace,
+    peers,
+    refusals,
+    reserving,
+    sharing,
+)
 from tests.bench.figures import Figure, print_table
 
 #: In the order of the issues: what it is, and who measures it. From ``learn-1200`` on nothing is
@@ -42,6 +54,17 @@ ROWS = {
     "outage": ("60 s of 529s, 1,000 calls waiting", refusals.outage),
     "spend-cap": ("a spend cap in the middle of a run", refusals.spend_cap),
     "tenants": ("one queues 10,000, another 1", refusals.tenants),
+    "redis-8": ("8 processes on Redis, 1,000 calls at a told 1,200 RPM", sharing.eight_on_redis),
+    "sqlite-4": ("4 processes on a SQLite file, the same", sharing.four_on_sqlite),
+    "learn-4": ("4 processes on Redis, nothing told, the same", sharing.four_untold),
+    "reserve": ("one reservation, nobody else", reserving.alone),
+    "reserve-redis": ("8 processes flat out, batches of 10, Redis", reserving.together_on_redis),
+    "reserve-sqlite": ("the same, one SQLite file", reserving.together_on_sqlite),
+    "killed": ("kill -9 of one of 4 that hold 8 permits", sharing.killed),
+    "frozen": ("Redis stands still for 10 s", sharing.frozen),
+    "restarted": ("Redis comes back empty", sharing.restarted),
+    "skewed": ("clocks of processes 30 s apart", sharing.skewed),
+    "fleet-1000": ("1,000 processes in virtual time", fleet.thousand),
 }
 
 REACHED, MISSED = "ok", "FALLS SHORT"

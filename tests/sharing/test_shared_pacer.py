@@ -218,7 +218,7 @@ def test_alone_nothing_leaves_if_that_was_wished():
     one.alone = True
     assert one.leaves_at() == math.inf
     one.alone = False
-    one.pacer.rejoin()
+    one.pacer.rejoin(clock.monotonic(), 0.5)
     assert one.leaves_at() == pytest.approx(clock.monotonic(), abs=1.0)
 
 

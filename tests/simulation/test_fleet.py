@@ -219,7 +219,6 @@ def short(why):
     return pytest.mark.xfail(strict=True, reason=why)
 
 
-@short("each has reserved a batch: 100 of them 11 s ahead, and a pause reaches none of those")
 def test_a_pause_holds_for_everybody():
     """Heard within a second, and all of it is used again when it is over."""
     scene = fleet(6000, [BACKLOGGED] * 100, beats=True)
@@ -228,7 +227,6 @@ def test_a_pause_holds_for_everybody():
     assert left_between(scene, 21.0, 25.0) == 0
 
 
-@short("others' slots are heard of with the next reservation only")
 def test_a_pause_of_ten_processes_holds_within_a_second():
     scene = fleet(600, [BACKLOGGED] * 10, beats=True)
     scene.pause(0, 20.0, 5.0)
@@ -236,7 +234,6 @@ def test_a_pause_of_ten_processes_holds_within_a_second():
     assert left_between(scene, 21.0, 25.0) == 0
 
 
-@short("whoever is back first takes all of it, while the others still take their parts")
 def test_two_processes_find_the_store_again():
     """A twentieth above the quota, and one for each."""
     scene = fleet(1050, [BACKLOGGED] * 2, round_trip=LOCAL, beats=True)
@@ -274,7 +271,6 @@ def test_one_process_with_a_far_store_uses_all_of_a_large_quota():
     assert done.utilisation >= 0.97
 
 
-@short("twice in the same second, where a burst may be saved up: nobody tells what left alone")
 def test_what_left_while_the_store_was_silent_is_told():
     scene = fleet(6000, [BACKLOGGED] * 10, burst=100.0, beats=True)
     scene.freeze_store(10.0, 10.0)

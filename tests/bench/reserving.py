@@ -1,0 +1,108 @@
+"""What a reservation costs, in each kind of ledger."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+
+from claude_throttle.ledgers.contract import Bucket, Order
+from claude_throttle.ledgers.memory import MemoryLedger
+from claude_throttle.ledgers.redis import RedisLedger
+from claude_throttle.ledgers.sqlite import SqliteLedger
+from tests.bench.figures import Figure, at_most, scaled
+from tests.bench.sharing import redis, sqlite
+
+#: The ledger's time after which nobody waits any more: never.
+ALWAYS = 1e18
+
+PROCESSES = 8
+SLOTS = 10
+
+
+def order(slots=1):
+    """A thousand requests a millisecond: nothing to wait for."""
+    return Order("one", ALWAYS, (Bucket("rpm", 1.0, 1.0, strict=True),), ((1.0,),) * slots, 1e12)
+
+
+def alone(share):
+    """One reservation, nobody else, median."""
+    count = scaled(5000, share)
+    with sqlite() as path, redis() as server:
+        ledgers = {
+            "memory": (MemoryLedger(time.monotonic), 5.0),
+            "SQLite": (_sqlite(path), 50.0),
+            "Redis": (_redis(server.url), 200.0),
+        }
+        figures = [
+            at_most(f"{name}, median", _median(ledger, count), most, "{:.1f} µs")
+            for name, (ledger, most) in ledgers.items()
+        ]
+        for ledger, _ in ledgers.values():
+            ledger.close()
+    return figures
+
+
+def _median(ledger, count):
+    took, one = [], order()
+    for _ in range(count):
+        began = time.perf_counter()
+        ledger.exchange("account", "lane", one)
+        took.append(time.perf_counter() - began)
+    return statistics.median(took) * 1e6
+
+
+def _sqlite(url):
+    path = url.partition("://")[2]
+    return SqliteLedger(path, monotonic=time.monotonic, timeout_seconds=1.0)
+
+
+def _redis(url):
+    return RedisLedger(url, monotonic=time.monotonic, timeout_seconds=1.0)
+
+
+def together_on_sqlite(share):
+    """Eight processes flat out, batches of ten."""
+    with sqlite() as url:
+        return _together(_sqlite, url, share, 30_000)
+
+
+def together_on_redis(share):
+    """The same."""
+    with redis() as server:
+        return _together(_redis, server.url, share, 60_000)
+
+
+def _together(open_ledger, url, share, least):
+    seconds = max(0.2, 4.0 * share)
+    context = multiprocessing.get_context("spawn")
+    told, ready = context.Queue(), context.Barrier(PROCESSES)
+    crew = [
+        context.Process(target=_flat_out, args=(open_ledger, url, seconds, ready, told))
+        for _ in range(PROCESSES)
+    ]
+    for process in crew:
+        process.start()
+    results = [told.get(timeout=60) for _ in crew]
+    for process in crew:
+        process.join()
+    rate = sum(done for done, _ in results) * SLOTS / seconds
+    shown = f"{rate:,.0f}"
+    return [
+        Figure("reservations a second", f"≥ {least:,}", shown, rate >= least),
+        at_most("longest wait", max(longest for _, longest in results), 0.25, "{:.3f} s"),
+    ]
+
+
+def _flat_out(open_ledger, url, seconds, ready, told):
+    ledger, batch = open_ledger(url), order(SLOTS)
+    ledger.exchange("account", "lane", batch)
+    ready.wait()
+    done, longest, now = 0, 0.0, time.monotonic()
+    until = now + seconds
+    while now < until:
+        ledger.exchange("account", "lane", batch)
+        before, now = now, time.monotonic()
+        done, longest = done + 1, max(longest, now - before)
+    ledger.close()
+    told.put((done, longest))
