@@ -112,12 +112,13 @@ class Access:
             if self.reason(lane.name) is None:
                 lane.reopen()
 
-    def _end(self, scopes: Iterable[str], call: Optional[Call]) -> None:
+    def _end(self, scopes: Iterable[str], call: Optional[Call], tell: bool = True) -> None:
         with self._lock:
             ended = [scope for scope in scopes if self._suspensions.pop(scope, None) is not None]
         if ended:
             self._reopen()
-            self.publish(self._notice())
+            if tell:
+                self.publish(self._notice())
         for scope in ended:
             self._observe(SuspensionEnded(scope), call)
 
@@ -137,7 +138,9 @@ class Access:
         for scope, refusal in heard.items():
             if scope not in self._suspensions:
                 self._begin(scope, AccountRefusal(*refusal), None)
-        self._end([scope for scope in list(self._suspensions) if scope not in heard], None)
+        self._end(
+            [scope for scope in list(self._suspensions) if scope not in heard], None, tell=False
+        )
 
 
 def _nobody(_notice: str) -> None:

@@ -1,13 +1,25 @@
-"""Who asks the ledger, as a pacer sees it."""
+"""Who is asked: the store, and whoever stands between it and a pacer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from claude_throttle.flow.cost import Cost
+from claude_throttle.ledgers.contract import Ledger
 
 if TYPE_CHECKING:
     from claude_throttle.shared_pacer import SharedPacer
+
+
+class Store(NamedTuple):
+    """Which ledger, for whom, and how to behave without it."""
+
+    ledger: Ledger
+    #: A salted hash of the key.
+    account: str
+    timeout_seconds: float
+    #: "share", "stop", "full".
+    on_failure: str
 
 
 class Clerk(Protocol):

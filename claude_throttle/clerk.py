@@ -11,15 +11,17 @@ import os
 import socket
 import threading
 from functools import partial
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
 
+from claude_throttle.asking import Store
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.condition import Condition
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.events import Event, StoreLost, StoreReturned
 from claude_throttle.flow.senders import Senders
-from claude_throttle.ledgers.contract import SECOND, Ledger, Order, Reply, StoreFailed
+from claude_throttle.ledgers.contract import SECOND, Order, Reply, StoreFailed
+from claude_throttle.notices import Notices
 from claude_throttle.seats import Seats
 from claude_throttle.shared_pacer import STALE_SECONDS, SharedPacer
 
@@ -44,17 +46,6 @@ IDLE_SECONDS = 60.0
 NO_LANE = ""
 
 
-class Store(NamedTuple):
-    """Which ledger, for whom, and how to behave without it."""
-
-    ledger: Ledger
-    #: A salted hash of the key.
-    account: str
-    timeout_seconds: float
-    #: "share", "stop", "full".
-    on_failure: str
-
-
 class Clerk:
     """One per process. Thread-safe."""
 
@@ -77,9 +68,10 @@ class Clerk:
         self._seats = seats
         self._pacers = pacers
         self._observe = observe
-        self._notice = notice
+        self._notices = Notices(lambda word: senders.run(partial(notice, word)))
         self._senders = senders
         self._clock = clock
+        self._pid = os.getpid()
         self._member = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}"
         # Guards what follows, and the thread waits on it. Never held while asking or calling out;
         # a lane's mutex may be held when it is taken, never the other way round.
@@ -89,9 +81,6 @@ class Clerk:
         self._closed = False
         #: The ledger's time less ours, in microseconds; None until it was first heard of.
         self._ahead: Optional[float] = None
-        #: What is to be told of the account's suspension; None = nothing new.
-        self._notice_to_tell: Optional[str] = None
-        self._notice_heard = ""
         self._beat_at = self._idle_at = -1.0
         self._beat_gap = FIRST_BEAT_SECONDS / 2.0
 
@@ -116,8 +105,7 @@ class Clerk:
 
     def tell_notice(self, notice: str) -> None:
         """The account is suspended, and why; "" = it is not any more."""
-        with self._changed:
-            self._notice_to_tell = self._notice_heard = notice
+        self._notices.tell(notice)
         self.has_news()
 
     # -- asking ----------------------------------------------------------------------------------
@@ -130,35 +118,41 @@ class Clerk:
                 return
             order = pacer.order(self._member, self._not_after(), costs, self._clock.monotonic())
             pacer.asking = True
+        reply: Optional[Reply] = None
+        events: list[Event] = []
         try:
-            reply, events = self._exchange(pacer.lane, order), []
+            reply = self._exchange(pacer.lane, order)
         finally:
+            # In one step: an order made in between would tell the same once more.
             with pacer.mutex:
                 pacer.asking = False
-        with pacer.mutex:
-            if reply is None:
-                pacer.untold(order, self._clock.monotonic(), in_doubt=True)
-            else:
-                events = pacer.take_in(order, reply, self._clock.monotonic())
-            pacer.wake()
+                pacer.wake()
+                if reply is None:
+                    pacer.untold(order, self._clock.monotonic(), in_doubt=True)
+                else:
+                    events = pacer.take_in(order, reply, self._clock.monotonic())
         for event in events:
             self._announce(event)
 
     def _exchange(self, lane: str, order: Order) -> Optional[Reply]:
         """Ask; None if the ledger did not answer. Holds no lock."""
-        with self._changed:
-            notice, self._notice_to_tell = self._notice_to_tell, None
+        notice = self._notices.take()
         try:
             reply = self.store.ledger.exchange(
                 self.store.account, lane, order._replace(notice=notice)
             )
-        except StoreFailed as error:
-            with self._changed:
-                self._notice_to_tell = self._notice_to_tell or notice
+        except Exception as error:  # noqa: BLE001 - whatever it is, no call may fail by it
+            self._notices.untold(notice)
             self._lose(error)
             return None
         self._ahead = reply.now - self._clock.monotonic() * SECOND
-        self._take_in_account(order, reply)
+        if not reply.done:
+            self._notices.untold(notice)
+            return reply
+        if order.seat is not None:
+            self.members = reply.members
+            self._seats.grant(reply.granted)
+        self._notices.take_in(reply.notice)
         return reply
 
     def _not_after(self) -> float:
@@ -166,16 +160,6 @@ class Clerk:
         if self._ahead is None:
             return 1e18  # never heard of yet
         return (self._clock.monotonic() + self.store.timeout_seconds) * SECOND + self._ahead
-
-    def _take_in_account(self, order: Order, reply: Reply) -> None:
-        if order.seat is not None and reply.done:
-            self.members = reply.members
-            self._seats.grant(reply.granted)
-        with self._changed:
-            is_new = self._notice_to_tell is None and reply.notice != self._notice_heard
-            self._notice_heard = reply.notice if is_new else self._notice_heard
-        if is_new and reply.done:
-            self._senders.run(partial(self._notice, reply.notice))
 
     # -- its own thread --------------------------------------------------------------------------
 
@@ -218,22 +202,27 @@ class Clerk:
                 self._clock.wait(self._changed, seconds)
             if self._has_news and not self.alone:
                 self._clock.wait(self._changed, NEWS_SECONDS)  # more of it may come
-            return not self._closed
+            # Greenlets survive a fork: the copy in the child must ask nobody.
+            return not self._closed and self._pid == os.getpid()
 
     def _tell(self) -> None:
         """Tell the ledger what is new, and, if it is time, that we are there."""
         with self._changed:
             self._has_news = False
         for pacer in self._pacers():
+            if self._closed:
+                return
             if pacer.has_news or pacer.is_stale(self._clock.monotonic()):
                 self._ask(pacer, [])
         now = self._clock.monotonic()
         # While the account is suspended, to hear of its end.
-        busy = self._seats.busy or bool(self._notice_heard)
+        busy = self._seats.busy or bool(self._notices.in_force)
         if busy:
             self._idle_at = now + IDLE_SECONDS
         is_time = now >= self._beat_at and (busy or self._seats.held > 0)
-        if is_time or self._seats.hungry or self._notice_to_tell is not None:
+        if self._closed:
+            return
+        if is_time or self._seats.hungry or self._notices.is_news:
             self._be_there()
 
     def _be_there(self) -> bool:
@@ -249,7 +238,10 @@ class Clerk:
 
     # -- when the store fails --------------------------------------------------------------------
 
-    def _lose(self, error: StoreFailed) -> None:
+    def _lose(self, error: Exception) -> None:
+        if not isinstance(error, StoreFailed):
+            logger.error("a bug in the ledger; it is taken for lost", exc_info=error)
+            error = StoreFailed(f"{type(error).__name__}, a bug in claude_throttle")
         with self._changed:
             lost, self.alone = not (self.alone or self._closed), True
             self._changed.notify()
@@ -267,7 +259,7 @@ class Clerk:
         self._idle_at = self._clock.monotonic() + IDLE_SECONDS
         try:
             now = self.store.ledger.now()  # nothing that a sleeping server could do later
-        except StoreFailed:
+        except Exception:  # noqa: BLE001 - as above
             return
         self._ahead = now - self._clock.monotonic() * SECOND
         if not self._be_there():
@@ -288,7 +280,11 @@ class Clerk:
         """Tell what is left, say good-bye, and let go of the store."""
         with self._changed:
             self._closed = True
+            thread = self._thread
             self._changed.notify()
+        if thread is not None and thread is not threading.current_thread():
+            # What it asks just now would come after the good-bye, and keep our places.
+            thread.join(2.0 * self.store.timeout_seconds)
         if not self.alone and self._ahead is not None:
             for pacer in self._pacers():
                 if pacer.has_news:

@@ -77,7 +77,8 @@ class Room:
         if math.isinf(permits.limit):
             return seconds
         ahead = self.lane.backlog.calls + 1 - (permits.limit - permits.in_use)
-        return max(seconds, max(0.0, ahead / permits.limit) * latency)
+        # Who shares the places may have none yet.
+        return max(seconds, max(0.0, ahead / max(1.0, permits.limit)) * latency)
 
     def reconfigure(self, settings: Settings) -> None:
         """Keep other quotas and another bound from now on."""

@@ -62,6 +62,7 @@ class SharedPacer(Pacer):
         self._unreserved = dict.fromkeys(self.learned, 0.0)
         #: Our part of each quota, when the ledger was silent last.
         self._part: Optional[ToldQuotas] = None
+        self._part_rates: list[tuple[str, float]] = []
 
     # -- a call leaves ---------------------------------------------------------------------------
 
@@ -95,9 +96,11 @@ class SharedPacer(Pacer):
 
     def errand(self, cost: Cost, ahead: Ahead, now: float) -> Optional[Step]:
         """Reserve slots for those *ahead*, if none is left that the head can use."""
+        if self.gate_at(cost, now) > now:
+            return None  # whatever was reserved now would not be used
         if self.asking or self._clerk.alone or self.ready_at(cost, now) < math.inf:
             return None
-        self._slots.give_back()
+        self._slots.missed(now)
         costs = [cost, *ahead(MOST_SLOTS - 1)]
         return lambda: self._clerk.reserve(self, costs)
 
@@ -167,7 +170,7 @@ class SharedPacer(Pacer):
     @property
     def has_news(self) -> bool:
         """Whether there is something to tell."""
-        return any(self._news.values()) or self._pause_until > 0 or self.replica.has_news
+        return any(list(self._news.values())) or self._pause_until > 0 or self.replica.has_news
 
     def is_stale(self, now: float) -> bool:
         """Whether slots are held of which the ledger may think otherwise by now."""
@@ -211,7 +214,7 @@ class SharedPacer(Pacer):
         for bucket in order.buckets:
             self._of(bucket.name).untold(bucket, in_doubt)
         if order.pause > 0:
-            self._pause_until = now + order.pause / SECOND
+            self._pause_until = max(self._pause_until, now + order.pause / SECOND)
 
     def take_in(self, order: Order, reply: Reply, now: float) -> list[Event]:
         """What the ledger answered, received at *now*."""
@@ -228,6 +231,8 @@ class SharedPacer(Pacer):
             self._sequence = reply.sequence
             self._slots.add(order, reply, now)
         is_anothers = self.replica.is_anothers(order, reply)
+        if order.facts is not None and reply.facts == order.facts:
+            self._unreserved = dict.fromkeys(self.learned, 0.0)  # the account begins with them
         self.replica.take_in(order, reply)
         self._introduced, self._heard_at = True, now
         self._ahead = reply.now - now * SECOND
@@ -267,7 +272,9 @@ class SharedPacer(Pacer):
         return max(at, self._part_of_all(now).ready_at(cost))
 
     def _part_of_all(self, now: float) -> ToldQuotas:
-        if self._part is None:
+        rates = [(name, quota.rate) for name, quota in self._quotas()]
+        if self._part is None or rates != self._part_rates:  # learned or reconfigured meanwhile
+            self._part_rates = rates
             self._part = part_of((quota for _, quota in self._quotas()), self._clerk.members, now)
         return self._part
 

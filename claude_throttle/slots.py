@@ -35,19 +35,35 @@ class Slots:
         self._unused = unused
         #: Seconds by which one may be missed now.
         self.late = LATE_SECONDS
+        #: The last was missed. A thread that is always woken late would else never leave:
+        #: what it reserves again lies behind all that others have reserved meanwhile.
+        self._luckless = False
 
     def __len__(self) -> int:
         return len(self._slots)
 
     def next(self, now: float) -> Optional[Slot]:
         """The first that is not missed. A pure look."""
-        return next((slot for slot in self._slots if now <= slot.at + self.late), None)
+        missed = None
+        for slot in self._slots:
+            if now <= slot.at + self.late:
+                return missed or slot
+            missed = slot if self._luckless else None
+        return missed
 
     def use(self, now: float) -> Slot:
         """Use it up; without one, a slot for which nothing was reserved."""
-        while self._slots and now > self._slots[0].at + self.late:
+        used = self.next(now)
+        # One that was missed may be used after one that was lost; never two at once.
+        self._luckless = bool(self._slots) and now > self._slots[0].at + self.late
+        while self._slots and self._slots[0] is not used:
             self._unused(self._slots.popleft())
         return self._slots.popleft() if self._slots else Slot(now, {}, {})
+
+    def missed(self, now: float) -> None:
+        """None of them will be used, perhaps because none is left in time."""
+        self._luckless = self._luckless or (bool(self._slots) and self.next(now) is None)
+        self.give_back()
 
     def give_back(self) -> None:
         """None of them will be used."""

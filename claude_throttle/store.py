@@ -8,7 +8,8 @@ import os
 from typing import TYPE_CHECKING, Any, Callable
 from urllib.parse import unquote
 
-from claude_throttle.clerk import Clerk, Store
+from claude_throttle.asking import Store
+from claude_throttle.clerk import Clerk
 from claude_throttle.flow.clock import Clock
 from claude_throttle.ledgers.contract import Ledger
 from claude_throttle.pacing.concurrency import Concurrency

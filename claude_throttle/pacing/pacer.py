@@ -149,7 +149,7 @@ class Pacer:
 
     def leaves_at(self, queued: Cost, cost: Cost, now: float) -> float:
         """The instant at which *cost* may leave behind all of *queued*, as things stand."""
-        at = self.ready_at(cost, now)
+        at = Pacer.ready_at(self, cost, now)  # by the quotas, whoever keeps them
         quotas: list[Union[ToldQuota, LearnedQuota]] = [told for _, told in self.told.by_name()]
         quotas += [some for some in self.learned.values() if some.known]
         for quota in quotas:

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from anthropic import BadRequestError
 
-from claude_throttle import AccountSuspended, DeadlineExceeded, Throttler, store
+from claude_throttle import AccountSuspended, DeadlineExceeded, QueueFull, Throttler, store
 from claude_throttle.flow.clock import SYSTEM_CLOCK
 from claude_throttle.ledgers.contract import StoreFailed
 from claude_throttle.ledgers.memory import MemoryLedger
@@ -207,3 +207,26 @@ def test_close_says_good_bye(ledger, crew):
         throttle.call(**ask())
         throttle.close()
     assert ledger.fleet().members == []
+
+
+def test_a_bug_in_the_ledger_fails_no_call(ledger, crew, monkeypatch):
+    """Whatever it raises, the store is taken for lost, and the calls go on."""
+
+    def broken(account, lane, order):
+        raise TypeError("a record of another shape")
+
+    with FakeClaude() as server:
+        throttle = crew(server, rpm=6000)
+        monkeypatch.setattr(ledger, "exchange", broken)
+        throttle.call(**ask())
+        wait_for(crew, "StoreLost")
+
+
+def test_a_full_queue_says_so_whoever_has_the_places(ledger, crew):
+    with FakeClaude(latency=0.2) as server:
+        throttle = crew(server, rpm=6000, max_concurrency=1, max_queue=1)
+        throttle.pause()
+        throttle.submit(**ask())
+        with pytest.raises(QueueFull):
+            throttle.submit(**ask())
+        assert throttle.estimate_wait(**{k: v for k, v in ask().items() if k != "raw"}) > 0

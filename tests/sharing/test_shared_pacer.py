@@ -244,3 +244,67 @@ def test_a_store_that_lost_everything_is_told_what_was_seen_last():
     one.ledger._lanes.clear()
     one.pacer._slots.give_back()
     assert one.leaves_at() > clock.monotonic() + 0.5
+
+
+# -- from the review of 2026-11 --------------------------------------------------------------------
+
+
+def test_a_pause_by_hand_reserves_nothing():
+    """It asked tens of thousands of times a second, and left nothing to the others."""
+    _, one, two_ = two(rpm=600)
+    one.leave()
+    one.pacer.held_until = math.inf
+    assert one.pacer.errand(CALL, lambda most: [], one.clock.monotonic()) is None
+    assert two_.leaves_at() <= one.clock.monotonic() + 0.1
+
+
+def test_who_is_always_woken_late_leaves_all_the_same():
+    """6 ms late, each time: one of 600 calls left in a minute."""
+    clock, one, two_ = two(rpm=600)
+    left = 0
+    for _ in range(200):
+        for desk in (one, two_):
+            now = clock.monotonic()
+            errand = desk.pacer.errand(CALL, lambda most: [], now)
+            if errand is not None:
+                errand()
+            at = desk.pacer.ready_at(CALL, now)
+            if at < math.inf:
+                clock.advance(max(0.0, at - now) + 0.006)
+                if desk.pacer.ready_at(CALL, clock.monotonic()) <= clock.monotonic():
+                    desk.pacer.take(CALL, clock.monotonic())
+                    left += 1
+    assert left > 100
+
+
+def test_alone_a_limit_learned_meanwhile_is_shared_too():
+    clock, one, _ = two()
+    one.exchange()
+    one.members, one.alone = 4, True
+    one.pacer.lose()
+    stamp = one.leave()
+    one.pacer.answered(headers(600, 1), stamp, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    for _ in range(3):
+        one.leave()
+    before = clock.monotonic()
+    one.leave()
+    assert clock.monotonic() - before == pytest.approx(0.4, rel=0.01)
+
+
+def test_a_shorter_pause_that_was_not_told_replaces_no_longer_one():
+    clock, one, _ = two(rpm=600)
+    one.leave()
+    one.pacer.pause_for(1.0, clock.monotonic())
+    order = one.pacer.order("one", math.inf, [], clock.monotonic())
+    one.pacer.pause_for(30.0, clock.monotonic())
+    one.pacer.untold(order, clock.monotonic(), in_doubt=True)
+    again = one.pacer.order("one", math.inf, [], clock.monotonic())
+    assert again.pause == pytest.approx(30e6, rel=0.01)
+
+
+def test_the_wait_is_estimated_by_what_all_have_reserved():
+    clock, one, two_ = two(rpm=60)
+    two_.leave()
+    one.leaves_at()
+    seconds = one.pacer.leaves_at(Cost(3.0, 0.0, 0.0), CALL, clock.monotonic()) - clock.monotonic()
+    assert 3.0 <= seconds <= 6.0
