@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from claude_throttle.errors import Closed, DeadlineExceeded
 from claude_throttle.flow.attempts import Attempts
+from claude_throttle.flow.clock import longest_wait
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.heard import Stamp
 from claude_throttle.flow.rooms import Lender
@@ -172,6 +173,22 @@ class CallFuture(Future[Any]):
         except IndexError:
             return False
         return True
+
+    def result(self, timeout: Optional[float] = None) -> Any:
+        if timeout is None:
+            self._wait_until_done()
+        return super().result(timeout)
+
+    def exception(self, timeout: Optional[float] = None) -> Optional[BaseException]:
+        if timeout is None:
+            self._wait_until_done()
+        return super().exception(timeout)
+
+    def _wait_until_done(self) -> None:
+        # In slices: a Ctrl-C that comes just before the main thread begins to wait ends no wait.
+        with self._condition:
+            while not self.done():
+                self._condition.wait(longest_wait())
 
     def cancel(self) -> bool:
         if not self.claim():

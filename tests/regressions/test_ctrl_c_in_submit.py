@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from claude_throttle.flow.clock import MAIN_THREAD_WAIT_SECONDS
+from tests.conftest import ask, echo
+
 #: In a process of its own: what pytest and hypothesis hook into the collector would swallow some
 #: of the interrupts. Of CPU time, so that they fall into our code and not into its waits; again
 #: and again, as one may fall where Python ignores it.
@@ -52,3 +55,16 @@ def test_ctrl_c_anywhere_in_submit_leaves_nothing_behind(fake):
         [sys.executable, "-c", PROGRAM, fake().url], capture_output=True, text=True, timeout=100
     )
     assert done.stdout.strip() == "0 0 [] 0", done.stderr
+
+
+def test_a_wait_without_an_end_is_made_of_slices(throttle, fake, monkeypatch):
+    """CI once waited for ever: Ctrl-C came just before result() began to wait (2026-11)."""
+    waited = []
+    server = fake(latency=0.2)
+    future = throttle(server).submit(**ask())
+    wait = future._condition.wait
+    monkeypatch.setattr(future._condition, "wait", lambda s=None: waited.append(s) or wait(s))
+    assert echo(future.result()) == "hello"
+    assert future.exception() is None
+    assert waited
+    assert set(waited) == {MAIN_THREAD_WAIT_SECONDS}
