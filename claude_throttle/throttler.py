@@ -12,7 +12,7 @@ from claude_throttle import exit_hooks
 from claude_throttle.flow.call import CallFuture
 from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock
 from claude_throttle.flow.cost import Cost
-from claude_throttle.flow.ordered import default_look_ahead, in_order, wait_for
+from claude_throttle.flow.ordered import default_look_ahead, in_order
 from claude_throttle.flow.permit import Permit
 from claude_throttle.flow.ticket import Priority
 from claude_throttle.metrics.stats import Stats
@@ -137,7 +137,6 @@ class Throttler:
         """``submit(...).result()``; Ctrl-C ends the wait and the call."""
         future = self.submit(**options)
         try:
-            wait_for(future)
             return future.result()
         except BaseException:
             if isinstance(future, CallFuture):

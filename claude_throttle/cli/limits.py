@@ -46,9 +46,6 @@ TIMEOUT_SECONDS = 30
 #: Enough for a hiccup; an address where nobody is is told within two seconds.
 MAX_RETRIES = 2
 
-#: Ctrl-C can be lost on a wait without an end.
-SLICE_SECONDS = 0.25
-
 NO_HEADERS = "the answer told no limits: no anthropic-ratelimit headers"
 
 
@@ -114,8 +111,6 @@ def _ask(arguments: argparse.Namespace) -> Asked:
 
 def _call(throttler: claude_throttle.Throttler, models: Sequence[str]) -> list[Optional[str]]:
     calls = [_submit(throttler, model) for model in models]
-    while futures.wait(calls, SLICE_SECONDS).not_done:
-        pass
     return [_reason(call.exception(), throttler.settings.base_url) for call in calls]
 
 

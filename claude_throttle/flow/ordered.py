@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent import futures
+from concurrent.futures import Future
 from typing import Any, Callable, Optional
 
 from claude_throttle.errors import InvalidCall
-from claude_throttle.flow.clock import longest_wait
-
-Future = futures.Future
 
 #: Calls kept ahead of the consumer while concurrency is unbounded: a minute's worth at 1,000 a
 #: minute, so that slow answers do not starve the queue.
@@ -42,7 +38,6 @@ def in_order(
             if not ahead:
                 return
             future = ahead.popleft()
-            wait_for(future)
             error = future.exception() if return_exceptions else None
             yield future.result() if error is None else error
     finally:
@@ -60,11 +55,3 @@ def _submitted(submit: Callable[..., Future[Any]], request: Mapping[str, Any]) -
         refused: Future[Any] = Future()
         refused.set_exception(error)
         return refused
-
-
-def wait_for(future: Future[Any]) -> None:
-    """Wait until it is done, in slices where Ctrl-C would be missed otherwise."""
-    while not future.done():
-        # Its own end may be a TimeoutError, too; then it is done.
-        with contextlib.suppress(TimeoutError, futures.TimeoutError, futures.CancelledError):
-            future.exception(timeout=longest_wait())
