@@ -123,23 +123,23 @@ def load() -> Any:
     return importlib.import_module("anthropic")
 
 
-def _import_is_running() -> bool:
+def _running_elsewhere() -> Optional[threading.Thread]:
+    """The importing thread, if it is at work and not this one."""
     importer = _importer
-    if importer is None or importer is threading.current_thread():
-        return False
-    return importer.is_alive()
+    if importer is None or importer is threading.current_thread() or not importer.is_alive():
+        return None
+    return importer
 
 
 def _wait_for_import() -> None:
-    importer = _importer
-    if importer is not None and importer is not threading.current_thread():
+    importer = _running_elsewhere()
+    if importer is not None:
         importer.join()
 
 
 def _before_fork() -> None:
-    _wait_for_import()
     _starting.acquire()
-    while _import_is_running():  # begun since; it may itself fork, so wait without the lock
+    while _running_elsewhere():  # it may itself fork, so wait without the lock
         _starting.release()
         _wait_for_import()
         _starting.acquire()
