@@ -9,13 +9,10 @@ from typing import Union
 
 from claude_throttle.pacing.learned import LearnedQuota
 from claude_throttle.pacing.quota import Quota
-from claude_throttle.pacing.told import ToldQuota, ToldQuotas
+from claude_throttle.pacing.told import A_MINUTE, ToldQuota, ToldQuotas
 
 #: Its part of each quota; nothing; all that it knows of, as if there were no others.
 SHARE, STOP, FULL = "share", "stop", "full"
-
-#: Of one quota for each kind of units.
-NAMES = {"requests": "rpm", "input_tokens": "itpm", "output_tokens": "otpm", "tokens": "tpm"}
 
 
 def part_of(
@@ -24,7 +21,7 @@ def part_of(
     """One of *members* equal parts of the quotas, strictly spaced."""
     rates: dict[str, float] = {}
     for quota in quotas:
-        name = NAMES[quota.kind]
+        name = A_MINUTE[quota.kind]
         rates[name] = min(quota.rate, rates.get(name, math.inf))
     parts = ToldQuotas()
     shares = {name: Quota(60.0 * rate / max(1, members)) for name, rate in rates.items()}

@@ -20,8 +20,8 @@ KINDS = {
     "tpd": "tokens",
 }
 
-#: The quota a minute of what headers tell.
-_NAMES = {"requests": "rpm", "input_tokens": "itpm", "output_tokens": "otpm"}
+#: The quota a minute of each kind of units.
+A_MINUTE = {"requests": "rpm", "input_tokens": "itpm", "output_tokens": "otpm", "tokens": "tpm"}
 
 #: Seconds' worth of tokens that may leave at once. Estimates err in both directions; without some
 #: room to save what one call gave back, every overestimate would be time lost for good. Output
@@ -127,7 +127,7 @@ class ToldQuotas:
         quota, burst = Quota(limit * (1.0 - headroom)), max(1.0, burst * (1.0 - headroom))
         ceiling = self._ceilings.get(kind)
         if ceiling is None:
-            self._ceilings[kind] = ToldQuota(_NAMES[kind], quota, burst, since=now)
+            self._ceilings[kind] = ToldQuota(A_MINUTE[kind], quota, burst, since=now)
         elif (ceiling.quota, ceiling.burst) != (quota, burst):
             ceiling.reshape(quota, burst, now)
 

@@ -15,10 +15,10 @@ import sys
 import time
 from collections import Counter
 
-from tests.bench.server import ROOT
+from tests.bench.server import start
 from tests.bench.work import ask, throttler
 
-#: Settings of the throttler that a member may be given.
+#: What is the member's own; all else it is given are settings of its throttler.
 OURS = ("url", "calls", "name", "skew_seconds", "max_tokens")
 
 
@@ -26,10 +26,7 @@ class Member:
     """One process; see :class:`Crew`."""
 
     def __init__(self, **options):
-        command = [sys.executable, "-m", "tests.bench.crew", json.dumps(options)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
+        self.process = start("tests.bench.crew", options)
         self.killed = False
 
     def wait_until_ready(self):

@@ -12,14 +12,19 @@ from types import SimpleNamespace
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def start(module, options):
+    """A process of ours that takes *options* as JSON, and lines on stdin."""
+    command = [sys.executable, "-m", module, json.dumps(options)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+
+
 class Server:
     """A running fake API; use it as a context manager."""
 
     def __init__(self, **options):
-        command = [sys.executable, "-m", "tests.bench.serve", json.dumps(options)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-        )
+        self._process = start("tests.bench.serve", options)
         self.url = self._process.stdout.readline().strip()
 
     def arrivals(self):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
+from functools import partial
 
 import pytest
 from anthropic import BadRequestError
@@ -14,6 +15,8 @@ from claude_throttle.flow.clock import SYSTEM_CLOCK
 from claude_throttle.ledgers.contract import StoreFailed
 from claude_throttle.ledgers.memory import MemoryLedger
 from claude_throttle.testing import CREDIT_TOO_LOW, FakeClaude, worst_excess
+from tests import conftest
+from tests.flow.test_cancel_and_deadline import wait_until
 
 
 class Frail(MemoryLedger):
@@ -65,23 +68,12 @@ def crew():
         throttle.close(timeout=0, cancel_pending=True)
 
 
-def ask(text="hello"):
-    messages = [{"role": "user", "content": text}]
-    return {"model": "claude-sonnet-4-5", "max_tokens": 20, "messages": messages, "raw": True}
+#: Its lane is sonnet-4.
+ask = partial(conftest.ask, model="claude-sonnet-4-5")
 
 
 def kinds(crew):
     return Counter(type(event).__name__ for event in crew.events)
-
-
-def wait_until(true, seconds=20):
-    """Until it is; what else could be waited for is another process."""
-    looks = threading.Event()
-    for _ in range(int(seconds * 50)):
-        if true():
-            return
-        looks.wait(0.02)
-    raise AssertionError(f"not true in {seconds} s")
 
 
 def wait_for(crew, kind, times=1):
