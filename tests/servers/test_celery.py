@@ -11,7 +11,7 @@ from claude_throttle import Closed
 from claude_throttle.testing import Stall
 from tests.conftest import ask
 from tests.servers.running import latency, running, script, wait_until
-from tests.servers.visiting import hold_the_first, judge
+from tests.servers.visiting import hold_the_first, judge, wait_for_the_held
 
 TASKS = 12
 
@@ -25,6 +25,7 @@ def test_celery_prefork(fake, tmp_path, redis_url):
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     sender = Celery("sender", broker=redis_url, set_as_current=False)
     with running(command, fake, tmp_path, BROKER=redis_url) as server, sender:
+        wait_for_the_held(fake)
         for n in range(TASKS):
             sender.send_task("work", [f"nonce-{n}"])
         wait_until(lambda: len(server.reports()) == TASKS, seconds=30)

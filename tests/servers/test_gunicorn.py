@@ -14,6 +14,7 @@ from tests.servers.visiting import (
     judge_workers,
     stop_amid_a_call,
     visit_all,
+    wait_for_the_held,
 )
 
 WORKERS = 2
@@ -27,6 +28,8 @@ def _serving(fake, folder, kind, *options, **environment):
         command += [f"-k={kind}", *options, "--graceful-timeout=10"]
         command += ["tests.servers.wsgi_app:application"]
         with running(command, fake, folder, **environment) as server:
+            if "--preload" in options:
+                wait_for_the_held(fake)
             yield server, visit_all(listener.getsockname(), WORKERS)
             stop_amid_a_call(listener.getsockname(), server)
 

@@ -18,9 +18,15 @@ MOST_ROUNDS = 20
 def hold_the_first(fake: FakeClaude) -> None:
     """Of the calls that an app makes at import and does not wait for, until judge() releases it.
 
-    So it is still out at the fork, however slow the server is to start.
+    So it is still out at the fork, however slow the server is to start. Nobody may visit before
+    wait_for_the_held(): a quick worker's call would be held instead.
     """
     fake.script(Ok(), Stall())
+
+
+def wait_for_the_held(fake: FakeClaude) -> None:
+    """Return when the fake has the call that hold_the_first() means."""
+    wait_until(lambda: len(fake.arrivals) >= 2)
 
 
 def visit(address: tuple[str, int], nonce: str) -> dict[str, Any]:
