@@ -20,8 +20,8 @@ from claude_throttle.flow.rooms import Lender
 from claude_throttle.flow.senders import Senders
 from claude_throttle.flow.ticket import Ticket
 from claude_throttle.pacing.concurrency import Concurrency
-from claude_throttle.pacing.pacer import AUTO, Pacer
-from claude_throttle.pacing.quota import Quota
+from claude_throttle.pacing.pacer import Pacer
+from claude_throttle.pacing.quota import AUTO, Quota
 from claude_throttle.pacing.tiers import count_tokens_rpm
 from claude_throttle.settings import Settings
 from claude_throttle.transport.http import Wire

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Callable, Optional
 
-from claude_throttle.process import Process
+if TYPE_CHECKING:
+    from claude_throttle.process import Process
 
 
 class PerProcess:

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from claude_throttle import checks, environment
 from claude_throttle.errors import ConfigurationError, UnknownSetting
-from claude_throttle.pacing.pacer import AUTO
-from claude_throttle.pacing.quota import Quota
+from claude_throttle.pacing.quota import AUTO, Quota
 from claude_throttle.transport.headers import merged_headers
-from claude_throttle.transport.http import WireSettings
-from claude_throttle.transport.retry import RetryRules
 
 if TYPE_CHECKING:
     from typing_extensions import TypedDict
+
+    from claude_throttle.transport.http import WireSettings
 
     Told = Union[float, Quota]
 
@@ -265,6 +264,10 @@ class Settings:
     @property
     def wire(self) -> WireSettings:
         """What the wire needs of all this."""
+        # Here, since nothing else in this file needs requests: see Throttler.__init__.
+        from claude_throttle.transport.http import WireSettings
+        from claude_throttle.transport.retry import RetryRules
+
         rules = RetryRules(self.max_retries, self.retry_read_timeouts, self.retry_resets)
         return WireSettings(self.base_url, self.headers, rules, self.proxies, self.ca_bundle)
 

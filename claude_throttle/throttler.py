@@ -18,7 +18,6 @@ from claude_throttle.flow.ticket import Priority
 from claude_throttle.metrics.stats import Stats
 from claude_throttle.observer import Listener
 from claude_throttle.per_process import PerProcess
-from claude_throttle.process import Process
 from claude_throttle.settings import QUOTAS, Settings
 from claude_throttle.timeouts import UNSET, Timeout, seconds_of
 from claude_throttle.transport import sdk
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from claude_throttle.limits import Limits
+    from claude_throttle.process import Process
     from claude_throttle.settings import SettingsOptions
 
 
@@ -54,6 +54,11 @@ class Throttler:
         clock: Clock = SYSTEM_CLOCK,
         **options: Unpack[SettingsOptions],
     ) -> None:
+        # Most of the package, and requests: not for a program that only imports this one. Yet
+        # before the first call, which may come from any thread while another one forks.
+        from claude_throttle.process import Process
+
+        self._make_process = Process
         self._settings = Settings.given(settings, options)
         self._on_event = on_event
         self._clock = clock
@@ -277,6 +282,6 @@ class Throttler:
         return process
 
     def _begin(self) -> Process:
-        process = Process(self._settings, self._clock, self._on_event)
+        process = self._make_process(self._settings, self._clock, self._on_event)
         exit_hooks.finish_at_exit(process)
         return process

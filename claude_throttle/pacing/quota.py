@@ -26,6 +26,9 @@ SLACK_SECONDS = 0.001
 #: Seconds. A full bucket of twenty holds twenty, whatever the last digit of a sum of floats says.
 ROUNDING_SECONDS = 1e-6
 
+#: As ``burst=``: learn how much may leave at once.
+AUTO = "auto"
+
 
 @dataclass(frozen=True)
 class Quota:
