@@ -72,7 +72,7 @@ class Clerk:
         self._senders = senders
         self._clock = clock
         self._pid = os.getpid()
-        self._member = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}"
+        self.member = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}"
         # Guards what follows, and the thread waits on it. Never held while asking or calling out;
         # a lane's mutex may be held when it is taken, never the other way round.
         self._changed = Condition(threading.RLock())
@@ -116,12 +116,12 @@ class Clerk:
         with pacer.mutex:
             if pacer.asking or self.alone:
                 return
-            order = pacer.order(self._member, self._not_after(), costs, self._clock.monotonic())
+            order = pacer.order(self.member, self.not_after(), costs, self._clock.monotonic())
             pacer.asking = True
         reply: Optional[Reply] = None
         events: list[Event] = []
         try:
-            reply = self._exchange(pacer.lane, order)
+            reply = self.exchange(pacer.lane, order)
         finally:
             # In one step: an order made in between would tell the same once more.
             with pacer.mutex:
@@ -134,7 +134,7 @@ class Clerk:
         for event in events:
             self._announce(event)
 
-    def _exchange(self, lane: str, order: Order) -> Optional[Reply]:
+    def exchange(self, lane: str, order: Order) -> Optional[Reply]:
         """Ask; None if the ledger did not answer. Holds no lock."""
         notice = self._notices.take()
         try:
@@ -155,7 +155,7 @@ class Clerk:
         self._notices.take_in(reply.notice)
         return reply
 
-    def _not_after(self) -> float:
+    def not_after(self) -> float:
         """The ledger's time at which we give up waiting for what is asked now."""
         if self._ahead is None:
             return 1e18  # never heard of yet
@@ -230,8 +230,8 @@ class Clerk:
         longest = max(BEAT_SECONDS, BEAT_SECONDS_A_MEMBER * self.members)
         self._beat_gap = min(2.0 * self._beat_gap, longest, seat.lease / SECOND / 3.0)
         self._beat_at = self._clock.monotonic() + self._beat_gap
-        order = Order(self._member, self._not_after(), (), seat=seat)
-        reply = self._exchange(NO_LANE, order)
+        order = Order(self.member, self.not_after(), (), seat=seat)
+        reply = self.exchange(NO_LANE, order)
         if reply is None or not reply.done:
             self._seats.alone(self.members)
         return reply is not None
@@ -289,6 +289,6 @@ class Clerk:
             for pacer in self._pacers():
                 if pacer.has_news:
                     self._ask(pacer, [])
-            order = Order(self._member, self._not_after(), (), seat=self._seats.none())
-            self._exchange(NO_LANE, order)
+            order = Order(self.member, self.not_after(), (), seat=self._seats.none())
+            self.exchange(NO_LANE, order)
         self.store.ledger.close()

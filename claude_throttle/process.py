@@ -12,7 +12,7 @@ import queue
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Optional
 
-from claude_throttle import refusals
+from claude_throttle import on_use, refusals
 from claude_throttle.access import Access
 from claude_throttle.errors import Closed
 from claude_throttle.flow.call import Call, CallFuture
@@ -36,10 +36,7 @@ from claude_throttle.transport.http import Wire
 from claude_throttle.transport.request import Request, require_options, serialise
 
 if TYPE_CHECKING:
-    from claude_throttle.clerk import Clerk
-    from claude_throttle.counting import Counter
     from claude_throttle.limits import Limits
-    from claude_throttle.organization import Organization
 
 #: Seconds that stopped calls are given to end by themselves before they are ended from outside.
 GRACE_SECONDS = 1.0
@@ -69,27 +66,10 @@ class Process:
         self._rooms = Rooms(
             settings, self.permits, senders, clock, self.carry, observe, self._access.suspend
         )
-        self._counter = self._make_counter() if settings.count_tokens == "api" else None
-        self._organization = self._make_organization() if settings.admin_key else None
-        self._clerk = self._make_clerk() if settings.shared is not None else None
-
-    # Loaded on use: most programs need none of them, and all pay for an import.
-    def _make_counter(self) -> Counter:
-        from claude_throttle.counting import Counter
-
-        return Counter(self.settings, self._wire, self.senders, self._clock)
-
-    def _make_organization(self) -> Organization:
-        from claude_throttle.organization import Organization
-
-        return Organization(self.settings, self._wire, self._rooms, self.senders)
-
-    def _make_clerk(self) -> Clerk:
-        from claude_throttle.store import make_clerk
-
         latency = self._recorder.median_latency
-        rooms, access = self._rooms, self._access
-        return make_clerk(self.settings, self.permits, rooms, access, latency, self._clock)
+        self._counter = on_use.counter(settings, self._wire, senders, clock)
+        self._organization = on_use.organization(settings, self._wire, self._rooms, senders)
+        self.clerk = on_use.clerk(settings, self.permits, self._rooms, self._access, latency, clock)
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -137,7 +117,7 @@ class Process:
             first = None if self._counter is None else self._counter.begin
             room.lane.put(call, block, first)
         except queue.Full:
-            seconds = self._seconds_until_leave(room, call.cost)
+            seconds = self.seconds_until_leave(room, call.cost)
             raise refusals.no_place(call, seconds, block) from None
 
     def permit(
@@ -218,12 +198,17 @@ class Process:
 
     def estimate_wait(self, params: Mapping[str, Any]) -> float:
         """Seconds a call put now would wait before it leaves."""
+        return self.seconds_until_leave(*self.priced(params))
+
+    def priced(self, params: Mapping[str, Any]) -> tuple[Room, Cost]:
+        """Where a call belongs, and what it will cost."""
         request: Request = serialise(params)
         room = self.room(request.model)
-        cost = room.estimator.cost(request.model, guess_input_tokens(params), request.max_tokens)
-        return self._seconds_until_leave(room, cost)
+        guess = guess_input_tokens(params)
+        return room, room.estimator.cost(request.model, guess, request.max_tokens)
 
-    def _seconds_until_leave(self, room: Room, cost: Cost) -> float:
+    def seconds_until_leave(self, room: Room, cost: Cost) -> float:
+        """How long a call of that cost, put now, would wait."""
         return room.seconds_until_leave(cost, self.permits, self._recorder.median_latency())
 
     # -- steering --------------------------------------------------------------------------------
@@ -268,8 +253,8 @@ class Process:
         if self._counter is not None:
             self._counter.close()
         self._end_the_rest()
-        if self._clerk is not None:
-            self._clerk.close()
+        if self.clerk is not None:
+            self.clerk.close()
         self.senders.stop()
         self._wire.close()
 

@@ -71,7 +71,7 @@ class SharedPacer(Pacer):
         if self._clerk.alone:
             return self._ready_alone(cost, now)
         gate = self.gate_at(cost, now)
-        if not any(True for _ in self._quotas()):
+        if not any(True for _ in self.quotas()):
             return gate if self._introduced or gate > now else math.inf
         slot = self._slots.next(now)
         if slot is not None and self._fits(slot, cost):
@@ -80,14 +80,14 @@ class SharedPacer(Pacer):
 
     def _fits(self, slot: Slot, cost: Cost) -> bool:
         """Whether *cost* may leave on it. A little more than was reserved is settled later."""
-        for name, quota in self._quotas():
+        for name, quota in self.quotas():
             # Of a quota that was learned since, nothing could be reserved.
             reserved = slot.units.get(name, math.inf)
             if getattr(cost, quota.kind) > reserved + quota.burst / 4.0:
                 return False
         return True
 
-    def _quotas(self) -> Iterator[tuple[str, AnyQuota]]:
+    def quotas(self) -> Iterator[tuple[str, AnyQuota]]:
         """Every quota in force, by the name of its bucket."""
         yield from self.told.by_name()
         for kind, learned in self.learned.items():
@@ -110,7 +110,7 @@ class SharedPacer(Pacer):
             self._take_alone(cost, now)
             return super().take(cost, now, answers)
         slot = self._slots.use(now)
-        for name, quota in self._quotas():
+        for name, quota in self.quotas():
             units = slot.units.get(name, 0.0)
             self._shift(name, quota.rate, getattr(cost, quota.kind) - units)
             quota.unbook(units)
@@ -141,7 +141,7 @@ class SharedPacer(Pacer):
     def settle(self, held: Cost, actual: Cost, booked_at: float) -> bool:
         """As the pacer's; the others hear of it soon."""
         change = actual.minus(held)
-        for name, quota in self._quotas():
+        for name, quota in self.quotas():
             self._shift(name, quota.rate, getattr(change, quota.kind))
         return super().settle(held, actual, booked_at)
 
@@ -179,7 +179,7 @@ class SharedPacer(Pacer):
     def order(self, member: str, not_after: float, costs: list[Cost], now: float) -> Order:
         """What to ask, and all that the ledger does not know yet."""
         latency = self.latency.mean(now)
-        quotas = list(self._quotas())
+        quotas = list(self.quotas())
         order = Order(
             member,
             not_after,
@@ -221,7 +221,7 @@ class SharedPacer(Pacer):
         if not reply.done:
             self.untold(order, now, in_doubt=False)
             return []
-        quotas = dict(self._quotas())
+        quotas = dict(self.quotas())
         for bucket, empty_at in zip(order.buckets, reply.empty_at):
             self._of(bucket.name).seen = empty_at
             if bucket.name in quotas:  # none, if it was reconfigured meanwhile
@@ -272,16 +272,16 @@ class SharedPacer(Pacer):
         return max(at, self._part_of_all(now).ready_at(cost))
 
     def _part_of_all(self, now: float) -> ToldQuotas:
-        rates = [(name, quota.rate) for name, quota in self._quotas()]
+        rates = [(name, quota.rate) for name, quota in self.quotas()]
         if self._part is None or rates != self._part_rates:  # learned or reconfigured meanwhile
             self._part_rates = rates
-            self._part = part_of((quota for _, quota in self._quotas()), self._clerk.members, now)
+            self._part = part_of((quota for _, quota in self.quotas()), self._clerk.members, now)
         return self._part
 
     def _take_alone(self, cost: Cost, now: float) -> None:
         if self._part is not None:
             self._part.take(cost, now)
-        for name, quota in self._quotas():
+        for name, quota in self.quotas():
             self._of(name).spent += getattr(cost, quota.kind)
 
     def lose(self) -> None:
@@ -291,7 +291,7 @@ class SharedPacer(Pacer):
 
     def rejoin(self, now: float, settle_seconds: float) -> None:
         """The ledger answers again. *settle_seconds*: until all others have noticed, too."""
-        if self._clerk.members > 1 and any(True for _ in self._quotas()):
+        if self._clerk.members > 1 and any(True for _ in self.quotas()):
             # Until then they keep to their parts: nothing else may be given out.
             self._pause_until = max(self._pause_until, now + settle_seconds)
         self._clerk.has_news()

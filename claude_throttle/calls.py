@@ -1,0 +1,152 @@
+"""The ways in: what a throttler is asked to send, or to let others send."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Optional, overload
+
+from claude_throttle.flow.call import CallFuture
+from claude_throttle.flow.cost import Cost
+from claude_throttle.flow.ordered import default_look_ahead, in_order
+from claude_throttle.flow.permit import Permit
+from claude_throttle.flow.ticket import Priority
+from claude_throttle.settings import Settings
+from claude_throttle.timeouts import UNSET, Timeout, seconds_of
+
+if TYPE_CHECKING:
+    from anthropic.types import Message
+
+    from claude_throttle.process import Process
+
+
+class Calls:
+    """The half of :class:`Throttler` that calls go through."""
+
+    _settings: Settings
+
+    def _process(self) -> Process:
+        raise NotImplementedError
+
+    @overload
+    def submit(
+        self,
+        *,
+        raw: Literal[True],
+        priority: int = ...,
+        tenant: Optional[str] = ...,
+        timeout: Timeout = ...,
+        block: bool = ...,
+        extra_headers: Optional[Mapping[str, str]] = ...,
+        **params: Any,
+    ) -> Future[dict[str, Any]]: ...
+
+    @overload
+    def submit(
+        self,
+        *,
+        raw: Literal[False] = ...,
+        priority: int = ...,
+        tenant: Optional[str] = ...,
+        timeout: Timeout = ...,
+        block: bool = ...,
+        extra_headers: Optional[Mapping[str, str]] = ...,
+        **params: Any,
+    ) -> Future[Message]: ...
+
+    def submit(
+        self,
+        *,
+        raw: bool = False,
+        priority: int = Priority.NORMAL,
+        tenant: Optional[str] = None,
+        timeout: Timeout = UNSET,
+        block: bool = False,
+        extra_headers: Optional[Mapping[str, str]] = None,
+        **params: Any,
+    ) -> Future[Any]:
+        """Queue one call; *params* are those of the Messages API. Returns its future at once.
+
+        The request is a snapshot: changing a list afterwards has no effect. *priority*: lower
+        leaves first. *tenant*: those of equal priority share fairly. *timeout*: seconds for queue,
+        retries and wire. *block*: wait for a place in a full queue. *raw*: the answer as a dict.
+
+        Raises :class:`InvalidCall`, :class:`QuotaTooSmall`, :class:`QueueFull`, :class:`Closed`,
+        :class:`CircuitOpen`, :class:`AccountSuspended`, or :class:`ConfigurationError` without a
+        key. The future raises the official SDK's
+        exceptions for what the API refuses, :class:`DeadlineExceeded`, :class:`Closed`,
+        :class:`BrokenAnswer`.
+        """
+        self._settings.require_key()
+        return self._process().submit(
+            params,
+            priority=priority,
+            tenant=tenant,
+            timeout=seconds_of(timeout, self._settings.timeout),
+            raw=raw,
+            block=block,
+            extra_headers=extra_headers,
+        )
+
+    @overload
+    def call(self, *, raw: Literal[True], **options: Any) -> dict[str, Any]: ...
+
+    @overload
+    def call(self, *, raw: Literal[False] = ..., **options: Any) -> Message: ...
+
+    def call(self, **options: Any) -> Any:
+        """``submit(...).result()``; Ctrl-C ends the wait and the call."""
+        future = self.submit(**options)
+        try:
+            return future.result()
+        except BaseException:
+            if isinstance(future, CallFuture):
+                future.give_up()
+            raise
+
+    def map(
+        self,
+        requests: Iterable[Mapping[str, Any]],
+        *,
+        look_ahead: Optional[int] = None,
+        return_exceptions: bool = False,
+        **common: Any,
+    ) -> Iterator[Any]:
+        """Answers to *requests*, in order; each is a dict of keywords for submit().
+
+        Reads *look_ahead* ahead (twice ``max_concurrency``, or 1,000 if that is unbounded), so an
+        endless iterable is fine; waits for a place instead of raising QueueFull. A failed call
+        raises where its answer would be, and ends the iteration, unless *return_exceptions*
+        yields the exception instead. Leaving early cancels what waits.
+        """
+        if look_ahead is None:
+            look_ahead = default_look_ahead(self._settings.max_concurrency)
+        submit = partial(self.submit, block=True, **common)
+        return in_order(submit, requests, max(1, look_ahead), return_exceptions)
+
+    def permit(
+        self,
+        *,
+        model: str,
+        input_tokens: float = 0,
+        max_tokens: float = 0,
+        priority: int = Priority.NORMAL,
+        tenant: Optional[str] = None,
+        timeout: Timeout = UNSET,
+    ) -> Permit:
+        """Wait for the right to send one request yourself, at the same pace as all the others.
+
+        A context manager; ``permit.settle(usage=…)`` books what it really took. Calls made by
+        this thread meanwhile ride on it: they are paced, but need no permit of their own.
+        Raises :class:`DeadlineExceeded`, :class:`CircuitOpen`, :class:`AccountSuspended` or
+        :class:`Closed`.
+        """
+        cost = Cost(1.0, float(input_tokens), float(max_tokens))
+        return self._process().permit(
+            model,
+            cost,
+            priority=priority,
+            tenant=tenant,
+            timeout=seconds_of(timeout, self._settings.timeout),
+        )

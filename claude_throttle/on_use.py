@@ -1,0 +1,54 @@
+"""Parts that most programs need none of: loaded on use, or all would pay for their import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Callable, Optional
+
+from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.senders import Senders
+from claude_throttle.rooms import Rooms
+from claude_throttle.settings import Settings
+from claude_throttle.transport.http import Wire
+
+if TYPE_CHECKING:
+    from claude_throttle.access import Access
+    from claude_throttle.clerk import Clerk
+    from claude_throttle.counting import Counter
+    from claude_throttle.organization import Organization
+    from claude_throttle.pacing.concurrency import Concurrency
+
+
+def counter(settings: Settings, wire: Wire, senders: Senders, clock: Clock) -> Optional[Counter]:
+    """Who counts tokens before a call leaves, if the API is to do it."""
+    if settings.count_tokens != "api":
+        return None
+    from claude_throttle.counting import Counter
+
+    return Counter(settings, wire, senders, clock)
+
+
+def organization(
+    settings: Settings, wire: Wire, rooms: Rooms, senders: Senders
+) -> Optional[Organization]:
+    """Who asks for the organization's limits, if there is a key for that."""
+    if not settings.admin_key:
+        return None
+    from claude_throttle.organization import Organization
+
+    return Organization(settings, wire, rooms, senders)
+
+
+def clerk(
+    settings: Settings,
+    permits: Concurrency,
+    rooms: Rooms,
+    access: Access,
+    median_latency: Callable[[], float],
+    clock: Clock,
+) -> Optional[Clerk]:
+    """Who keeps this process in step with those it shares its quotas with, if any."""
+    if settings.shared is None:
+        return None
+    from claude_throttle.store import make_clerk
+
+    return make_clerk(settings, permits, rooms, access, median_latency, clock)
