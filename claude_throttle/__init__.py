@@ -54,6 +54,7 @@ from claude_throttle.throttler import Throttler
 if TYPE_CHECKING:
     from claude_throttle.fleet_view import FleetLane, FleetMember, FleetState, fleet
     from claude_throttle.limits import LaneState, Limits, QuotaState
+    from claude_throttle.tickets import LineTicket
 
 __all__ = [
     # The front door
@@ -62,6 +63,7 @@ __all__ = [
     "Quota",
     "Priority",
     "Permit",
+    "LineTicket",
     # Looking
     "Stats",
     "Quantiles",
@@ -113,6 +115,7 @@ __all__ = [
 _ON_USE = {
     **dict.fromkeys(("LaneState", "Limits", "QuotaState"), "limits"),
     **dict.fromkeys(("fleet", "FleetState", "FleetMember", "FleetLane"), "fleet_view"),
+    "LineTicket": "tickets",
 }
 
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 from typing import Any, NamedTuple, Optional
 
-from claude_throttle import checks
+from claude_throttle import checks, tickets
 from claude_throttle.errors import ThrottleError
 from claude_throttle.flow.clock import SYSTEM_CLOCK
 from claude_throttle.ledgers.contract import StoredLane, StoredMember, StoreFailed
@@ -39,6 +39,8 @@ class FleetLane(NamedTuple):
     in_flight: int
     #: Why nothing is sent at all, or None.
     suspended: Optional[str]
+    #: Seconds' worth of calls in the line of those that come back (``line_up()``).
+    line_seconds: float
 
 
 class FleetState(NamedTuple):
@@ -73,10 +75,13 @@ def fleet(shared: Any, *, timeout: float = 2.0) -> FleetState:
     finally:
         ledger.close()
     members = tuple(map(_shown, found.members))
+    lines = {(line.account, line.lane): _ahead(line) for line in found.lanes}
     lanes = (
-        _lane_of(lane, members, found.notices.get(lane.account, ""))
+        _lane_of(lane, members, found.notices.get(lane.account, ""))._replace(
+            line_seconds=lines.get((lane.account, lane.lane + tickets.SUFFIX), 0.0)
+        )
         for lane in found.lanes
-        if lane.lane
+        if lane.lane and not lane.lane.endswith(tickets.SUFFIX)
     )
     return FleetState(ledger.name, members, tuple(lanes))
 
@@ -104,7 +109,13 @@ def _lane_of(lane: StoredLane, members: tuple[FleetMember, ...], notice: str) ->
         sum(waiting for waiting, _ in counts),
         sum(out for _, out in counts),
         reason[0] if reason else None,
+        0.0,
     )
+
+
+def _ahead(line: StoredLane) -> float:
+    """Seconds until a line of tickets is through; 0 if it is none."""
+    return max(0.0, -line.levels.get(tickets.BUCKET, (0.0, 0.0))[0])
 
 
 def _member(member: FleetMember) -> str:
@@ -118,6 +129,8 @@ def _lane(lane: FleetLane) -> list[str]:
     state = [f"{lane.waiting} waiting", f"{lane.in_flight} in flight"]
     if lane.paused_seconds > 0:
         state.append(f"paused for {lane.paused_seconds:.1f} s")
+    if lane.line_seconds > 0:
+        state.append(f"{lane.line_seconds:.0f} s of tickets")
     if lane.suspended:
         state.append(f"suspended: {lane.suspended}")
     lines = [f"{lane.lane} (account {lane.account[:6]}): {', '.join(state)}"]

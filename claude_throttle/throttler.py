@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from claude_throttle.limits import Limits
     from claude_throttle.process import Process
     from claude_throttle.settings import SettingsOptions
+    from claude_throttle.tickets import LineTicket
 
 
 class Throttler(Calls):
@@ -75,6 +76,21 @@ class Throttler(Calls):
         """Seconds such a call, put now, would wait to leave; inf while paused. As submit()."""
         request = {name: value for name, value in params.items() if name not in OUR_KEYWORDS}
         return self._process().estimate_wait(request)
+
+    def line_up(
+        self, ticket: Optional[LineTicket] = None, **params: Any
+    ) -> tuple[LineTicket, float]:
+        """A place in line for such a call, and the seconds after which to come back and make it.
+
+        For work that would rather be done elsewhere than wait here, in a job queue, say. Ask again
+        with the *ticket*, in any process that shares the store: it may have become later. Nobody
+        who waits in call() or submit() waits for those who are away. Asks the store, once or twice;
+        raises :class:`ConfigurationError` without ``shared=``.
+        """
+        from claude_throttle.tickets import line_up  # few programs need it
+
+        request = {name: value for name, value in params.items() if name not in OUR_KEYWORDS}
+        return line_up(self._process(), request, ticket)
 
     # -- steering --------------------------------------------------------------------------------
 

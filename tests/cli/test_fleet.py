@@ -67,3 +67,16 @@ def test_the_front_door_tells_the_same(shared):
     state = claude_throttle.fleet(shared)
     assert [lane.suspended for lane in state.lanes] == [None]
     assert "left now" in str(state)
+
+
+def test_a_line_of_tickets_is_no_lane_of_its_own(fake, tmp_path):
+    """It is said of the lane it leads to."""
+    shared = f"sqlite://{tmp_path}/tickets.db"
+    settings = {"api_key": "sk-ant-secret", "base_url": fake.url, "rpm": 60}
+    with Throttler(shared=shared, **settings) as throttler:
+        throttler.call(**ask())
+        for _ in range(31):
+            throttler.line_up(**ask())
+        state = claude_throttle.fleet(shared)
+    assert [20 < lane.line_seconds <= 31 for lane in state.lanes] == [True]
+    assert "s of tickets" in str(state)
