@@ -130,7 +130,9 @@ class DeadlineExceeded(ThrottleError, TimeoutError):
 class BrokenAnswer(ThrottleError):
     """The server answered 200 with something that is not a whole message. It may be billed."""
 
-    def __init__(self, message: str, *, status: int, request_id: Optional[str] = None) -> None:
+    def __init__(
+        self, message: str, *, status: int = 200, request_id: Optional[str] = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.request_id = request_id

@@ -1,0 +1,43 @@
+"""Work in the background: any number of Celery workers, one quota, and no worker that only waits.
+
+pip install 'claude-throttle[celery,redis]', then, in this directory and with ANTHROPIC_API_KEY set:
+
+    celery --app celery_app worker --concurrency 4
+    python celery_app.py "first text" "second text" …          # in another terminal
+
+A task whose turn is more than two seconds away goes back to the queue and keeps its place.
+"""
+
+import os
+import sys
+
+from celery import Celery
+
+from claude_throttle import Throttler
+from claude_throttle.contrib.celery import ClaudeTask
+
+REDIS = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
+
+# The module's name, so that a task is called the same when this file is run as a program.
+app = Celery("celery_app", broker=REDIS, backend=REDIS)
+app.conf.worker_prefetch_multiplier = 1
+
+# Limits are learned from the answers, by all processes together; rpm=50 would tell them.
+throttler = Throttler(shared=REDIS)
+
+
+@app.task(base=ClaudeTask, bind=True, throttler=throttler)
+def summarise(self, text):
+    """May run from its beginning more than once: it asks before it does anything else."""
+    answer = self.ask_claude(
+        model="claude-haiku-4-5",
+        max_tokens=200,
+        messages=[{"role": "user", "content": f"Summarise in one sentence: {text}"}],
+    )
+    return answer["content"][0]["text"]
+
+
+if __name__ == "__main__":
+    results = [summarise.delay(text) for text in sys.argv[1:]]
+    for result in results:
+        print(result.get(timeout=600))
