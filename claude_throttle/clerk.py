@@ -24,6 +24,7 @@ from claude_throttle.ledgers.contract import SECOND, Order, Reply, StoreFailed
 from claude_throttle.notices import Notices
 from claude_throttle.seats import Seats
 from claude_throttle.shared_pacer import STALE_SECONDS, SharedPacer
+from claude_throttle.store_time import StoreTime
 
 logger = logging.getLogger("claude_throttle")
 
@@ -79,8 +80,7 @@ class Clerk:
         self._thread: Optional[threading.Thread] = None
         self._has_news = False
         self._closed = False
-        #: The ledger's time less ours, in microseconds; None until it was first heard of.
-        self._ahead: Optional[float] = None
+        self._time = StoreTime()
         self._beat_at = self._idle_at = -1.0
         self._beat_gap = FIRST_BEAT_SECONDS / 2.0
 
@@ -111,7 +111,7 @@ class Clerk:
     # -- asking ----------------------------------------------------------------------------------
 
     def _ask(self, pacer: SharedPacer, costs: list[Cost]) -> None:
-        if self._ahead is None:
+        if self._time.ahead is None:
             self._be_there()  # first, to know how many share it
         with pacer.mutex:
             if pacer.asking or self.alone:
@@ -130,13 +130,14 @@ class Clerk:
                 if reply is None:
                     pacer.untold(order, self._clock.monotonic(), in_doubt=True)
                 else:
-                    events = pacer.take_in(order, reply, self._clock.monotonic())
+                    said_at = self._time.instant(reply.now)
+                    events = pacer.take_in(order, reply, said_at, self._clock.monotonic())
         for event in events:
             self._announce(event)
 
     def exchange(self, lane: str, order: Order) -> Optional[Reply]:
         """Ask; None if the ledger did not answer. Holds no lock."""
-        notice = self._notices.take()
+        notice, asked_at = self._notices.take(), self._clock.monotonic()
         try:
             reply = self.store.ledger.exchange(
                 self.store.account, lane, order._replace(notice=notice)
@@ -145,7 +146,7 @@ class Clerk:
             self._notices.untold(notice)
             self._lose(error)
             return None
-        self._ahead = reply.now - self._clock.monotonic() * SECOND
+        self._time.hear(reply.now, asked_at, self._clock.monotonic())
         if not reply.done:
             self._notices.untold(notice)
             return reply
@@ -157,9 +158,7 @@ class Clerk:
 
     def not_after(self) -> float:
         """The ledger's time at which we give up waiting for what is asked now."""
-        if self._ahead is None:
-            return 1e18  # never heard of yet
-        return (self._clock.monotonic() + self.store.timeout_seconds) * SECOND + self._ahead
+        return self._time.at(self._clock.monotonic() + self.store.timeout_seconds)
 
     # -- its own thread --------------------------------------------------------------------------
 
@@ -257,11 +256,12 @@ class Clerk:
     def _look(self) -> None:
         """Find out whether it is back."""
         self._idle_at = self._clock.monotonic() + IDLE_SECONDS
+        asked_at = self._clock.monotonic()
         try:
-            now = self.store.ledger.now()  # nothing that a sleeping server could do later
+            said = self.store.ledger.now()  # nothing that a sleeping server could do later
         except Exception:  # noqa: BLE001 - as above
             return
-        self._ahead = now - self._clock.monotonic() * SECOND
+        self._time.hear(said, asked_at, self._clock.monotonic())
         if not self._be_there():
             return
         with self._changed:
@@ -285,7 +285,7 @@ class Clerk:
         if thread is not None and thread is not threading.current_thread():
             # What it asks just now would come after the good-bye, and keep our places.
             thread.join(2.0 * self.store.timeout_seconds)
-        if not self.alone and self._ahead is not None:
+        if not self.alone and self._time.ahead is not None:
             for pacer in self._pacers():
                 if pacer.has_news:
                     self._ask(pacer, [])

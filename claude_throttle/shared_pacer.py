@@ -216,8 +216,8 @@ class SharedPacer(Pacer):
         if order.pause > 0:
             self._pause_until = max(self._pause_until, now + order.pause / SECOND)
 
-    def take_in(self, order: Order, reply: Reply, now: float) -> list[Event]:
-        """What the ledger answered, received at *now*."""
+    def take_in(self, order: Order, reply: Reply, said_at: float, now: float) -> list[Event]:
+        """What the ledger answered: said at *said_at* by our clock, received now."""
         if not reply.done:
             self.untold(order, now, in_doubt=False)
             return []
@@ -225,17 +225,17 @@ class SharedPacer(Pacer):
         for bucket, empty_at in zip(order.buckets, reply.empty_at):
             self._of(bucket.name).seen = empty_at
             if bucket.name in quotas:  # none, if it was reconfigured meanwhile
-                quotas[bucket.name].empty_at = now + (empty_at - reply.now) / SECOND
-        self._paused_elsewhere(now + (reply.pause_until - reply.now) / SECOND)
+                quotas[bucket.name].empty_at = said_at + (empty_at - reply.now) / SECOND
+        self._paused_elsewhere(said_at + (reply.pause_until - reply.now) / SECOND)
         if reply.waits and order.buckets:
             self._sequence = reply.sequence
-            self._slots.add(order, reply, now)
+            self._slots.add(order, reply, said_at)
         is_anothers = self.replica.is_anothers(order, reply)
         if order.facts is not None and reply.facts == order.facts:
             self._unreserved = dict.fromkeys(self.learned, 0.0)  # the account begins with them
         self.replica.take_in(order, reply)
         self._introduced, self._heard_at = True, now
-        self._ahead = reply.now - now * SECOND
+        self._ahead = reply.now - said_at * SECOND
         if is_anothers:
             self._own_up()
         return self._catch_up(now)

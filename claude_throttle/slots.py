@@ -75,7 +75,7 @@ class Slots:
         self._slots.clear()
 
     def add(self, order: Order, reply: Reply, now: float) -> None:
-        """Those that a ledger gave, received at *now*."""
+        """Those that a ledger gave at *now*."""
         names = [bucket.name for bucket in order.buckets]
         taken = dict(zip(names, reply.taken))
         given: list[Slot] = []

@@ -34,8 +34,8 @@ class SharedPacer(Pacer, Protocol):
         """It was not told."""
         ...
 
-    def take_in(self, order: Any, reply: Any, now: float) -> list[Event]:
-        """What it answered."""
+    def take_in(self, order: Any, reply: Any, said_at: float, now: float) -> list[Event]:
+        """What it answered, and when it did."""
         ...
 
     def pause_for(self, seconds: float, now: float) -> float:
@@ -55,6 +55,22 @@ class SharedPacer(Pacer, Protocol):
         ...
 
 
+class StoreTime(Protocol):
+    """The store's clock, as one process knows it."""
+
+    def hear(self, said: float, asked_at: float, now: float) -> None:
+        """It told its time, in microseconds."""
+        ...
+
+    def instant(self, said: float) -> float:
+        """When it was so late there, in our seconds."""
+        ...
+
+    def at(self, now: float) -> float:
+        """What it says now, in microseconds."""
+        ...
+
+
 class Parts(NamedTuple):
     """What is simulated: the real things, as the top level would make them."""
 
@@ -64,6 +80,8 @@ class Parts(NamedTuple):
     ledger: Callable[[Callable[[], float]], Ledger]
     #: The order with which a member says that it is there: its name, and not_after.
     beat: Callable[[str, float], Any]
+    #: The store's clock, as a process that has just begun knows it.
+    time: Callable[[], StoreTime]
 
 
 class Work(NamedTuple):

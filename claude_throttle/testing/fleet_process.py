@@ -15,10 +15,11 @@ from claude_throttle.testing.fleet_parts import FROM_THE_BACKLOG, Call, Parts, S
 if TYPE_CHECKING:
     from claude_throttle.testing.fleet_simulation import FleetSimulation
 
-#: Seconds, as clerk.py has them: an exchange at most; until news are told; between signs of life;
-#: between looks for a silent store.
+#: Seconds, as clerk.py has them: an exchange at most; until news are told; between signs of life,
+#: the first few and all others; between looks for a silent store.
 TIMEOUT_SECONDS = 0.25
 NEWS_SECONDS = 0.05
+FIRST_BEAT_SECONDS = 0.1
 BEAT_SECONDS = 1.0
 BEAT_SECONDS_A_MEMBER = 0.01
 LOOK_SECONDS = 0.5
@@ -42,6 +43,7 @@ class SimulatedProcess:
         self.refused = 0
         self._fleet = fleet
         self._beat = parts.beat
+        self._time = parts.time()
         self._name = f"process {number}"
         self._stalled_until = -math.inf
         self._urgent: deque[Call] = deque()
@@ -50,7 +52,7 @@ class SimulatedProcess:
         self._worker_asks = False
         self._news_at = self._look_at = math.inf
         self._out = self._ticks = 0
-        self._beat_at = -math.inf
+        self._beat_at, self._beat_gap = -math.inf, FIRST_BEAT_SECONDS / 2.0
         self.pacer = parts.pacer(number)
         self.pacer.share(self, threading.RLock(), lambda: None)
 
@@ -197,7 +199,7 @@ class SimulatedProcess:
             self._ask([])
 
     def _not_after(self) -> float:
-        return (self._fleet.now + TIMEOUT_SECONDS) * SECOND
+        return self._time.at(self._fleet.now + TIMEOUT_SECONDS)
 
     def _ask(self, costs: list[Cost]) -> None:
         order = self.pacer.order(self._name, self._not_after(), costs, self._fleet.now)
@@ -210,14 +212,21 @@ class SimulatedProcess:
         if reply is None:
             self.pacer.untold(order, now, in_doubt=True)
         else:
-            self.pacer.take_in(order, reply, now)
-            self._fleet.slots += [now + wait / SECOND for wait in reply.waits]
+            said_at = self._time.instant(reply.now)
+            self.pacer.take_in(order, reply, said_at, now)
+            self._fleet.slots += [said_at + wait / SECOND for wait in reply.waits]
         self._worker_asks = self._worker_asks and not order.slots
         self._look()
 
     def _exchange(self, what: str, lane: str, order: Any, hear: Callable[[Any], None]) -> None:
-        ledger = self._fleet.store.ledger
-        self._bounded(what, lambda: ledger.exchange(ACCOUNT, lane, order), hear)
+        ledger, asked_at = self._fleet.store.ledger, self._fleet.now
+
+        def heard(reply: Any) -> None:
+            if reply is not None:
+                self._time.hear(reply.now, asked_at, self._fleet.now)
+            hear(reply)
+
+        self._bounded(what, lambda: ledger.exchange(ACCOUNT, lane, order), heard)
 
     def _bounded(self, what: str, do: Callable[[], Any], hear: Callable[[Any], None]) -> None:
         """*hear* is called once: with the answer, or with None when it did not come in time."""
@@ -245,14 +254,17 @@ class SimulatedProcess:
             self._bounded("looks", self._fleet.store.ledger.now, self._found)
             return
         now = self._fleet.now
-        self._tick_after(STALE_SECONDS)
         if not self._fleet.beats:
+            self._tick_after(STALE_SECONDS)
             return
         if self.pacer.is_stale(now) and not self.pacer.asking:
             self._ask([])
         if now >= self._beat_at and (self._head is not None or self._out):
-            self._beat_at = now + max(BEAT_SECONDS, BEAT_SECONDS_A_MEMBER * self.members)
+            longest = max(BEAT_SECONDS, BEAT_SECONDS_A_MEMBER * self.members)
+            self._beat_gap = min(2.0 * self._beat_gap, longest)
+            self._beat_at = now + self._beat_gap
             self._be_there(self._counted)
+        self._tick_after(min(self._beat_gap, STALE_SECONDS))
 
     def _be_there(self, hear: Callable[[Any], None]) -> None:
         self._exchange("beats", NO_LANE, self._beat(self._name, self._not_after()), hear)

@@ -58,7 +58,7 @@ class Desk:
         now = self.clock.monotonic()
         order = self.pacer.order(self.name, float("inf"), list(costs), now)
         reply = self.ledger.exchange(self.account, "lane", order)
-        self.events = self.pacer.take_in(order, reply, now)
+        self.events = self.pacer.take_in(order, reply, now, now)
         return reply
 
     def leaves_at(self, cost=CALL, behind=()):

@@ -131,7 +131,7 @@ def test_an_order_that_came_too_late_was_not_done_and_is_told_again():
     order = one.pacer.order("one", -1.0, [], clock.monotonic())
     reply = one.ledger.exchange("account", "lane", order)
     assert not reply.done
-    one.pacer.take_in(order, reply, clock.monotonic())
+    one.pacer.take_in(order, reply, clock.monotonic(), clock.monotonic())
     assert one.pacer.has_news
 
 

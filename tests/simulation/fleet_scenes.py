@@ -9,6 +9,7 @@ from claude_throttle.ledgers.contract import SECOND, Order, Seat
 from claude_throttle.ledgers.memory import MemoryLedger
 from claude_throttle.pacing.quota import Quota
 from claude_throttle.shared_pacer import HORIZON_SECONDS, MOST_SLOTS, SharedPacer
+from claude_throttle.store_time import StoreTime
 from claude_throttle.testing.fleet_parts import Parts, Work
 from claude_throttle.testing.fleet_simulation import FleetSimulation
 from claude_throttle.testing.fleet_store import SERVICE_SECONDS, StoreSpeed
@@ -29,6 +30,7 @@ def parts(rpm, burst=1.0):
         lambda number: SharedPacer(quotas, burst, lane="lane", jitter=lambda seconds: 0.0),
         MemoryLedger,
         _beat,
+        StoreTime,
     )
 
 

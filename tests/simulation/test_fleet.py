@@ -242,7 +242,6 @@ def test_two_processes_find_the_store_again():
     assert fullest_second(scene.leaves) <= 1050 / 60 * 1.05 + 2
 
 
-@short("nobody has counted the members before the first beat: each takes the quota for its own")
 def test_a_store_that_freezes_in_the_first_second():
     scene = fleet(1200, [BACKLOGGED] * 10, beats=True)
     scene.freeze_store(0.9, 10.0)
@@ -258,11 +257,10 @@ def test_a_thousand_are_back_two_seconds_after_a_freeze():
     assert left_between(scene, 12.0, 16.0) >= 0.95 * 400
 
 
-@short("waits are counted from the receipt: a way back that takes longer moves the slots in it")
 def test_a_far_store_with_a_restless_wire():
-    """Each way 5 ms, and 5 more on average."""
+    """Each way 5 ms, and 5 more on average: soon each process knows the quickest way back."""
     scene = fleet(60_000, [BACKLOGGED] * 100, round_trip=FAR, jitter=0.005)
-    assert judged(scene, 60_000, 10.0).excess <= 0
+    assert judged(scene, 60_000, 30.0, since=20.0).excess <= 0
 
 
 @short("it asks when its last slot is used, and waits a round trip for each twenty")
