@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 from functools import partial
 from typing import Callable, Optional
@@ -22,7 +21,7 @@ from claude_throttle.flow.events import Event, StoreLost, StoreReturned
 from claude_throttle.flow.senders import Senders
 from claude_throttle.ledgers.contract import SECOND, Order, Reply, StoreFailed
 from claude_throttle.notices import Notices
-from claude_throttle.seats import Seats
+from claude_throttle.seats import Seats, member_name
 from claude_throttle.shared_pacer import STALE_SECONDS, SharedPacer
 from claude_throttle.store_time import StoreTime
 
@@ -73,13 +72,13 @@ class Clerk:
         self._senders = senders
         self._clock = clock
         self._pid = os.getpid()
-        self.member = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}"
+        self.member = member_name()
         # Guards what follows, and the thread waits on it. Never held while asking or calling out;
         # a lane's mutex may be held when it is taken, never the other way round.
         self._changed = Condition(threading.RLock())
         self._thread: Optional[threading.Thread] = None
-        self._has_news = False
-        self._closed = False
+        #: Patient: the thread waits as if nobody waited for a place.
+        self._has_news = self._closed = self._is_patient = False
         self._time = StoreTime()
         self._beat_at = self._idle_at = -1.0
         self._beat_gap = FIRST_BEAT_SECONDS / 2.0
@@ -92,15 +91,18 @@ class Clerk:
 
     # -- from the lanes --------------------------------------------------------------------------
 
-    def reserve(self, pacer: SharedPacer, costs: list[Cost]) -> None:
-        """Ask for slots, in the worker's thread. Holds no mutex."""
-        self._ask(pacer, costs)
-
     def has_news(self) -> None:
         """Something is to be told, soon. A lane's mutex may be held."""
         if not self._has_news:
             with self._changed:
                 self._has_news = True
+                self._changed.notify()
+
+    def hurry(self) -> None:
+        """Somebody waits for a place in flight. A lane's mutex may be held."""
+        if self._is_patient:
+            with self._changed:
+                self._is_patient = False
                 self._changed.notify()
 
     def tell_notice(self, notice: str) -> None:
@@ -110,7 +112,8 @@ class Clerk:
 
     # -- asking ----------------------------------------------------------------------------------
 
-    def _ask(self, pacer: SharedPacer, costs: list[Cost]) -> None:
+    def reserve(self, pacer: SharedPacer, costs: list[Cost]) -> None:
+        """Tell the news, and ask for slots. Holds no mutex."""
         if self._time.ahead is None:
             self._be_there()  # first, to know how many share it
         with pacer.mutex:
@@ -197,8 +200,10 @@ class Clerk:
             if self.alone:
                 self._clock.wait(self._changed, LOOK_SECONDS)
             elif not self._has_news:
+                self._is_patient = not self._seats.hungry
                 seconds = self._seats.patience(min(self._beat_gap, STALE_SECONDS))
                 self._clock.wait(self._changed, seconds)
+                self._is_patient = False
             if self._has_news and not self.alone:
                 self._clock.wait(self._changed, NEWS_SECONDS)  # more of it may come
             # Greenlets survive a fork: the copy in the child must ask nobody.
@@ -212,7 +217,7 @@ class Clerk:
             if self._closed:
                 return
             if pacer.has_news or pacer.is_stale(self._clock.monotonic()):
-                self._ask(pacer, [])
+                self.reserve(pacer, [])
         now = self._clock.monotonic()
         # While the account is suspended, to hear of its end.
         busy = self._seats.busy or bool(self._notices.in_force)
@@ -288,7 +293,7 @@ class Clerk:
         if not self.alone and self._time.ahead is not None:
             for pacer in self._pacers():
                 if pacer.has_news:
-                    self._ask(pacer, [])
+                    self.reserve(pacer, [])
             order = Order(self.member, self.not_after(), (), seat=self._seats.none())
             self.exchange(NO_LANE, order)
         self.store.ledger.close()

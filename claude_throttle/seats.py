@@ -18,6 +18,11 @@ MOST_WANTED = 20
 LEAST_PATIENCE_SECONDS = 0.005
 
 
+def member_name() -> str:
+    """One for each process, also for two of the same number on two machines."""
+    return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}"
+
+
 class Seats:
     """Of one process. Thread-safe: it reads what others guard, and sets one number."""
 

@@ -48,6 +48,7 @@ def make_clerk(
         clock,
     )
     rooms.clerk = clerk
+    permits.hungry = clerk.hurry
     access.publish = clerk.tell_notice
     return clerk
 

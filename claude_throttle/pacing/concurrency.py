@@ -77,6 +77,8 @@ class Concurrency:
         self.told = told
         #: What we have of the places that processes share; inf where nothing is shared.
         self.granted = math.inf
+        #: Called when somebody waits for a place of those.
+        self.hungry: Callable[[], None] = lambda: None
         #: Share of the permits kept for priority INTERACTIVE.
         self.interactive_share = interactive_share
         #: True: by one that was not INTERACTIVE.
@@ -175,6 +177,8 @@ class Concurrency:
         """Call *wake* once when one has come back."""
         with self._lock:
             self._starved.add(wake)
+        if self.in_use >= self.granted:
+            self.hungry()
 
     def wake_starved(self) -> None:
         """Wake the lanes that found none. Call it with no lane's mutex held."""

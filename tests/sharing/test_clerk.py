@@ -172,6 +172,19 @@ def test_places_in_flight_are_shared(ledger, crew):
         assert max(arrival.in_flight for arrival in server.arrivals) <= 3
 
 
+def test_the_first_call_after_a_rest_waits_for_no_beat(ledger, crew):
+    """Its places were given back: it asks for one at once, not with the next sign of life."""
+    with FakeClaude() as server:
+        throttle = crew(server, rpm=60_000, max_concurrency=3)
+        process = throttle._process()
+        for _ in range(2):
+            throttle.call(**ask())
+            wait_until(lambda: process.permits.granted == 0)
+            wait_until(lambda: process.clerk._is_patient)
+            throttle.call(**ask())
+        assert throttle.stats().queue_wait_seconds.max < 0.2
+
+
 def test_a_suspension_is_everybodys(ledger, crew):
     """One hears of it from the API, the other from the ledger; resume() ends it for both."""
     with FakeClaude() as server:
