@@ -130,6 +130,7 @@ def test_drain_says_how_many_are_left(fake, throttle):
     server.script(Stall())
     throttler = throttle(server)
     future = throttler.submit(**ask())
+    wait_until(lambda: server.arrivals)  # else there would be nothing to release yet
     assert throttler.drain(timeout=0.05) == 1
     with pytest.raises(Closed):
         throttler.submit(**ask())
