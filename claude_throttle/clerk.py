@@ -19,7 +19,7 @@ from claude_throttle.flow.condition import Condition
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.events import Event, StoreLost, StoreReturned
 from claude_throttle.flow.senders import Senders
-from claude_throttle.ledgers.contract import SECOND, Order, Reply, StoreFailed
+from claude_throttle.ledgers.contract import Order, Reply, StoreFailed
 from claude_throttle.notices import Notices
 from claude_throttle.seats import Seats, member_name
 from claude_throttle.shared_pacer import STALE_SECONDS, SharedPacer
@@ -58,6 +58,7 @@ class Clerk:
         notice: Callable[[str], None],
         senders: Senders,
         clock: Clock,
+        time: StoreTime,
     ) -> None:
         self.store = store
         #: The ledger cannot be reached.
@@ -79,7 +80,7 @@ class Clerk:
         self._thread: Optional[threading.Thread] = None
         #: Patient: the thread waits as if nobody waited for a place.
         self._has_news = self._closed = self._is_patient = False
-        self._time = StoreTime()
+        self._time = time
         self._beat_at = self._idle_at = -1.0
         self._beat_gap = FIRST_BEAT_SECONDS / 2.0
 
@@ -155,7 +156,7 @@ class Clerk:
             return reply
         if order.seat is not None:
             self.members = reply.members
-            self._seats.grant(reply.granted)
+            self._seats.take_in(order, reply)
         self._notices.take_in(reply.notice)
         return reply
 
@@ -230,12 +231,10 @@ class Clerk:
             self._be_there()
 
     def _be_there(self) -> bool:
-        seat = self._seats.seat()
         longest = max(BEAT_SECONDS, BEAT_SECONDS_A_MEMBER * self.members)
-        self._beat_gap = min(2.0 * self._beat_gap, longest, seat.lease / SECOND / 3.0)
+        self._beat_gap = min(2.0 * self._beat_gap, longest, self._seats.lease_seconds / 3.0)
         self._beat_at = self._clock.monotonic() + self._beat_gap
-        order = Order(self.member, self.not_after(), (), seat=seat)
-        reply = self.exchange(NO_LANE, order)
+        reply = self.exchange(NO_LANE, self._seats.order(self.member, self.not_after()))
         if reply is None or not reply.done:
             self._seats.alone(self.members)
         return reply is not None

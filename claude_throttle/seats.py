@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 from typing import Callable
 
 from claude_throttle.flow.lane import Lane
-from claude_throttle.ledgers.contract import SECOND, Seat
+from claude_throttle.ledgers.contract import SECOND, Order, Reply, Seat
 from claude_throttle.pacing.concurrency import Concurrency
+from claude_throttle.places import Places
+from claude_throttle.store_time import StoreTime
 
 #: Places asked for beyond what is in flight, at most.
 MOST_WANTED = 20
@@ -32,15 +35,36 @@ class Seats:
         lanes: Callable[[], list[Lane]],
         median_latency: Callable[[], float],
         lease_seconds: float,
+        time: StoreTime,
+        monotonic: Callable[[], float],
     ) -> None:
         self._permits = permits
         self._lanes = lanes
         self._median_latency = median_latency
-        self._lease_seconds = lease_seconds
+        self.lease_seconds = lease_seconds
+        self._time = time
+        self._monotonic = monotonic
+        self._places = Places()
+        #: The ledger cannot be asked now.
+        self._is_alone = True
         #: As the ledger has it.
         self.held = 0
-        if permits.told is not None:
+        permits.too_many = self._refused
+        if self._is_shared:
             permits.grant(0)
+
+    def _refused(self) -> None:
+        """The server refused one more: nobody may take its place before all know."""
+        least = 1 if self._is_alone else 0
+        self._permits.grant(max(least, min(self._permits.granted, self._permits.in_use - 1)))
+        if not self._is_alone:
+            self._places.refused(self._time.at(self._monotonic()))
+            self._permits.hungry()
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether there is a number of places to share out."""
+        return self._permits.of_all < math.inf
 
     @property
     def _waiting(self) -> int:
@@ -53,10 +77,9 @@ class Seats:
 
     @property
     def hungry(self) -> bool:
-        """Whether somebody waits for a place."""
-        told = self._permits.told
-        return (
-            told is not None and self._waiting > 0 and self._permits.in_use >= self._permits.granted
+        """Whether somebody waits for a place, or has to tell that there are fewer."""
+        return self._places.has_news or (
+            self._is_shared and self._waiting > 0 and self._permits.in_use >= self._permits.granted
         )
 
     def patience(self, most: float) -> float:
@@ -65,11 +88,14 @@ class Seats:
             return most
         return min(most, max(LEAST_PATIENCE_SECONDS, self._median_latency() / 4.0))
 
-    def seat(self) -> Seat:
+    def order(self, member: str, not_after: float) -> Order:
         """What to ask the ledger for."""
-        shared, waiting = self._permits.told is not None, self._waiting
-        in_use = self._permits.hold_still() if shared else self._permits.in_use
-        return self._seat(in_use, in_use + min(MOST_WANTED, waiting))
+        is_shared, waiting = self._is_shared, self._waiting
+        in_use = self._permits.hold_still() if is_shared else self._permits.in_use
+        want = in_use + (min(MOST_WANTED, waiting) if is_shared else 0)
+        order = Order(member, not_after, (), seat=self._seat(in_use, want))
+        at = self._time.at(self._monotonic())
+        return self._places.order(order, at, in_use, waiting > 0)
 
     def none(self) -> Seat:
         """Nothing any more."""
@@ -77,19 +103,23 @@ class Seats:
 
     def _seat(self, in_use: int, want: int) -> Seat:
         self.held = max(in_use, want)
-        limit = float(self._permits.told or 0)
-        return Seat(in_use, want, limit, self._lease_seconds * SECOND, self._info())
+        limit = float(self._permits.of_all) if self._is_shared else 0.0
+        return Seat(in_use, want, limit, self.lease_seconds * SECOND, self._info())
 
     def _info(self) -> str:
         lanes = {lane.name: [lane.backlog.calls, lane.in_flight()] for lane in self._lanes()}
         return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "lanes": lanes})
 
-    def grant(self, places: int) -> None:
+    def take_in(self, order: Order, reply: Reply) -> None:
         """The ledger has answered."""
-        if self._permits.told is not None:
-            self._permits.grant(places)
+        self._is_alone = False
+        self._places.take_in(order, reply)
+        if self._places.found is not None:
+            self._permits.keep_to(self._places.found.places)
+        self._permits.grant(reply.granted if self._is_shared else math.inf)
 
     def alone(self, members: int) -> None:
         """The ledger is silent: our part of all places."""
-        if self._permits.told is not None:
-            self._permits.grant(max(1, self._permits.told // max(1, members)))
+        self._is_alone = True
+        of_all = self._permits.of_all
+        self._permits.grant(max(1, of_all // max(1, members)) if self._is_shared else of_all)

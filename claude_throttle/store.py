@@ -15,6 +15,7 @@ from claude_throttle.ledgers.contract import Ledger
 from claude_throttle.pacing.concurrency import Concurrency
 from claude_throttle.seats import Seats
 from claude_throttle.settings import Settings
+from claude_throttle.store_time import StoreTime
 
 if TYPE_CHECKING:
     from claude_throttle.access import Access
@@ -37,7 +38,8 @@ def make_clerk(
     clock: Clock,
 ) -> Clerk:
     """Who keeps this process in step with the others. Starts and connects nothing yet."""
-    seats = Seats(permits, rooms.lanes, median_latency, settings.store_lease)
+    time, lease_seconds = StoreTime(), settings.store_lease
+    seats = Seats(permits, rooms.lanes, median_latency, lease_seconds, time, clock.monotonic)
     clerk = Clerk(
         open_store(settings, clock),
         seats,
@@ -46,6 +48,7 @@ def make_clerk(
         access.take_in,
         rooms.senders,
         clock,
+        time,
     )
     rooms.clerk = clerk
     permits.hungry = clerk.hurry

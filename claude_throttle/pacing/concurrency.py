@@ -15,6 +15,7 @@ from typing import Callable, Optional
 from claude_throttle.flow.events import ConcurrencyChanged
 from claude_throttle.flow.rooms import Lender
 from claude_throttle.flow.ticket import Priority
+from claude_throttle.pacing.others import Others
 
 #: In flight before anything is known, and at most until the first rate-limit headers came.
 FIRST_PROBES = 2
@@ -42,24 +43,6 @@ AFTER_OUTAGE = 8
 TOLD_GROWTH = 1.5
 
 
-class Others:
-    """Whom calls that are not INTERACTIVE give back to: those are counted apart."""
-
-    def __init__(self, permits: Concurrency) -> None:
-        self._permits = permits
-        #: Guarded by the permits' lock; late by what was returned and not collected yet.
-        self.in_use = 0
-
-    def give_back(self) -> None:
-        """Put one back, and wake the lanes that found none."""
-        self.give_back_quietly()
-        self._permits.wake_starved()
-
-    def give_back_quietly(self) -> None:
-        """Put one back and wake nobody; takes no lock."""
-        self._permits.give_back_quietly(by_others=True)
-
-
 class Concurrency:
     """Permits, borrowed and put back. Thread-safe.
 
@@ -75,10 +58,15 @@ class Concurrency:
         interactive_share: float = 0.0,
     ) -> None:
         self.told = told
+        #: What was told, or one of those who share it found: all together may use so many.
+        self.of_all: float = math.inf if told is None else told
+        self._found_by_all = math.inf
         #: What we have of the places that processes share; inf where nothing is shared.
         self.granted = math.inf
         #: Called when somebody waits for a place of those.
         self.hungry: Callable[[], None] = lambda: None
+        #: Called when the server refused one more; None: nothing is shared.
+        self.too_many: Optional[Callable[[], None]] = None
         #: Share of the permits kept for priority INTERACTIVE.
         self.interactive_share = interactive_share
         #: True: by one that was not INTERACTIVE.
@@ -106,7 +94,7 @@ class Concurrency:
     @property
     def limit(self) -> float:
         """Requests in flight at most, as things stand; may be inf."""
-        return self._found if self.told is None else min(self._found, self.told, self.granted)
+        return min(self._found, self.of_all, self.granted)
 
     @property
     def in_use(self) -> int:
@@ -238,14 +226,18 @@ class Concurrency:
     def refused(self, now: float) -> None:
         """Too many connections, said the server of one that is still out."""
         with self._lock:
-            others = max(1, self.in_use - 1)
-            if self._stepped and not self._fast:
-                self._gap = min(LONGEST_GAP_SECONDS, self._gap * 2)
-            self._found = min(self._found, others)
-            self._known = self._found
-            self._fast = self._probing = self._stepped = False
-            self._full_since = None
-            self._step_at = now + self._gap
+            if self._found_by_all == math.inf:
+                self._lower_locked(self.in_use - 1, now)
+        if self.too_many is not None:
+            self.too_many()
+
+    def _lower_locked(self, others: int, now: float) -> None:
+        if self._stepped and not self._fast:
+            self._gap = min(LONGEST_GAP_SECONDS, self._gap * 2)
+        self._known = self._found = min(self._found, max(1, others))
+        self._fast = self._probing = self._stepped = False
+        self._full_since = None
+        self._step_at = now + self._gap
 
     def ramp(self) -> None:
         """An outage is over: do not meet the server with everything at once."""
@@ -255,7 +247,7 @@ class Concurrency:
 
     def news(self) -> Optional[ConcurrencyChanged]:
         """What became of the limit since this was asked last: less, or much more."""
-        limit, before = self.limit, self._told_of
+        limit, before = min(self._found, self.of_all), self._told_of
         if before <= limit < before * TOLD_GROWTH or limit == before:
             return None
         self._told_of = limit
@@ -268,6 +260,7 @@ class Concurrency:
         """
         with self._lock:
             self.told = told
+            self._bound_locked()
             if not rate_is_told and math.isinf(self._found):
                 self._found = max(LEAST_KNOWN, self.in_use)
                 self._full_since = None
@@ -283,7 +276,20 @@ class Concurrency:
             self.granted = min(self.granted, self._borrowed)
             return self._borrowed
 
-    def grant(self, places: int) -> None:
+    def keep_to(self, found_by_all: int) -> None:
+        """So many were found for all processes together; we look for none of our own any more."""
+        with self._lock:
+            if self._found_by_all == math.inf:
+                self._found, self._fast, self._probing = math.inf, True, False
+            self._found_by_all = found_by_all
+            self._bound_locked()
+
+    def _bound_locked(self) -> None:
+        self.of_all = min(self._found_by_all, math.inf if self.told is None else self.told)
+        if self.of_all == math.inf:
+            self.granted = math.inf
+
+    def grant(self, places: float) -> None:
         """So many of the shared places are ours now."""
         self.granted = places
         self.wake_starved()

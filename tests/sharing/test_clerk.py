@@ -172,6 +172,33 @@ def test_places_in_flight_are_shared(ledger, crew):
         assert max(arrival.in_flight for arrival in server.arrivals) <= 3
 
 
+def test_a_limit_on_requests_in_flight_is_found_once_for_all(ledger, crew):
+    """The API takes six: three throttlers share them, and whoever comes later knows."""
+    with FakeClaude(max_concurrency=6, latency=0.1) as server:
+        three = [crew(server) for _ in range(3)]
+        futures = [throttle.submit(**ask()) for throttle in three * 30]
+        for future in futures:
+            future.result(60)
+        refused = sum(arrival.status == 429 for arrival in server.arrivals)
+        assert 0 < refused <= 30
+        late = crew(server)
+        late.call(**ask())
+        assert 3 <= late._process().permits.of_all <= 8
+    assert not kinds(crew)["LanePaused"]
+
+
+def test_refusals_while_the_store_is_silent_hold_nobody_up(ledger, crew):
+    """Each keeps to what it finds by itself, and to one request at least."""
+    with FakeClaude(max_concurrency=2, latency=0.02) as server:
+        two = [crew(server) for _ in range(2)]
+        for throttle in two:
+            throttle.call(**ask())
+        ledger.broken = True
+        futures = [throttle.submit(**ask()) for throttle in two * 20]
+        for future in futures:
+            future.result(60)
+
+
 def test_the_first_call_after_a_rest_waits_for_no_beat(ledger, crew):
     """Its places were given back: it asks for one at once, not with the next sign of life."""
     with FakeClaude() as server:
