@@ -281,3 +281,5 @@ class Process:
             for call in lane.unsettled():
                 call.abandon(refusals.forked(call))
         self._wire.abandon()
+        if self.clerk is not None:
+            self.clerk.store.ledger.abandon()

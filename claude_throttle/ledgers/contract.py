@@ -174,6 +174,10 @@ class Ledger(Protocol):
         """All that it holds, over all accounts. Raises :class:`StoreFailed`."""
         ...
 
+    def abandon(self) -> None:
+        """In a forked child: nobody here may use what is the parent's. Takes no lock."""
+        ...
+
     def close(self) -> None:
         """Let go of what is open. Nothing may be asked after."""
         ...

@@ -38,5 +38,8 @@ class MemoryLedger:
         with self._lock:
             return fleet_of(self._lanes, self._accounts, self.now())
 
+    def abandon(self) -> None:
+        """A child's is its own."""
+
     def close(self) -> None:
         """Nothing is open."""

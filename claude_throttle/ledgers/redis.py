@@ -21,7 +21,14 @@ from claude_throttle.ledgers.redis_failures import failure
 from claude_throttle.ledgers.redis_lines import Lines
 from claude_throttle.ledgers.redis_orders import BY_HASH, IN_FULL, read, written
 from claude_throttle.ledgers.redis_servers import Address, server
-from claude_throttle.ledgers.resp import Left, Line, Refused, command, countdown
+from claude_throttle.ledgers.resp import (
+    Left,
+    Line,
+    Refused,
+    command,
+    countdown,
+    cut_off_inherited,
+)
 from claude_throttle.ledgers.shown import fleet_of
 
 #: For everything that :meth:`RedisLedger.fleet` asks.
@@ -93,6 +100,10 @@ class RedisLedger:
     def fleet(self) -> Fleet:
         """All that it holds, within two seconds. Raises :class:`StoreFailed`."""
         return self._bounded(self._fleet, FLEET_SECONDS)
+
+    def abandon(self) -> None:
+        """In a forked child: these connections are the parent's."""
+        cut_off_inherited()
 
     def close(self) -> None:
         """Close all connections; who asks just now gets its answer or :class:`StoreFailed`."""

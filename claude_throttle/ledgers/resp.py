@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
+import weakref
 from typing import Any, Callable
+
+from claude_throttle.flow.inherited import dead_end
 
 #: Seconds that are left of a call; raises ``socket.timeout`` when there are none.
 Left = Callable[[], float]
@@ -50,6 +54,8 @@ class Line:
         self._used = False
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+        self._pid = os.getpid()
+        _everyone.add(self)
 
     def ask(self, asked: bytes, left: Left, answers: int = 1) -> list[Any]:
         """Send, and return so many answers. Whoever gets anything but a Refused must close it."""
@@ -72,6 +78,12 @@ class Line:
     def close(self) -> None:
         """Let go of the socket."""
         self._connection.disconnect()
+
+    def cut_off(self, dead: int) -> None:
+        """In a forked child: put *dead* in the place of the parent's descriptor."""
+        descriptor = self._socket.fileno()
+        if self._pid != os.getpid() and descriptor >= 0:
+            os.dup2(dead, descriptor, inheritable=False)
 
     def _answer(self, left: Left) -> Any:
         line = self._line(left)
@@ -114,6 +126,17 @@ class Line:
         if not chunk:
             raise ConnectionResetError("the server closed the connection")
         self._data += chunk
+
+
+#: Weakly: those that are open, and some that were.
+_everyone: weakref.WeakSet[Line] = weakref.WeakSet()
+
+
+def cut_off_inherited() -> None:
+    """In a forked child: nobody here can read or write what is the parent's."""
+    with dead_end() as dead:
+        for line in list(_everyone):
+            line.cut_off(dead)
 
 
 def countdown(monotonic: Callable[[], float], seconds: float) -> Left:

@@ -77,6 +77,9 @@ class SqliteLedger:
         """All that it holds."""
         return self._transact(lambda connection: _fleet(connection, self._now()))
 
+    def abandon(self) -> None:
+        """A child opens the files anew."""
+
     def close(self) -> None:
         """Let go of the files. What is asked after opens them again."""
         shared = self._by_pid.pop(os.getpid(), None)

@@ -19,6 +19,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from claude_throttle.flow.attempts import Attempts, Stopped
+from claude_throttle.flow.inherited import dead_end
 from claude_throttle.flow.per_thread import PerThread
 
 
@@ -194,15 +195,10 @@ def renew_locks(manager: urllib3.PoolManager) -> None:
 
 
 def cut_off_inherited() -> None:
-    """In a forked child: nobody here can read or write what is the parent's.
-
-    Threads do not survive a fork, but greenlets do: those that wait for an answer would take it.
-    """
-    dead, other = os.pipe()
-    os.close(other)  # reads find the end at once
-    for connection in list(_everyone):
-        connection.cut_off(dead)
-    os.close(dead)
+    """In a forked child: nobody here can read or write what is the parent's."""
+    with dead_end() as dead:
+        for connection in list(_everyone):
+            connection.cut_off(dead)
 
 
 def use_owned_connections(manager: urllib3.PoolManager) -> None:

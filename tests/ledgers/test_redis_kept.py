@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 
 import pytest
@@ -87,3 +89,26 @@ def test_the_fleet_is_what_was_stored(start_redis, ledger_at):
     assert member[:3] == ("account 0", "one", 5)
     assert member.info == seat.info
     assert 14 < member.expires_seconds <= 15
+
+
+def test_a_child_can_neither_read_nor_write_what_is_its_parents(redis_url, ledger_at):
+    """A greenlet that survived the fork would take the parent's next answer."""
+    ledger = ledger_at(redis_url)
+    account = new_account()
+    ledger.exchange(account, LANE, order())
+    ((line,),) = [lines._idle for lines in ledger._lines.values()]
+    pid = os.fork()
+    if pid == 0:
+        got = b"nothing was tried"
+        with contextlib.suppress(BaseException):
+            ledger.abandon()
+            got = b""
+            for use in (lambda: line._socket.send(b"PING\r\n"), lambda: line._socket.recv(1)):
+                with contextlib.suppress(OSError):
+                    got = use()
+        os._exit(1 if got else 0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert ledger.exchange(account, LANE, order()).taken == (2.0,)
+    assert [lines._idle for lines in ledger._lines.values()] == [[line]]
+    ledger.abandon()  # in the process that made it, nothing
+    assert ledger.exchange(account, LANE, order()).taken == (3.0,)

@@ -1,0 +1,22 @@
+"""What a forked child has copies of, and must not use."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def dead_end() -> Iterator[int]:
+    """A descriptor to be put, by ``dup2``, in the place of a socket that is the parent's.
+
+    Threads do not survive a fork, but greenlets do: those that wait for an answer would take it.
+    So they fail at once, and what they write goes nowhere.
+    """
+    dead, other = os.pipe()
+    os.close(other)
+    try:
+        yield dead
+    finally:
+        os.close(dead)
