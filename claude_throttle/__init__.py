@@ -4,6 +4,8 @@
 >>> throttler = Throttler(api_key="not-a-key", rpm=50)
 >>> throttler
 <Throttler https://api.anthropic.com rpm=50 open>
+
+To pytest, which warns if a package with a plugin was loaded before it: PYTEST_DONT_REWRITE
 """
 
 from typing import TYPE_CHECKING, Any

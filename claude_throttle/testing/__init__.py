@@ -4,7 +4,8 @@ Read in this order: :mod:`quotas` (what it allows; made of :mod:`buckets`, :mod:
 :mod:`acceleration`), :mod:`faults` and :mod:`accounts` (what it can be told to answer),
 :mod:`behaviour` and :mod:`service` (how it decides), :mod:`plans` and :mod:`replies` (what it then
 sends), :mod:`rate_limits_api`, :mod:`wire` and :mod:`connection` (HTTP), :mod:`server` (the
-thread), :mod:`arrivals` (what it saw); :mod:`clock` is a clock that moves when told.
+thread), :mod:`arrivals` (what it saw), :mod:`scripted_api` (the same server with a unit test's
+words); :mod:`clock` is a clock that moves when told.
 :mod:`simulation` and :mod:`simulated_server` play the same limits in virtual time, without threads.
 """
 
@@ -41,6 +42,7 @@ from claude_throttle.testing.faults import (
 
 if TYPE_CHECKING:
     from claude_throttle.testing.clock import ManualClock
+    from claude_throttle.testing.scripted_api import ClaudeApi
     from claude_throttle.testing.server import FakeClaude
     from claude_throttle.testing.simulated_server import SimulatedServer
     from claude_throttle.testing.simulation import Simulation
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     # the server, and what it saw
     "FakeClaude",
+    "ClaudeApi",
     "Arrival",
     "worst_excess",
     # time
@@ -81,6 +84,7 @@ __all__ = [
 
 _LATER = {
     "FakeClaude": "server",
+    "ClaudeApi": "scripted_api",
     "ManualClock": "clock",
     "Simulation": "simulation",
     "SimulatedServer": "simulated_server",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
-from typing import Optional
+from concurrent.futures import Future, wait
+from typing import Any, Optional
 
 #: Seconds of real time after which a wait that nobody ended gives the test its thread back.
 REAL_SECONDS = 30.0
+
+#: Seconds of real time that other threads have after each step.
+STEP_REAL_SECONDS = 0.02
 
 
 class ManualClock:
@@ -68,6 +72,19 @@ class ManualClock:
         for condition in due:
             with condition:
                 condition.notify_all()
+
+    def advance_until_done(self, *futures: Future[Any], step: float = 1.0) -> float:
+        """Move time on, *step* seconds at a time, until all are done; how far it was, in seconds.
+
+        For a test to which it matters that they end, and not how many steps that takes. Raises
+        TimeoutError if they have not ended after half a minute of real time.
+        """
+        began = self.monotonic()
+        for _ in range(int(REAL_SECONDS / STEP_REAL_SECONDS)):
+            if not wait(futures, STEP_REAL_SECONDS).not_done:
+                return self.monotonic() - began
+            self.advance(step)
+        raise TimeoutError(f"not done {self.monotonic() - began:g} s of manual time later")
 
     def wait_for_sleepers(self, count: int = 1, until_after: float = 0.0) -> None:
         """Return once *count* threads wait for an instant, or for ever, later than *until_after*.

@@ -24,6 +24,8 @@ class Ok:
     usage: Optional[Mapping[str, Any]] = None
     #: Content blocks after the text, for example a ``tool_use``.
     extra_content_blocks: tuple[Mapping[str, Any], ...] = ()
+    #: Seconds until it is complete; ``None`` takes as long as any other.
+    latency: Optional[float] = None
 
 
 @dataclass(frozen=True)

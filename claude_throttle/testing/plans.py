@@ -83,6 +83,8 @@ def plan_for(scripted: object, _scene: Scene) -> Plan:
 
 @plan_for.register(faults.Ok)
 def _ok(scripted: faults.Ok, scene: Scene) -> Plan:
+    if scripted.latency is not None:
+        scene = scene._replace(latency_seconds=scripted.latency)
     message = _message(scripted, scene)
     produced = message["usage"]["output_tokens"]
     charged = produced if scene.charged else 0
@@ -179,8 +181,9 @@ def _until_delta(message: Mapping[str, Any], deltas: int) -> list[dict[str, Any]
 def _message(scripted: faults.Ok, scene: Scene) -> dict[str, Any]:
     call = scene.call
     text = f"echo: {call.nonce}" if scripted.text is None else scripted.text
-    blocks: list[dict[str, Any]] = [{"type": "text", "text": text}]
-    blocks += [dict(block) for block in scripted.extra_content_blocks]
+    blocks = [dict(block) for block in scripted.extra_content_blocks]
+    if text or not blocks:  # the API sends no empty text before others
+        blocks.insert(0, {"type": "text", "text": text})
     usage = replies.usage_body(call.input_tokens, scene.output_tokens)
     usage.update(scripted.usage or {})
     reason = _stop_reason(blocks, usage, call.max_tokens)

@@ -44,7 +44,7 @@ def read_call(request: Request, characters_per_token: float, max_tokens_needed: 
         str(body.get("model", "")),
         limit if isinstance(limit, int) else 0,
         math.ceil(_characters(body) / characters_per_token),
-        _last_user_text(body.get("messages"))[:NONCE_CHARACTERS],
+        last_user_text(body.get("messages"))[:NONCE_CHARACTERS],
         body.get("stream") is True,
         _key(request.headers),
         problem,
@@ -105,7 +105,8 @@ def _text_length(value: Any) -> int:
     return length
 
 
-def _last_user_text(messages: Any) -> str:
+def last_user_text(messages: Any) -> str:
+    """What the user said last; nothing if that is no text."""
     for message in reversed(messages if isinstance(messages, list) else []):
         if isinstance(message, dict) and message.get("role") == "user":
             return _text_of(message.get("content"))

@@ -63,6 +63,8 @@ class FakeClaude:
     All methods may be called from any thread.
     """
 
+    _kind_of_service = Service
+
     def __init__(
         self,
         *,
@@ -132,7 +134,7 @@ class FakeClaude:
             concurrency_retry_after=concurrency_retry_after,
             concurrency_should_retry=concurrency_should_retry,
         )
-        self._service = Service(behaviour)
+        self._service = self._kind_of_service(behaviour)
         self._host = host
         self._port = port
         # Guards _thread: two threads must not start or stop at once.
