@@ -29,6 +29,9 @@ class Calls:
     def _process(self) -> Process:
         raise NotImplementedError
 
+    def _require_key(self) -> None:
+        raise NotImplementedError
+
     @overload
     def submit(
         self,
@@ -78,7 +81,7 @@ class Calls:
         exceptions for what the API refuses, :class:`DeadlineExceeded`, :class:`Closed`,
         :class:`BrokenAnswer`.
         """
-        self._settings.require_key()
+        self._require_key()
         return self._process().submit(
             params,
             priority=priority,

@@ -13,7 +13,7 @@ _NUMBERS = (
 )
 _WHOLE = ("burst", "max_concurrency", "max_queue", "max_retries")
 _TEXTS = ("api_version", "tier", "count_tokens", "shared", "on_store_failure")
-_FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure")
+_FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure", "testing")
 
 
 def read(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:

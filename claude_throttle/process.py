@@ -45,7 +45,13 @@ GRACE_SECONDS = 1.0
 class Process:
     """All the mutable state of a throttler. Thread-safe."""
 
-    def __init__(self, settings: Settings, clock: Clock, listener: Optional[Listener]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        listener: Optional[Listener],
+        wire: Optional[Wire] = None,
+    ) -> None:
         self.pid = os.getpid()
         self.settings = settings
         self.permits = Concurrency(
@@ -60,7 +66,7 @@ class Process:
         self.observe = self._observer.observe
         self._open_permits = OpenPermits()
         self._numbers = itertools.count(1)
-        self._wire = Wire(settings.wire, clock)
+        self._wire = wire or Wire(settings.wire, clock)
         self._access = Access(self.lanes, self.observe, clock)
         senders, observe = self.senders, self.observe
         self._rooms = Rooms(

@@ -18,10 +18,12 @@ from claude_throttle.transport.request import OUR_KEYWORDS
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from claude_throttle.canned_answers import CannedAnswers
     from claude_throttle.limits import Limits
     from claude_throttle.process import Process
     from claude_throttle.settings import SettingsOptions
     from claude_throttle.tickets import LineTicket
+    from claude_throttle.transport.canned import CannedLatency, CannedText
 
 
 class Throttler(Calls):
@@ -56,6 +58,10 @@ class Throttler(Calls):
         self._clock = clock
         self._closed = False
         self._processes = PerProcess(self._begin)
+        #: The last one is in force.
+        self._canned: list[CannedAnswers] = []
+        if self._settings.testing:
+            self.testing_mode()
 
     @property
     def settings(self) -> Settings:
@@ -87,36 +93,62 @@ class Throttler(Calls):
         who waits in call() or submit() waits for those who are away. Asks the store, once or twice;
         raises :class:`ConfigurationError` without ``shared=``.
         """
-        from claude_throttle.tickets import line_up  # few programs need it
+        from claude_throttle.tickets import line_up, line_up_alone  # few programs need it
 
+        ask = line_up_alone if self._canned and self._settings.shared is not None else line_up
         request = {name: value for name, value in params.items() if name not in OUR_KEYWORDS}
-        return line_up(self._process(), request, ticket)
+        return ask(self._process(), request, ticket)
 
     # -- steering --------------------------------------------------------------------------------
 
     def pause(self) -> None:
         """Let nothing leave until resume(); calls are still accepted, answers still arrive."""
-        self._process().pause(True)
+        for process in self._all():
+            process.pause(True)
 
     def resume(self) -> None:
         """End a pause(), or a suspension. A pause the server asked for goes on."""
-        self._process().pause(False)
+        for process in self._all():
+            process.pause(False)
 
     def reconfigure(self, **options: Unpack[SettingsOptions]) -> None:
         """Change quotas, burst, headroom, max_concurrency, max_queue or timeout while running."""
         self._settings = self._settings.reconfigured(options)
-        self._process().reconfigure(self._settings)
+        for process in self._all():
+            process.reconfigure(self._settings)
 
     def preload(self) -> None:
         """Import the official SDK now instead of during the first call (0.5 to 2 s)."""
         sdk.load()
+
+    def testing_mode(
+        self, text: Optional[CannedText] = None, *, latency: CannedLatency = 0.0
+    ) -> CannedAnswers:
+        """Answer every call with *text*, after *latency* seconds, and make none; needs no key.
+
+        For work on a user interface. In force at once, for all threads: to the end of its ``with``
+        block, else as long as the throttler. Both may be functions of the request's parameters,
+        called in a sender thread; what one raises is how the call fails. Quotas, priorities,
+        events and errors of ours are as ever; stats() and limits() are the mode's own, and
+        ``shared=`` is left alone. What was put before goes on. permit() sends nothing itself: what
+        its caller sends is still sent. Raises :class:`ConfigurationError`. The setting
+        ``testing=True`` (CLAUDE_THROTTLE_TESTING=1) is the same from the start.
+        """
+        from claude_throttle.canned_answers import CannedAnswers  # no program in production
+        from claude_throttle.transport.canned import CANNED_TEXT, Canned
+
+        canned = Canned(CANNED_TEXT if text is None else text, latency)
+        return CannedAnswers(
+            self._canned, canned, lambda: self._settings, self._clock, self._on_event
+        )
 
     # -- the end ---------------------------------------------------------------------------------
 
     def drain(self, timeout: Optional[float] = None) -> int:
         """Accept no more, finish everything, end a pause(); return how many calls are left."""
         self._closed = True
-        return self._process().drain(timeout)
+        give_up_at = None if timeout is None else self._clock.monotonic() + timeout
+        return sum(process.drain(self._seconds_until(give_up_at)) for process in self._all())
 
     def close(self, timeout: Optional[float] = None, cancel_pending: bool = False) -> None:
         """Drain for *timeout* seconds (None: as long as it takes), then end what is left.
@@ -125,9 +157,9 @@ class Throttler(Calls):
         and raises :class:`Closed`. Idempotent; Ctrl-C ends the wait.
         """
         self._closed = True
-        process = self._processes.mine_if_any()
-        if process is not None:
-            process.close(timeout, cancel_pending)
+        give_up_at = None if timeout is None else self._clock.monotonic() + timeout
+        for process in self._begun():
+            process.close(self._seconds_until(give_up_at), cancel_pending)
             exit_hooks.forget(process)
 
     def __enter__(self) -> Throttler:
@@ -151,7 +183,8 @@ class Throttler(Calls):
     def __repr__(self) -> str:
         told = ", ".join(f"{n}={q.amount:g}" for n in QUOTAS if (q := getattr(self._settings, n)))
         state = "closed" if self._closed else "open"
-        return f"<Throttler {self._settings.base_url} {told or 'limits learned'} {state}>"
+        where = "TESTING MODE, makes no call:" if self._canned else self._settings.base_url
+        return f"<Throttler {where} {told or 'limits learned'} {state}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("a Throttler holds threads and sockets; make one in each process instead")
@@ -159,10 +192,29 @@ class Throttler(Calls):
     # -- inside ----------------------------------------------------------------------------------
 
     def _process(self) -> Process:
-        process = self._processes.mine()
+        # A slice, since another thread may end the mode between two looks.
+        canned = self._canned[-1:]
+        process = (canned[0].processes if canned else self._processes).mine()
         if self._closed:  # perhaps before there was a process to close
             process.drain(0)
         return process
+
+    def _begun(self) -> list[Process]:
+        """What this process has: for real calls, and for canned answers."""
+        kinds = [self._processes, *(canned.processes for canned in list(self._canned))]
+        return [process for kind in kinds if (process := kind.mine_if_any()) is not None]
+
+    def _all(self) -> list[Process]:
+        """The same, with one there at least."""
+        self._process()
+        return self._begun()
+
+    def _seconds_until(self, instant: Optional[float]) -> Optional[float]:
+        return None if instant is None else max(0.0, instant - self._clock.monotonic())
+
+    def _require_key(self) -> None:
+        if not self._canned:
+            self._settings.require_key()
 
     def _begin(self) -> Process:
         process = self._make_process(self._settings, self._clock, self._on_event)
