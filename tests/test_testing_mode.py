@@ -105,7 +105,7 @@ def test_a_function_makes_the_answer_of_the_request(make):
         assert [text_of(answer) for answer in answers] == ["A", "B", "C"]
         with pytest.raises(LookupError, match="as told"):
             throttler.call(**ask("fail"))
-        assert asked[0] == {name: value for name, value in ask("a").items() if name != "raw"}
+        assert {name: value for name, value in ask("a").items() if name != "raw"} in asked
         assert len(asked) == 4
         assert throttler.stats().failed == {"LookupError": 1}
 

@@ -5,7 +5,7 @@ Read in this order: :mod:`quotas` (what it allows; made of :mod:`buckets`, :mod:
 :mod:`behaviour` and :mod:`service` (how it decides), :mod:`plans` and :mod:`replies` (what it then
 sends), :mod:`rate_limits_api`, :mod:`wire` and :mod:`connection` (HTTP), :mod:`server` (the
 thread), :mod:`arrivals` (what it saw), :mod:`scripted_api` (the same server with a unit test's
-words); :mod:`clock` is a clock that moves when told.
+words); :mod:`with_responses` (no server at all); :mod:`clock` is a clock that moves when told.
 :mod:`simulation` and :mod:`simulated_server` play the same limits in virtual time, without threads.
 """
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from claude_throttle.testing.server import FakeClaude
     from claude_throttle.testing.simulated_server import SimulatedServer
     from claude_throttle.testing.simulation import Simulation
+    from claude_throttle.testing.with_responses import add_message, add_refusal, limit_headers
 
 __all__ = [
     # the server, and what it saw
@@ -53,6 +54,10 @@ __all__ = [
     "ClaudeApi",
     "Arrival",
     "worst_excess",
+    # for the library "responses", without a server
+    "add_message",
+    "add_refusal",
+    "limit_headers",
     # time
     "ManualClock",
     # virtual time
@@ -88,6 +93,7 @@ _LATER = {
     "ManualClock": "clock",
     "Simulation": "simulation",
     "SimulatedServer": "simulated_server",
+    **dict.fromkeys(("add_message", "add_refusal", "limit_headers"), "with_responses"),
 }
 
 

@@ -173,7 +173,17 @@ def chunk(data: bytes) -> bytes:
 
 def sse(event: Mapping[str, Any]) -> bytes:
     """One server-sent event, as a chunk."""
-    return chunk(b"event: %b\ndata: %b\n\n" % (event["type"].encode(), to_json(event)))
+    return chunk(_sse(event))
+
+
+def event_stream(message: Mapping[str, Any]) -> bytes:
+    """A whole stream, in no chunks."""
+    kinds = (opening_events, block_events, closing_events)
+    return b"".join(_sse(event) for events in kinds for event in events(message))
+
+
+def _sse(event: Mapping[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), to_json(event))
 
 
 def opening_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
