@@ -58,9 +58,10 @@ class CannedAnswers:
 
         Idempotent. Who calls from another thread at this moment may get :class:`Closed`.
         """
-        if self not in self._among:
+        try:
+            self._among.remove(self)
+        except ValueError:  # it has ended
             return
-        self._among.remove(self)
         process = self.processes.mine_if_any()
         if process is not None:
             process.close(0 if cancel_pending else None, cancel_pending)

@@ -194,6 +194,11 @@ def test_a_latency_is_waited_for(make, manual):
     assert not slow.done()
     manual.advance(51)
     assert text_of(slow.result(10)) == CANNED_TEXT
+    given_up = throttler.submit(**ask())
+    manual.wait_for_sleepers(1, until_after=manual.monotonic() + 50)
+    given_up.give_up()  # as call() does after Ctrl-C
+    with pytest.raises(Closed):
+        given_up.result(10)
     left = throttler.submit(**ask())
     throttler.close(timeout=0)
     with pytest.raises(Closed):
@@ -370,6 +375,20 @@ def test_threads_call_while_modes_come_and_go():
             assert not any(thread.is_alive() for thread in threads)
         assert {"canned", "echo: real"} <= set(seen) <= {"canned", "echo: real", "closed"}
         assert seen.count("echo: real") == sum(a.nonce == "real" for a in server.arrivals)
+
+
+def test_two_threads_may_end_it_at_once(make):
+    """With an event listener that asks in the midst of it all."""
+    throttler = make(on_event=lambda event: repr(throttler) and throttler.stats())
+    for _ in range(20):
+        mode = throttler.testing_mode(latency=0.001)
+        future = throttler.submit(**ask())
+        threads = [threading.Thread(target=mode.end) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert text_of(future.result(20)) == CANNED_TEXT
 
 
 def _in_child(throttler, answers):

@@ -126,7 +126,7 @@ def _throttled(**told: float) -> Way:
                 ended(future.exception() is None)
 
         with quota_options.open_throttler(
-            api_key="demo-key", base_url=url, proxies={}, **told
+            api_key="demo-key", base_url=url, proxies={}, testing=False, **told
         ) as throttler:
             for body in bodies:
                 throttler.submit(raw=True, block=True, **body).add_done_callback(done)

@@ -22,5 +22,5 @@ def pretended_api(latency: float, **limits: Any) -> FakeClaude:
 
 
 def settings_for(fake: FakeClaude) -> dict[str, Any]:
-    """How a throttler reaches it, whatever the environment says of keys and proxies."""
-    return {"base_url": fake.url, "api_key": KEY, "proxies": {}}
+    """How a throttler reaches it, whatever the environment says of keys, proxies and testing."""
+    return {"base_url": fake.url, "api_key": KEY, "proxies": {}, "testing": False}

@@ -114,9 +114,15 @@ def told(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
 def open_throttler(**settings: Any) -> claude_throttle.Throttler:
     """A Throttler, or the reason why there cannot be one."""
     try:
-        return claude_throttle.Throttler(**settings)
+        throttler = claude_throttle.Throttler(**settings)
     except claude_throttle.ConfigurationError as error:
         raise CannotStart(str(error)) from None
+    if throttler.settings.testing:
+        # A file of canned answers looks like one of real ones.
+        raise CannotStart(
+            "CLAUDE_THROTTLE_TESTING is set, so no call would be made; unset it, or add --fake"
+        )
+    return throttler
 
 
 def require_key(throttler: claude_throttle.Throttler) -> None:

@@ -90,6 +90,17 @@ def test_without_a_key_it_says_how_to_go_on(ask: Ask, monkeypatch: pytest.Monkey
     assert "--fake" in line
 
 
+def test_in_testing_mode_it_asks_nobody(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Canned answers would look like real ones; the fake is asked all the same."""
+    monkeypatch.setenv("CLAUDE_THROTTLE_TESTING", "1")
+    code, out, said = ask()
+    assert (code, out) == (2, "")
+    assert "CLAUDE_THROTTLE_TESTING is set" in said[-1]
+    code, out, said = ask("--fake")
+    assert (code, said) == (0, [])
+    assert "1,000" in out
+
+
 def test_a_refused_key_is_one_line(ask: Ask) -> None:
     """However many models were asked: it is one key."""
     with FakeClaude() as fake:

@@ -84,6 +84,24 @@ def test_afterwards_the_environment_is_as_before():
     done.assert_outcomes(passed=6)
 
 
+def test_a_testcase_of_unittest_can_use_it(project):
+    """As Django's are: by the environment alone."""
+    done = run(
+        project,
+        """
+import unittest
+from claude_throttle import Throttler
+
+@pytest.mark.usefixtures("claude_api")
+class TestCalls(unittest.TestCase):
+    def test_call(self):
+        with Throttler() as throttler:
+            assert text_of(throttler.call(**ask(raw=True))) == "echo: hi"
+""",
+    )
+    done.assert_outcomes(passed=1)
+
+
 def test_nothing_of_the_machines_own_settings_counts(project, monkeypatch):
     """Neither a proxy, nor a token, nor the production's store."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
@@ -177,7 +195,10 @@ def test_paused_calls_are_let_go(claude_throttler):
     claude_throttler.submit(**ask(raw=True))
 
 def test_no_thread_is_left():
-    assert [t.name for t in threading.enumerate() if t is not threading.main_thread()] == []
+    others = [t for t in threading.enumerate() if t is not threading.main_thread()]
+    for thread in others:
+        thread.join(10)
+    assert [thread.name for thread in others if thread.is_alive()] == []
 """,
         "-n0",
     )
