@@ -69,10 +69,13 @@ class Access:
 
     def suspend(self, call: Call, refusal: AccountRefusal) -> None:
         """*call* was refused with the account: send nothing more, as soon as that is heard."""
-        if brings_own_proof(call.extra_headers):
-            return
+        if not brings_own_proof(call.extra_headers):
+            self.suspend_lane(call.home.name, refusal, call)
+
+    def suspend_lane(self, lane: str, refusal: AccountRefusal, call: Optional[Call]) -> None:
+        """The same of a request in *lane*, which may be no *call*."""
         # A key may be refused one model; anything else is about all of them.
-        scope = call.home.name if refusal.reason == NOT_PERMITTED else WHOLE_ACCOUNT
+        scope = lane if refusal.reason == NOT_PERMITTED else WHOLE_ACCOUNT
         if self._begin(scope, refusal, call):
             self.publish(self._notice())
 
@@ -96,10 +99,15 @@ class Access:
 
         An answer to what left before the refusal says nothing.
         """
-        if not self._suspensions or brings_own_proof(call.extra_headers):
+        if self._suspensions and not brings_own_proof(call.extra_headers):
+            self.answered_in(call.home.name, left_at, call)
+
+    def answered_in(self, lane: str, left_at: float, call: Optional[Call]) -> None:
+        """The same of a request in *lane*, which may be no *call*."""
+        if not self._suspensions:
             return
         with self._lock:
-            found = self._found_locked(call.home.name)
+            found = self._found_locked(lane)
             ended = [scope for scope, suspension in found if suspension.since < left_at]
         self._end(ended, call)
 

@@ -18,6 +18,7 @@ from claude_throttle.timeouts import UNSET, Timeout, seconds_of
 if TYPE_CHECKING:
     from anthropic.types import Message
 
+    from claude_throttle.admission import Admission, Terms
     from claude_throttle.process import Process
 
 
@@ -140,16 +141,43 @@ class Calls:
     ) -> Permit:
         """Wait for the right to send one request yourself, at the same pace as all the others.
 
-        A context manager; ``permit.settle(usage=…)`` books what it really took. Calls made by
-        this thread meanwhile ride on it: they are paced, but need no permit of their own.
+        A context manager; ``permit.settle(usage=…, headers=…, status=…)`` books what it really
+        took, and teaches the pace what the server said. Calls made by this thread meanwhile ride
+        on it: they are paced, but need no permit of their own.
         Raises :class:`DeadlineExceeded`, :class:`CircuitOpen`, :class:`AccountSuspended` or
         :class:`Closed`.
         """
         cost = Cost(1.0, float(input_tokens), float(max_tokens))
-        return self._process().permit(
-            model,
-            cost,
-            priority=priority,
-            tenant=tenant,
-            timeout=seconds_of(timeout, self._settings.timeout),
-        )
+        return self._admission().permit(model, cost, self._terms(priority, tenant, timeout))
+
+    def middleware(
+        self,
+        *,
+        priority: int = Priority.NORMAL,
+        tenant: Optional[str] = None,
+        timeout: Timeout = UNSET,
+    ) -> Any:
+        """For ``anthropic.Anthropic(middleware=[throttler.middleware()])``: the same pace for it.
+
+        Each attempt at ``messages.create`` or ``stream``, the SDK's retries included, waits for its
+        turn, and what was answered is heard as the answer to a call is. A stream holds its place
+        until it is read to its end or closed. ``count_tokens`` has a pace of its own; everything
+        else passes untouched. *timeout*: seconds to wait for a turn, of each attempt. The SDK's key
+        is used, and should be of the same organization. Thread-safe, and good in forked children.
+
+        The SDK's methods then raise, as they are, :class:`QuotaTooSmall`,
+        :class:`DeadlineExceeded`, :class:`CircuitOpen`, :class:`AccountSuspended` and
+        :class:`Closed`. Raises :class:`ConfigurationError` if the SDK is too old, and
+        ``AsyncAnthropic`` a TypeError.
+        """
+        from claude_throttle.middleware import make_middleware  # few programs need it
+
+        return make_middleware(self._admission, self._terms(priority, tenant, timeout))
+
+    def _admission(self) -> Admission:
+        return self._process().admission
+
+    def _terms(self, priority: int, tenant: Optional[str], timeout: Timeout) -> Terms:
+        from claude_throttle.admission import Terms  # with the first Throttler
+
+        return Terms(priority, tenant, seconds_of(timeout, self._settings.timeout))

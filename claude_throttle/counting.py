@@ -77,24 +77,10 @@ class Counter:
     """Has calls counted, then places them. Of one process; thread-safe."""
 
     def __init__(self, settings: Settings, wire: Wire, senders: Senders, clock: Clock) -> None:
-        tier = settings.tier
-        quotas = {} if tier is None else {"rpm": Quota(count_tokens_rpm(tier))}
-        self._pacer = Pacer(quotas, AUTO, lane="count_tokens")
+        self.lane = count_lane(settings, MOST_AT_ONCE, senders, clock)
+        self._pacer = self.lane.pacer
         self._wire = wire
         self._senders = senders
-        self.lane = Lane(
-            "count_tokens",
-            pacer=self._pacer,
-            permits=Concurrency(MOST_AT_ONCE),
-            senders=senders,
-            price=_no_price,
-            carry=_carry_nothing,
-            observe=_tell_nobody,
-            suspend=_suspend_nobody,
-            max_queue=0,
-            ageing=settings.ageing,
-            clock=clock,
-        )
 
     def begin(self, call: Call) -> None:
         """Queue *call* for counting; it is placed in its own lane afterwards."""
@@ -146,6 +132,27 @@ class Counter:
         """Count no more; what waits for it is placed with its estimate."""
         self.lane.close()
         self.lane.end_all(Closed("the throttler was closed"))
+
+
+def count_lane(
+    settings: Settings, at_once: Optional[int], senders: Senders, clock: Clock
+) -> Lane:
+    """A lane for the endpoint, with *at_once* places in flight, or as many as it takes."""
+    tier = settings.tier
+    quotas = {} if tier is None else {"rpm": Quota(count_tokens_rpm(tier))}
+    return Lane(
+        "count_tokens",
+        pacer=Pacer(quotas, AUTO, lane="count_tokens"),
+        permits=Concurrency(at_once),
+        senders=senders,
+        price=_no_price,
+        carry=_carry_nothing,
+        observe=_tell_nobody,
+        suspend=_suspend_nobody,
+        max_queue=0,
+        ageing=settings.ageing,
+        clock=clock,
+    )
 
 
 def _no_price(call: Call) -> Cost:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Callable, Optional
 
 from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.lane import Lane
 from claude_throttle.flow.senders import Senders
 from claude_throttle.rooms import Rooms
 from claude_throttle.settings import Settings
@@ -25,6 +26,17 @@ def counter(settings: Settings, wire: Wire, senders: Senders, clock: Clock) -> O
     from claude_throttle.counting import Counter
 
     return Counter(settings, wire, senders, clock)
+
+
+def count_lane(
+    counter: Optional[Counter], settings: Settings, senders: Senders, clock: Clock
+) -> Lane:
+    """The lane of those who count for themselves; the counter's own, if there is one."""
+    if counter is not None:
+        return counter.lane
+    from claude_throttle.counting import count_lane
+
+    return count_lane(settings, None, senders, clock)
 
 
 def organization(

@@ -10,16 +10,17 @@ import itertools
 import os
 import queue
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Optional
 
 from claude_throttle import on_use, refusals
 from claude_throttle.access import Access
+from claude_throttle.admission import Admission
 from claude_throttle.errors import Closed
 from claude_throttle.flow.call import Call, CallFuture
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.lane import Lane
-from claude_throttle.flow.permit import Permit
 from claude_throttle.flow.seat import OpenPermits
 from claude_throttle.flow.senders import Senders
 from claude_throttle.flow.settlement import Outcome, busy, busy_with, settle
@@ -74,6 +75,11 @@ class Process:
         )
         latency = self._recorder.median_latency
         self._counter = on_use.counter(settings, self._wire, senders, clock)
+        counts = partial(on_use.count_lane, self._counter, settings, senders, clock)
+        #: The way in for what others send.
+        self.admission = Admission(
+            self.room, self._open_permits, self._numbers, self._access, counts, clock
+        )
         self._organization = on_use.organization(settings, self._wire, self._rooms, senders)
         self.clerk = on_use.clerk(settings, self.permits, self._rooms, self._access, latency, clock)
 
@@ -125,27 +131,6 @@ class Process:
         except queue.Full:
             seconds = self.seconds_until_leave(room, call.cost)
             raise refusals.no_place(call, seconds, block) from None
-
-    def permit(
-        self, model: str, cost: Cost, priority: int, tenant: Optional[str], timeout: Optional[float]
-    ) -> Permit:
-        """Wait for the right to send one request."""
-        require_options(priority, tenant)
-        lane = self.room(model).lane
-        now = self._clock.monotonic()
-        self._access.require(lane.name, probes=False)  # nobody would hear how its request ended
-        permit = Permit(
-            lane,
-            self._open_permits,
-            number=next(self._numbers),
-            cost=cost,
-            priority=priority,
-            tenant=tenant,
-            deadline=None if timeout is None else now + timeout,
-            rides=self._open_permits.seat_of_this_thread(),
-        )
-        permit.acquire()
-        return permit
 
     def room(self, model: str) -> Room:
         """What belongs to a model. Raises Closed."""
@@ -227,6 +212,7 @@ class Process:
 
     def _hold(self, held: bool) -> None:
         self._rooms.pause(held)
+        self.admission.hold(held)
         if self._counter is not None:
             self._counter.lane.pause() if held else self._counter.lane.resume()
 
@@ -256,6 +242,7 @@ class Process:
             for lane in self.lanes():
                 lane.cancel_waiting(Closed("the throttler was closed"))
         self.drain(timeout)
+        self.admission.close()
         if self._counter is not None:
             self._counter.close()
         self._end_the_rest()

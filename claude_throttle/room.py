@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Protocol
 
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.cost import Cost, Usage
@@ -16,6 +16,17 @@ from claude_throttle.settings import Settings
 
 if TYPE_CHECKING:
     from claude_throttle.limits import LaneState
+
+
+class Asked(Protocol):
+    """What was asked for: a call, or somebody else's request."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def guessed_input(self) -> float: ...
+    @property
+    def max_tokens(self) -> int: ...
 
 
 class Room:
@@ -61,7 +72,7 @@ class Room:
             self.pacer.start_with(limits, source, self.lane.now())
             self.lane.backlog.not_empty.notify()
 
-    def learn(self, call: Call, usage: Usage) -> None:
+    def learn(self, call: Asked, usage: Usage) -> None:
         """What an answered call really took."""
         self.estimator.learn(
             call.model,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from claude_throttle.errors import CircuitOpen
 from claude_throttle.flow.attempts import Attempts
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.events import CircuitClosed, Event
-from claude_throttle.flow.heard import CONCURRENCY, Delay, Heard
+from claude_throttle.flow.heard import CONCURRENCY, Delay, Heard, Report, Stamp
 from claude_throttle.flow.rooms import Permits
 from claude_throttle.flow.ticket import Ticket
 
@@ -24,14 +24,26 @@ if TYPE_CHECKING:
 MOST_PROBES = 20
 
 
+class Dropped(NamedTuple):
+    """What is left to do for a permit that the garbage collector closed."""
+
+    #: What it had booked; None if that is settled.
+    held: Optional[Cost]
+    #: What it took, if that is known.
+    actual: Optional[Cost]
+    booked_at: float
+    #: Somebody was to say how it ended, and has not.
+    unheard: bool
+
+
 class Accounts:
     """Of one lane; under the lane's mutex. All methods may be called from any thread."""
 
     def __init__(self, lane: Lane, permits: Permits) -> None:
         self._lane = lane
         self._permits = permits
-        #: What permits held that were dropped without a word, and since when.
-        self.dropped: deque[tuple[Cost, float]] = deque()
+        #: Permits that were dropped without a word.
+        self.dropped: deque[Dropped] = deque()
         self._looked_for = -math.inf
 
     # -- a call ends -----------------------------------------------------------------------------
@@ -71,7 +83,7 @@ class Accounts:
         if self._lane.pacer.settle(held, actual, booked_at):
             self._lane.backlog.not_empty.notify()  # the head may leave earlier now
 
-    def _tell(self, events: list[Event], heard: Heard, call: Call) -> None:
+    def _tell(self, events: list[Event], heard: Heard, call: Optional[Call]) -> None:
         """Tell the permits and the listener what an attempt brought. Holds no mutex."""
         if heard.readings:
             self._permits.headers_came()
@@ -147,11 +159,43 @@ class Accounts:
         with self._lane.mutex:
             self._correct_locked(held, actual, booked_at)
 
+    def hear_of_permit(
+        self, held: Cost, change: Cost, stamp: Stamp, report: Report, expected: bool
+    ) -> None:
+        """What came of the request a permit was for, which cost *change* more than was *held*."""
+        lane, heard = self._lane, report.heard
+        if heard.cause == CONCURRENCY:
+            self._permits.refused(lane.now())
+        hopeless: list[Ticket] = []
+        with lane.mutex:
+            now = lane.now()
+            if not expected:
+                lane.pacer.expect(now)
+            if report.refused:
+                in_flight, wait = self._permits.in_use, report.wait_seconds
+                _, events = lane.pacer.refused(heard, stamp, held, wait, in_flight, now)
+                hopeless = self._take_hopeless_locked(now)
+            else:
+                events = lane.pacer.answered(heard, stamp, change, now)
+            if lane.backlog.load.requests > 0:
+                lane.backlog.not_empty.notify()
+        lane.refuse_elsewhere(hopeless, lambda ticket: circuit_open(lane, ticket))
+        self._tell(events, heard, None)
+
+    def permit_ended_unheard(self) -> None:
+        """Nobody will say any more how the request of a permit ended."""
+        with self._lane.mutex:
+            self._lane.pacer.lost(self._lane.now())
+
     def settle_dropped_locked(self) -> None:
         """Settle permits that the garbage collector closed: it must not take a lock."""
         while self.dropped:
-            held, booked_at = self.dropped.popleft()
-            self._correct_locked(held, held, booked_at)
+            dropped = self.dropped.popleft()
+            if dropped.held is not None:
+                actual = dropped.actual or dropped.held
+                self._correct_locked(dropped.held, actual, dropped.booked_at)
+            if dropped.unheard:
+                self._lane.pacer.lost(self._lane.now())
 
 
 def require_hope(lane: Lane, ticket: Ticket) -> None:

@@ -79,6 +79,18 @@ class Heard(NamedTuple):
         return bool(self.retry_after) and self.cause in PAUSING
 
 
+class Report(NamedTuple):
+    """What came of a request that somebody else sent."""
+
+    heard: Heard
+    #: The server refused it, or nothing came back.
+    refused: bool = False
+    #: The server may have counted its tokens.
+    keeps_tokens: bool = True
+    #: How long its sender would wait if he were alone.
+    wait_seconds: float = 0.0
+
+
 class Stamp(NamedTuple):
     """When an attempt left, and as the how-manieth."""
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional
 
 from claude_throttle.errors import DeadlineExceeded
+from claude_throttle.flow.accounts import Dropped
 from claude_throttle.flow.attempts import Turn
-from claude_throttle.flow.cost import Cost, Usage
-from claude_throttle.flow.heard import Stamp
-from claude_throttle.flow.rooms import Lender
+from claude_throttle.flow.cost import NO_COST, Cost, Usage
+from claude_throttle.flow.heard import Report, Stamp
+from claude_throttle.flow.rooms import Ears, Lender
 from claude_throttle.flow.seat import Entry, OpenPermits, Seat
 
 if TYPE_CHECKING:
@@ -25,12 +27,12 @@ class PermitTurn(Turn):
     is dropped must be found by the garbage collector at once.
     """
 
-    __slots__ = ("granted", "seat", "stamp")
+    __slots__ = ("answers", "granted", "seat", "stamp")
 
-    answers = False
-
-    def __init__(self, **place: Any) -> None:
+    def __init__(self, answers: bool = False, **place: Any) -> None:
         super().__init__(**place)
+        #: Somebody is sure to say how it ended, if only that nobody knows.
+        self.answers = answers
         self.stamp: Optional[Stamp] = None
         self.seat = Seat()
         # Whoever pops it does the closing: a list's pop is atomic, and needs no lock in __del__.
@@ -53,20 +55,32 @@ class Permit:
     dropped without ``close()`` comes back when it is garbage collected.
     """
 
-    __slots__ = ("_entry", "_lane", "_open_permits", "_pid", "_settled", "_turn")
+    __slots__ = (
+        "_ears",
+        "_entry",
+        "_heard",
+        "_lane",
+        "_open_permits",
+        "_pid",
+        "_settled",
+        "ticket",
+    )
 
-    def __init__(self, lane: Lane, open_permits: OpenPermits, **place: Any) -> None:
-        self._turn = PermitTurn(**place)
+    def __init__(self, lane: Lane, open_permits: OpenPermits, ears: Ears, **place: Any) -> None:
+        #: Its place in the line.
+        self.ticket = PermitTurn(**place)
         self._lane = lane
         self._open_permits = open_permits
+        self._ears = ears
         self._entry: Optional[Entry] = None
         # A forked child must not touch what its copy refers to.
         self._pid = os.getpid()
         self._settled = False
+        self._heard = False
 
     def acquire(self) -> None:
         """Wait for it; Ctrl-C ends the wait. Raises Closed or DeadlineExceeded."""
-        lane, turn = self._lane, self._turn
+        lane, turn = self._lane, self.ticket
         try:
             if not lane.try_leave(turn):
                 lane.ask(turn)
@@ -80,39 +94,118 @@ class Permit:
             self.close()
             raise
 
-    def settle(self, usage: Optional[Any] = None) -> None:
+    # -- what came of it -------------------------------------------------------------------------
+
+    def settle(
+        self,
+        usage: Optional[Any] = None,
+        *,
+        headers: Optional[Mapping[str, str]] = None,
+        status: Optional[int] = None,
+        body: bytes = b"",
+    ) -> None:
         """Book what the request really took instead of the estimate; the first time counts.
 
         *usage* is a mapping or an object with ``input_tokens`` and ``output_tokens`` (and
-        ``cache_creation_input_tokens``), as the API's answers carry it. None: it took no tokens,
-        as after a refusal.
+        ``cache_creation_input_tokens``), as the API's answers carry it.
+
+        *headers* and *status* (200 if only headers are given) are the answer's, and teach the pace
+        as the answer to a call does: limits are learned, a 429 pauses the lane for ``retry-after``,
+        failures in a row open the circuit. The *body* of a refusal tells which it is. Without
+        usage, an answer leaves the estimate booked, and a refusal that says it took nothing (429,
+        529) books nothing. settle() alone: it took no tokens, as after a refusal.
         """
-        stamp = self._turn.stamp
-        if stamp is not None and not self._settled and self._pid == os.getpid():
+        took = None if usage is None else _usage_of(usage)
+        if headers is None and status is None:
+            self.book(took or Usage())
+            return
+        told = headers if headers is not None else {}
+        self.hear(self._ears.read(200 if status is None else status, told, body), took)
+
+    def hear(self, report: Report, took: Optional[Usage] = None) -> None:
+        """Book what it *took*, if that is known, and pass on what the server said; once."""
+        if not self._is_mine or self._heard:
+            return
+        change = NO_COST
+        if took is not None:
+            change = self.book(took)
+        elif not report.keeps_tokens:
+            change = self.book(Usage())
+        self._heard = True
+        self._pass_on(report, change)
+
+    def book(self, took: Usage, ended: bool = True) -> Cost:
+        """Book what it *took*, once; returns how much more that is than the estimate.
+
+        Not *ended*: it was cut off in the midst, and how much it produced is not known.
+        """
+        if self._settled or not self._is_mine:
+            return NO_COST
+        actual = self._cost_of(took, ended)
+        self._settle(actual)
+        return actual.minus(self.ticket.cost)
+
+    def _cost_of(self, took: Usage, ended: bool) -> Cost:
+        counted = took.counted_input_tokens(self._lane.counts_cache_reads)
+        estimate = 0.0 if ended else self.ticket.cost.output_tokens
+        return Cost(1.0, counted, max(estimate, took.output_tokens))
+
+    @property
+    def left_at(self) -> float:
+        """The instant it was granted; 0.0 before."""
+        return self.ticket.stamp.at if self.ticket.stamp is not None else 0.0
+
+    @property
+    def _is_mine(self) -> bool:
+        return self.ticket.stamp is not None and self._pid == os.getpid()
+
+    def _pass_on(self, report: Report, change: Cost) -> None:
+        lane, turn = self._lane, self.ticket
+        if turn.stamp is None:
+            return
+        account = report.heard.account
+        lane.accounts.hear_of_permit(turn.cost, change, turn.stamp, report, turn.answers)
+        if account is not None:
+            self._ears.account_refused(lane.name, account)
+        elif not report.refused:
+            self._ears.answered(lane.name, turn.stamp.at)
+
+    def _settle(self, actual: Cost) -> None:
+        stamp = self.ticket.stamp
+        if stamp is not None and not self._settled:
             self._settled = True
-            took = _usage_of(usage)
-            counted = took.counted_input_tokens(self._lane.counts_cache_reads)
-            actual = Cost(1.0, counted, took.output_tokens)
-            self._lane.accounts.settle_permit(self._turn.cost, actual, stamp.at)
+            self._lane.accounts.settle_permit(self.ticket.cost, actual, stamp.at)
+
+    # -- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Give it back."""
         if self._take_closing():
-            self._settle_as_booked()
-            self._turn.seat.close()
-            if self._turn.rides is not None:
+            self._settle(self.ticket.cost)
+            if self.ticket.answers and not self._heard:
+                self._lane.accounts.permit_ended_unheard()
+            self.ticket.seat.close()
+            if self.ticket.rides is not None:
                 self._lane.wake()
 
-    def _settle_as_booked(self) -> None:
-        stamp, cost = self._turn.stamp, self._turn.cost
-        if stamp is not None and not self._settled:
-            self._settled = True
-            self._lane.accounts.settle_permit(cost, cost, stamp.at)
+    def drop(self, took: Optional[Usage] = None, ended: bool = False) -> None:
+        """The same without a lock, as the garbage collector does it; the worker looks often.
+
+        *took* and *ended* as for book().
+        """
+        if self._take_closing():
+            turn = self.ticket
+            if turn.stamp is not None:
+                held = None if self._settled else turn.cost
+                actual = None if took is None else self._cost_of(took, ended)
+                unheard = turn.answers and not self._heard
+                self._lane.accounts.dropped.append(Dropped(held, actual, turn.stamp.at, unheard))
+            turn.seat.close(quietly=True)
 
     def _take_closing(self) -> bool:
         """Whether it is this caller who closes it, in the process where it was opened."""
         try:
-            self._turn.granted.pop()
+            self.ticket.granted.pop()
         except IndexError:
             return False
         if self._pid != os.getpid():
@@ -133,15 +226,11 @@ class Permit:
         self.close()
 
     def __del__(self) -> None:
-        # May run anywhere, even under a lock of ours, so it takes none; the worker looks often.
-        if self._take_closing():
-            turn = self._turn
-            if turn.stamp is not None and not self._settled:
-                self._lane.accounts.dropped.append((turn.cost, turn.stamp.at))
-            turn.seat.close(quietly=True)
+        # May run anywhere, even under a lock of ours.
+        self.drop()
 
 
-def _usage_of(usage: Optional[Any]) -> Usage:
-    """From a mapping or an object with those names; nothing is no tokens."""
+def _usage_of(usage: Any) -> Usage:
+    """From a mapping or an object with those names."""
     get = usage.get if isinstance(usage, dict) else partial(getattr, usage)
     return Usage(*(get(name, None) or 0 for name in Usage._fields))

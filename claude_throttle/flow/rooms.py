@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Callable, Optional, Protocol
 
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.events import ConcurrencyChanged, Event
-from claude_throttle.flow.heard import Delay, Heard, Stamp
+from claude_throttle.flow.heard import AccountRefusal, Delay, Heard, Report, Stamp
 
 Step = Callable[[], None]
 
@@ -54,6 +55,10 @@ class Pacer(Protocol):
         now: float,
     ) -> tuple[Delay, list[Event]]:
         """An attempt was refused or lost; alone it would wait *wait_seconds*."""
+        ...
+
+    def expect(self, now: float) -> None:
+        """Of something that was not expected to, somebody is about to say how it ended."""
         ...
 
     def lost(self, now: float) -> None:
@@ -116,4 +121,20 @@ class Permits(Lender, Protocol):
 
     def starve(self, wake: Step) -> None:
         """Remember whom to wake when one comes back."""
+        ...
+
+
+class Ears(Protocol):
+    """Who understands what others heard from the server. Thread-safe."""
+
+    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Report:
+        """What an answer says to whoever keeps the pace."""
+        ...
+
+    def account_refused(self, lane: str, refusal: AccountRefusal) -> None:
+        """Nothing is accepted from this account. Called with no mutex held."""
+        ...
+
+    def answered(self, lane: str, left_at: float) -> None:
+        """What left at that instant was accepted. Called with no mutex held."""
         ...

@@ -259,6 +259,10 @@ class Pacer:
         """How many times as long answers take as those that came back so far; at least 1."""
         return self.latency.stretch(now)
 
+    def expect(self, now: float) -> None:
+        """Of something taken without *answers*, somebody is about to say how it ended."""
+        self.latency.begin(now)
+
     def lost(self, now: float) -> None:
         """An attempt ended without a word from the server."""
         self.latency.lose(now)

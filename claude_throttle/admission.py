@@ -1,0 +1,233 @@
+"""Requests that others send: the official SDK, a session of the caller's, the caller's own code.
+
+Each attempt is admitted like a call of ours, and what came of it is heard like one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Any, Callable, NamedTuple, Optional
+
+from claude_throttle.access import Access
+from claude_throttle.errors import Closed
+from claude_throttle.flow.clock import Clock
+from claude_throttle.flow.cost import Cost, Usage
+from claude_throttle.flow.heard import AccountRefusal, Report
+from claude_throttle.flow.lane import Lane
+from claude_throttle.flow.permit import Permit
+from claude_throttle.flow.seat import OpenPermits
+from claude_throttle.flow.ticket import Priority
+from claude_throttle.pacing.guess import guess_input_tokens
+from claude_throttle.room import Room
+from claude_throttle.transport.answers import read_json, read_usage
+from claude_throttle.transport.reports import report_of, report_of_error
+from claude_throttle.transport.request import require_options
+
+logger = logging.getLogger("claude_throttle")
+
+
+class Terms(NamedTuple):
+    """How requests are admitted."""
+
+    priority: int = Priority.NORMAL
+    tenant: Optional[str] = None
+    #: Seconds to wait for a turn, or None.
+    timeout: Optional[float] = None
+
+
+class Asked(NamedTuple):
+    """A Messages request, as far as its cost goes."""
+
+    model: str
+    guessed_input: float
+    max_tokens: int
+
+
+class Admission:
+    """Of one process. Thread-safe."""
+
+    def __init__(
+        self,
+        room: Callable[[str], Room],
+        open_permits: OpenPermits,
+        numbers: itertools.count[int],
+        access: Access,
+        count_lane: Callable[[], Lane],
+        clock: Clock,
+    ) -> None:
+        self._room = room
+        self._make_count_lane = count_lane
+        # Guards the two below. Never held while calling out, but to make a lane.
+        # Reentrant for the same reason as the lane's mutex.
+        self._lock = threading.RLock()
+        self._count_lane: Optional[Lane] = None
+        self._closed = False
+        self._open_permits = open_permits
+        self._numbers = numbers
+        self._access = access
+        self._clock = clock
+
+    def permit(self, model: str, cost: Cost, terms: Terms) -> Permit:
+        """Wait for the right to send one request; nobody may ever say how it ended."""
+        return self._permit(self._room(model).lane, cost, terms, answers=False)
+
+    def admit(self, body: Mapping[str, Any], terms: Terms) -> Optional[Attempt]:
+        """Wait until a Messages request may be sent; None if it is none.
+
+        Raises what submit() and call() raise of ours.
+        """
+        asked = _read(body)
+        if asked is None:
+            return None  # the API will say what is wrong with it
+        room = self._room(asked.model)
+        cost = room.fitting_cost(*asked)
+        return Attempt(self._permit(room.lane, cost, terms, answers=True), room, asked, self)
+
+    def admit_count(self, terms: Terms) -> Attempt:
+        """The same for a count of tokens: no tokens of its own, and a quota of its own."""
+        permit = self._permit(self._lane_of_counts(), Cost(1.0, 0.0, 0.0), terms, answers=True)
+        return Attempt(permit, None, None, self)
+
+    def _lane_of_counts(self) -> Lane:
+        with self._lock:
+            if self._closed:
+                raise Closed("the throttler is closed; make a new one to go on")
+            if self._count_lane is None:
+                self._count_lane = self._make_count_lane()
+            return self._count_lane
+
+    def hold(self, held: bool) -> None:
+        """Stop or go on letting counts leave."""
+        with self._lock:
+            lane = self._count_lane
+        if lane is not None:
+            lane.pause() if held else lane.resume()
+
+    def close(self) -> None:
+        """Accept no more counts, and refuse those that wait."""
+        with self._lock:
+            self._closed, lane = True, self._count_lane
+        if lane is not None:
+            lane.close()
+            lane.end_all(Closed("the throttler was closed"))
+
+    def _permit(self, lane: Lane, cost: Cost, terms: Terms, answers: bool) -> Permit:
+        require_options(terms.priority, terms.tenant)
+        timeout, now = terms.timeout, self._clock.monotonic()
+        # A probe makes sense only if its end is heard.
+        probes = self._access.require(lane.name, probes=answers)
+        permit = Permit(
+            lane,
+            self._open_permits,
+            self,
+            answers=answers,
+            number=next(self._numbers),
+            cost=cost,
+            priority=terms.priority,
+            tenant=terms.tenant,
+            deadline=None if timeout is None else now + timeout,
+            rides=self._open_permits.seat_of_this_thread(),
+        )
+        if probes:
+            lane.let_through(permit.ticket)
+        permit.acquire()
+        return permit
+
+    # -- what permits hear -----------------------------------------------------------------------
+
+    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Report:
+        """What an answer says to whoever keeps the pace."""
+        return report_of(status, headers, body, self._clock.wall())
+
+    def account_refused(self, lane: str, refusal: AccountRefusal) -> None:
+        """Nothing is accepted from this account."""
+        self._access.suspend_lane(lane, refusal, None)
+
+    def answered(self, lane: str, left_at: float) -> None:
+        """What left at that instant was accepted."""
+        self._access.answered_in(lane, left_at, None)
+
+
+class Attempt:
+    """One attempt of a request, from its permit to its end. Owned by whoever sends it.
+
+    Whatever fails in here is logged and not raised: the answer was paid for.
+    """
+
+    __slots__ = ("_admission", "_asked", "_permit", "_room")
+
+    def __init__(
+        self,
+        permit: Permit,
+        room: Optional[Room],
+        asked: Optional[Asked],
+        admission: Admission,
+    ) -> None:
+        self._permit = permit
+        self._room = room
+        self._asked = asked
+        self._admission = admission
+
+    def head(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
+        """The answer has begun; *body* is a refusal's."""
+        try:
+            self._permit.hear(self._admission.read(status, headers, body))
+        except Exception:
+            logger.exception("what an answer said was not understood; this is a bug")
+
+    def answered(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """The whole answer is there: the end of it."""
+        try:
+            usage = read_usage(read_json(body) or {}) if status == 200 else None
+            self._permit.hear(self._admission.read(status, headers, body), usage)
+            if usage is not None:
+                self._learn(usage)
+        except Exception:
+            logger.exception("what an answer said was not understood; this is a bug")
+        finally:
+            self._permit.close()
+
+    def failed(self, error: BaseException) -> None:
+        """No answer came: the end of it."""
+        try:
+            if isinstance(error, Exception):  # else it was cut off by whoever waited
+                self._permit.hear(report_of_error(error))
+        finally:
+            self._permit.close()
+
+    def not_sent(self) -> None:
+        """It took nothing: the end of it."""
+        self._permit.book(Usage())
+        self._permit.close()
+
+    def end(self, usage: Optional[Usage], whole: bool) -> None:
+        """A stream has ended, the *whole* of it or in the midst."""
+        try:
+            if usage is not None:
+                self._permit.book(usage, ended=whole)
+            if usage is not None and whole:
+                self._learn(usage)
+        finally:
+            self._permit.close()
+
+    def drop(self, usage: Optional[Usage]) -> None:
+        """The same in the midst, without a lock: for the garbage collector."""
+        self._permit.drop(usage)
+
+    def _learn(self, usage: Usage) -> None:
+        if self._room is not None and self._asked is not None:
+            self._room.learn(self._asked, usage)
+
+
+def _read(body: Mapping[str, Any]) -> Optional[Asked]:
+    model, max_tokens = body.get("model"), body.get("max_tokens")
+    if not isinstance(model, str) or not model:
+        return None
+    try:
+        guess = guess_input_tokens(body)
+    except Exception:  # noqa: BLE001 - a shape we do not know is the API's to judge
+        guess = 1.0
+    return Asked(model, guess, max_tokens if type(max_tokens) is int and max_tokens > 0 else 1)

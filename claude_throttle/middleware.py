@@ -1,0 +1,118 @@
+"""``throttler.middleware()``: the official SDK under the same throttle.
+
+The SDK runs its middleware inside its retry loop, once for each attempt, and shows it every answer,
+refusals, too. So each attempt takes a permit of its own and waits for its turn; while the SDK sleeps
+before another one it holds nothing. What it sleeps is no more than the pause that its refusal
+brought about, which the next attempt waits for anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+from claude_throttle.admission import Attempt, Terms
+from claude_throttle.errors import ConfigurationError
+from claude_throttle.transport import sdk
+from claude_throttle.transport.count import COUNT_PATH
+from claude_throttle.transport.metered import metered
+
+if TYPE_CHECKING:
+    from claude_throttle.admission import Admission
+
+MESSAGES_PATH = "/v1/messages"
+
+_SYNCHRONOUS = (
+    "claude_throttle is synchronous: its middleware would block the event loop, so AsyncAnthropic "
+    "cannot use it; use anthropic.Anthropic(middleware=[…]), in asyncio.to_thread() if need be"
+)
+
+
+def make_middleware(admission: Callable[[], Admission], terms: Terms) -> Any:
+    """For ``anthropic.Anthropic(middleware=[…])``. Raises ConfigurationError if that is too old."""
+    anthropic = sdk.load()
+    base = getattr(anthropic, "Middleware", None)
+    if base is None:
+        version = getattr(anthropic, "__version__", "of unknown version")
+        raise ConfigurationError(
+            f"anthropic {version} takes no middleware; 0.108 is the first that does: "
+            "pip install 'anthropic>=0.108'"
+        )
+    return _class_for(base)(admission, terms)
+
+
+class _NotAsync:
+    """Refuses where AsyncAnthropic looks whether a middleware suits it."""
+
+    def __get__(self, _instance: Any, _owner: Any = None) -> Any:
+        raise TypeError(_SYNCHRONOUS)
+
+
+class PacedMiddleware:
+    """Admits each attempt, and hears what came of it. Thread-safe: it holds no state."""
+
+    handle_async = _NotAsync()
+
+    def __init__(self, admission: Callable[[], Admission], terms: Terms) -> None:
+        self._admission = admission
+        self._terms = terms
+
+    def handle(self, request: Any, call_next: Callable[[Any], Any]) -> Any:
+        """One attempt, as the SDK hands it over."""
+        attempt = self._admit(request)
+        if attempt is None:
+            return call_next(request)
+        try:
+            response = call_next(request)
+        except BaseException as error:
+            attempt.failed(error)
+            raise
+        _hear(attempt, response)
+        return response
+
+    def _admit(self, request: Any) -> Optional[Attempt]:
+        if request.method.lower() != "post":
+            return None
+        path = request.url.partition("?")[0]
+        if path == MESSAGES_PATH:
+            body = _body(request)
+            return None if body is None else self._admission().admit(body, self._terms)
+        if path == COUNT_PATH:
+            return self._admission().admit_count(self._terms)
+        return None
+
+    def __repr__(self) -> str:
+        return "<claude_throttle middleware>"
+
+
+@lru_cache(maxsize=4)
+def _class_for(base: Any) -> Any:
+    return type("ThrottlerMiddleware", (PacedMiddleware, base), {"__module__": __name__})
+
+
+def _body(request: Any) -> Optional[Mapping[str, Any]]:
+    body = request.json
+    if not isinstance(body, Mapping):
+        return None
+    extra = getattr(request.options, "extra_json", None)  # extra_body=, not merged yet in 0.x
+    return {**body, **extra} if isinstance(extra, Mapping) else body
+
+
+def _hear(attempt: Attempt, response: Any) -> None:
+    answer = getattr(response, "http_response", None)
+    if answer is None:  # made up by another middleware: nothing was sent
+        attempt.not_sent()
+        return
+    try:
+        status = answer.status_code
+        if status >= 400:
+            answer.read()  # the SDK, too, reads it before it raises
+        if answer.is_closed:
+            attempt.answered(status, answer.headers, answer.content)
+        else:
+            attempt.head(status, answer.headers)
+            answer.stream = metered(answer.stream, answer.headers, attempt)
+    except BaseException as error:
+        attempt.failed(error)
+        raise
