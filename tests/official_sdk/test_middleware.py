@@ -53,7 +53,8 @@ def test_its_calls_and_ours_share_one_pace(fake, throttle, client):
         assert [future.result(30).content[0].text for future in theirs] == ["echo: hello"] * 10
         assert len([future.result(30) for future in ours]) == 10
     assert [arrival.status for arrival in server.arrivals] == [200] * 20
-    assert worst_excess(server.arrivals, 1200 / 60) <= 1
+    instants = [arrival.at for arrival in server.arrivals]
+    assert worst_excess(instants, [1.0] * 20, 1200 / 60, 1.0) <= 0
 
 
 def test_the_answer_settles_what_was_booked(fake, throttle, client, manual):
@@ -207,10 +208,10 @@ def test_what_is_no_request_is_the_apis_to_judge(fake, throttle, client):
 
 
 def test_extra_body_counts(fake, throttle, client):
-    """max_tokens of a whole quota, where the SDK merges it in last."""
-    throttler = throttle(server := fake(), rpm=None, otpm=1000)
+    """A prompt of more than a whole quota, where the SDK merges it in last."""
+    throttler = throttle(server := fake(), rpm=None, itpm=1000)
     with pytest.raises(QuotaTooSmall):
-        client(server, throttler).messages.create(**HELLO, extra_body={"max_tokens": 100_000})
+        client(server, throttler).messages.create(**HELLO, extra_body={"system": "x" * 36_000})
     assert len(server.arrivals) == 0
 
 

@@ -1,0 +1,277 @@
+"""``Anthropic(middleware=[throttler.middleware()])``: streams hold their place until they end."""
+
+from __future__ import annotations
+
+import gc
+import gzip
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import anthropic
+import pytest
+
+from claude_throttle.testing import Reply, StreamError
+from tests.conftest import MODEL, ask, echo
+from tests.official_sdk.conftest import HELLO, in_flight
+
+
+def read(stream):
+    """The whole text."""
+    return "".join(stream.text_stream)
+
+
+def test_the_stream_is_whole_and_its_place_comes_back_at_its_end(fake, throttle, client):
+    """With the helper and without."""
+    server = fake()
+    throttler = throttle(server, max_concurrency=1)
+    made = client(server, throttler)
+    with made.messages.stream(**HELLO) as stream:
+        assert in_flight(throttler) == 1
+        assert read(stream) == "echo: hello"
+        assert in_flight(throttler) == 0
+        assert stream.get_final_message().usage.output_tokens == 20
+    events = [event.type for event in made.messages.create(**HELLO, stream=True)]
+    assert (events[0], events[-1]) == ("message_start", "message_stop")
+    with made.beta.messages.stream(**HELLO) as stream:
+        assert read(stream) == "echo: hello"
+    assert in_flight(throttler) == 0
+
+
+def test_its_usage_settles_what_was_booked(fake, throttle, client, manual):
+    """Read as it passes by."""
+    server = fake(clock=manual)
+    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    with client(server, throttler).messages.stream(**{**HELLO, "max_tokens": 1000}) as stream:
+        read(stream)
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
+    assert throttler._process().room(MODEL).estimator.cost(MODEL, 3.0, 1000).output_tokens < 300
+
+
+def test_limits_are_learned_from_its_head(fake, throttle, client):
+    """Before its end."""
+    server = fake(rpm=600)
+    throttler = throttle(server, rpm=None)
+    with client(server, throttler).messages.stream(**HELLO):
+        assert throttler._process().room(MODEL).pacer.learned["requests"].limit == 600
+
+
+@pytest.mark.parametrize("how", ["stream", "create"])
+def test_leaving_early_gives_the_place_back(fake, throttle, client, how):
+    """By the end of a with, or by close()."""
+    server = fake()
+    throttler = throttle(server, max_concurrency=1)
+    made = client(server, throttler)
+    if how == "stream":
+        with made.messages.stream(**HELLO) as stream:
+            next(iter(stream))
+            assert in_flight(throttler) == 1
+    else:
+        stream = made.messages.create(**HELLO, stream=True)
+        next(iter(stream))
+        assert in_flight(throttler) == 1
+        stream.close()
+        stream.close()
+    assert in_flight(throttler) == 0
+    assert echo(throttler.submit(**ask()).result(10)) == "hello"
+
+
+def test_what_was_left_early_keeps_its_estimate_of_output(fake, throttle, client, manual):
+    """Nobody knows what it had produced by then; the input is known."""
+    server = fake(clock=manual)
+    throttler = throttle(server, rpm=None, otpm=1000, itpm=1000, clock=manual)
+    pacer = throttler._process().room(MODEL).pacer
+    settled, settle = [], pacer.settle
+    pacer.settle = lambda held, actual, at: settled.append((held, actual)) or settle(
+        held, actual, at
+    )
+    with client(server, throttler).messages.stream(**HELLO) as stream:
+        next(iter(stream))
+    ((held, actual),) = settled
+    assert actual.output_tokens == held.output_tokens > 0
+    assert actual.input_tokens == 2
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("helper", [True, False])
+def test_a_dropped_stream_comes_back_without_a_lock(fake, throttle, client, begun, helper):
+    """While another thread holds every lock that there is."""
+    server = fake()
+    throttler = throttle(server, max_concurrency=1)
+    made = client(server, throttler)
+    streams = [
+        made.messages.stream(**HELLO).__enter__()
+        if helper
+        else made.messages.create(**HELLO, stream=True)
+    ]
+    if begun:
+        next(iter(streams[0]))
+    lane = throttler._process().room(MODEL).lane
+    held, let_go, dropped = threading.Event(), threading.Event(), threading.Event()
+
+    def hold():
+        with lane.mutex, throttler._process().senders._lock, throttler._process()._rooms._lock:
+            held.set()
+            let_go.wait(10)
+
+    def drop_it():
+        streams.clear()
+        gc.collect()
+        dropped.set()
+
+    threads = [threading.Thread(target=hold), threading.Thread(target=drop_it)]
+    threads[0].start()
+    held.wait(10)
+    threads[1].start()
+    was_dropped = dropped.wait(10)
+    let_go.set()
+    for thread in threads:
+        thread.join(10)
+    assert was_dropped
+    assert in_flight(throttler) == 0
+    assert echo(throttler.submit(**ask()).result(10)) == "hello"
+    assert not lane.accounts.dropped
+
+
+def test_a_call_made_while_iterating_rides_on_it(fake, throttle, client):
+    """max_concurrency=1 cannot deadlock."""
+    server = fake()
+    throttler = throttle(server, max_concurrency=1)
+    made = client(server, throttler)
+    with made.messages.stream(**HELLO) as stream:
+        next(iter(stream))
+        assert echo(throttler.call(**ask("nested"))) == "nested"
+        assert made.messages.create(**HELLO).content[0].text == "echo: hello"
+        assert read(stream) == "echo: hello"
+    assert in_flight(throttler) == 0
+
+
+def test_a_refused_stream_is_tried_again(fake, throttle, client):
+    """A 429 before it begins, with its body read for what it says."""
+    server = fake()
+    throttler = throttle(server)
+    server.script(Reply(429, {"retry-after": "1"}, message="limit of 50 requests per minute"))
+    with client(server, throttler).messages.stream(**HELLO) as stream:
+        assert read(stream) == "echo: hello"
+    refused, answered = server.arrivals
+    assert answered.at - refused.at >= 1.0
+    assert in_flight(throttler) == 0
+
+
+def test_a_refusal_reaches_the_caller_with_its_words(fake, throttle, client):
+    """Though we read it first."""
+    server = fake()
+    throttler = throttle(server)
+    server.script(Reply(400, message="such a request"))
+    made = client(server, throttler)
+    with pytest.raises(anthropic.BadRequestError, match="such a request"):
+        made.messages.create(**HELLO, stream=True)
+    assert in_flight(throttler) == 0
+
+
+def test_an_error_in_the_midst_gives_the_place_back(fake, throttle, client):
+    """The SDK raises what the event says."""
+    server = fake()
+    throttler = throttle(server)
+    server.script(StreamError())
+    with pytest.raises(anthropic.APIStatusError):
+        list(client(server, throttler).messages.create(**HELLO, stream=True))
+    assert in_flight(throttler) == 0
+
+
+def test_a_streaming_response_is_metered_too(fake, throttle, client, manual):
+    """with_streaming_response: the body of an ordinary answer, as it comes."""
+    server = fake(clock=manual)
+    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    body = {**HELLO, "max_tokens": 1000}
+    with client(server, throttler).messages.with_streaming_response.create(**body) as response:
+        assert in_flight(throttler) == 1
+        assert b"echo: hello" in b"".join(response.iter_bytes())
+    assert in_flight(throttler) == 0
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
+
+
+def test_many_streams_half_of_them_forgotten(fake, throttle, client):
+    """Every place comes back, and everything is settled."""
+    server = fake()
+    throttler = throttle(server, max_concurrency=10)
+    made = client(server, throttler)
+    texts = []
+
+    def use(number):
+        with made.messages.stream(**HELLO) as stream:
+            if number % 2:
+                next(iter(stream))
+            else:
+                texts.append(read(stream))
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert texts == ["echo: hello"] * 25
+    assert in_flight(throttler) == 0
+    assert throttler._process().room(MODEL).pacer.latency._in_flight == 0
+
+
+# -- a server that compresses ----------------------------------------------------------------------
+
+EVENTS = b"".join(
+    b"event: %b\ndata: %b\n\n" % (kind, data)
+    for kind, data in [
+        (
+            b"message_start",
+            b'{"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant",'
+            b'"model":"claude-sonnet-5","content":[],"stop_reason":null,"stop_sequence":null,'
+            b'"usage":{"input_tokens":11,"output_tokens":1,"cache_read_input_tokens":4}}}',
+        ),
+        (
+            b"message_delta",
+            b'{"type":"message_delta","delta":{"stop_reason":"end_turn","stop_sequence":null},'
+            b'"usage":{"output_tokens":5}}',
+        ),
+        (b"message_stop", b'{"type":"message_stop"}'),
+    ]
+)
+
+
+class Compressing(BaseHTTPRequestHandler):
+    """Answers everything with those events, compressed."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        body = gzip.compress(EVENTS)
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream; charset=utf-8")
+        self.send_header("content-encoding", "gzip")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_args):
+        """Not on the terminal."""
+
+
+@pytest.fixture
+def compressing():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Compressing)
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join(10)
+    server.server_close()
+
+
+def test_a_compressed_stream_tells_its_usage(compressing, throttle, client, manual):
+    """Some proxies do that."""
+    throttler = throttle(compressing, rpm=None, otpm=1000, clock=manual)
+    made = client(compressing, throttler)
+    with made.messages.stream(**{**HELLO, "max_tokens": 1000}) as stream:
+        assert stream.get_final_message().usage.output_tokens == 5
+    assert in_flight(throttler) == 0
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
