@@ -14,7 +14,7 @@ from typing import Any, Callable, NamedTuple, Optional
 from claude_throttle.access import Access
 from claude_throttle.errors import Closed
 from claude_throttle.flow.clock import Clock
-from claude_throttle.flow.cost import Cost, Usage
+from claude_throttle.flow.cost import NO_USAGE, Cost, Usage
 from claude_throttle.flow.heard import AccountRefusal, Report
 from claude_throttle.flow.lane import Lane
 from claude_throttle.flow.permit import Permit
@@ -23,10 +23,14 @@ from claude_throttle.flow.ticket import Priority
 from claude_throttle.pacing.guess import guess_input_tokens
 from claude_throttle.room import Room
 from claude_throttle.transport.answers import read_json, read_usage
+from claude_throttle.transport.count import COUNT_PATH
 from claude_throttle.transport.reports import report_of, report_of_error
 from claude_throttle.transport.request import require_options
 
 logger = logging.getLogger("claude_throttle")
+
+
+MESSAGES_PATH = "/v1/messages"
 
 
 class Terms(NamedTuple):
@@ -74,11 +78,20 @@ class Admission:
         """Wait for the right to send one request; nobody may ever say how it ended."""
         return self._permit(self._room(model).lane, cost, terms, answers=False)
 
-    def admit(self, body: Mapping[str, Any], terms: Terms) -> Optional[Attempt]:
-        """Wait until a Messages request may be sent; None if it is none.
+    def admit_post(
+        self, path: str, read_body: Callable[[], Any], terms: Terms
+    ) -> Optional[Attempt]:
+        """Wait until a POST to *path* may be sent; None if it is nothing that has a pace.
 
         Raises what submit() and call() raise of ours.
         """
+        if path.endswith(MESSAGES_PATH):
+            body = read_body()
+            return self.admit(body, terms) if isinstance(body, Mapping) else None
+        return self.admit_count(terms) if path.endswith(COUNT_PATH) else None
+
+    def admit(self, body: Mapping[str, Any], terms: Terms) -> Optional[Attempt]:
+        """The same for a Messages request; None if it has no model."""
         asked = _read(body)
         if asked is None:
             return None  # the API will say what is wrong with it
@@ -181,7 +194,8 @@ class Attempt:
     def answered(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """The whole answer is there: the end of it."""
         try:
-            usage = read_usage(read_json(body) or {}) if status == 200 else None
+            answer = read_json(body) if status == 200 else None
+            usage = read_usage(answer) if isinstance(answer, dict) else None
             self._permit.hear(self._admission.read(status, headers, body), usage)
             if usage is not None:
                 self._learn(usage)
@@ -200,7 +214,7 @@ class Attempt:
 
     def not_sent(self) -> None:
         """It took nothing: the end of it."""
-        self._permit.book(Usage())
+        self._permit.book(NO_USAGE)
         self._permit.close()
 
     def end(self, usage: Optional[Usage], whole: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Optional, overload
+from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, overload
 
 from claude_throttle.flow.call import CallFuture
 from claude_throttle.flow.cost import Cost
@@ -17,8 +17,9 @@ from claude_throttle.timeouts import UNSET, Timeout, seconds_of
 
 if TYPE_CHECKING:
     from anthropic.types import Message
+    from requests.adapters import HTTPAdapter
 
-    from claude_throttle.admission import Admission, Terms
+    from claude_throttle.admission import Admission, Attempt, Terms
     from claude_throttle.process import Process
 
 
@@ -173,6 +174,33 @@ class Calls:
         from claude_throttle.middleware import make_middleware  # few programs need it
 
         return make_middleware(self._admission, self._terms(priority, tenant, timeout))
+
+    def adapter(
+        self,
+        *,
+        priority: int = Priority.NORMAL,
+        tenant: Optional[str] = None,
+        timeout: Timeout = UNSET,
+        **options: Any,
+    ) -> HTTPAdapter:
+        """For ``session.mount("https://api.anthropic.com", throttler.adapter())``, with requests.
+
+        Each POST to ``/v1/messages`` waits for its turn; its answer is heard as the answer to a
+        call is, with ``stream=True`` until it is read to its end or closed. Everything else is as
+        with middleware(). It sends nothing again: the session's owner sees what the API says, and
+        a 429 pauses the lane, so that the next try waits. *options* are those of
+        ``requests.adapters.HTTPAdapter`` without ``max_retries`` (:class:`ConfigurationError`).
+        ``session.post()`` raises our errors as the SDK's methods do under middleware().
+        """
+        from claude_throttle.transport.session_adapter import SessionAdapter  # few need it
+
+        terms = self._terms(priority, tenant, timeout)
+        return SessionAdapter(partial(self._admit_post, terms), **options)
+
+    def _admit_post(
+        self, terms: Terms, path: str, read_body: Callable[[], Any]
+    ) -> Optional[Attempt]:
+        return self._admission().admit_post(path, read_body, terms)
 
     def _admission(self) -> Admission:
         return self._process().admission

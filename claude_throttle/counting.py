@@ -134,9 +134,7 @@ class Counter:
         self.lane.end_all(Closed("the throttler was closed"))
 
 
-def count_lane(
-    settings: Settings, at_once: Optional[int], senders: Senders, clock: Clock
-) -> Lane:
+def count_lane(settings: Settings, at_once: Optional[int], senders: Senders, clock: Clock) -> Lane:
     """A lane for the endpoint, with *at_once* places in flight, or as many as it takes."""
     tier = settings.tier
     quotas = {} if tier is None else {"rpm": Quota(count_tokens_rpm(tier))}

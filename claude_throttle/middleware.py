@@ -1,27 +1,25 @@
 """``throttler.middleware()``: the official SDK under the same throttle.
 
-The SDK runs its middleware inside its retry loop, once for each attempt, and shows it every answer,
-refusals, too. So each attempt takes a permit of its own and waits for its turn; while the SDK sleeps
-before another one it holds nothing. What it sleeps is no more than the pause that its refusal
-brought about, which the next attempt waits for anyway.
+The SDK runs its middleware inside its retry loop, once for each attempt, and shows it every
+answer, refusals, too. So each attempt takes a permit of its own and waits for its turn; while the
+SDK sleeps before another one it holds nothing. What it sleeps is no more than the pause that its
+refusal brought about, which the next attempt waits for anyway.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from claude_throttle.admission import Attempt, Terms
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.transport import sdk
-from claude_throttle.transport.count import COUNT_PATH
+from claude_throttle.transport.headers import RawHeaders
 from claude_throttle.transport.metered import metered
 
 if TYPE_CHECKING:
     from claude_throttle.admission import Admission
-
-MESSAGES_PATH = "/v1/messages"
 
 _SYNCHRONOUS = (
     "claude_throttle is synchronous: its middleware would block the event loop, so AsyncAnthropic "
@@ -75,12 +73,7 @@ class PacedMiddleware:
         if request.method.lower() != "post":
             return None
         path = request.url.partition("?")[0]
-        if path == MESSAGES_PATH:
-            body = _body(request)
-            return None if body is None else self._admission().admit(body, self._terms)
-        if path == COUNT_PATH:
-            return self._admission().admit_count(self._terms)
-        return None
+        return self._admission().admit_post(path, partial(_body, request), self._terms)
 
     def __repr__(self) -> str:
         return "<claude_throttle middleware>"
@@ -109,9 +102,9 @@ def _hear(attempt: Attempt, response: Any) -> None:
         if status >= 400:
             answer.read()  # the SDK, too, reads it before it raises
         if answer.is_closed:
-            attempt.answered(status, answer.headers, answer.content)
+            attempt.answered(status, RawHeaders(answer.headers.raw), answer.content)
         else:
-            attempt.head(status, answer.headers)
+            attempt.head(status, RawHeaders(answer.headers.raw))
             answer.stream = metered(answer.stream, answer.headers, attempt)
     except BaseException as error:
         attempt.failed(error)

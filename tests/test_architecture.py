@@ -182,6 +182,7 @@ def test_contrib_comes_in_by_the_front_door():
                 "transport/adapter.py",
                 "transport/retry.py",
                 "transport/connections.py",
+                "transport/session_adapter.py",
                 "cli/naive.py",
             },
         ),

@@ -20,6 +20,7 @@ EXPECTED = {
     "map_csv.py": ("review\nfine\nawful\n", 'awful,"echo: Answer in one word'),
     "web_and_batch.py": ("", "51 succeeded (100.0%)"),
     "own_requests.py": ("", "echo: How many words?"),
+    "official_sdk.py": ("", "echo: One.\necho: Two.\necho: Three.\n"),
 }
 
 

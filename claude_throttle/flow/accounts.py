@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional
 from claude_throttle.errors import CircuitOpen
 from claude_throttle.flow.attempts import Attempts
 from claude_throttle.flow.call import Call
-from claude_throttle.flow.cost import Cost
+from claude_throttle.flow.cost import NO_COST, Cost
 from claude_throttle.flow.events import CircuitClosed, Event
 from claude_throttle.flow.heard import CONCURRENCY, Delay, Heard, Report, Stamp
 from claude_throttle.flow.rooms import Permits
@@ -160,9 +160,9 @@ class Accounts:
             self._correct_locked(held, actual, booked_at)
 
     def hear_of_permit(
-        self, held: Cost, change: Cost, stamp: Stamp, report: Report, expected: bool
+        self, held: Cost, actual: Optional[Cost], stamp: Stamp, report: Report, expected: bool
     ) -> None:
-        """What came of the request a permit was for, which cost *change* more than was *held*."""
+        """What came of the request a permit was for; *actual* None corrects nothing."""
         lane, heard = self._lane, report.heard
         if heard.cause == CONCURRENCY:
             self._permits.refused(lane.now())
@@ -171,15 +171,19 @@ class Accounts:
             now = lane.now()
             if not expected:
                 lane.pacer.expect(now)
+            if actual is not None:
+                self._correct_locked(held, actual, stamp.at)
             if report.refused:
                 in_flight, wait = self._permits.in_use, report.wait_seconds
                 _, events = lane.pacer.refused(heard, stamp, held, wait, in_flight, now)
                 hopeless = self._take_hopeless_locked(now)
             else:
+                change = NO_COST if actual is None else actual.minus(held)
                 events = lane.pacer.answered(heard, stamp, change, now)
             if lane.backlog.load.requests > 0:
                 lane.backlog.not_empty.notify()
-        lane.refuse_elsewhere(hopeless, lambda ticket: circuit_open(lane, ticket))
+        if hopeless:
+            lane.refuse_elsewhere(hopeless, lambda ticket: circuit_open(lane, ticket))
         self._tell(events, heard, None)
 
     def permit_ended_unheard(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from claude_throttle.errors import DeadlineExceeded
 from claude_throttle.flow.accounts import Dropped
 from claude_throttle.flow.attempts import Turn
-from claude_throttle.flow.cost import NO_COST, Cost, Usage
+from claude_throttle.flow.cost import NO_USAGE, Cost, Usage
 from claude_throttle.flow.heard import Report, Stamp
 from claude_throttle.flow.rooms import Ears, Lender
 from claude_throttle.flow.seat import Entry, OpenPermits, Seat
@@ -117,58 +117,37 @@ class Permit:
         """
         took = None if usage is None else _usage_of(usage)
         if headers is None and status is None:
-            self.book(took or Usage())
+            self.book(took or NO_USAGE)
             return
         told = headers if headers is not None else {}
         self.hear(self._ears.read(200 if status is None else status, told, body), took)
 
     def hear(self, report: Report, took: Optional[Usage] = None) -> None:
         """Book what it *took*, if that is known, and pass on what the server said; once."""
-        if not self._is_mine or self._heard:
+        turn, lane = self.ticket, self._lane
+        if turn.stamp is None or self._heard or self._pid != os.getpid():
             return
-        change = NO_COST
-        if took is not None:
-            change = self.book(took)
-        elif not report.keeps_tokens:
-            change = self.book(Usage())
-        self._heard = True
-        self._pass_on(report, change)
+        self._heard, actual = True, None
+        if not self._settled and (took is not None or not report.keeps_tokens):
+            self._settled, actual = True, self._cost_of(took or NO_USAGE)
+        lane.accounts.hear_of_permit(turn.cost, actual, turn.stamp, report, turn.answers)
+        if report.heard.account is not None:
+            self._ears.account_refused(lane.name, report.heard.account)
+        elif not report.refused:
+            self._ears.answered(lane.name, turn.stamp.at)
 
-    def book(self, took: Usage, ended: bool = True) -> Cost:
-        """Book what it *took*, once; returns how much more that is than the estimate.
+    def book(self, took: Usage, ended: bool = True) -> None:
+        """Book what it *took*, once.
 
         Not *ended*: it was cut off in the midst, and how much it produced is not known.
         """
-        if self._settled or not self._is_mine:
-            return NO_COST
-        actual = self._cost_of(took, ended)
-        self._settle(actual)
-        return actual.minus(self.ticket.cost)
+        if self._pid == os.getpid():
+            self._settle(self._cost_of(took, ended))
 
-    def _cost_of(self, took: Usage, ended: bool) -> Cost:
+    def _cost_of(self, took: Usage, ended: bool = True) -> Cost:
         counted = took.counted_input_tokens(self._lane.counts_cache_reads)
         estimate = 0.0 if ended else self.ticket.cost.output_tokens
         return Cost(1.0, counted, max(estimate, took.output_tokens))
-
-    @property
-    def left_at(self) -> float:
-        """The instant it was granted; 0.0 before."""
-        return self.ticket.stamp.at if self.ticket.stamp is not None else 0.0
-
-    @property
-    def _is_mine(self) -> bool:
-        return self.ticket.stamp is not None and self._pid == os.getpid()
-
-    def _pass_on(self, report: Report, change: Cost) -> None:
-        lane, turn = self._lane, self.ticket
-        if turn.stamp is None:
-            return
-        account = report.heard.account
-        lane.accounts.hear_of_permit(turn.cost, change, turn.stamp, report, turn.answers)
-        if account is not None:
-            self._ears.account_refused(lane.name, account)
-        elif not report.refused:
-            self._ears.answered(lane.name, turn.stamp.at)
 
     def _settle(self, actual: Cost) -> None:
         stamp = self.ticket.stamp

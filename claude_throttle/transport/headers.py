@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Optional
 
 #: What a header's name consists of (RFC 9110, token).
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class RawHeaders(Mapping[str, str]):
+    """Fields as they came over the wire, asked by lower-case names; httpx' own decode all of them
+    for each question.
+    """
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        self._fields = {name.lower(): value for name, value in fields}
+
+    def get(self, name: str, default: Any = None) -> Any:
+        value = self._fields.get(name.encode("latin-1"))
+        return default if value is None else value.decode("latin-1")
+
+    def __getitem__(self, name: str) -> str:
+        return self._fields[name.encode("latin-1")].decode("latin-1")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.decode("latin-1") for name in self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
 
 
 def header_flaw(headers: Any) -> Optional[str]:

@@ -15,13 +15,19 @@ LONGEST_LINE = 4 * 1024 * 1024
 #: Bytes of an answer that is no stream of events; what is longer is not read.
 LONGEST_BODY = 32 * 1024 * 1024
 
+#: What these begin with; neither JSON nor an event does.
+_GZIP, _ZLIB = b"\x1f", b"\x78"
+
 
 class UsageMeter:
     """Of one answer, fed as it arrives. Not thread-safe."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._is_events = "event-stream" in (headers.get("content-type") or "")
-        self._inflate = _inflater(headers.get("content-encoding") or "")
+        # Until the first byte tells: some clients show what came over the wire, others what it
+        # was before.
+        self._may_be_deflated = bool(headers.get("content-encoding"))
+        self._inflate: Any = None
         self._rest = b""
         self._told: dict[str, Any] = {}
         #: The whole of it was there.
@@ -29,6 +35,8 @@ class UsageMeter:
 
     def feed(self, chunk: bytes) -> None:
         """More of it."""
+        if self._may_be_deflated and chunk:
+            self._may_be_deflated, self._inflate = False, _inflater(chunk)
         if self._inflate is not None:
             try:
                 chunk = self._inflate.decompress(chunk)
@@ -80,8 +88,6 @@ class UsageMeter:
         return True
 
 
-def _inflater(encoding: str) -> Any:
+def _inflater(first: bytes) -> Any:
     """For what the standard library can read; else the usage is not known."""
-    if encoding.strip().lower() in ("gzip", "deflate"):
-        return zlib.decompressobj(32 + zlib.MAX_WBITS)
-    return None
+    return zlib.decompressobj(32 + zlib.MAX_WBITS) if first[:1] in (_GZIP, _ZLIB) else None

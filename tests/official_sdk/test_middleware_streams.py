@@ -81,8 +81,8 @@ def test_what_was_left_early_keeps_its_estimate_of_output(fake, throttle, client
     throttler = throttle(server, rpm=None, otpm=1000, itpm=1000, clock=manual)
     pacer = throttler._process().room(MODEL).pacer
     settled, settle = [], pacer.settle
-    pacer.settle = lambda held, actual, at: settled.append((held, actual)) or settle(
-        held, actual, at
+    pacer.settle = lambda held, actual, at: (
+        settled.append((held, actual)) or settle(held, actual, at)
     )
     with client(server, throttler).messages.stream(**HELLO) as stream:
         next(iter(stream))

@@ -1,0 +1,113 @@
+"""permit.settle(headers=…, status=…): what others heard teaches the pace as an answer does."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from claude_throttle import AccountSuspended
+from claude_throttle.pacing.circuit import FAILURES_IN_A_ROW
+from tests.conftest import MODEL, ask
+
+LIMITS = {
+    "anthropic-ratelimit-requests-limit": "600",
+    "anthropic-ratelimit-requests-remaining": "599",
+}
+
+
+def pacer_of(throttler):
+    return throttler._process().room(MODEL).pacer
+
+
+def refuse(throttler, status, headers=None, body=b""):
+    """One request, refused."""
+    with throttler.permit(model=MODEL, max_tokens=100) as permit:
+        permit.settle(status=status, headers=headers or {}, body=body)
+
+
+def test_headers_teach_limits(fake, throttle):
+    """In whatever case their names are; usage is booked with them."""
+    throttler = throttle(fake(), rpm=None)
+    with throttler.permit(model=MODEL, input_tokens=100) as permit:
+        named = {name.title(): value for name, value in LIMITS.items()}
+        permit.settle(usage={"input_tokens": 1, "output_tokens": 1}, headers=named)
+        permit.settle(headers={**LIMITS, "anthropic-ratelimit-requests-limit": "7"})
+    assert pacer_of(throttler).learned["requests"].limit == 600
+
+
+def test_a_429_pauses_the_lane(fake, throttle, manual):
+    """For retry-after, and its tokens come back."""
+    throttler = throttle(fake(clock=manual), clock=manual)
+    body = b'{"error": {"type": "rate_limit_error", "message": "50 requests per minute"}}'
+    refuse(throttler, 429, {"retry-after": "20"}, body)
+    assert 20 <= throttler.estimate_wait(**ask()) < 30
+
+
+def test_tokens_of_a_refusal_come_back_and_those_of_a_fault_stay(fake, throttle, manual):
+    """A 529 took nothing, a 500 may have."""
+    throttler = throttle(fake(clock=manual), rpm=None, otpm=600, clock=manual)
+    with throttler.permit(model=MODEL, max_tokens=600) as permit:
+        permit.settle(status=529, headers={})
+    assert throttler.estimate_wait(**ask(max_tokens=600)) == 0
+    with throttler.permit(model=MODEL, max_tokens=600) as permit:
+        permit.settle(status=500, headers={})
+    assert throttler.estimate_wait(**ask(max_tokens=600)) > 1
+
+
+def test_headers_without_usage_leave_the_estimate(fake, throttle, manual):
+    """As without settle()."""
+    throttler = throttle(fake(clock=manual), rpm=None, otpm=600, clock=manual)
+    with throttler.permit(model=MODEL, max_tokens=600) as permit:
+        permit.settle(headers=LIMITS)
+    assert throttler.estimate_wait(**ask(max_tokens=600)) > 1
+
+
+def test_failures_in_a_row_open_the_circuit(fake, throttle):
+    """And an answer closes it."""
+    throttler = throttle(fake())
+    for _ in range(FAILURES_IN_A_ROW):
+        refuse(throttler, 500)
+    assert pacer_of(throttler).circuit.is_open
+    with throttler.permit(model=MODEL) as permit:
+        permit.settle(status=200)
+    assert not pacer_of(throttler).circuit.is_open
+
+
+def test_a_refused_key_suspends(fake, throttle):
+    """For everybody, until resume() or an answer."""
+    throttler = throttle(fake())
+    body = b'{"error": {"type": "authentication_error", "message": "invalid x-api-key"}}'
+    refuse(throttler, 401, body=body)
+    with pytest.raises(AccountSuspended):
+        throttler.permit(model=MODEL)
+    throttler.resume()
+    throttler.permit(model=MODEL).close()
+
+
+def test_what_is_in_flight_is_counted_once(fake, throttle):
+    """Whether it tells how it ended or not: who measures latencies must not lose count."""
+    throttler = throttle(fake())
+    latency = pacer_of(throttler).latency
+    latency.begin(0.0)  # somebody else's
+    with throttler.permit(model=MODEL) as permit:
+        permit.settle(status=200)
+    throttler.permit(model=MODEL).close()
+    assert latency._in_flight == 1
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_one_that_was_to_be_heard_of_and_is_dropped_is_lost(fake, throttle, settled):
+    """Without a lock; the next to leave settles it."""
+    throttler = throttle(fake())
+    admission = throttler._process().admission
+    attempt = admission.admit(ask(), throttler._terms(10, None, None))
+    permit = attempt._permit
+    if settled:
+        permit.settle(usage={"input_tokens": 1})
+    assert pacer_of(throttler).latency._in_flight == 1
+    del attempt, permit
+    gc.collect()
+    throttler.permit(model=MODEL).close()
+    assert pacer_of(throttler).latency._in_flight == 0
+    assert throttler._process().permits.in_use == 0
