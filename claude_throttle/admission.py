@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Callable, NamedTuple, Optional
 
 from claude_throttle.access import Access
@@ -25,7 +25,6 @@ from claude_throttle.room import Room
 from claude_throttle.transport.answers import read_json, read_usage
 from claude_throttle.transport.count import COUNT_PATH
 from claude_throttle.transport.reports import report_of, report_of_error
-from claude_throttle.transport.request import require_options
 
 logger = logging.getLogger("claude_throttle")
 
@@ -59,6 +58,7 @@ class Admission:
         open_permits: OpenPermits,
         numbers: itertools.count[int],
         access: Access,
+        proofs: Iterable[str],
         count_lane: Callable[[], Lane],
         clock: Clock,
     ) -> None:
@@ -72,6 +72,8 @@ class Admission:
         self._open_permits = open_permits
         self._numbers = numbers
         self._access = access
+        # Keys and tokens of the throttler's own.
+        self._proofs = frozenset(proofs)
         self._clock = clock
 
     def permit(self, model: str, cost: Cost, terms: Terms) -> Permit:
@@ -87,7 +89,7 @@ class Admission:
         """
         if path.endswith(MESSAGES_PATH):
             body = read_body()
-            return self.admit(body, terms) if isinstance(body, Mapping) else None
+            return self.admit(body, terms) if isinstance(body, dict) else None
         return self.admit_count(terms) if path.endswith(COUNT_PATH) else None
 
     def admit(self, body: Mapping[str, Any], terms: Terms) -> Optional[Attempt]:
@@ -128,7 +130,6 @@ class Admission:
             lane.end_all(Closed("the throttler was closed"))
 
     def _permit(self, lane: Lane, cost: Cost, terms: Terms, answers: bool) -> Permit:
-        require_options(terms.priority, terms.tenant)
         timeout, now = terms.timeout, self._clock.monotonic()
         # A probe makes sense only if its end is heard.
         probes = self._access.require(lane.name, probes=answers)
@@ -148,6 +149,22 @@ class Admission:
             lane.let_through(permit.ticket)
         permit.acquire()
         return permit
+
+    def report(
+        self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]
+    ) -> Report:
+        """The same of a request that was *sent* with those headers: perhaps with another key."""
+        report = self.read(status, headers, body)
+        if report.heard.account is None or self._is_our_proof(sent):
+            return report
+        return report._replace(heard=report.heard._replace(cause="", account=None))
+
+    def _is_our_proof(self, sent: Mapping[str, str]) -> bool:
+        """What another key is refused for need not be true of ours; without one, it is theirs."""
+        if not self._proofs:
+            return True
+        found = {sent.get("x-api-key"), (sent.get("authorization") or "").partition(" ")[2]}
+        return not found.isdisjoint(self._proofs)
 
     # -- what permits hear -----------------------------------------------------------------------
 
@@ -184,19 +201,23 @@ class Attempt:
         self._asked = asked
         self._admission = admission
 
-    def head(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
-        """The answer has begun; *body* is a refusal's."""
+    def head(
+        self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]
+    ) -> None:
+        """The answer has begun; *body* is a refusal's, *sent* the request's headers."""
         try:
-            self._permit.hear(self._admission.read(status, headers, body))
+            self._permit.hear(self._admission.report(status, headers, body, sent))
         except Exception:
             logger.exception("what an answer said was not understood; this is a bug")
 
-    def answered(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def answered(
+        self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]
+    ) -> None:
         """The whole answer is there: the end of it."""
         try:
             answer = read_json(body) if status == 200 else None
             usage = read_usage(answer) if isinstance(answer, dict) else None
-            self._permit.hear(self._admission.read(status, headers, body), usage)
+            self._permit.hear(self._admission.report(status, headers, body, sent), usage)
             if usage is not None:
                 self._learn(usage)
         except Exception:

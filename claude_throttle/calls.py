@@ -14,6 +14,7 @@ from claude_throttle.flow.permit import Permit
 from claude_throttle.flow.ticket import Priority
 from claude_throttle.settings import Settings
 from claude_throttle.timeouts import UNSET, Timeout, seconds_of
+from claude_throttle.transport.request import require_options
 
 if TYPE_CHECKING:
     from anthropic.types import Message
@@ -208,4 +209,5 @@ class Calls:
     def _terms(self, priority: int, tenant: Optional[str], timeout: Timeout) -> Terms:
         from claude_throttle.admission import Terms  # with the first Throttler
 
+        require_options(priority, tenant)
         return Terms(priority, tenant, seconds_of(timeout, self._settings.timeout))

@@ -8,7 +8,6 @@ refusal brought about, which the next attempt waits for anyway.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
@@ -84,12 +83,12 @@ def _class_for(base: Any) -> Any:
     return type("ThrottlerMiddleware", (PacedMiddleware, base), {"__module__": __name__})
 
 
-def _body(request: Any) -> Optional[Mapping[str, Any]]:
+def _body(request: Any) -> Any:
     body = request.json
-    if not isinstance(body, Mapping):
-        return None
     extra = getattr(request.options, "extra_json", None)  # extra_body=, not merged yet in 0.x
-    return {**body, **extra} if isinstance(extra, Mapping) else body
+    if not extra or not isinstance(body, dict):
+        return body
+    return {**body, **extra}
 
 
 def _hear(attempt: Attempt, response: Any) -> None:
@@ -98,14 +97,23 @@ def _hear(attempt: Attempt, response: Any) -> None:
         attempt.not_sent()
         return
     try:
-        status = answer.status_code
+        status, told = answer.status_code, RawHeaders(answer.headers.raw)
         if status >= 400:
-            answer.read()  # the SDK, too, reads it before it raises
+            _read_refusal(answer)
         if answer.is_closed:
-            attempt.answered(status, RawHeaders(answer.headers.raw), answer.content)
+            attempt.answered(status, told, answer.content, answer.request.headers)
         else:
-            attempt.head(status, RawHeaders(answer.headers.raw))
-            answer.stream = metered(answer.stream, answer.headers, attempt)
+            attempt.head(status, told, b"", answer.request.headers)
+            answer.stream = metered(answer.stream, told, attempt)
     except BaseException as error:
         attempt.failed(error)
         raise
+
+
+def _read_refusal(answer: Any) -> None:
+    """The SDK reads it, too, before it raises; not if it tries again."""
+    try:
+        answer.read()
+    except Exception:  # noqa: BLE001 - half a refusal is a refusal
+        answer.close()
+        answer._content = b""

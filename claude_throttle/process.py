@@ -78,7 +78,13 @@ class Process:
         counts = partial(on_use.count_lane, self._counter, settings, senders, clock)
         #: The way in for what others send.
         self.admission = Admission(
-            self.room, self._open_permits, self._numbers, self._access, counts, clock
+            self.room,
+            self._open_permits,
+            self._numbers,
+            self._access,
+            filter(None, (settings.api_key, settings.auth_token)),
+            counts,
+            clock,
         )
         self._organization = on_use.organization(settings, self._wire, self._rooms, senders)
         self.clerk = on_use.clerk(settings, self.permits, self._rooms, self._access, latency, clock)

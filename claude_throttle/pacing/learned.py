@@ -162,8 +162,8 @@ class LearnedQuota:
         if reading.limit <= 0 or stamp.at < self._newest_at:
             return False
         self._newest_at = stamp.at
-        # A bucket of more than a minute's worth is none that the API has.
-        reading = reading._replace(remaining=min(reading.remaining, reading.limit))
+        if reading.remaining > reading.limit:  # more than a minute's worth is none the API has
+            reading = reading._replace(remaining=reading.limit)
         if not self._heard:
             self._begin(reading, stamp, now)
             return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from claude_throttle.errors import QuotaTooSmall
 from claude_throttle.flow.cost import Cost
@@ -93,9 +93,11 @@ class ToldQuotas:
     def __iter__(self) -> Iterator[ToldQuota]:
         return iter(self._told.values())
 
-    def _all(self) -> Iterator[ToldQuota]:
-        yield from self._told.values()
-        yield from self._ceilings.values()
+    def _all(self) -> Iterable[ToldQuota]:
+        # Asked for four times in each call, and mostly there is no ceiling.
+        if not self._ceilings:
+            return self._told.values()
+        return (*self._told.values(), *self._ceilings.values())
 
     def by_name(self) -> Iterator[tuple[str, ToldQuota]]:
         """All of them; what headroom leaves has the name of its kind with a word before it."""

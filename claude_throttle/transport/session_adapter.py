@@ -21,8 +21,10 @@ from claude_throttle.transport.metered import Watch, Watcher
 class Attempt(Watcher, Protocol):
     """One attempt that was admitted."""
 
-    def head(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
-        """The answer has begun; *body* is a refusal's."""
+    def head(
+        self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]
+    ) -> None:
+        """The answer has begun; *body* is a refusal's, *sent* the request's headers."""
         ...
 
     def failed(self, error: BaseException) -> None:
@@ -79,7 +81,8 @@ class SessionAdapter(HTTPAdapter):
 
 def _hear(attempt: Attempt, response: requests.Response, body: Optional[bytes]) -> None:
     status = response.status_code
-    attempt.head(status, response.headers, body if body is not None and status >= 400 else b"")
+    refusal = body if body is not None and status >= 400 else b""
+    attempt.head(status, response.headers, refusal, response.request.headers)
     watch = Watch(response.headers, attempt)
     if body is None:
         response.raw = MeteredBody(response.raw, watch)

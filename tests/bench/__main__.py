@@ -15,6 +15,7 @@ from tests.bench import (
     imports,
     learned,
     memory,
+    official_sdk,
     pace,
     peers,
     refusals,
@@ -64,6 +65,8 @@ ROWS = {
     "frozen": ("Redis stands still for 10 s", sharing.frozen),
     "restarted": ("Redis comes back empty", sharing.restarted),
     "skewed": ("clocks of processes 30 s apart", sharing.skewed),
+    "sdk-pace": ("300 calls of the official SDK from 32 threads at 1,200 RPM", official_sdk.pace),
+    "sdk-cpu": ("the official SDK, against a middleware that passes", official_sdk.cpu),
     "fleet-1000": ("1,000 processes in virtual time", fleet.thousand),
 }
 

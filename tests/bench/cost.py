@@ -25,8 +25,8 @@ def raw(share):
     with Server(log_limit=1) as server, _session() as session:
         url = server.url + "/v1/messages"
         with throttler(server.url, rpm=UNBOUNDED_RPM, max_concurrency=THREADS) as ours:
-            theirs = _pooled(lambda: session.post(url, json=ask()).json(), count)
-            return _compare(_submitted(ours, count, raw=True), theirs, 0.75)
+            theirs = pooled(lambda: session.post(url, json=ask()).json(), count)
+            return compare(_submitted(ours, count, raw=True), theirs, 0.75)
 
 
 def typed(share):
@@ -39,8 +39,8 @@ def typed(share):
         ours = throttler(server.url, rpm=UNBOUNDED_RPM, max_concurrency=THREADS)
         with anthropic.Anthropic(**options) as client, ours:
             ours.preload()
-            theirs = _pooled(lambda: client.messages.create(**ask()), count)
-            return _compare(_submitted(ours, count), theirs, 0.65)
+            theirs = pooled(lambda: client.messages.create(**ask()), count)
+            return compare(_submitted(ours, count), theirs, 0.65)
 
 
 def latency(share):
@@ -66,7 +66,7 @@ def _session():
     return session
 
 
-def _pooled(send, count):
+def pooled(send, count):
     def everything():
         with ThreadPoolExecutor(THREADS) as pool:
             for future in [pool.submit(send) for _ in range(count)]:
@@ -85,7 +85,7 @@ def _submitted(throttle, count, **options):
     return everything
 
 
-def _compare(ours, theirs, limit):
+def compare(ours, theirs, limit):
     """Processor time of each call, in rounds by turns after one that warms both up."""
     spent = {ours: [], theirs: []}
     for number in range(ROUNDS + 1):

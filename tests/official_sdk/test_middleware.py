@@ -14,13 +14,15 @@ from claude_throttle import (
     Closed,
     ConfigurationError,
     DeadlineExceeded,
+    InvalidCall,
     QuotaTooSmall,
     Throttler,
 )
 from claude_throttle.pacing.circuit import FAILURES_IN_A_ROW
 from claude_throttle.testing import KEY_REFUSED, Ok, Reply, Reset, worst_excess
 from claude_throttle.transport import sdk
-from tests.conftest import MODEL, ask
+from tests.conftest import MODEL, ask, note_departures
+from tests.flow.test_cancel_and_deadline import wait_until
 from tests.official_sdk.conftest import HELLO, in_flight
 
 RATE_429 = Reply(429, {"retry-after": "1"}, message="rate limit of 50 requests per minute")
@@ -44,8 +46,9 @@ def test_an_answer_comes_as_without_it_and_gives_its_place_back(fake, throttle, 
 
 def test_its_calls_and_ours_share_one_pace(fake, throttle, client):
     """1,200 a minute from both sides, never faster, and no 429."""
-    server = fake(rpm=1200)
+    server = fake(rpm=1200, burst=20)
     throttler = throttle(server, rpm=1200)
+    departures = note_departures(throttler)
     made = client(server, throttler)
     with ThreadPoolExecutor(8) as pool:
         theirs = [pool.submit(made.messages.create, **HELLO) for _ in range(10)]
@@ -53,8 +56,7 @@ def test_its_calls_and_ours_share_one_pace(fake, throttle, client):
         assert [future.result(30).content[0].text for future in theirs] == ["echo: hello"] * 10
         assert len([future.result(30) for future in ours]) == 10
     assert [arrival.status for arrival in server.arrivals] == [200] * 20
-    instants = [arrival.at for arrival in server.arrivals]
-    assert worst_excess(instants, [1.0] * 20, 1200 / 60, 1.0) <= 0
+    assert worst_excess(departures, [1.0] * 20, 1200 / 60, 1.0) <= 0
 
 
 def test_the_answer_settles_what_was_booked(fake, throttle, client, manual):
@@ -258,6 +260,47 @@ def test_a_refused_key_suspends_until_an_answer_comes(fake, throttle, client, ma
     manual.advance(61)
     assert made.messages.create(**HELLO).content[0].text == "echo: hello"
     assert throttler.submit(**ask()).result(10)
+
+
+def test_a_refused_key_that_is_not_the_throttlers_suspends_nothing(fake, throttle, client):
+    """Another workspace's, say: its caller sees it, the others go on."""
+    server = fake()
+    throttler = throttle(server)
+    made = client(server, throttler).with_options(api_key="sk-ant-of-somebody-else")
+    server.script(KEY_REFUSED)
+    with pytest.raises(anthropic.AuthenticationError):
+        made.messages.create(**HELLO)
+    assert made.messages.create(**HELLO)
+    assert throttler.submit(**ask()).result(10)
+
+
+def test_closing_the_throttler_refuses_who_waits(fake, throttle, client):
+    """In the SDK's methods, too; nobody is left behind."""
+    server = fake()
+    throttler = throttle(server, max_concurrency=1)
+    made = client(server, throttler)
+    got = []
+    with throttler.permit(model=MODEL):
+        threads = [threading.Thread(target=lambda: got.append(_raised(made))) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        lane = throttler._process().room(MODEL).lane
+        wait_until(lambda: len(lane.backlog.waiting_locked()) == 3)
+        throttler.close(timeout=0)
+        for thread in threads:
+            thread.join(10)
+    assert [type(error) for error in got] == [Closed] * 3
+
+
+def test_options_are_checked_when_it_is_made(fake, throttle):
+    """Not at the first request."""
+    throttler = throttle(fake())
+    with pytest.raises(InvalidCall):
+        throttler.middleware(priority="high")
+    with pytest.raises(ConfigurationError):
+        throttler.middleware(timeout=-1)
+    with pytest.raises(InvalidCall):
+        throttler.adapter(tenant=7)
 
 
 def test_ctrl_c_in_the_midst_gives_the_place_back(fake, throttle, client):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import gzip
 import threading
@@ -169,6 +170,43 @@ def test_a_refusal_reaches_the_caller_with_its_words(fake, throttle, client):
     assert in_flight(throttler) == 0
 
 
+class Broken(BaseHTTPRequestHandler):
+    """Refuses the first request with half a body, and answers the next ones."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        first = not self.server.asked
+        self.server.asked = True
+        self.send_response(529 if first else 200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("content-length", str(len(EVENTS)))
+        self.end_headers()
+        self.wfile.write(EVENTS[:20] if first else EVENTS)
+        self.close_connection = True
+
+    def log_message(self, *_args):
+        """Not on the terminal."""
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_half_a_refusal_is_a_refusal(listening, throttle, client, retries):
+    """The SDK tries again, as it would without us, or raises the status it saw."""
+    server = listening(Broken)
+    server.asked = False
+    throttler = throttle(server)
+    made = client(server, throttler, max_retries=retries)
+    if retries:
+        with made.messages.stream(**HELLO) as stream:
+            assert stream.get_final_message().usage.output_tokens == 5
+    else:
+        with pytest.raises(anthropic.APIStatusError) as refused:
+            made.messages.create(**HELLO, stream=True)
+        assert refused.value.status_code == 529
+    assert in_flight(throttler) == 0
+
+
 def test_an_error_in_the_midst_gives_the_place_back(fake, throttle, client):
     """The SDK raises what the event says."""
     server = fake()
@@ -256,19 +294,25 @@ class Compressing(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def compressing():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Compressing)
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join(10)
-    server.server_close()
+def listening():
+    """``listening(handler)`` starts a server; it ends with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(handler):
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            server.url = f"http://127.0.0.1:{server.server_port}"
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+            thread.start()
+            stack.callback(thread.join, 10)
+            stack.callback(server.shutdown)
+            return server
+
+        yield start
 
 
-def test_a_compressed_stream_tells_its_usage(compressing, throttle, client, manual):
+def test_a_compressed_stream_tells_its_usage(listening, throttle, client, manual):
     """Some proxies do that."""
+    compressing = listening(Compressing)
     throttler = throttle(compressing, rpm=None, otpm=1000, clock=manual)
     made = client(compressing, throttler)
     with made.messages.stream(**{**HELLO, "max_tokens": 1000}) as stream:

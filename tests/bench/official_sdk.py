@@ -1,0 +1,53 @@
+"""The official SDK with our middleware: how much of the rate it uses, and what it costs."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.bench.cost import THREADS, compare, pooled
+from tests.bench.figures import at_most, none_of, scaled
+from tests.bench.logs import let_in, over_least, refused
+from tests.bench.server import Server
+from tests.bench.work import UNBOUNDED_RPM, ask, throttler
+
+RPM = 1200
+
+
+def pace(share):
+    """From 32 threads, with the SDK's default retries."""
+    count = scaled(300, share)
+    with Server(rpm=RPM, burst=20, latency=0.2) as server, throttler(server.url, rpm=RPM) as ours:
+        with _client(server, ours.middleware()) as client, ThreadPoolExecutor(THREADS) as pool:
+            futures = [pool.submit(client.messages.create, **ask()) for _ in range(count)]
+            failed = sum(future.exception() is not None for future in futures)
+        log = server.arrivals()
+    ratio, seconds = over_least(let_in(log), RPM)
+    return [
+        at_most("time / least", ratio, 1.03, note=f"({seconds:.2f} s)"),
+        none_of("429s", len(refused(log))),
+        none_of("failed", failed),
+    ]
+
+
+def cpu(share):
+    """Processor time of each call, against a middleware that passes everything."""
+    count = scaled(600, share)
+    with Server(log_limit=1) as server, throttler(server.url, rpm=UNBOUNDED_RPM) as ours:
+        with _client(server, ours.middleware()) as paced, _client(server, _passing) as passing:
+            return compare(_calls(paced, count), _calls(passing, count), 1.12)
+
+
+def _passing(request, call_next):
+    return call_next(request)
+
+
+def _client(server, middleware):
+    import anthropic
+
+    return anthropic.Anthropic(
+        api_key="sk-ant-not-a-key", base_url=server.url, middleware=[middleware]
+    )
+
+
+def _calls(client, count):
+    return pooled(lambda: client.messages.create(**ask()), count)
