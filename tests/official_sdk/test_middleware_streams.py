@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import gzip
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import anthropic
 import pytest
 
-from claude_throttle.testing import Reply, StreamError
+from claude_throttle.testing import Reply, Stall, StreamError
 from tests.conftest import MODEL, ask, echo
 from tests.official_sdk.conftest import HELLO, in_flight
 
@@ -143,6 +144,47 @@ def test_a_call_made_while_iterating_rides_on_it(fake, throttle, client):
         next(iter(stream))
         assert echo(throttler.call(**ask("nested"))) == "nested"
         assert made.messages.create(**HELLO).content[0].text == "echo: hello"
+        assert read(stream) == "echo: hello"
+    assert in_flight(throttler) == 0
+
+
+def test_a_stream_that_stalls_ends_by_the_sdks_timeout(fake, throttle, client):
+    """And gives its place back."""
+    server = fake()
+    throttler = throttle(server, max_concurrency=1)
+    server.script(Stall(after_bytes=400))
+    made = client(server, throttler, timeout=0.3)
+    with pytest.raises(Exception, match="timed out"):  # of httpx or of the SDK, by its release
+        list(made.messages.create(**HELLO, stream=True))
+    assert in_flight(throttler) == 0
+    server.release_stalled()
+
+
+def test_another_thread_may_read_and_close_it(fake, throttle, client):
+    """Its place comes back once."""
+    server = fake()
+    throttler = throttle(server, max_concurrency=1)
+    stream = client(server, throttler).messages.create(**HELLO, stream=True)
+    threads = [threading.Thread(target=stream.close) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert in_flight(throttler) == 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_leaves_the_parents_stream_alone(fake, throttle, client):
+    """What it closes there is a copy."""
+    server = fake()
+    throttler = throttle(server, max_concurrency=1)
+    with client(server, throttler).messages.stream(**HELLO) as stream:
+        pid = os.fork()
+        if pid == 0:
+            stream.response.stream._watch.closed()
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert in_flight(throttler) == 1
         assert read(stream) == "echo: hello"
     assert in_flight(throttler) == 0
 
