@@ -174,7 +174,7 @@ class Calls:
         """
         from claude_throttle.middleware import make_middleware  # few programs need it
 
-        return make_middleware(self._admission, self._terms(priority, tenant, timeout))
+        return make_middleware(self._outer_admission, self._terms(priority, tenant, timeout))
 
     def adapter(
         self,
@@ -201,7 +201,11 @@ class Calls:
     def _admit_post(
         self, terms: Terms, path: str, read_body: Callable[[], Any]
     ) -> Optional[Attempt]:
-        return self._admission().admit_post(path, read_body, terms)
+        return self._outer_admission().admit_post(path, read_body, terms)
+
+    def _outer_admission(self) -> Admission:
+        """For requests that others send. Raises ConfigurationError in testing mode."""
+        return self._admission()
 
     def _admission(self) -> Admission:
         return self._process().admission

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from claude_throttle import exit_hooks
 from claude_throttle.calls import Calls
+from claude_throttle.errors import ConfigurationError
 from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock
 from claude_throttle.metrics.stats import Stats
 from claude_throttle.observer import Listener
@@ -18,6 +19,7 @@ from claude_throttle.transport.request import OUR_KEYWORDS
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from claude_throttle.admission import Admission
     from claude_throttle.canned_answers import CannedAnswers
     from claude_throttle.limits import Limits
     from claude_throttle.process import Process
@@ -211,6 +213,14 @@ class Throttler(Calls):
 
     def _seconds_until(self, instant: Optional[float]) -> Optional[float]:
         return None if instant is None else max(0.0, instant - self._clock.monotonic())
+
+    def _outer_admission(self) -> Admission:
+        if self._canned:
+            raise ConfigurationError(
+                "testing mode answers this throttler's own calls only: this request, of the SDK or "
+                "of a session, would be a real one, and is refused"
+            )
+        return super()._outer_admission()
 
     def _require_key(self) -> None:
         if not self._canned:

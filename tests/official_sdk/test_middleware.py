@@ -377,3 +377,14 @@ def test_a_forked_child_has_its_own_pace(fake, throttle, client):
             finally:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_testing_mode_lets_no_request_of_the_sdk_through(fake, throttle, client):
+    """It would be a real one; after the mode it goes."""
+    server = fake()
+    throttler = throttle(server)
+    sdk = client(server, throttler)
+    with throttler.testing_mode(), pytest.raises(ConfigurationError, match="testing mode"):
+        sdk.messages.create(**HELLO)
+    assert not server.arrivals
+    assert sdk.messages.create(**HELLO).content[0].text == "echo: hello"
