@@ -2,10 +2,11 @@
 
 Read in this order: :mod:`quotas` (what it allows; made of :mod:`buckets`, :mod:`others` and
 :mod:`acceleration`), :mod:`faults` and :mod:`accounts` (what it can be told to answer),
-:mod:`behaviour` and :mod:`service` (how it decides), :mod:`plans` and :mod:`replies` (what it then
-sends), :mod:`rate_limits_api`, :mod:`wire` and :mod:`connection` (HTTP), :mod:`server` (the
-thread), :mod:`arrivals` (what it saw), :mod:`scripted_api` (the same server with a unit test's
-words); :mod:`with_responses` (no server at all); :mod:`clock` is a clock that moves when told.
+:mod:`behaviour` and :mod:`service` (how it decides), :mod:`plans`, :mod:`streams` and
+:mod:`replies` (what it then sends), :mod:`rate_limits_api`, :mod:`wire` and :mod:`connection`
+(HTTP), :mod:`server` (the thread), :mod:`arrivals` (what it saw), :mod:`scripted_api` (the same
+server with a unit test's words); :mod:`with_responses` (no server at all); :mod:`clock` is a clock
+that moves when told.
 :mod:`simulation` and :mod:`simulated_server` play the same limits in virtual time, without threads.
 """
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from claude_throttle.testing.server import FakeClaude
     from claude_throttle.testing.simulated_server import SimulatedServer
     from claude_throttle.testing.simulation import Simulation
+    from claude_throttle.testing.streams import Streamed
     from claude_throttle.testing.with_responses import add_message, add_refusal, limit_headers
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "Redirect",
     "SpendCap",
     "StreamError",
+    "Streamed",
     # the same, when the account is the problem
     "OWN_SPEND_LIMIT",
     "WORKSPACE_SPEND_LIMIT",
@@ -94,6 +97,7 @@ _LATER = {
     "Simulation": "simulation",
     "SimulatedServer": "simulated_server",
     **dict.fromkeys(("add_message", "add_refusal", "limit_headers"), "with_responses"),
+    "Streamed": "streams",
 }
 
 

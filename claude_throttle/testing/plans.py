@@ -85,11 +85,18 @@ def plan_for(scripted: object, _scene: Scene) -> Plan:
 def _ok(scripted: faults.Ok, scene: Scene) -> Plan:
     if scripted.latency is not None:
         scene = scene._replace(latency_seconds=scripted.latency)
-    message = _message(scripted, scene)
+    message = message_for(scripted, scene)
+    if not scene.call.streams:
+        return whole_plan(message, scene)
     produced = message["usage"]["output_tokens"]
-    charged = produced if scene.charged else 0
-    make = _streamed if scene.call.streams else _whole
-    parts = make(message, scene, charged)
+    parts = _streamed(message, scene, produced if scene.charged else 0)
+    return Plan(parts, 200, True, produced, model=scene.call.model)
+
+
+def whole_plan(message: Mapping[str, Any], scene: Scene) -> Plan:
+    """A good answer in one piece."""
+    produced = message["usage"]["output_tokens"]
+    parts = _whole(message, scene, produced if scene.charged else 0)
     return Plan(parts, 200, True, produced, model=scene.call.model)
 
 
@@ -162,11 +169,11 @@ def _stream_error(scripted: faults.StreamError, scene: Scene) -> Plan:
     if not scene.call.streams:
         reply = faults.Reply(529, error_type=scripted.error_type, message=scripted.message)
         return _reply(reply, scene)
-    message = _message(faults.Ok(), scene)
+    message = message_for(faults.Ok(), scene)
     events = _until_delta(message, scripted.after_deltas)
     error = {"type": scripted.error_type, "message": scripted.message}
     events.append({"type": "error", "error": error, "request_id": scene.request_id})
-    data = _stream_head(scene) + b"".join(map(replies.sse, events)) + replies.chunk(b"")
+    data = stream_head(scene) + b"".join(map(replies.sse, events)) + replies.chunk(b"")
     return Plan((Part(scene.latency_seconds, data),), 200)
 
 
@@ -178,7 +185,8 @@ def _until_delta(message: Mapping[str, Any], deltas: int) -> list[dict[str, Any]
     return events[: at[min(deltas, len(at)) - 1] + 1]
 
 
-def _message(scripted: faults.Ok, scene: Scene) -> dict[str, Any]:
+def message_for(scripted: faults.Ok, scene: Scene) -> dict[str, Any]:
+    """The message of a good answer."""
     call = scene.call
     text = f"echo: {call.nonce}" if scripted.text is None else scripted.text
     blocks = [dict(block) for block in scripted.extra_content_blocks]
@@ -211,7 +219,7 @@ def _whole(message: Mapping[str, Any], scene: Scene, charged: int) -> tuple[Part
 
 
 def _streamed(message: Mapping[str, Any], scene: Scene, charged: int) -> tuple[Part, ...]:
-    opening = _stream_head(scene) + b"".join(map(replies.sse, replies.opening_events(message)))
+    opening = stream_head(scene) + b"".join(map(replies.sse, replies.opening_events(message)))
     events = list(replies.block_events(message))
     wait, each = scene.latency_seconds / len(events), charged / len(events)
     closing = b"".join(map(replies.sse, replies.closing_events(message))) + replies.chunk(b"")
@@ -219,8 +227,10 @@ def _streamed(message: Mapping[str, Any], scene: Scene, charged: int) -> tuple[P
     return (Part(0.0, opening), *body, Part(0.0, closing))
 
 
-def _stream_head(scene: Scene) -> bytes:
-    headers = {**scene.headers, "transfer-encoding": "chunked"}
+def stream_head(scene: Scene, chunked: bool = True) -> bytes:
+    """The head of a streamed answer."""
+    framing = {"transfer-encoding": "chunked"} if chunked else {"connection": "close"}
+    headers = {**scene.headers, **framing}
     headers["content-type"] = "text/event-stream; charset=utf-8"
     return replies.encode_head(200, headers)
 

@@ -216,12 +216,17 @@ def closing_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _taken_apart(block: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
     if block["type"] == "text":
-        texts = _pieces(block["text"])
-        return {**block, "text": ""}, [{"type": "text_delta", "text": text} for text in texts]
+        deltas = [{"type": "text_delta", "text": text} for text in _pieces(block["text"])]
+        cited = [{"type": "citations_delta", "citation": c} for c in block.get("citations") or ()]
+        return {"type": "text", "text": ""}, [*deltas, *cited]
     if block["type"] == "tool_use":
         parts = _pieces(to_json(block["input"]).decode())
         deltas = [{"type": "input_json_delta", "partial_json": part} for part in parts]
         return {**block, "input": {}}, deltas
+    if block["type"] == "thinking":
+        deltas = [{"type": "thinking_delta", "thinking": t} for t in _pieces(block["thinking"])]
+        signed = {"type": "signature_delta", "signature": block.get("signature", "")}
+        return {**block, "thinking": "", "signature": ""}, [*deltas, signed]
     return block, []
 
 
