@@ -168,6 +168,36 @@ def build_message(answer: dict[str, Any], request_id: Optional[str]) -> Any:
     return message
 
 
+#: The SDK's names for the events of a stream. Public since 0.2x.
+_EVENT_CLASSES = {
+    "message_start": "RawMessageStartEvent",
+    "message_delta": "RawMessageDeltaEvent",
+    "message_stop": "RawMessageStopEvent",
+    "content_block_start": "RawContentBlockStartEvent",
+    "content_block_delta": "RawContentBlockDeltaEvent",
+    "content_block_stop": "RawContentBlockStopEvent",
+}
+
+
+@lru_cache(maxsize=64)
+def _event_class(kind: str) -> Any:
+    anthropic = load()
+    return getattr(anthropic.types, _EVENT_CLASSES.get(kind, ""), anthropic.BaseModel)
+
+
+def build_event(event: dict[str, Any]) -> Any:
+    """One of ``anthropic.types``' stream events; of an unknown type, its ``BaseModel``."""
+    return _event_class(event["type"]).construct(**event)
+
+
+def partial_json(text: str) -> Any:
+    """What half a JSON text says so far, as the SDK reads it; {} if it says nothing."""
+    try:
+        return importlib.import_module("jiter").from_json(text.encode(), partial_mode=True)
+    except ValueError:
+        return {}
+
+
 def status_error(
     url: str, status: int, headers: Mapping[str, str], content: bytes, body: Any
 ) -> Exception:

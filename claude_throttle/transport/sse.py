@@ -1,0 +1,69 @@
+"""Server-sent events, from bytes in any cut.
+
+Lines are split as bytes and decoded afterwards: ``str.splitlines`` would break a line at U+2028,
+and ``requests`` takes a stream without a charset for Latin-1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+#: Bytes of one event. As much as a request may have; a line without an end is no event.
+LONGEST_EVENT_BYTES = 32 * 1024 * 1024
+
+
+class ServerSentEvent(NamedTuple):
+    """One event, as the stream has it."""
+
+    #: What follows ``event:``; "message" if nothing does, as the standard says.
+    name: str
+    #: All ``data:`` lines, joined by line feeds.
+    data: str
+
+
+class TooLong(Exception):
+    """An event of more than :data:`LONGEST_EVENT_BYTES`."""
+
+
+class Decoder:
+    """Bytes in, events out. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._after_cr = False
+        self._size = 0
+        self._name = ""
+        self._data: list[str] = []
+
+    def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
+        """The events that *chunk* completes. Raises :class:`TooLong`."""
+        if self._after_cr and chunk:
+            # The second half of a CRLF that was cut.
+            chunk, self._after_cr = chunk[chunk.startswith(b"\n") :], False
+        searched, start = len(self._pending), 0
+        self._pending += chunk
+        for end in _LINE_END.finditer(self._pending, searched):
+            line, start = bytes(self._pending[start : end.start()]), end.end()
+            self._after_cr = end.group() == b"\r" and start == len(self._pending)
+            yield from self._line(line)
+        del self._pending[:start]
+        if self._size + len(self._pending) > LONGEST_EVENT_BYTES:
+            raise TooLong
+
+    def _line(self, line: bytes) -> Iterator[ServerSentEvent]:
+        if not line:
+            if self._data:
+                yield ServerSentEvent(self._name or "message", "\n".join(self._data))
+            self._size, self._name, self._data = 0, "", []
+            return
+        self._size += len(line)
+        field, _, value = line.decode("utf-8", "replace").partition(":")
+        value = value[1:] if value.startswith(" ") else value
+        if field == "event":
+            self._name = value
+        elif field == "data":
+            self._data.append(value)
