@@ -56,6 +56,7 @@ from claude_throttle.throttler import Throttler
 if TYPE_CHECKING:
     from claude_throttle.fleet_view import FleetLane, FleetMember, FleetState, fleet
     from claude_throttle.limits import LaneState, Limits, QuotaState
+    from claude_throttle.stream import MessageStream
     from claude_throttle.tickets import LineTicket
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "Quota",
     "Priority",
     "Permit",
+    "MessageStream",
     "LineTicket",
     # Looking
     "Stats",
@@ -118,6 +120,7 @@ _ON_USE = {
     **dict.fromkeys(("LaneState", "Limits", "QuotaState"), "limits"),
     **dict.fromkeys(("fleet", "FleetState", "FleetMember", "FleetLane"), "fleet_view"),
     "LineTicket": "tickets",
+    "MessageStream": "stream",
 }
 
 

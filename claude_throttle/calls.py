@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from claude_throttle.admission import Admission, Attempt, Terms
     from claude_throttle.process import Process
+    from claude_throttle.stream import MessageStream
 
 
 class Calls:
@@ -110,6 +111,39 @@ class Calls:
             if isinstance(future, CallFuture):
                 future.give_up()
             raise
+
+    def stream(
+        self,
+        *,
+        raw: bool = False,
+        priority: int = Priority.NORMAL,
+        tenant: Optional[str] = None,
+        timeout: Timeout = UNSET,
+        block: bool = False,
+        extra_headers: Optional[Mapping[str, str]] = None,
+        **params: Any,
+    ) -> MessageStream:
+        """Send one call in this thread, and return when its answer begins to come.
+
+        ``with throttler.stream(…) as stream: for text in stream.text_stream: …``; the rest is
+        told at :class:`MessageStream`. Until its first content (before it, there is only
+        ``message_start``) refusals and errors are retried as those of any call. Then the answer
+        holds its place in flight, and nothing is sent again. *timeout*: seconds until the first
+        content, queue and retries included; from then on, seconds without a sign of life (pings
+        are one; without a timeout 120). It bounds no whole answer. Raises what submit() and its
+        future would raise.
+        """
+        self._settings.require_key()
+        params.pop("stream", None)
+        return self._process().stream(
+            params,
+            priority=priority,
+            tenant=tenant,
+            timeout=seconds_of(timeout, self._settings.timeout),
+            raw=raw,
+            block=block,
+            extra_headers=extra_headers,
+        )
 
     def map(
         self,

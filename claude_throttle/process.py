@@ -11,12 +11,13 @@ import os
 import queue
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, TypeVar
 
 from claude_throttle import on_use, refusals
 from claude_throttle.access import Access
 from claude_throttle.admission import Admission
 from claude_throttle.errors import Closed
+from claude_throttle.flow.abandoned import Abandoned
 from claude_throttle.flow.call import Call, CallFuture
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import Cost
@@ -38,6 +39,9 @@ from claude_throttle.transport.request import Request, require_options, serialis
 
 if TYPE_CHECKING:
     from claude_throttle.limits import Limits
+    from claude_throttle.stream import MessageStream
+
+AnyCall = TypeVar("AnyCall", bound=Call)
 
 #: Seconds that stopped calls are given to end by themselves before they are ended from outside.
 GRACE_SECONDS = 1.0
@@ -61,6 +65,7 @@ class Process:
             interactive_share=settings.interactive_share,
         )
         self.senders = Senders()
+        self.abandoned = Abandoned(self.senders)
         self._clock = clock
         self._recorder = Recorder()
         self._observer = Observer(self._recorder, listener, clock)
@@ -91,24 +96,26 @@ class Process:
 
     # -- in --------------------------------------------------------------------------------------
 
-    def submit(
+    def submit(self, params: Mapping[str, Any], **options: Any) -> CallFuture:
+        """Check, serialise, estimate, queue."""
+        return self.accept(Call, params, **options).future
+
+    def accept(
         self,
+        kind: type[AnyCall],
         params: Mapping[str, Any],
         *,
-        priority: int,
-        tenant: Optional[str],
-        timeout: Optional[float],
-        raw: bool,
         block: bool,
         extra_headers: Optional[Mapping[str, str]],
-    ) -> CallFuture:
-        """Check, serialise, estimate, queue."""
-        require_options(priority, tenant, extra_headers)
-        request = serialise(params)
+        **place: Any,
+    ) -> AnyCall:
+        """A call of that kind, queued; *place*: priority, tenant, timeout, raw."""
+        require_options(place["priority"], place["tenant"], extra_headers)
+        request = serialise(params, kind.streams)
         room = self.room(request.model)
         guess = guess_input_tokens(params)
         cost = room.fitting_cost(request.model, guess, request.max_tokens)
-        call = Call(
+        call = kind(
             number=next(self._numbers),
             cost=cost,
             home=room.lane,
@@ -117,18 +124,15 @@ class Process:
             max_tokens=request.max_tokens,
             guessed_input=guess,
             submitted_at=self._clock.monotonic(),
-            priority=priority,
-            tenant=tenant,
-            timeout=timeout,
             rides=self._open_permits.seat_of_this_thread(),
-            raw=raw,
             extra_headers=None if extra_headers is None else dict(extra_headers),
             context=self._observer.context(),
+            **place,
         )
         if brings_own_proof(extra_headers) or self._access.require(room.lane.name):
             room.lane.let_through(call)
         self._queue(call, room, block)
-        return call.future
+        return call
 
     def _queue(self, call: Call, room: Room, block: bool) -> None:
         try:
@@ -137,6 +141,14 @@ class Process:
         except queue.Full:
             seconds = self.seconds_until_leave(room, call.cost)
             raise refusals.no_place(call, seconds, block) from None
+
+    def stream(self, params: Mapping[str, Any], **options: Any) -> MessageStream:
+        """Queue one call, carry it in this thread, return when its content begins."""
+        from claude_throttle.stream import open_stream  # only for who streams
+        from claude_throttle.streaming import Desk
+
+        desk = Desk(self._rooms, self._access, self._open_permits, self.abandoned)
+        return open_stream(desk, self._wire, partial(self.accept, params=params, **options))
 
     def room(self, model: str) -> Room:
         """What belongs to a model. Raises Closed."""
@@ -254,6 +266,7 @@ class Process:
         self._end_the_rest()
         if self.clerk is not None:
             self.clerk.close()
+        self.abandoned.stop()
         self.senders.stop()
         self._wire.close()
 

@@ -183,6 +183,7 @@ def test_contrib_comes_in_by_the_front_door():
                 "transport/retry.py",
                 "transport/connections.py",
                 "transport/session_adapter.py",
+                "transport/streamed.py",
                 "cli/naive.py",
             },
         ),

@@ -83,17 +83,36 @@ class Accounts:
         if self._lane.pacer.settle(held, actual, booked_at):
             self._lane.backlog.not_empty.notify()  # the head may leave earlier now
 
-    def _tell(self, events: list[Event], heard: Heard, call: Optional[Call]) -> None:
+    def _tell(
+        self, events: list[Event], heard: Heard, call: Optional[Call], over: bool = True
+    ) -> None:
         """Tell the permits and the listener what an attempt brought. Holds no mutex."""
         if heard.readings:
             self._permits.headers_came()
-        if not heard.cause:
+        if over and not heard.cause:
             self._permits.answered()
         if any(isinstance(event, CircuitClosed) for event in events):
             self._permits.ramp()
         news = self._permits.news()
         for event in events if news is None else (*events, news):
             self._lane.observe(event, call)
+
+    # -- a stream begins -------------------------------------------------------------------------
+
+    def begun(self, attempts: Attempts, heard: Heard, counted: Optional[int]) -> None:
+        """An answer began: what its headers say, and the *counted* input tokens, count from now."""
+        lane = self._lane
+        with lane.mutex:
+            if attempts.call.ended:
+                return
+            held = attempts.held
+            was = now = Cost(0.0, held.input_tokens, 0.0)
+            if counted is not None:
+                now = was._replace(input_tokens=float(counted))
+                self._correct_locked(was, now, attempts.booked_at)
+                attempts.held, attempts.counted = held._replace(input_tokens=0.0), counted
+            events = lane.pacer.begun(heard, attempts.stamp, now.minus(was), lane.now())
+        self._tell(events, heard, attempts.call, over=False)
 
     # -- an attempt was refused ------------------------------------------------------------------
 

@@ -95,6 +95,7 @@ class Attempts:
         "_hang_up",
         "booked_at",
         "call",
+        "counted",
         "heard",
         "held",
         "lender",
@@ -105,6 +106,7 @@ class Attempts:
         "stamp",
         "stopped_by",
         "turn",
+        "when_stopped",
     )
 
     def __init__(self, call: Call, held: Cost, lender: Lender, stamp: Stamp) -> None:
@@ -132,6 +134,10 @@ class Attempts:
         #: The ticket of a retry that waits for its turn. Guarded by the lane's mutex.
         self.turn: Optional[RetryTurn] = None
         self._hang_up: Optional[Callable[[], None]] = None
+        #: Input tokens that were settled as the answer began; not in *held* any more.
+        self.counted = 0
+        #: Of a stream: told that it was stopped, when its connection is cut.
+        self.when_stopped: Optional[Callable[[], None]] = None
 
     def begin_locked(self, cost: Cost, lender: Lender, stamp: Stamp) -> None:
         """Another attempt leaves now. Requires the lane's mutex."""
@@ -205,7 +211,13 @@ class Attempts:
 
     def let_go(self) -> None:
         """Its call has ended: the connection must not keep it alive."""
-        self._hang_up = None
+        self._hang_up = self.when_stopped = None
+
+    def hang_up(self) -> None:
+        """End the connection it is on, whoever reads from it."""
+        hang_up = self._hang_up
+        if hang_up is not None:
+            hang_up()
 
     # -- what others do to it --------------------------------------------------------------------
 
@@ -215,10 +227,12 @@ class Attempts:
         with lane.mutex:
             if self.stopped_by is None:
                 self.stopped_by = error
-            hang_up, turn = self._hang_up, self.turn
+            hang_up, turn, tell = self._hang_up, self.turn, self.when_stopped
             waits = turn is not None and lane.backlog.take_locked(turn)
             lane.stopped.notify_all()
         if turn is not None and waits:
             turn.refuse(error)
         if hang_up is not None:
             hang_up()
+        if tell is not None:
+            tell()

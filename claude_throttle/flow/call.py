@@ -44,6 +44,9 @@ class Call(Ticket):
 
     counts = True
 
+    #: Its answer comes in pieces.
+    streams = False
+
     def __init__(
         self,
         *,

@@ -41,6 +41,10 @@ class Pacer(Protocol):
         """What was booked as *held* was in truth *actual*; True if somebody may leave earlier."""
         ...
 
+    def begun(self, heard: Heard, stamp: Stamp, change: Cost, now: float) -> list[Event]:
+        """The server began to answer an attempt, which cost *change* more than was booked."""
+        ...
+
     def answered(self, heard: Heard, stamp: Stamp, change: Cost, now: float) -> list[Event]:
         """The server took an attempt, which cost *change* more than was booked."""
         ...

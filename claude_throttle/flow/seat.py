@@ -77,6 +77,21 @@ class Seat:
             seat.give_back()
 
 
+class Held:
+    """The place of an open stream, as a lender: it goes back with whoever rides on it."""
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+
+    def give_back(self) -> None:
+        """The stream is over."""
+        self._seat.close()
+
+    def give_back_quietly(self) -> None:
+        """The same without a lock."""
+        self._seat.close(quietly=True)
+
+
 #: A thread, and the seat of a permit it holds open.
 Entry = tuple[threading.Thread, Seat]
 

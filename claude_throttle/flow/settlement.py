@@ -113,7 +113,7 @@ def _final_cost(call: Call, outcome: Outcome) -> Optional[Cost]:
     if outcome.usage is not None:
         usage = outcome.usage
         counted = usage.counted_input_tokens(call.home.counts_cache_reads)
-        return Cost(attempts.held.requests, counted, usage.output_tokens)
+        return Cost(attempts.held.requests, counted - attempts.counted, usage.output_tokens)
     return Cost(attempts.held.requests, 0.0, 0.0) if outcome.refused else None
 
 

@@ -208,12 +208,16 @@ class Pacer:
     def answered(self, heard: Heard, stamp: Stamp, change: Cost, now: float) -> list[Event]:
         """The server took an attempt, which cost *change* more than was booked."""
         self.latency.end(now, max(0.0, now - stamp.at))
+        if not heard.readings:
+            self.learned["requests"].answered_blindly(stamp, now)
+        return self.begun(heard, stamp, change, now)
+
+    def begun(self, heard: Heard, stamp: Stamp, change: Cost, now: float) -> list[Event]:
+        """The same as soon as its answer begins."""
         closes = self.circuit.answered(stamp.number)
         # Settled already: what its own estimate was wrong by did not leave after it.
         taken = stamp.taken.plus(change)
         events = self._read(heard, stamp._replace(taken=taken), now)
-        if not heard.readings:
-            self.learned["requests"].answered_blindly(stamp, now)
         return [*events, CircuitClosed(self.lane)] if closes else events
 
     def refused(

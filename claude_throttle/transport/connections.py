@@ -72,6 +72,8 @@ class _Owned:
         # The descriptor of the socket that is being wrapped in TLS, and has none of its own then.
         self._connecting = -1
         self._pid = os.getpid()
+        #: Of the socket, in seconds, before expect().
+        self._usual_timeout: Optional[float] = None
         #: Parts of a request that is being made.
         self._unsent: Optional[list[bytes]] = None
         _everyone.add(self)
@@ -131,6 +133,15 @@ class _Owned:
             if sock is not None:
                 _shut_down(sock)
 
+    def expect(self, seconds: float) -> None:
+        """Until this answer ends, a read that brings nothing for so long raises."""
+        with self._ownership:
+            sock = self._open_sock
+        if sock is not None:
+            if self._usual_timeout is None:
+                self._usual_timeout = sock.gettimeout()
+            sock.settimeout(seconds)
+
     def cut_off(self, dead: int) -> None:
         """In a forked child: put *dead* in the place of the parent's descriptor.
 
@@ -146,6 +157,10 @@ class _Owned:
         """It goes back to the pool: its call must not end it any more, nor be kept alive by it."""
         with self._ownership:
             self.owner = self._open_sock = None
+        usual, self._usual_timeout = self._usual_timeout, None
+        if usual is not None and self.sock is not None:
+            with contextlib.suppress(OSError):  # closed
+                self.sock.settimeout(usual)
 
 
 def _shut_down(sock: Any) -> None:

@@ -123,9 +123,27 @@ class Wire:
         try:
             return self._outcome(call, self._response(call, attempts), exchange)
         except Exception as error:  # noqa: BLE001 - requests dresses up what urllib3 raised
-            return self._no_answer(call, exchange, error)
+            return self.no_answer(call, exchange, error)
         finally:
             current.attempts = current.exchange = None
+
+    def exchange(self, attempts: Attempts) -> Exchange:
+        """The story of a call that its caller carries himself."""
+        return Exchange(attempts, self._settings.rules, self._clock)
+
+    @property
+    def url(self) -> str:
+        """Where messages are made."""
+        return self._url
+
+    def response(self, call: Call, exchange: Exchange) -> requests.Response:
+        """The head of the last answer to a call, all refused attempts included."""
+        before = current.attempts, current.exchange  # a listener may open a stream within a send
+        current.attempts, current.exchange = exchange.attempts, exchange
+        try:
+            return self._response(call, exchange.attempts)
+        finally:
+            current.attempts, current.exchange = before
 
     def _response(self, call: Call, attempts: Attempts) -> requests.Response:
         prepared = self._prepared(call)
@@ -147,6 +165,8 @@ class Wire:
         prepared.url = self._url
         prepared.body = call.body
         headers = {**self._settings.headers, "Content-Length": str(len(call.body))}
+        if call.streams:
+            headers["Accept-Encoding"] = "identity"  # what packs, waits for more to pack
         if call.extra_headers:
             headers = merged_headers(headers, call.extra_headers)
         # A plain dict: the adapter only looks names up as they are written here.
@@ -167,15 +187,16 @@ class Wire:
     def _outcome(self, call: Call, response: requests.Response, exchange: Exchange) -> Outcome:
         request_id = response.headers.get("request-id")
         if response.status_code != 200:
-            return self._refused(response, exchange, request_id)
+            return self.refused(response, exchange, request_id)
         message = read_message(_read_whole(response, exchange, request_id), request_id)
         value = message if call.raw else sdk.build_message(message, request_id)
         heard = Heard(readings=read_limits(response.headers))
         return Outcome(value, None, read_usage(message), 200, request_id, heard=heard)
 
-    def _refused(
+    def refused(
         self, response: requests.Response, exchange: Exchange, request_id: Optional[str]
     ) -> Outcome:
+        """How a call ended that was answered with anything but 200."""
         status = response.status_code
         # The hook has read the body of a 4xx or 5xx already.
         content = exchange.refusal if status >= 400 else b""
@@ -185,7 +206,8 @@ class Wire:
         refused = not verdict.keeps_tokens or status < 500
         return Outcome(None, error, None, status, request_id, refused, verdict.heard)
 
-    def _no_answer(self, call: Call, exchange: Exchange, error: Exception) -> Outcome:
+    def no_answer(self, call: Call, exchange: Exchange, error: Exception) -> Outcome:
+        """How a call ended that was not answered, or not whole."""
         attempts = exchange.attempts
         if attempts.stopped:  # whatever our own cut looked like
             return Outcome(error=attempts.stopped_by)

@@ -58,7 +58,7 @@ class Request(NamedTuple):
     max_tokens: int
 
 
-def serialise(params: Mapping[str, Any]) -> Request:
+def serialise(params: Mapping[str, Any], streams: bool = False) -> Request:
     """Check *params* and take a snapshot of them. Raises :class:`InvalidCall`."""
     for name in params:
         if name not in _API_PARAMETERS:
@@ -68,7 +68,7 @@ def serialise(params: Mapping[str, Any]) -> Request:
             raise InvalidCall(f"{name}= is missing{_hint(_closest(params, name))}")
     model, max_tokens = params["model"], params["max_tokens"]
     _require_values(model, max_tokens, params["messages"])
-    return Request(_body(params), model, max_tokens)
+    return Request(_body({**params, "stream": True} if streams else params), model, max_tokens)
 
 
 def require_options(
@@ -124,7 +124,7 @@ def _why_not_json(error: Exception) -> str:
 
 def _require_no_slip(name: str) -> None:
     if name == "stream":
-        raise InvalidCall("stream= is not for submit() or call(): they end with one whole answer")
+        raise InvalidCall("stream= is not for submit() or call(): use throttler.stream(…)")
     meant = _slip(name)
     if meant is not None:
         raise InvalidCall(f"unknown keyword {name}={_hint(meant)}")

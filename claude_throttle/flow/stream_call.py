@@ -1,0 +1,73 @@
+"""A call that its own caller carries: its answer comes in pieces.
+
+Until the content begins it is a call like any other: it waits for its turn, is refused, waits
+again. From then on its place in flight is lent to the calls its reader makes (``seat.py``), its
+deadline has been kept, and only its end is still to be told.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Optional
+
+from claude_throttle.errors import Closed
+from claude_throttle.flow.attempts import Attempts
+from claude_throttle.flow.call import Call
+from claude_throttle.flow.clock import longest_wait
+from claude_throttle.flow.heard import Heard
+from claude_throttle.flow.seat import Held, Seat
+
+
+class StreamCall(Call):
+    """One streamed request on its way. Knows nothing of who reads it: he may be dropped."""
+
+    __slots__ = ("_may_go", "begun")
+
+    streams = True
+
+    def __init__(self, **what: Any) -> None:
+        super().__init__(**what)
+        #: Content came: it is not sent again, and no deadline ends it.
+        self.begun = False
+        may_go = self._may_go = threading.Event()
+        # Refused, cancelled, out of time: whatever ends it, its caller need not wait any more.
+        self.future.add_done_callback(lambda _: may_go.set())
+
+    def leave(self) -> None:
+        self._may_go.set()
+
+    def time_is_up(self) -> None:
+        if not self.begun:
+            super().time_is_up()
+
+    def wait(self) -> Attempts:
+        """Return when it may be sent; raise what it was refused with. Ctrl-C ends wait and call."""
+        try:
+            while not self._may_go.wait(longest_wait()):
+                pass
+        except BaseException:
+            self.future.give_up()
+            raise
+        attempts = self.attempts
+        if attempts is None or self.future.done():
+            raise self.why()
+        return attempts
+
+    def why(self) -> BaseException:
+        """What it ended with, without its caller's doing."""
+        error = None if self.future.cancelled() else self.future.exception(0)
+        return error or Closed("the throttler was closed before this stream could begin")
+
+    def begin(self, attempts: Attempts, heard: Heard, counted: Optional[int]) -> Seat:
+        """Content came after *counted* input tokens: settle those, lend the place to riders."""
+        lane, seat = self.home, Seat()
+        with lane.mutex:
+            if self.ended:  # its time was up in this very moment
+                return seat
+            self.begun = True
+            lender = attempts.lender
+            if lender is not None:
+                seat.open(lender)
+                attempts.lender = Held(seat)
+        lane.accounts.begun(attempts, heard, counted)
+        return seat

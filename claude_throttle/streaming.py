@@ -1,0 +1,240 @@
+"""Streams on the inside: how one is opened, what it holds, how it ends.
+
+Its reader has a :class:`claude_throttle.stream.MessageStream`, which refers to this and is never
+referred to: so it is collected as soon as nobody reads it any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+
+from claude_throttle import refusals
+from claude_throttle.errors import Closed
+from claude_throttle.flow.abandoned import Abandoned
+from claude_throttle.flow.attempts import Attempts
+from claude_throttle.flow.cost import Usage
+from claude_throttle.flow.seat import Entry, OpenPermits
+from claude_throttle.flow.settlement import Outcome, busy, busy_with, settle
+from claude_throttle.flow.stream_call import StreamCall
+from claude_throttle.pacing.guess import BYTES_PER_TOKEN
+from claude_throttle.transport import sdk
+from claude_throttle.transport.accumulate import Accumulated
+from claude_throttle.transport.answers import broken
+from claude_throttle.transport.streamed import StreamedAnswer, StreamEnded
+
+if TYPE_CHECKING:
+    from claude_throttle.access import Access
+    from claude_throttle.flow.call import Call
+    from claude_throttle.rooms import Rooms
+
+
+class Desk(NamedTuple):
+    """What all streams of one process have in common."""
+
+    rooms: Rooms
+    access: Access
+    open_permits: OpenPermits
+    abandoned: Abandoned
+
+
+class OpenStream:
+    """One stream on the wire, from its first content on. Read by one thread at a time.
+
+    It may be closed by any thread, also while another one is in the midst of a read.
+    """
+
+    def __init__(self, desk: Desk, call: StreamCall, answer: StreamedAnswer) -> None:
+        #: It has left.
+        self.call = call
+        self.received = Accumulated()
+        #: Why it ended before its end; None if it did not, or by close().
+        self.error: Optional[BaseException] = None
+        self.request_id: Optional[str] = None
+        self._desk = desk
+        self._answer = answer
+        self._pid = os.getpid()
+        self._ready: deque[dict[str, Any]] = deque()
+        # Held by whoever reads from the connection, or closes it; nobody waits for it.
+        self._in_use = threading.Lock()
+        # Whoever pops it does the closing: a list's pop is atomic.
+        self._unsettled = [True]
+        self._watched = False
+        self._entry: Optional[Entry] = None
+        self._busy: list[Call] = []
+
+    def open(self, attempts: Attempts) -> None:
+        """Send it, and read on to the first content; raises what went wrong."""
+        call = self.call
+        try:
+            with busy_with(call):
+                self._open(attempts)
+        except StreamEnded as end:
+            self._settle(end.outcome)
+            self._answer.close()
+            raise self._why(end.outcome) from None
+        except BaseException as error:
+            # Ctrl-C, or a bug: whatever it is, nothing of it is left behind.
+            self._settle(Outcome(error=_given_up(error, attempts)))
+            self._answer.close()
+            raise
+
+    def _open(self, attempts: Attempts) -> None:
+        call, answer, desk = self.call, self._answer, self._desk
+        call.future.set_running_or_notify_cancel()
+        attempts.announce()
+        events = answer.open()
+        self.request_id = answer.request_id
+        for event in events[:-1]:
+            self._take_in(event)
+        usage = self.received.usage()
+        counted = usage and usage.counted_input_tokens(call.home.counts_cache_reads)
+        self._seat = call.begin(attempts, answer.heard, counted)
+        attempts.when_stopped = self.close
+        if attempts.stopped:
+            raise StreamEnded(Outcome(error=attempts.stopped_by))
+        self._watched = True
+        desk.abandoned.opened()
+        desk.access.answered(call, attempts.stamp.at)
+        answer.expect(call.timeout)
+        self._sit_down()
+        self._take_in(events[-1])
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will be read from the wire."""
+        return not self._unsettled
+
+    def next(self) -> Optional[dict[str, Any]]:
+        """The next event; None after the last. Raises what ended it."""
+        if self._pid != os.getpid():
+            raise refusals.forked(self.call)
+        if not self._in_use.acquire(blocking=False):
+            raise RuntimeError("another thread is reading from this stream, or closing it")
+        try:
+            return self._next()
+        except StreamEnded as end:
+            if self.ended and self.error is None:
+                raise Closed("this stream was closed while it was being read", sent=True) from None
+            self._settle(end.outcome)
+            raise self._why(end.outcome) from None
+        except BaseException as error:
+            self._settle(Outcome(error=_given_up(error, self.call.attempts)))
+            raise
+        finally:
+            self._in_use.release()
+            self._let_go_if_ended()
+
+    def _let_go_if_ended(self) -> None:
+        """Whoever was in the midst of a read, or of this, does it afterwards."""
+        if self.ended and self._in_use.acquire(blocking=False):
+            try:
+                self._answer.close()
+            finally:
+                self._in_use.release()
+
+    def _next(self) -> Optional[dict[str, Any]]:
+        if self.error is not None:
+            raise self.error
+        if not self._ready:
+            if self.ended:
+                return None
+            self._sit_down()
+            self._take_in(self._answer.next())
+        return self._ready.popleft()
+
+    def _take_in(self, event: dict[str, Any]) -> None:
+        try:
+            self.received.add(event)
+        except ValueError as error:
+            raise StreamEnded(Outcome(error=broken(str(error), self._answer.request_id))) from None
+        self._ready.append(event)
+        if self.received.complete:
+            self._answer.finish()
+            self._learn()
+            self._settle(Outcome(status=200, request_id=self.request_id))
+
+    def _learn(self) -> None:
+        usage, call = self.received.usage(), self.call
+        if usage is not None and self.received.counted:
+            self._desk.rooms.of_call(call).learn(call, usage)
+
+    def _sit_down(self) -> None:
+        """Calls made by this thread ride on its place, wherever it was opened."""
+        entry = self._entry
+        if entry is None or entry[0] is not threading.current_thread():
+            self._stand_up()
+            self._entry = self._desk.open_permits.add(self._seat)
+            self._busy = busy.calls
+            self._busy.append(self.call)
+
+    def _stand_up(self) -> None:
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            self._desk.open_permits.remove(entry)
+            with contextlib.suppress(ValueError):
+                self._busy.remove(self.call)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End it now, if it has not ended. From any thread; never waits for the server."""
+        if self._pid != os.getpid() or self.ended:
+            return
+        attempts = self.call.attempts
+        self._answer.hang_up()
+        stopped_by = None if attempts is None else attempts.stopped_by
+        self._settle(Outcome(error=stopped_by, status=200, request_id=self.request_id))
+        self._let_go_if_ended()
+
+    def drop(self) -> None:
+        """Have it closed soon, by another thread. Takes no lock."""
+        if self._pid == os.getpid() and not self.ended:
+            self._desk.abandoned.drop(self)
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Book what it took and give its place back, once."""
+        try:
+            self._unsettled.pop()
+        except IndexError:
+            return
+        self._stand_up()
+        self.error = outcome.error
+        if self.call.begun:
+            outcome = outcome._replace(usage=self._took())
+        settle(self.call, outcome)
+        if self._watched:
+            self._desk.abandoned.closed()
+
+    def _took(self) -> Optional[Usage]:
+        """What the server counted; of an answer it never counted, what could be seen of it."""
+        usage = self.received.usage()
+        if usage is None or self.received.counted:
+            return usage
+        seen = int(self.received.written_bytes / BYTES_PER_TOKEN)
+        return usage._replace(output_tokens=max(usage.output_tokens, seen))
+
+    def message(self) -> Any:
+        """What was received so far, as its reader wants it; None before it began."""
+        snapshot = self.received.snapshot()
+        if snapshot is None or self.call.raw:
+            return snapshot
+        return sdk.build_message(snapshot, self.request_id)
+
+    def _why(self, outcome: Outcome) -> BaseException:
+        """The error for its reader, with what was received."""
+        error = outcome.error or self.call.why()
+        error.partial_message = self.message()  # type: ignore[attr-defined]
+        self.error = error
+        return error
+
+
+def _given_up(error: BaseException, attempts: Optional[Attempts]) -> BaseException:
+    if isinstance(error, Exception):
+        return error
+    return Closed("the caller gave up", sent=attempts is not None and attempts.on_the_wire)
