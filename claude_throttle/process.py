@@ -25,6 +25,7 @@ from claude_throttle.flow.lane import Lane
 from claude_throttle.flow.seat import OpenPermits
 from claude_throttle.flow.senders import Senders
 from claude_throttle.flow.settlement import Outcome, busy, busy_with, settle
+from claude_throttle.flow.waiting import wait_until_done
 from claude_throttle.metrics.stats import Recorder, Stats
 from claude_throttle.observer import Listener, Observer
 from claude_throttle.pacing.concurrency import Concurrency
@@ -250,8 +251,7 @@ class Process:
         return self._wait_until_done(timeout)
 
     def _wait_until_done(self, timeout: Optional[float]) -> int:
-        give_up_at = None if timeout is None else self._clock.monotonic() + timeout
-        return sum(lane.wait_until_done(give_up_at) for lane in self.lanes())
+        return wait_until_done(self.lanes(), self._clock.monotonic, timeout, refusals.closed)
 
     def close(self, timeout: Optional[float], cancel_pending: bool) -> None:
         """Drain, then end what is left."""

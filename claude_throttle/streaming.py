@@ -75,7 +75,7 @@ class OpenStream:
         except StreamEnded as end:
             self._settle(end.outcome)
             self._answer.close()
-            raise self._why(end.outcome) from None
+            raise self._why(end.outcome.error) from None
         except BaseException as error:
             # Ctrl-C, or a bug: whatever it is, nothing of it is left behind.
             self._settle(Outcome(error=_given_up(error, attempts)))
@@ -120,9 +120,10 @@ class OpenStream:
             return self._next()
         except StreamEnded as end:
             if self.ended and self.error is None:
-                raise Closed("this stream was closed while it was being read", sent=True) from None
+                error = Closed("this stream was closed while it was being read", sent=True)
+                raise self._why(error) from None
             self._settle(end.outcome)
-            raise self._why(end.outcome) from None
+            raise self._why(end.outcome.error) from None
         except BaseException as error:
             self._settle(Outcome(error=_given_up(error, self.call.attempts)))
             raise
@@ -140,7 +141,7 @@ class OpenStream:
 
     def _next(self) -> Optional[dict[str, Any]]:
         if self.error is not None:
-            raise self.error
+            raise self._why(self.error)
         if not self._ready:
             if self.ended:
                 return None
@@ -170,6 +171,7 @@ class OpenStream:
         if entry is None or entry[0] is not threading.current_thread():
             self._stand_up()
             self._entry = self._desk.open_permits.add(self._seat)
+            self.call.reader = self._entry[0]
             self._busy = busy.calls
             self._busy.append(self.call)
 
@@ -226,11 +228,11 @@ class OpenStream:
             return snapshot
         return sdk.build_message(snapshot, self.request_id)
 
-    def _why(self, outcome: Outcome) -> BaseException:
+    def _why(self, error: Optional[BaseException]) -> BaseException:
         """The error for its reader, with what was received."""
-        error = outcome.error or self.call.why()
-        error.partial_message = self.message()  # type: ignore[attr-defined]
-        self.error = error
+        error = self.error = error or self.call.why()
+        if not hasattr(error, "partial_message"):
+            error.partial_message = self.message()  # type: ignore[attr-defined]
         return error
 
 

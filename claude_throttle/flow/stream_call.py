@@ -21,7 +21,7 @@ from claude_throttle.flow.seat import Held, Seat
 class StreamCall(Call):
     """One streamed request on its way. Knows nothing of who reads it: he may be dropped."""
 
-    __slots__ = ("_may_go", "begun")
+    __slots__ = ("_may_go", "begun", "reader")
 
     streams = True
 
@@ -29,9 +29,16 @@ class StreamCall(Call):
         super().__init__(**what)
         #: Content came: it is not sent again, and no deadline ends it.
         self.begun = False
+        #: Who read from it last.
+        self.reader: Optional[threading.Thread] = None
         may_go = self._may_go = threading.Event()
         # Refused, cancelled, out of time: whatever ends it, its caller need not wait any more.
         self.future.add_done_callback(lambda _: may_go.set())
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether the thread that read from it is no more."""
+        return self.begun and self.reader is not None and not self.reader.is_alive()
 
     def leave(self) -> None:
         self._may_go.set()

@@ -30,6 +30,11 @@ STATUS_BY_TYPE = {
 #: For types that nobody knows yet: they "will grow over time" (errors page).
 UNKNOWN_STATUS = 500
 
+#: Seconds that the lane pauses for a rate limit met within an answer; the API names none there.
+RATE_LIMIT_SECONDS = 5.0
+
+_KEPT = ("request-id", "anthropic-ratelimit-")
+
 
 class InStreamError(Exception):
     """The stream brought an ``error`` event. Looks to ``PacedRetry`` like the refusal it is."""
@@ -51,10 +56,11 @@ class InStreamError(Exception):
 
 
 def _told_in(headers: Mapping[str, str], status: int) -> dict[str, str]:
-    """What the head of a 200 says about its later error: nothing about when to come back.
+    """What can be known of an error within an answer: its limits, as they were when it began.
 
-    Its limits were as they stood before it, and were read already. A 429 outside that names no
-    time is a spend limit; here it never names one, and only its code can tell that.
+    A 429 outside that names no time is a spend limit. Here none ever names one.
     """
-    kept = {name.lower(): text for name, text in headers.items() if name.lower() == "request-id"}
-    return {**kept, "x-should-retry": "true"} if status == 429 else kept
+    told = {name.lower(): text for name, text in headers.items() if name.lower().startswith(_KEPT)}
+    if status == 429:
+        told["retry-after-ms"] = f"{RATE_LIMIT_SECONDS * 1000:.0f}"
+    return told
