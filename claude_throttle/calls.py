@@ -126,12 +126,11 @@ class Calls:
         """Send one call in this thread, and return when its answer begins to come.
 
         ``with throttler.stream(…) as stream: for text in stream.text_stream: …``; the rest is
-        told at :class:`MessageStream`. Until its first content (before it, there is only
-        ``message_start``) refusals and errors are retried as those of any call. Then the answer
-        holds its place in flight, and nothing is sent again. *timeout*: seconds until the first
-        content, queue and retries included; from then on, seconds without a sign of life (pings
-        are one; without a timeout 120). It bounds no whole answer. Raises what submit() and its
-        future would raise.
+        told at :class:`MessageStream`. Refusals and errors are retried as those of any call until
+        content comes, also while it is read: a second ``message_start`` is left out then. Once
+        content has begun nothing is sent again. *timeout*: seconds until content, queue and
+        retries included; after that, seconds without a sign of life (pings are one; 120 without
+        a timeout). It bounds no whole answer. Raises what submit() and its future would raise.
         """
         self._settings.require_key()
         params.pop("stream", None)

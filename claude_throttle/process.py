@@ -144,7 +144,7 @@ class Process:
             raise refusals.no_place(call, seconds, block) from None
 
     def stream(self, params: Mapping[str, Any], **options: Any) -> MessageStream:
-        """Queue one call, carry it in this thread, return when its content begins."""
+        """Queue one call, carry it in this thread, return with its first event."""
         from claude_throttle.stream import open_stream  # only for who streams
         from claude_throttle.streaming import Desk
 

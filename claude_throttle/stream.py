@@ -18,17 +18,20 @@ class MessageStream:
     """One streamed answer: iterate it, or its ``text_stream``, in a ``with`` block.
 
     Yields ``anthropic.types`` events (``RawMessageStartEvent`` …), or dicts with ``raw=True``;
-    pings are left out. It holds a place in flight until its last event, its end or ``close()``;
-    calls made meanwhile by the thread that reads it ride on that place, and are only paced.
+    pings are left out. It holds a place in flight until its last event, its end or ``close()``.
+    Calls, permits and streams made meanwhile by the thread that reads it ride on that place: they
+    are only paced, one at a time, and cannot wait for it.
 
-    What breaks it raises, once it is read so far, the official SDK's exceptions, by the type of
-    an ``error`` event (``overloaded_error``: ``OverloadedError``), ``anthropic.APITimeoutError``
-    after silence, :class:`BrokenAnswer` if it ends without ``message_stop``, :class:`Closed` with
-    the throttler, :class:`Forked` in a child. Each has the message received so far as
-    ``partial_message``. Nothing is sent again once content has begun.
+    What breaks it is raised once it is read so far: the official SDK's exceptions, by the type of
+    an ``error`` event (``overloaded_error``: status 529, also within the 200),
+    ``anthropic.APITimeoutError`` after silence, :class:`DeadlineExceeded` before content,
+    :class:`BrokenAnswer` if it ends without ``message_stop``, :class:`Closed` with the throttler,
+    :class:`Forked` in a child. Each has the message received so far as ``partial_message``, or
+    None.
 
-    Read it from one thread at a time, any; ``close()`` may come from any other. One that is
-    dropped is closed soon after it was garbage collected, by another thread.
+    Read it from one thread at a time, any (a second one gets RuntimeError); ``close()`` may come
+    from any other. One that is left early is booked by what the server counted and what could be
+    seen of its output. One that is dropped is closed by another thread soon after.
     """
 
     __slots__ = ("__weakref__", "_inner")
@@ -117,11 +120,11 @@ class MessageStream:
 
 
 def open_stream(desk: Desk, wire: Wire, accept: Callable[..., StreamCall]) -> MessageStream:
-    """Queue a call by *accept*, carry it in this thread, and return when its content begins."""
+    """Queue a call by *accept*, carry it in this thread, and return with its first event."""
     call = accept(StreamCall)
     if not call.raw:
         sdk.begin_import()
     attempts = call.wait()
-    inner = OpenStream(desk, call, StreamedAnswer(wire, call, attempts))
-    inner.open(attempts)
+    inner = OpenStream(desk, call, attempts, StreamedAnswer(wire, call, attempts))
+    inner.open()
     return MessageStream(inner)

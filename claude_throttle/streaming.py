@@ -17,7 +17,7 @@ from claude_throttle.errors import Closed
 from claude_throttle.flow.abandoned import Abandoned
 from claude_throttle.flow.attempts import Attempts
 from claude_throttle.flow.cost import Usage
-from claude_throttle.flow.seat import Entry, OpenPermits
+from claude_throttle.flow.seat import Entry, OpenPermits, Seat
 from claude_throttle.flow.settlement import Outcome, busy, busy_with, settle
 from claude_throttle.flow.stream_call import StreamCall
 from claude_throttle.pacing.guess import BYTES_PER_TOKEN
@@ -41,13 +41,19 @@ class Desk(NamedTuple):
     abandoned: Abandoned
 
 
+#: What may come before content.
+PRELUDE = frozenset({"message_start"})
+
+
 class OpenStream:
-    """One stream on the wire, from its first content on. Read by one thread at a time.
+    """One stream on the wire. Read by one thread at a time.
 
     It may be closed by any thread, also while another one is in the midst of a read.
     """
 
-    def __init__(self, desk: Desk, call: StreamCall, answer: StreamedAnswer) -> None:
+    def __init__(
+        self, desk: Desk, call: StreamCall, attempts: Attempts, answer: StreamedAnswer
+    ) -> None:
         #: It has left.
         self.call = call
         self.received = Accumulated()
@@ -55,6 +61,7 @@ class OpenStream:
         self.error: Optional[BaseException] = None
         self.request_id: Optional[str] = None
         self._desk = desk
+        self._attempts = attempts
         self._answer = answer
         self._pid = os.getpid()
         self._ready: deque[dict[str, Any]] = deque()
@@ -62,46 +69,54 @@ class OpenStream:
         self._in_use = threading.Lock()
         # Whoever pops it does the closing: a list's pop is atomic.
         self._unsettled = [True]
-        self._watched = False
+        #: The attempt whose events are being read; 0 before the first.
+        self._attempt = 0
+        self._seat = Seat()
         self._entry: Optional[Entry] = None
         self._busy: list[Call] = []
 
-    def open(self, attempts: Attempts) -> None:
-        """Send it, and read on to the first content; raises what went wrong."""
+    def open(self) -> None:
+        """Send it, and read its first event; raises what went wrong."""
         call = self.call
         try:
             with busy_with(call):
-                self._open(attempts)
+                call.future.set_running_or_notify_cancel()
+                self._attempts.announce()
+                first = self._answer.open()
+                self._lend()
+                self._take_in(first)
         except StreamEnded as end:
             self._settle(end.outcome)
             self._answer.close()
             raise self._why(end.outcome.error) from None
         except BaseException as error:
             # Ctrl-C, or a bug: whatever it is, nothing of it is left behind.
-            self._settle(Outcome(error=_given_up(error, attempts)))
+            self._give_up(error)
             self._answer.close()
             raise
 
-    def _open(self, attempts: Attempts) -> None:
-        call, answer, desk = self.call, self._answer, self._desk
-        call.future.set_running_or_notify_cancel()
-        attempts.announce()
-        events = answer.open()
-        self.request_id = answer.request_id
-        for event in events[:-1]:
-            self._take_in(event)
-        usage = self.received.usage()
-        counted = usage and usage.counted_input_tokens(call.home.counts_cache_reads)
-        self._seat = call.begin(attempts, answer.heard, counted)
+    def _lend(self) -> None:
+        """An attempt is being answered."""
+        attempts = self._attempts
+        self._stand_up()
+        self.request_id = self._answer.request_id
+        self._seat = self.call.lend(attempts)
         attempts.when_stopped = self.close
         if attempts.stopped:
             raise StreamEnded(Outcome(error=attempts.stopped_by))
-        self._watched = True
-        desk.abandoned.opened()
-        desk.access.answered(call, attempts.stamp.at)
-        answer.expect(call.timeout)
+        if not self._attempt:
+            self._desk.abandoned.opened()
+        self._attempt = attempts.number
         self._sit_down()
-        self._take_in(events[-1])
+
+    def _begin(self) -> None:
+        """Its content begins."""
+        call, answer = self.call, self._answer
+        usage = self.received.usage()
+        counted = usage and usage.counted_input_tokens(call.home.counts_cache_reads)
+        call.begin(self._attempts, answer.heard, counted)
+        answer.begin(call.timeout)
+        self._desk.access.answered(call, self._attempts.stamp.at)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -119,13 +134,10 @@ class OpenStream:
         try:
             return self._next()
         except StreamEnded as end:
-            if self.ended and self.error is None:
-                error = Closed("this stream was closed while it was being read", sent=True)
-                raise self._why(error) from None
             self._settle(end.outcome)
             raise self._why(end.outcome.error) from None
         except BaseException as error:
-            self._settle(Outcome(error=_given_up(error, self.call.attempts)))
+            self._give_up(error)
             raise
         finally:
             self._in_use.release()
@@ -146,10 +158,25 @@ class OpenStream:
             if self.ended:
                 return None
             self._sit_down()
-            self._take_in(self._answer.next())
+            self._read()
         return self._ready.popleft()
 
+    def _read(self) -> None:
+        event = self._answer.next()
+        if self._attempts.number != self._attempt:
+            # Refused before its content, and sent again. Its reader has had a message_start.
+            self.received = Accumulated()
+            self._lend()
+            self._take_in(event)
+            if event["type"] in PRELUDE:
+                self._ready.clear()
+                self._read()
+            return
+        self._take_in(event)
+
     def _take_in(self, event: dict[str, Any]) -> None:
+        if not self.call.begun and event["type"] not in PRELUDE:
+            self._begin()
         try:
             self.received.add(event)
         except ValueError as error:
@@ -188,11 +215,24 @@ class OpenStream:
         """End it now, if it has not ended. From any thread; never waits for the server."""
         if self._pid != os.getpid() or self.ended:
             return
-        attempts = self.call.attempts
-        self._answer.hang_up()
-        stopped_by = None if attempts is None else attempts.stopped_by
+        # Others may have stopped it: with the throttler, by its deadline.
+        stopped_by = self._attempts.stopped_by
+        self._stop(Closed("this stream was closed while it was being read", sent=True))
         self._settle(Outcome(error=stopped_by, status=200, request_id=self.request_id))
         self._let_go_if_ended()
+
+    def _stop(self, error: BaseException) -> None:
+        """Whoever reads, or waits for another turn, gets *error*."""
+        self._attempts.when_stopped = None
+        self._attempts.stop(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        """By Ctrl-C, or a bug."""
+        if not isinstance(error, Exception):
+            error = Closed("the caller gave up", sent=self._attempts.on_the_wire)
+        if not self.ended:
+            self._stop(error)
+            self._settle(Outcome(error=error))
 
     def drop(self) -> None:
         """Have it closed soon, by another thread. Takes no lock."""
@@ -207,10 +247,10 @@ class OpenStream:
             return
         self._stand_up()
         self.error = outcome.error
-        if self.call.begun:
+        if self.call.begun or outcome.error is None:
             outcome = outcome._replace(usage=self._took())
         settle(self.call, outcome)
-        if self._watched:
+        if self._attempt:
             self._desk.abandoned.closed()
 
     def _took(self) -> Optional[Usage]:
@@ -234,9 +274,3 @@ class OpenStream:
         if not hasattr(error, "partial_message"):
             error.partial_message = self.message()  # type: ignore[attr-defined]
         return error
-
-
-def _given_up(error: BaseException, attempts: Optional[Attempts]) -> BaseException:
-    if isinstance(error, Exception):
-        return error
-    return Closed("the caller gave up", sent=attempts is not None and attempts.on_the_wire)

@@ -9,8 +9,9 @@
 7. ``accounts.py``    what it took and what the server said (``heard.py``), booked as it ends
 8. ``settlement.py``  where every call ends, exactly once
 9. ``permit.py``      the same way without the wire
-10. ``events.py``     what happened, told in the past tense
-11. ``clock.py``      the only reader of time
+10. ``stream_call.py`` the same way in the caller's own thread (``abandoned.py``: what he drops)
+11. ``events.py``     what happened, told in the past tense
+12. ``clock.py``      the only reader of time
 
 The corridor knows no room. What it needs of them, ``rooms.py`` names as Protocols.
 """

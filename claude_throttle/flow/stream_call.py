@@ -1,8 +1,8 @@
 """A call that its own caller carries: its answer comes in pieces.
 
-Until the content begins it is a call like any other: it waits for its turn, is refused, waits
-again. From then on its place in flight is lent to the calls its reader makes (``seat.py``), its
-deadline has been kept, and only its end is still to be told.
+Until its content begins it is a call like any other: it waits for its turn, is refused, waits
+again. From then on its deadline has been kept, and only its end is still to be told. While its
+answer comes, its place in flight is lent to the calls that its reader makes (``seat.py``).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class StreamCall(Call):
     @property
     def forgotten(self) -> bool:
         """Whether the thread that read from it is no more."""
-        return self.begun and self.reader is not None and not self.reader.is_alive()
+        return self.reader is not None and not self.reader.is_alive()
 
     def leave(self) -> None:
         self._may_go.set()
@@ -65,16 +65,18 @@ class StreamCall(Call):
         error = None if self.future.cancelled() else self.future.exception(0)
         return error or Closed("the throttler was closed before this stream could begin")
 
-    def begin(self, attempts: Attempts, heard: Heard, counted: Optional[int]) -> Seat:
-        """Content came after *counted* input tokens: settle those, lend the place to riders."""
-        lane, seat = self.home, Seat()
-        with lane.mutex:
-            if self.ended:  # its time was up in this very moment
-                return seat
-            self.begun = True
+    def lend(self, attempts: Attempts) -> Seat:
+        """An answer comes: whoever reads it may use its place for calls of his own meanwhile."""
+        seat = Seat()
+        with self.home.mutex:
             lender = attempts.lender
             if lender is not None:
                 seat.open(lender)
                 attempts.lender = Held(seat)
-        lane.accounts.begun(attempts, heard, counted)
         return seat
+
+    def begin(self, attempts: Attempts, heard: Heard, counted: Optional[int]) -> None:
+        """Content came after *counted* input tokens: settle those, and take in what was *heard*."""
+        with self.home.mutex:
+            self.begun = not self.ended  # its time may be up in this very moment
+        self.home.accounts.begun(attempts, heard, counted)

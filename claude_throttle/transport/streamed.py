@@ -40,9 +40,6 @@ LAST_BYTES_SECONDS = 0.25
 #: Bytes asked of a body that is not chunked.
 READ_BYTES = 65_536
 
-#: What may come before content.
-_PRELUDE = frozenset({"message_start"})
-
 
 class StreamEnded(Exception):
     """It is over, and *outcome* tells how. Kept inside: its reader is given the error in it."""
@@ -81,19 +78,14 @@ class StreamedAnswer:
 
     # -- until content begins --------------------------------------------------------------------
 
-    def open(self) -> list[dict[str, Any]]:
-        """Send it, as often as the rules allow; the events up to its first content.
-
-        Raises :class:`StreamEnded`.
-        """
+    def open(self) -> dict[str, Any]:
+        """Send it, as often as the rules allow; its first event. Raises :class:`StreamEnded`."""
         while True:
             self._send()
             try:
-                return self._until_content()
-            except InStreamError as error:
-                self._send_again(error, response=error)
-            except ReadTimeoutError as error:
-                self._send_again(error, error=error)
+                return self._next()
+            except (InStreamError, ReadTimeoutError) as error:
+                self._wait_for_another_turn(error)
 
     def _send(self) -> None:
         self._decoder, self._ready = Decoder(), deque()
@@ -105,23 +97,18 @@ class StreamedAnswer:
             raise StreamEnded(self._wire.refused(response, self._exchange, self.request_id))
         self._chunks = _chunks(response.raw)
 
-    def _until_content(self) -> list[dict[str, Any]]:
-        events = []
-        while True:
-            events.append(self._next())
-            if events[-1].get("type") not in _PRELUDE:
-                self._begun = True
-                return events
-
-    def _send_again(self, why: Exception, **refusal: Any) -> None:
-        """Wait for another turn; raises StreamEnded if there is none."""
+    def _wait_for_another_turn(self, why: Exception) -> None:
+        """Raises StreamEnded if there is none."""
         response, exchange = self._response, self._exchange
         retry = getattr(getattr(response, "raw", None), "retries", None)
         if not isinstance(retry, PacedRetry):  # nothing was sent by urllib3
             retry = PacedRetry.of(exchange)
         self.close()
         try:
-            retry = retry.increment("POST", self._wire.url, **refusal)
+            if isinstance(why, InStreamError):
+                retry = retry.increment("POST", self._wire.url, response=why)
+            else:
+                retry = retry.increment("POST", self._wire.url, error=why)
             exchange.retries_left = int(retry.total or 0)
             with contextlib.suppress(Unwound):
                 retry.sleep()
@@ -132,8 +119,9 @@ class StreamedAnswer:
 
     # -- event by event --------------------------------------------------------------------------
 
-    def expect(self, seconds: Optional[float]) -> None:
-        """From now on so many seconds without a byte are its end."""
+    def begin(self, seconds: Optional[float]) -> None:
+        """Content came: nothing is sent again, so many seconds without a byte are its end."""
+        self._begun = True
         self._patience = SILENCE_SECONDS if seconds is None else seconds
         self._set_timeout(self._patience)
 
@@ -143,17 +131,25 @@ class StreamedAnswer:
             connection.expect(seconds)
 
     def next(self) -> dict[str, Any]:
-        """The next event. Raises :class:`StreamEnded`."""
+        """The next event; before content, perhaps the first of another attempt.
+
+        Raises :class:`StreamEnded`.
+        """
         try:
             return self._next()
-        except InStreamError as error:
-            # Too late for another try, not for the pace to hear of it.
+        except (InStreamError, ReadTimeoutError) as error:
+            if self._begun:
+                raise StreamEnded(self._too_late(error)) from None
+            self._wait_for_another_turn(error)
+        return self.open()
+
+    def _too_late(self, error: Exception) -> Outcome:
+        """For another try, not for the pace to hear of it."""
+        if isinstance(error, InStreamError):
             self._exchange.retries_left = 0
             with contextlib.suppress(Exception):
                 PacedRetry.of(self._exchange).increment(response=error)
-            raise StreamEnded(self._outcome(error)) from None
-        except ReadTimeoutError as error:
-            raise StreamEnded(self._outcome(error)) from None
+        return self._outcome(error)
 
     def _next(self) -> dict[str, Any]:
         while not self._ready:

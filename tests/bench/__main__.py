@@ -21,6 +21,7 @@ from tests.bench import (
     refusals,
     reserving,
     sharing,
+    streams,
 )
 from tests.bench.figures import Figure, print_table
 
@@ -35,6 +36,7 @@ ROWS = {
     "cpu-raw": ("raw=True against requests from 32 threads", cost.raw),
     "cpu-typed": ("typed against the official SDK from 32 threads", cost.typed),
     "latency": ("an idle throttler against Session.post", cost.latency),
+    "stream": ("stream() against raw requests", streams.first_event),
     "gaps": ("departures at 10,000 RPM, anthropic loaded", gaps.departures),
     "queued": ("100,000 queued calls", memory.queued),
     "many": ("200,000 calls through one throttler", memory.many_calls),

@@ -98,6 +98,7 @@ def test_input_is_settled_as_it_begins_and_output_at_the_end(fake, throttle, man
     throttler = throttle(server, rpm=None, itpm=600, otpm=1200, clock=manual)
     lane = throttler._process().room(ask()["model"]).lane
     with throttler.stream(**ask("x" * 1800)) as stream:
+        next(stream.text_stream)
         (attempts,) = lane.out
         assert (attempts.counted, attempts.held.input_tokens) == (10, 0)
         assert attempts.held.output_tokens > 5
@@ -113,7 +114,8 @@ def test_limits_are_learned_from_its_headers_before_it_ends(fake, throttle):
     server = fake(rpm=600, itpm=50_000)
     server.script(Streamed(at=4, wrong="stall"))
     throttler = throttle(server, rpm=None, burst=None)
-    with throttler.stream(**ask()):
+    with throttler.stream(**ask()) as stream:
+        next(stream.text_stream)
         (lane,) = throttler.limits().values()
         assert {q.kind: q.in_force for q in lane.quotas}["input_tokens"] == 50_000
 

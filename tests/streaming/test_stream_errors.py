@@ -17,7 +17,7 @@ from claude_throttle import (
     LanePaused,
     RetryScheduled,
 )
-from claude_throttle.testing import Garbage, Reply, Reset, Streamed, StreamError
+from claude_throttle.testing import Garbage, Ok, Reply, Reset, Streamed, StreamError
 from claude_throttle.transport import in_stream, streamed
 from tests.flow.test_cancel_and_deadline import wait_until
 
@@ -110,7 +110,8 @@ def test_a_probe_that_begins_to_answer_closes_the_circuit(fake, throttle, manual
     for _ in range(5):
         failed(throttler)
     manual.advance(60)
-    with throttler.stream(**ask()):
+    with throttler.stream(**ask()) as stream:
+        next(stream.text_stream)
         (lane,) = throttler.limits().values()
         assert lane.circuit == "closed"
 
@@ -229,6 +230,50 @@ def test_pings_are_a_sign_of_life(fake, throttle):
     assert throttle(server).stats().failed_total == 0
 
 
+def test_message_start_comes_at_once_and_once(fake, throttle):
+    """Content may be long in coming, and the attempt it comes with another one."""
+    server = fake()
+    refused = Streamed(events=(START, error("overloaded_error")), seconds_between=0.2)
+    server.script(refused, Ok(), refused)
+    throttler = throttle(server, max_concurrency=1)
+    with throttler.stream(**ask()) as stream:
+        first = next(stream)
+        assert (first.type, first.message.id) == ("message_start", "msg_1")
+        assert len(server.arrivals) == 1
+        # Its place is lent already, and that of the next attempt will be.
+        assert throttler.call(timeout=10, **ask("a"))
+        assert next(stream).type == "content_block_start"
+        assert throttler.call(timeout=10, **ask("b"))
+        assert "message_start" not in [event.type for event in stream]
+        assert stream.get_final_message().id != "msg_1"
+        assert stream.get_final_message()._request_id == stream.request_id
+    assert permits_in_use(throttler) == 0
+    assert throttler.stats().retried == 2
+
+
+def test_close_ends_a_wait_for_another_attempt(fake, throttle):
+    """From another thread; the turn it waited for is given up, too."""
+    server = fake()
+    server.script(Streamed(events=(START, error("overloaded_error"))), *[Reply(529)] * 20)
+    throttler = throttle(server, max_concurrency=1, max_retries=20)
+    stream, errors = throttler.stream(**ask()), []
+
+    def read():
+        with pytest.raises(Closed) as info:
+            list(stream)
+        errors.append(info.value)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    wait_until(lambda: throttler.stats().retried)
+    stream.close()
+    thread.join(10)
+    assert errors
+    wait_until(lambda: permits_in_use(throttler) == 0)
+    assert throttler.stats().in_flight == 0
+    assert not throttler._process().room(ask()["model"]).lane.backlog.waiting_locked()
+
+
 @pytest.mark.parametrize("at", [0, 1])
 def test_the_wait_for_content_ends_by_its_timeout(fake, throttle, at):
     """Whether nothing came, or only message_start."""
@@ -267,6 +312,22 @@ def test_a_read_timeout_before_content_is_retried_if_allowed(fake, throttle, mon
     with throttle(server, retry_read_timeouts=True).stream(**ask()) as stream:
         assert stream.get_final_text() == "echo: hello"
     assert len(server.arrivals) == 3
+
+
+def test_ctrl_c_in_a_wait_for_another_attempt(fake, throttle, monkeypatch):
+    """The turn that was waited for does not come, and keeps no place."""
+    server = fake()
+    server.script(Reply(529), Reply(529))
+    throttler = throttle(server, max_concurrency=1)
+    lane = throttler._process().room(ask()["model"]).lane
+    with monkeypatch.context() as patch:
+        patch.setattr("claude_throttle.flow.attempts.RetryTurn.wait", _interrupt)
+        with throttler.permit(model=ask()["model"]), pytest.raises(KeyboardInterrupt):
+            throttler.stream(**ask())
+    assert permits_in_use(throttler) == 0
+    assert not lane.backlog.waiting_locked()
+    assert not lane.out
+    assert throttler.stream(**ask()).get_final_text() == "echo: hello"
 
 
 def test_errors_pickle_with_what_was_received(fake, throttle):
