@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Callable, Optional
 
-from claude_throttle.errors import Closed
 from claude_throttle.flow.stream_call import StreamCall
 from claude_throttle.streaming import Desk, OpenStream
 from claude_throttle.transport import sdk
@@ -77,10 +76,6 @@ class MessageStream:
         Raises :class:`Closed` if it was left early.
         """
         self.until_done()
-        if not self._inner.received.complete:
-            error = Closed("this stream was closed before its end", sent=True)
-            error.partial_message = self._inner.message()  # type: ignore[attr-defined]
-            raise error
         return self._inner.message()
 
     def get_final_text(self) -> str:
@@ -89,7 +84,10 @@ class MessageStream:
         return self._inner.received.text()
 
     def close(self) -> None:
-        """Leave: close the connection, book what was received. Idempotent."""
+        """Leave: close the connection, book what was received. Idempotent.
+
+        Reading on, in whatever thread, raises :class:`Closed` unless the answer was whole.
+        """
         self._inner.close()
 
     def __enter__(self) -> MessageStream:

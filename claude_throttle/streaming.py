@@ -152,8 +152,8 @@ class OpenStream:
                 self._in_use.release()
 
     def _next(self) -> Optional[dict[str, Any]]:
-        if self.error is not None:
-            raise self._why(self.error)
+        if self.ended and not self.received.complete:
+            raise self._why(self.error or _closed())
         if not self._ready:
             if self.ended:
                 return None
@@ -217,7 +217,7 @@ class OpenStream:
             return
         # Others may have stopped it: with the throttler, by its deadline.
         stopped_by = self._attempts.stopped_by
-        self._stop(Closed("this stream was closed while it was being read", sent=True))
+        self._stop(_closed())
         self._settle(Outcome(error=stopped_by, status=200, request_id=self.request_id))
         self._let_go_if_ended()
 
@@ -274,3 +274,8 @@ class OpenStream:
         if not hasattr(error, "partial_message"):
             error.partial_message = self.message()  # type: ignore[attr-defined]
         return error
+
+
+def _closed() -> Closed:
+    """For whoever reads on: half an answer must not look like a whole one."""
+    return Closed("this stream was closed before its end", sent=True)

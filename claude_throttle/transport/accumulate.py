@@ -62,11 +62,13 @@ class Accumulated:
         """The message as it is now; None before it began."""
         if self.message is None:
             return None
-        for (index, field), parts in self._parts.items():
-            parts[:] = ["".join(parts)]
-            value = _parsed(parts[0]) if field == "input" and parts[0] else parts[0]
-            self.message["content"][index][field] = value or self.message["content"][index][field]
-        return {**self.message, "content": [dict(block) for block in self.message["content"]]}
+        # On copies: another thread may look while this one is being added to.
+        blocks = [dict(block) for block in self.message["content"]]
+        for (index, field), parts in list(self._parts.items()):
+            written = "".join(parts)
+            if written:
+                blocks[index][field] = _parsed(written) if field == "input" else written
+        return {**self.message, "content": blocks, "usage": dict(self.message["usage"])}
 
     def _start(self, event: Mapping[str, Any]) -> None:
         message = event.get("message")
