@@ -132,7 +132,7 @@ class Calls:
         retries included; after that, seconds without a sign of life (pings are one; 120 without
         a timeout). It bounds no whole answer. Raises what submit() and its future would raise.
         """
-        self._settings.require_key()
+        self._require_key()
         params.pop("stream", None)
         return self._process().stream(
             params,

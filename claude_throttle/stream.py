@@ -10,7 +10,6 @@ from claude_throttle.flow.stream_call import StreamCall
 from claude_throttle.streaming import Desk, OpenStream
 from claude_throttle.transport import sdk
 from claude_throttle.transport.http import Wire
-from claude_throttle.transport.streamed import StreamedAnswer
 
 
 class MessageStream:
@@ -123,6 +122,6 @@ def open_stream(desk: Desk, wire: Wire, accept: Callable[..., StreamCall]) -> Me
     if not call.raw:
         sdk.begin_import()
     attempts = call.wait()
-    inner = OpenStream(desk, call, attempts, StreamedAnswer(wire, call, attempts))
+    inner = OpenStream(desk, call, attempts, wire.streamed(call, attempts))
     inner.open()
     return MessageStream(inner)

@@ -28,6 +28,7 @@ from claude_throttle.testing import FakeClaude, Stall
 from claude_throttle.transport.canned import CANNED_TEXT
 
 from .conftest import MODEL, ask, echo, move_until_done
+from .flow.test_cancel_and_deadline import wait_until
 from .testing_room.asking import wait_for_arrivals
 
 
@@ -417,3 +418,54 @@ def test_moving_on_by_hand_ends_what_waits(make, manual):
         futures = [throttler.submit(**ask(f"{number}")) for number in range(10)]
         move_until_done(manual, futures)
         assert {text_of(future.result(0)) for future in futures} == {CANNED_TEXT}
+
+
+@pytest.mark.usefixtures("_no_network")
+@pytest.mark.parametrize("raw", [False, True], ids=["typed", "raw"])
+def test_a_stream_comes_in_pieces(raw):
+    """With everything that a stream has, and nothing of a wire."""
+    with Throttler(testing=True) as throttler:
+        throttler.testing_mode("Two words,\n and more. ")
+        with throttler.stream(**{**ask(), "raw": raw}) as stream:
+            pieces = list(stream.text_stream)
+            message = stream.get_final_message()
+            assert stream.request_id.startswith("req_testing_")
+        assert len(pieces) > 3
+        assert "".join(pieces) == "Two words,\n and more. "
+        usage = message["usage"] if raw else message.usage.model_dump()
+        assert usage["output_tokens"] > 1
+        with throttler.stream(**ask()) as left:
+            next(left)
+        assert throttler.stats().succeeded == 2
+        assert throttler.stats().in_flight == 0
+
+
+@pytest.mark.usefixtures("_no_network")
+def test_what_a_function_raises_is_how_a_stream_fails():
+    def fail(_params):
+        raise LookupError("no such answer")
+
+    with Throttler(testing=True) as throttler, throttler.testing_mode(fail):
+        with pytest.raises(LookupError, match="no such answer"):
+            throttler.stream(**ask())
+        assert throttler.stats().in_flight == 0
+
+
+@pytest.mark.usefixtures("_no_network")
+def test_a_stream_that_waits_ends_with_the_throttler():
+    throttler = Throttler(testing=True)
+    throttler.testing_mode(latency=60.0)
+    errors = []
+
+    def read():
+        try:
+            throttler.stream(**ask())
+        except BaseException as error:
+            errors.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    wait_until(lambda: throttler.stats().in_flight)
+    throttler.close(timeout=0)
+    reader.join(10)
+    assert [type(error) for error in errors] == [Closed]

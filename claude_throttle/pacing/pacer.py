@@ -34,7 +34,7 @@ from claude_throttle.pacing.circuit import Circuit
 from claude_throttle.pacing.learned import LearnedQuota
 from claude_throttle.pacing.means import Exposure, Fading
 from claude_throttle.pacing.pause import Pause, pause_jitter
-from claude_throttle.pacing.quota import AUTO, Quota
+from claude_throttle.pacing.quota import AUTO, Burst, Quota
 from claude_throttle.pacing.retry_budget import RetryBudget
 from claude_throttle.pacing.told import ToldQuota, ToldQuotas
 
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 #: What the API limits, one by one. The sum of both tokens is told in headers, too, but not limited.
 LEARNED_KINDS = ("requests", "input_tokens", "output_tokens")
-
-Burst = Union[float, str]
 
 
 class Pacer:

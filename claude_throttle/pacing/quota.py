@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Union
 
 #: Seconds. A departure up to this late is caught up; a later one moves the instant: we lose time
 #: rather than send two on each other's heels. After a rest nothing is caught up, or the second
@@ -28,6 +28,7 @@ ROUNDING_SECONDS = 1e-6
 
 #: As ``burst=``: learn how much may leave at once.
 AUTO = "auto"
+Burst = Union[float, str]
 
 
 @dataclass(frozen=True)

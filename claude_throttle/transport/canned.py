@@ -6,6 +6,7 @@ import json
 import math
 import threading
 import uuid
+from functools import partial
 from typing import Any, Callable, NamedTuple, NoReturn, Union
 
 from claude_throttle.errors import ConfigurationError
@@ -15,6 +16,7 @@ from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.settlement import Outcome
 from claude_throttle.transport import sdk
 from claude_throttle.transport.answers import read_usage
+from claude_throttle.transport.canned_stream import CannedStream
 from claude_throttle.transport.http import Wire
 
 #: What is answered if nothing else is told.
@@ -65,15 +67,22 @@ class CannedWire(Wire):
         """The canned answer; what a function raises is how the call fails."""
         request_id = f"req_testing_{uuid.uuid4().hex[:24]}"
         try:
-            params = json.loads(call.body)
-            self._wait(attempts, params)
-            message = self._message(call, params)
+            message = self._answer(call, attempts)
             value = message if call.raw else sdk.build_message(message, request_id)
         except Stopped:
             return Outcome(error=attempts.stopped_by)
         except Exception as error:  # noqa: BLE001 - the function's own
             return Outcome(error=error, request_id=request_id)
         return Outcome(value, None, read_usage(message), 200, request_id)
+
+    def streamed(self, call: Call, attempts: Attempts) -> CannedStream:
+        """The same, piece by piece."""
+        return CannedStream(partial(self._answer, call, attempts), attempts)
+
+    def _answer(self, call: Call, attempts: Attempts) -> dict[str, Any]:
+        params = json.loads(call.body)
+        self._wait(attempts, params)
+        return self._message(call, params)
 
     def _wait(self, attempts: Attempts, params: dict[str, Any]) -> None:
         latency = self._canned.latency

@@ -7,7 +7,7 @@ the call. Redirects are never followed: ``requests`` would carry the key to anot
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, NamedTuple, Optional, Union
 
 import requests
 from requests.utils import get_environ_proxies
@@ -27,6 +27,9 @@ from claude_throttle.transport.headers import merged_headers
 from claude_throttle.transport.limit_headers import read_limits
 from claude_throttle.transport.retry import Exchange, RetryRules, Unwound, verdict_on_error
 from claude_throttle.transport.wording import describe
+
+if TYPE_CHECKING:
+    from claude_throttle.transport.streamed import StreamedAnswer
 
 #: Seconds to wait for a connection (SDK 2.11 ``DEFAULT_TIMEOUT``).
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -126,6 +129,12 @@ class Wire:
             return self.no_answer(call, exchange, error)
         finally:
             current.attempts = current.exchange = None
+
+    def streamed(self, call: Call, attempts: Attempts) -> StreamedAnswer:
+        """The events of the answer to a call; nothing is sent yet."""
+        from claude_throttle.transport.streamed import StreamedAnswer  # only for who streams
+
+        return StreamedAnswer(self, call, attempts)
 
     def exchange(self, attempts: Attempts) -> Exchange:
         """The story of a call that its caller carries himself."""
