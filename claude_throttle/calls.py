@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, overload
 
-from claude_throttle.flow.call import CallFuture
+from claude_throttle.flow.call import Call, CallFuture
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.ordered import default_look_ahead, in_order
 from claude_throttle.flow.permit import Permit
@@ -86,7 +86,8 @@ class Calls:
         :class:`BrokenAnswer`.
         """
         self._require_key()
-        return self._process().submit(
+        call = self._process().accept(
+            Call,
             params,
             priority=priority,
             tenant=tenant,
@@ -95,6 +96,7 @@ class Calls:
             block=block,
             extra_headers=extra_headers,
         )
+        return call.future
 
     @overload
     def call(self, *, raw: Literal[True], **options: Any) -> dict[str, Any]: ...

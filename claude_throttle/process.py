@@ -18,7 +18,7 @@ from claude_throttle.access import Access
 from claude_throttle.admission import Admission
 from claude_throttle.errors import Closed
 from claude_throttle.flow.abandoned import Abandoned
-from claude_throttle.flow.call import Call, CallFuture
+from claude_throttle.flow.call import Call
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.lane import Lane
@@ -97,10 +97,6 @@ class Process:
 
     # -- in --------------------------------------------------------------------------------------
 
-    def submit(self, params: Mapping[str, Any], **options: Any) -> CallFuture:
-        """Check, serialise, estimate, queue."""
-        return self.accept(Call, params, **options).future
-
     def accept(
         self,
         kind: type[AnyCall],
@@ -110,7 +106,10 @@ class Process:
         extra_headers: Optional[Mapping[str, str]],
         **place: Any,
     ) -> AnyCall:
-        """A call of that kind, queued; *place*: priority, tenant, timeout, raw."""
+        """Check, serialise, estimate, queue a call of that kind.
+
+        *place*: priority, tenant, timeout, raw.
+        """
         require_options(place["priority"], place["tenant"], extra_headers)
         request = serialise(params, kind.streams)
         room = self.room(request.model)

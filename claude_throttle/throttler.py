@@ -194,9 +194,11 @@ class Throttler(Calls):
     # -- inside ----------------------------------------------------------------------------------
 
     def _process(self) -> Process:
-        # A slice, since another thread may end the mode between two looks.
-        canned = self._canned[-1:]
-        process = (canned[0].processes if canned else self._processes).mine()
+        processes = self._processes
+        if self._canned:
+            # A slice, since another thread may end the mode between two looks.
+            processes = next((canned.processes for canned in self._canned[-1:]), processes)
+        process = processes.mine()
         if self._closed:  # perhaps before there was a process to close
             process.drain(0)
         return process

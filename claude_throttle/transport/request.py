@@ -60,8 +60,8 @@ class Request(NamedTuple):
 
 def serialise(params: Mapping[str, Any], streams: bool = False) -> Request:
     """Check *params* and take a snapshot of them. Raises :class:`InvalidCall`."""
-    for name in params:
-        if name not in _API_PARAMETERS:
+    if not _API_PARAMETERS.issuperset(params):
+        for name in params.keys() - _API_PARAMETERS:
             _require_no_slip(name)
     for name in _REQUIRED:
         if name not in params:
@@ -94,7 +94,9 @@ def _require_values(model: Any, max_tokens: Any, messages: Any) -> None:
     if not isinstance(messages, (list, tuple)) or not messages:
         raise InvalidCall("messages= must be a list with at least one message")
     for message in messages:
-        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+        # An abstract class is slow to ask, and nearly everybody's is a dict.
+        is_one = type(message) is dict or isinstance(message, Mapping)
+        if not is_one or "role" not in message or "content" not in message:
             raise InvalidCall('every message must be a dict with "role" and "content"')
 
 

@@ -122,13 +122,6 @@ def restarted(share):
             store.start()
             results = crew.results()
         log = server.arrivals()
-    print(
-        "AT",
-        [round(a.at - log[0].at, 2) for a in log if a.status == 429],
-        len(let_in(log)),
-        calls,
-        results[0]["events"],
-    )
     # A burst that leaves twice is refused whole.
     few = 0.05 * 0.7 * calls
     return [
