@@ -76,8 +76,9 @@ class ManualClock:
     def advance_until_done(self, *futures: Future[Any], step: float = 1.0) -> float:
         """Move time on, *step* seconds at a time, until all are done; how far it was, in seconds.
 
-        For a test to which it matters that they end, and not how many steps that takes. Raises
-        TimeoutError if they have not ended after half a minute of real time.
+        For a test to which it matters that they end, and not how many steps that takes: time goes
+        on while a request is on its way, so a server with quotas by the same clock may find two too
+        close. Raises TimeoutError if they have not ended after half a minute of real time.
         """
         began = self.monotonic()
         for _ in range(int(REAL_SECONDS / STEP_REAL_SECONDS)):
