@@ -112,7 +112,8 @@ class Line:
     def add(self, ticket: Ticket) -> bool:
         """Put a ticket in its place; True if it is the first of its rank. Then ask leads()."""
         entry = (ticket.tag, ticket.number, ticket)
-        return self._push(ticket.priority, entry)[:1] == [entry]
+        first = self._push(ticket.priority, entry)[:1]  # it may have been taken out again
+        return bool(first) and first[0] is entry
 
     def leads(self, priority: int, now: float) -> bool:
         """Whether the next to go is of that priority; notes that somebody of it waits."""

@@ -60,7 +60,8 @@ class Ticket:
     ) -> None:
         self.number = number
         self.cost = cost
-        self.priority = int(priority)  # an enum's members are slow to compare
+        # An enum's members are slow to compare.
+        self.priority = priority if type(priority) is int else int(priority)
         self.tenant = tenant
         #: Set as it takes its place: where its share of the tenant's begins, in tokens.
         self.tag = 0.0
