@@ -70,8 +70,10 @@ def test_five_failures_one_after_another_open_it(fake, throttle, manual):
     wait_until(lambda: throttler.limits()[LANE].circuit == "open")
     manual.wait_for_sleepers(1)
     server.script(Stall())
+    before = len(server.arrivals)
     manual.advance(0.5)
     wait_until(lambda: throttler.limits()[LANE].circuit == "half-open")
+    wait_until(lambda: len(server.arrivals) > before)  # else nobody is there to be released
     server.release_stalled()
     wait_until(lambda: throttler.limits()[LANE].circuit == "closed")
     move_until_done(manual, futures)
