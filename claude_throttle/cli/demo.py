@@ -10,6 +10,7 @@ beat: the quota's own pace after a full burst, and one answer's time.
 from __future__ import annotations
 
 import argparse
+import gc
 import shutil
 import sys
 import threading
@@ -136,6 +137,7 @@ def _throttled(**told: float) -> Way:
 
 def _try(name: str, send: Way, arguments: argparse.Namespace) -> Row:
     # A server of its own for each: the first way leaves its quota empty.
+    gc.collect()  # what the last server left: a Ctrl-C that comes in a destructor is lost
     server = FakeClaude(rpm=arguments.rpm, burst=arguments.burst, latency=arguments.latency)
     count = Count(arguments.calls)
     with server as fake, Progress(count.snapshot, quiet=arguments.quiet) as progress:
