@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional
 
 from claude_throttle import exit_hooks
@@ -14,7 +13,7 @@ from claude_throttle.observer import Listener
 from claude_throttle.per_process import PerProcess
 from claude_throttle.settings import QUOTAS, Settings
 from claude_throttle.transport import sdk
-from claude_throttle.transport.request import OUR_KEYWORDS
+from claude_throttle.transport.request import without_ours
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -82,8 +81,7 @@ class Throttler(Calls):
 
     def estimate_wait(self, **params: Any) -> float:
         """Seconds such a call, put now, would wait to leave; inf while paused. As submit()."""
-        request = {name: value for name, value in params.items() if name not in OUR_KEYWORDS}
-        return self._process().estimate_wait(request)
+        return self._process().estimate_wait(without_ours(params))
 
     def line_up(
         self, ticket: Optional[LineTicket] = None, **params: Any
@@ -92,14 +90,14 @@ class Throttler(Calls):
 
         For work that would rather be done elsewhere than wait here, in a job queue, say. Ask again
         with the *ticket*, in any process that shares the store: it may have become later. Nobody
-        who waits in call() or submit() waits for those who are away. Asks the store, once or twice;
-        raises :class:`ConfigurationError` without ``shared=``.
+        who waits in call() or submit() waits for those who are away. Asks the store, once or twice
+        (three times where it has lost the line); raises :class:`ConfigurationError` without
+        ``shared=``.
         """
         from claude_throttle.tickets import line_up, line_up_alone  # few programs need it
 
         ask = line_up_alone if self._canned and self._settings.shared is not None else line_up
-        request = {name: value for name, value in params.items() if name not in OUR_KEYWORDS}
-        return ask(self._process(), request, ticket)
+        return ask(self._process(), without_ours(params), ticket)
 
     # -- steering --------------------------------------------------------------------------------
 
@@ -167,12 +165,7 @@ class Throttler(Calls):
     def __enter__(self) -> Throttler:
         return self
 
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, kind: Optional[type[BaseException]], *_rest: object) -> None:
         if kind is not None:
             self.close(timeout=0, cancel_pending=True)
             return

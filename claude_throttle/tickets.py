@@ -40,6 +40,16 @@ class LineTicket(NamedTuple):
     position: float
 
 
+class Standing(NamedTuple):
+    """Where a ticket stands, as the store said it last."""
+
+    ticket: LineTicket
+    #: Until its turn; negative if that has come. 0 while nobody knows, so that it may be tried.
+    seconds: float
+    #: Of the line, when it was seen; None: the store is silent.
+    version: Optional[float]
+
+
 class Line:
     """The tickets of one lane. Thread-safe; asks the store each time."""
 
@@ -47,34 +57,31 @@ class Line:
         self._clerk = clerk
         self._pacer = pacer
 
-    def join(self, cost: Cost) -> tuple[LineTicket, float]:
-        """A place behind all others, and the seconds until its turn.
-
-        While the store is silent nobody knows, so it may be tried now.
-        """
+    def join(self, cost: Cost) -> Standing:
+        """A place behind all others."""
         seconds = self._seconds_of(cost)
         reply = self._ask(Bucket(BUCKET, SECOND, seconds), slots=((seconds,),))
-        if reply is None:
-            return LineTicket(self._pacer.lane, 0.0), 0.0
-        return LineTicket(self._pacer.lane, reply.taken[0]), reply.waits[0] / SECOND
+        ticket = LineTicket(self._pacer.lane, 0.0 if reply is None else reply.taken[0])
+        return _standing(ticket, reply)
 
-    def look(self, ticket: LineTicket, cost: Cost) -> tuple[LineTicket, float]:
+    def look(self, ticket: LineTicket, cost: Cost) -> Standing:
         """The same of one that was taken before; a new one, where the store has lost the line."""
         reply = self._ask(Bucket(BUCKET, SECOND, 0.0))
         if reply is None:
-            return ticket, 0.0
+            return _standing(ticket, reply)
         if ticket.lane != self._pacer.lane or ticket.position > reply.taken[0] + ROUNDING_SECONDS:
             return self.join(cost)
-        return ticket, max(0.0, _seconds_until(ticket, reply))
+        return _standing(ticket, reply)
 
-    def push_back(self, ticket: LineTicket, seconds: float) -> None:
-        """Its turn comes only in so many *seconds*; those behind it move with it."""
-        bucket = Bucket(BUCKET, SECOND, 0.0)
-        reply = self._ask(bucket)
-        late = seconds - _seconds_until(ticket, reply) if reply is not None else 0.0
-        if reply is not None and late > 0:
-            # Nothing is done if somebody has moved it since: both saw the same.
-            self._ask(bucket._replace(correction=late * SECOND), version=reply.version, facts=MOVED)
+    def push_back(self, standing: Standing, seconds: float) -> None:
+        """Its turn comes only in so many *seconds*; those behind it move with it.
+
+        Nothing is done if somebody has moved them since: both saw the same.
+        """
+        if standing.version is not None:
+            late = (seconds - standing.seconds) * SECOND
+            bucket = Bucket(BUCKET, SECOND, 0.0, correction=late)
+            self._ask(bucket, version=standing.version, facts=MOVED)
 
     def _seconds_of(self, cost: Cost) -> float:
         """For which such a call occupies the lane; 0 while its quotas are not known."""
@@ -91,10 +98,11 @@ class Line:
         return reply if reply is not None and reply.done else None
 
 
-def _seconds_until(ticket: LineTicket, reply: Reply) -> float:
-    """Until its turn; negative if that has come."""
+def _standing(ticket: LineTicket, reply: Optional[Reply]) -> Standing:
+    if reply is None:
+        return Standing(ticket, 0.0, None)
     behind = reply.taken[0] - ticket.position
-    return (reply.empty_at[0] - reply.now) / SECOND - behind
+    return Standing(ticket, (reply.empty_at[0] - reply.now) / SECOND - behind, reply.version)
 
 
 def line_up(
@@ -105,11 +113,11 @@ def line_up(
         raise ConfigurationError("a ticket needs a store that all share: Throttler(shared=…)")
     room, cost = process.priced(params)
     line = Line(process.clerk, cast("SharedPacer", room.pacer))
-    found, seconds = line.look(ticket, cost) if ticket is not None else line.join(cost)
+    found = line.look(ticket, cost) if ticket is not None else line.join(cost)
     leaves_in = process.seconds_until_leave(room, cost)
-    if seconds < leaves_in < math.inf:
+    if max(0.0, found.seconds) < leaves_in < math.inf:
         line.push_back(found, leaves_in)
-    return found, max(seconds, leaves_in)
+    return found.ticket, max(found.seconds, leaves_in)
 
 
 def line_up_alone(

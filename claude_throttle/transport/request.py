@@ -58,6 +58,11 @@ class Request(NamedTuple):
     max_tokens: int
 
 
+def without_ours(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what submit() takes, what is the API's."""
+    return {name: value for name, value in options.items() if name not in OUR_KEYWORDS}
+
+
 def serialise(params: Mapping[str, Any], streams: bool = False) -> Request:
     """Check *params* and take a snapshot of them. Raises :class:`InvalidCall`."""
     if not _API_PARAMETERS.issuperset(params):

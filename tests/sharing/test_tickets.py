@@ -93,6 +93,26 @@ def test_a_line_that_moves_slowly_takes_all_with_it(crew, clock):
     assert waits == pytest.approx([waits[0] + n for n in range(3)], abs=0.01)
 
 
+def test_it_asks_the_store_once_or_twice(crew, clock, monkeypatch):
+    """The second time to move the line, by what the first answer said."""
+    throttler = crew()
+    process = throttler._process()
+    ledger, asked = process.clerk.store.ledger, []
+    exchange = ledger.exchange
+
+    def counted(*what):
+        asked.append(what)
+        return exchange(*what)
+
+    monkeypatch.setattr(ledger, "exchange", counted)
+    ticket, _ = throttler.line_up(**ask())
+    throttler.line_up(ticket, **ask())
+    assert len(asked) == 2
+    process.room(ask()["model"]).pacer.pause_for(50.0, clock.monotonic())
+    throttler.line_up(ticket, **ask())
+    assert len(asked) == 4
+
+
 def test_a_pause_by_hand_moves_nobody(crew):
     """It ends when somebody says so; until then it is no use to come."""
     throttler = crew()
