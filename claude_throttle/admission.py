@@ -17,9 +17,8 @@ from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import NO_USAGE, Cost, Usage
 from claude_throttle.flow.heard import AccountRefusal, Report
 from claude_throttle.flow.lane import Lane
-from claude_throttle.flow.permit import Permit
+from claude_throttle.flow.permit import Permit, Terms
 from claude_throttle.flow.seat import OpenPermits
-from claude_throttle.flow.ticket import Priority
 from claude_throttle.pacing.guess import guess_input_tokens
 from claude_throttle.room import Room
 from claude_throttle.transport.answers import read_json, read_usage
@@ -30,15 +29,6 @@ logger = logging.getLogger("claude_throttle")
 
 
 MESSAGES_PATH = "/v1/messages"
-
-
-class Terms(NamedTuple):
-    """How requests are admitted."""
-
-    priority: int = Priority.NORMAL
-    tenant: Optional[str] = None
-    #: Seconds to wait for a turn, or None.
-    timeout: Optional[float] = None
 
 
 class Asked(NamedTuple):

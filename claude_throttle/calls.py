@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, overload
 from claude_throttle.flow.call import Call, CallFuture
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.ordered import default_look_ahead, in_order
-from claude_throttle.flow.permit import Permit
+from claude_throttle.flow.permit import Permit, Terms
 from claude_throttle.flow.ticket import Priority
 from claude_throttle.settings import Settings
 from claude_throttle.timeouts import UNSET, Timeout, seconds_of
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anthropic.types import Message
     from requests.adapters import HTTPAdapter
 
-    from claude_throttle.admission import Admission, Attempt, Terms
+    from claude_throttle.admission import Admission, Attempt
     from claude_throttle.process import Process
     from claude_throttle.stream import MessageStream
 
@@ -246,7 +246,5 @@ class Calls:
         return self._process().admission
 
     def _terms(self, priority: int, tenant: Optional[str], timeout: Timeout) -> Terms:
-        from claude_throttle.admission import Terms  # with the first Throttler
-
         require_options(priority, tenant)
         return Terms(priority, tenant, seconds_of(timeout, self._settings.timeout))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from types import TracebackType
 from typing import TYPE_CHECKING, Callable, Optional
 
 from claude_throttle import exit_hooks
@@ -72,12 +71,7 @@ class CannedAnswers:
     def __enter__(self) -> CannedAnswers:
         return self
 
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, kind: Optional[type[BaseException]], *_rest: object) -> None:
         self.end(cancel_pending=kind is not None)
 
     def __repr__(self) -> str:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from claude_throttle.admission import Attempt, Terms
+from claude_throttle.admission import Attempt
 from claude_throttle.errors import ConfigurationError
+from claude_throttle.flow.permit import Terms
 from claude_throttle.transport import sdk
 from claude_throttle.transport.headers import RawHeaders
 from claude_throttle.transport.metered import metered

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, Callable, Optional
 
 from claude_throttle.flow.stream_call import StreamCall
@@ -92,12 +91,7 @@ class MessageStream:
     def __enter__(self) -> MessageStream:
         return self
 
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, kind: Optional[type[BaseException]], *_rest: object) -> None:
         if kind is not None and issubclass(kind, GeneratorExit):
             # A generator around it is being closed, perhaps by the garbage collector, under
             # whatever lock: httpx's pool is known to hang for ever there.

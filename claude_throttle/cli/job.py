@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
 from typing import Any, Optional
 
 import claude_throttle
@@ -90,12 +89,7 @@ class Job:
     def __enter__(self) -> Job:
         return self
 
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """To be left after the throttler is closed: that ends the reader's wait in a full queue."""
         if self._reader is not None:
             self._reader.join(READER_GRACE_SECONDS)

@@ -9,7 +9,6 @@ import shutil
 import sys
 import threading
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Callable, Optional, Protocol
 
 from claude_throttle import Limits
@@ -123,12 +122,7 @@ class Progress:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._over.set()
         if self._display is not None:
             self._thread.join()

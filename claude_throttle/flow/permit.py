@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from claude_throttle.errors import DeadlineExceeded
 from claude_throttle.flow.accounts import Dropped
@@ -18,6 +17,15 @@ from claude_throttle.flow.seat import Entry, OpenPermits, Seat
 
 if TYPE_CHECKING:
     from claude_throttle.flow.lane import Lane
+
+
+class Terms(NamedTuple):
+    """How a permit is waited for."""
+
+    priority: int
+    tenant: Optional[str]
+    #: Seconds, or None.
+    timeout: Optional[float]
 
 
 class PermitTurn(Turn):
@@ -196,12 +204,7 @@ class Permit:
     def __enter__(self) -> Permit:
         return self
 
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def __del__(self) -> None:
