@@ -77,8 +77,11 @@ def fleet(shared: Any, *, timeout: float = 2.0) -> FleetState:
     members = tuple(map(_shown, found.members))
     lines = {(line.account, line.lane): _ahead(line) for line in found.lanes}
     lanes = (
-        _lane_of(lane, members, found.notices.get(lane.account, ""))._replace(
-            line_seconds=lines.get((lane.account, lane.lane + tickets.SUFFIX), 0.0)
+        _lane_of(
+            lane,
+            members,
+            found.notices.get(lane.account, ""),
+            lines.get((lane.account, lane.lane + tickets.SUFFIX), 0.0),
         )
         for lane in found.lanes
         if lane.lane and not lane.lane.endswith(tickets.SUFFIX)
@@ -95,7 +98,9 @@ def _shown(member: StoredMember) -> FleetMember:
     return FleetMember(member.account, host, pid, lanes, member.expires_seconds)
 
 
-def _lane_of(lane: StoredLane, members: tuple[FleetMember, ...], notice: str) -> FleetLane:
+def _lane_of(
+    lane: StoredLane, members: tuple[FleetMember, ...], notice: str, line_seconds: float
+) -> FleetLane:
     counts = [
         m.lanes[lane.lane] for m in members if m.account == lane.account and lane.lane in m.lanes
     ]
@@ -109,7 +114,7 @@ def _lane_of(lane: StoredLane, members: tuple[FleetMember, ...], notice: str) ->
         sum(waiting for waiting, _ in counts),
         sum(out for _, out in counts),
         reason[0] if reason else None,
-        0.0,
+        line_seconds,
     )
 
 

@@ -180,8 +180,8 @@ class Concurrency:
     # -- finding the limit -----------------------------------------------------------------------
 
     def _grow_in_silence_locked(self, now: float) -> None:
-        if self.told is not None and self._found >= self.told:
-            return  # what was told holds it back: that it is full proves nothing
+        if self._found >= self.of_all:
+            return  # what holds for all holds it back: that it is full proves nothing
         if self._full_since is None:
             self._full_since = now
         if not self._may_be_fast():
