@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 from concurrent.futures import wait
 
 import pytest
@@ -66,6 +67,16 @@ def _no_environment(monkeypatch):
     """The machine's own keys and proxies must not leak into a test."""
     for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def _no_network(monkeypatch):
+    """Whoever connects anywhere fails."""
+
+    def connect(self, address):
+        raise AssertionError(f"somebody connects to {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import socket
 import threading
 from concurrent.futures import CancelledError
 
@@ -30,16 +29,6 @@ from claude_throttle.transport.canned import CANNED_TEXT
 from .conftest import MODEL, ask, echo, move_until_done
 from .flow.test_cancel_and_deadline import wait_until
 from .testing_room.asking import wait_for_arrivals
-
-
-@pytest.fixture
-def _no_network(monkeypatch):
-    """Whoever connects anywhere fails."""
-
-    def connect(self, address):
-        raise AssertionError(f"somebody connects to {address}")
-
-    monkeypatch.setattr(socket.socket, "connect", connect)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from claude_throttle import Throttler
 from claude_throttle.testing import Streamed
 from tests.conftest import MODEL, echo
 from tests.flow.test_cancel_and_deadline import wait_until
+from tests.flow.test_fork_and_exit import PRELUDE
 
 from .asking import ask, permits_in_use
 
@@ -225,15 +226,6 @@ def test_fifty_streams_half_of_them_abandoned(fake, throttle):
 
 
 # -- the process -----------------------------------------------------------------------------------
-
-PRELUDE = """
-import os, sys, threading
-from claude_throttle import *
-def ask(text="hello", **more):
-    messages = [dict(role="user", content=text)]
-    return dict(model="m", max_tokens=9, messages=messages, raw=True, **more)
-throttler = Throttler(api_key="k", base_url=sys.argv[1], rpm=6000, max_concurrency=2)
-"""
 
 
 def run(server, program):

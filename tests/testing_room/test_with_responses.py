@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 
@@ -20,14 +19,7 @@ from .asking import HEADERS, body, events
 URL = "https://api.anthropic.com/v1/messages"
 
 
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch):
-    """Whoever connects anywhere fails."""
-
-    def connect(self, address):
-        raise AssertionError(f"somebody connects to {address}")
-
-    monkeypatch.setattr(socket.socket, "connect", connect)
+pytestmark = pytest.mark.usefixtures("_no_network")
 
 
 @pytest.fixture
