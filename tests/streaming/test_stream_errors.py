@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 
 import anthropic
 import pytest
@@ -224,10 +225,13 @@ def test_silence_ends_it(fake, throttle):
 def test_pings_are_a_sign_of_life(fake, throttle):
     """And a stream may take longer than its timeout."""
     server = fake()
-    server.script(Streamed(pings=5, seconds_between=0.02))
-    with throttle(server).stream(timeout=0.4, **ask()) as stream:
+    server.script(Streamed(pings=5, seconds_between=0.045))
+    throttler = throttle(server)
+    started = time.monotonic()
+    with throttler.stream(timeout=2, **ask()) as stream:
         assert stream.get_final_text() == "echo: hello"
-    assert throttle(server).stats().failed_total == 0
+    assert time.monotonic() - started > 2
+    assert (throttler.stats().succeeded, throttler.stats().failed_total) == (1, 0)
 
 
 def test_message_start_comes_at_once_and_once(fake, throttle):
