@@ -97,12 +97,14 @@ def execute(arguments: argparse.Namespace) -> int:
 def _ask(arguments: argparse.Namespace) -> Asked:
     models = list(dict.fromkeys(arguments.model or [CHEAPEST_MODEL]))
     with contextlib.ExitStack() as stack:
-        settings: dict[str, Any] = {"max_retries": MAX_RETRIES, "timeout": arguments.timeout}
         if arguments.fake:
             fake = stack.enter_context(pretended.pretended_api(latency=0.0))
-            settings.update(pretended.settings_for(fake))
-        elif arguments.base_url is not None:
-            settings["base_url"] = arguments.base_url
+            settings = pretended.settings_for(fake)
+        else:
+            settings = quota_options.of_the_application(arguments)
+            if arguments.base_url is not None:
+                settings["base_url"] = arguments.base_url
+        settings.update(max_retries=MAX_RETRIES, timeout=arguments.timeout)
         throttler = stack.enter_context(quota_options.open_throttler(**settings))
         quota_options.require_key(throttler)
         failures = dict(zip(models, _call(throttler, models)))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import Optional, Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Optional, Protocol
 
 from claude_throttle._version import __version__
 from claude_throttle.cli import demo, fleet, limits, run, serve_fake
 from claude_throttle.cli.exits import INTERRUPTED, SOME_FAILED, WRONG_USAGE, CannotStart
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 class Command(Protocol):
@@ -43,8 +46,15 @@ def build_parser() -> argparse.ArgumentParser:
         description="All of a Claude API quota, without a 429.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    add_commands(parser, COMMANDS)
+    return parser
+
+
+def add_commands(parser: argparse.ArgumentParser, names: Iterable[str]) -> Subparsers:
+    """Those of :data:`COMMANDS`, for this parser or an application's own."""
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
+    for name in names:
+        command = COMMANDS[name]
         command.add_arguments(
             commands.add_parser(
                 name,
@@ -53,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
         )
-    return parser
+    return commands
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -63,6 +73,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except SystemExit as end:
         # argparse has said what it had to say.
         return int(end.code or 0)
+    return carry_out(arguments)
+
+
+def carry_out(arguments: argparse.Namespace) -> int:
+    """``arguments.command``; returns the exit code. Says on stderr why it could not start."""
     try:
         code = COMMANDS[arguments.command].execute(arguments)
         sys.stdout.flush()

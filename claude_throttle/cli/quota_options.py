@@ -111,6 +111,11 @@ def told(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def of_the_application(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What an application's own settings tell, where one lends its command line; else nothing."""
+    return dict(getattr(arguments, "application_settings", ()))
+
+
 def open_throttler(**settings: Any) -> claude_throttle.Throttler:
     """A Throttler, or the reason why there cannot be one."""
     try:

@@ -159,9 +159,12 @@ def _throttler(
         limits = quota_options.told(arguments, "rpm", "itpm", "otpm", "max_concurrency")
         fake = stack.enter_context(pretended.pretended_api(latency=0.3, **limits))
         settings.update(pretended.settings_for(fake))
-    elif arguments.base_url is not None:
-        settings["base_url"] = arguments.base_url
-    throttler = quota_options.open_throttler(max_queue=LOOK_AHEAD, on_event=reach, **settings)
+    else:
+        settings = {**quota_options.of_the_application(arguments), **settings}
+        if arguments.base_url is not None:
+            settings["base_url"] = arguments.base_url
+    settings.update(max_queue=LOOK_AHEAD, on_event=reach)
+    throttler = quota_options.open_throttler(**settings)
     quota_options.require_key(throttler)
     return throttler
 

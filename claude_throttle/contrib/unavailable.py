@@ -1,0 +1,90 @@
+"""What a web application answers where a call was refused before it was sent: 503, and when to ask
+again. A passing limit and a problem of the account are told apart; no inner word gets outside.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, NamedTuple
+
+from claude_throttle import (
+    AccountSuspended,
+    CircuitOpen,
+    DeadlineExceeded,
+    QueueFull,
+    ThrottleError,
+)
+
+logger = logging.getLogger("claude_throttle")
+
+#: Those that are answered so. Others are mistakes of the program, or of what it was told.
+REFUSALS = (QueueFull, DeadlineExceeded, CircuitOpen, AccountSuspended)
+
+#: "Service Unavailable" (RFC 9110 §15.6.4).
+STATUS = 503
+
+#: Seconds, where the error does not say.
+ASK_AGAIN_SECONDS = 5
+
+#: Seconds at most: a daily quota or a suspension may end sooner than it seems.
+LONGEST_SECONDS = 3600
+
+KINDS: dict[type[ThrottleError], str] = {
+    QueueFull: "queue_full",
+    DeadlineExceeded: "deadline_exceeded",
+    CircuitOpen: "circuit_open",
+    AccountSuspended: "account_suspended",
+}
+
+
+class Unavailable(NamedTuple):
+    """An answer. For whoever is outside: it names no account, no limit and no model."""
+
+    #: "queue_full", "deadline_exceeded", "circuit_open", "account_suspended".
+    kind: str
+    #: False: somebody has to look after the account.
+    passing: bool
+    #: Whole seconds, 1 at least.
+    retry_after: int
+
+    @property
+    def message(self) -> str:
+        """One sentence for people."""
+        if self.passing:
+            return f"This service is busy. Please try again in {_words(self.retry_after)}."
+        return "This service is out of order, and trying again will not help until it is repaired."
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Beside the content's own."""
+        return {"Retry-After": str(self.retry_after), "Cache-Control": "no-store"}
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The body, for programs."""
+        return {
+            "error": {
+                "type": self.kind,
+                "message": self.message,
+                "passing": self.passing,
+                "retry_after": self.retry_after,
+            }
+        }
+
+
+def _words(seconds: int) -> str:
+    if seconds < 90:
+        return "a second" if seconds == 1 else f"{seconds} seconds"
+    return f"{math.ceil(seconds / 60)} minutes"
+
+
+def unavailable(error: ThrottleError) -> Unavailable:
+    """The answer to one of :data:`REFUSALS`. Logs it: an account's problem as an error."""
+    kind = next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
+    passing = kind != "account_suspended"
+    logger.log(logging.INFO if passing else logging.ERROR, "answered with %d: %s", STATUS, error)
+    seconds = error.retry_after
+    if seconds is None or not math.isfinite(seconds):
+        seconds = ASK_AGAIN_SECONDS
+    return Unavailable(kind, passing, max(1, math.ceil(min(seconds, LONGEST_SECONDS))))
