@@ -39,6 +39,8 @@ from claude_throttle.flow.events import (
     LanePaused,
     LaneResumed,
     LimitLearned,
+    PermitClosed,
+    PermitGranted,
     RetryScheduled,
     StoreLost,
     StoreReturned,
@@ -97,6 +99,8 @@ __all__ = [
     "StoreReturned",
     "CallSucceeded",
     "CallFailed",
+    "PermitGranted",
+    "PermitClosed",
     # Errors
     "ThrottleError",
     "ConfigurationError",

@@ -163,6 +163,37 @@ class CallFailed(NamedTuple):
     status: Optional[int]
 
 
+class PermitGranted(NamedTuple):
+    """A request may be sent that is somebody else's: the official SDK's, a session's, permit()'s.
+
+    Told in the thread that asked.
+    """
+
+    #: Counted with the calls.
+    number: int
+    lane: str
+    #: Seconds since it was asked for.
+    waited_seconds: float
+
+
+class PermitClosed(NamedTuple):
+    """It has ended. Not told of a permit that was dropped: the garbage collector tells nobody.
+
+    Told in the thread that closed it.
+    """
+
+    number: int
+    lane: str
+    #: Seconds for which it was held.
+    seconds: float
+    #: HTTP status of the answer; None if nobody said, or there was none.
+    status: Optional[int]
+    #: The server refused it, or nothing came back.
+    refused: bool
+    #: What it took, if anybody said.
+    usage: Optional[Usage]
+
+
 Event = Union[
     CallQueued,
     CallSent,
@@ -180,4 +211,6 @@ Event = Union[
     StoreReturned,
     CallSucceeded,
     CallFailed,
+    PermitGranted,
+    PermitClosed,
 ]

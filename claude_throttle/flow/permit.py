@@ -11,6 +11,7 @@ from claude_throttle.errors import DeadlineExceeded
 from claude_throttle.flow.accounts import Dropped
 from claude_throttle.flow.attempts import Turn
 from claude_throttle.flow.cost import NO_USAGE, Cost, Usage
+from claude_throttle.flow.events import PermitClosed, PermitGranted
 from claude_throttle.flow.heard import Report, Stamp
 from claude_throttle.flow.rooms import Ears, Lender
 from claude_throttle.flow.seat import Entry, OpenPermits, Seat
@@ -66,11 +67,12 @@ class Permit:
     __slots__ = (
         "_ears",
         "_entry",
-        "_heard",
         "_lane",
         "_open_permits",
         "_pid",
+        "_report",
         "_settled",
+        "_took",
         "ticket",
     )
 
@@ -84,11 +86,13 @@ class Permit:
         # A forked child must not touch what its copy refers to.
         self._pid = os.getpid()
         self._settled = False
-        self._heard = False
+        self._report: Optional[Report] = None
+        self._took: Optional[Usage] = None
 
     def acquire(self) -> None:
         """Wait for it; Ctrl-C ends the wait. Raises Closed or DeadlineExceeded."""
         lane, turn = self._lane, self.ticket
+        asked_at = lane.now()
         try:
             if not lane.try_leave(turn):
                 lane.ask(turn)
@@ -97,6 +101,8 @@ class Permit:
             self._entry = self._open_permits.add(turn.seat)
             if turn.stamp is not None:
                 lane.announce(turn.stamp, None)
+                waited = turn.stamp.at - asked_at
+                lane.observe(PermitGranted(turn.number, lane.name, waited), None)
         except BaseException:
             lane.forget(turn)
             self.close()
@@ -133,9 +139,10 @@ class Permit:
     def hear(self, report: Report, took: Optional[Usage] = None) -> None:
         """Book what it *took*, if that is known, and pass on what the server said; once."""
         turn, lane = self.ticket, self._lane
-        if turn.stamp is None or self._heard or self._pid != os.getpid():
+        if turn.stamp is None or self._report is not None or self._pid != os.getpid():
             return
-        self._heard, actual = True, None
+        self._report, actual = report, None
+        self._took = took
         if not self._settled and (took is not None or not report.keeps_tokens):
             self._settled, actual = True, self._cost_of(took or NO_USAGE)
         lane.accounts.hear_of_permit(turn.cost, actual, turn.stamp, report, turn.answers)
@@ -150,6 +157,8 @@ class Permit:
         Not *ended*: it was cut off in the midst, and how much it produced is not known.
         """
         if self._pid == os.getpid():
+            if not self._settled:
+                self._took = took
             self._settle(self._cost_of(took, ended))
 
     def _cost_of(self, took: Usage, ended: bool = True) -> Cost:
@@ -169,11 +178,22 @@ class Permit:
         """Give it back."""
         if self._take_closing():
             self._settle(self.ticket.cost)
-            if self.ticket.answers and not self._heard:
+            if self.ticket.answers and self._report is None:
                 self._lane.accounts.permit_ended_unheard()
             self.ticket.seat.close()
             if self.ticket.rides is not None:
                 self._lane.wake()
+            self._tell_the_end()
+
+    def _tell_the_end(self) -> None:
+        turn, lane, report = self.ticket, self._lane, self._report
+        if turn.stamp is not None:
+            seconds = lane.now() - turn.stamp.at
+            status = None if report is None else report.heard.status
+            refused = report is not None and report.refused
+            lane.observe(
+                PermitClosed(turn.number, lane.name, seconds, status, refused, self._took), None
+            )
 
     def drop(self, took: Optional[Usage] = None, ended: bool = False) -> None:
         """The same without a lock, as the garbage collector does it; the worker looks often.
@@ -185,7 +205,7 @@ class Permit:
             if turn.stamp is not None:
                 held = None if self._settled else turn.cost
                 actual = None if took is None else self._cost_of(took, ended)
-                unheard = turn.answers and not self._heard
+                unheard = turn.answers and self._report is None
                 self._lane.accounts.dropped.append(Dropped(held, actual, turn.stamp.at, unheard))
             turn.seat.close(quietly=True)
 

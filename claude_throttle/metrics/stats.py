@@ -15,6 +15,8 @@ from claude_throttle.flow.events import (
     CallSent,
     CallSucceeded,
     Event,
+    PermitClosed,
+    PermitGranted,
     RetryScheduled,
 )
 from claude_throttle.metrics.quantiles import NO_QUANTILES, Histogram, Quantiles
@@ -32,8 +34,12 @@ class Stats(NamedTuple):
     waiting: int = 0
     #: Requests on the wire now.
     in_flight: int = 0
-    #: Requests that left, every attempt counted.
+    #: Requests that left, every attempt counted, and those of others.
     sent: int = 0
+    #: Of those, the ones that others sent: the official SDK, a session, whoever had a permit().
+    permits: int = 0
+    #: Of those, the ones that were refused or lost, as far as anybody said.
+    permits_refused: int = 0
     #: Calls answered.
     succeeded: int = 0
     #: Calls that ended in an exception, by the name of its class.
@@ -82,7 +88,7 @@ def _report(stats: Stats) -> list[str]:
         f"calls     {stats.submitted:,} submitted, {stats.waiting:,} waiting, "
         f"{stats.in_flight:,} in flight, {stats.succeeded:,} succeeded ({stats.success_rate:.1%})",
         f"failed    {failures}",
-        f"requests  {stats.sent:,} sent, {stats.retried:,} retried, "
+        f"requests  {stats.sent:,} sent, {stats.retried:,} retried, {_of_others(stats)}"
         f"{stats.rate_limited:,} x 429, {stats.overloaded:,} x 529, "
         f"{stats.requests_per_minute:,.1f} a minute",
         f"tokens    {stats.input_tokens:,} in, {stats.output_tokens:,} out, "
@@ -90,6 +96,12 @@ def _report(stats: Stats) -> list[str]:
         f"queue     {_line(wait)}",
         f"latency   {_line(latency)}",
     ]
+
+
+def _of_others(stats: Stats) -> str:
+    if not stats.permits:
+        return ""
+    return f"{stats.permits:,} by others ({stats.permits_refused:,} refused), "
 
 
 def _line(quantiles: Quantiles) -> str:
@@ -119,6 +131,8 @@ class Recorder:
             RetryScheduled: self._retried,
             CallSucceeded: self._succeeded,
             CallFailed: self._failed_call,
+            PermitGranted: self._granted,
+            PermitClosed: self._closed,
         }
 
     def record(self, event: Event, now: float) -> None:
@@ -137,6 +151,9 @@ class Recorder:
         self._counts["sent"] += 1
         if event.attempt == 1:
             self._queue_wait.add(event.waited_seconds)
+        self._departed(now)
+
+    def _departed(self, now: float) -> None:
         second = int(now)
         if self._departures and self._departures[-1][0] == second:
             self._departures[-1] = (second, self._departures[-1][1] + 1)
@@ -155,11 +172,31 @@ class Recorder:
     def _succeeded(self, event: CallSucceeded, _now: float) -> None:
         self._counts["succeeded"] += 1
         self._latency.add(event.latency_seconds)
-        self._usage = Usage(*(a + b for a, b in zip(self._usage, event.usage)))
+        self._used(event.usage)
+
+    def _used(self, usage: Usage) -> None:
+        self._usage = Usage(*(a + b for a, b in zip(self._usage, usage)))
 
     def _failed_call(self, event: CallFailed, _now: float) -> None:
         self._failed[event.error] += 1
         self._statuses[event.status or 0] += 1
+
+    def _granted(self, event: PermitGranted, now: float) -> None:
+        self._counts["sent"] += 1
+        self._counts["permits"] += 1
+        self._queue_wait.add(event.waited_seconds)
+        if self._started_at is None:
+            self._started_at = now
+        self._departed(now)
+
+    def _closed(self, event: PermitClosed, _now: float) -> None:
+        if event.refused:
+            self._counts["permits_refused"] += 1
+            self._statuses[event.status or 0] += 1
+        elif event.status is not None:
+            self._latency.add(event.seconds)
+        if event.usage is not None:
+            self._used(event.usage)
 
     def snapshot(self, *, waiting: int, in_flight: int, now: float) -> Stats:
         """The picture at *now*."""
@@ -171,6 +208,8 @@ class Recorder:
                 waiting=waiting,
                 in_flight=in_flight,
                 sent=self._counts["sent"],
+                permits=self._counts["permits"],
+                permits_refused=self._counts["permits_refused"],
                 succeeded=self._counts["succeeded"],
                 failed=MappingProxyType(dict(self._failed)),
                 retried=self._counts["retried"],

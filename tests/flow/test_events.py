@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import Counter
@@ -62,6 +63,8 @@ def a_day(server, throttler):
     submit("cap", SpendCap())
     throttler.resume()
     submit("last", Ok())
+    with contextlib.suppress(ThrottleError), throttler.permit(model=MODEL) as permit:
+        permit.settle()
     return futures
 
 

@@ -6,10 +6,11 @@ import gc
 
 import pytest
 
-from claude_throttle import AccountSuspended
+from claude_throttle import AccountSuspended, PermitClosed, PermitGranted, Usage
 from claude_throttle.pacing.circuit import FAILURES_IN_A_ROW
 from tests.conftest import MODEL, ask
 
+LANE = "sonnet-5"
 LIMITS = {
     "anthropic-ratelimit-requests-limit": "600",
     "anthropic-ratelimit-requests-remaining": "599",
@@ -53,6 +54,27 @@ def test_tokens_of_a_refusal_come_back_and_those_of_a_fault_stay(fake, throttle,
     with throttler.permit(model=MODEL, max_tokens=600) as permit:
         permit.settle(status=500, headers={})
     assert throttler.estimate_wait(**ask(max_tokens=600)) > 1
+
+
+def test_what_came_of_it_is_told_once(fake, throttle, manual):
+    """With what it took, if anybody said; the first time counts."""
+    events = []
+    throttler = throttle(fake(clock=manual), clock=manual, on_event=events.append)
+    with throttler.permit(model=MODEL) as permit:
+        manual.advance(2.0)
+        permit.settle(usage={"input_tokens": 3, "output_tokens": 4}, status=200)
+        permit.settle(usage={"input_tokens": 5}, status=500)
+    permit.close()
+    refuse(throttler, 529)
+    with throttler.permit(model=MODEL):
+        pass
+    assert [e.waited_seconds for e in events if isinstance(e, PermitGranted)] == [0.0, 0.0, 0.0]
+    ends = [e for e in events if isinstance(e, PermitClosed)]
+    assert ends == [
+        PermitClosed(1, LANE, 2.0, 200, False, Usage(3, 4)),
+        PermitClosed(2, LANE, 0.0, 529, True, None),
+        PermitClosed(3, LANE, 0.0, None, False, None),
+    ]
 
 
 def test_headers_without_usage_leave_the_estimate(fake, throttle, manual):

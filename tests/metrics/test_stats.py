@@ -15,6 +15,8 @@ from claude_throttle.flow.events import (
     CallSent,
     CallSucceeded,
     LanePaused,
+    PermitClosed,
+    PermitGranted,
     RetryScheduled,
 )
 from claude_throttle.metrics.quantiles import Quantiles
@@ -93,6 +95,27 @@ def test_tokens_are_added_up():
     stats = picture(succeeded(Usage(1, 2, 3, 4)), succeeded(Usage(10, 20, 30, 40)))
     assert (stats.input_tokens, stats.output_tokens) == (11, 22)
     assert (stats.cache_creation_input_tokens, stats.cache_read_input_tokens) == (33, 44)
+
+
+def test_requests_of_others_count_as_sent():
+    """One answered, one refused, one lost, one of which nobody said anything."""
+    granted = [PermitGranted(n, "m", 0.5) for n in (1, 2, 3, 4)]
+    used = Usage(10, 20, 0, 0)
+    stats = picture(
+        *granted,
+        PermitClosed(1, "m", 3.0, 200, False, used),
+        PermitClosed(2, "m", 9.0, 429, True, None),
+        PermitClosed(3, "m", 9.0, None, True, None),
+        PermitClosed(4, "m", 9.0, None, False, None),
+        at=9.0,
+    )
+    assert (stats.sent, stats.permits, stats.permits_refused) == (4, 4, 2)
+    assert (stats.rate_limited, stats.submitted, stats.succeeded) == (1, 0, 0)
+    assert (stats.input_tokens, stats.output_tokens) == (10, 20)
+    assert stats.queue_wait_seconds.max == pytest.approx(0.5, rel=0.1)
+    assert stats.latency_seconds.max == pytest.approx(3.0, rel=0.1)
+    assert stats.requests_per_minute == 240
+    assert "4 by others (2 refused)" in str(stats)
 
 
 def test_only_the_first_send_tells_the_queue_wait():

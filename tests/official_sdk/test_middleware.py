@@ -88,6 +88,20 @@ def test_limits_are_learned_from_its_answers(fake, client, throttle):
     assert (learned["requests"].limit, learned["input_tokens"].limit) == (600, 70_000)
 
 
+def test_its_requests_are_in_the_stats(fake, throttle, client):
+    """Each attempt by itself: of the SDK's retries nothing is known."""
+    server = fake(output_tokens=5)
+    throttler = throttle(server)
+    server.script(Reply(429, {"retry-after-ms": "1"}, "rate_limit_error"), Ok())
+    made = client(server, throttler)
+    made.messages.create(**HELLO)
+    with made.messages.stream(**HELLO) as stream:
+        stream.get_final_message()
+    stats = throttler.stats()
+    assert (stats.sent, stats.permits, stats.permits_refused) == (3, 3, 1)
+    assert (stats.rate_limited, stats.output_tokens) == (1, 10)
+
+
 def test_a_429_pauses_the_lane_and_the_sdk_tries_again(fake, throttle, client):
     """Its own sleep and our pause end together; nothing is sent meanwhile."""
     server = fake()
