@@ -103,6 +103,7 @@ def test_the_estimate_is_the_newest(idle):
     throttler.call(**ask())
     server.script(Stall())
     still_out = throttler.submit(**ask())
+    wait_until(lambda: len(server.arrivals) == 3)  # else the next call might stall
     taken = note_departures(throttler, lambda cost, now: cost.output_tokens)
     plain = throttler._process().room(MODEL).estimator.cost(MODEL, 1.0, 100).output_tokens
     lane_of(throttler).pacer.stretch = lambda now: 2.0
