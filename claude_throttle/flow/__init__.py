@@ -4,7 +4,7 @@
 2. ``backlog.py``     where calls wait: in which order, ``line.py`` and ``fairness.py`` say
 3. ``lane.py``        one per set of models that share limits: what waits, what is out, one pace
 4. ``worker.py``      the thread that lets them leave, one by one
-5. ``senders.py``     the threads that carry them
+5. ``senders.py``     the threads that carry them (``mailbox.py``: how each is told)
 6. ``attempts.py``    one call on the wire: each send, each wait for another turn
 7. ``accounts.py``    what it took and what the server said (``heard.py``), booked as it ends
 8. ``settlement.py``  where every call ends, exactly once

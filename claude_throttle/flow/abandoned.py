@@ -1,7 +1,7 @@
 """What the garbage collector found open: closed in a thread of its own.
 
 The collector may come anywhere, under a lock of ours, of urllib3's, of anybody's; a finaliser that
-takes one may wait for ever. So it only puts a note in a queue whose put() is made for that.
+takes one may wait for ever. So it only puts a note into a mailbox, which takes none.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import queue
 import threading
 from typing import Optional, Protocol
 
+from claude_throttle.flow.mailbox import Mailbox
 from claude_throttle.flow.senders import Senders
 
 #: Seconds after which the closing thread ends, if nothing is open any more.
@@ -30,7 +31,7 @@ class Abandoned:
 
     def __init__(self, senders: Senders) -> None:
         self._senders = senders
-        self._dropped: queue.SimpleQueue[Optional[Closable]] = queue.SimpleQueue()
+        self._dropped: Mailbox[Optional[Closable]] = Mailbox()
         # Guards what follows; held for arithmetic only. Reentrant for the same reason as the
         # lane's mutex.
         self._lock = threading.RLock()

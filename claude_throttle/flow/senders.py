@@ -10,11 +10,17 @@ import logging
 import os
 import queue
 import threading
+from collections import deque
 from typing import Callable, Optional
+
+from claude_throttle.flow.mailbox import Mailbox
 
 logger = logging.getLogger("claude_throttle")
 
 Task = Callable[[], None]
+
+#: Of one thread; None: it may end.
+Tasks = Mailbox[Optional[Task]]
 
 #: Seconds after which an idle sender ends.
 IDLE_SECONDS = 30.0
@@ -26,11 +32,13 @@ class Senders:
     def __init__(self, name: str = "claude-throttle-sender") -> None:
         self._name = name
         self._pid = os.getpid()
-        self._tasks: queue.SimpleQueue[Optional[Task]] = queue.SimpleQueue()
         # Guards what follows. Never held while a thread starts or a task runs.
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
-        self._idle = 0
+        #: Of threads that wait for a task.
+        self._idle: list[Tasks] = []
+        #: For whom no thread could be started: whoever is done first takes them.
+        self._left_over: deque[Task] = deque()
         self._threads = 0
         self._stopped = False
 
@@ -42,76 +50,76 @@ class Senders:
     @property
     def idle(self) -> bool:
         """Whether a thread waits for a task. A look; by the time you act it may have one."""
-        return self._idle > 0
+        return bool(self._idle)
 
     def run(self, task: Task) -> None:
         """Have *task* run in a sender thread, soon. Never blocks; a task handles its own errors."""
         with self._lock:
-            wanted = self._idle <= 0
-            if wanted:
-                self._threads += 1
-            else:
-                self._idle -= 1
-        if wanted:
-            self._start(task)
-        else:
-            self._tasks.put(task)
+            if self._idle:
+                self._idle.pop().put(task)
+                return
+            self._threads += 1
+        self._start(task)
 
     def stop(self) -> None:
         """Let idle threads end now instead of after their idle time. It may still be used."""
         with self._lock:
             self._stopped = True
-            idle, self._idle = max(0, self._idle), 0
-            self._threads -= idle
-        for _ in range(idle):
-            self._tasks.put(None)
+            idle, self._idle = self._idle, []
+            self._threads -= len(idle)
+        for tasks in idle:
+            tasks.put(None)
 
     def _start(self, task: Task) -> None:
+        tasks: Tasks = Mailbox()
         # Daemons: a blocked read must not keep the interpreter. The exit hook waits for answers.
-        # No argument: a thread keeps those for life, and with them its first call.
-        thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+        # Not the task: a thread keeps its arguments for life, and would keep its first call.
+        thread = threading.Thread(target=self._work, args=(tasks,), name=self._name, daemon=True)
         try:
             thread.start()
         except RuntimeError:
             # The interpreter is ending, or the machine has no thread left: those we have go on.
             self._do_without(task)
         else:
-            self._tasks.put(task)
+            tasks.put(task)
 
     def _do_without(self, task: Task) -> None:
         with self._lock:
             self._threads -= 1
-            others = self._threads > 0
-            self._idle -= others
-        if others:
-            self._tasks.put(task)
-        else:
-            _run_safely(task)
+            if self._idle:
+                self._idle.pop().put(task)
+                return
+            if self._threads > 0:
+                self._left_over.append(task)
+                return
+        _run_safely(task)
 
-    def _work(self) -> None:
+    def _work(self, tasks: Tasks) -> None:
         while True:
-            task = self._next_task()
+            task = self._next_task(tasks)
             # Greenlets survive a fork: the copies in the child have nothing to do there.
             if task is None or self._pid != os.getpid():
                 return
             _run_safely(task)
             del task
             with self._lock:
-                if self._stopped and self._tasks.empty():
+                if self._left_over:
+                    tasks.put(self._left_over.popleft())
+                elif self._stopped:
                     self._threads -= 1
                     return
-                self._idle += 1
+                else:
+                    self._idle.append(tasks)
 
-    def _next_task(self) -> Optional[Task]:
+    def _next_task(self, tasks: Tasks) -> Optional[Task]:
         while True:
             try:
-                return self._tasks.get(timeout=IDLE_SECONDS)
+                return tasks.get(IDLE_SECONDS)
             except queue.Empty:
                 with self._lock:
-                    # A task may have been promised to us between the time-out and here.
-                    if self._tasks.empty() and self._idle > 0:
-                        # In one step, so that nobody counts on a thread that is ending.
-                        self._idle -= 1
+                    # Else a task was put there between the time-out and here.
+                    if tasks in self._idle:
+                        self._idle.remove(tasks)
                         self._threads -= 1
                         return None
 

@@ -177,8 +177,8 @@ def test_a_task_is_not_given_to_a_sender_that_is_ending(monkeypatch):
     leaving, go = threading.Event(), threading.Event()
     real = pool._next_task
 
-    def next_task():
-        task = real()
+    def next_task(tasks):
+        task = real(tasks)
         if task is None:
             leaving.set()
             go.wait(5)
