@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import os
-import signal
 import sys
 import threading
 
 from tests.servers.asking import ask, echo, look, note, throttler
 
-#: Seconds after which a child hangs.
+#: Seconds after which a child hangs, and says where.
 CHILD_SECONDS = 20
 
 shared = throttler(max_concurrency=3)
@@ -32,7 +32,7 @@ def be_busy(name):
 
 def be_a_child(n, inherited):
     """Use the copy of what was busy; never return."""
-    signal.alarm(CHILD_SECONDS)
+    faulthandler.dump_traceback_later(CHILD_SECONDS, exit=True)
     try:
         for future in inherited:
             if look(future) not in ("Forked", "NoneType"):

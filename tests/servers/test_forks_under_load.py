@@ -17,7 +17,7 @@ def test_forks_under_load(fake, tmp_path, patch):
     fake = fake(latency=0.01)
     with running([sys.executable, PROGRAM, "100"], fake, tmp_path, PATCH=patch) as server:
         assert server.process.wait(60) == 0
-    assert server.noted() == []
+        assert server.noted() == []
     sent = [arrival.nonce for arrival in fake.arrivals]
     assert len(sent) == len(set(sent))
     assert sum("child" in nonce for nonce in sent) == 100
