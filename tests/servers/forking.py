@@ -11,7 +11,7 @@ import threading
 from tests.servers.asking import ask, echo, look, note, throttler
 
 #: Seconds after which a child hangs, and says where.
-CHILD_SECONDS = 20
+CHILD_SECONDS = 15
 
 shared = throttler(max_concurrency=3)
 stopping = threading.Event()
