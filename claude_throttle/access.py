@@ -63,9 +63,14 @@ class Access:
 
     def reason(self, lane: str) -> Optional[str]:
         """Why nothing is sent; None if all is well."""
+        suspension = self.suspension(lane)
+        return None if suspension is None else suspension.reason
+
+    def suspension(self, lane: str) -> Optional[Suspension]:
+        """The same, and all that is known of it."""
         with self._lock:
             found = self._found_locked(lane)
-        return found[0][1].reason if found else None
+        return found[0][1] if found else None
 
     def suspend(self, call: Call, refusal: AccountRefusal) -> None:
         """*call* was refused with the account: send nothing more, as soon as that is heard."""

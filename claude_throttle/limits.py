@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from claude_throttle.pacing.pacer import Pacer
 from claude_throttle.pacing.told import KINDS, ToldQuota
+
+if TYPE_CHECKING:
+    from claude_throttle.flow.lane import Lane
+    from claude_throttle.pacing.suspension import Suspension
 
 
 class QuotaState(NamedTuple):
@@ -43,6 +47,11 @@ class LaneState(NamedTuple):
     circuit: str
     #: Why nothing is sent, or None.
     suspended: Optional[str]
+    #: The server's own words with that, and when access comes back, in its words; or None.
+    suspended_message: Optional[str] = None
+    suspended_until: Optional[str] = None
+    #: Seconds until one call may be tried, while suspended or while the circuit is not closed.
+    probe_seconds: Optional[float] = None
 
 
 class Limits(dict[str, LaneState]):
@@ -53,6 +62,8 @@ class Limits(dict[str, LaneState]):
     in_flight: int
     #: What the processes share, and whether it answers; None where nothing is shared.
     store: Optional[str]
+    #: Whether pause() is in force, so that nothing leaves until resume().
+    paused: bool
 
     def __init__(
         self,
@@ -60,11 +71,13 @@ class Limits(dict[str, LaneState]):
         max_concurrency: float,
         in_flight: int,
         store: Optional[str] = None,
+        paused: bool = False,
     ) -> None:
         super().__init__(lanes)
         self.max_concurrency = max_concurrency
         self.in_flight = in_flight
         self.store = store
+        self.paused = paused
 
     def __str__(self) -> str:
         most = (
@@ -73,6 +86,8 @@ class Limits(dict[str, LaneState]):
         lines = [f"in flight: {self.in_flight}, at most: {most}"]
         if self.store is not None:
             lines.append(f"shared: {self.store}")
+        if self.paused:
+            lines.append("paused by pause(): nothing leaves until resume()")
         for lane in self.values():
             lines += _lines(lane)
         return "\n".join(lines)
@@ -103,6 +118,30 @@ def _row(quota: QuotaState) -> tuple[str, ...]:
     amounts = (quota.told, quota.learned, quota.in_force, quota.burst, quota.remaining)
     shown = ("-" if amount is None else f"{amount:,.0f}" for amount in amounts)
     return (f"{quota.kind.replace('_', ' ')} a {period}", *shown, quota.source)
+
+
+def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> LaneState:
+    """A lane, as it stands. The caller holds its mutex."""
+    now, circuit = lane.now(), pacer.circuit
+    state = LaneState(
+        lane.name,
+        quotas_of(pacer, now),
+        lane.backlog.calls,
+        lane.in_flight(),
+        max(0.0, pacer.pause.until - now),
+        circuit.state,
+        None,
+    )
+    if suspension is not None:
+        return state._replace(
+            suspended=suspension.reason,
+            suspended_message=suspension.message,
+            suspended_until=suspension.until,
+            probe_seconds=suspension.seconds_left(now),
+        )
+    if circuit.is_open:
+        return state._replace(probe_seconds=max(0.0, circuit.ready_at() - now))
+    return state
 
 
 def quotas_of(pacer: Pacer, now: float) -> tuple[QuotaState, ...]:

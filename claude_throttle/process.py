@@ -199,11 +199,7 @@ class Process:
 
     def limits(self) -> Limits:
         """What is known of each lane."""
-        from claude_throttle.limits import Limits  # only for who looks
-
-        rooms = {room.lane.name: room for room in self._rooms.all()}
-        states = {name: room.state(self._access.reason(name)) for name, room in rooms.items()}
-        return Limits(states, self.permits.limit, self.permits.in_use, self._rooms.store)
+        return self._rooms.limits(self._access.suspension)
 
     def estimate_wait(self, params: Mapping[str, Any]) -> float:
         """Seconds a call put now would wait before it leaves."""

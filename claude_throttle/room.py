@@ -16,6 +16,7 @@ from claude_throttle.settings import Settings
 
 if TYPE_CHECKING:
     from claude_throttle.limits import LaneState
+    from claude_throttle.pacing.suspension import Suspension
 
 
 class Asked(Protocol):
@@ -53,18 +54,12 @@ class Room:
         output = cost.output_tokens * self.pacer.stretch(self.lane.now())
         return Cost(cost.requests, entered, min(float(call.max_tokens), output))
 
-    def state(self, suspended: Optional[str]) -> LaneState:
+    def state(self, suspension: Optional[Suspension]) -> LaneState:
         """What is known of it now."""
-        from claude_throttle.limits import LaneState, quotas_of  # only for who looks
+        from claude_throttle.limits import state_of  # only for who looks
 
-        lane = self.lane
-        with lane.mutex:
-            now = lane.now()
-            quotas = quotas_of(self.pacer, now)
-            paused = max(0.0, self.pacer.pause.until - now)
-            circuit = self.pacer.circuit.state
-        waiting, out = lane.backlog.calls, lane.in_flight()
-        return LaneState(lane.name, quotas, waiting, out, paused, circuit, suspended)
+        with self.lane.mutex:
+            return state_of(self.lane, self.pacer, suspension)
 
     def start_with(self, limits: Mapping[str, float], source: str) -> None:
         """Limits from elsewhere, by kind and a minute, until a header tells better."""

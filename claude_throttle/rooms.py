@@ -22,6 +22,8 @@ from claude_throttle.settings import Settings
 
 if TYPE_CHECKING:
     from claude_throttle.clerk import Clerk
+    from claude_throttle.limits import Limits
+    from claude_throttle.pacing.suspension import Suspension
     from claude_throttle.shared_pacer import SharedPacer
 
 
@@ -151,6 +153,14 @@ class Rooms:
     def lanes(self) -> list[Lane]:
         """Their lanes."""
         return [room.lane for room in self.all()]
+
+    def limits(self, suspension: Callable[[str], Optional[Suspension]]) -> Limits:
+        """What is known of each lane."""
+        from claude_throttle.limits import Limits  # only for who looks
+
+        lanes = {room.lane.name: room.state(suspension(room.lane.name)) for room in self.all()}
+        permits = self._permits
+        return Limits(lanes, permits.limit, permits.in_use, self.store, self._paused)
 
     def pause(self, paused: bool) -> None:
         """Stop or go on letting calls leave."""

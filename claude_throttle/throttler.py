@@ -69,6 +69,16 @@ class Throttler(Calls):
         """What it was told, as it stands."""
         return self._settings
 
+    @property
+    def testing(self) -> bool:
+        """Whether testing_mode() is in force: answers are canned, and no call is made."""
+        return bool(self._canned)
+
+    @property
+    def closed(self) -> bool:
+        """Whether drain() or close() was called: nothing is accepted any more."""
+        return self._closed
+
     # -- looking ---------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
