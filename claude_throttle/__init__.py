@@ -50,6 +50,7 @@ from claude_throttle.flow.events import (
 from claude_throttle.flow.permit import Permit
 from claude_throttle.flow.ticket import Priority
 from claude_throttle.metrics.quantiles import Quantiles
+from claude_throttle.metrics.recent import HistoryInterval
 from claude_throttle.metrics.stats import Stats
 from claude_throttle.pacing.quota import Quota
 from claude_throttle.settings import Settings
@@ -73,6 +74,7 @@ __all__ = [
     # Looking
     "Stats",
     "Quantiles",
+    "HistoryInterval",
     "Usage",
     "Limits",
     "LaneState",

@@ -40,6 +40,7 @@ from claude_throttle.transport.request import Request, require_options, serialis
 
 if TYPE_CHECKING:
     from claude_throttle.limits import Limits
+    from claude_throttle.metrics.recent import HistoryInterval
     from claude_throttle.stream import MessageStream
 
 AnyCall = TypeVar("AnyCall", bound=Call)
@@ -200,6 +201,10 @@ class Process:
     def limits(self) -> Limits:
         """What is known of each lane."""
         return self._rooms.limits(self._access.suspension)
+
+    def history(self) -> tuple[HistoryInterval, ...]:
+        """The last ten minutes."""
+        return self._recorder.history(self._clock.monotonic())
 
     def estimate_wait(self, params: Mapping[str, Any]) -> float:
         """Seconds a call put now would wait before it leaves."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from claude_throttle.admission import Admission
     from claude_throttle.canned_answers import CannedAnswers
     from claude_throttle.limits import Limits
+    from claude_throttle.metrics.recent import HistoryInterval
     from claude_throttle.process import Process
     from claude_throttle.settings import SettingsOptions
     from claude_throttle.tickets import LineTicket
@@ -88,6 +89,14 @@ class Throttler(Calls):
     def limits(self) -> Limits:
         """What is known of each lane's limits: told, learned, in force; ``print()`` it."""
         return self._process().limits()
+
+    def history(self) -> tuple[HistoryInterval, ...]:
+        """The last ten minutes of this process's calls, oldest first, ten seconds each.
+
+        The last one is under way; none are there before the first call. In fixed memory, and safe
+        to read from any thread.
+        """
+        return self._process().history()
 
     def estimate_wait(self, **params: Any) -> float:
         """Seconds such a call, put now, would wait to leave; inf while paused. As submit()."""

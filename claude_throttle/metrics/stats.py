@@ -19,6 +19,7 @@ from claude_throttle.flow.events import (
     PermitGranted,
     RetryScheduled,
 )
+from claude_throttle.metrics import recent
 from claude_throttle.metrics.quantiles import NO_QUANTILES, Histogram, Quantiles
 
 #: Seconds over which the rate is taken.
@@ -124,6 +125,7 @@ class Recorder:
         self._queue_wait = Histogram()
         self._latency = Histogram()
         self._departures: deque[tuple[int, int]] = deque()
+        self._recent = recent.Ring()
         self._started_at: float | None = None
         self._count: dict[type, Callable[[Any, float], None]] = {
             CallQueued: self._queued,
@@ -149,6 +151,7 @@ class Recorder:
 
     def _sent(self, event: CallSent, now: float) -> None:
         self._counts["sent"] += 1
+        self._recent.add(recent.SENT, now)
         if event.attempt == 1:
             self._queue_wait.add(event.waited_seconds)
         self._departed(now)
@@ -165,21 +168,31 @@ class Recorder:
         while self._departures and self._departures[0][0] < now - RATE_WINDOW_SECONDS:
             self._departures.popleft()
 
-    def _retried(self, event: RetryScheduled, _now: float) -> None:
+    def _retried(self, event: RetryScheduled, now: float) -> None:
         self._counts["retried"] += 1
-        self._statuses[event.status or 0] += 1
+        self._refused(event.status, now)
 
-    def _succeeded(self, event: CallSucceeded, _now: float) -> None:
+    def _refused(self, status: int | None, now: float) -> None:
+        self._statuses[status or 0] += 1
+        if status == 429:
+            self._recent.add(recent.RATE_LIMITED, now)
+        elif status == 529:
+            self._recent.add(recent.OVERLOADED, now)
+
+    def _succeeded(self, event: CallSucceeded, now: float) -> None:
         self._counts["succeeded"] += 1
+        self._recent.add(recent.SUCCEEDED, now)
         self._latency.add(event.latency_seconds)
         self._used(event.usage)
 
     def _used(self, usage: Usage) -> None:
         self._usage = Usage(*(a + b for a, b in zip(self._usage, usage)))
 
-    def _failed_call(self, event: CallFailed, _now: float) -> None:
+    def _failed_call(self, event: CallFailed, now: float) -> None:
         self._failed[event.error] += 1
-        self._statuses[event.status or 0] += 1
+        self._refused(event.status, now)
+        if event.error != "CancelledError":
+            self._recent.add(recent.FAILED, now)
 
     def _granted(self, event: PermitGranted, now: float) -> None:
         self._counts["sent"] += 1
@@ -221,6 +234,11 @@ class Recorder:
                 requests_per_minute=self._per_minute(elapsed),
                 elapsed_seconds=elapsed,
             )
+
+    def history(self, now: float) -> tuple[recent.HistoryInterval, ...]:
+        """The last ten minutes; none if nothing ever happened."""
+        with self._lock:
+            return self._recent.intervals(now)
 
     def median_latency(self) -> float:
         """Seconds from first send to answer; 0 while nothing was answered."""
