@@ -1,0 +1,118 @@
+"""What a shared store says of the fleet: asked once for all who look."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any, Callable, NamedTuple, Optional
+
+import claude_throttle
+from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock
+
+#: Seconds for which an answer is good, and a failure: a store that stands still must not hold up
+#: a thread of the web server at every look.
+GOOD_SECONDS = 2.0
+FAILED_SECONDS = 10.0
+
+#: Seconds that the store is given.
+TIMEOUT_SECONDS = 0.5
+
+#: Seconds after which a store that nobody looks at is forgotten.
+FORGOTTEN_SECONDS = 60.0
+
+
+class _Answer(NamedTuple):
+    """What one store said."""
+
+    #: Kept, so that no other client of a store can have its id.
+    shared: Any
+    fleet: Optional[claude_throttle.FleetState]
+    error: Optional[str]
+    at: float
+    good_until: float
+
+
+class FleetLook:
+    """The last answer of each store. Thread-safe, and good in forked children."""
+
+    def __init__(
+        self,
+        ask: Optional[Callable[..., claude_throttle.FleetState]] = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._ask = ask
+        self._clock = clock
+        # Plain dicts, by pid: setdefault and pop are atomic, and no fork leaves a lock held.
+        self._answers: dict[tuple[int, object], _Answer] = {}
+        self._asking: dict[tuple[int, object], object] = {}
+
+    def at(self, shared: Any) -> dict[str, Any]:
+        """The fleet that *shared* holds, two seconds old at most; or why there is none, in words.
+
+        One caller asks, and waits half a second at most; others meanwhile get the answer before.
+        """
+        key = (os.getpid(), shared if isinstance(shared, str) else id(shared))
+        mine = object()
+        if not self._is_good(key) and self._asking.setdefault(key, mine) is mine:
+            try:
+                if not self._is_good(key):  # who asked before may have ended just now
+                    self._answers[key] = self._answer(shared)
+            finally:
+                del self._asking[key]
+            self._forget()
+        return self._shown(self._answers.get(key))
+
+    def _is_good(self, key: tuple[int, object]) -> bool:
+        known = self._answers.get(key)
+        return known is not None and self._clock.monotonic() < known.good_until
+
+    def _answer(self, shared: Any) -> _Answer:
+        fleet, error = None, None
+        try:
+            fleet = (self._ask or claude_throttle.fleet)(shared, timeout=TIMEOUT_SECONDS)
+        except claude_throttle.ThrottleError as problem:
+            error = str(problem)
+        now = self._clock.monotonic()
+        return _Answer(shared, fleet, error, now, now + (FAILED_SECONDS if error else GOOD_SECONDS))
+
+    def _forget(self) -> None:
+        now = self._clock.monotonic()
+        for key, answer in list(self._answers.items()):
+            if now > answer.at + FORGOTTEN_SECONDS:
+                self._answers.pop(key, None)
+
+    def _shown(self, answer: Optional[_Answer]) -> dict[str, Any]:
+        if answer is None:
+            return _shown(None, "the store is being asked", None)
+        return _shown(answer.fleet, answer.error, self._clock.monotonic() - answer.at)
+
+
+def _shown(
+    fleet: Optional[claude_throttle.FleetState], error: Optional[str], age: Optional[float]
+) -> dict[str, Any]:
+    return {
+        "store": None if fleet is None else fleet.store,
+        "error": error,
+        "age_seconds": age,
+        "members": [] if fleet is None else [_member(one) for one in fleet.members],
+        "lanes": [] if fleet is None else [_lane(one) for one in fleet.lanes],
+    }
+
+
+def _member(member: claude_throttle.FleetMember) -> dict[str, Any]:
+    counts = member.lanes.values()
+    return {
+        "account": member.account[:6],
+        "host": member.host,
+        "pid": member.pid,
+        "this": (member.host, member.pid) == (socket.gethostname(), os.getpid()),
+        "waiting": sum(waiting for waiting, _ in counts),
+        "in_flight": sum(out for _, out in counts),
+        "lanes": {name: list(both) for name, both in member.lanes.items()},
+        "expires_seconds": member.expires_seconds,
+    }
+
+
+def _lane(lane: claude_throttle.FleetLane) -> dict[str, Any]:
+    quotas = {name: {"left": left, "a_minute": rate} for name, (left, rate) in lane.quotas.items()}
+    return {**lane._asdict(), "account": lane.account[:6], "quotas": quotas}
