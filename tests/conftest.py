@@ -24,6 +24,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_terminal_summary(terminalreporter):
+    """What was skipped is said even to those who did not ask."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    for reason in sorted({report.longrepr[2] for report in skipped}):
+        terminalreporter.write_line(f"NOT TESTED: {reason}", red=True, bold=True)
+
+
 def ask(text="hello", **more):
     """Keywords of one call."""
     return {
