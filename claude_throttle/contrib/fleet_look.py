@@ -14,7 +14,7 @@ from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock
 GOOD_SECONDS = 2.0
 FAILED_SECONDS = 10.0
 
-#: Seconds that the store is given.
+#: Seconds that the store is given, for the connection and then for its answer.
 TIMEOUT_SECONDS = 0.5
 
 #: Seconds after which a store that nobody looks at is forgotten.
@@ -49,7 +49,7 @@ class FleetLook:
     def at(self, shared: Any) -> dict[str, Any]:
         """The fleet that *shared* holds, two seconds old at most; or why there is none, in words.
 
-        One caller asks, and waits half a second at most; others meanwhile get the answer before.
+        One caller asks, and waits a second at most; others meanwhile get the answer before.
         """
         key = (os.getpid(), shared if isinstance(shared, str) else id(shared))
         mine = object()

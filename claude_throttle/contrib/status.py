@@ -111,9 +111,9 @@ def data(throttlers: Mapping[str, Throttler]) -> dict[str, Any]:
     """What the page shows: this process, and each throttler by its name. Ready for ``json.dumps``.
 
     Starts no thread and makes no call to Claude; what has no bound is None. Where ``shared=`` is
-    set the store is asked, for half a second at most and once in two for all who look; what goes
-    wrong there is told in words. A throttler that cannot be had, because a setting of it is
-    wrong, is told in words, too.
+    set the store is asked, for a second at most and once in two for all who look; what goes wrong
+    there is told in words, and not tried again for ten. A throttler that cannot be had, because a
+    setting of it is wrong, is told in words, too.
     """
     return {
         "host": socket.gethostname(),

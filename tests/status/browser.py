@@ -57,6 +57,14 @@ class Browser:
         self._driver = subprocess.Popen(
             [DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
+        self._session, self._connection = "", None
+        try:
+            self._begin(directory)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, directory):
         for line in self._driver.stdout:
             if "started successfully on port" in line:
                 port = int(line.rstrip(".\n").rsplit(" ", 1)[1])
@@ -70,7 +78,6 @@ class Browser:
             "goog:chromeOptions": options,
             "goog:loggingPrefs": {"browser": "ALL"},
         }
-        self._session = ""
         found = self._ask("POST", "", {"capabilities": {"alwaysMatch": capabilities}})
         self._session = f"/{found['sessionId']}"
         self._ask("POST", "/timeouts", {"script": 1000 * TIMEOUT})
@@ -87,7 +94,8 @@ class Browser:
     def close(self):
         with contextlib.suppress(Exception):  # it may have gone already
             self._ask("DELETE", "")
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
         self._driver.terminate()
         self._driver.wait(10)
         self._driver.stdout.close()
@@ -154,9 +162,8 @@ class Browser:
 def browser():
     """A browser of nobody's, gone in the end."""
     directory = tempfile.mkdtemp()
-    one = Browser(directory)
     try:
-        yield one
+        with contextlib.closing(Browser(directory)) as one:
+            yield one
     finally:
-        one.close()
         shutil.rmtree(directory, ignore_errors=True)

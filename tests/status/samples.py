@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from claude_throttle import HistoryInterval, LaneState, QuotaState, Settings, Stats
+from claude_throttle import HistoryInterval, LaneState, Quantiles, QuotaState, Settings, Stats
 from claude_throttle.contrib.status import as_plain, shown_settings
 
 REQUESTS = as_plain(QuotaState("requests", 60.0, None, 100, 100, 99, 2.4, "headers"))
@@ -29,6 +29,8 @@ _STATS = as_plain(
             overloaded=1,
             input_tokens=1_234_567,
             output_tokens=98_765,
+            queue_wait_seconds=Quantiles(140, 0.042, 9.7, 17.2, 18.4),
+            latency_seconds=Quantiles(123, 1.9, 4.2, 11.0, 31.5),
             requests_per_minute=98.4,
             elapsed_seconds=480.0,
         )._asdict(),
@@ -68,7 +70,7 @@ def _throttler(name="default", **more):
         "lanes": [
             _lane("sonnet-5", REQUESTS, DAILY, INPUT),
             _lane("haiku-5-5", SPACED, waiting=0, out=0),
-            _lane("opus-5-5"),
+            _lane("opus-5-5", waiting=0, out=0),
         ],
         "stats": _STATS,
         "history": _history(),
