@@ -22,9 +22,9 @@ class HistoryInterval(NamedTuple):
     seconds_ago: float
     #: How long it has lasted: 10.0, and less while it is the last one.
     seconds: float
-    #: Requests that left, every attempt counted.
+    #: Requests that left, every attempt counted, and those of others.
     sent: int = 0
-    #: Calls answered.
+    #: Calls answered, and requests of others.
     succeeded: int = 0
     #: Calls that ended in an exception; cancelled ones are not among them.
     failed: int = 0

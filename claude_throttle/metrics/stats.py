@@ -39,7 +39,9 @@ class Stats(NamedTuple):
     sent: int = 0
     #: Of those, the ones that others sent: the official SDK, a session, whoever had a permit().
     permits: int = 0
-    #: Of those, the ones that were refused or lost, as far as anybody said.
+    #: Of those, the ones that were answered, and those that were refused or lost, as far as anybody
+    #: said.
+    permits_answered: int = 0
     permits_refused: int = 0
     #: Calls answered.
     succeeded: int = 0
@@ -197,17 +199,20 @@ class Recorder:
     def _granted(self, event: PermitGranted, now: float) -> None:
         self._counts["sent"] += 1
         self._counts["permits"] += 1
+        self._recent.add(recent.SENT, now)
         self._queue_wait.add(event.waited_seconds)
         if self._started_at is None:
             self._started_at = now
         self._departed(now)
 
-    def _closed(self, event: PermitClosed, _now: float) -> None:
+    def _closed(self, event: PermitClosed, now: float) -> None:
         if event.refused:
             self._counts["permits_refused"] += 1
-            self._statuses[event.status or 0] += 1
+            self._refused(event.status, now)
         elif event.status is not None:
+            self._counts["permits_answered"] += 1
             self._latency.add(event.seconds)
+            self._recent.add(recent.SUCCEEDED, now)
         if event.usage is not None:
             self._used(event.usage)
 
@@ -222,6 +227,7 @@ class Recorder:
                 in_flight=in_flight,
                 sent=self._counts["sent"],
                 permits=self._counts["permits"],
+                permits_answered=self._counts["permits_answered"],
                 permits_refused=self._counts["permits_refused"],
                 succeeded=self._counts["succeeded"],
                 failed=MappingProxyType(dict(self._failed)),

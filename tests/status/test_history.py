@@ -8,7 +8,14 @@ import threading
 import pytest
 
 from claude_throttle.flow.cost import NO_USAGE
-from claude_throttle.flow.events import CallFailed, CallSent, CallSucceeded, RetryScheduled
+from claude_throttle.flow.events import (
+    CallFailed,
+    CallSent,
+    CallSucceeded,
+    PermitClosed,
+    PermitGranted,
+    RetryScheduled,
+)
 from claude_throttle.metrics.recent import INTERVALS, SENT, Ring
 from claude_throttle.metrics.stats import Recorder
 from claude_throttle.testing import Reply
@@ -108,10 +115,16 @@ def test_each_kind_of_event_is_counted():
         CallSucceeded(1, "m", 2, 1.0, NO_USAGE, None),
         CallFailed(2, "m", 5, "RateLimitError", 429),
         CallFailed(3, "m", 0, "CancelledError", None),
+        PermitGranted(4, "m", 0.0),
+        PermitClosed(4, "m", 1.0, 200, False, None),
+        PermitGranted(5, "m", 0.0),
+        PermitClosed(5, "m", 1.0, 529, True, None),
+        PermitGranted(6, "m", 0.0),
+        PermitClosed(6, "m", 1.0, None, False, None),
     ):
         recorder.record(event, 10.0)
     (found,) = recorder.history(12.0)
-    assert found == (2.0, 2.0, 2, 1, 1, 2, 1)
+    assert found == (2.0, 2.0, 5, 2, 1, 2, 2)
 
 
 def test_the_history_of_a_throttler(fake, throttle, manual):

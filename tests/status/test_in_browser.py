@@ -94,6 +94,21 @@ def test_what_is_drawn_is_what_is_told(fake, throttle, site, opened):
     no_complaint(browser)
 
 
+def test_requests_of_others_are_drawn_too(fake, throttle, site, opened):
+    """An application that uses the official SDK only has answers, and nothing it called for."""
+    throttler = throttle(fake(), rpm=None)
+    for status in (200, 200, 529):
+        with throttler.permit(model="claude-sonnet-5") as permit:
+            permit.settle(status=status, headers={})
+    browser = opened(default=throttler)
+    tiles = dict(zip(texts(browser, ".tile dt"), texts(browser, ".tile dd:not(.note)")))
+    assert (tiles["Answered"], tiles["Failed"]) == ("2", "0")
+    facts = dict(zip(texts(browser, ".rest dt"), texts(browser, ".rest dd")))
+    told = "3 requests of the SDK, a session or permit(): 2 answered, 1 refused"
+    assert facts["Of others"] == told
+    no_complaint(browser)
+
+
 def test_each_gauge_says_what_it_measures(fake, throttle, site, opened):
     """A name, bounds, a value, and that value in words; the bar as long as that."""
     site.keep = True
