@@ -37,7 +37,12 @@ def read_call(request: Request, characters_per_token: float, max_tokens_needed: 
     """Read *request*; a problem is kept in the call, never raised."""
     body = _json_object(request.body)
     problem = _problem(request, body, max_tokens_needed)
-    body = body or {}
+    call = call_of(body or {}, characters_per_token)
+    return call._replace(key=key_of(request.headers), problem=problem)
+
+
+def call_of(body: dict[str, Any], characters_per_token: float) -> Call:
+    """The same of a request's body alone."""
     limit = body.get("max_tokens")
     return Call(
         body,
@@ -46,22 +51,23 @@ def read_call(request: Request, characters_per_token: float, max_tokens_needed: 
         math.ceil(_characters(body) / characters_per_token),
         last_user_text(body.get("messages"))[:NONCE_CHARACTERS],
         body.get("stream") is True,
-        _key(request.headers),
-        problem,
+        "",
+        None,
     )
 
 
 def _problem(request: Request, body: dict[str, Any] | None, max_tokens: bool) -> Scripted | None:
     if request.body is None:
         return Garbage(TOO_LARGE_PAGE, 413)
-    if not _key(request.headers):
+    if not key_of(request.headers):
         return Reply(401, message="x-api-key header is required")
     if body is None:
         return _invalid("The request body is not valid JSON: a JSON object is expected")
-    return _wrong_field(body, max_tokens)
+    return wrong_field(body, max_tokens)
 
 
-def _wrong_field(body: Mapping[str, Any], max_tokens: bool) -> Reply | None:
+def wrong_field(body: Mapping[str, Any], max_tokens: bool) -> Reply | None:
+    """What is wrong with the fields of a request."""
     for name in ("model", "max_tokens", "messages") if max_tokens else ("model", "messages"):
         if name not in body:
             return _invalid(f"{name}: Field required")
@@ -121,7 +127,8 @@ def _text_of(content: Any) -> str:
     return next((text for text in reversed(texts) if isinstance(text, str)), "")
 
 
-def _key(headers: Mapping[str, str]) -> str:
+def key_of(headers: Mapping[str, str]) -> str:
+    """The key or token a request came with, or nothing."""
     key = headers.get("x-api-key", "")
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return key or (token.strip() if scheme.lower() == "bearer" else "")

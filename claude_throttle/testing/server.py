@@ -7,13 +7,13 @@ import contextlib
 import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Optional
 
 from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock
 from claude_throttle.testing.arrivals import Arrival
 from claude_throttle.testing.behaviour import ADMISSION, Behaviour, Latency, OutputTokens
 from claude_throttle.testing.connection import Connection
+from claude_throttle.testing.fake_batches import FakeBatches
 from claude_throttle.testing.faults import OVERLOADED, Scripted
 from claude_throttle.testing.quotas import Limits
 from claude_throttle.testing.service import Service
@@ -160,6 +160,11 @@ class FakeClaude:
         return self._service.other_log.copy()
 
     @property
+    def batches(self) -> FakeBatches:
+        """``/v1/messages/batches``: how long they take, how they end, what came there."""
+        return self._service.batches
+
+    @property
     def others_taken(self) -> int:
         """How many requests of somebody else (``others_rpm``) were let in so far."""
         return self._service.others_taken()
@@ -236,12 +241,7 @@ class FakeClaude:
     def __enter__(self) -> FakeClaude:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.stop()
 
     def _run(self, listening: Future[int]) -> None:

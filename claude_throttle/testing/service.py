@@ -16,14 +16,9 @@ from claude_throttle.testing import rate_limits_api, replies
 from claude_throttle.testing.accounts import KEY_REFUSED
 from claude_throttle.testing.arrivals import MESSAGES, Arrival, ArrivalLog
 from claude_throttle.testing.behaviour import ANSWER, Behaviour
-from claude_throttle.testing.faults import (
-    FaultDice,
-    Ok,
-    Reply,
-    Reset,
-    Scripted,
-    SpendCap,
-)
+from claude_throttle.testing.fake_batches import PATH as BATCHES
+from claude_throttle.testing.fake_batches import FakeBatches
+from claude_throttle.testing.faults import FaultDice, Ok, Reply, Reset, Scripted, SpendCap
 from claude_throttle.testing.plans import Head, Plan, Scene, plan_for
 from claude_throttle.testing.quotas import Limits, ModelQuotas
 from claude_throttle.testing.reading import SECRET_HEADERS, Call, read_call
@@ -42,6 +37,7 @@ class Service:
         self.log = ArrivalLog(behaviour.log_limit)
         #: What came to other places than messages.
         self.other_log = ArrivalLog(behaviour.log_limit)
+        self.batches = FakeBatches(behaviour)
         # Guards all below. Never held while calling the user's functions or waiting.
         self._lock = threading.Lock()
         self._limits = behaviour.limits
@@ -103,6 +99,8 @@ class Service:
             return self._count(request, at)
         if place == ("GET", rate_limits_api.PATH):
             return self._rate_limits(request, at)
+        if request.path.startswith(BATCHES):
+            return self._plain(self.batches.answer(request, at))
         return self._plain(Reply(404, {"x-should-retry": "false"}, message="Not found"))
 
     def late_head(self, model: str, head: Head) -> bytes:

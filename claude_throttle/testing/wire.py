@@ -10,6 +10,8 @@ from typing import NamedTuple, Optional, TypeVar
 
 #: Bytes. The real API's edge refuses larger bodies of messages.
 BODY_LIMIT = 32 * 1024 * 1024
+#: The same of batches.
+BATCH_PATH, BATCH_BODY_LIMIT = "/v1/messages/batches", 256 * 1024 * 1024
 #: Bytes of request line and headers.
 HEAD_LIMIT = 64 * 1024
 
@@ -75,20 +77,21 @@ class RequestReader:
             method, target, version, headers = _parse_head(head)
             path, _, query = target.partition("?")
             self._continue_wanted = headers.get("expect", "").lower() == "100-continue"
-            body = yield from self._body(headers)
+            larger = path == BATCH_PATH and self._body_limit == BODY_LIMIT
+            body = yield from self._body(headers, BATCH_BODY_LIMIT if larger else self._body_limit)
             self._continue_wanted = False
             yield Request(method, path, headers, body, _keep_alive(version, headers), query)
 
-    def _body(self, headers: dict[str, str]) -> Reading[Optional[bytes]]:
+    def _body(self, headers: dict[str, str], limit: int) -> Reading[Optional[bytes]]:
         if "transfer-encoding" in headers:
-            return (yield from self._chunked(headers["transfer-encoding"]))
+            return (yield from self._chunked(headers["transfer-encoding"], limit))
         length = _number(headers.get("content-length", "0"), 10)
-        if length > self._body_limit:
+        if length > limit:
             yield from self._skip(length)
             return None
         return (yield from self._exactly(length))
 
-    def _chunked(self, encoding: str) -> Reading[Optional[bytes]]:
+    def _chunked(self, encoding: str, limit: int) -> Reading[Optional[bytes]]:
         if encoding.lower() != "chunked":
             raise BadRequest(501, f"transfer-encoding {encoding!r} is not known here")
         body = bytearray()
@@ -96,7 +99,7 @@ class RequestReader:
         while size != 0:
             line = yield from self._until(b"\r\n")
             size = _number(line.split(b";")[0].decode("latin-1"), 16)
-            if len(body) + size > self._body_limit:
+            if len(body) + size > limit:
                 raise BadRequest(413, "chunked body too large")
             body += yield from self._exactly(size)
             # After the last chunk trailers may come, up to an empty line.

@@ -125,7 +125,7 @@ def test_everything_else_passes(fake, throttle, session):
     throttler = throttle(server)
     made = session(server, throttler)
     assert made.get(server.url + "/v1/models", timeout=10).status_code == 404
-    assert post(made, server, "/v1/messages/batches").status_code == 404
+    assert post(made, server, "/v1/messages/batches").status_code == 400
     assert throttler._process().lanes() == []
     pieces = iter([json.dumps(HELLO).encode()])
     made.post(server.url + "/v1/messages", data=pieces, timeout=10)

@@ -1,0 +1,200 @@
+"""``/v1/messages/batches`` of the fake server: batches that end, results in any order."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Optional, Union
+from urllib.parse import parse_qs
+
+from claude_throttle.testing import batch_records, replies
+from claude_throttle.testing.accounts import KEY_REFUSED
+from claude_throttle.testing.arrivals import Arrival, ArrivalLog
+from claude_throttle.testing.batch_records import Batch, Ending
+from claude_throttle.testing.behaviour import Behaviour
+from claude_throttle.testing.faults import Garbage, Reply, Scripted
+from claude_throttle.testing.quotas import Limits, ModelQuotas
+from claude_throttle.testing.reading import SECRET_HEADERS, key_of
+from claude_throttle.testing.wire import Request
+
+PATH = "/v1/messages/batches"
+
+#: In a batch (SDK 2.11, rate-limit page 2026-09).
+MOST_REQUESTS = 100_000
+
+#: On a page of the list.
+LARGEST_PAGE = 1000
+
+_FINAL = {"x-should-retry": "false"}
+
+
+class FakeBatches:
+    """What a :class:`FakeClaude` knows of batches. All may be changed while it runs; thread-safe.
+
+    Its requests have a quota of their own, and a log of their own: :attr:`arrivals`.
+    """
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        #: Seconds, by the server's clock, from a batch's creation to its end.
+        self.seconds = 0.0
+        #: Requests that a batch may hold.
+        self.most_requests = MOST_REQUESTS
+        #: Where the API says that results are; None: here.
+        self.results_at: Optional[str] = None
+        #: Rewrites the lines of results before they are sent: a server that lies.
+        self.rewrite: Optional[Callable[[list[bytes]], list[bytes]]] = None
+        self._behaviour = behaviour
+        self._clock = behaviour.clock
+        self._log = ArrivalLog(behaviour.log_limit)
+        # Guards all below.
+        self._lock = threading.Lock()
+        self._batches: dict[str, Batch] = {}
+        self._endings: dict[str, Ending] = {}
+        self._script: deque[tuple[Scripted, bool]] = deque()
+        self._quotas = ModelQuotas(Limits(), self._clock.monotonic())
+        self._random = random.Random(f"batches {behaviour.seed}")
+
+    @property
+    def arrivals(self) -> list[Arrival]:
+        """Every request about batches, in order; ``model`` is its method, ``nonce`` its query."""
+        return self._log.copy()
+
+    @property
+    def created(self) -> list[list[str]]:
+        """The ``custom_id``s of each batch there is, oldest first."""
+        with self._lock:
+            return [[one["custom_id"] for one in b.requests] for b in self._batches.values()]
+
+    def limits(self, rpm: Optional[float] = None, burst: Optional[float] = None) -> None:
+        """Requests a minute about batches, and how many may come at once."""
+        with self._lock:
+            self._quotas.reshape(Limits(rpm=rpm, burst=burst), self._clock.monotonic())
+
+    def script(self, *answers: Scripted, carried_out: bool = False) -> None:
+        """The next requests get these; if *carried_out*, what they ask for is done all the same."""
+        with self._lock:
+            self._script.extend((answer, carried_out) for answer in answers)
+
+    def end(self, endings: Mapping[str, Union[str, Mapping[str, Any]]]) -> None:
+        """How requests end, by ``custom_id``: "errored", "canceled", "expired", or an error."""
+        with self._lock:
+            self._endings.update(endings)
+
+    def answer(self, request: Request, at: float) -> Scripted:
+        """What *request* gets."""
+        with self._lock:
+            decided = self._decide_locked(request, at)
+            told = replies.rate_limit_headers(self._quotas.standings(at), self._clock.wall())
+        if isinstance(decided, Reply):
+            decided = Reply(**{**vars(decided), "headers": {**told, **decided.headers}})
+        status = getattr(decided, "status", 0)
+        self._log.add(_arrival(request, at, status))
+        return decided
+
+    def _decide_locked(self, request: Request, at: float) -> Scripted:
+        """Requires _lock."""
+        scripted, carried_out = self._script.popleft() if self._script else (None, False)
+        if scripted is not None and not carried_out:
+            return scripted
+        key = key_of(request.headers)
+        if not key or not self._behaviour.lets_in(key):
+            return KEY_REFUSED
+        refusal = self._quotas.admit(0, at)
+        if refusal is not None:
+            return replies.refusal_reply(refusal, self._behaviour.organization_id, "batches")
+        answer = self._do_locked(request, at)
+        return answer if scripted is None else scripted
+
+    def _do_locked(self, request: Request, at: float) -> Scripted:
+        """Requires _lock."""
+        name, _, action = request.path[len(PATH) :].strip("/").partition("/")
+        if not name:
+            return (
+                self._create_locked(request, at)
+                if request.method == "POST"
+                else self._list(request, at)
+            )
+        batch = self._batches.get(name)
+        if batch is None:
+            return Reply(404, _FINAL, message=f"Message Batch {name} not found")
+        if (request.method, action) == ("GET", ""):
+            return self._shown(batch, request, at)
+        if (request.method, action) == ("POST", "cancel"):
+            batch.cancel(at)
+            return self._shown(batch, request, at)
+        if (request.method, action) == ("GET", "results"):
+            return self._results_locked(batch, at)
+        if (request.method, action) == ("DELETE", ""):
+            return self._delete_locked(batch, at)
+        return Reply(404, _FINAL, message="Not found")
+
+    def _create_locked(self, request: Request, at: float) -> Scripted:
+        """Requires _lock."""
+        if request.body is None:
+            return Garbage(replies.TOO_LARGE_PAGE, 413)
+        try:
+            requests = json.loads(request.body)["requests"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return _invalid("requests: Field required")
+        problem = batch_records.problem_with(requests, self.most_requests)
+        if problem is not None:
+            return _invalid(problem)
+        name = f"msgbatch_01{self._random.getrandbits(88):022x}"
+        wall = self._clock.wall()
+        self._batches[name] = Batch(name, requests, at + self.seconds, wall, dict(self._endings))
+        return self._shown(self._batches[name], request, at)
+
+    def _shown(self, batch: Batch, request: Request, at: float) -> Reply:
+        return Reply(200, body=replies.to_json(batch.shown(at, self._base_url(request))))
+
+    def _base_url(self, request: Request) -> str:
+        return self.results_at or f"http://{request.headers.get('host', 'localhost')}"
+
+    def _list(self, request: Request, at: float) -> Reply:
+        asked = {name: texts[-1] for name, texts in parse_qs(request.query).items()}
+        names = list(reversed(self._batches))
+        if asked.get("after_id") in names:
+            names = names[names.index(asked["after_id"]) + 1 :]
+        limit = asked.get("limit", "20")
+        size = int(limit) if limit.isdecimal() and len(limit) < 9 else 0
+        if not 1 <= size <= LARGEST_PAGE:
+            return _invalid("limit: Input should be from 1 to 1000")
+        base_url = self._base_url(request)
+        page = [self._batches[name].shown(at, base_url) for name in names[:size]]
+        ends = (page[0]["id"], page[-1]["id"]) if page else (None, None)
+        more = len(names) > size
+        answer = {"data": page, "has_more": more, "first_id": ends[0], "last_id": ends[1]}
+        return Reply(200, body=replies.to_json(answer))
+
+    def _results_locked(self, batch: Batch, at: float) -> Reply:
+        """Requires _lock."""
+        if not batch.ended(at):
+            return _invalid(f"Message Batch {batch.name} has no results: it is still processing")
+        lines = batch_records.result_lines(batch, self._behaviour, self._random)
+        self._random.shuffle(lines)
+        if self.rewrite is not None:
+            lines = self.rewrite(lines)
+        return Reply(200, {"content-type": "application/x-jsonl"}, body=b"".join(lines))
+
+    def _delete_locked(self, batch: Batch, at: float) -> Reply:
+        """Requires _lock."""
+        if not batch.ended(at):
+            return _invalid(f"Message Batch {batch.name} cannot be deleted: it is processing")
+        del self._batches[batch.name]
+        return Reply(200, body=replies.to_json({"id": batch.name, "type": "message_batch_deleted"}))
+
+
+def _invalid(message: str) -> Reply:
+    return Reply(400, _FINAL, message=message)
+
+
+def _arrival(request: Request, at: float, status: int) -> Arrival:
+    headers = {k: v for k, v in request.headers.items() if k not in SECRET_HEADERS}
+    key = key_of(request.headers)[-4:]
+    admitted = 200 <= status < 300
+    return Arrival(
+        at, request.method, 0, 0, status, request.query, headers, admitted, key, 0, request.path
+    )
