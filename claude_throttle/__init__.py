@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from claude_throttle._version import __version__
 from claude_throttle.errors import (
     AccountSuspended,
+    BatchIncomplete,
     BrokenAnswer,
     CircuitOpen,
     Closed,
@@ -24,6 +25,7 @@ from claude_throttle.errors import (
     QuotaTooSmall,
     ThrottleError,
     UnknownSetting,
+    Unprocessed,
 )
 from claude_throttle.flow.cost import Usage
 from claude_throttle.flow.events import (
@@ -57,6 +59,13 @@ from claude_throttle.settings import Settings
 from claude_throttle.throttler import Throttler
 
 if TYPE_CHECKING:
+    from claude_throttle.batches import (
+        Batches,
+        BatchHandle,
+        BatchProgress,
+        BatchResult,
+        BatchState,
+    )
     from claude_throttle.fleet_view import FleetLane, FleetMember, FleetState, fleet
     from claude_throttle.limits import LaneState, Limits, QuotaState
     from claude_throttle.stream import MessageStream
@@ -71,6 +80,12 @@ __all__ = [
     "Permit",
     "MessageStream",
     "LineTicket",
+    # Message Batches
+    "Batches",
+    "BatchHandle",
+    "BatchProgress",
+    "BatchResult",
+    "BatchState",
     # Looking
     "Stats",
     "Quantiles",
@@ -116,6 +131,8 @@ __all__ = [
     "DeadlineExceeded",
     "BrokenAnswer",
     "Forked",
+    "Unprocessed",
+    "BatchIncomplete",
     # About
     "__version__",
 ]
@@ -125,6 +142,9 @@ __all__ = [
 _ON_USE = {
     **dict.fromkeys(("LaneState", "Limits", "QuotaState"), "limits"),
     **dict.fromkeys(("fleet", "FleetState", "FleetMember", "FleetLane"), "fleet_view"),
+    **dict.fromkeys(
+        ("Batches", "BatchHandle", "BatchProgress", "BatchResult", "BatchState"), "batches"
+    ),
     "LineTicket": "tickets",
     "MessageStream": "stream",
 }

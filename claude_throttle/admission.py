@@ -30,6 +30,9 @@ logger = logging.getLogger("claude_throttle")
 
 MESSAGES_PATH = "/v1/messages"
 
+#: Of what costs no tokens.
+ONE_REQUEST = Cost(1.0, 0.0, 0.0)
+
 
 class Asked(NamedTuple):
     """A Messages request, as far as its cost goes."""
@@ -54,11 +57,13 @@ class Admission:
     ) -> None:
         self._room = room
         self._make_count_lane = count_lane
-        # Guards the two below. Never held while calling out, but to make a lane.
+        # Guards the four below. Never held while calling out, but to make a lane.
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
-        self._count_lane: Optional[Lane] = None
-        self._closed = False
+        # Of what has a quota beside the models', by name.
+        self._beside: dict[str, Lane] = {}
+        self._at_end: list[Callable[[], None]] = []
+        self._closed = self._held = False
         self._open_permits = open_permits
         self._numbers = numbers
         self._access = access
@@ -93,31 +98,49 @@ class Admission:
 
     def admit_count(self, terms: Terms) -> Attempt:
         """The same for a count of tokens: no tokens of its own, and a quota of its own."""
-        permit = self._permit(self._lane_of_counts(), Cost(1.0, 0.0, 0.0), terms, answers=True)
-        return Attempt(permit, None, None, self)
+        return self.admit_beside("count_tokens", self._make_count_lane, terms)
 
-    def _lane_of_counts(self) -> Lane:
+    def admit_beside(self, name: str, make: Callable[[], Lane], terms: Terms) -> Attempt:
+        """The same for whatever has a quota of requests of its own; *make* makes its lane."""
+        lane = self._lane_beside(name, make)
+        return Attempt(self._permit(lane, ONE_REQUEST, terms, answers=True), None, None, self)
+
+    def _lane_beside(self, name: str, make: Callable[[], Lane]) -> Lane:
         with self._lock:
             if self._closed:
                 raise Closed("the throttler is closed; make a new one to go on")
-            if self._count_lane is None:
-                self._count_lane = self._make_count_lane()
-            return self._count_lane
+            if name not in self._beside:
+                lane = self._beside[name] = make()
+                if self._held:
+                    lane.pause()
+            return self._beside[name]
+
+    def at_end(self, tell: Callable[[], None]) -> None:
+        """*tell* is called, with no lock held, when this is closed: perhaps at once."""
+        with self._lock:
+            self._at_end.append(tell)
+            closed = self._closed
+        if closed:
+            tell()
 
     def hold(self, held: bool) -> None:
-        """Stop or go on letting counts leave."""
+        """Stop or go on letting leave what has a quota of its own."""
         with self._lock:
-            lane = self._count_lane
-        if lane is not None:
+            self._held = held
+            lanes = list(self._beside.values())
+        for lane in lanes:
             lane.pause() if held else lane.resume()
 
     def close(self) -> None:
-        """Accept no more counts, and refuse those that wait."""
+        """Accept no more of that, and refuse what waits."""
         with self._lock:
-            self._closed, lane = True, self._count_lane
-        if lane is not None:
+            self._closed = True
+            lanes, told = list(self._beside.values()), list(self._at_end)
+        for lane in lanes:
             lane.close()
             lane.end_all(Closed("the throttler was closed"))
+        for tell in told:
+            tell()
 
     def _permit(self, lane: Lane, cost: Cost, terms: Terms, answers: bool) -> Permit:
         timeout, now = terms.timeout, self._clock.monotonic()

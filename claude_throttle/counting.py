@@ -13,17 +13,13 @@ from claude_throttle.errors import Closed
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import Cost
-from claude_throttle.flow.events import Event
-from claude_throttle.flow.heard import RATE, AccountRefusal, Heard, Stamp
+from claude_throttle.flow.heard import RATE, Heard, Stamp
 from claude_throttle.flow.lane import Lane
 from claude_throttle.flow.rooms import Lender
 from claude_throttle.flow.senders import Senders
 from claude_throttle.flow.ticket import Ticket
-from claude_throttle.pacing.concurrency import Concurrency
-from claude_throttle.pacing.pacer import Pacer
-from claude_throttle.pacing.quota import AUTO, Quota
-from claude_throttle.pacing.tiers import count_tokens_rpm
 from claude_throttle.settings import Settings
+from claude_throttle.side_lane import side_lane
 from claude_throttle.transport.http import Wire
 
 #: Counts under way at once; each takes a thread and a tenth of a second or two.
@@ -136,34 +132,4 @@ class Counter:
 
 def count_lane(settings: Settings, at_once: Optional[int], senders: Senders, clock: Clock) -> Lane:
     """A lane for the endpoint, with *at_once* places in flight, or as many as it takes."""
-    tier = settings.tier
-    quotas = {} if tier is None else {"rpm": Quota(count_tokens_rpm(tier))}
-    return Lane(
-        "count_tokens",
-        pacer=Pacer(quotas, AUTO, lane="count_tokens"),
-        permits=Concurrency(at_once),
-        senders=senders,
-        price=_no_price,
-        carry=_carry_nothing,
-        observe=_tell_nobody,
-        suspend=_suspend_nobody,
-        max_queue=0,
-        ageing=settings.ageing,
-        clock=clock,
-    )
-
-
-def _no_price(call: Call) -> Cost:
-    return call.cost
-
-
-def _carry_nothing(call: Call) -> None:
-    """Counts are no calls."""
-
-
-def _suspend_nobody(call: Call, refusal: AccountRefusal) -> None:
-    """The calls themselves will find out."""
-
-
-def _tell_nobody(event: Event, call: Optional[Call]) -> None:
-    """Counts are no events."""
+    return side_lane("count_tokens", settings, senders, clock, at_once)

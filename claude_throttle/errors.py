@@ -109,6 +109,38 @@ class Forked(ThrottleError):
     """The call belongs to the parent process; its answer will arrive there."""
 
 
+class Unprocessed(ThrottleError):
+    """A request in a batch that was canceled, or expired, before its turn came; it is not billed.
+
+    ``reason`` is "canceled" or "expired".
+    """
+
+    reason: str = ""
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+# -- Some of it was done: look before you try again ------------------------------------------------
+
+
+class BatchIncomplete(ThrottleError):
+    """Not all batches of a ``batches.submit()`` were created; ``__cause__`` tells why.
+
+    ``ids``: those that were; ``batches.resume(ids)`` gets their results. ``unsure``: one more may
+    have been, without our hearing its id; ``batches.recent()`` shows it, if so.
+    """
+
+    ids: tuple[str, ...] = ()
+    unsure: bool = False
+
+    def __init__(self, message: str, *, ids: tuple[str, ...] = (), unsure: bool = False) -> None:
+        super().__init__(message)
+        self.ids = ids
+        self.unsure = unsure
+
+
 # -- Time was up -----------------------------------------------------------------------------------
 
 

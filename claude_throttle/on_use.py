@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Callable, Optional
 
 from claude_throttle.flow.clock import Clock
@@ -13,6 +14,8 @@ from claude_throttle.transport.http import Wire
 
 if TYPE_CHECKING:
     from claude_throttle.access import Access
+    from claude_throttle.admission import Admission
+    from claude_throttle.batch_desk import BatchDesk
     from claude_throttle.clerk import Clerk
     from claude_throttle.counting import Counter
     from claude_throttle.organization import Organization
@@ -64,3 +67,18 @@ def clerk(
     from claude_throttle.store import make_clerk
 
     return make_clerk(settings, permits, rooms, access, median_latency, clock)
+
+
+def batch_desk(
+    settings: Settings, wire: Wire, senders: Senders, admission: Admission, clock: Clock
+) -> Callable[[], BatchDesk]:
+    """Makes who asks about batches, on its first call; two threads at once may get two."""
+    return lru_cache(1)(partial(_make_batch_desk, settings, wire, senders, admission, clock))
+
+
+def _make_batch_desk(
+    settings: Settings, wire: Wire, senders: Senders, admission: Admission, clock: Clock
+) -> BatchDesk:
+    from claude_throttle.batch_desk import BatchDesk
+
+    return BatchDesk(settings, wire, senders, admission, clock)

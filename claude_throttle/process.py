@@ -93,6 +93,7 @@ class Process:
             counts,
             clock,
         )
+        self.batch_desk = on_use.batch_desk(settings, self._wire, senders, self.admission, clock)
         self._organization = on_use.organization(settings, self._wire, self._rooms, senders)
         self.clerk = on_use.clerk(settings, self.permits, self._rooms, self._access, latency, clock)
 

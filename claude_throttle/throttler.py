@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from claude_throttle import exit_hooks
 from claude_throttle.calls import Calls
-from claude_throttle.errors import ConfigurationError
+from claude_throttle.errors import Closed, ConfigurationError
 from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock
 from claude_throttle.metrics.stats import Stats
 from claude_throttle.observer import Listener
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from claude_throttle.admission import Admission
+    from claude_throttle.batches import Batches
     from claude_throttle.canned_answers import CannedAnswers
     from claude_throttle.limits import Limits
     from claude_throttle.metrics.recent import HistoryInterval
@@ -79,6 +80,13 @@ class Throttler(Calls):
     def closed(self) -> bool:
         """Whether drain() or close() was called: nothing is accepted any more."""
         return self._closed
+
+    @property
+    def batches(self) -> Batches:
+        """Message Batches: ``submit(requests)``, ``resume(ids)``, ``recent()``."""
+        from claude_throttle.batches import Batches  # few programs need it
+
+        return Batches(self._process_for_batches)
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -235,6 +243,14 @@ class Throttler(Calls):
                 "of a session, would be a real one, and is refused"
             )
         return super()._outer_admission()
+
+    def _process_for_batches(self) -> Process:
+        if self._canned:
+            raise ConfigurationError("testing mode answers no batches; FakeClaude does")
+        self._require_key()
+        if self._closed:
+            raise Closed("the throttler is closed; make a new one to go on")
+        return self._process()
 
     def _require_key(self) -> None:
         if not self._canned:

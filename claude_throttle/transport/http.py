@@ -7,7 +7,7 @@ the call. Redirects are never followed: ``requests`` would carry the key to anot
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 import requests
 from requests.utils import get_environ_proxies
@@ -90,13 +90,15 @@ class Wire:
         method: str,
         path: str,
         headers: Mapping[str, str],
-        body: Optional[bytes] = None,
+        body: Any = None,
         timeout: float = QUESTION_TIMEOUT_SECONDS,
+        stream: bool = False,
     ) -> requests.Response:
         """A small question outside the lanes, asked once. Raises OSError if it is not answered."""
         url = self._settings.base_url + path
         return self._adapter.send(
             requests.Request(method, url, headers=headers, data=body).prepare(),
+            stream=stream,
             timeout=(min(CONNECT_TIMEOUT_SECONDS, timeout), timeout),
             verify=self._verify,
             proxies=self._proxies,
@@ -139,6 +141,11 @@ class Wire:
     def exchange(self, attempts: Attempts) -> Exchange:
         """The story of a call that its caller carries himself."""
         return Exchange(attempts, self._settings.rules, self._clock)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What every request carries, the key too."""
+        return self._settings.headers
 
     @property
     def url(self) -> str:
