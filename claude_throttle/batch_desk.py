@@ -143,8 +143,8 @@ class BatchDesk:
                 outcomes.append(outcome)
                 self.changed.notify_all()
 
-        self._senders.run(carry)
         try:
+            self._senders.run(carry)
             with self.changed:
                 while not outcomes:
                     self.wait_locked(None, deadline)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Optional
 from claude_throttle.batch_desk import BatchDesk
 from claude_throttle.batch_result import BatchProgress, BatchResult, result_of
 from claude_throttle.batch_spool import Spool
-from claude_throttle.errors import BrokenAnswer, Forked
+from claude_throttle.errors import BrokenAnswer, CircuitOpen, DeadlineExceeded, Forked
 from claude_throttle.timeouts import checked
 from claude_throttle.transport.batch_format import State
 
@@ -23,6 +23,9 @@ FIRST_LOOK_SECONDS = 5.0
 LONGEST_LOOK_SECONDS = 60.0
 GROWTH = 1.5
 JITTER = 0.1
+
+#: Seconds that progress() and done() give the API to answer.
+GLANCE_SECONDS = 10.0
 
 #: Seconds of looks that all fail, after which the failure is raised.
 GIVE_UP_SECONDS = 3600.0
@@ -64,7 +67,7 @@ class BatchHandle:
         self._raw = raw
         self._every = None if poll_seconds is None else checked(poll_seconds)
         self._pause = self._every or FIRST_LOOK_SECONDS
-        # All below is guarded by the desk's `changed`.
+        # All below is guarded by the desk's `changed`, or belongs to whoever is asking.
         self._states = {state.id: state for state in states}
         self._spools: dict[str, Spool] = {}
         #: Somebody asks the API just now.
@@ -90,9 +93,11 @@ class BatchHandle:
     # -- looking ---------------------------------------------------------------------------------
 
     def progress(self) -> BatchProgress:
-        """How they stand. Asks the API if it is time for that, else tells what it said last."""
-        self._require_here()
-        self._look_if_due(None)
+        """How they stand. Asks the API if it is time for that, else tells what it said last.
+
+        Gives up asking after ten seconds, and raises what result() would.
+        """
+        self._glance()
         with self._desk.changed:
             states = list(self._states.values())
         return BatchProgress(
@@ -101,8 +106,7 @@ class BatchHandle:
 
     def done(self) -> bool:
         """Whether all have ended, as far as is known; asks as progress() does."""
-        self._require_here()
-        self._look_if_due(None)
+        self._glance()
         with self._desk.changed:
             return not self._pending_locked()
 
@@ -129,6 +133,7 @@ class BatchHandle:
         return (self._result(name, spools) for name in order)
 
     def _result(self, name: str, spools: Sequence[Spool]) -> BatchResult:
+        self._require_here()  # a child shares the file's place with its parent
         found = (spool.get(name) for spool in spools)
         line = next((line for line in found if line is not None), None)
         return result_of(name, line, self._raw, self._desk.url)
@@ -178,22 +183,31 @@ class BatchHandle:
                 if self._asking or left > 0:
                     self._desk.wait_locked(None if self._asking else left, deadline)
 
+    def _glance(self) -> None:
+        self._require_here()
+        with contextlib.suppress(DeadlineExceeded):
+            self._look_if_due(self._desk.clock.monotonic() + GLANCE_SECONDS)
+
     def _look_if_due(self, deadline: Optional[float]) -> None:
-        desk = self._desk
-        with desk.changed:
-            pending = self._pending_locked()
-            if not pending or self._asking or desk.clock.monotonic() < self._look_at:
-                return
-            self._asking = True
+        desk, mine = self._desk, False
         states: list[State] = []
+        ended_from_here = True
         try:
+            with desk.changed:
+                pending = self._pending_locked()
+                if not pending or self._asking or desk.clock.monotonic() < self._look_at:
+                    return
+                mine = self._asking = True
             states = self._ask(pending, deadline)
+            ended_from_here = False
         except Exception as error:
+            ended_from_here = isinstance(error, DeadlineExceeded)
             if not _passes(error) or desk.clock.monotonic() - self._heard_at > GIVE_UP_SECONDS:
                 raise
             logger.info("batches: a look failed (%s); there will be others", type(error).__name__)
         finally:
-            self._learn(states)
+            if mine:
+                self._learn(states, ended_from_here)
 
     def _ask(self, pending: list[str], deadline: Optional[float]) -> list[State]:
         found: dict[str, State] = {}
@@ -205,14 +219,16 @@ class BatchHandle:
                 found[name] = self._desk.state(name, deadline)._replace(id=name)
         return list(found.values())
 
-    def _learn(self, states: list[State]) -> None:
+    def _learn(self, states: list[State], at_once: bool) -> None:
+        """A look is over; if *at_once*, whoever comes next may look again."""
+        self._asking = False  # first, and without the lock: Ctrl-C may come any time
         with self._desk.changed:
             now = self._desk.clock.monotonic()
             if states:
                 self._heard_at = now
             self._states.update((state.id, state) for state in states)
-            self._look_at = now + self._next_pause()
-            self._asking = False
+            if not at_once:
+                self._look_at = now + self._next_pause()
             self._desk.changed.notify_all()
 
     def _next_pause(self) -> float:
@@ -223,21 +239,19 @@ class BatchHandle:
 
     def _collect(self, deadline: Optional[float]) -> list[Spool]:
         """The results of all, brought once, by one thread."""
-        desk = self._desk
-        with desk.changed:
-            while self._asking:
-                desk.wait_locked(None, deadline)
-            missing = [sent for sent in self._sent if sent.id not in self._spools]
-            self._asking = bool(missing)
+        desk, mine = self._desk, False
         try:
+            with desk.changed:
+                while self._asking:
+                    desk.wait_locked(None, deadline)
+                missing = [sent for sent in self._sent if sent.id not in self._spools]
+                mine = self._asking = True
             for sent in missing:
-                spool = self._fetch(sent, deadline)
-                with desk.changed:
-                    self._spools[sent.id] = spool
+                self._spools[sent.id] = self._fetch(sent, deadline)
         finally:
-            if missing:
+            if mine:
+                self._asking = False
                 with desk.changed:
-                    self._asking = False
                     desk.changed.notify_all()
         return [self._spools[sent.id] for sent in self._sent]
 
@@ -253,7 +267,7 @@ class BatchHandle:
 
 def _passes(error: Exception) -> bool:
     """Whether the next look may do better."""
-    if isinstance(error, BrokenAnswer):
+    if isinstance(error, (BrokenAnswer, CircuitOpen)):
         return True
     status = getattr(error, "status_code", None)
     if status is None:

@@ -53,6 +53,7 @@ class Part:
     def seal(self) -> None:
         """There are no more."""
         self._file.write(_CLOSING)
+        self._file.flush()  # or a forked child would write it, too, when it lets go of its copy
 
     def body(self) -> Body:
         """The whole of it, from its beginning."""
@@ -109,7 +110,7 @@ def _fill(parts: list[Part], requests: Iterable[Any], bounds: Bounds) -> None:
     seen: set[str] = set()
     for number, request in enumerate(requests):
         try:
-            custom_id, data = _read(request, number)
+            custom_id, data = read_request(request, number)
             if custom_id in seen:
                 raise InvalidCall(f"custom_id {custom_id} was used by an earlier request")
         except InvalidCall as error:
@@ -122,7 +123,8 @@ def _fill(parts: list[Part], requests: Iterable[Any], bounds: Bounds) -> None:
         parts[-1].add(custom_id, data)
 
 
-def _read(request: Any, number: int) -> tuple[str, bytes]:
+def read_request(request: Any, number: int) -> tuple[str, bytes]:
+    """Its name, and its entry in a batch. Raises :class:`InvalidCall`."""
     custom_id, params = _taken_apart(request)
     for name in OUR_KEYWORDS:
         if name in params:

@@ -48,6 +48,7 @@ class Spool:
         """That was all."""
         self._keep(self._rest)
         self._rest = b""
+        self._file.flush()  # or a forked child would write it, too, when it lets go of its copy
 
     def _keep(self, data: bytes) -> None:
         if not data.strip():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from claude_throttle.batch_desk import BatchDesk, Unsure
 from claude_throttle.batch_handle import BatchHandle, Sent
-from claude_throttle.batch_parts import Bounds, Part, close_all, split
+from claude_throttle.batch_parts import Bounds, Part, close_all, read_request, split
 from claude_throttle.batch_result import BatchProgress, BatchResult
 from claude_throttle.errors import BatchIncomplete, DeadlineExceeded, InvalidCall
 from claude_throttle.timeouts import checked
@@ -105,6 +105,10 @@ class Batches:
             raise InvalidCall("resume() needs at least one id of a batch")
         sent = [Sent(name, None) for name in names]
         return BatchHandle(self._desk(), sent, [], order, raw, poll_seconds)
+
+    def check(self, request: Any) -> str:
+        """Its ``custom_id``, were it the first of submit(); raises :class:`InvalidCall` as that."""
+        return read_request(request, 0)[0]
 
     def recent(self, timeout: Optional[float] = None) -> list[BatchState]:
         """The 100 newest batches of the key's workspace, newest first."""

@@ -35,6 +35,8 @@ MORE = {
     "Closed": {"sent": True},
     "DeadlineExceeded": {"sent": True, "retry_after": 2.5},
     "BrokenAnswer": {"status": 200, "request_id": "req_7"},
+    "Unprocessed": {"reason": "expired"},
+    "BatchIncomplete": {"ids": ("msgbatch_1",), "unsure": True},
 }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,7 @@ import pytest
 
 from claude_throttle import Closed, ConfigurationError, DeadlineExceeded, Forked, Throttler
 from claude_throttle.batch_parts import Bounds
-from claude_throttle.testing import FakeClaude
+from claude_throttle.testing import FakeClaude, Stall
 
 from ..conftest import ask, move_until_done
 from .asking import asked, bounded, pairs, params, text_of
@@ -251,3 +253,67 @@ def test_a_key_is_needed(fake):
     with Throttler(base_url=fake().url) as throttler:
         with pytest.raises(ConfigurationError, match="no API key"):
             throttler.batches.submit(pairs(1))
+
+
+def test_an_iterator_is_not_shared_with_a_forked_child(fake, throttle):
+    """Both would read the same file, and move its place under each other."""
+    handle = throttle(fake()).batches.submit(pairs(50), raw=True)
+    results = handle.results(timeout=10)
+    next(results)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            next(results)
+        except Forked:
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert [text_of(result) for result in results] == [f"prompt {n}" for n in range(1, 50)]
+
+
+def test_who_waits_too_briefly_for_an_answer_costs_others_no_pause(fake, throttle):
+    """His look was ended by him; the next one may be made at once."""
+    server = fake()
+    server.batches.seconds = 0.3
+    throttler = throttle(server)
+    handle = throttler.batches.submit(pairs(1), poll_seconds=0.3)
+    until(lambda: handle._desk.clock.monotonic() >= handle._look_at)
+    server.batches.script(Stall())
+    with pytest.raises(DeadlineExceeded):
+        handle.result(timeout=0.1)
+    assert handle._look_at <= handle._desk.clock.monotonic()
+    assert handle.done()
+    server.release_stalled()
+
+
+def test_results_can_be_read_after_the_end_of_the_throttler(fake):
+    """They are in a file by then."""
+    with Throttler(api_key="sk-ant-test", base_url=fake().url) as throttler:
+        results = throttler.batches.submit(pairs(3), raw=True).results(timeout=10)
+    assert [text_of(result) for result in results] == ["prompt 0", "prompt 1", "prompt 2"]
+
+
+def test_a_handle_says_how_to_be_kept(fake, throttle):
+    """It does not pickle; its repr holds its ids."""
+    handle = throttle(fake()).batches.submit(pairs(1))
+    with pytest.raises(TypeError, match="store the ids"):
+        pickle.dumps(handle)
+    assert handle.ids[0] in repr(handle)
+    assert json.loads(json.dumps(handle.ids)) == list(handle.ids)
+
+
+def test_a_pause_holds_batches_back(fake, throttle):
+    """As everything else."""
+    server = fake()
+    throttler = throttle(server)
+    throttler.batches.recent()
+    throttler.pause()
+    with ThreadPoolExecutor() as pool:
+        sending = pool.submit(throttler.batches.submit, pairs(1))
+        with pytest.raises(TimeoutError):
+            throttler.batches.recent(timeout=0.2)
+        assert len(asked(server)) == 1
+        throttler.resume()
+        assert len(sending.result(timeout=10).ids) == 1
