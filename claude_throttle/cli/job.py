@@ -152,6 +152,13 @@ class Job:
         )
         return Snapshot(tally.finished, self._total, words)
 
+    def closing_words(self) -> str:
+        """What there is to say beside the counts, in the end."""
+        stats, learned = self.throttler.stats(), learned_rpm(self.throttler.limits())
+        text = f"; {stats.input_tokens:,} input and {stats.output_tokens:,} output tokens, "
+        text += f"{stats.rate_limited:,} 429s"
+        return text + (f", {learned:,.0f} rpm learned" if learned is not None else "")
+
     def _take(self, line: Line) -> None:
         if line.custom_id in self.results.recorded.succeeded:
             self.tally.skipped += 1

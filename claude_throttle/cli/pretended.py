@@ -13,12 +13,17 @@ TIER_START = {"rpm": 1_000, "itpm": 2_000_000, "otpm": 400_000}
 #: Arrivals kept: nobody here asks for the log.
 LOG_LIMIT = 1
 
+#: From a batch's creation to its end: not as long as in life.
+BATCH_SECONDS = 2.0
+
 KEY = "fake-key"
 
 
 def pretended_api(latency: float, **limits: Any) -> FakeClaude:
     """One with the limits of tier Start, where *limits* say nothing else; to be started."""
-    return FakeClaude(latency=latency, log_limit=LOG_LIMIT, **{**TIER_START, **limits})
+    fake = FakeClaude(latency=latency, log_limit=LOG_LIMIT, **{**TIER_START, **limits})
+    fake.batches.seconds = BATCH_SECONDS
+    return fake
 
 
 def settings_for(fake: FakeClaude) -> dict[str, Any]:

@@ -23,6 +23,11 @@ id of its own there. Empty lines are passed over. The rest runs. A refusal that 
 account (a bad key, a spend limit) stops the run: what was not sent is sent by the next one. So
 does a server that has not answered once; one that falls silent later is waited for.
 
+With --batch the lines go out as Message Batches: at half the price, within a day, with limits of
+their own (up to 100,000 lines or 256 MB each, cut as needed). The ids are noted in OUT.batches as
+soon as they are known: after a kill the same command waits for those batches, instead of paying
+again, and sends only what is in none. A custom_id then takes 1 to 64 of a-z A-Z 0-9 _ -.
+
 Exit code: 0 all lines succeeded, 1 some did not, 2 wrong usage, 130 interrupted.
 """
 
@@ -34,14 +39,16 @@ import os
 import stat
 import sys
 from collections.abc import Generator, Iterator
-from typing import Any, BinaryIO, Optional
+from typing import Any, BinaryIO, Optional, Union
 
 import claude_throttle
 from claude_throttle.cli import pretended, quota_options
+from claude_throttle.cli.batch_job import BatchJob
+from claude_throttle.cli.batch_journal import journal_beside
 from claude_throttle.cli.exits import ALL_WELL, INTERRUPTED, SOME_FAILED, CannotStart
 from claude_throttle.cli.job import Job, Stopped, Tally
 from claude_throttle.cli.lines import Line, count_lines, read_lines
-from claude_throttle.cli.progress import Progress, learned_rpm, watched
+from claude_throttle.cli.progress import Progress, watched
 from claude_throttle.cli.reach import Reach
 from claude_throttle.cli.results import Recorded, Results, results_file
 
@@ -65,6 +72,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-tokens", type=quota_options.whole(1), metavar="N", help="for lines that name none"
     )
+    parser.add_argument(
+        "--batch", action="store_true", help="as Message Batches: half the price, within a day"
+    )
+    parser.add_argument(
+        "--poll-seconds",
+        type=quota_options.amount,
+        metavar="N",
+        help="between looks at batches (default: 5 at first, 60 in the end)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no bar and no summary on stderr")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--base-url", metavar="URL", help="another server than the Claude API")
@@ -86,9 +102,15 @@ def execute(arguments: argparse.Namespace) -> int:
         source = until_it_runs.enter_context(_source(arguments.input))
         results = stack.enter_context(_destination(arguments.output, source))
         reach = Reach()
+        journal = None
+        if arguments.batch:
+            journal = stack.enter_context(journal_beside(arguments.output))
         throttler = _throttler(arguments, stack, reach)
         total = count_lines(source) if watched(_without_bar(arguments)) else None
         lines = _lines(source, quota_options.told(arguments, "model", "max_tokens"))
+        if journal is not None:
+            batch = BatchJob(throttler, results, journal, total, arguments.poll_seconds)
+            return _carry_out(batch, lines, arguments)
         # From here on the reader closes it: nobody else knows when nothing is being read any more.
         until_it_runs.pop_all()
         return _carry_out(Job(throttler, results, total, reach), lines, arguments)
@@ -99,7 +121,9 @@ def _without_bar(arguments: argparse.Namespace) -> bool:
     return arguments.quiet or (arguments.output is None and sys.stdout.isatty())
 
 
-def _carry_out(job: Job, lines: Generator[Line, None, None], arguments: argparse.Namespace) -> int:
+def _carry_out(
+    job: Union[Job, BatchJob], lines: Generator[Line, None, None], arguments: argparse.Namespace
+) -> int:
     ending = _Ending(arguments)
     bar = Progress(job.snapshot, quiet=_without_bar(arguments))
     try:
@@ -175,6 +199,7 @@ class _Ending:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._output = arguments.output
         self._quiet = arguments.quiet
+        self._batch = arguments.batch
 
     def interrupted(self, tally: Tally) -> int:
         self._tell(f"interrupted: {_counts(tally)}. {self._way_on()}")
@@ -186,14 +211,9 @@ class _Ending:
         self._quote(tally, but=str(reason))
         return SOME_FAILED
 
-    def done(self, job: Job) -> int:
-        tally, stats = job.tally, job.throttler.stats()
-        learned = learned_rpm(job.throttler.limits())
-        self._tell(
-            f"{_counts(tally)}; {stats.input_tokens:,} input and {stats.output_tokens:,} output "
-            f"tokens, {stats.rate_limited:,} 429s"
-            + (f", {learned:,.0f} rpm learned" if learned is not None else "")
-        )
+    def done(self, job: Union[Job, BatchJob]) -> int:
+        tally = job.tally
+        self._tell(_counts(tally) + job.closing_words())
         self._quote(tally)
         return SOME_FAILED if tally.failed or tally.unusable else ALL_WELL
 
@@ -205,6 +225,8 @@ class _Ending:
     def _way_on(self) -> str:
         if self._output is None:
             return "Without -o there is nothing to resume from."
+        if self._batch:
+            return "Batches go on at the API; run the same command again to get their results."
         return "Run the same command again to send the rest."
 
     def _tell(self, text: str) -> None:

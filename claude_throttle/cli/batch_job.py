@@ -1,0 +1,214 @@
+"""A run at work as Message Batches: lines in, batches through the API, results out.
+
+All in the main thread: reading, sending, waiting and writing come one after the other, and Ctrl-C
+ends any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from datetime import datetime, timezone
+from typing import Any, Optional
+
+import claude_throttle
+from claude_throttle.cli import outcomes
+from claude_throttle.cli.batch_journal import Attempt, Journal, digest_of
+from claude_throttle.cli.complaints import Complaints
+from claude_throttle.cli.exits import CannotStart
+from claude_throttle.cli.job import Stopped, Tally
+from claude_throttle.cli.lines import Line, Problem
+from claude_throttle.cli.progress import Snapshot
+from claude_throttle.cli.results import Results
+from claude_throttle.flow.clock import SYSTEM_CLOCK
+
+#: Seconds that this machine's clock and the API's may be apart.
+CLOCK_SLACK_SECONDS = 900.0
+
+
+class BatchJob:
+    """One run over one input."""
+
+    def __init__(
+        self,
+        throttler: claude_throttle.Throttler,
+        results: Results,
+        journal: Journal,
+        total: Optional[int] = None,
+        poll_seconds: Optional[float] = None,
+    ) -> None:
+        self.tally = Tally()
+        self.throttler = throttler
+        self.results = results
+        self._journal = journal
+        self._total = total
+        self._poll_seconds = poll_seconds
+        self._complaints = Complaints(print)
+        self._say: Callable[[str], None] = print
+        # Requests in batches that have not ended.
+        self._out = 0
+
+    def __enter__(self) -> BatchJob:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Nothing runs beside it."""
+
+    def snapshot(self) -> Snapshot:
+        """How far it is; from any thread."""
+        words = f"{self._out:,} in batches" if self._out else "reading"
+        return Snapshot(self.tally.finished, self._total, words)
+
+    def closing_words(self) -> str:
+        """Nothing that the counts do not tell."""
+        return ""
+
+    def work(self, lines: Generator[Line, None, None], say: Callable[[str], None]) -> None:
+        """Collect what earlier runs sent, send what is missing, wait; raises what stopped it."""
+        self._say = say
+        self._complaints = Complaints(say)
+        try:
+            self._find_lost_ones()
+            self._collect_earlier()
+            self._send(lines)
+        except claude_throttle.ConfigurationError as error:
+            raise CannotStart(str(error)) from None
+        except claude_throttle.AccountSuspended as error:
+            raise Stopped(outcomes.suspended(error)) from None
+        except claude_throttle.ThrottleError as error:
+            raise Stopped(str(error)) from None
+        except Exception as error:
+            # The SDK's, known by its looks: importing it for a name takes half a second.
+            if not type(error).__module__.startswith("anthropic"):
+                raise
+            raise Stopped(self._refusal(error)) from None
+
+    def _refusal(self, error: Exception) -> str:
+        text = outcomes.words(outcomes.errored(error))
+        if getattr(error, "status_code", None) == 404:
+            text += f"; to send its requests again, remove {self._journal.path}"
+        return text
+
+    # -- what earlier runs left ------------------------------------------------------------------
+
+    def _find_lost_ones(self) -> None:
+        """Batches that were about to be made when a run ended: were they?"""
+        for attempt in list(self._journal.noted.unsure):
+            found = self._find(attempt)
+            if found is None:
+                self._journal.never_created(attempt.digest)
+            else:
+                self._journal.created(found, attempt.digest)
+
+    def _find(self, attempt: Attempt) -> Optional[str]:
+        """The id of a batch of just these requests."""
+        for state in self.throttler.batches.recent():
+            if state.id in self._journal.noted.known_ids or not _may_be(state, attempt):
+                continue
+            if not state.ended:
+                self._say(f"batch {state.id} may be one whose id a killed run never heard; waiting")
+            # Only results tell what is in a batch.
+            handle = self._resume([state.id])
+            if digest_of(result.custom_id for result in handle.results()) == attempt.digest:
+                return state.id
+        return None
+
+    def _collect_earlier(self) -> None:
+        ids = list(self._journal.noted.open_ids)
+        if ids:
+            self._say(f"waiting for {_several(ids)} of an earlier run: {', '.join(ids)}")
+            self._collect(self._resume(ids))
+
+    def _resume(self, ids: Sequence[str]) -> claude_throttle.BatchHandle:
+        return self.throttler.batches.resume(ids, raw=True, poll_seconds=self._poll_seconds)
+
+    # -- what is missing -------------------------------------------------------------------------
+
+    def _send(self, lines: Iterator[Line]) -> None:
+        requests = self._requests(lines)
+        first = next(requests, None)
+        if first is None:
+            return
+        handle = self.throttler.batches.submit(
+            _all_of(first, requests),
+            raw=True,
+            poll_seconds=self._poll_seconds,
+            on_create=self._noting,
+        )
+        several = f"{self._out:,} request{'s' * (self._out != 1)}"
+        self._say(f"{several} in {_several(handle.ids)}, noted in {self._journal.path}")
+        self._collect(handle)
+
+    def _requests(self, lines: Iterator[Line]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for line in lines:
+            if line.custom_id in self.results.recorded.succeeded:
+                self.tally.skipped += 1
+            elif isinstance(line, Problem):
+                self._refuse(line, "InvalidLine", line.reason)
+            else:
+                request = (line.custom_id, line.params)
+                try:
+                    self.throttler.batches.check(request)
+                except claude_throttle.InvalidCall as error:
+                    self._refuse(line, type(error).__name__, str(error))
+                else:
+                    yield request
+        self._complaints.sum_up()
+
+    def _refuse(self, line: Line, kind: str, reason: str) -> None:
+        self.tally.unusable += 1
+        mended_at_once = isinstance(line, Problem) and line.mended_at_once
+        self._complaints.add(line.number, reason, mended_at_once)
+        # The next run finds the same fault in the same line: once in the output is enough.
+        if line.custom_id not in self.results.recorded.errored:
+            result = outcomes.refused(kind, f"line {line.number}: {reason}")
+            self.results.append(line.custom_id, result)
+
+    def _noting(self, batch_id: Optional[str], custom_ids: Sequence[str]) -> None:
+        if batch_id is None:
+            self._journal.creating(custom_ids, SYSTEM_CLOCK.wall())
+        else:
+            self._journal.created(batch_id, digest_of(custom_ids))
+            self._out += len(custom_ids)
+
+    def _collect(self, handle: claude_throttle.BatchHandle) -> None:
+        """Wait, and write the results."""
+        for result in handle.results():
+            if result.error is not None:
+                self._record(result, outcomes.errored(result.error))
+            elif result.message is not None:
+                self._record(result, outcomes.succeeded(result.message))
+        for batch_id in handle.ids:
+            self._journal.collected(batch_id)
+        self._out = 0
+
+    def _record(self, result: claude_throttle.BatchResult, outcome: outcomes.Result) -> None:
+        self.results.append(result.custom_id, outcome)
+        if result.error is None:
+            self.tally.succeeded += 1
+            # Its line need not be sent any more.
+            self.results.recorded.succeeded.add(result.custom_id)
+            return
+        self.tally.failed += 1
+        kind = outcomes.kind(outcome)
+        self.tally.reasons[kind] += 1
+        self.tally.examples.setdefault(kind, outcomes.words(outcome))
+
+
+def _all_of(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+def _several(ids: Sequence[str]) -> str:
+    return "a batch" if len(ids) == 1 else f"{len(ids):,} batches"
+
+
+def _may_be(state: claude_throttle.BatchState, attempt: Attempt) -> bool:
+    # An API that counts nothing before the end says 0.
+    if state.progress.total not in (0, attempt.count):
+        return False
+    try:
+        created = datetime.fromisoformat(state.created_at[:19]).replace(tzinfo=timezone.utc)
+    except ValueError:
+        return True
+    return created.timestamp() >= attempt.at - CLOCK_SLACK_SECONDS
