@@ -20,6 +20,7 @@ EXPECTED = {
     "map_csv.py": ("review\nfine\nawful\n", 'awful,"echo: Answer in one word'),
     "web_and_batch.py": ("", "51 succeeded (100.0%)"),
     "own_requests.py": ("", "echo: How many words?"),
+    "batches.py": ("", "r-17 echo: Good, bad or neither? Arrived broken."),
     "official_sdk.py": ("", "echo: One.\necho: Two.\necho: Three.\n"),
 }
 
@@ -30,7 +31,7 @@ def test_every_example_is_run():
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_the_example_works(fake, name):
+def test_the_example_works(fake, tmp_path, name):
     """As a newcomer would run it, with the address of the fake."""
     server = fake()
     given, expected = EXPECTED[name]
@@ -43,10 +44,11 @@ def test_the_example_works(fake, name):
         [sys.executable, str(EXAMPLES / name)],
         input=given,
         env=environment,
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout
-    assert len(server.arrivals) > 0
+    assert server.arrivals or server.batches.arrivals
