@@ -74,10 +74,21 @@ class BatchDesk:
         answer = self.ask(Question("GET", f"{PATH}/{batch_id}"), deadline)
         return batch_format.read_state(read_json(answer.content))
 
-    def recent(self, deadline: Optional[float]) -> list[State]:
+    def recent(
+        self, deadline: Optional[float], count: int = batch_format.LIST_LENGTH
+    ) -> list[State]:
         """The newest batches of the workspace, newest first."""
-        answer = self.ask(Question("GET", f"{PATH}?limit={batch_format.LIST_LENGTH}"), deadline)
-        return batch_format.read_list(answer.content)
+        found: list[State] = []
+        after = ""
+        while len(found) < count:
+            size = min(count - len(found), batch_format.LIST_LENGTH)
+            answer = self.ask(Question("GET", f"{PATH}?limit={size}{after}"), deadline)
+            page, more = batch_format.read_list(answer.content)
+            found += page
+            if not (page and more):
+                break
+            after = f"&after_id={page[-1].id}"
+        return found
 
     def cancel(self, batch_id: str, deadline: Optional[float]) -> State:
         """Have a batch end now."""

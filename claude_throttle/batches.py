@@ -110,11 +110,11 @@ class Batches:
         """Its ``custom_id``, were it the first of submit(); raises :class:`InvalidCall` as that."""
         return read_request(request, 0)[0]
 
-    def recent(self, timeout: Optional[float] = None) -> list[BatchState]:
-        """The 100 newest batches of the key's workspace, newest first."""
+    def recent(self, count: int = 100, timeout: Optional[float] = None) -> list[BatchState]:
+        """The newest batches of the key's workspace, newest first; a request for each hundred."""
         desk = self._desk()
         deadline = None if timeout is None else desk.clock.monotonic() + checked(timeout)
-        return [_shown(state) for state in desk.recent(deadline)]
+        return [_shown(state) for state in desk.recent(deadline, count)]
 
     def _desk(self) -> BatchDesk:
         return self._process().batch_desk()

@@ -24,6 +24,9 @@ from claude_throttle.flow.clock import SYSTEM_CLOCK
 #: Seconds that this machine's clock and the API's may be apart.
 CLOCK_SLACK_SECONDS = 900.0
 
+#: Batches that are looked through for one that a killed run may have made.
+MOST_RECENT = 10_000
+
 
 class BatchJob:
     """One run over one input."""
@@ -46,6 +49,8 @@ class BatchJob:
         self._say: Callable[[str], None] = print
         # Requests in batches that have not ended.
         self._out = 0
+        # Answered in batches of an earlier run, and counted as they came.
+        self._came: set[str] = set()
 
     def __enter__(self) -> BatchJob:
         return self
@@ -101,7 +106,7 @@ class BatchJob:
 
     def _find(self, attempt: Attempt) -> Optional[str]:
         """The id of a batch of just these requests."""
-        for state in self.throttler.batches.recent():
+        for state in self.throttler.batches.recent(MOST_RECENT):
             if state.id in self._journal.noted.known_ids or not _may_be(state, attempt):
                 continue
             if not state.ended:
@@ -116,7 +121,12 @@ class BatchJob:
         ids = list(self._journal.noted.open_ids)
         if ids:
             self._say(f"waiting for {_several(ids)} of an earlier run: {', '.join(ids)}")
-            self._collect(self._resume(ids))
+            for result in self._results_of(self._resume(ids)):
+                self._keep(result)
+                if result.error is None:
+                    self.tally.succeeded += 1
+                    self._came.add(result.custom_id)
+                # Else its line is sent again, and counted then.
 
     def _resume(self, ids: Sequence[str]) -> claude_throttle.BatchHandle:
         return self.throttler.batches.resume(ids, raw=True, poll_seconds=self._poll_seconds)
@@ -136,12 +146,13 @@ class BatchJob:
         )
         several = f"{self._out:,} request{'s' * (self._out != 1)}"
         self._say(f"{several} in {_several(handle.ids)}, noted in {self._journal.path}")
-        self._collect(handle)
+        for result in self._results_of(handle):
+            self._count(result, self._keep(result))
 
     def _requests(self, lines: Iterator[Line]) -> Iterator[tuple[str, dict[str, Any]]]:
         for line in lines:
             if line.custom_id in self.results.recorded.succeeded:
-                self.tally.skipped += 1
+                self.tally.skipped += line.custom_id not in self._came
             elif isinstance(line, Problem):
                 self._refuse(line, "InvalidLine", line.reason)
             else:
@@ -170,23 +181,33 @@ class BatchJob:
             self._journal.created(batch_id, digest_of(custom_ids))
             self._out += len(custom_ids)
 
-    def _collect(self, handle: claude_throttle.BatchHandle) -> None:
-        """Wait, and write the results."""
+    # -- what came of it -------------------------------------------------------------------------
+
+    def _results_of(
+        self, handle: claude_throttle.BatchHandle
+    ) -> Iterator[claude_throttle.BatchResult]:
+        """Wait, tell the results, note that they are in the output."""
         for result in handle.results():
-            if result.error is not None:
-                self._record(result, outcomes.errored(result.error))
-            elif result.message is not None:
-                self._record(result, outcomes.succeeded(result.message))
+            # A kill may have come when some of them were in it.
+            if result.custom_id not in self.results.recorded.succeeded:
+                yield result
         for batch_id in handle.ids:
             self._journal.collected(batch_id)
         self._out = 0
 
-    def _record(self, result: claude_throttle.BatchResult, outcome: outcomes.Result) -> None:
-        self.results.append(result.custom_id, outcome)
-        if result.error is None:
-            self.tally.succeeded += 1
+    def _keep(self, result: claude_throttle.BatchResult) -> outcomes.Result:
+        if result.error is not None or result.message is None:
+            outcome = outcomes.errored(result.error or ValueError("no message"))
+        else:
+            outcome = outcomes.succeeded(result.message)
             # Its line need not be sent any more.
             self.results.recorded.succeeded.add(result.custom_id)
+        self.results.append(result.custom_id, outcome)
+        return outcome
+
+    def _count(self, result: claude_throttle.BatchResult, outcome: outcomes.Result) -> None:
+        if result.error is None:
+            self.tally.succeeded += 1
             return
         self.tally.failed += 1
         kind = outcomes.kind(outcome)

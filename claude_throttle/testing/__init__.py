@@ -3,7 +3,8 @@
 Read in this order: :mod:`quotas` (what it allows; made of :mod:`buckets`, :mod:`others` and
 :mod:`acceleration`), :mod:`faults` and :mod:`accounts` (what it can be told to answer),
 :mod:`behaviour` and :mod:`service` (how it decides), :mod:`plans`, :mod:`streams` and
-:mod:`replies` (what it then sends), :mod:`rate_limits_api`, :mod:`wire` and :mod:`connection`
+:mod:`replies` (what it then sends), :mod:`rate_limits_api`, :mod:`fake_batches` and
+:mod:`batch_records`, :mod:`wire` and :mod:`connection`
 (HTTP), :mod:`server` (the thread), :mod:`arrivals` (what it saw), :mod:`scripted_api` (the same
 server with a unit test's words); :mod:`with_responses` (no server at all); :mod:`clock` is a clock
 that moves when told.

@@ -21,7 +21,7 @@ MOST_BYTES = 256 * 1024 * 1024
 #: Bytes of those that are left free: it is the proxy in front of the API that counts them.
 ROOM_BYTES = 1024 * 1024
 
-#: Ended ones, of any age, that a list is asked for at once.
+#: How many a list is asked for at once.
 LIST_LENGTH = 100
 
 #: Refused before anything was created. Any other 5xx may come from behind the creation.
@@ -91,13 +91,13 @@ def read_state(value: Any) -> State:
     return State(str(batch_id), ended, told, str(value.get("created_at", "")))
 
 
-def read_list(content: bytes) -> list[State]:
-    """The batches of a page. Raises :class:`BrokenAnswer`."""
+def read_list(content: bytes) -> tuple[list[State], bool]:
+    """The batches of a page, and whether there are more. Raises :class:`BrokenAnswer`."""
     page = read_json(content)
     data = page.get("data") if isinstance(page, dict) else None
-    if not isinstance(data, list):
+    if not isinstance(page, dict) or not isinstance(data, list):
         raise BrokenAnswer("the server answered 200 with something that is no list of batches")
-    return [read_state(value) for value in data]
+    return [read_state(value) for value in data], page.get("has_more") is True
 
 
 def read_line(data: bytes) -> Optional[Line]:

@@ -127,7 +127,7 @@ def test_each_request_keeps_its_own_error(fake, throttle):
     kinds = ["succeeded", "errored", "errored", "canceled", "expired", "succeeded"]
     assert [result.kind for result in results] == kinds
     classes = [type(result.error) for result in results]
-    expected = [anthropic.BadRequestError, anthropic.InternalServerError, Unprocessed, Unprocessed]
+    expected = [anthropic.BadRequestError, anthropic.APIStatusError, Unprocessed, Unprocessed]
     assert all(issubclass(k, e) for k, e in zip(classes[1:5], expected))
     assert classes[0] is classes[5] is type(None)
     assert "temperature" in str(results[1].error)

@@ -317,3 +317,21 @@ def test_a_pause_holds_batches_back(fake, throttle):
         assert len(asked(server)) == 1
         throttler.resume()
         assert len(sending.result(timeout=10).ids) == 1
+
+
+def test_recent_batches_come_page_by_page(fake, throttle):
+    """Newest first, as many as are wanted."""
+    server = fake()
+    handle = bounded(throttle(server), Bounds(requests=1)).submit(pairs(7))
+    listing = server.batches._list
+    server.batches._list = lambda request, at: listing(_three_at_most(request), at)
+    recent = throttle(server).batches.recent
+    assert [state.id for state in recent()] == list(handle.ids)[::-1]
+    assert [state.id for state in recent(4)] == list(handle.ids)[:2:-1]
+    assert {state.progress.total for state in recent(1)} == {1}
+
+
+def _three_at_most(request):
+    _, _, rest = request.query.partition("&")
+    size = min(3, int(request.query.partition("&")[0].removeprefix("limit=")))
+    return request._replace(query=f"limit={size}&{rest}")

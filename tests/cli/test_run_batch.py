@@ -114,7 +114,12 @@ def test_without_an_output_there_is_no_place_for_its_ids(
 
 
 def test_after_a_kill_the_next_run_waits_for_the_batch_instead_of_paying_again(
-    tmp_path: Path, out: Path, start: Start, run_lines: Run, fake: FakeClaude
+    tmp_path: Path,
+    out: Path,
+    start: Start,
+    run_lines: Run,
+    fake: FakeClaude,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     fake.batches.seconds = 1.5
     texts = ["one", "two", "three"]
@@ -124,9 +129,38 @@ def test_after_a_kill_the_next_run_waits_for_the_batch_instead_of_paying_again(
     process.kill()
     process.wait()
     assert out.read_bytes() == b""
+    capsys.readouterr()
     assert run_lines([*texts, "four"]) == 0
     assert [len(batch) for batch in fake.batches.created] == [3, 1]
+    said = capsys.readouterr().err
+    assert "waiting for a batch of an earlier run: msgbatch_" in said
+    assert said.endswith("4 answered\n")
     assert sorted(text_of(result) for result in by_id(out).values()) == sorted([*texts, "four"])
+
+
+def test_results_of_which_a_kill_left_some_are_not_written_twice(
+    run_lines: Run, out: Path, fake: FakeClaude
+) -> None:
+    """What errored in the earlier batch is sent again by the run that collects it."""
+    fake.batches.end({"b": "errored"})
+    lines = [{"custom_id": name, "prompt": name} for name in "abc"]
+    assert run_lines(lines) == 1
+    whole = out.read_bytes().splitlines(keepends=True)
+    out.write_bytes(whole[0] + whole[1][:20])
+    notes = out.with_name(out.name + ".batches")
+    notes.write_bytes(b"".join(notes.read_bytes().splitlines(keepends=True)[:-1]))
+    fake.batches.end({"b": "succeeded"})
+    assert run_lines(lines) == 0
+    assert fake.batches.created == [["a", "b", "c"], ["b"]]
+    kept = [line for line in out.read_bytes().splitlines() if line != whole[1][:20]]
+    names = [json.loads(line)["custom_id"] for line in kept]
+    assert sorted(names) == ["a", "b", "b", "c"]
+    assert {result["type"] for result in by_id_of(kept).values()} == {"succeeded"}
+
+
+def by_id_of(lines: list[bytes]) -> dict[str, Any]:
+    found = [json.loads(line) for line in lines]
+    return {line["custom_id"]: line["result"] for line in found}
 
 
 @pytest.mark.parametrize("made", [True, False])
