@@ -96,6 +96,8 @@ class _Owned:
             super().send(data)  # type: ignore[misc]
             return
         self._unsent.append(data)
+        if sum(map(len, self._unsent)) > MOST_TOGETHER:
+            self._send_held()  # now, or a body that is read piece by piece would pile up here
 
     def _send_held(self) -> None:
         held, self._unsent = self._unsent, None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 import tracemalloc
 
 import anthropic
@@ -197,6 +199,30 @@ def test_bodies_stay_out_of_memory():
     assert sum(sizes) == part.size > 30e6
     # 33 MB of bodies; the file keeps 8 MB in memory before it becomes one, and names are names.
     assert peak < 26e6
+
+
+SENDING = """
+import resource, sys
+from claude_throttle import Throttler
+params = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x" * 2000}]}
+with Throttler(api_key="sk-ant-test", base_url=sys.argv[1]) as throttler:
+    throttler.batches.recent()  # connect, import
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    throttler.batches.submit((f"r{number}", params) for number in range(40_000))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_bodies_go_from_their_file_to_the_wire(fake):
+    """In a process of its own, as the server's memory is its own affair: 85 MB are sent."""
+    server = fake()
+    server.batches.seconds = 3600
+    command = [sys.executable, "-c", SENDING, server.url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (arrival,) = [a for a in server.batches.arrivals if a.model == "POST"]
+    assert int(arrival.headers["content-length"]) > 80e6
+    assert int(done.stdout) * 1024 < 45e6
 
 
 def test_a_full_batch_goes_through(fake, throttle):
