@@ -175,13 +175,22 @@ class BatchHandle:
 
     def _wait_until_ended(self, deadline: Optional[float]) -> None:
         while True:
-            self._look_if_due(deadline)
+            try:
+                self._look_if_due(deadline)
+            except DeadlineExceeded:
+                self._wait_for_others(deadline)
             with self._desk.changed:
                 if not self._pending_locked():
                     return
                 left = self._look_at - self._desk.clock.monotonic()
                 if self._asking or left > 0:
                     self._desk.wait_locked(None if self._asking else left, deadline)
+
+    def _wait_for_others(self, deadline: Optional[float]) -> None:
+        """The API cannot be asked in time, being paused, say; somebody else may have asked."""
+        with self._desk.changed:
+            while self._pending_locked():
+                self._desk.wait_locked(None, deadline)
 
     def _glance(self) -> None:
         self._require_here()

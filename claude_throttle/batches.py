@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from claude_throttle.process import Process
 
 __all__ = ["BatchHandle", "BatchProgress", "BatchResult", "BatchState", "Batches"]
+
+logger = logging.getLogger("claude_throttle")
 
 #: Told of each batch before it is created, with None, and after that, with its id.
 OnCreate = Callable[[Optional[str], Sequence[str]], object]
@@ -72,6 +75,8 @@ class Batches:
         """
         desk = self._desk()
         deadline = None if timeout is None else desk.clock.monotonic() + checked(timeout)
+        if poll_seconds is not None:
+            checked(poll_seconds)  # now: afterwards there would be ids to lose
         parts = split(requests, self._bounds)
         sent: list[Sent] = []
         try:
@@ -80,6 +85,9 @@ class Batches:
             if not sent and not isinstance(error, Unsure):
                 raise
             raise _incomplete(sent, len(parts), error) from (error.__cause__ or error)
+        except BaseException:  # Ctrl-C, say: nobody gets a handle
+            _tell_of_orphans(sent)
+            raise
         finally:
             close_all(parts)
         return BatchHandle(desk, sent, states, None, raw, poll_seconds)
@@ -130,11 +138,18 @@ def _create(
     if on_create is not None:
         on_create(None, part.custom_ids)
     state = desk.create(part.body, deadline)
-    part.close()
     sent.append(Sent(state.id, part.custom_ids))
+    part.close()
+    logger.info("batch %s was created: %d requests", state.id, len(part.custom_ids))
     if on_create is not None:
         on_create(state.id, part.custom_ids)
     return state
+
+
+def _tell_of_orphans(sent: list[Sent]) -> None:
+    if sent:
+        ids = ", ".join(one.id for one in sent)
+        logger.warning("interrupted; these batches were created and go on: %s", ids)
 
 
 def _incomplete(sent: list[Sent], wanted: int, error: Exception) -> BatchIncomplete:

@@ -15,6 +15,7 @@ from claude_throttle import (
     BatchIncomplete,
     BrokenAnswer,
     Closed,
+    ConfigurationError,
     DeadlineExceeded,
     Throttler,
 )
@@ -116,6 +117,45 @@ def test_an_error_of_the_callers_after_a_creation_keeps_its_id(fake, throttle):
         throttle(server).batches.submit(pairs(1), on_create=full)
     assert len(caught.value.ids) == 1
     assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_ctrl_c_between_two_batches_leaves_their_ids_in_the_log(fake, throttle, caplog):
+    """Nobody gets a handle then."""
+    server = fake()
+    batches = bounded(throttle(server), Bounds(requests=1))
+
+    def interrupted(_batch_id, names):
+        if names == ["r1"]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        batches.submit(pairs(3), on_create=interrupted)
+    (made,) = batches.recent()
+    assert f"these batches were created and go on: {made.id}" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [{"poll_seconds": 0}, {"poll_seconds": "5"}, {"timeout": -1}])
+def test_a_wrong_number_is_found_before_anything_is_sent(fake, throttle, wrong):
+    """Afterwards there would be ids to lose."""
+    server = fake()
+    with pytest.raises(ConfigurationError):
+        throttle(server).batches.submit(pairs(1), **wrong)
+    assert asked(server) == []
+
+
+def test_looks_and_results_share_a_connection(fake, throttle):
+    """A look a minute must not cost a TLS handshake each."""
+    server = fake()
+    server.batches.seconds = 0.3
+    made = []
+    connection = server._connection
+    server._connection = lambda: made.append(1) or connection()
+    server.stop()
+    server.start()
+    handle = throttle(server).batches.submit(pairs(50), raw=True, poll_seconds=0.05)
+    assert len(handle.result(timeout=10)) == 50
+    assert len(asked(server)) > 4
+    assert len(made) == 1
 
 
 def test_a_refused_key_suspends_the_account(fake, throttle):

@@ -13,7 +13,8 @@ import pytest
 
 from claude_throttle import Closed, ConfigurationError, DeadlineExceeded, Forked, Throttler
 from claude_throttle.batch_parts import Bounds
-from claude_throttle.testing import FakeClaude, Stall
+from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.testing import FakeClaude, Reply, Stall
 
 from ..conftest import ask, move_until_done
 from .asking import asked, bounded, pairs, params, text_of
@@ -335,3 +336,19 @@ def _three_at_most(request):
     _, _, rest = request.query.partition("&")
     size = min(3, int(request.query.partition("&")[0].removeprefix("limit=")))
     return request._replace(query=f"limit={size}&{rest}")
+
+
+def test_a_pause_longer_than_the_timeout_is_waited_for_all_the_same(fake, throttle):
+    """Who waits in a loop must not find himself in a busy one."""
+    server = fake()
+    server.batches.seconds = 3600
+    throttler = throttle(server)
+    handle = throttler.batches.submit(pairs(1), poll_seconds=0.05)
+    server.batches.script(Reply(429, {"retry-after": "60"}))
+    began = SYSTEM_CLOCK.monotonic()
+    for _ in range(2):
+        with pytest.raises(DeadlineExceeded, match="they go on"):
+            handle.result(timeout=0.4)
+    assert SYSTEM_CLOCK.monotonic() - began >= 0.8
+    assert not handle.done()
+    assert [a.status for a in server.batches.arrivals] == [200, 429]
