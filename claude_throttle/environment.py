@@ -15,6 +15,9 @@ _WHOLE = ("burst", "max_concurrency", "max_queue", "max_retries")
 _TEXTS = ("api_version", "tier", "count_tokens", "shared", "on_store_failure")
 _FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure", "testing")
 
+#: What a text means for one of those, whatever its case.
+FLAG_WORDS = {"1": True, "true": True, "0": False, "false": False}
+
 
 def read(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
     """Settings found there. A key or token among *options* keeps both variables out."""
@@ -35,7 +38,7 @@ def read(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, An
     for name in (*_NUMBERS, *_WHOLE, *_FLAGS, *_TEXTS):
         text = environ.get(f"CLAUDE_THROTTLE_{name.upper()}")
         if text:
-            found[name] = _parse(name, text)
+            found[name] = value_of(name, text, f"CLAUDE_THROTTLE_{name.upper()}")
     return found
 
 
@@ -44,14 +47,13 @@ def _header_lines(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
-def _parse(name: str, text: str) -> Any:
+def value_of(name: str, text: str, source: str) -> Any:
+    """What *text* means for a setting; *source* is where it was read, for the error."""
     try:
         if name in _FLAGS:
-            return {"1": True, "true": True, "0": False, "false": False}[text.strip().lower()]
+            return FLAG_WORDS[text.strip().lower()]
         if name in _WHOLE:
             return text if text == "auto" and name == "burst" else int(text)
         return float(text) if name in _NUMBERS else text
     except (KeyError, ValueError):
-        raise ConfigurationError(
-            f"CLAUDE_THROTTLE_{name.upper()}={text!r:.80} is not a value for {name}"
-        ) from None
+        raise ConfigurationError(f"{source}={text!r:.80} is not a value for {name}") from None
