@@ -4,8 +4,12 @@ again. A passing limit and a problem of the account are told apart; no inner wor
 
 from __future__ import annotations
 
+import functools
+import html
 import logging
 import math
+import pkgutil
+from string import Template
 from typing import Any, NamedTuple
 
 from claude_throttle import (
@@ -56,6 +60,16 @@ class Unavailable(NamedTuple):
         return "This service is out of order, and trying again will not help until it is repaired."
 
     @property
+    def title(self) -> str:
+        """Two or three words for people."""
+        return "Busy for the moment" if self.passing else "Out of order"
+
+    @property
+    def html(self) -> str:
+        """A page, for people: self-contained, for light and dark, and any width."""
+        return _page().substitute(title=html.escape(self.title), message=html.escape(self.message))
+
+    @property
     def headers(self) -> dict[str, str]:
         """Beside the content's own."""
         return {"Retry-After": str(self.retry_after), "Cache-Control": "no-store"}
@@ -71,6 +85,14 @@ class Unavailable(NamedTuple):
                 "retry_after": self.retry_after,
             }
         }
+
+
+@functools.cache
+def _page() -> Template:
+    found = pkgutil.get_data("claude_throttle.contrib", "unavailable.html")
+    if found is None:
+        raise FileNotFoundError("claude_throttle/contrib/unavailable.html is not installed")
+    return Template(found.decode())
 
 
 def _words(seconds: int) -> str:

@@ -63,3 +63,11 @@ def test_what_the_account_is_stays_inside(caplog):
     account, passing = caplog.records
     assert (account.levelname, passing.levelname) == ("ERROR", "INFO")
     assert SECRET in account.getMessage()
+
+
+def test_the_page_for_people():
+    """Nothing is loaded from elsewhere."""
+    page = unavailable(QueueFull("", retry_after=7)).html
+    assert "try again in 7 seconds" in page
+    assert "http" not in page
+    assert "$" not in page
