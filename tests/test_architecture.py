@@ -164,13 +164,16 @@ def test_the_command_line_is_a_caller_of_the_front_door():
 
 
 def test_contrib_comes_in_by_the_front_door():
-    """The package root, itself, the command line, the clock, and what ends a process."""
+    """The package root, itself, the command line; what ends a process, reads a setting or time."""
     root = {PACKAGE, *(f"{PACKAGE}.{name}" for name in claude_throttle.__all__)}
     mine = [i for i in OURS if i.place == "contrib"]
     assert mine
-    doors = ("contrib", "cli", "exit_hooks")
+    doors = ("contrib", "cli", "exit_hooks", "environment")
     inside = [i for i in mine if i.target not in doors and i.name not in root]
     assert _wrong(i for i in inside if not i.name.startswith(SHARED[0])) == []
+
+
+FLASK = ("extension", "configuration", "refusals", "command")
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,7 @@ def test_contrib_comes_in_by_the_front_door():
         ({"sqlite3"}, {"ledgers/sqlite.py"}),
         ({"tqdm"}, {"cli/progress.py"}),
         ({"celery"}, {"contrib/celery.py"}),
+        ({"flask", "werkzeug", "jinja2", "click"}, {f"contrib/flask/{name}.py" for name in FLASK}),
         ({"gevent", "greenlet"}, set()),
         ({"time"}, {"flow/clock.py"}),
     ],

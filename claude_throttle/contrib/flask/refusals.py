@@ -1,0 +1,68 @@
+"""503 for calls that were refused before they were sent, in the words the client reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Optional
+
+from flask import Flask, current_app, jsonify, make_response, render_template, request
+from flask.typing import ResponseReturnValue
+from jinja2 import TemplateNotFound
+
+from claude_throttle import ThrottleError
+from claude_throttle.contrib.unavailable import REFUSALS, STATUS, Unavailable, unavailable
+
+#: The application's own page, if it has one; it is given ``unavailable``, an :class:`Unavailable`.
+TEMPLATE = "claude_throttle/unavailable.html"
+
+#: What a browser names that goes somewhere.
+PAGES = ("text/html", "application/xhtml+xml")
+
+
+def handle(app: Flask) -> None:
+    """Answer refusals, unless the application does."""
+    theirs = app.error_handler_spec[None][None]
+    for refusal in REFUSALS:
+        if refusal not in theirs:
+            app.register_error_handler(refusal, answer)
+
+
+def answer(error: ThrottleError) -> ResponseReturnValue:
+    """503 and Retry-After; a page for whoever names HTML, no less than JSON; JSON for all others.
+
+    So a browser gets a page, and ``*/*``, which ``fetch()``, curl and ``requests`` send, gets JSON.
+    """
+    theirs = _handler_of_the_application(error)
+    if theirs is not None:
+        told: ResponseReturnValue = current_app.ensure_sync(theirs)(error)
+        return told
+    said = unavailable(error)
+    response = make_response(_page(said) if _wants_page() else jsonify(said.json), STATUS)
+    response.headers.update(said.headers)
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+def _handler_of_the_application(error: ThrottleError) -> Optional[Callable[[Any], Any]]:
+    """One for what several of these have in common: Flask found ours, which is closer."""
+    handlers = current_app.error_handler_spec[None][None]
+    for kind in type(error).__mro__:
+        theirs: Any = handlers.get(kind)
+        if theirs not in (None, answer) and issubclass(kind, ThrottleError):
+            found: Callable[[Any], Any] = theirs
+            return found
+    return None
+
+
+def _wants_page() -> bool:
+    wanted = {kind.lower(): quality for kind, quality in request.accept_mimetypes}
+    page = max(wanted.get(kind, 0) for kind in PAGES)
+    return page > 0 and page >= wanted.get("application/json", 0)
+
+
+def _page(said: Unavailable) -> str:
+    try:
+        current_app.jinja_env.get_template(TEMPLATE)
+    except TemplateNotFound:
+        return said.html
+    return render_template(TEMPLATE, unavailable=said)
