@@ -162,7 +162,7 @@ def test_a_failed_init_leaves_nothing(make_app):
 @pytest.mark.parametrize(
     ("environment", "told", "words"),
     [
-        ({"WEB_CONCURRENCY": "4"}, {}, ["4 workers serve 'shop'", "set CLAUDE_THROTTLE_SHARED"]),
+        ({"WEB_CONCURRENCY": "4"}, {}, ["4 workers", "set CLAUDE_THROTTLE_SHARED"]),
         ({"GUNICORN_CMD_ARGS": "-k gthread -w 3"}, {}, ["3 workers"]),
         ({"WEB_CONCURRENCY": "4", "GUNICORN_CMD_ARGS": "--workers=1"}, {}, None),
         ({"WEB_CONCURRENCY": "1"}, {}, None),
@@ -178,7 +178,7 @@ def test_workers_that_do_not_see_each_other(
     app = make_app(**told)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with app.app_context(), caplog.at_level(logging.INFO, "claude_throttle"):
+    with app.app_context(), caplog.at_level(logging.INFO):
         for _ in range(3):
             current_throttler.stats()
     lines = [text for record in caplog.records if "workers" in (text := record.getMessage())]

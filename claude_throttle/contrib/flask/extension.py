@@ -25,7 +25,7 @@ class AppThrottlers(Throttlers):
     def __init__(self, app: Flask) -> None:
         super().__init__(lambda: configuration.told(app.config), configuration.NAMED)
         #: Emptied by the first who looks.
-        self._to_warn = [app.name]
+        self._to_warn = [True]
 
     def __getitem__(self, name: str) -> Throttler:
         throttler = super().__getitem__(name)
@@ -34,15 +34,15 @@ class AppThrottlers(Throttlers):
         return throttler
 
     def _warn(self, name: str, throttler: Throttler) -> None:
-        workers = visible_workers()
         try:
-            app_name = self._to_warn.pop()
+            self._to_warn.pop()
         except IndexError:  # another thread was faster
             return
+        workers = visible_workers()
         if workers > 1 and not throttler.settings.testing:
             logger.warning(
-                "%d workers serve %r, and each uses the whole quota of its throttler %r: set %s",
-                *(workers, app_name, name, _key_of_shared(name)),
+                "%d workers, and each uses the whole quota of %r: set %s",
+                *(workers, name, _key_of_shared(name)),
             )
 
 
