@@ -173,7 +173,7 @@ def test_contrib_comes_in_by_the_front_door():
     assert _wrong(i for i in inside if not i.name.startswith(SHARED[0])) == []
 
 
-FLASK = ("extension", "configuration", "refusals", "command")
+FLASK = ("extension", "configuration", "refusals", "command", "status_page")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """For Flask: throttlers told by the application's configuration, and what belongs around them.
 
 In the order of reading: ``extension.py`` (what an application is given), ``configuration.py`` (what
-it may tell), ``refusals.py`` (503) and ``command.py`` (``flask claude-throttle``).
+it may tell), ``refusals.py`` (503), ``command.py`` (``flask claude-throttle``) and
+``status_page.py``.
 """
 
 from claude_throttle.contrib.flask.extension import (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Optional, cast
+from collections.abc import Callable
+from typing import Any, Optional, cast
 
-from flask import Flask, current_app
+from flask import Blueprint, Flask, current_app
 from werkzeug.local import LocalProxy
 
 from claude_throttle import ConfigurationError, Throttler
-from claude_throttle.contrib.flask import command, configuration, refusals
+from claude_throttle.contrib.flask import command, configuration, refusals, status_page
 from claude_throttle.contrib.throttlers import DEFAULT, Throttlers
 from claude_throttle.contrib.workers import visible_workers
 
@@ -102,6 +103,21 @@ class ClaudeThrottle:
         For tests that change the configuration: the next use reads it anew.
         """
         self.throttlers(app).reset()
+
+    def status_blueprint(
+        self,
+        *,
+        allow: Callable[[], Any],
+        url_prefix: Optional[str] = "/claude-throttle",
+        name: str = "claude_throttle",
+    ) -> Blueprint:
+        """A page that shows the throttlers of whichever application it is registered with.
+
+        *allow* is asked before each answer, in the request: something true shows the page, a
+        response (or a tuple that makes one, as a view returns) is given instead, anything else is
+        403. Its ``data.json`` is shown or 403. Nothing is ever cached.
+        """
+        return status_page.blueprint(allow, url_prefix, name, lambda: self.throttlers())
 
 
 def _of(app: Flask) -> AppThrottlers:
