@@ -11,8 +11,8 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
-#: Run in tests/servers, since it needs a worker and a Redis.
-ELSEWHERE = {"celery_app.py"}
+#: Run in tests/servers, since it needs a worker and a Redis; in tests/with_flask by web servers.
+ELSEWHERE = {"celery_app.py", "flask_app.py", "gunicorn.conf.py"}
 
 #: Standard input, and what standard output must hold.
 EXPECTED = {

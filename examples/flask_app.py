@@ -1,0 +1,56 @@
+"""``flask --app examples/flask_app run``, or ``gunicorn -c examples/gunicorn.conf.py``."""
+
+import hmac
+import os
+
+from flask import Flask, Response, request, stream_with_context
+
+from claude_throttle.contrib.flask import ClaudeThrottle, current_throttler, current_throttlers
+
+claude = ClaudeThrottle()
+
+
+def ask(text):
+    messages = [{"role": "user", "content": text}]
+    return {"model": "claude-haiku-4-5", "max_tokens": 200, "messages": messages}
+
+
+def create_app():
+    app = Flask(__name__)
+    app.config["CLAUDE_THROTTLE_MAX_QUEUE"] = 50  # the next visitor gets 503
+    # Another workspace, with another limit; else one throttler, and priority=Priority.BATCH.
+    batch = {"api_key": os.environ.get("BATCH_API_KEY"), "rpm": 600}
+    app.config["CLAUDE_THROTTLE_THROTTLERS"] = {"batch": batch}
+    app.config.from_prefixed_env()  # FLASK_CLAUDE_THROTTLE_SHARED=sqlite:////tmp/quota.db
+    claude.init_app(app)
+    app.register_blueprint(claude.status_blueprint(allow=is_staff))
+    app.add_url_rule("/", view_func=answer)
+    app.add_url_rule("/stream", view_func=stream)
+    app.add_url_rule("/digest", view_func=digest, methods=["POST"])
+    return app
+
+
+def is_staff():  # your login's word, such as current_user.is_admin
+    given = (request.authorization and request.authorization.password) or ""
+    known = os.environ.get("STATUS_PASSWORD", "")
+    right = known and hmac.compare_digest(given.encode(), known.encode())
+    return right or ("", 401, {"WWW-Authenticate": "Basic"})
+
+
+def answer():
+    """Whoever would wait for more than ten seconds gets 503 and Retry-After."""
+    return current_throttler.call(timeout=10, **ask(request.args["q"])).content[0].text
+
+
+def stream():
+    """Opened before the response begins, so that a refusal can still be 503."""
+    opened = current_throttler.stream(timeout=10, **ask(request.args["q"]))
+    response = Response(stream_with_context(opened.text_stream), mimetype="text/plain")
+    response.call_on_close(opened.close)  # to its end, or not: perhaps the client has left
+    return response
+
+
+def digest():
+    """Nobody waits for it; it is finished even if the server is told to stop."""
+    current_throttlers["batch"].submit(**ask(f"Summarise: {request.get_data(as_text=True)}"))
+    return "", 202
