@@ -29,10 +29,10 @@ class Site(NamedTuple):
     workers: int
 
     @contextlib.contextmanager
-    def get(self, path, accept="*/*"):
+    def get(self, path, accept="*/*", method="GET"):
         """The response, still to be read; its connection is closed in the end."""
         connection = http.client.HTTPConnection(*self.address, timeout=PATIENCE_SECONDS)
-        connection.request("GET", path, headers={"Accept": accept, "Connection": "close"})
+        connection.request(method, path, headers={"Accept": accept, "Connection": "close"})
         with contextlib.closing(connection):
             yield connection.getresponse()
 
@@ -96,6 +96,7 @@ def test_gunicorn(fake, tmp_path, options):
         importers = {said["importer"] for _, said in got}
         assert importers.isdisjoint(pids) if options else importers <= pids
         check_stream(server, site)
+        check_ends(server, site)
         check_hanging_up(server, site)
 
 
@@ -108,6 +109,17 @@ def check_stream(server, site):
         rest = (first + response.read()).decode()
     assert (response.status, rest.replace("|", "")) == (200, "echo: one-by-one")
     assert rest.count("|") > 1
+    wait_until(site.is_idle)
+
+
+def check_ends(server, site):
+    """A stream that breaks is no whole answer to the client; one that is not read is left."""
+    server.script(Streamed(at=4, wrong="cut"))
+    with site.get("/stream?broken") as response, pytest.raises(http.client.IncompleteRead):
+        response.read()
+    server.script(LONG)
+    with site.get("/stream?unread", method="HEAD") as response:
+        assert (response.status, response.read()) == (200, b"")
     wait_until(site.is_idle)
 
 

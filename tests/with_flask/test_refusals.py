@@ -172,6 +172,8 @@ def test_it_can_be_left_out(raising):
     """Then they are errors as any other."""
     for told in (False, "false", 0):
         assert raising(QueueFull(""), HANDLE_ERRORS=told).status_code == 500
+    for told in (True, "True", 1, ""):
+        assert raising(QueueFull(""), HANDLE_ERRORS=told).status_code == 503
 
 
 def test_mistakes_of_the_program_are_not_hidden(raising):

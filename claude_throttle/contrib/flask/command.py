@@ -11,7 +11,7 @@ from claude_throttle.contrib.throttlers import Throttlers
 
 #: What each does, in ``flask claude-throttle --help``. Their modules are loaded by their use.
 COMMANDS = {
-    "status": "Show the throttlers that the configuration tells, and who shares their quotas.",
+    "status": "Show the throttlers, and who shares their quotas.",
     "limits": "Show what the API allows, after one cheap call.",
     "run": "Send the requests of a file, and write down the answers.",
     "serve-fake": "Serve a fake Claude API that enforces quotas.",

@@ -54,7 +54,8 @@ def check(config: Config) -> bool:
             Settings.from_env(settings)
         except ConfigurationError as error:
             raise type(error)(f"{_source(name)}: {error}") from error
-    return _flag(HANDLE_ERRORS, config.get(HANDLE_ERRORS, True))
+    handle_errors = config.get(HANDLE_ERRORS, True)
+    return handle_errors == "" or _flag(HANDLE_ERRORS, handle_errors)
 
 
 def _named(named: Any) -> Told:
