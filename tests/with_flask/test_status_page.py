@@ -94,6 +94,16 @@ def test_each_request_is_asked_about(client):
     assert looking.post(PAGE).status_code == 405
 
 
+@pytest.mark.parametrize("verdict", ["please log in", b"no", {"error": "no"}, ["no"]], ids=repr)
+def test_a_page_is_no_verdict(client, verdict):
+    """A view might return it to whoever is not logged in; the status would be shown instead."""
+    looking = client(lambda: verdict)
+    looking.application.testing = True
+    for path in (PAGE, DATA):
+        with pytest.raises(TypeError, match=r"return True, False, or a response"):
+            looking.get(path)
+
+
 class User:
     """As login extensions have them."""
 

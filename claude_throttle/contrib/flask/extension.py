@@ -114,8 +114,9 @@ class ClaudeThrottle:
         """A page that shows the throttlers of whichever application it is registered with.
 
         *allow* is asked before each answer, in the request: something true shows the page, a
-        response (or a tuple that makes one, as a view returns) is given instead, anything else is
-        403. Its ``data.json`` is shown or 403. Nothing is ever cached.
+        response (or a tuple that makes one) is given instead, something false is 403. A text, a
+        dict or a method is no verdict, and raises TypeError. Its ``data.json`` is shown or 403.
+        Nothing is ever cached.
         """
         return status_page.blueprint(allow, url_prefix, name, lambda: self.throttlers())
 

@@ -17,6 +17,9 @@ from claude_throttle.contrib import status
 #: Nobody keeps the page, nor a refusal to show it, for the next who sits here.
 NEVER_CACHED = "no-store"
 
+#: What a view may return for a page.
+BODIES = (str, bytes, dict, list)
+
 
 def blueprint(
     allow: Callable[[], Any],
@@ -63,11 +66,17 @@ def _refusal(allow: Callable[[], Any], as_page: bool = True) -> Optional[Respons
 
 
 def _require_a_verdict(verdict: Any) -> None:
-    """A method somebody forgot to call, or to await, would be true for everybody."""
+    """What is true only by a slip would show the page to everybody."""
     if inspect.iscoroutine(verdict):
         verdict.close()  # nobody will await it
     if inspect.isroutine(verdict) or inspect.isawaitable(verdict):
         raise TypeError(f"allow= returned {verdict!r}, which says nothing until it is called")
+    # Perhaps a user's name, perhaps a page that asks for one.
+    if verdict and isinstance(verdict, BODIES):
+        raise TypeError(
+            f"allow= returned a {type(verdict).__name__}: return True, False, or a response "
+            "(flask.make_response, flask.redirect)"
+        )
 
 
 def _page() -> Response:
