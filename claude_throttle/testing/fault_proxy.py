@@ -124,6 +124,8 @@ class FaultProxy:
         """What goes on of *piece*, each part when it may; OSError when the connection must end."""
         (mode, amount), switched = self._mode, self._switched
         meter.since(switched)
+        if mode in ENDING:  # it came before its connection was closed
+            raise ConnectionAbortedError(mode)
         if mode == "delay":
             self._wait(amount, switched)
         elif mode == "drip" and answers:

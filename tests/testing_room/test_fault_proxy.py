@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from claude_throttle.testing.fault_proxy import MODES, FaultProxy
+from claude_throttle.testing.fault_proxy import MODES, FaultProxy, Meter
 
 
 @pytest.fixture
@@ -115,6 +115,13 @@ def test_a_reset_ends_what_is_there_and_what_comes(proxy):
     proxy.set("pass")
     with connected(proxy) as connection:
         assert echoed(connection) == b"hello"
+
+
+def test_what_comes_before_a_reset_is_carried_out_goes_nowhere(proxy):
+    """The mode is there a moment before the connection ends; a busy machine makes it long."""
+    proxy.set("reset")
+    with pytest.raises(ConnectionAbortedError):
+        list(proxy._parts(b"late", Meter(), answers=False))
 
 
 def test_refuse_accepts_nobody(proxy):
