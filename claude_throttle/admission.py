@@ -29,6 +29,11 @@ logger = logging.getLogger("claude_throttle")
 
 
 MESSAGES_PATH = "/v1/messages"
+BATCHES_PATH = "/v1/messages/batches"
+
+#: What has a quota of requests beside the models': the names of their lanes.
+COUNTS = "count_tokens"
+BATCHES = "batches"
 
 #: Of what costs no tokens.
 ONE_REQUEST = Cost(1.0, 0.0, 0.0)
@@ -52,11 +57,11 @@ class Admission:
         numbers: itertools.count[int],
         access: Access,
         proofs: Iterable[str],
-        count_lane: Callable[[], Lane],
+        make_lane_beside: Callable[[str], Lane],
         clock: Clock,
     ) -> None:
         self._room = room
-        self._make_count_lane = count_lane
+        self._make_lane_beside = make_lane_beside
         # Guards the four below. Never held while calling out, but to make a lane.
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
@@ -75,17 +80,21 @@ class Admission:
         """Wait for the right to send one request; nobody may ever say how it ended."""
         return self._permit(self._room(model).lane, cost, terms, answers=False)
 
-    def admit_post(
-        self, path: str, read_body: Callable[[], Any], terms: Terms
+    def admit_request(
+        self, method: str, path: str, read_body: Callable[[], Any], terms: Terms
     ) -> Optional[Attempt]:
-        """Wait until a POST to *path* may be sent; None if it is nothing that has a pace.
+        """Wait until a request may be sent; None if it is nothing that has a pace.
 
         Raises what submit() and call() raise of ours.
         """
+        if BATCHES_PATH in path:
+            return self.admit_beside(BATCHES, terms)
+        if method.upper() != "POST":
+            return None
         if path.endswith(MESSAGES_PATH):
             body = read_body()
             return self.admit(body, terms) if isinstance(body, dict) else None
-        return self.admit_count(terms) if path.endswith(COUNT_PATH) else None
+        return self.admit_beside(COUNTS, terms) if path.endswith(COUNT_PATH) else None
 
     def admit(self, body: Mapping[str, Any], terms: Terms) -> Optional[Attempt]:
         """The same for a Messages request; None if it has no model."""
@@ -96,21 +105,17 @@ class Admission:
         cost = room.fitting_cost(*asked)
         return Attempt(self._permit(room.lane, cost, terms, answers=True), room, asked, self)
 
-    def admit_count(self, terms: Terms) -> Attempt:
-        """The same for a count of tokens: no tokens of its own, and a quota of its own."""
-        return self.admit_beside("count_tokens", self._make_count_lane, terms)
-
-    def admit_beside(self, name: str, make: Callable[[], Lane], terms: Terms) -> Attempt:
-        """The same for whatever has a quota of requests of its own; *make* makes its lane."""
-        lane = self._lane_beside(name, make)
+    def admit_beside(self, name: str, terms: Terms) -> Attempt:
+        """The same for what has a quota of requests of its own, and takes no tokens of others'."""
+        lane = self._lane_beside(name)
         return Attempt(self._permit(lane, ONE_REQUEST, terms, answers=True), None, None, self)
 
-    def _lane_beside(self, name: str, make: Callable[[], Lane]) -> Lane:
+    def _lane_beside(self, name: str) -> Lane:
         with self._lock:
             if self._closed:
                 raise Closed("the throttler is closed; make a new one to go on")
             if name not in self._beside:
-                lane = self._beside[name] = make()
+                lane = self._beside[name] = self._make_lane_beside(name)
                 if self._held:
                     lane.pause()
             return self._beside[name]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
+from claude_throttle.admission import BATCHES
 from claude_throttle.errors import BrokenAnswer, Closed, DeadlineExceeded
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.condition import Condition
 from claude_throttle.flow.permit import Terms
 from claude_throttle.flow.senders import Senders
 from claude_throttle.flow.ticket import Priority
-from claude_throttle.side_lane import side_lane
 from claude_throttle.transport import batch_format, sdk
 from claude_throttle.transport.answers import backoff, judge, read_json
 from claude_throttle.transport.batch_format import PATH, State
@@ -23,8 +23,6 @@ from claude_throttle.transport.wording import describe
 if TYPE_CHECKING:
     from claude_throttle.admission import Admission
     from claude_throttle.settings import Settings
-
-LANE = "batches"
 
 CLOSED = (
     "the throttler was closed; the batches go on at the API: batches.resume(ids) gets their results"
@@ -124,7 +122,7 @@ class BatchDesk:
         self, question: Question, deadline: Optional[float], creates: bool
     ) -> Union[Answer, Exception]:
         terms = Terms(Priority.NORMAL, None, self._timeout(deadline))
-        attempt = self._admission.admit_beside(LANE, self._make_lane, terms)
+        attempt = self._admission.admit_beside(BATCHES, terms)
         try:
             outcome = self._in_a_sender(question, deadline)
         except BaseException as error:
@@ -193,9 +191,6 @@ class BatchDesk:
         if name == "ReadTimeout":
             return sdk.timeout_error(self.url, f"no answer in time: {text}"), True, sent
         return sdk.connection_error(self.url, f"no answer: {text}"), True, sent
-
-    def _make_lane(self) -> Any:
-        return side_lane(LANE, self._settings, self._senders, self.clock)
 
     # -- waiting ---------------------------------------------------------------------------------
 

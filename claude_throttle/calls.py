@@ -231,12 +231,12 @@ class Calls:
         from claude_throttle.transport.session_adapter import SessionAdapter  # few need it
 
         terms = self._terms(priority, tenant, timeout)
-        return SessionAdapter(partial(self._admit_post, terms), **options)
+        return SessionAdapter(partial(self._admit_request, terms), **options)
 
-    def _admit_post(
-        self, terms: Terms, path: str, read_body: Callable[[], Any]
+    def _admit_request(
+        self, terms: Terms, method: str, path: str, read_body: Callable[[], Any]
     ) -> Optional[Attempt]:
-        return self._outer_admission().admit_post(path, read_body, terms)
+        return self._outer_admission().admit_request(method, path, read_body, terms)
 
     def _outer_admission(self) -> Admission:
         """For requests that others send. Raises ConfigurationError in testing mode."""

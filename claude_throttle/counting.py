@@ -9,12 +9,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Callable, Optional
 
+from claude_throttle.admission import COUNTS
 from claude_throttle.errors import Closed
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.heard import RATE, Heard, Stamp
-from claude_throttle.flow.lane import Lane
 from claude_throttle.flow.rooms import Lender
 from claude_throttle.flow.senders import Senders
 from claude_throttle.flow.ticket import Ticket
@@ -73,7 +73,7 @@ class Counter:
     """Has calls counted, then places them. Of one process; thread-safe."""
 
     def __init__(self, settings: Settings, wire: Wire, senders: Senders, clock: Clock) -> None:
-        self.lane = count_lane(settings, MOST_AT_ONCE, senders, clock)
+        self.lane = side_lane(COUNTS, settings, senders, clock, MOST_AT_ONCE)
         self._pacer = self.lane.pacer
         self._wire = wire
         self._senders = senders
@@ -128,8 +128,3 @@ class Counter:
         """Count no more; what waits for it is placed with its estimate."""
         self.lane.close()
         self.lane.end_all(Closed("the throttler was closed"))
-
-
-def count_lane(settings: Settings, at_once: Optional[int], senders: Senders, clock: Clock) -> Lane:
-    """A lane for the endpoint, with *at_once* places in flight, or as many as it takes."""
-    return side_lane("count_tokens", settings, senders, clock, at_once)

@@ -70,10 +70,9 @@ class PacedMiddleware:
         return response
 
     def _admit(self, request: Any) -> Optional[Attempt]:
-        if request.method.lower() != "post":
-            return None
         path = request.url.partition("?")[0]
-        return self._admission().admit_post(path, partial(_body, request), self._terms)
+        body = partial(_body, request)
+        return self._admission().admit_request(request.method, path, body, self._terms)
 
     def __repr__(self) -> str:
         return "<claude_throttle middleware>"

@@ -31,15 +31,15 @@ def counter(settings: Settings, wire: Wire, senders: Senders, clock: Clock) -> O
     return Counter(settings, wire, senders, clock)
 
 
-def count_lane(
-    counter: Optional[Counter], settings: Settings, senders: Senders, clock: Clock
+def lane_beside(
+    counter: Optional[Counter], settings: Settings, senders: Senders, clock: Clock, name: str
 ) -> Lane:
-    """The lane of those who count for themselves; the counter's own, if there is one."""
-    if counter is not None:
+    """The lane of what has a quota beside the models'; the counter's own, if that is meant."""
+    if counter is not None and counter.lane.name == name:
         return counter.lane
-    from claude_throttle.counting import count_lane
+    from claude_throttle.side_lane import side_lane
 
-    return count_lane(settings, None, senders, clock)
+    return side_lane(name, settings, senders, clock)
 
 
 def organization(

@@ -82,7 +82,7 @@ class Process:
         )
         latency = self._recorder.median_latency
         self._counter = on_use.counter(settings, self._wire, senders, clock)
-        counts = partial(on_use.count_lane, self._counter, settings, senders, clock)
+        beside = partial(on_use.lane_beside, self._counter, settings, senders, clock)
         #: The way in for what others send.
         self.admission = Admission(
             self.room,
@@ -90,7 +90,7 @@ class Process:
             self._numbers,
             self._access,
             filter(None, (settings.api_key, settings.auth_token)),
-            counts,
+            beside,
             clock,
         )
         self.batch_desk = on_use.batch_desk(settings, self._wire, senders, self.admission, clock)

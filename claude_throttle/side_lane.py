@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
+from claude_throttle.admission import BATCHES, COUNTS
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import Cost
@@ -17,7 +18,7 @@ from claude_throttle.pacing.quota import AUTO, Quota
 from claude_throttle.pacing.tiers import batches_rpm, count_tokens_rpm
 from claude_throttle.settings import Settings
 
-_RPM = {"count_tokens": count_tokens_rpm, "batches": batches_rpm}
+_RPM = {COUNTS: count_tokens_rpm, BATCHES: batches_rpm}
 
 
 def side_lane(

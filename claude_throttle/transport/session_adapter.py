@@ -32,8 +32,9 @@ class Attempt(Watcher, Protocol):
         ...
 
 
-#: Admits a POST to that path, with a body to be read if need be; None if it is none of ours.
-Admit = Callable[[str, Callable[[], Any]], Optional[Attempt]]
+#: Admits a request: its method, its path, and its body, to be read if need be; None if it is none
+#: of ours.
+Admit = Callable[[str, str, Callable[[], Any]], Optional[Attempt]]
 
 #: Idle connections kept; requests keeps 10, and opens more anew for each request.
 POOL_SIZE = 256
@@ -69,14 +70,17 @@ class SessionAdapter(HTTPAdapter):
         return response
 
     def _admitted(self, request: requests.PreparedRequest) -> Optional[Attempt]:
-        body = request.body
-        if request.method != "POST" or not isinstance(body, (str, bytes)):
-            return None  # what is read from a file as it is sent tells us no model
-        data = body if isinstance(body, bytes) else body.encode("utf-8")
-        return self._admit(request.path_url.partition("?")[0], partial(read_json, data))
+        path = request.path_url.partition("?")[0]
+        return self._admit(request.method or "", path, partial(_read, request.body))
 
     def __getstate__(self) -> Any:
         raise TypeError("an adapter of a Throttler holds its sockets; make one in each process")
+
+
+def _read(body: Any) -> Any:
+    """None of one that is read from a file as it is sent: that tells us no model."""
+    data = body.encode("utf-8") if isinstance(body, str) else body
+    return read_json(data) if isinstance(data, bytes) else None
 
 
 def _hear(attempt: Attempt, response: requests.Response, body: Optional[bytes]) -> None:

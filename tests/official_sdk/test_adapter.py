@@ -125,8 +125,6 @@ def test_everything_else_passes(fake, throttle, session):
     throttler = throttle(server)
     made = session(server, throttler)
     assert made.get(server.url + "/v1/models", timeout=10).status_code == 404
-    assert post(made, server, "/v1/messages/batches").status_code == 400
-    assert throttler._process().lanes() == []
     pieces = iter([json.dumps(HELLO).encode()])
     made.post(server.url + "/v1/messages", data=pieces, timeout=10)
     made.post(server.url + "/v1/messages", data="no JSON", timeout=10)
@@ -140,6 +138,19 @@ def test_counts_have_a_lane_of_their_own(fake, throttle, session):
     throttler.submit(**ask()).result(10)
     counted = post(session(server, throttler), server, "/v1/messages/count_tokens")
     assert counted.json()["input_tokens"] > 0
+
+
+def test_batches_have_a_lane_of_their_own(fake, throttle, session):
+    """Whatever the method; their bodies may be read from a file as they are sent."""
+    server = fake()
+    throttler = throttle(server, rpm=1)
+    made = session(server, throttler)
+    url = server.url + "/v1/messages/batches"
+    requests = json.dumps({"requests": [{"custom_id": "one", "params": HELLO}]}).encode()
+    batch = made.post(url, data=iter([requests]), timeout=10).json()
+    assert made.get(f"{url}/{batch['id']}", timeout=10).json()["id"] == batch["id"]
+    assert throttler._process().admission._beside["batches"].pacer._number == 2
+    assert throttler._process().lanes() == []
 
 
 def test_what_breaks_gives_the_place_back(fake, throttle, session):
