@@ -20,6 +20,7 @@ ROOMS = {"pacing", "ledgers", "transport", "metrics"}
 GUESTS = {"cli", "testing", "contrib"}
 
 FILES = sorted(ROOT.rglob("*.py"))
+NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 
@@ -197,6 +198,7 @@ FLASK = ("extension", "configuration", "refusals", "command", "status_page")
         ({"tqdm"}, {"cli/progress.py"}),
         ({"celery"}, {"contrib/celery.py"}),
         ({"flask", "werkzeug", "jinja2", "click"}, {f"contrib/flask/{name}.py" for name in FLASK}),
+        ({"django"}, {file for file in NAMES if file.startswith("contrib/django/")}),
         ({"gevent", "greenlet"}, set()),
         ({"time"}, {"flow/clock.py"}),
     ],
