@@ -1,0 +1,98 @@
+"""Refusals become 503, with ``Retry-After``: for the whole site, or for single views."""
+
+from __future__ import annotations
+
+import inspect
+from functools import wraps
+from typing import Any, Callable, Optional, TypeVar, cast
+
+from django.db import connections
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.template.exceptions import TemplateDoesNotExist
+from django.template.loader import get_template
+from django.utils.deprecation import MiddlewareMixin
+
+from claude_throttle import ThrottleError
+from claude_throttle.contrib.django.accept import wants_page
+from claude_throttle.contrib.unavailable import REFUSALS, STATUS, Unavailable, unavailable
+
+#: A project's own template of this name goes before ours. It has ``unavailable``: ``message``,
+#: ``passing``, ``retry_after`` (seconds), ``kind``.
+TEMPLATE = "claude_throttle/unavailable.html"
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+class ThrottleErrorMiddleware(MiddlewareMixin):
+    """Answers ``QueueFull``, ``DeadlineExceeded``, ``CircuitOpen``, ``AccountSuspended`` with 503.
+
+    A page where ``Accept`` names one, else JSON. Put it last in MIDDLEWARE, so that it comes first
+    to what a view raises; in asynchronous chains, too. It sees what a view raises before it returns
+    its response: a streaming view should open its stream before that, since nothing can be said any
+    more once the response has begun. With ATOMIC_REQUESTS the view's transaction is rolled back.
+    """
+
+    def process_exception(
+        self, request: HttpRequest, exception: Exception
+    ) -> Optional[HttpResponse]:
+        """None leaves it to others: it is no refusal."""
+        return refused(request, exception) if isinstance(exception, REFUSALS) else None
+
+
+def refusals_as_503(view: View) -> View:
+    """The same for one view, synchronous or not; ``method_decorator`` takes it to classes."""
+    if inspect.iscoroutinefunction(view):
+        return cast(View, wraps(view)(_awaiting(view)))
+
+    @wraps(view)
+    def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        try:
+            response = view(request, *args, **kwargs)
+        except REFUSALS as error:
+            _roll_back()
+            return refused(request, error)
+        # A class's dispatch() says only by what it returns that it has to be awaited.
+        return _finished(request, response) if inspect.isawaitable(response) else response
+
+    return cast(View, answer)
+
+
+def _awaiting(view: Callable[..., Any]) -> Callable[..., Any]:
+    async def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return await _finished(request, view(request, *args, **kwargs))
+
+    return answer
+
+
+async def _finished(request: HttpRequest, response: Any) -> Any:
+    try:
+        return await response
+    except REFUSALS as error:
+        return refused(request, error)
+
+
+def _roll_back() -> None:
+    # Django would commit, seeing a response and no error. Not in the middleware's case: there the
+    # error has passed the transaction by then.
+    for connection in connections.all():
+        if connection.settings_dict["ATOMIC_REQUESTS"] and connection.in_atomic_block:
+            connection.set_rollback(True)
+
+
+def refused(request: HttpRequest, error: ThrottleError) -> HttpResponse:
+    """The answer to one of the four; it is logged, and tells nothing of what is inside."""
+    answer = unavailable(error)
+    response = _response(request, answer)
+    for name, value in answer.headers.items():
+        response[name] = value
+    return response
+
+
+def _response(request: HttpRequest, answer: Unavailable) -> HttpResponse:
+    if not wants_page(request.headers.get("Accept", "")):
+        return JsonResponse(answer.json, status=STATUS)
+    try:
+        template = get_template(TEMPLATE)
+    except TemplateDoesNotExist:  # no engine, or none that looks into applications
+        return HttpResponse(f"{answer.message}\n", status=STATUS, content_type="text/plain")
+    return HttpResponse(template.render({"unavailable": answer}, request), status=STATUS)

@@ -1,0 +1,67 @@
+"""What the tests' project serves; what it asks is in the query."""
+
+from __future__ import annotations
+
+from django.http import HttpResponse, StreamingHttpResponse
+from django.utils.decorators import method_decorator
+from django.views import View
+
+from claude_throttle import (
+    AccountSuspended,
+    CircuitOpen,
+    ConfigurationError,
+    DeadlineExceeded,
+    QueueFull,
+)
+from claude_throttle.contrib.django import throttler
+from claude_throttle.contrib.django.middleware import refusals_as_503
+from tests.conftest import ask
+
+ERRORS = {
+    "queue": QueueFull("10 calls of key 7 wait", retry_after=2.1),
+    "deadline": DeadlineExceeded("it took 3 s"),
+    "circuit": CircuitOpen("the API keeps failing", retry_after=4.0),
+    "account": AccountSuspended("the spend limit of key 7", reason="spend", retry_after=60.0),
+    "mistake": ConfigurationError("burst= is wrong"),
+}
+
+
+def fail(request, name):
+    """Raises it."""
+    raise ERRORS[name]
+
+
+async def fail_later(request, name):
+    """The same, in an event loop."""
+    raise ERRORS[name]
+
+
+plain = refusals_as_503(fail)
+awaited = refusals_as_503(fail_later)
+
+
+@method_decorator(refusals_as_503, name="dispatch")
+class Page(View):
+    """A class."""
+
+    def get(self, request, name):
+        """Raises it."""
+        raise ERRORS[name]
+
+
+def call(request):
+    """An answer."""
+    timeout = float(request.GET.get("timeout", "20"))
+    answer = throttler.call(**ask(request.GET["text"]), timeout=timeout)
+    return HttpResponse(answer["content"][0]["text"])
+
+
+def stream(request):
+    """The same, as it is written."""
+    opened = throttler.stream(**ask(request.GET["text"]), timeout=20)
+
+    def words():
+        with opened:
+            yield from opened.text_stream
+
+    return StreamingHttpResponse(words(), content_type="text/plain")
