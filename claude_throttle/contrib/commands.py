@@ -45,6 +45,9 @@ def execute(arguments: argparse.Namespace, throttlers: Throttlers) -> int:
     except claude_throttle.ConfigurationError as error:
         print(f"claude-throttle {arguments.command}: {error}", file=sys.stderr)
         return exits.WRONG_USAGE
+    except KeyboardInterrupt:
+        print(f"claude-throttle {arguments.command}: interrupted", file=sys.stderr)
+        return exits.INTERRUPTED
     return carry_out(arguments)
 
 
