@@ -1,0 +1,15 @@
+"""For staff: ``path("claude/", include("claude_throttle.contrib.django.urls"))``."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from claude_throttle.contrib.django import views
+
+app_name = "claude_throttle"
+
+urlpatterns = [
+    # Its address ends with a slash: the page asks for what is beside it.
+    path("", views.status, name="status"),
+    path("data.json", views.data, name="data"),
+]
