@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from django.http import HttpResponse, StreamingHttpResponse
 from django.utils.decorators import method_decorator
 from django.views import View
@@ -53,7 +55,9 @@ def call(request):
     """An answer."""
     timeout = float(request.GET.get("timeout", "20"))
     answer = throttler.call(**ask(request.GET["text"]), timeout=timeout)
-    return HttpResponse(answer["content"][0]["text"])
+    response = HttpResponse(answer["content"][0]["text"])
+    response["X-Worker"] = os.getpid()
+    return response
 
 
 def stream(request):
