@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from tests.bench import (
     cost,
+    django_thread,
     fleet,
     gaps,
     imports,
@@ -36,6 +37,7 @@ ROWS = {
     "cpu-raw": ("raw=True against requests from 32 threads", cost.raw),
     "cpu-typed": ("typed against the official SDK from 32 threads", cost.typed),
     "latency": ("an idle throttler against Session.post", cost.latency),
+    "django": ("a Django view's request thread against Session.post", django_thread.request_thread),
     "stream": ("stream() against raw requests", streams.first_event),
     "gaps": ("departures at 10,000 RPM, anthropic loaded", gaps.departures),
     "queued": ("100,000 queued calls", memory.queued),

@@ -22,7 +22,7 @@ LATENCY_BLOCK = 20
 def raw(share):
     """Dicts, against ``requests.Session.post`` + ``json()``."""
     count = scaled(2000, share)
-    with Server(log_limit=1) as server, _session() as session:
+    with Server(log_limit=1) as server, pooling_session() as session:
         url = server.url + "/v1/messages"
         with throttler(server.url, rpm=UNBOUNDED_RPM, max_concurrency=THREADS) as ours:
             theirs = pooled(lambda: session.post(url, json=ask()).json(), count)
@@ -47,7 +47,7 @@ def latency(share):
     """One call at a time on an idle throttler, against ``Session.post``."""
     count = scaled(1000, share)
     ours, theirs = [], []
-    with Server(log_limit=1) as server, _session() as session:
+    with Server(log_limit=1) as server, pooling_session() as session:
         url = server.url + "/v1/messages"
         with throttler(server.url, rpm=UNBOUNDED_RPM) as throttle:
             # In blocks, so that what our threads tidy up after a call is our own loss.
@@ -58,7 +58,8 @@ def latency(share):
     return [at_most("median of call()", measured, limit, "{:.0f} µs")]
 
 
-def _session():
+def pooling_session():
+    """One that a pool of threads may share."""
     session = requests.Session()
     # Room for every thread: with the default of 10 it would open connections all the time.
     session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=2 * THREADS))
