@@ -31,7 +31,11 @@ def environment(server):
     return {**os.environ, "ANTHROPIC_API_KEY": "sk-ant-readme", "ANTHROPIC_BASE_URL": server.url}
 
 
-@pytest.mark.parametrize("block", blocks("python"))
+#: Of a site, which has more than these lines.
+DJANGO = next(text for text in blocks("python") if text.startswith("# settings.py"))
+
+
+@pytest.mark.parametrize("block", [text for text in blocks("python") if text != DJANGO])
 def test_python_blocks_run(fake, block):
     """As they stand, against the fake API."""
     done = subprocess.run(
@@ -44,6 +48,52 @@ def test_python_blocks_run(fake, block):
     assert done.returncode == 0, done.stderr
     for expected in re.findall(r"print\(.*#\s*(\[.*\])", block):
         assert expected in done.stdout
+
+
+#: What a project has before it reads this.
+BEFORE = {
+    "settings.py": """
+SECRET_KEY, ALLOWED_HOSTS, ROOT_URLCONF, USE_TZ = "none", ["*"], "urls", True
+INSTALLED_APPS, MIDDLEWARE = [], []
+""",
+    "views.py": "from django.http import HttpResponse",
+    "urls.py": """
+from django.urls import include, path
+from views import answer
+urlpatterns = [path("answer", answer)]
+""",
+}
+
+VISIT = """
+import django, django.test
+django.setup()
+client = django.test.Client()
+print(client.get("/answer", {"question": "Why?"}).content.decode())
+from claude_throttle.contrib.django import throttlers
+throttlers["default"].reconfigure(timeout=0.01)
+throttlers["default"].pause()
+print(client.get("/answer", {"question": "Why?"}).status_code)
+print(client.get("/claude/").status_code, client.get("/claude/data.json").status_code)
+"""
+
+
+def test_the_django_block_makes_a_site(fake, tmp_path):
+    """Each part in the file that it names; somebody visits it."""
+    _, *parts = re.split(r"^# (\w+\.py)\n", DJANGO, flags=re.M)
+    assert set(parts[::2]) == set(BEFORE)
+    for name, text in zip(parts[::2], parts[1::2]):
+        text = text.replace("/tmp/", f"{tmp_path}/")
+        (tmp_path / name).write_text(f"{BEFORE[name]}\n{text}")
+    paths = f"{tmp_path}{os.pathsep}{ROOT}"
+    done = subprocess.run(
+        [sys.executable, "-c", VISIT],
+        env={**environment(fake()), "DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["echo: Why?", "503", "403 403"]
 
 
 def test_the_command_line_block_runs(fake, tmp_path):
