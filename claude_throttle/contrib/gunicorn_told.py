@@ -1,8 +1,8 @@
-"""What gunicorn will do, as far as its settings can be seen from here: read, never executed.
+"""What gunicorn was told, as far as it can be seen from here: read, never executed.
 
-They are where gunicorn looks for them: GUNICORN_CMD_ARGS, then ``gunicorn.conf.py`` in the current
-directory, then WEB_CONCURRENCY (gunicorn 27.0's documentation, 2026-11). What is typed at its
-start cannot be seen.
+That is where gunicorn looks for it: what was typed at its start (seen by itself and its workers
+only), GUNICORN_CMD_ARGS, ``gunicorn.conf.py`` in the current directory, WEB_CONCURRENCY (gunicorn
+27.0's documentation, 2026-11).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import argparse
 import ast
 import os
 import shlex
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Optional
@@ -38,12 +39,38 @@ def gunicorn_workers(
     environ: Mapping[str, str] = os.environ, folder: Optional[Path] = None
 ) -> Optional[Workers]:
     """None where there is no gunicorn, and nothing that tells it anything."""
-    arguments = _arguments(environ.get("GUNICORN_CMD_ARGS", ""))
-    config = (folder or Path.cwd()) / (arguments.pop("config", None) or "gunicorn.conf.py")
-    told = {**_concurrency(environ), **_assignments(config), **arguments}
+    told = _told(environ, folder, ())
     if not told and find_spec("gunicorn") is None:
         return None
-    return Workers(_wait_apart(told), _timeout(told), _several(told.get("workers")))
+    return Workers(_wait_apart(told), _timeout(told), _count(told) > 1)
+
+
+def visible_workers(
+    environ: Mapping[str, str] = os.environ, argv: Optional[Sequence[str]] = None
+) -> int:
+    """How many processes this one was told to be one of; 1 where nothing can be seen.
+
+    To others than gunicorn its configuration file means nothing.
+    """
+    program, *typed = (sys.argv if argv is None else argv) or [""]
+    if "gunicorn" in os.path.basename(program):
+        return _count(_told(environ, None, typed))
+    return _count({**_concurrency(environ), **_of_the_environment(environ)})
+
+
+def _told(
+    environ: Mapping[str, str], folder: Optional[Path], typed: Sequence[str]
+) -> dict[str, Any]:
+    arguments = {**_of_the_environment(environ), **_arguments(typed)}
+    config = (folder or Path.cwd()) / (arguments.pop("config", None) or "gunicorn.conf.py")
+    return {**_concurrency(environ), **_assignments(config), **arguments}
+
+
+def _of_the_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        return _arguments(shlex.split(environ.get("GUNICORN_CMD_ARGS", "")))
+    except ValueError:
+        return {}  # gunicorn itself will not start
 
 
 class _Quiet(argparse.ArgumentParser):
@@ -51,7 +78,7 @@ class _Quiet(argparse.ArgumentParser):
         raise ValueError(message)
 
 
-def _arguments(text: str) -> dict[str, Any]:
+def _arguments(words: Sequence[str]) -> dict[str, Any]:
     parser = _Quiet(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("-c", "--config")
     parser.add_argument("-k", "--worker-class")
@@ -59,9 +86,9 @@ def _arguments(text: str) -> dict[str, Any]:
     parser.add_argument("--threads", type=int)
     parser.add_argument("-t", "--timeout", type=float)
     try:
-        return vars(parser.parse_known_args(shlex.split(text))[0])
+        return vars(parser.parse_known_args(list(words))[0])
     except ValueError:
-        return {}  # gunicorn itself will not start
+        return {}  # nor with these
 
 
 def _concurrency(environ: Mapping[str, str]) -> dict[str, Any]:
@@ -104,5 +131,6 @@ def _timeout(told: Mapping[str, Any]) -> float:
     return float(seconds) if isinstance(seconds, (int, float)) else 0.0
 
 
-def _several(workers: Any) -> bool:
-    return isinstance(workers, int) and workers > 1
+def _count(told: Mapping[str, Any]) -> int:
+    workers = told.get("workers", 1)
+    return workers if isinstance(workers, int) else 1

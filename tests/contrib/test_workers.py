@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from claude_throttle.contrib.workers import visible_workers
+from claude_throttle.contrib.gunicorn_told import visible_workers
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from claude_throttle.contrib.workers import visible_workers
         ({"WEB_CONCURRENCY": "3"}, ["flask"], 3),
         ({"WEB_CONCURRENCY": ""}, ["flask"], 1),
         ({"WEB_CONCURRENCY": "many"}, ["flask"], 1),
-        ({"GUNICORN_CMD_ARGS": "--workers 2 'x"}, ["flask"], 2),
+        ({"GUNICORN_CMD_ARGS": "--workers 2 'x"}, ["flask"], 1),
         ({"GUNICORN_CMD_ARGS": "-w 2", "WEB_CONCURRENCY": "3"}, ["gunicorn"], 2),
         ({"GUNICORN_CMD_ARGS": "-w 2", "WEB_CONCURRENCY": "3"}, ["gunicorn", "-w", "1"], 1),
         ({"GUNICORN_CMD_ARGS": "-k gthread", "WEB_CONCURRENCY": "3"}, ["gunicorn"], 3),

@@ -1,8 +1,8 @@
 """For Django: the throttlers that the settings tell.
 
-``INSTALLED_APPS = ["claude_throttle.contrib.django", …]`` brings system checks, the command
-``manage.py claude_throttle`` and templates; :mod:`.middleware` answers refusals with 503,
-:mod:`.urls` has a status page for staff. Nothing is read, made or started before it is used.
+``INSTALLED_APPS = ["claude_throttle.contrib.django", …]`` brings system checks and the command
+``manage.py claude_throttle``; :mod:`.middleware` answers refusals with 503, :mod:`.urls` has a
+status page for staff. Nothing is read, made or started before it is used.
 
 ``CLAUDE_THROTTLE = {"default": {"rpm": 50}, "batch": {…}}`` has the keywords of ``Throttler``, in
 lower or upper case, for each name. Without it there is "default", which learns its limits and has

@@ -13,10 +13,10 @@ from django.template.loader import get_template
 from django.utils.deprecation import MiddlewareMixin
 
 from claude_throttle import ThrottleError
-from claude_throttle.contrib.django.accept import wants_page
+from claude_throttle.contrib.accept import wants_page
 from claude_throttle.contrib.unavailable import REFUSALS, STATUS, Unavailable, unavailable
 
-#: A project's own template of this name goes before ours. It has ``unavailable``: ``message``,
+#: A project's own page, if it has one. It is given ``unavailable``: ``title``, ``message``,
 #: ``passing``, ``retry_after`` (seconds), ``kind``.
 TEMPLATE = "claude_throttle/unavailable.html"
 
@@ -93,6 +93,6 @@ def _response(request: HttpRequest, answer: Unavailable) -> HttpResponse:
         return JsonResponse(answer.json, status=STATUS)
     try:
         template = get_template(TEMPLATE)
-    except TemplateDoesNotExist:  # no engine, or none that looks into applications
-        return HttpResponse(f"{answer.message}\n", status=STATUS, content_type="text/plain")
+    except TemplateDoesNotExist:
+        return HttpResponse(answer.html, status=STATUS)
     return HttpResponse(template.render({"unavailable": answer}, request), status=STATUS)

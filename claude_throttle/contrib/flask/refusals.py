@@ -10,13 +10,11 @@ from flask.typing import ResponseReturnValue
 from jinja2 import TemplateNotFound
 
 from claude_throttle import ThrottleError
+from claude_throttle.contrib.accept import wants_page
 from claude_throttle.contrib.unavailable import REFUSALS, STATUS, Unavailable, unavailable
 
 #: The application's own page, if it has one; it is given ``unavailable``, an :class:`Unavailable`.
 TEMPLATE = "claude_throttle/unavailable.html"
-
-#: What a browser names that goes somewhere.
-PAGES = ("text/html", "application/xhtml+xml")
 
 
 def handle(app: Flask) -> None:
@@ -36,8 +34,8 @@ def answer(error: ThrottleError) -> ResponseReturnValue:
     if theirs is not None:
         told: ResponseReturnValue = current_app.ensure_sync(theirs)(error)
         return told
-    said = unavailable(error)
-    response = make_response(_page(said) if _wants_page() else jsonify(said.json), STATUS)
+    said, as_page = unavailable(error), wants_page(request.headers.get("Accept", ""))
+    response = make_response(_page(said) if as_page else jsonify(said.json), STATUS)
     response.headers.update(said.headers)
     response.headers["Vary"] = "Accept"
     return response
@@ -52,12 +50,6 @@ def _handler_of_the_application(error: ThrottleError) -> Optional[Callable[[Any]
             found: Callable[[Any], Any] = theirs
             return found
     return None
-
-
-def _wants_page() -> bool:
-    wanted = {kind.lower(): quality for kind, quality in request.accept_mimetypes}
-    page = max(wanted.get(kind, 0) for kind in PAGES)
-    return page > 0 and page >= wanted.get("application/json", 0)
 
 
 def _page(said: Unavailable) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from claude_throttle.contrib.django.accept import wants_page
+from claude_throttle.contrib.accept import wants_page
 
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
 
