@@ -147,8 +147,10 @@ def test_a_connection_cut_by_a_deadline_does_not_harm_the_next_call(fake, thrott
     throttler = throttle(server, max_concurrency=1)
     for n in range(5):
         server.script(Stall())
+        stalled = throttler.submit(**ask(timeout=0.3))
+        wait_until(lambda: len(server.arrivals) > 2 * n)  # noqa: B023
         with pytest.raises(DeadlineExceeded):
-            throttler.call(**ask(timeout=0.1))
+            stalled.result(10)
         server.script(Ok())
         assert echo(throttler.call(**ask(f"after {n}"))) == f"after {n}"
 
