@@ -17,16 +17,8 @@ from claude_throttle.flow.clock import SYSTEM_CLOCK
 from claude_throttle.testing import FakeClaude, Reply, Stall
 
 from ..conftest import ask, move_until_done
+from ..flow.test_cancel_and_deadline import wait_until
 from .asking import asked, bounded, pairs, params, text_of
-
-
-def until(seen):
-    never = threading.Event()
-    for _ in range(1000):
-        if seen():
-            return
-        never.wait(0.01)
-    raise AssertionError("it did not happen")
 
 
 def looks(server):
@@ -155,7 +147,7 @@ def test_close_ends_every_wait(fake, throttle):
     handle = throttler.batches.submit(pairs(1))
     with ThreadPoolExecutor() as pool:
         waits = [pool.submit(handle.result) for _ in range(3)]
-        until(lambda: len(handle._desk.changed._waiters) == 3)
+        wait_until(lambda: len(handle._desk.changed._waiters) == 3)
         throttler.close()
         for wait in waits:
             with pytest.raises(Closed, match=r"resume\(ids\)"):
@@ -237,7 +229,7 @@ def test_a_batch_leaves_no_thread_behind():
         throttler = Throttler(api_key="sk-ant-test", base_url=server.url)
         throttler.batches.submit([params()])
         throttler.close()
-        until(lambda: not set(threading.enumerate()) - before)
+        wait_until(lambda: not set(threading.enumerate()) - before)
 
 
 def test_testing_mode_answers_no_batches(fake, throttle):
@@ -280,7 +272,7 @@ def test_who_waits_too_briefly_for_an_answer_costs_others_no_pause(fake, throttl
     server.batches.seconds = 0.3
     throttler = throttle(server)
     handle = throttler.batches.submit(pairs(1), poll_seconds=0.3)
-    until(lambda: handle._desk.clock.monotonic() >= handle._look_at)
+    wait_until(lambda: handle._desk.clock.monotonic() >= handle._look_at)
     server.batches.script(Stall())
     with pytest.raises(DeadlineExceeded):
         handle.result(timeout=0.1)

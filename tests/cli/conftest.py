@@ -26,6 +26,12 @@ def fake() -> Iterator[FakeClaude]:
         yield server
 
 
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where answers go."""
+    return tmp_path / "out.jsonl"
+
+
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):

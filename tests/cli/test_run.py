@@ -23,11 +23,6 @@ Run = Callable[..., int]
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out.jsonl"
-
-
-@pytest.fixture
 def run_lines(tmp_path: Path, out: Path, fake: FakeClaude) -> Run:
     """Run these lines (values, or bytes as they are) and return the exit code."""
 

@@ -22,11 +22,6 @@ POLL = ("--poll-seconds", "0.05")
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out.jsonl"
-
-
-@pytest.fixture
 def run_lines(tmp_path: Path, out: Path, fake: FakeClaude) -> Run:
     """Run these lines as batches and return the exit code."""
 
