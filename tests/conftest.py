@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import threading
 from concurrent.futures import wait
 
 import pytest
@@ -42,13 +43,41 @@ def ask(text="hello", **more):
     }
 
 
+#: Of the test that runs.
+SERVERS, THROTTLERS = [], []
+
+
 def move_until_done(clock, futures, step=1.0):
     """Move time on, *step* seconds at a time, until all *futures* are done."""
     for _ in range(2000):
         if not wait(futures, 0.02).not_done:
             return
+        wait_for_the_wire()
         clock.advance(step)
     raise AssertionError("they never ended")
+
+
+def wait_for_the_wire(seconds=0.25):
+    """Until each request that left is with its server, and each answer with its caller.
+
+    Else time would move while they are on their way: what left a second after another could arrive
+    half a second after it. Not for longer than *seconds*: a permit() has no request to wait for.
+    """
+    never = threading.Event()
+    for _ in range(int(seconds * 1000)):
+        if _out() == _held():
+            return
+        never.wait(0.001)
+
+
+def _out():
+    processes = (process for throttler in THROTTLERS for process in throttler._begun())
+    return sum(process.permits.in_use for process in processes)
+
+
+def _held():
+    connections = (one for server in SERVERS for one in list(server._connections))
+    return sum(connection._plan is not None for connection in connections)
 
 
 def note_departures(throttler, noted=lambda cost, now: now, model=MODEL):
@@ -95,21 +124,26 @@ def manual():
 def fake():
     """``fake(**limits)`` starts a server; it ends with the test."""
     with contextlib.ExitStack() as stack:
-        yield lambda **limits: stack.enter_context(FakeClaude(**limits))
+        stack.callback(SERVERS.clear)
+
+        def start(**limits):
+            SERVERS.append(stack.enter_context(FakeClaude(**limits)))
+            return SERVERS[-1]
+
+        yield start
 
 
 @pytest.fixture
 def throttle(fake):
     """``throttle(server, **settings)`` makes a throttler; what is left of it is cut at the end."""
-    made = []
 
     def make(server, **settings):
         # A burst, so that pace binds nothing even while a manual clock stands still.
         settings = {"rpm": 1e6, "burst": 1000, **settings} if "rpm" not in settings else settings
         throttler = Throttler(api_key="sk-ant-test-key-0000", base_url=server.url, **settings)
-        made.append(throttler)
+        THROTTLERS.append(throttler)
         return throttler
 
     yield make
-    for throttler in made:
-        throttler.close(timeout=0, cancel_pending=True)
+    while THROTTLERS:
+        THROTTLERS.pop().close(timeout=0, cancel_pending=True)

@@ -23,8 +23,8 @@ from claude_throttle.batch_parts import Bounds
 from claude_throttle.testing import Garbage, Redirect, Reply, Reset, Stall
 from claude_throttle.testing.fault_proxy import FaultProxy
 
+from ..flow.test_cancel_and_deadline import wait_until
 from .asking import asked, bounded, pairs, text_of
-from .test_waiting import until
 
 KEY = "sk-ant-test-key-0000"
 
@@ -240,7 +240,7 @@ def test_results_that_are_cut_are_fetched_again(proxied):
     """Half of them are not taken for all of them."""
     _, proxy, throttler = proxied
     handle = throttler.batches.submit(pairs(200), raw=True, poll_seconds=0.05)
-    until(handle.done)
+    wait_until(handle.done)
     proxy.set("cut", 2000)
     with pytest.raises((BrokenAnswer, anthropic.APIConnectionError)):
         handle.result(timeout=20)
@@ -254,7 +254,7 @@ def test_a_server_that_stalls_holds_nobody(proxied, mode, ending):
     """Not the wait for results, not even byte by byte."""
     _, proxy, throttler = proxied
     handle = throttler.batches.submit(pairs(50), raw=True, poll_seconds=0.05)
-    until(handle.done)
+    wait_until(handle.done)
     proxy.set(*mode)
     if ending == "timeout":
         with pytest.raises(DeadlineExceeded):
@@ -265,7 +265,7 @@ def test_a_server_that_stalls_holds_nobody(proxied, mode, ending):
         return
     with ThreadPoolExecutor() as pool:
         wait = pool.submit(handle.result)
-        until(lambda: handle._asking)
+        wait_until(lambda: handle._asking)
         throttler.close(timeout=0)
         with pytest.raises(Closed):
             wait.result(timeout=5)
@@ -282,7 +282,7 @@ def test_a_creation_that_is_given_up_is_unsure(fake, throttle):
     assert isinstance(caught.value.__cause__, DeadlineExceeded)
     with ThreadPoolExecutor() as pool:
         sending = pool.submit(throttler.batches.submit, pairs(1))
-        until(lambda: creations(server) == 2)
+        wait_until(lambda: creations(server) == 2)
         throttler.close()
         with pytest.raises(BatchIncomplete) as caught:
             sending.result(timeout=5)
