@@ -63,21 +63,26 @@ def wait_for_the_wire(seconds=0.25):
     Else time would move while they are on their way: what left a second after another could arrive
     half a second after it. Not for longer than *seconds*: a permit() has no request to wait for.
     """
-    never = threading.Event()
+    never, before, quiet = threading.Event(), (), 0
     for _ in range(int(seconds * 1000)):
-        if _out() == _held():
+        now = out, held, _ = _look()
+        # A moment longer: what comes back may let the next one leave.
+        quiet = quiet + 1 if out == held and now == before else 0
+        if quiet > 2:
             return
+        before = now
         never.wait(0.001)
 
 
-def _out():
+def _look():
+    """Requests that are out, those that a server holds back, and all that ever came."""
     processes = (process for throttler in THROTTLERS for process in throttler._begun())
-    return sum(process.permits.in_use for process in processes)
-
-
-def _held():
     connections = (one for server in SERVERS for one in list(server._connections))
-    return sum(connection._plan is not None for connection in connections)
+    return (
+        sum(process.permits.in_use for process in processes),
+        sum(connection._plan is not None for connection in connections),
+        sum(len(server.arrivals) for server in SERVERS),
+    )
 
 
 def note_departures(throttler, noted=lambda cost, now: now, model=MODEL):
