@@ -148,6 +148,9 @@ class BatchDesk:
                 outcome: Union[Answer, Exception] = errand.send(self._wire, question)
             except Exception as error:  # noqa: BLE001 - raised, or retried, by whoever waits
                 outcome = error
+                if errand.began and type(error).__name__ == "SSLError":
+                    # Not in the handshake: the request may have arrived.
+                    outcome = BrokenAnswer(f"TLS failed amid the answer: {describe(error)}")
             with self.changed:
                 outcomes.append(outcome)
                 self.changed.notify_all()
@@ -173,9 +176,11 @@ class BatchDesk:
             return error, again, backoff(failures)
         status, headers, content = outcome
         error = sdk.status_error(self.url, status, headers, content, read_json(content))
-        if creates and status >= 500 and status not in batch_format.CREATES_NOTHING:
-            raise Unsure from error
         verdict = judge(status, headers, content, self.clock.wall())
+        # What is worth another try, or is no refusal at all, may have been done.
+        may_be_done = verdict.retry or not 300 <= status < 500 or status in (408, 409, 499)
+        if creates and may_be_done and status not in batch_format.CREATES_NOTHING:
+            raise Unsure from error
         if verdict.heard.pauses_lane:
             return error, verdict.retry, 0.0  # the lane waits
         return error, verdict.retry, verdict.retry_after or backoff(failures)

@@ -7,11 +7,12 @@ import logging
 import os
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.batch_desk import BatchDesk
 from claude_throttle.batch_result import BatchProgress, BatchResult, result_of
-from claude_throttle.batch_spool import Spool
+from claude_throttle.batch_spool import Spool, bring
 from claude_throttle.errors import BrokenAnswer, CircuitOpen, DeadlineExceeded, Forked
 from claude_throttle.timeouts import checked
 from claude_throttle.transport.batch_format import State
@@ -75,7 +76,7 @@ class BatchHandle:
         now = desk.clock.monotonic()
         # Batches that were sent before may have ended long ago.
         self._look_at = now + self._next_pause() if states else now
-        self._heard_at = now
+        self._failing_since: Optional[float] = None
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -128,9 +129,14 @@ class BatchHandle:
         deadline = None if timeout is None else self._desk.clock.monotonic() + checked(timeout)
         self._wait_until_ended(deadline)
         spools = self._collect(deadline)
-        names = self.custom_ids
-        order = names if names is not None else [name for spool in spools for name in spool]
-        return (self._result(name, spools) for name in order)
+        if self._order is not None:
+            return (self._result(name, spools) for name in self._order)
+        # Each name in its own batch: two that were sent apart may use the same.
+        return (
+            self._result(name, [spool])
+            for sent, spool in zip(self._sent, spools)
+            for name in (spool if sent.custom_ids is None else sent.custom_ids)
+        )
 
     def _result(self, name: str, spools: Sequence[Spool]) -> BatchResult:
         self._require_here()  # a child shares the file's place with its parent
@@ -143,12 +149,20 @@ class BatchHandle:
         self._require_here()
         with self._desk.changed:
             pending = self._pending_locked()
-        for batch_id in pending:
+        refusals = [error for error in map(self._cancel, pending) if error is not None]
+        if refusals:
+            raise refusals[0]
+
+    def _cancel(self, batch_id: str) -> Optional[Exception]:
+        try:
             state = self._desk.cancel(batch_id, None)
-            with self._desk.changed:
-                self._states[batch_id] = state
-                self._look_at = min(self._look_at, self._desk.clock.monotonic() + self._pause)
-                self._desk.changed.notify_all()
+        except Exception as error:  # noqa: BLE001 - raised when the others have been tried
+            return error
+        with self._desk.changed:
+            self._states[batch_id] = state
+            self._look_at = min(self._look_at, self._desk.clock.monotonic() + self._pause)
+            self._desk.changed.notify_all()
+        return None
 
     def __repr__(self) -> str:
         with contextlib.suppress(RuntimeError):
@@ -211,12 +225,18 @@ class BatchHandle:
             ended_from_here = False
         except Exception as error:
             ended_from_here = isinstance(error, DeadlineExceeded)
-            if not _passes(error) or desk.clock.monotonic() - self._heard_at > GIVE_UP_SECONDS:
+            if not _passes(error) or self._has_failed_long():
                 raise
             logger.info("batches: a look failed (%s); there will be others", type(error).__name__)
         finally:
             if mine:
                 self._learn(states, ended_from_here)
+
+    def _has_failed_long(self) -> bool:
+        now = self._desk.clock.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        return now - self._failing_since > GIVE_UP_SECONDS
 
     def _ask(self, pending: list[str], deadline: Optional[float]) -> list[State]:
         found: dict[str, State] = {}
@@ -234,7 +254,7 @@ class BatchHandle:
         with self._desk.changed:
             now = self._desk.clock.monotonic()
             if states:
-                self._heard_at = now
+                self._failing_since = None
             self._states.update((state.id, state) for state in states)
             if not at_once:
                 self._look_at = now + self._next_pause()
@@ -266,12 +286,8 @@ class BatchHandle:
 
     def _fetch(self, sent: Sent, deadline: Optional[float]) -> Spool:
         names = sent.custom_ids if sent.custom_ids is not None else self._order
-        spool = Spool(None if names is None else frozenset(names))
-        self._desk.results(sent.id, spool.take, deadline)
-        spool.seal()
-        if spool.strange:
-            logger.warning("batch %s: %d lines are no results of its", sent.id, spool.strange)
-        return spool
+        results = partial(self._desk.results, sent.id, deadline=deadline)
+        return bring(results, names, sum(self._states[sent.id].counts.values()))
 
 
 def _passes(error: Exception) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
 from collections.abc import Collection, Iterator
-from typing import Optional
+from typing import Any, Callable, Optional
 
+from claude_throttle.errors import BrokenAnswer
 from claude_throttle.transport.batch_format import Line, read_line
+
+logger = logging.getLogger("claude_throttle")
 
 #: Bytes that are kept in memory.
 IN_MEMORY_BYTES = 32 * 1024 * 1024
@@ -74,6 +78,9 @@ class Spool:
             data = self._file.read(place[1])
         return read_line(data)
 
+    def __len__(self) -> int:
+        return len(self._places)
+
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._places))
 
@@ -84,3 +91,32 @@ class Spool:
 
     def __del__(self) -> None:
         self._file.close()
+
+
+def bring(
+    results: Callable[[Callable[[Optional[bytes]], Any]], None],
+    names: Optional[Collection[str]],
+    wanted: int,
+) -> Spool:
+    """What *results* brings to the function it is given: those of *names*, *wanted* at least.
+
+    Twice, if need be: what stands between may have answered in the API's place. Raises
+    :class:`BrokenAnswer` if not one of them can be read: they are paid for, and still there.
+    """
+    if names is not None:
+        names = frozenset(names)
+        wanted = min(wanted, len(names))
+    for _ in range(2):
+        spool = Spool(names)
+        results(spool.take)
+        spool.seal()
+        if not spool.strange and len(spool) >= wanted:
+            return spool
+    if wanted and not len(spool):
+        raise BrokenAnswer(
+            f"none of a batch's {wanted} results can be read in what was answered; "
+            "they are paid for, and can be asked for again"
+        )
+    missing, strange = wanted - len(spool), spool.strange
+    logger.warning("of a batch, %d results are missing, %d lines are none", missing, strange)
+    return spool

@@ -21,8 +21,9 @@ from claude_throttle.cli.progress import Snapshot
 from claude_throttle.cli.results import Results
 from claude_throttle.flow.clock import SYSTEM_CLOCK
 
-#: Seconds that this machine's clock and the API's may be apart.
-CLOCK_SLACK_SECONDS = 900.0
+#: Seconds that this machine's clock and the API's may be apart. A clock that is set to another
+#: zone's time must not make a batch that was paid for look older than its creation.
+CLOCK_SLACK_SECONDS = 86_400.0
 
 #: Batches that are looked through for one that a killed run may have made.
 MOST_RECENT = 10_000
@@ -113,8 +114,15 @@ class BatchJob:
                 self._say(f"batch {state.id} may be one whose id a killed run never heard; waiting")
             # Only results tell what is in a batch.
             handle = self._resume([state.id])
-            if digest_of(result.custom_id for result in handle.results()) == attempt.digest:
+            names = [result.custom_id for result in handle.results()]
+            if digest_of(names) == attempt.digest:
                 return state.id
+            total = handle.progress().total
+            if len(names) < total:
+                raise Stopped(
+                    f"batch {state.id} may be one whose id an earlier run never heard, but only "
+                    f"{len(names)} of its {total} results can be read; run it again later"
+                )
         return None
 
     def _collect_earlier(self) -> None:
@@ -187,11 +195,13 @@ class BatchJob:
         self, handle: claude_throttle.BatchHandle
     ) -> Iterator[claude_throttle.BatchResult]:
         """Wait, tell the results, note that they are in the output."""
+        whole = True
         for result in handle.results():
+            whole = whole and result.kind != "missing"
             # A kill may have come when some of them were in it.
             if result.custom_id not in self.results.recorded.succeeded:
                 yield result
-        for batch_id in handle.ids:
+        for batch_id in handle.ids if whole else ():  # else the next run asks once more
             self._journal.collected(batch_id)
         self._out = 0
 

@@ -103,7 +103,8 @@ def journal_beside(output: Optional[str]) -> Iterator[Journal]:
     """The journal of the run that writes *output*; one in which nothing was noted goes again."""
     if output is None:
         raise CannotStart("--batch needs -o OUT: its batches are noted beside it, in OUT.batches")
-    path = output + SUFFIX
+    # However it is spelled: each of its names must lead to the same journal.
+    path = os.path.realpath(output) + SUFFIX
     try:
         # Unbuffered: a line is with the system when it is written.
         stream: BinaryIO = open(path, "ab+", buffering=0)  # noqa: SIM115 - closed below; here only its opening may fail

@@ -50,6 +50,9 @@ class _Current(PerThread):
 
 current = _Current()
 
+#: Seconds for which a server may read nothing of a request; then it waits as the call says.
+SEND_TIMEOUT_SECONDS = 60.0
+
 #: Bytes of head and body that are copied to be sent at once.
 MOST_TOGETHER = 65_536
 
@@ -118,6 +121,9 @@ class _Owned:
             connected = super().connect()  # type: ignore[misc]
         finally:
             self._connecting = -1
+        # Until now it was the connection's, which is short: a server may take a while to read much.
+        if self.sock is not None:
+            self.sock.settimeout(SEND_TIMEOUT_SECONDS)
         # It may have been stopped meanwhile, when there was no socket to shut down.
         self._belong_to(current.attempts)
         return connected

@@ -51,6 +51,11 @@ class Errand:
         if self.stopped:
             raise Stopped
 
+    @property
+    def began(self) -> bool:
+        """Whether anything may have been sent."""
+        return self._hang_up is not None
+
     def stop(self) -> None:
         """End it, wherever it is."""
         self.stopped = True

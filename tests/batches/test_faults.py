@@ -45,7 +45,11 @@ def test_a_creation_that_surely_did_nothing_is_sent_again(fake, throttle, refusa
 
 @pytest.mark.parametrize(
     "answer",
-    [Reset(), Reply(500), Reply(503), Reply(504), Garbage(), Reply(200, body=b'{"id": 7}')],
+    [
+        *(Reset(), Garbage(), Reply(200, body=b'{"id": 7}'), Reply(201, body=b"{}")),
+        *(Reply(status) for status in (408, 409, 499, 500, 503, 504)),
+        *(Reply(status, {"x-should-retry": "true"}) for status in (400, 413)),
+    ],
     ids=repr,
 )
 @pytest.mark.parametrize("made", [True, False])
