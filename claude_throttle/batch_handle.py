@@ -234,8 +234,7 @@ class BatchHandle:
 
     def _has_failed_long(self) -> bool:
         now = self._desk.clock.monotonic()
-        if self._failing_since is None:
-            self._failing_since = now
+        self._failing_since = now if self._failing_since is None else self._failing_since
         return now - self._failing_since > GIVE_UP_SECONDS
 
     def _ask(self, pending: list[str], deadline: Optional[float]) -> list[State]:

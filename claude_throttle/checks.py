@@ -87,9 +87,11 @@ def require_store(shared: Any) -> None:
         return
     scheme, found, _ = shared.partition("://") if isinstance(shared, str) else ("", "", "")
     if not found or scheme not in STORES:
+        # Without a proper scheme it may begin with a password.
+        what = scheme if found and scheme.isalnum() else type(shared).__name__
         raise ConfigurationError(
             f"shared must be one of {', '.join(f'{name}://…' for name in STORES)}, or a redis "
-            f"client, not {scheme or type(shared).__name__!r:.40}"
+            f"client, not {what!r:.40}"
         )
     if scheme == "sqlite" and not shared.startswith("sqlite:///"):
         # Relative to what? Processes in different directories would share nothing.

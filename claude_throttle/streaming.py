@@ -197,7 +197,8 @@ class OpenStream:
         entry = self._entry
         if entry is None or entry[0] is not threading.current_thread():
             self._stand_up()
-            self._entry = self._desk.open_permits.add(self._seat)
+            self._entry = (threading.current_thread(), self._seat)
+            self._desk.open_permits.add(self._entry)
             self.call.reader = self._entry[0]
             self._busy = busy.calls
             self._busy.append(self.call)

@@ -72,6 +72,8 @@ class FleetLook:
             fleet = (self._ask or claude_throttle.fleet)(shared, timeout=TIMEOUT_SECONDS)
         except claude_throttle.ThrottleError as problem:
             error = str(problem)
+        except Exception as problem:  # noqa: BLE001 - what somebody else wrote there, perhaps
+            error = f"the store holds what cannot be read ({type(problem).__name__})"
         now = self._clock.monotonic()
         return _Answer(shared, fleet, error, now, now + (FAILED_SECONDS if error else GOOD_SECONDS))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import math
 import os
 import shlex
 import sys
@@ -62,7 +63,7 @@ def _told(
     environ: Mapping[str, str], folder: Optional[Path], typed: Sequence[str]
 ) -> dict[str, Any]:
     arguments = {**_of_the_environment(environ), **_arguments(typed)}
-    config = (folder or Path.cwd()) / (arguments.pop("config", None) or "gunicorn.conf.py")
+    config = (folder or Path()) / (arguments.pop("config", None) or "gunicorn.conf.py")
     return {**_concurrency(environ), **_assignments(config), **arguments}
 
 
@@ -115,7 +116,7 @@ def _assignments(path: Path) -> dict[str, Any]:
 def _value(node: ast.expr) -> Any:
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         # As gunicorn's documentation has it: multiprocessing.cpu_count() * 2 + 1.
         return 2 if "cpu_count" in ast.unparse(node) else UNKNOWN
 
@@ -128,7 +129,10 @@ def _wait_apart(told: Mapping[str, Any]) -> bool:
 
 def _timeout(told: Mapping[str, Any]) -> float:
     seconds = told.get("timeout", KILLED_AFTER_SECONDS)
-    return float(seconds) if isinstance(seconds, (int, float)) else 0.0
+    try:
+        return float(seconds) if isinstance(seconds, (int, float)) else 0.0
+    except OverflowError:
+        return math.inf
 
 
 def _count(told: Mapping[str, Any]) -> int:

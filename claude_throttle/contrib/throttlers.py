@@ -41,8 +41,10 @@ class Throttlers(Mapping[str, Throttler]):
     def __getitem__(self, name: str) -> Throttler:
         made = self._made.get(name)
         if made is None:
-            # Two threads may both come here: one throttler is kept, the other has not begun.
-            made = self._made.setdefault(name, Throttler(**self.options(name)))
+            mine = Throttler(**self.options(name))
+            # Two threads may both come here: one throttler is kept, the other has not begun. Looked
+            # up only now: there may have been a reset() meanwhile.
+            made = self._made.setdefault(name, mine)
         return made
 
     def __iter__(self) -> Iterator[str]:
@@ -62,7 +64,7 @@ class Throttlers(Mapping[str, Throttler]):
         """What ``Throttler`` is given for *name*."""
         told = self._read()
         if name not in told:
-            close = difflib.get_close_matches(str(name), told, n=1)
+            close = difflib.get_close_matches(str(name), map(str, told), n=1)
             there = ", ".join(map(repr, told)) or "none"
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise NoSuchThrottler(f"{self._source} has no {name!r}; it has {there}{hint}")
@@ -77,7 +79,7 @@ class Throttlers(Mapping[str, Throttler]):
 
 def options_of(told: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments of ``Throttler``: names in lower case, a listener by its dotted name."""
-    options = {name.lower(): value for name, value in told.items()}
+    options = {str(name).lower(): value for name, value in told.items()}
     listener = options.get("on_event")
     if isinstance(listener, str):
         options["on_event"] = _import(listener)
@@ -88,5 +90,5 @@ def _import(dotted: str) -> Any:
     module, _, name = dotted.rpartition(".")
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever its module does when it is imported
         raise ConfigurationError(f"on_event={dotted!r} cannot be imported: {error}") from error

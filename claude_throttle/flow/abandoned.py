@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from functools import partial
 from typing import Optional, Protocol
 
 from claude_throttle.flow.mailbox import Mailbox
@@ -44,7 +45,7 @@ class Abandoned:
             self._open += 1
             start, self._running = not self._running, True
         if start:
-            self._senders.run(self._close_each)
+            self._senders.run(partial(self._close_each, threading.get_ident()))
 
     def closed(self) -> None:
         """One was closed, by whomever."""
@@ -59,7 +60,11 @@ class Abandoned:
         """Let the thread end now. It comes back when it is needed."""
         self._dropped.put(None)
 
-    def _close_each(self) -> None:
+    def _close_each(self, opener: int) -> None:
+        if threading.get_ident() == opener:
+            # No thread can be had, and this one has its stream to read. The next one tries again.
+            self._running = False
+            return
         while True:
             try:
                 what = self._dropped.get(timeout=IDLE_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
@@ -98,7 +99,8 @@ class Permit:
                 lane.ask(turn)
                 turn.wait()
                 lane.forget(turn)  # its deadline was one for the wait
-            self._entry = self._open_permits.add(turn.seat)
+            self._entry = (threading.current_thread(), turn.seat)
+            self._open_permits.add(self._entry)
             if turn.stamp is not None:
                 lane.announce(turn.stamp, None)
                 waited = turn.stamp.at - asked_at
@@ -177,10 +179,14 @@ class Permit:
     def close(self) -> None:
         """Give it back."""
         if self._take_closing():
-            self._settle(self.ticket.cost)
-            if self.ticket.answers and self._report is None:
-                self._lane.accounts.permit_ended_unheard()
-            self.ticket.seat.close()
+            try:
+                self._settle(self.ticket.cost)
+                if self.ticket.answers and self._report is None:
+                    self._lane.accounts.permit_ended_unheard()
+                self.ticket.seat.close()
+            except BaseException:
+                self.ticket.seat.close(quietly=True)
+                raise
             if self.ticket.rides is not None:
                 self._lane.wake()
             self._tell_the_end()

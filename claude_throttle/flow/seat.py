@@ -110,11 +110,9 @@ class OpenPermits:
         me = threading.current_thread()
         return next((seat for thread, seat in reversed(list(self._open)) if thread is me), None)
 
-    def add(self, seat: Seat) -> Entry:
-        """This thread opened one."""
-        entry = (threading.current_thread(), seat)
+    def add(self, entry: Entry) -> None:
+        """A thread opened one. Who closes it must have the entry by now: Ctrl-C may come here."""
         self._open.append(entry)
-        return entry
 
     def remove(self, entry: Entry) -> None:
         """It was closed, by whatever thread."""

@@ -75,13 +75,12 @@ class Senders:
         # Daemons: a blocked read must not keep the interpreter. The exit hook waits for answers.
         # Not the task: a thread keeps its arguments for life, and would keep its first call.
         thread = threading.Thread(target=self._work, args=(tasks,), name=self._name, daemon=True)
+        tasks.put(task)
         try:
             thread.start()
         except RuntimeError:
             # The interpreter is ending, or the machine has no thread left: those we have go on.
             self._do_without(task)
-        else:
-            tasks.put(task)
 
     def _do_without(self, task: Task) -> None:
         with self._lock:
@@ -92,7 +91,12 @@ class Senders:
             if self._threads > 0:
                 self._left_over.append(task)
                 return
-        _run_safely(task)
+        while True:
+            _run_safely(task)
+            with self._lock:
+                if self._threads > 0 or not self._left_over:
+                    return
+                task = self._left_over.popleft()
 
     def _work(self, tasks: Tasks) -> None:
         while True:

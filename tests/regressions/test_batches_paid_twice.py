@@ -57,7 +57,7 @@ def test_results_that_cannot_be_read_are_not_missing(fake, throttle, page):
 def test_a_line_that_stays_broken_is_told(fake, throttle, caplog):
     """Asked for twice, then missing."""
     server = finished(fake)
-    server.batches.rewrite = lambda lines: [b"{", *lines[1:]]
+    server.batches.rewrite = lambda lines: [b"{\n", *lines[1:]]
     with caplog.at_level(logging.WARNING, "claude_throttle"):
         kinds = {r.kind for r in throttle(server).batches.submit(pairs(3), raw=True).result(20)}
     assert kinds == {"succeeded", "missing"}

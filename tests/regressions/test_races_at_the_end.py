@@ -42,7 +42,8 @@ def test_an_open_permit_is_never_forgotten_by_others_closing_theirs():
 
     def work():
         for _ in range(5000):
-            entry = permits.add(Seat())
+            entry = (threading.current_thread(), Seat())
+            permits.add(entry)
             if permits.seat_of_this_thread() is None:
                 missing.append(1)
             permits.remove(entry)

@@ -11,6 +11,7 @@ from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import path
 
 from claude_throttle import ConfigurationError, QueueFull
+from claude_throttle.contrib.django import middleware
 from claude_throttle.contrib.django.middleware import refusals_as_503
 from claude_throttle.testing import Stall
 from tests.conftest import ask
@@ -63,6 +64,23 @@ def test_in_an_asynchronous_chain(way):
     with override_settings(MIDDLEWARE=MIDDLEWARE):
         response = asyncio.run(AsyncClient().get(f"{way}/queue"))
         judged(response, "queue_full", 3)
+
+
+def test_an_asynchronous_views_page_may_ask_the_database(monkeypatch):
+    """Who the visitor is, say: nobody may do that in the event loop."""
+    in_the_loop, real = [], middleware.refused
+
+    def refused(request, error):
+        try:
+            in_the_loop.append(asyncio.get_running_loop())
+        except RuntimeError:
+            in_the_loop.append(None)
+        return real(request, error)
+
+    monkeypatch.setattr(middleware, "refused", refused)
+    with override_settings(MIDDLEWARE=[]):
+        judged(asyncio.run(AsyncClient().get("/awaited/queue")), "queue_full", 3)
+    assert in_the_loop == [None]
 
 
 @pytest.mark.parametrize("way", BY_DECORATOR)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from functools import wraps
 from typing import Any, Callable, Optional, TypeVar, cast
 
+from asgiref.sync import sync_to_async
 from django.db import connections
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.exceptions import TemplateDoesNotExist
@@ -49,7 +51,7 @@ def refusals_as_503(view: View) -> View:
         try:
             response = view(request, *args, **kwargs)
         except REFUSALS as error:
-            _roll_back()
+            _roll_back(getattr(answer, "_non_atomic_requests", ()))
             return refused(request, error)
         # A class's dispatch() says only by what it returns that it has to be awaited.
         return _finished(request, response) if inspect.isawaitable(response) else response
@@ -68,13 +70,16 @@ async def _finished(request: HttpRequest, response: Any) -> Any:
     try:
         return await response
     except REFUSALS as error:
-        return refused(request, error)
+        # A project's page may ask the database who the visitor is: not in the event loop.
+        return await sync_to_async(refused, thread_sensitive=True)(request, error)
 
 
-def _roll_back() -> None:
+def _roll_back(but: Collection[str]) -> None:
     # Django would commit, seeing a response and no error. Not in the middleware's case: there the
     # error has passed the transaction by then.
     for connection in connections.all():
+        if connection.alias in but:  # marked by @transaction.non_atomic_requests
+            continue
         if connection.settings_dict["ATOMIC_REQUESTS"] and connection.in_atomic_block:
             connection.set_rollback(True)
 

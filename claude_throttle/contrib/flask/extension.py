@@ -30,17 +30,17 @@ class AppThrottlers(Throttlers):
 
     def __getitem__(self, name: str) -> Throttler:
         throttler = super().__getitem__(name)
-        if self._to_warn and throttler.settings.shared is None:
-            self._warn(name, throttler)
+        if self._to_warn and throttler.settings.shared is None and not throttler.settings.testing:
+            self._warn(name)
         return throttler
 
-    def _warn(self, name: str, throttler: Throttler) -> None:
+    def _warn(self, name: str) -> None:
         try:
             self._to_warn.pop()
         except IndexError:  # another thread was faster
             return
         workers = visible_workers()
-        if workers > 1 and not throttler.settings.testing:
+        if workers > 1:
             logger.warning(
                 "%d workers, and each uses the whole quota of %r: set %s",
                 *(workers, name, _key_of_shared(name)),
