@@ -53,7 +53,8 @@ class FleetState(NamedTuple):
     def __str__(self) -> str:
         if not (self.members or self.lanes):
             return f"{self.store}: nobody is there"
-        lines = [f"{self.store}: {len(self.members)} processes"]
+        count = len(self.members)
+        lines = [f"{self.store}: {count} process{'es' * (count != 1)}"]
         lines += [f"  {_member(member)}" for member in self.members]
         for lane in self.lanes:
             lines += ["", *_lane(lane)]

@@ -1,4 +1,4 @@
-"""``flask --app examples/flask_app run``, or ``gunicorn -c examples/gunicorn.conf.py``."""
+"""``flask --app examples/flask_app run``, then ``/?q=Hello``; gunicorn.conf.py is for gunicorn."""
 
 import hmac
 import os

@@ -1,7 +1,8 @@
-"""For ``gunicorn -c examples/gunicorn.conf.py``. Threads, since a call to Claude mostly waits.
+"""``gunicorn -c examples/gunicorn.conf.py``, from the folder above.
 
-A ``sync`` worker serves one request at a time, and is killed if that one waits for longer than
-``timeout``: in our queue, or for a slow answer. A thread may wait; its worker stays alive.
+Threads, since a call to Claude mostly waits. A ``sync`` worker serves one request at a time, and is
+killed if that one waits for longer than ``timeout``: in our queue, or for a slow answer. A thread
+may wait; its worker stays alive.
 """
 
 wsgi_app = "examples.flask_app:create_app()"

@@ -1,6 +1,6 @@
 """Add a column to a CSV: one call a row, in order, never more than a few rows in memory.
 
-python map_csv.py < reviews.csv > with_sentiment.csv
+python map_csv.py < reviews.csv > with_sentiment.csv  (reviews.csv has a column "review")
 """
 
 import csv

@@ -27,7 +27,12 @@ def count_words(text):
             timeout=600,
             allow_redirects=False,
         )
-        permit.settle(usage=response.json().get("usage"))
+        told = {"headers": response.headers, "status": response.status_code}
+        if response.ok:
+            permit.settle(usage=response.json()["usage"], **told)
+        else:
+            permit.settle(body=response.content, **told)
+    response.raise_for_status()
     return response.json()["content"][0]["text"]
 
 

@@ -61,7 +61,7 @@ def _show(throttlers: Throttlers) -> int:
         except claude_throttle.ThrottleError as error:
             lines, code = [str(error)], exits.SOME_FAILED
         print(f"{name}: {throttlers[name]!r}")
-        print("".join(f"  {line}\n" for line in lines), end="")
+        print("".join(f"  {line}".rstrip() + "\n" for line in lines), end="")
     return code
 
 

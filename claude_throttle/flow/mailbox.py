@@ -26,7 +26,13 @@ class Mailbox(Generic[Item]):
 
     def put(self, item: Item) -> None:
         """Never waits."""
-        self._items.append(item)
+        try:
+            self._items.append(item)
+        finally:  # Ctrl-C may come in between
+            self.ring()
+
+    def ring(self) -> None:
+        """Have the reader look."""
         try:  # noqa: SIM105 - a context manager takes a microsecond of each call
             self._bell.release()
         except RuntimeError:  # it has been rung already

@@ -116,16 +116,21 @@ class Senders:
                     self._idle.append(tasks)
 
     def _next_task(self, tasks: Tasks) -> Optional[Task]:
+        promised = False
         while True:
             try:
                 return tasks.get(IDLE_SECONDS)
             except queue.Empty:
                 with self._lock:
-                    # Else a task was put there between the time-out and here.
+                    # Else a task was put there between the time-out and here; or, if there is none
+                    # the next time, whoever had it was interrupted before.
                     if tasks in self._idle:
                         self._idle.remove(tasks)
-                        self._threads -= 1
-                        return None
+                    elif not promised:
+                        promised = True
+                        continue
+                    self._threads -= 1
+                    return None
 
 
 def _run_safely(task: Task) -> None:

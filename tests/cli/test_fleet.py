@@ -24,7 +24,7 @@ def shared(tmp_path, fake):
 def test_it_shows_members_and_lanes(shared, capsys):
     assert main(["fleet", "--shared", shared]) == 0
     out = capsys.readouterr().out
-    assert "1 processes" in out
+    assert ": 1 process\n" in out
     assert "pid" in out
     assert "sonnet-5" in out
     assert "of 300 a minute" in out

@@ -42,7 +42,7 @@ dice = random.Random(5)
 for _ in range(100):
     submit_until_interrupted(dice.uniform(0.0001, 0.002))
 signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-throttler.call(**ask(timeout=10))
+throttler.submit(**ask(timeout=10, block=True)).result(10)  # the queue may still be full
 left = throttler.drain(20)
 lane = throttler._process().lanes()[0]
 print(left, len(lane.out), lane.backlog.waiting_locked(), throttler._process().permits.in_use)

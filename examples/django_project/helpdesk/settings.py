@@ -45,6 +45,8 @@ TEMPLATES = [
     }
 ]
 
+TIME_ZONE = "UTC"
+
 # The key is ANTHROPIC_API_KEY's. Both names share what the quota allows, in all processes.
 _SHARED = f"sqlite:///{BASE_DIR}/claude.db"
 CLAUDE_THROTTLE = {
