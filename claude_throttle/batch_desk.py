@@ -12,6 +12,7 @@ from claude_throttle.flow.condition import Condition
 from claude_throttle.flow.permit import Terms
 from claude_throttle.flow.senders import Senders
 from claude_throttle.flow.ticket import Priority
+from claude_throttle.timeouts import checked
 from claude_throttle.transport import batch_format, sdk
 from claude_throttle.transport.answers import backoff, judge, read_json
 from claude_throttle.transport.batch_format import PATH, State
@@ -198,6 +199,10 @@ class BatchDesk:
         return sdk.connection_error(self.url, f"no answer: {text}"), True, sent
 
     # -- waiting ---------------------------------------------------------------------------------
+
+    def deadline(self, timeout: Optional[float]) -> Optional[float]:
+        """The instant until which a caller waits; None: as long as it takes."""
+        return None if timeout is None else self.clock.monotonic() + checked(timeout)
 
     def wait(self, seconds: float, deadline: Optional[float]) -> None:
         """Wait so long. Raises Closed, DeadlineExceeded."""

@@ -126,7 +126,7 @@ class BatchHandle:
         Until the handle is dropped they are in a temporary file, which has no name.
         """
         self._require_here()
-        deadline = None if timeout is None else self._desk.clock.monotonic() + checked(timeout)
+        deadline = self._desk.deadline(timeout)
         self._wait_until_ended(deadline)
         spools = self._collect(deadline)
         if self._order is not None:

@@ -74,7 +74,7 @@ class Batches:
         SDK's exceptions, :class:`DeadlineExceeded`, :class:`AccountSuspended`, :class:`Closed`.
         """
         desk = self._desk()
-        deadline = None if timeout is None else desk.clock.monotonic() + checked(timeout)
+        deadline = desk.deadline(timeout)
         if poll_seconds is not None:
             checked(poll_seconds)  # now: afterwards there would be ids to lose
         parts = split(requests, self._bounds)
@@ -121,8 +121,7 @@ class Batches:
     def recent(self, count: int = 100, timeout: Optional[float] = None) -> list[BatchState]:
         """The newest batches of the key's workspace, newest first; a request for each hundred."""
         desk = self._desk()
-        deadline = None if timeout is None else desk.clock.monotonic() + checked(timeout)
-        return [_shown(state) for state in desk.recent(deadline, count)]
+        return [_shown(state) for state in desk.recent(desk.deadline(timeout), count)]
 
     def _desk(self) -> BatchDesk:
         return self._process().batch_desk()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Callable, Optional
 
-from claude_throttle.admission import COUNTS
+from claude_throttle.admission import COUNTS, ONE_REQUEST
 from claude_throttle.errors import Closed
 from claude_throttle.flow.call import Call
 from claude_throttle.flow.clock import Clock
@@ -42,7 +42,7 @@ class Count(Ticket):
     def __init__(self, call: Call, begin: Callable[[Count], None]) -> None:
         super().__init__(
             number=call.number,
-            cost=Cost(1.0, 0.0, 0.0),
+            cost=ONE_REQUEST,
             priority=call.priority,
             tenant=call.tenant,
             deadline=call.deadline,

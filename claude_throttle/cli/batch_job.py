@@ -218,11 +218,8 @@ class BatchJob:
     def _count(self, result: claude_throttle.BatchResult, outcome: outcomes.Result) -> None:
         if result.error is None:
             self.tally.succeeded += 1
-            return
-        self.tally.failed += 1
-        kind = outcomes.kind(outcome)
-        self.tally.reasons[kind] += 1
-        self.tally.examples.setdefault(kind, outcomes.words(outcome))
+        else:
+            self.tally.add_failure(outcome)
 
 
 def _all_of(first: Any, rest: Iterator[Any]) -> Iterator[Any]:

@@ -60,6 +60,13 @@ class Tally:
         """All that need nothing more."""
         return self.succeeded + self.failed + self.unusable + self.skipped
 
+    def add_failure(self, result: outcomes.Result) -> None:
+        """One more that failed, and why."""
+        self.failed += 1
+        kind = outcomes.kind(result)
+        self.reasons[kind] += 1
+        self.examples.setdefault(kind, outcomes.words(result))
+
 
 class Job:
     """One run over one input."""
@@ -226,10 +233,7 @@ class Job:
             if failure is None:
                 self.tally.succeeded += 1
                 return
-            self.tally.failed += 1
-            kind = outcomes.kind(failure)
-            self.tally.reasons[kind] += 1
-            self.tally.examples.setdefault(kind, outcomes.words(failure))
+            self.tally.add_failure(failure)
 
     def _write(self, line: Line, result: outcomes.Result) -> bool:
         try:

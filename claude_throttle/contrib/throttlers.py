@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
-from claude_throttle import ConfigurationError, Throttler
+from claude_throttle import ConfigurationError, Settings, Throttler
 
 #: The one that a program means that names none.
 DEFAULT = "default"
+
+#: What ``Throttler`` may be told there.
+OPTIONS = (*Settings.__dataclass_fields__, "on_event")
 
 #: By name: options of ``Throttler``, in lower or upper case.
 Told = Mapping[str, Mapping[str, Any]]

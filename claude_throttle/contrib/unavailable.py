@@ -22,9 +22,6 @@ from claude_throttle import (
 
 logger = logging.getLogger("claude_throttle")
 
-#: Those that are answered so. Others are mistakes of the program, or of what it was told.
-REFUSALS = (QueueFull, DeadlineExceeded, CircuitOpen, AccountSuspended)
-
 #: "Service Unavailable" (RFC 9110 §15.6.4).
 STATUS = 503
 
@@ -40,6 +37,12 @@ KINDS: dict[type[ThrottleError], str] = {
     CircuitOpen: "circuit_open",
     AccountSuspended: "account_suspended",
 }
+
+#: Those that are answered so. Others are mistakes of the program, or of what it was told.
+REFUSALS = tuple(KINDS)
+
+#: The application's own page, if it has one; it is given ``unavailable``, an :class:`Unavailable`.
+TEMPLATE = "claude_throttle/unavailable.html"
 
 
 class Unavailable(NamedTuple):

@@ -14,14 +14,9 @@ from django.core.checks import CheckMessage, Error, register
 
 from claude_throttle import ConfigurationError, Settings
 from claude_throttle.contrib.django import SETTING, WrongSettings, deployment, told
-from claude_throttle.contrib.throttlers import DEFAULT, options_of
+from claude_throttle.contrib.throttlers import DEFAULT, OPTIONS, options_of
 
 TAG = "claude_throttle"
-
-#: Of ``Throttler``, beside those of ``Settings``.
-LISTENER = "on_event"
-
-KNOWN = (*Settings.__dataclass_fields__, LISTENER)
 
 SHAPE = 'CLAUDE_THROTTLE = {"default": {"rpm": 50}}; leave it out to have the limits learned'
 
@@ -51,10 +46,10 @@ def check_deployment(**_given: Any) -> list[CheckMessage]:
 
 def _wrong(name: str, options: Mapping[Any, Any]) -> Iterator[CheckMessage]:
     where = f"{SETTING}[{name!r}]"
-    unknown = [option for option in options if str(option).lower() not in KNOWN]
+    unknown = [option for option in options if str(option).lower() not in OPTIONS]
     for option in unknown:
-        close = difflib.get_close_matches(str(option).lower(), KNOWN, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(KNOWN)}."
+        close = difflib.get_close_matches(str(option).lower(), OPTIONS, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(OPTIONS)}."
         message = f"{where}: {str(option)[:40]!r} is no option."
         yield Error(message, hint=hint, id="claude_throttle.E002")
     yield from _unworkable(where, {k: v for k, v in options.items() if k not in unknown})
@@ -67,7 +62,7 @@ def _unworkable(where: str, told: Mapping[str, Any]) -> Iterator[CheckMessage]:
         yield Error(message, hint="Keep one of them.", id="claude_throttle.E003")
     try:
         options = options_of(told)
-        listener = options.pop(LISTENER, None)
+        listener = options.pop("on_event", None)
         if listener is not None and not callable(listener):
             raise ConfigurationError("on_event must be a function, or the dotted path of one")
         store = _refused({**options, "shared": None}), _refused(options)

@@ -16,11 +16,13 @@ from django.utils.deprecation import MiddlewareMixin
 
 from claude_throttle import ThrottleError
 from claude_throttle.contrib.accept import wants_page
-from claude_throttle.contrib.unavailable import REFUSALS, STATUS, Unavailable, unavailable
-
-#: A project's own page, if it has one. It is given ``unavailable``: ``title``, ``message``,
-#: ``passing``, ``retry_after`` (seconds), ``kind``.
-TEMPLATE = "claude_throttle/unavailable.html"
+from claude_throttle.contrib.unavailable import (
+    REFUSALS,
+    STATUS,
+    TEMPLATE,
+    Unavailable,
+    unavailable,
+)
 
 View = TypeVar("View", bound=Callable[..., Any])
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from flask import Config
 
 from claude_throttle import ConfigurationError, Settings, UnknownSetting, environment
-from claude_throttle.contrib.throttlers import DEFAULT, Told
+from claude_throttle.contrib.throttlers import DEFAULT, OPTIONS, Told
 
 PREFIX = "CLAUDE_THROTTLE_"
 
@@ -19,11 +19,6 @@ NAMED = "CLAUDE_THROTTLE_THROTTLERS"
 
 #: Whether refusals are answered by us, True or False.
 HANDLE_ERRORS = "CLAUDE_THROTTLE_HANDLE_ERRORS"
-
-SETTINGS = tuple(field.name for field in dataclasses.fields(Settings))
-
-#: What a throttler is given.
-OPTIONS = (*SETTINGS, "on_event")
 
 _FLAGS = tuple(field.name for field in dataclasses.fields(Settings) if field.type == "bool")
 

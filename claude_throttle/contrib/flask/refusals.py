@@ -11,10 +11,13 @@ from jinja2 import TemplateNotFound
 
 from claude_throttle import ThrottleError
 from claude_throttle.contrib.accept import wants_page
-from claude_throttle.contrib.unavailable import REFUSALS, STATUS, Unavailable, unavailable
-
-#: The application's own page, if it has one; it is given ``unavailable``, an :class:`Unavailable`.
-TEMPLATE = "claude_throttle/unavailable.html"
+from claude_throttle.contrib.unavailable import (
+    REFUSALS,
+    STATUS,
+    TEMPLATE,
+    Unavailable,
+    unavailable,
+)
 
 
 def handle(app: Flask) -> None:
