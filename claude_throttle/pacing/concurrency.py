@@ -108,41 +108,43 @@ class Concurrency:
 
         A look; by the time you act it may be gone. Somebody waits: the limit may grow by it.
         """
-        if self._returned or self._is_full():
+        urgent, others = self._room()
+        if self._returned or urgent <= 0 or others <= 0:
             with self._lock:
-                self._collect_locked()
-                if self._is_full():
-                    self._grow_in_silence_locked(now)
-        limit = self.limit
-        if self.in_use >= limit:
+                urgent, others = self._room_locked(now)
+        if urgent <= 0:
             return -math.inf
-        return float(Priority.INTERACTIVE) if self._others_are_full() else math.inf
+        return float(Priority.INTERACTIVE) if others <= 0 else math.inf
 
-    def _is_full(self, more: int = 0, by_others: int = 0) -> bool:
-        """Whether somebody has to wait, once so many *more* are out: INTERACTIVE ones come last."""
-        return self.in_use + more >= self.limit or self._others_are_full(by_others)
+    def _room(self) -> tuple[float, float]:
+        """How many more may leave with priority INTERACTIVE, and how many with another."""
+        limit, kept = self.limit, 0.0
+        if self.interactive_share and limit < math.inf:
+            # The last of all is everybody's.
+            kept = min(limit - 1, limit * self.interactive_share // 1)
+        return limit - self.in_use, limit - kept - self._others.in_use
 
-    def _others_are_full(self, more: int = 0) -> bool:
-        return self._others.in_use + more >= self.limit - self._reserved
-
-    @property
-    def _reserved(self) -> float:
-        """Permits kept for INTERACTIVE; the last of all is everybody's."""
-        limit = self.limit
-        return 0.0 if math.isinf(limit) else min(limit - 1, limit * self.interactive_share // 1)
+    def _room_locked(self, now: float) -> tuple[float, float]:
+        """The same by the last word; somebody waits for it, so the limit may grow."""
+        self._collect_locked()
+        room = self._room()
+        if min(room) > 0:
+            return room
+        self._grow_in_silence_locked(now)
+        return self._room()
 
     def try_acquire(self, now: float, priority: int) -> Optional[Lender]:
         """Borrow one, if there is one for that priority; returns whom to give it back to."""
         with self._lock:
-            self._collect_locked()
-            if priority > self.up_to(now):
+            urgent, others = self._room_locked(now)
+            is_other = priority > Priority.INTERACTIVE
+            if urgent <= 0 or (is_other and others <= 0):
                 return None
-            urgent = priority <= Priority.INTERACTIVE
-            lender = self if urgent else self._others
-            if not self._is_full(1, not urgent):
-                self._full_since = None
+            if urgent > 1 and others > is_other:
+                self._full_since = None  # nobody has to wait now
+            lender = self._others if is_other else self
             # Last, and with no call after it: what Ctrl-C took away there would be lost for good.
-            self._others.in_use += not urgent
+            self._others.in_use += is_other
             self._borrowed += 1
             return lender
 
@@ -215,6 +217,8 @@ class Concurrency:
 
     def answered(self) -> None:
         """The server took one."""
+        if not self._probing and self._full_since is None:
+            return  # nobody waits for it to grow
         with self._lock:
             self._answers += 1
             if self._answers >= ANSWERS_WITHOUT_HEADERS:
