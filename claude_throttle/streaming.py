@@ -194,12 +194,12 @@ class OpenStream:
 
     def _sit_down(self) -> None:
         """Calls made by this thread ride on its place, wherever it was opened."""
-        entry = self._entry
-        if entry is None or entry[0] is not threading.current_thread():
+        entry, mine = self._entry, self._desk.open_permits.mine_by_age
+        if entry is None or entry[0] is not mine:
             self._stand_up()
-            self._entry = (threading.current_thread(), self._seat)
+            self._entry = (mine, self._seat)
             self._desk.open_permits.add(self._entry)
-            self.call.reader = self._entry[0]
+            self.call.reader = threading.current_thread()
             self._busy = busy.calls
             self._busy.append(self.call)
 

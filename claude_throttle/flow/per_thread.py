@@ -24,3 +24,9 @@ class PerThread:
         kind = threading.local
         found = self._by_kind.get(kind)
         return found if found is not None else self._by_kind.setdefault(kind, kind())
+
+    def list_of_mine(self, name: str) -> list[Any]:
+        """A list of this thread's own, empty at first."""
+        mine: dict[str, list[Any]] = self.mine().__dict__
+        found = mine.get(name)
+        return found if found is not None else mine.setdefault(name, [])

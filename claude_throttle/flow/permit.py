@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
@@ -99,7 +98,7 @@ class Permit:
                 lane.ask(turn)
                 turn.wait()
                 lane.forget(turn)  # its deadline was one for the wait
-            self._entry = (threading.current_thread(), turn.seat)
+            self._entry = (self._open_permits.mine_by_age, turn.seat)
             self._open_permits.add(self._entry)
             if turn.stamp is not None:
                 lane.announce(turn.stamp, None)
@@ -217,9 +216,11 @@ class Permit:
 
     def _take_closing(self) -> bool:
         """Whether it is this caller who closes it, in the process where it was opened."""
+        if not self.ticket.granted:
+            return False
         try:
             self.ticket.granted.pop()
-        except IndexError:
+        except IndexError:  # somebody else was faster
             return False
         if self._pid != os.getpid():
             return False

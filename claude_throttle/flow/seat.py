@@ -7,8 +7,8 @@ place in flight, so it carries one rider at a time.
 from __future__ import annotations
 
 import contextlib
-import threading
 
+from claude_throttle.flow.per_thread import PerThread
 from claude_throttle.flow.rooms import Lender
 
 
@@ -92,29 +92,32 @@ class Held:
         self._seat.close(quietly=True)
 
 
-#: A thread, and the seat of a permit it holds open.
-Entry = tuple[threading.Thread, Seat]
+#: A seat, and where the thread keeps it that sits there.
+Entry = tuple[list[Seat], Seat]
 
 
-class OpenPermits:
-    """Which threads hold open permits."""
+class OpenPermits(PerThread):
+    """Which open permits this thread holds. Single list operations only, so no lock."""
 
-    def __init__(self) -> None:
-        # Threads, not their idents: those are used again. Single list operations only, so no lock.
-        self._open: list[Entry] = []
+    __slots__ = ()
+
+    @property
+    def mine_by_age(self) -> list[Seat]:
+        """The seats of those, oldest first."""
+        return self.list_of_mine("seats")
 
     def seat_of_this_thread(self) -> Seat | None:
         """The seat of the permit this thread opened last, if it holds one."""
-        if not self._open:
-            return None
-        me = threading.current_thread()
-        return next((seat for thread, seat in reversed(list(self._open)) if thread is me), None)
+        # A slice: another thread may close it between a look and the next.
+        return next(iter(self.mine_by_age[-1:]), None)
 
-    def add(self, entry: Entry) -> None:
+    @staticmethod
+    def add(entry: Entry) -> None:
         """A thread opened one. Who closes it must have the entry by now: Ctrl-C may come here."""
-        self._open.append(entry)
+        entry[0].append(entry[1])
 
-    def remove(self, entry: Entry) -> None:
+    @staticmethod
+    def remove(entry: Entry) -> None:
         """It was closed, by whatever thread."""
         with contextlib.suppress(ValueError):
-            self._open.remove(entry)
+            entry[0].remove(entry[1])

@@ -44,9 +44,7 @@ class _Busy(PerThread):
 
     @property
     def calls(self) -> list[Call]:
-        mine: dict[str, list[Call]] = self.mine().__dict__
-        found = mine.get("calls")
-        return found if found is not None else mine.setdefault("calls", [])
+        return self.list_of_mine("calls")
 
 
 busy = _Busy()

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from claude_throttle import Throttler
+from claude_throttle.flow.seat import OpenPermits
 from claude_throttle.testing import Streamed
 from tests.conftest import MODEL, echo
 from tests.flow.test_cancel_and_deadline import wait_until
@@ -21,11 +22,28 @@ from .asking import ask, permits_in_use
 STALLED = Streamed(at=5, wrong="stall")
 
 
+@pytest.fixture(autouse=True)
+def entries(monkeypatch):
+    """Where threads sit, and sat, in the end."""
+    seen = []
+    add = OpenPermits.add
+    monkeypatch.setattr(OpenPermits, "add", lambda self, entry: (seen.append(entry), add(entry)))
+    ENTRIES[:] = [seen]
+
+
+ENTRIES = []
+
+
+def sat_on():
+    """The seats that some thread still has in its list."""
+    return [seat for mine, seat in ENTRIES[0] if seat in mine]
+
+
 def settled(throttler, server):
     """Nothing is held any more, here or there."""
     wait_until(lambda: permits_in_use(throttler) == 0)
     wait_until(lambda: throttler.stats().in_flight == 0)
-    wait_until(lambda: not throttler._process()._open_permits._open)
+    wait_until(lambda: not sat_on())
 
 
 # -- riding ----------------------------------------------------------------------------------------
@@ -112,7 +130,7 @@ def test_a_call_rides_where_the_stream_is_read(fake, throttle):
     next(stream)
     assert echo(throttler.call(raw=True, timeout=10, **ask("here"))) == "here"
     stream.close()
-    assert not throttler._process()._open_permits._open
+    assert not sat_on()
 
 
 def test_a_client_that_goes_away_leaves_nothing(fake, throttle):
