@@ -24,6 +24,10 @@ class Cost(NamedTuple):
         """This without the other."""
         return Cost(self[0] - other[0], self[1] - other[1], self[2] - other[2])
 
+    def times(self, factor: float) -> Cost:
+        """All of it so many times."""
+        return Cost(self[0] * factor, self[1] * factor, self[2] * factor)
+
 
 NO_COST = Cost(0.0, 0.0, 0.0)
 
@@ -43,6 +47,10 @@ class Usage(NamedTuple):
         """
         read = self.cache_read_input_tokens if with_cache_reads else 0
         return self.input_tokens + self.cache_creation_input_tokens + read
+
+    def plus(self, other: Usage) -> Usage:
+        """Both together."""
+        return Usage(self[0] + other[0], self[1] + other[1], self[2] + other[2], self[3] + other[3])
 
 
 NO_USAGE = Usage()

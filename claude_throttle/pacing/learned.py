@@ -15,7 +15,7 @@ import math
 
 from claude_throttle.flow.heard import Reading, Stamp
 from claude_throttle.pacing import quota as gcra
-from claude_throttle.pacing.means import Exposure, Fading, Mean
+from claude_throttle.pacing.means import Exposure, Fading, FadingCost, Mean
 
 #: Tokens. ``remaining`` is rounded to the nearest thousand (rate-limit page, 2026-09).
 TOKEN_ROUNDING = 500.0
@@ -64,8 +64,10 @@ MARGIN_STEP_SECONDS = 0.002
 class LearnedQuota:
     """One kind of units of one lane. Not thread-safe: the lane's mutex guards it."""
 
-    def __init__(self, kind: str, most_burst: float = math.inf) -> None:
+    def __init__(self, kind: str, lately: FadingCost, most_burst: float = math.inf) -> None:
         self.kind = kind
+        #: What left so shortly before that what leaves now may overtake it.
+        self._lately = lately
         self.most_burst = most_burst
         #: Units per minute; 0.0 while nothing is known.
         self.limit = 0.0
@@ -86,7 +88,6 @@ class LearnedQuota:
         #: Seconds kept between calls beyond their interval.
         self.margin = 0.0
         self._cost = Mean()
-        self._recent = Fading(NETWORK_SECONDS)
         self._rounding = 0.0 if kind == "requests" else TOKEN_ROUNDING
         self._is_output = kind == "output_tokens"
         self._heard = False
@@ -112,7 +113,7 @@ class LearnedQuota:
 
     def ready_at(self, units: float, now: float, latency: float) -> float:
         """The instant at which *units* may leave; *latency*: seconds an answer takes, about."""
-        if not self.known:
+        if not self.limit:
             return now
         span = min(units + self.guard(now, latency), self.burst) / self.rate
         full_at = now - self.burst / self.rate
@@ -126,16 +127,14 @@ class LearnedQuota:
         stolen = 2.0 * self.others.value(now) * (latency + NETWORK_SECONDS)
         return min(self.burst / 4.0, calls * self._cost.value + stolen)
 
-    def take(self, units: float, now: float) -> float:
-        """*units* leave now; returns what left so shortly before that they may overtake it."""
-        recent = self._recent.add(units, now)
+    def take(self, units: float, now: float) -> None:
+        """*units* leave now."""
         self.taken += units
         self.pending += units
         if units > 0:
             self._cost.add(units)
-        if self.known:
+        if self.limit:
             self.empty_at = gcra.take(self.empty_at, self.rate, self.burst, units, now)
-        return recent
 
     def bound_burst(self, most: float, now: float) -> None:
         """Let no more than *most* leave at once, whatever the server shows."""
@@ -151,7 +150,7 @@ class LearnedQuota:
         self.pending = max(0.0, self.pending - held)
         self.taken += actual - held
         self.produced += actual
-        if self.known:
+        if self.limit:
             self.empty_at += (actual - held) / self.rate
 
     def read(self, reading: Reading, stamp: Stamp, now: float, latency: Exposure) -> bool:
@@ -226,7 +225,8 @@ class LearnedQuota:
             drift = gained - self._left_after(stamp)
             # What left just before may arrive just after, and be missing in what the header shows;
             # so may what left just before now, if the header was stamped at the answer.
-            unsure += max(float(getattr(stamp.recent, self.kind)), self._recent.value(now))
+            lately = stamp.recent, self._lately.value(now)
+            unsure += max(float(getattr(cost, self.kind)) for cost in lately)
         low = remaining + min(0.0, drift) - unsure
         high = remaining + max(0.0, drift) + self._rounding
         return low, high

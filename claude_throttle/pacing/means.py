@@ -1,8 +1,10 @@
-"""Two running values: a mean that forgets, and a sum that fades."""
+"""Running values: a mean that forgets, sums that fade."""
 
 from __future__ import annotations
 
 import math
+
+from claude_throttle.flow.cost import NO_COST, Cost
 
 #: Weight of a new value: about the last twenty count.
 NEW_SHARE = 0.1
@@ -40,6 +42,28 @@ class Fading:
         before = self.value(now)
         self._value = before + amount
         self._at = now
+        return before
+
+
+class FadingCost:
+    """The same of all parts of a cost at once."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._cost = NO_COST
+        self._at = -math.inf
+
+    def value(self, now: float) -> Cost:
+        """What is left of it."""
+        if now <= self._at:
+            return self._cost
+        return self._cost.times(math.exp((self._at - now) / self._seconds))
+
+    def add(self, cost: Cost, now: float) -> Cost:
+        """More of it; returns what was left before."""
+        before = self.value(now)
+        self._cost = before.plus(cost)
+        self._at = max(self._at, now)
         return before
 
 

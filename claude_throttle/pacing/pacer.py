@@ -31,8 +31,8 @@ from claude_throttle.flow.heard import (
 )
 from claude_throttle.flow.rooms import Ahead, Step
 from claude_throttle.pacing.circuit import Circuit
-from claude_throttle.pacing.learned import LearnedQuota
-from claude_throttle.pacing.means import Exposure, Fading
+from claude_throttle.pacing.learned import NETWORK_SECONDS, LearnedQuota
+from claude_throttle.pacing.means import Exposure, FadingCost
 from claude_throttle.pacing.pause import Pause, pause_jitter
 from claude_throttle.pacing.quota import AUTO, Burst, Quota
 from claude_throttle.pacing.retry_budget import RetryBudget
@@ -60,7 +60,9 @@ class Pacer:
     ) -> None:
         self.lane = lane
         self.told = ToldQuotas()
-        self.learned = {kind: LearnedQuota(kind) for kind in LEARNED_KINDS}
+        self._lately = FadingCost(NETWORK_SECONDS)
+        self._a_minute = FadingCost(60.0)
+        self.learned = {kind: LearnedQuota(kind, self._lately) for kind in LEARNED_KINDS}
         self.circuit = Circuit()
         self.budget = RetryBudget(retry_share)
         self.ramp: Optional[Ramp] = None
@@ -70,8 +72,6 @@ class Pacer:
         #: The caller's word, by pause(); ended by resume().
         self.held_until = -math.inf
         self._number = 0
-        self._requests_a_minute = Fading(60.0)
-        self._input_a_minute = Fading(60.0)
         self.reconfigure(quotas, burst, -math.inf, headroom)
 
     # -- told ------------------------------------------------------------------------------------
@@ -118,10 +118,10 @@ class Pacer:
     def ready_at(self, cost: Cost, now: float) -> float:
         """The instant at which *cost* may leave, as things stand; *now* if it already may."""
         at = max(self.gate_at(cost, now), self.told.ready_at(cost))
-        latency = self.latency.mean(now)
-        for learned, units in zip(self.learned.values(), cost):
-            if units > 0 and learned.known:
-                at = max(at, learned.ready_at(units, now, latency))
+        known = [(q, units) for q, units in zip(self.learned.values(), cost) if units and q.limit]
+        if known:
+            latency = self.latency.mean(now)
+            at = max(at, *[learned.ready_at(units, now, latency) for learned, units in known])
         return at
 
     def gate_at(self, cost: Cost, now: float) -> float:
@@ -158,20 +158,17 @@ class Pacer:
     def take(self, cost: Cost, now: float, answers: bool = True) -> Stamp:
         """*cost* leaves now. *answers*: somebody will say how it ended."""
         self.told.take(cost, now)
-        requests, entered, produced = self.learned.values()
-        recent = Cost(
-            requests.take(cost.requests, now),
-            entered.take(cost.input_tokens, now),
-            produced.take(cost.output_tokens, now),
-        )
+        recent = self._lately.add(cost, now)
+        self._a_minute.add(cost, now)
+        for learned, units in zip(self.learned.values(), cost):
+            learned.take(units, now)
         if self.ramp is not None:
             self.ramp.take(getattr(cost, self.ramp.kind), now)
-        self._requests_a_minute.add(cost.requests, now)
-        self._input_a_minute.add(cost.input_tokens, now)
         self._number += 1
         if answers:
             self.latency.begin(now)
         self.budget.sent()
+        requests, entered, produced = self.learned.values()
         taken = Cost(requests.taken, entered.taken, produced.taken)
         resumes, probes = self.pause.ends(), self.circuit.left(self._number, now)
         return Stamp(now, self._number, taken, recent, produced.produced, resumes, probes)
@@ -200,7 +197,8 @@ class Pacer:
                 events.append(LimitLearned(self.lane, kind, learned.limit, before))
         if self._burst == AUTO:
             self.told.set_burst(self._told_burst(), now)
-        self._keep_headroom(now)
+        if self._headroom:
+            self._keep_headroom(now)
         return events
 
     def answered(self, heard: Heard, stamp: Stamp, change: Cost, now: float) -> list[Event]:
@@ -213,9 +211,10 @@ class Pacer:
     def begun(self, heard: Heard, stamp: Stamp, change: Cost, now: float) -> list[Event]:
         """The same as soon as its answer begins."""
         closes = self.circuit.answered(stamp.number)
-        # Settled already: what its own estimate was wrong by did not leave after it.
-        taken = stamp.taken.plus(change)
-        events = self._read(heard, stamp._replace(taken=taken), now)
+        if heard.readings:
+            # Settled already: what its own estimate was wrong by did not leave after it.
+            stamp = stamp._replace(taken=stamp.taken.plus(change))
+        events = self._read(heard, stamp, now)
         return [*events, CircuitClosed(self.lane)] if closes else events
 
     def refused(
@@ -275,7 +274,7 @@ class Pacer:
         if reading is not None:
             self.learned[kind].refused(reading, stamp, getattr(cost, kind), in_flight)
         elif not heard.readings:
-            used, allowed = self._requests_a_minute.value(now), 60.0 / (heard.retry_after or 60.0)
+            used, allowed = self._a_minute.value(now).requests, 60.0 / (heard.retry_after or 60.0)
             self.learned["requests"].refused_blindly(stamp, used, allowed, now)
 
     def _scarcest(self, heard: Heard, cost: Cost) -> str:
@@ -286,7 +285,7 @@ class Pacer:
         """A ramp limit refused: hold growth to the server's step, from the end of the pause on."""
         from claude_throttle.pacing.ramp import Ramp, step_of  # rare
 
-        self.ramp = Ramp(step_of(growth, self._input_a_minute.value(now)), now + seconds)
+        self.ramp = Ramp(step_of(growth, self._a_minute.value(now).input_tokens), now + seconds)
 
     def pause_for(self, seconds: float, now: float) -> float:
         """Let nothing leave for *seconds* plus jitter; returns what remains of the pause.

@@ -10,30 +10,36 @@ from hypothesis import strategies as st
 
 from claude_throttle.flow.cost import NO_COST
 from claude_throttle.flow.heard import Reading, Stamp
-from claude_throttle.pacing.learned import TOKEN_ROUNDING, UPWARD_SHARE, LearnedQuota
-from claude_throttle.pacing.means import Exposure
+from claude_throttle.pacing.learned import (
+    NETWORK_SECONDS,
+    TOKEN_ROUNDING,
+    UPWARD_SHARE,
+    LearnedQuota,
+)
+from claude_throttle.pacing.means import Exposure, FadingCost
 
 
 class Lane:
     """One learned quota, and stamps of what left."""
 
     def __init__(self, kind="requests", **more):
-        self.quota = LearnedQuota(kind, **more)
+        self.lately = FadingCost(NETWORK_SECONDS)
+        self.quota = LearnedQuota(kind, self.lately, **more)
         self.latency = Exposure()
         self.number = 0
 
     def take(self, now, units=1.0):
         """Something leaves; returns its stamp."""
-        recent = self.quota.take(units, now)
+        recent = self.lately.add(NO_COST._replace(**{self.quota.kind: units}), now)
+        self.quota.take(units, now)
         self.number += 1
         self.latency.begin(now)
         one = {self.quota.kind: self.quota.taken}
-        near = {self.quota.kind: recent}
         return Stamp(
             now,
             self.number,
             NO_COST._replace(**one),
-            NO_COST._replace(**near),
+            recent,
             self.quota.produced,
         )
 

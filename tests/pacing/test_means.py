@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.pacing.means import Exposure, Fading, Mean
+from claude_throttle.flow.cost import Cost
+from claude_throttle.pacing.means import Exposure, Fading, FadingCost, Mean
 
 values = st.floats(0.0, 1e6)
 
@@ -49,6 +50,19 @@ def test_sums_add_up():
     fading.add(10.0, 0.0)
     fading.add(10.0, 3.0)
     assert fading.value(3.0) == pytest.approx(10.0 + 10.0 / math.e)
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 9.0), values, values, values), max_size=20))
+def test_a_cost_fades_as_its_parts_do(steps):
+    """All of them at once, with one look at the clock."""
+    together, apart, now = FadingCost(3.0), [Fading(3.0) for _ in range(3)], 5.0
+    for seconds, *amounts in steps:
+        now += seconds
+        before = together.add(Cost(*amounts), now)
+        assert before == pytest.approx(
+            [one.add(amount, now) for one, amount in zip(apart, amounts)]
+        )
+    assert together.value(now + 1) == pytest.approx([one.value(now + 1) for one in apart])
 
 
 def test_before_the_first_answer_nothing_is_known():
