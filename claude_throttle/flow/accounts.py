@@ -91,7 +91,7 @@ class Accounts:
             self._permits.headers_came()
         if over and not heard.cause:
             self._permits.answered()
-        if any(isinstance(event, CircuitClosed) for event in events):
+        if events and any(isinstance(event, CircuitClosed) for event in events):
             self._permits.ramp()
         news = self._permits.news()
         for event in events if news is None else (*events, news):

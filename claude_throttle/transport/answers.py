@@ -256,7 +256,7 @@ def read_usage(message: Mapping[str, Any]) -> Optional[Usage]:
     usage = message.get("usage")
     if not isinstance(usage, dict):
         return None
-    return Usage(*(_count(usage.get(name)) for name in Usage._fields))
+    return Usage(*map(_count, map(usage.get, Usage._fields)))
 
 
 def _count(value: Any) -> int:

@@ -15,32 +15,23 @@ class RawHeaders(Mapping[str, str]):
     for each question.
     """
 
-    __slots__ = ("_as_sent", "_fields")
+    __slots__ = ("_fields",)
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
-        # As they were sent, which mostly is in lower case already.
-        self._as_sent = dict(fields)
-        self._fields: Optional[dict[bytes, bytes]] = None
+        self._fields = {name.lower(): value for name, value in fields}
 
     def get(self, name: str, default: Any = None) -> Any:
-        value = self._as_sent.get(name.encode("latin-1"))
-        if value is None:
-            value = self._lowered().get(name.encode("latin-1"))
+        value = self._fields.get(name.encode("latin-1"))
         return default if value is None else value.decode("latin-1")
 
-    def _lowered(self) -> dict[bytes, bytes]:
-        if self._fields is None:
-            self._fields = {name.lower(): value for name, value in self._as_sent.items()}
-        return self._fields
-
     def __getitem__(self, name: str) -> str:
-        return self._lowered()[name.encode("latin-1")].decode("latin-1")
+        return self._fields[name.encode("latin-1")].decode("latin-1")
 
     def __iter__(self) -> Iterator[str]:
-        return (name.decode("latin-1") for name in self._lowered())
+        return (name.decode("latin-1") for name in self._fields)
 
     def __len__(self) -> int:
-        return len(self._lowered())
+        return len(self._fields)
 
 
 def header_flaw(headers: Any) -> Optional[str]:
