@@ -42,11 +42,11 @@ class Circuit:
 
     def ready_at(self) -> float:
         """The instant before which nothing may leave."""
-        return self._probe_at if self.is_open else -math.inf
+        return -math.inf if self.state == CLOSED else self._probe_at
 
     def left(self, number: int, now: float) -> bool:
         """An attempt leaves; True if it is a probe."""
-        if not self.is_open:
+        if self.state == CLOSED:
             return False
         self.state = HALF_OPEN
         self._first_probe = min(self._first_probe, number)
@@ -86,7 +86,7 @@ class Circuit:
 
     def answered(self, number: int) -> bool:
         """The server took an attempt; True if the circuit closes by it."""
-        if not self.is_open or number < self._first_probe:
+        if self.state == CLOSED or number < self._first_probe:
             return False
         self.close(number)
         return True

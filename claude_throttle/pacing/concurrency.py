@@ -118,11 +118,11 @@ class Concurrency:
 
     def _room(self) -> tuple[float, float]:
         """How many more may leave with priority INTERACTIVE, and how many with another."""
-        limit, kept = self.limit, 0.0
+        limit, kept, out = self.limit, 0.0, self._borrowed - len(self._returned)
         if self.interactive_share and limit < math.inf:
             # The last of all is everybody's.
             kept = min(limit - 1, limit * self.interactive_share // 1)
-        return limit - self.in_use, limit - kept - self._others.in_use
+        return limit - out, limit - kept - self._others.in_use
 
     def _room_locked(self, now: float) -> tuple[float, float]:
         """The same by the last word; somebody waits for it, so the limit may grow."""

@@ -1,8 +1,9 @@
-"""Running values: a mean that forgets, sums that fade."""
+"""Running values: a mean that forgets, sums that fade, a minute's worth."""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 
 from claude_throttle.flow.cost import NO_COST, Cost
 
@@ -65,6 +66,29 @@ class FadingCost:
         self._cost = before.plus(cost)
         self._at = max(self._at, now)
         return before
+
+
+class LastMinute:
+    """What left within the last minute, to a second."""
+
+    def __init__(self) -> None:
+        #: When each second began, the requests and the input tokens in it. No minute has more.
+        self._seconds: deque[list[float]] = deque([[-math.inf, 0.0, 0.0]], maxlen=61)
+        self._ends = -math.inf
+
+    def add(self, cost: Cost, now: float) -> None:
+        """It leaves now."""
+        if now >= self._ends:
+            self._seconds.append([now, 0.0, 0.0])
+            self._ends = now + 1.0
+        second = self._seconds[-1]
+        second[1] += cost.requests
+        second[2] += cost.input_tokens
+
+    def total(self, now: float) -> Cost:
+        """All of it, but for the output tokens."""
+        lately = [second for second in self._seconds if second[0] > now - 60.0]
+        return Cost(sum(second[1] for second in lately), sum(second[2] for second in lately), 0.0)
 
 
 class Exposure:

@@ -32,7 +32,7 @@ from claude_throttle.flow.heard import (
 from claude_throttle.flow.rooms import Ahead, Step
 from claude_throttle.pacing.circuit import Circuit
 from claude_throttle.pacing.learned import NETWORK_SECONDS, LearnedQuota
-from claude_throttle.pacing.means import Exposure, FadingCost
+from claude_throttle.pacing.means import Exposure, FadingCost, LastMinute
 from claude_throttle.pacing.pause import Pause, pause_jitter
 from claude_throttle.pacing.quota import AUTO, Burst, Quota
 from claude_throttle.pacing.retry_budget import RetryBudget
@@ -61,7 +61,7 @@ class Pacer:
         self.lane = lane
         self.told = ToldQuotas()
         self._lately = FadingCost(NETWORK_SECONDS)
-        self._a_minute = FadingCost(60.0)
+        self._last_minute = LastMinute()
         self.learned = {kind: LearnedQuota(kind, self._lately) for kind in LEARNED_KINDS}
         self.circuit = Circuit()
         self.budget = RetryBudget(retry_share)
@@ -118,10 +118,11 @@ class Pacer:
     def ready_at(self, cost: Cost, now: float) -> float:
         """The instant at which *cost* may leave, as things stand; *now* if it already may."""
         at = max(self.gate_at(cost, now), self.told.ready_at(cost))
-        known = [(q, units) for q, units in zip(self.learned.values(), cost) if units and q.limit]
-        if known:
-            latency = self.latency.mean(now)
-            at = max(at, *[learned.ready_at(units, now, latency) for learned, units in known])
+        latency = -1.0
+        for learned, units in zip(self.learned.values(), cost):
+            if units > 0 and learned.limit:
+                latency = latency if latency >= 0 else self.latency.mean(now)
+                at = max(at, learned.ready_at(units, now, latency))
         return at
 
     def gate_at(self, cost: Cost, now: float) -> float:
@@ -159,7 +160,7 @@ class Pacer:
         """*cost* leaves now. *answers*: somebody will say how it ended."""
         self.told.take(cost, now)
         recent = self._lately.add(cost, now)
-        self._a_minute.add(cost, now)
+        self._last_minute.add(cost, now)
         for learned, units in zip(self.learned.values(), cost):
             learned.take(units, now)
         if self.ramp is not None:
@@ -168,10 +169,10 @@ class Pacer:
         if answers:
             self.latency.begin(now)
         self.budget.sent()
-        requests, entered, produced = self.learned.values()
-        taken = Cost(requests.taken, entered.taken, produced.taken)
-        resumes, probes = self.pause.ends(), self.circuit.left(self._number, now)
-        return Stamp(now, self._number, taken, recent, produced.produced, resumes, probes)
+        taken = Cost(*[learned.taken for learned in self.learned.values()])
+        produced = self.learned["output_tokens"].produced
+        number, probes = self._number, self.circuit.left(self._number, now)
+        return Stamp(now, number, taken, recent, produced, self.pause.ends(), probes)
 
     def settle(self, held: Cost, actual: Cost, booked_at: float) -> bool:
         """What was booked as *held* was in truth *actual*, and is in flight no more.
@@ -274,8 +275,8 @@ class Pacer:
         if reading is not None:
             self.learned[kind].refused(reading, stamp, getattr(cost, kind), in_flight)
         elif not heard.readings:
-            used, allowed = self._a_minute.value(now).requests, 60.0 / (heard.retry_after or 60.0)
-            self.learned["requests"].refused_blindly(stamp, used, allowed, now)
+            used, allowed = self._last_minute.total(now), 60.0 / (heard.retry_after or 60.0)
+            self.learned["requests"].refused_blindly(stamp, used.requests, allowed, now)
 
     def _scarcest(self, heard: Heard, cost: Cost) -> str:
         left = {kind: reading.remaining for kind, reading in heard.readings.items()}
@@ -285,7 +286,7 @@ class Pacer:
         """A ramp limit refused: hold growth to the server's step, from the end of the pause on."""
         from claude_throttle.pacing.ramp import Ramp, step_of  # rare
 
-        self.ramp = Ramp(step_of(growth, self._a_minute.value(now).input_tokens), now + seconds)
+        self.ramp = Ramp(step_of(growth, self._last_minute.total(now).input_tokens), now + seconds)
 
     def pause_for(self, seconds: float, now: float) -> float:
         """Let nothing leave for *seconds* plus jitter; returns what remains of the pause.

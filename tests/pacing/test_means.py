@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_throttle.flow.cost import Cost
-from claude_throttle.pacing.means import Exposure, Fading, FadingCost, Mean
+from claude_throttle.pacing.means import Exposure, Fading, FadingCost, LastMinute, Mean
 
 values = st.floats(0.0, 1e6)
 
@@ -63,6 +63,20 @@ def test_a_cost_fades_as_its_parts_do(steps):
             [one.add(amount, now) for one, amount in zip(apart, amounts)]
         )
     assert together.value(now + 1) == pytest.approx([one.value(now + 1) for one in apart])
+
+
+@given(st.lists(st.tuples(st.floats(0.0, 40.0), values), max_size=200))
+def test_what_left_within_the_last_minute_is_known_to_a_second(steps):
+    """No less than what left 59 s ago or later, and no more than what did 60 s ago."""
+    minute, left, now = LastMinute(), [], 5.0
+    for seconds, amount in steps:
+        now += seconds
+        minute.add(Cost(1.0, amount, 7.0), now)
+        left.append((now, amount))
+    found = minute.total(now)
+    within = [[amount for at, amount in left if at > now - s] for s in (59.0, 60.0)]
+    assert len(within[0]) <= found.requests <= len(within[1])
+    assert sum(within[0]) * (1 - 1e-9) <= found.input_tokens <= sum(within[1]) * (1 + 1e-9)
 
 
 def test_before_the_first_answer_nothing_is_known():
