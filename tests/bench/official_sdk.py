@@ -31,7 +31,7 @@ def pace(share):
 
 def cpu(share):
     """Processor time of each call, against a middleware that passes everything."""
-    count = scaled(600, share)
+    count = scaled(200, share)
     with Server(log_limit=1) as server, throttler(server.url, rpm=UNBOUNDED_RPM) as ours:
         with _client(server, ours.middleware()) as paced, _client(server, _passing) as passing:
             return compare(_calls(paced, count), _calls(passing, count), 1.12)
