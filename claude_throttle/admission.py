@@ -17,7 +17,7 @@ from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import NO_USAGE, Cost, Usage
 from claude_throttle.flow.heard import AccountRefusal, Report
 from claude_throttle.flow.lane import Lane
-from claude_throttle.flow.permit import Permit, Terms
+from claude_throttle.flow.permit import Permit, PermitTurn, Terms
 from claude_throttle.flow.seat import OpenPermits
 from claude_throttle.pacing.guess import guess_input_tokens
 from claude_throttle.room import Room
@@ -151,20 +151,18 @@ class Admission:
         timeout, now = terms.timeout, self._clock.monotonic()
         # A probe makes sense only if its end is heard.
         probes = self._access.require(lane.name, probes=answers)
-        permit = Permit(
-            lane,
-            self._open_permits,
-            self,
-            answers=answers,
-            number=next(self._numbers),
-            cost=cost,
-            priority=terms.priority,
-            tenant=terms.tenant,
-            deadline=None if timeout is None else now + timeout,
-            rides=self._open_permits.seat_of_this_thread(),
+        turn = PermitTurn(
+            answers,
+            next(self._numbers),
+            cost,
+            terms.priority,
+            terms.tenant,
+            None if timeout is None else now + timeout,
+            self._open_permits.seat_of_this_thread(),
         )
+        permit = Permit(turn, lane, self._open_permits, self)
         if probes:
-            lane.let_through(permit.ticket)
+            lane.let_through(turn)
         permit.acquire()
         return permit
 
@@ -172,7 +170,7 @@ class Admission:
         self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]
     ) -> Report:
         """The same of a request that was *sent* with those headers: perhaps with another key."""
-        report = self.read(status, headers, body)
+        report = report_of(status, headers, body, self._clock.wall())
         if report.heard.account is None or self._is_our_proof(sent):
             return report
         return report._replace(heard=report.heard._replace(cause="", account=None))

@@ -7,7 +7,7 @@ own place; only the worker lets it leave.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from claude_throttle.flow.clock import longest_wait
 from claude_throttle.flow.cost import Cost
@@ -32,8 +32,8 @@ class Turn(Ticket):
 
     __slots__ = ("_answered", "_error")
 
-    def __init__(self, **place: object) -> None:
-        super().__init__(**place)  # type: ignore[arg-type]
+    def __init__(self, *place: Any) -> None:
+        super().__init__(*place)
         # Held until the worker has answered; nobody ever holds it otherwise.
         self._answered = threading.Lock()
         self._answered.acquire()
@@ -67,7 +67,7 @@ class RetryTurn(Turn):
     def __init__(self, attempts: Attempts, cost: Cost) -> None:
         call = attempts.call
         # No deadline of its own: the call's is being watched already.
-        super().__init__(number=call.number, cost=cost, priority=call.priority, rides=call.rides)
+        super().__init__(call.number, cost, call.priority, None, None, call.rides)
         self.tag = call.tag
         self._attempts = attempts
 

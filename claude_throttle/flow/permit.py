@@ -38,8 +38,8 @@ class PermitTurn(Turn):
 
     __slots__ = ("answers", "granted", "seat", "stamp")
 
-    def __init__(self, answers: bool = False, **place: Any) -> None:
-        super().__init__(**place)
+    def __init__(self, answers: bool, *place: Any) -> None:
+        super().__init__(*place)
         #: Somebody is sure to say how it ended, if only that nobody knows.
         self.answers = answers
         self.stamp: Optional[Stamp] = None
@@ -76,9 +76,11 @@ class Permit:
         "ticket",
     )
 
-    def __init__(self, lane: Lane, open_permits: OpenPermits, ears: Ears, **place: Any) -> None:
+    def __init__(
+        self, ticket: PermitTurn, lane: Lane, open_permits: OpenPermits, ears: Ears
+    ) -> None:
         #: Its place in the line.
-        self.ticket = PermitTurn(**place)
+        self.ticket = ticket
         self._lane = lane
         self._open_permits = open_permits
         self._ears = ears

@@ -50,7 +50,6 @@ class Ticket:
 
     def __init__(
         self,
-        *,
         number: int,
         cost: Cost,
         priority: int = Priority.NORMAL,

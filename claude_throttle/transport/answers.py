@@ -256,7 +256,12 @@ def read_usage(message: Mapping[str, Any]) -> Optional[Usage]:
     usage = message.get("usage")
     if not isinstance(usage, dict):
         return None
-    return Usage(*map(_count, map(usage.get, Usage._fields)))
+    return Usage(
+        _count(usage.get("input_tokens")),
+        _count(usage.get("output_tokens")),
+        _count(usage.get("cache_creation_input_tokens")),
+        _count(usage.get("cache_read_input_tokens")),
+    )
 
 
 def _count(value: Any) -> int:
