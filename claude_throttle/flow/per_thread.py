@@ -27,6 +27,7 @@ class PerThread:
 
     def list_of_mine(self, name: str) -> list[Any]:
         """A list of this thread's own, empty at first."""
-        mine: dict[str, list[Any]] = self.mine().__dict__
+        local = self._by_kind.get(threading.local) or self.mine()
+        mine: dict[str, list[Any]] = local.__dict__
         found = mine.get(name)
         return found if found is not None else mine.setdefault(name, [])

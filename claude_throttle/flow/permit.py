@@ -238,7 +238,8 @@ class Permit:
 
     def __del__(self) -> None:
         # May run anywhere, even under a lock of ours.
-        self.drop()
+        if self.ticket.granted:
+            self.drop()
 
 
 def _usage_of(usage: Any) -> Usage:

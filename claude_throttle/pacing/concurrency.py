@@ -154,9 +154,9 @@ class Concurrency:
                 self._others.in_use -= 1
             self._borrowed -= 1
 
-    def give_back(self) -> None:
+    def give_back(self, by_others: bool = False) -> None:
         """Put one back, and wake the lanes that found none. Call it with no lane's mutex held."""
-        self.give_back_quietly()
+        self._returned.append(by_others)
         self.wake_starved()
 
     def give_back_quietly(self, by_others: bool = False) -> None:

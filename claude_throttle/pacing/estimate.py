@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 
 from claude_throttle.flow.cost import Cost
 from claude_throttle.pacing.calibrate import Lengths, Line
@@ -25,7 +26,15 @@ class Estimator:
     #: longest ago goes first.
     MAX_MODELS = 256
 
+    #: Answers read together, at most, and as a share of those read before: one by one, each after
+    #: a wait, they take three times as long.
+    READ_TOGETHER = 4
+    READ_SHARE = 0.05
+
     def __init__(self) -> None:
+        #: Answers that have not taught anything yet. Its append is atomic.
+        self._unread: deque[tuple[str, float, float, int, float]] = deque()
+        self._read = 0
         # Guards _models and all that is in it. Held for arithmetic only.
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
@@ -46,8 +55,17 @@ class Estimator:
         max_tokens: int,
         output_tokens: float,
     ) -> None:
-        """What an answered call really took."""
-        with self._lock:
+        """What an answered call really took. The first count at once, later ones a few together."""
+        self._unread.append((model, guessed_input, input_tokens, max_tokens, output_tokens))
+        unread = len(self._unread)
+        if unread >= self.READ_TOGETHER or unread > self._read * self.READ_SHARE:
+            with self._lock:
+                self._read_all_locked()
+
+    def _read_all_locked(self) -> None:
+        while self._unread:
+            model, guessed_input, input_tokens, max_tokens, output_tokens = self._unread.popleft()
+            self._read += 1
             known = self._models.pop(model, None) or _Model()
             self._models[model] = known  # now the last
             if len(self._models) > self.MAX_MODELS:

@@ -62,9 +62,11 @@ class FadingCost:
 
     def add(self, cost: Cost, now: float) -> Cost:
         """More of it; returns what was left before."""
-        before = self.value(now)
+        before = self._cost
+        if now > self._at:
+            before = before.times(math.exp((self._at - now) / self._seconds))
+            self._at = now
         self._cost = before.plus(cost)
-        self._at = max(self._at, now)
         return before
 
 

@@ -18,8 +18,7 @@ class Others:
 
     def give_back(self) -> None:
         """Put one back, and wake the lanes that found none."""
-        self.give_back_quietly()
-        self._permits.wake_starved()
+        self._permits.give_back(by_others=True)
 
     def give_back_quietly(self) -> None:
         """Put one back and wake nobody; takes no lock."""

@@ -57,14 +57,6 @@ class ToldQuota:
         """Units that may leave now; negative while more has left than there was."""
         return gcra.level(self.empty_at, self.rate, self.burst, now)
 
-    def ready_at(self, units: float) -> float:
-        """The instant at which *units* may leave."""
-        return gcra.ready_at(self.empty_at, self.rate, self.burst, units)
-
-    def take(self, units: float, now: float) -> None:
-        """*units* leave now."""
-        self.empty_at = gcra.take(self.empty_at, self.rate, self.burst, units, now)
-
     def unbook(self, units: float) -> None:
         """So much of what leaves next was booked already, when its slot was reserved."""
         self.empty_at -= units / self.rate
@@ -142,7 +134,7 @@ class ToldQuotas:
 
         Only its input is asked: generated tokens count as they come, and nobody knows them yet.
         """
-        for told in self:
+        for told in self._told.values():
             amount = told.quota.amount
             if told.kind in ("input_tokens", "tokens") and cost.input_tokens > amount:
                 raise QuotaTooSmall(
@@ -157,7 +149,7 @@ class ToldQuotas:
             units = getattr(cost, told.kind)
             # A retry whose tokens are still booked asks for none, and need not wait for any.
             if units > 0:
-                at = max(at, told.ready_at(units))
+                at = max(at, gcra.ready_at(told.empty_at, told.rate, told.burst, units))
         return at
 
     def take(self, cost: Cost, now: float) -> None:
@@ -165,7 +157,7 @@ class ToldQuotas:
         for told in self._all():
             units = getattr(cost, told.kind)
             if units > 0:
-                told.take(units, now)
+                told.empty_at = gcra.take(told.empty_at, told.rate, told.burst, units, now)
 
     def settle(self, change: Cost, booked_at: float) -> None:
         """*change* more was taken than was booked then."""
