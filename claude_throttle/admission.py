@@ -227,12 +227,18 @@ class Attempt:
             logger.exception("what an answer said was not understood; this is a bug")
 
     def answered(
-        self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+        sent: Mapping[str, str],
+        usage: Optional[Usage] = None,
     ) -> None:
-        """The whole answer is there: the end of it."""
+        """The whole answer is there: the end of it. *usage*: if it has been read already."""
         try:
-            answer = read_json(body) if status == 200 else None
-            usage = read_usage(answer) if isinstance(answer, dict) else None
+            if usage is None and status == 200:
+                answer = read_json(body)
+                usage = read_usage(answer) if isinstance(answer, dict) else None
             self._permit.hear(self._admission.report(status, headers, body, sent), usage)
             if usage is not None:
                 self._learn(usage)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from claude_throttle.admission import Attempt
 from claude_throttle.errors import ConfigurationError
+from claude_throttle.flow.cost import Usage
 from claude_throttle.flow.permit import Terms
 from claude_throttle.transport import sdk
+from claude_throttle.transport.answers import count_of
 from claude_throttle.transport.headers import RawHeaders
 from claude_throttle.transport.metered import metered
 
@@ -101,13 +103,31 @@ def _hear(attempt: Attempt, response: Any) -> None:
         if status >= 400:
             _read_refusal(answer)
         if answer.is_closed:
-            attempt.answered(status, told, answer.content, answer.request.headers)
+            usage = _usage(response) if status == 200 else None
+            attempt.answered(status, told, answer.content, answer.request.headers, usage)
         else:
             attempt.head(status, told, b"", answer.request.headers)
             answer.stream = metered(answer.stream, told, attempt)
     except BaseException as error:
         attempt.failed(error)
         raise
+
+
+def _usage(response: Any) -> Optional[Usage]:
+    """What an answer took, from what the SDK makes of it for its caller, and keeps.
+
+    None if that is no message: its body may tell all the same.
+    """
+    try:
+        usage = response.parse().usage
+        return Usage(
+            count_of(usage.input_tokens),
+            count_of(usage.output_tokens),
+            count_of(usage.cache_creation_input_tokens),
+            count_of(usage.cache_read_input_tokens),
+        )
+    except Exception:  # noqa: BLE001 - the SDK tries again, and tells its caller
+        return None
 
 
 def _read_refusal(answer: Any) -> None:

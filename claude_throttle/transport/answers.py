@@ -257,12 +257,13 @@ def read_usage(message: Mapping[str, Any]) -> Optional[Usage]:
     if not isinstance(usage, dict):
         return None
     return Usage(
-        _count(usage.get("input_tokens")),
-        _count(usage.get("output_tokens")),
-        _count(usage.get("cache_creation_input_tokens")),
-        _count(usage.get("cache_read_input_tokens")),
+        count_of(usage.get("input_tokens")),
+        count_of(usage.get("output_tokens")),
+        count_of(usage.get("cache_creation_input_tokens")),
+        count_of(usage.get("cache_read_input_tokens")),
     )
 
 
-def _count(value: Any) -> int:
+def count_of(value: Any) -> int:
+    """Tokens, if it is a number of them; else none."""
     return value if isinstance(value, int) and value >= 0 else 0

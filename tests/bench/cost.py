@@ -15,7 +15,7 @@ from tests.bench.server import Server
 from tests.bench.work import UNBOUNDED_RPM, ask, throttler
 
 THREADS = 32
-ROUNDS = 20
+ROUNDS = 40
 LATENCY_BLOCK = 20
 
 

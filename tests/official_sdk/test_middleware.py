@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import anthropic
+import pydantic
 import pytest
 
 from claude_throttle import (
@@ -66,6 +67,63 @@ def test_the_answer_settles_what_was_booked(fake, throttle, client, manual):
     throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
     client(server, throttler).messages.create(**{**HELLO, "max_tokens": 1000})
     assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
+
+
+USED = {"input_tokens": 10, "output_tokens": 20}
+
+
+def raw(made, **more):
+    return made.messages.with_raw_response.create(**more)
+
+
+def as_dict(made, **more):
+    return made.post("/v1/messages", cast_to=object, body=more)
+
+
+@pytest.mark.parametrize("call", [raw, as_dict])
+def test_it_settles_whatever_its_caller_makes_of_the_answer(call, fake, throttle, client, manual):
+    """A wrapper, a dict."""
+    server = fake(clock=manual)
+    server.script(*[Ok(usage=USED)] * 2)
+    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    call(client(server, throttler), **{**HELLO, "max_tokens": 1000})
+    assert in_flight(throttler) == 0
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
+
+
+def test_an_answer_its_caller_cannot_read_is_settled_all_the_same(fake, throttle, client, manual):
+    """Structured output that is none: the SDK raises, and the tokens are paid for."""
+
+    class Weather(pydantic.BaseModel):
+        degrees: int
+
+    server = fake(clock=manual)
+    server.script(Ok(text="no JSON", usage=USED))
+    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    made = client(server, throttler)
+    with pytest.raises(pydantic.ValidationError):
+        made.messages.parse(**{**HELLO, "max_tokens": 1000}, output_format=Weather)
+    assert len(server.arrivals) == 1
+    assert in_flight(throttler) == 0
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
+
+
+def test_an_answer_that_is_none_keeps_what_was_booked(fake, throttle, client, manual):
+    """JSON by its type and not by its body; strange usage: who knows what it took."""
+    server = fake(clock=manual)
+    json = {"content-type": "application/json"}
+    strange = b'{"type": "message", "content": [], "usage": {"input_tokens": "many"}}'
+    server.script(Reply(200, json, body=b"{"), Reply(200, json, body=strange))
+    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    made = client(server, throttler)
+    with pytest.raises(ValueError, match="Expecting"):
+        made.messages.create(**{**HELLO, "max_tokens": 1000})
+    assert in_flight(throttler) == 0
+    assert throttler.estimate_wait(**ask(max_tokens=900)) > 10
+    manual.advance(600)
+    assert made.messages.create(**HELLO).usage.input_tokens == "many"
+    assert in_flight(throttler) == 0
+    assert throttler.stats().input_tokens == 0
 
 
 def test_what_answers_really_take_is_learned(fake, throttle, client):
