@@ -60,7 +60,8 @@ class PacedMiddleware:
 
     def handle(self, request: Any, call_next: Callable[[Any], Any]) -> Any:
         """One attempt, as the SDK hands it over."""
-        attempt = self._admit(request)
+        path, body = request.url.partition("?")[0], partial(_body, request)
+        attempt = self._admission().admit_request(request.method, path, body, self._terms)
         if attempt is None:
             return call_next(request)
         try:
@@ -70,11 +71,6 @@ class PacedMiddleware:
             raise
         _hear(attempt, response)
         return response
-
-    def _admit(self, request: Any) -> Optional[Attempt]:
-        path = request.url.partition("?")[0]
-        body = partial(_body, request)
-        return self._admission().admit_request(request.method, path, body, self._terms)
 
     def __repr__(self) -> str:
         return "<claude_throttle middleware>"

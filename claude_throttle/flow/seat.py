@@ -19,6 +19,8 @@ class Seat:
     of a list, and whoever pops that entry has it.
     """
 
+    __slots__ = ("_closed", "_lent", "_place")
+
     def __init__(self) -> None:
         self._place: list[Lender] = []
         self._lent: list[Lender] = []
