@@ -90,7 +90,7 @@ class BatchJob:
 
     def _refusal(self, error: Exception) -> str:
         text = outcomes.words(outcomes.errored(error))
-        if getattr(error, "status_code", None) == 404:
+        if _is_gone(error):
             text += f"; to send its requests again, remove {self._journal.path}"
         return text
 
@@ -127,14 +127,32 @@ class BatchJob:
 
     def _collect_earlier(self) -> None:
         ids = list(self._journal.noted.open_ids)
-        if ids:
-            self._say(f"waiting for {_several(ids)} of an earlier run: {', '.join(ids)}")
-            for result in self._results_of(self._resume(ids)):
-                self._keep(result)
-                if result.error is None:
-                    self.tally.succeeded += 1
-                    self._came.add(result.custom_id)
-                # Else its line is sent again, and counted then.
+        if not ids:
+            return
+        self._say(f"waiting for {_several(ids)} of an earlier run: {', '.join(ids)}")
+        try:
+            self._collect(ids)
+        except Exception as error:
+            if not _is_gone(error):
+                raise
+            for batch_id in ids:  # what the others brought is paid for
+                self._collect_unless_gone(batch_id)
+            raise
+
+    def _collect(self, ids: Sequence[str]) -> None:
+        for result in self._results_of(self._resume(ids)):
+            self._keep(result)
+            if result.error is None:
+                self.tally.succeeded += 1
+                self._came.add(result.custom_id)
+            # Else its line is sent again, and counted then.
+
+    def _collect_unless_gone(self, batch_id: str) -> None:
+        try:
+            self._collect([batch_id])
+        except Exception as error:
+            if not _is_gone(error):
+                raise
 
     def _resume(self, ids: Sequence[str]) -> claude_throttle.BatchHandle:
         return self.throttler.batches.resume(ids, raw=True, poll_seconds=self._poll_seconds)
@@ -225,6 +243,11 @@ class BatchJob:
 def _all_of(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
     yield first
     yield from rest
+
+
+def _is_gone(error: Exception) -> bool:
+    """Deleted, or another workspace's."""
+    return getattr(error, "status_code", None) == 404
 
 
 def _several(ids: Sequence[str]) -> str:

@@ -220,6 +220,22 @@ def test_a_batch_that_is_gone_says_what_to_do(
     assert run_lines(["one"]) == 0
 
 
+def test_one_that_is_gone_does_not_cost_what_the_others_brought(
+    run_lines: Run, out: Path, fake: FakeClaude, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are collected before the run stops, so the journal may be removed as it says."""
+    path = out.with_name(out.name + ".batches")
+    paid = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
+    fake.batches._create_locked(_request(["a", "b"], paid), 0.0)
+    made = [*fake.batches._batches, "msgbatch_gone"]
+    path.write_text("".join(json.dumps({"created": one, "requests": one}) + "\n" for one in made))
+    assert run_lines(["one"]) == 1
+    assert f"remove {path}" in capsys.readouterr().err
+    assert sorted(line["custom_id"] for line in results(out)) == ["a", "b"]
+    path.unlink()
+    assert run_lines(["one"]) == 0
+
+
 def test_a_full_disk_stops_it_and_tells_the_ids(
     run_lines: Run, fake: FakeClaude, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
