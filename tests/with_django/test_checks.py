@@ -66,6 +66,7 @@ def test_nothing_is_wrong():
     [
         (["default"], "must be a dict of dicts, not list"),
         ({"default": "rpm=50"}, "CLAUDE_THROTTLE['default'] must be a dict of options, not str"),
+        ({"default": {}, 7: {}}, "a throttler's name must be text, not 7"),
         ({"batch": {}}, "has no 'default'"),
         ({}, "has no 'default'"),
     ],

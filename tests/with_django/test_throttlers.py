@@ -43,6 +43,7 @@ def test_both_are_what_the_settings_tell(told):
     assert echo(throttler.call(**ask("hello"))) == "hello"
     assert repr(throttler) == repr(throttlers["default"])
     assert "rpm=70" in repr(throttler)
+    assert {throttler: "kept"}[throttlers["default"]] == "kept"
 
 
 def test_no_setting_means_one_that_learns(monkeypatch):

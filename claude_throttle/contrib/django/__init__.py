@@ -55,6 +55,9 @@ class _Default(ConnectionProxy):
     def __repr__(self) -> str:
         return repr(throttlers[DEFAULT])
 
+    def __hash__(self) -> int:
+        return hash(throttlers[DEFAULT])  # equal to it, and so alike as a key
+
 
 def told() -> Mapping[str, Mapping[str, Any]]:
     """The setting. Raises :class:`WrongSettings` unless it names dicts."""
@@ -62,6 +65,8 @@ def told() -> Mapping[str, Mapping[str, Any]]:
     if not isinstance(found, Mapping):
         raise WrongSettings(f"{SETTING} must be a dict of dicts, not {type(found).__name__}")
     for name, options in found.items():
+        if not isinstance(name, str):
+            raise WrongSettings(f"{SETTING}: a throttler's name must be text, not {name!r:.40}")
         if not isinstance(options, Mapping):
             kind = type(options).__name__
             raise WrongSettings(f"{SETTING}[{name!r}] must be a dict of options, not {kind}")
