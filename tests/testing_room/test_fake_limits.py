@@ -37,7 +37,7 @@ def test_the_refusal_names_the_limit_and_the_wait():
 )
 def test_token_limits_are_named_too(limit, text):
     """One call of 10 tokens in and 20 out is what fits."""
-    with FakeClaude(**limit) as server:
+    with FakeClaude(**limit, clock=StandingClock()) as server:  # 10 tokens are back in 20 ms
         answers = [ask(server, "x" * 40), ask(server, "x" * 40)]
     assert [answer.status_code for answer in answers] == [200, 429]
     assert text in answers[1].json()["error"]["message"]
