@@ -26,7 +26,7 @@ def raw(share):
         url = server.url + "/v1/messages"
         with throttler(server.url, rpm=UNBOUNDED_RPM, max_concurrency=THREADS) as ours:
             theirs = pooled(lambda: session.post(url, json=ask()).json(), count)
-            return compare(_submitted(ours, count, raw=True), theirs, 0.75)
+            return compare(_submitted(ours, count, raw=True), theirs, 0.75, share)
 
 
 def typed(share):
@@ -40,7 +40,7 @@ def typed(share):
         with anthropic.Anthropic(**options) as client, ours:
             ours.preload()
             theirs = pooled(lambda: client.messages.create(**ask()), count)
-            return compare(_submitted(ours, count), theirs, 0.65)
+            return compare(_submitted(ours, count), theirs, 0.65, share)
 
 
 def latency(share):
@@ -88,10 +88,10 @@ def _submitted(throttle, count, **options):
     return everything
 
 
-def compare(ours, theirs, limit):
+def compare(ours, theirs, limit, share):
     """Processor time of each call, in many short rounds after one that warms both up."""
     spent = {ours: [], theirs: []}
-    for number in range(ROUNDS + 1):
+    for number in range(scaled(ROUNDS, share, least=2) + 1):
         # By turns, who goes first, too: a shared machine changes its mood within a second.
         for work in (ours, theirs) if number % 2 else (theirs, ours):
             each = _cpu_seconds_each(work)

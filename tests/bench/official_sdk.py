@@ -42,7 +42,7 @@ def cpu(share):
         throttler(server.url, rpm=UNBOUNDED_RPM) as ours,
     ):
         with _client(server, ours.middleware()) as paced, _client(server, _passing) as passing:
-            return compare(_calls(paced, count), _calls(passing, count), 1.12)
+            return compare(_calls(paced, count), _calls(passing, count), 1.12, share)
 
 
 def _passing(request, call_next):
