@@ -27,7 +27,6 @@ class PerThread:
 
     def list_of_mine(self, name: str) -> list[Any]:
         """A list of this thread's own, empty at first."""
-        local = self._by_kind.get(threading.local) or self.mine()
-        mine: dict[str, list[Any]] = local.__dict__
+        mine: dict[str, list[Any]] = self.mine().__dict__
         found = mine.get(name)
         return found if found is not None else mine.setdefault(name, [])

@@ -218,11 +218,9 @@ class Permit:
 
     def _take_closing(self) -> bool:
         """Whether it is this caller who closes it, in the process where it was opened."""
-        if not self.ticket.granted:
-            return False
         try:
             self.ticket.granted.pop()
-        except IndexError:  # somebody else was faster
+        except IndexError:
             return False
         if self._pid != os.getpid():
             return False

@@ -156,7 +156,7 @@ class Concurrency:
 
     def give_back(self, by_others: bool = False) -> None:
         """Put one back, and wake the lanes that found none. Call it with no lane's mutex held."""
-        self._returned.append(by_others)
+        self.give_back_quietly(by_others)
         self.wake_starved()
 
     def give_back_quietly(self, by_others: bool = False) -> None:

@@ -99,7 +99,7 @@ class LearnedQuota:
 
     @property
     def known(self) -> bool:
-        """Whether any header has told its limit."""
+        """Whether any header has told its limit. On the way of each call ``limit`` is asked."""
         return self.limit > 0
 
     @property
@@ -276,8 +276,8 @@ class LearnedQuota:
         self._set_level(0.0, now)
 
     def answered_blindly(self, stamp: Stamp, now: float) -> None:
-        """An answer without headers: if the limit, which was guessed, binds, it may be higher."""
-        if stamp.at <= self._refused_at or self.level(now) >= self.burst:
+        """An answer without headers: if the limit was guessed and binds, it may be higher."""
+        if self.source != BLIND or stamp.at <= self._refused_at or self.level(now) >= self.burst:
             return
         level, seconds = self.level(now), min(LONGEST_BLIND_SECONDS, now - self._grown_at)
         self.limit *= (1.0 + self._blind_growth) ** seconds

@@ -62,11 +62,9 @@ class FadingCost:
 
     def add(self, cost: Cost, now: float) -> Cost:
         """More of it; returns what was left before."""
-        before = self._cost
-        if now > self._at:
-            before = before.times(math.exp((self._at - now) / self._seconds))
-            self._at = now
+        before = self.value(now)
         self._cost = before.plus(cost)
+        self._at = max(self._at, now)
         return before
 
 

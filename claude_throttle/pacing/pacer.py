@@ -31,7 +31,7 @@ from claude_throttle.flow.heard import (
 )
 from claude_throttle.flow.rooms import Ahead, Step
 from claude_throttle.pacing.circuit import Circuit
-from claude_throttle.pacing.learned import BLIND, NETWORK_SECONDS, LearnedQuota
+from claude_throttle.pacing.learned import NETWORK_SECONDS, LearnedQuota
 from claude_throttle.pacing.means import Exposure, FadingCost, LastMinute
 from claude_throttle.pacing.pause import Pause, pause_jitter
 from claude_throttle.pacing.quota import AUTO, Burst, Quota
@@ -205,7 +205,7 @@ class Pacer:
     def answered(self, heard: Heard, stamp: Stamp, change: Cost, now: float) -> list[Event]:
         """The server took an attempt, which cost *change* more than was booked."""
         self.latency.end(now, max(0.0, now - stamp.at))
-        if not heard.readings and self.learned["requests"].source == BLIND:
+        if not heard.readings:
             self.learned["requests"].answered_blindly(stamp, now)
         return self.begun(heard, stamp, change, now)
 
