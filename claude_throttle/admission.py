@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Callable, NamedTuple, Optional
 
 from claude_throttle.access import Access
@@ -35,6 +37,8 @@ BATCHES_PATH = "/v1/messages/batches"
 COUNTS = "count_tokens"
 BATCHES = "batches"
 
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
 #: Of what costs no tokens.
 ONE_REQUEST = Cost(1.0, 0.0, 0.0)
 
@@ -60,6 +64,7 @@ class Admission:
         make_lane_beside: Callable[[str], Lane],
         clock: Clock,
     ) -> None:
+        self.pid = os.getpid()
         self._room = room
         self._make_lane_beside = make_lane_beside
         # Guards the four below. Never held while calling out, but to make a lane.
@@ -149,6 +154,7 @@ class Admission:
 
     def _permit(self, lane: Lane, cost: Cost, terms: Terms, answers: bool) -> Permit:
         timeout, now = terms.timeout, self._clock.monotonic()
+        seats = self._open_permits.mine_by_age
         # A probe makes sense only if its end is heard.
         probes = self._access.require(lane.name, probes=answers)
         turn = PermitTurn(
@@ -158,9 +164,9 @@ class Admission:
             terms.priority,
             terms.tenant,
             None if timeout is None else now + timeout,
-            self._open_permits.seat_of_this_thread(),
+            OpenPermits.last_of(seats),
         )
-        permit = Permit(turn, lane, self._open_permits, self)
+        permit = Permit(turn, lane, seats, self)
         if probes:
             lane.let_through(turn)
         permit.acquire()
@@ -170,7 +176,7 @@ class Admission:
         self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]
     ) -> Report:
         """The same of a request that was *sent* with those headers: perhaps with another key."""
-        report = self.read(status, headers, body)
+        report = report_of(status, headers, body, self._clock.wall())
         if report.heard.account is None or self._is_our_proof(sent):
             return report
         return report._replace(heard=report.heard._replace(cause="", account=None))
@@ -230,11 +236,11 @@ class Attempt:
         self,
         status: int,
         headers: Mapping[str, str],
-        body: bytes,
-        sent: Mapping[str, str],
+        body: bytes = b"",
+        sent: Mapping[str, str] = NO_HEADERS,
         usage: Optional[Usage] = None,
     ) -> None:
-        """The whole answer is there: the end of it. *usage*: if it has been read already."""
+        """The whole answer is there: the end of it. *usage*: if its *body* was read already."""
         try:
             if usage is None and status == 200:
                 answer = read_json(body)

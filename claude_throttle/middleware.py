@@ -100,7 +100,10 @@ def _hear(attempt: Attempt, response: Any) -> None:
             _read_refusal(answer)
         if answer.is_closed:
             usage = _usage(response) if status == 200 else None
-            attempt.answered(status, told, answer.content, answer.request.headers, usage)
+            if usage is not None:
+                attempt.answered(status, told, usage=usage)
+            else:
+                attempt.answered(status, told, answer.content, answer.request.headers)
         else:
             attempt.head(status, told, b"", answer.request.headers)
             answer.stream = metered(answer.stream, told, attempt)

@@ -14,6 +14,7 @@ from typing import Optional
 from claude_throttle.flow.heard import Heard, Stamp
 from claude_throttle.ledgers.contract import SECOND, Order, Reply
 from claude_throttle.pacing.learned import LearnedQuota
+from claude_throttle.pacing.traffic import Traffic
 
 #: Units. A difference below this is a rounding error.
 NOTHING = 1e-6
@@ -22,8 +23,9 @@ NOTHING = 1e-6
 class Replica:
     """Of one lane. Not thread-safe: the lane's mutex guards it."""
 
-    def __init__(self, learned: Mapping[str, LearnedQuota]) -> None:
+    def __init__(self, learned: Mapping[str, LearnedQuota], traffic: Traffic) -> None:
         self._learned = learned
+        self._traffic = traffic
         #: Headers that wait for the others' part of the account.
         self.unread: list[tuple[Heard, Stamp]] = []
         self.version = 0.0
@@ -64,9 +66,10 @@ class Replica:
 
     def counts(self) -> tuple[tuple[str, float], ...]:
         """What was produced here since the ledger heard of it last. The answer is taken in next."""
-        self._asked = {kind: (own.taken, own.produced) for kind, own in self._learned.items()}
+        own = zip(self._learned, zip(self._traffic.taken, self._traffic.produced))
+        self._asked = dict(own)
         return tuple(
-            (kind, own.produced - self._totals[kind]) for kind, own in self._learned.items()
+            (kind, produced - self._totals[kind]) for kind, (_, produced) in self._asked.items()
         )
 
     # -- from the ledger -------------------------------------------------------------------------
@@ -74,14 +77,14 @@ class Replica:
     def take_in(self, order: Order, reply: Reply) -> None:
         """What the others took and learned."""
         for (kind, _), total in zip(order.counts, reply.totals):
-            self._learned[kind].produced += total - self._asked[kind][1]
+            self._traffic.shift(kind, produced=total - self._asked[kind][1])
             self._totals[kind] = total
         self._take_over(reply.facts)
         self.version = reply.version
         for bucket, taken in zip(order.buckets, reply.taken):
-            own = self._learned.get(bucket.name)
-            if own is not None:
-                own.taken += taken - self._asked[bucket.name][0]
+            asked = self._asked.get(bucket.name)
+            if asked is not None:
+                self._traffic.shift(bucket.name, taken=taken - asked[0])
 
     def is_anothers(self, order: Order, reply: Reply) -> bool:
         """Whether the facts in force are new, and another process's. Ask before take_in()."""

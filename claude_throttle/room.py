@@ -41,7 +41,7 @@ class Room:
     def fitting_cost(self, model: str, guessed_input: float, max_tokens: int) -> Cost:
         """What to book for a call; raises QuotaTooSmall if it could never leave."""
         cost = self.estimator.cost(model, guessed_input, max_tokens)
-        self.pacer.require_fit(cost, self.lane.name)
+        self.pacer.told.require_fit(cost, self.lane.name)
         return cost
 
     def price(self, call: Call) -> Cost:

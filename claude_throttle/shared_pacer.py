@@ -46,7 +46,7 @@ class SharedPacer(Pacer):
         self.wake = wake
         #: An exchange is under way.
         self.asking = False
-        self.replica = Replica(self.learned)
+        self.replica = Replica(self.learned, self.traffic)
         self._clerk = clerk
         self._slots = Slots(self._unused)
         self._news: dict[str, News] = {}

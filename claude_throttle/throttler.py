@@ -242,7 +242,7 @@ class Throttler(Calls):
                 "testing mode answers this throttler's own calls only: this request, of the SDK or "
                 "of a session, would be a real one, and is refused"
             )
-        return super()._outer_admission()
+        return self._process().admission
 
     def _process_for_batches(self) -> Process:
         if self._canned:

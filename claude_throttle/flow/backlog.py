@@ -183,7 +183,7 @@ class Backlog(queue.Queue[Ticket]):
     @property
     def nobody_waits(self) -> bool:
         """Whether the line is empty."""
-        return not self._needing and not self._riding
+        return self.load.requests == 0
 
     @property
     def last_tag(self) -> float:
@@ -237,7 +237,8 @@ class Backlog(queue.Queue[Ticket]):
     def leave_locked(self, ticket: Ticket, now: float) -> None:
         """Take a ticket out because it leaves; no matter if it never stood in the line."""
         self._line_of(ticket).turn_taken(ticket.priority, now)
-        self._take_out_locked(ticket, self._shares.leave)
+        if ticket.queued or ticket.reserved:
+            self._take_out_locked(ticket, self._shares.leave)
 
     def take_locked(self, ticket: Ticket) -> bool:
         """Take a ticket out, wherever it stands; False if somebody else did."""

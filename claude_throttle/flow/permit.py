@@ -68,7 +68,6 @@ class Permit:
         "_ears",
         "_entry",
         "_lane",
-        "_open_permits",
         "_pid",
         "_report",
         "_settled",
@@ -76,17 +75,15 @@ class Permit:
         "ticket",
     )
 
-    def __init__(
-        self, ticket: PermitTurn, lane: Lane, open_permits: OpenPermits, ears: Ears
-    ) -> None:
+    def __init__(self, ticket: PermitTurn, lane: Lane, seats: list[Seat], ears: Ears) -> None:
         #: Its place in the line.
         self.ticket = ticket
         self._lane = lane
-        self._open_permits = open_permits
         self._ears = ears
-        self._entry: Optional[Entry] = None
+        # Known before it is added: who closes it needs it, and Ctrl-C may come in between.
+        self._entry: Entry = (seats, ticket.seat)
         # A forked child must not touch what its copy refers to.
-        self._pid = os.getpid()
+        self._pid = ears.pid
         self._settled = False
         self._report: Optional[Report] = None
         self._took: Optional[Usage] = None
@@ -100,12 +97,12 @@ class Permit:
                 lane.ask(turn)
                 turn.wait()
                 lane.forget(turn)  # its deadline was one for the wait
-            self._entry = (self._open_permits.mine_by_age, turn.seat)
-            self._open_permits.add(self._entry)
-            if turn.stamp is not None:
-                lane.announce(turn.stamp, None)
-                waited = turn.stamp.at - asked_at
-                lane.observe(PermitGranted(turn.number, lane.name, waited), None)
+            OpenPermits.add(self._entry)
+            stamp = turn.stamp
+            if stamp is not None:
+                if stamp.resumes or stamp.probes:
+                    lane.announce(stamp, None)
+                lane.observe(PermitGranted(turn.number, lane.name, stamp.at - asked_at), None)
         except BaseException:
             lane.forget(turn)
             self.close()
@@ -181,7 +178,8 @@ class Permit:
         """Give it back."""
         if self._take_closing():
             try:
-                self._settle(self.ticket.cost)
+                if not self._settled:
+                    self._settle(self.ticket.cost)
                 if self.ticket.answers and self._report is None:
                     self._lane.accounts.permit_ended_unheard()
                 self.ticket.seat.close()
@@ -224,8 +222,7 @@ class Permit:
             return False
         if self._pid != os.getpid():
             return False
-        if self._entry is not None:
-            self._open_permits.remove(self._entry)
+        OpenPermits.remove(self._entry)
         return True
 
     def __enter__(self) -> Permit:

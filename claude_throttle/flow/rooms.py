@@ -131,6 +131,9 @@ class Permits(Lender, Protocol):
 class Ears(Protocol):
     """Who understands what others heard from the server. Thread-safe."""
 
+    #: The process it is of: what a permit belongs to.
+    pid: int
+
     def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Report:
         """What an answer says to whoever keeps the pace."""
         ...

@@ -38,7 +38,6 @@ LONGEST_GAP_SECONDS = 600.0
 #: In flight at most when a circuit closes.
 AFTER_OUTAGE = 8
 
-
 #: Growth worth telling. It grows by ones.
 TOLD_GROWTH = 1.5
 
@@ -156,8 +155,9 @@ class Concurrency:
 
     def give_back(self, by_others: bool = False) -> None:
         """Put one back, and wake the lanes that found none. Call it with no lane's mutex held."""
-        self.give_back_quietly(by_others)
-        self.wake_starved()
+        self._returned.append(by_others)
+        if self._starved:
+            self.wake_starved()
 
     def give_back_quietly(self, by_others: bool = False) -> None:
         """Put one back and wake nobody; takes no lock. For the garbage collector."""

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import math
 
+from claude_throttle.flow.cost import Cost
 from claude_throttle.flow.heard import Reading, Stamp
 from claude_throttle.pacing import quota as gcra
-from claude_throttle.pacing.means import Exposure, Fading, FadingCost, Mean
+from claude_throttle.pacing.means import Exposure, Fading
+from claude_throttle.pacing.traffic import NETWORK_SECONDS, Traffic
 
 #: Tokens. ``remaining`` is rounded to the nearest thousand (rate-limit page, 2026-09).
 TOKEN_ROUNDING = 500.0
@@ -30,10 +32,6 @@ UPWARD_SHARE = 0.3
 #: counted while it is produced, and scatters most.
 GUARD_CALLS = 2.0
 OUTPUT_GUARD_CALLS = 4.0
-
-#: Seconds between what the server counts and what we hear of it, beyond the answer's own time;
-#: and by which one call may overtake another on the way.
-NETWORK_SECONDS = 0.05
 
 #: A bucket of fewer requests has no room for a guard: only more distance helps there.
 SMALL_BURST = 4.0
@@ -64,10 +62,9 @@ MARGIN_STEP_SECONDS = 0.002
 class LearnedQuota:
     """One kind of units of one lane. Not thread-safe: the lane's mutex guards it."""
 
-    def __init__(self, kind: str, lately: FadingCost, most_burst: float = math.inf) -> None:
+    def __init__(self, kind: str, traffic: Traffic, most_burst: float = math.inf) -> None:
         self.kind = kind
-        #: What left so shortly before that what leaves now may overtake it.
-        self._lately = lately
+        self._traffic = traffic
         self.most_burst = most_burst
         #: Units per minute; 0.0 while nothing is known.
         self.limit = 0.0
@@ -75,19 +72,12 @@ class LearnedQuota:
         #: Who told the limit.
         self.source = ""
         self.empty_at = -math.inf
-        #: All that ever left, as it is now known to have cost.
-        self.taken = 0.0
-        #: Estimates of what is in flight.
-        self.pending = 0.0
-        #: All that answers turned out to hold.
-        self.produced = 0.0
         #: False once the server refused what its headers had room for.
         self.trusted = True
         #: Units per second that somebody else takes.
         self.others = Fading(OTHERS_SECONDS)
         #: Seconds kept between calls beyond their interval.
         self.margin = 0.0
-        self._cost = Mean()
         self._rounding = 0.0 if kind == "requests" else TOKEN_ROUNDING
         self._is_output = kind == "output_tokens"
         self._heard = False
@@ -121,20 +111,16 @@ class LearnedQuota:
 
     def guard(self, now: float, latency: float) -> float:
         """Units that stay in the bucket: our account is late by what is on the way."""
-        if self.burst < SMALL_BURST * self._cost.value:
+        a_call = self._of(self._traffic.mean.value)
+        if self.burst < SMALL_BURST * a_call:
             return 0.0
         calls = OUTPUT_GUARD_CALLS if self._is_output else GUARD_CALLS
         stolen = 2.0 * self.others.value(now) * (latency + NETWORK_SECONDS)
-        return min(self.burst / 4.0, calls * self._cost.value + stolen)
+        return min(self.burst / 4.0, calls * a_call + stolen)
 
     def take(self, units: float, now: float) -> None:
-        """*units* leave now."""
-        self.taken += units
-        self.pending += units
-        if units > 0:
-            self._cost.add(units)
-        if self.limit:
-            self.empty_at = gcra.take(self.empty_at, self.rate, self.burst, units, now)
+        """*units* leave now. Only once it is known."""
+        self.empty_at = gcra.take(self.empty_at, self.rate, self.burst, units, now)
 
     def bound_burst(self, most: float, now: float) -> None:
         """Let no more than *most* leave at once, whatever the server shows."""
@@ -145,13 +131,9 @@ class LearnedQuota:
             if self.known:
                 self._set_level(level, now)
 
-    def settle(self, held: float, actual: float) -> None:
-        """What left as *held* units was in truth *actual*, and is in flight no more."""
-        self.pending = max(0.0, self.pending - held)
-        self.taken += actual - held
-        self.produced += actual
-        if self.limit:
-            self.empty_at += (actual - held) / self.rate
+    def settle(self, change: float) -> None:
+        """What left was *change* units more than was booked. Only once it is known."""
+        self.empty_at += change / self.rate
 
     def read(self, reading: Reading, stamp: Stamp, now: float, latency: Exposure) -> bool:
         """Take in what an answer says; True if the limit is another now.
@@ -194,7 +176,7 @@ class LearnedQuota:
 
     def unbook(self, units: float) -> None:
         """So much of what leaves next was booked already, when its slot was reserved."""
-        self.taken -= units
+        self._traffic.shift(self.kind, taken=-units)
         if self.known:
             self.empty_at -= units / self.rate
 
@@ -206,7 +188,10 @@ class LearnedQuota:
         self._set_level(level, now)
 
     def _left_after(self, stamp: Stamp) -> float:
-        return self.taken - float(getattr(stamp.taken, self.kind))
+        return self._of(self._traffic.taken) - self._of(stamp.taken)
+
+    def _of(self, cost: Cost) -> float:
+        return float(getattr(cost, self.kind))
 
     def _bounds(
         self, reading: Reading, stamp: Stamp, now: float, latency: Exposure
@@ -217,16 +202,16 @@ class LearnedQuota:
         if self._is_output:
             # Counted as it is produced: what is in flight is still to come, and the refill of the
             # time it takes with it.
-            coming = self.pending * latency.stretch(now) - self.rate * latency.mean(now)
+            pending = self._of(self._traffic.pending)
+            coming = pending * latency.stretch(now) - self.rate * latency.mean(now)
             remaining = reading.remaining - max(0.0, coming)
-            drift = gained - (self.produced - stamp.produced)
+            drift = gained - (self._of(self._traffic.produced) - stamp.produced)
         else:
             remaining = reading.remaining
             drift = gained - self._left_after(stamp)
             # What left just before may arrive just after, and be missing in what the header shows;
             # so may what left just before now, if the header was stamped at the answer.
-            lately = stamp.recent, self._lately.value(now)
-            unsure += max(float(getattr(cost, self.kind)) for cost in lately)
+            unsure += max(map(self._of, (stamp.recent, self._traffic.lately.value(now))))
         low = remaining + min(0.0, drift) - unsure
         high = remaining + max(0.0, drift) + self._rounding
         return low, high
@@ -251,11 +236,12 @@ class LearnedQuota:
         if not self.known or stamp.at <= self._refused_at:
             return  # of one wave only the first says something new
         self._refused_at = max(self._refused_at, stamp.at)
+        a_call = max(1.0, self._of(self._traffic.mean.value))
         if reading.remaining - self._rounding >= units:
             self.trusted, self._distrusted_at = False, stamp.at
-            calls = min(self.burst, (in_flight + 1) * max(1.0, self._cost.value))
+            calls = min(self.burst, (in_flight + 1) * a_call)
             self.burst = max(1.0, calls / 2.0)
-        elif self.burst < SMALL_BURST * max(1.0, self._cost.value):
+        elif self.burst < SMALL_BURST * a_call:
             step = max(MARGIN_STEP / self.rate, MARGIN_STEP_SECONDS)
             self.margin = min(MARGIN_MOST / self.rate, self.margin + step)
 

@@ -11,17 +11,17 @@ from claude_throttle.flow.cost import NO_COST, Cost
 NEW_SHARE = 0.1
 
 
-class Mean:
-    """A mean of which the past fades with each new value; exact for the first few."""
+class MeanCost:
+    """A mean of which the past fades with each new cost; exact for the first few."""
 
-    def __init__(self, first: float = 0.0) -> None:
+    def __init__(self, first: Cost = NO_COST) -> None:
         self.value = first
         self._count = 0
 
-    def add(self, value: float) -> None:
+    def add(self, cost: Cost) -> None:
         """One more."""
         self._count += 1
-        self.value += max(NEW_SHARE, 1.0 / self._count) * (value - self.value)
+        self.value = self.value.towards(cost, max(NEW_SHARE, 1.0 / self._count))
 
 
 class Fading:
@@ -64,7 +64,8 @@ class FadingCost:
         """More of it; returns what was left before."""
         before = self.value(now)
         self._cost = before.plus(cost)
-        self._at = max(self._at, now)
+        if now > self._at:
+            self._at = now
         return before
 
 
@@ -119,7 +120,8 @@ class Exposure:
 
     def end(self, now: float, seconds: float) -> None:
         """One that was in flight for *seconds* was answered."""
-        self.lose(now)
+        self._advance(now)
+        self._in_flight -= self._in_flight > 0
         self._seconds *= self.MEMORY
         self._ends = self._ends * self.MEMORY + 1.0
         self._answered_seconds = self._answered_seconds * self.MEMORY + seconds
@@ -127,12 +129,13 @@ class Exposure:
     def lose(self, now: float) -> None:
         """One is in flight no more, and says nothing about how long answers take."""
         self._advance(now)
-        self._in_flight = max(0, self._in_flight - 1)
+        self._in_flight -= self._in_flight > 0
 
     def _advance(self, now: float) -> None:
-        if self._in_flight:
-            self._seconds += self._in_flight * max(0.0, now - self._at)
-        self._at = max(self._at, now)
+        if now > self._at:
+            # At first -inf, with nothing in flight.
+            self._seconds += self._in_flight * (now - self._at) if self._in_flight else 0.0
+            self._at = now
 
     def mean(self, now: float) -> float:
         """Seconds an answer takes; 0.0 before the first."""

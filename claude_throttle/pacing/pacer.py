@@ -31,12 +31,13 @@ from claude_throttle.flow.heard import (
 )
 from claude_throttle.flow.rooms import Ahead, Step
 from claude_throttle.pacing.circuit import Circuit
-from claude_throttle.pacing.learned import NETWORK_SECONDS, LearnedQuota
-from claude_throttle.pacing.means import Exposure, FadingCost, LastMinute
+from claude_throttle.pacing.learned import LearnedQuota
+from claude_throttle.pacing.means import Exposure, LastMinute
 from claude_throttle.pacing.pause import Pause, pause_jitter
 from claude_throttle.pacing.quota import AUTO, Burst, Quota
 from claude_throttle.pacing.retry_budget import RetryBudget
 from claude_throttle.pacing.told import ToldQuota, ToldQuotas
+from claude_throttle.pacing.traffic import Traffic
 
 if TYPE_CHECKING:
     from claude_throttle.pacing.ramp import Ramp
@@ -60,9 +61,9 @@ class Pacer:
     ) -> None:
         self.lane = lane
         self.told = ToldQuotas()
-        self._lately = FadingCost(NETWORK_SECONDS)
+        self.traffic = Traffic()
         self._last_minute = LastMinute()
-        self.learned = {kind: LearnedQuota(kind, self._lately) for kind in LEARNED_KINDS}
+        self.learned = {kind: LearnedQuota(kind, self.traffic) for kind in LEARNED_KINDS}
         self.circuit = Circuit()
         self.budget = RetryBudget(retry_share)
         self.ramp: Optional[Ramp] = None
@@ -100,13 +101,6 @@ class Pacer:
         for learned in self.learned.values():
             if learned.known:
                 self.told.leave(self._headroom, learned.kind, learned.limit, learned.burst, now)
-
-    def require_fit(self, cost: Cost, model: str) -> None:
-        """Raise :class:`QuotaTooSmall` if *cost* is more than was told for a whole period.
-
-        What was learned may have changed: whoever is larger goes and finds out.
-        """
-        self.told.require_fit(cost, model)
 
     def start_with(self, limits: Mapping[str, float], source: str, now: float) -> None:
         """Limits from elsewhere, by kind and a minute, until a header tells better."""
@@ -159,18 +153,18 @@ class Pacer:
     def take(self, cost: Cost, now: float, answers: bool = True) -> Stamp:
         """*cost* leaves now. *answers*: somebody will say how it ended."""
         self.told.take(cost, now)
-        recent = self._lately.add(cost, now)
+        recent = self.traffic.take(cost, now)
         self._last_minute.add(cost, now)
         for learned, units in zip(self.learned.values(), cost):
-            learned.take(units, now)
+            if learned.limit:
+                learned.take(units, now)
         if self.ramp is not None:
             self.ramp.take(getattr(cost, self.ramp.kind), now)
         self._number += 1
         if answers:
             self.latency.begin(now)
         self.budget.sent()
-        taken = Cost(*[learned.taken for learned in self.learned.values()])
-        produced = self.learned["output_tokens"].produced
+        taken, produced = self.traffic.taken, self.traffic.produced.output_tokens
         number, probes = self._number, self.circuit.left(self._number, now)
         return Stamp(now, number, taken, recent, produced, self.pause.ends(), probes)
 
@@ -181,8 +175,10 @@ class Pacer:
         """
         change = actual.minus(held)
         self.told.settle(change, booked_at)
-        for learned, before, after in zip(self.learned.values(), held, actual):
-            learned.settle(before, after)
+        self.traffic.settle(held, actual, change)
+        for learned, units in zip(self.learned.values(), change):
+            if learned.limit:
+                learned.settle(units)
         if self.ramp is not None:
             self.ramp.settle(getattr(change, self.ramp.kind))
         return min(change) < 0

@@ -35,7 +35,7 @@ def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float)
     if type(headers) is dict:
         headers = {name.lower(): value for name, value in headers.items()}
     if status < 400:
-        return Report(Heard(readings=read_limits(headers), status=status))
+        return Report(Heard("", None, read_limits(headers), None, None, status))
     verdict = judge(status, headers, body, wall)
     # Whoever sent it decides about another try; he asks for another permit then.
     heard = verdict.heard._replace(final=True)

@@ -126,7 +126,7 @@ def test_dropped_permits_are_in_flight_no_more(fake, throttle):
         throttler.permit(model=MODEL, input_tokens=1000, max_tokens=1000)
         gc.collect(0)
     throttler.call(**ask())
-    assert [learned.pending for learned in pacer.learned.values()] == pytest.approx([0] * 3)
+    assert list(pacer.traffic.pending) == pytest.approx([0] * 3)
     assert pacer.latency._in_flight == 0
     assert throttler.limits().in_flight == 0
 
@@ -171,4 +171,4 @@ def test_whatever_becomes_of_calls_none_counts_as_in_flight_for_ever(fake, throt
     pacer = throttler._process().room(MODEL).pacer
     wait_until(lambda: throttler.limits().in_flight == 0)
     assert pacer.latency._in_flight == 0
-    assert [learned.pending for learned in pacer.learned.values()] == pytest.approx([0] * 3)
+    assert list(pacer.traffic.pending) == pytest.approx([0] * 3)

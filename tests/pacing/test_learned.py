@@ -11,37 +11,45 @@ from hypothesis import strategies as st
 from claude_throttle.flow.cost import NO_COST
 from claude_throttle.flow.heard import Reading, Stamp
 from claude_throttle.pacing.learned import (
-    NETWORK_SECONDS,
     TOKEN_ROUNDING,
     UPWARD_SHARE,
     LearnedQuota,
 )
-from claude_throttle.pacing.means import Exposure, FadingCost
+from claude_throttle.pacing.means import Exposure
+from claude_throttle.pacing.traffic import Traffic
 
 
 class Lane:
     """One learned quota, and stamps of what left."""
 
     def __init__(self, kind="requests", **more):
-        self.lately = FadingCost(NETWORK_SECONDS)
-        self.quota = LearnedQuota(kind, self.lately, **more)
+        self.traffic = Traffic()
+        self.quota = LearnedQuota(kind, self.traffic, **more)
         self.latency = Exposure()
         self.number = 0
 
     def take(self, now, units=1.0):
         """Something leaves; returns its stamp."""
-        recent = self.lately.add(NO_COST._replace(**{self.quota.kind: units}), now)
-        self.quota.take(units, now)
+        recent = self.traffic.take(self.cost(units), now)
+        if self.quota.known:
+            self.quota.take(units, now)
         self.number += 1
         self.latency.begin(now)
-        one = {self.quota.kind: self.quota.taken}
-        return Stamp(
-            now,
-            self.number,
-            NO_COST._replace(**one),
-            recent,
-            self.quota.produced,
-        )
+        taken, produced = self.traffic.taken, self.traffic.produced
+        return Stamp(now, self.number, taken, recent, produced.output_tokens)
+
+    def cost(self, units):
+        return NO_COST._replace(**{self.quota.kind: units})
+
+    def settle(self, held, actual):
+        """What left as *held* units was in truth *actual*."""
+        self.traffic.settle(self.cost(held), self.cost(actual), self.cost(actual - held))
+        if self.quota.known:
+            self.quota.settle(actual - held)
+
+    def of(self, cost):
+        """Its units of the kind in question."""
+        return getattr(cost, self.quota.kind)
 
     def hear(self, stamp, now, limit, remaining):
         """Its answer comes; True if the limit is another now."""
@@ -274,12 +282,12 @@ def test_what_left_a_blink_ago_is_in_no_header_yet():
 def test_output_in_flight_is_still_to_come():
     """Counted as it is produced: ten long answers are out that the header knows nothing of."""
     lane = known("output_tokens", 60_000.0, 20_000.0, units=1000.0)
-    lane.quota.settle(1000.0, 1000.0)
+    lane.settle(1000.0, 1000.0)
     out = [lane.take(0.0, 1000.0) for _ in range(10)]
     level = lane.quota.level(0.5)
     lane.hear(out[0], 0.5, 60_000.0, 20_000.0)
     assert lane.quota.level(0.5) <= level + TOKEN_ROUNDING
-    assert lane.quota.pending == 10_000.0
+    assert lane.of(lane.traffic.pending) == 10_000.0
 
 
 @given(
@@ -302,13 +310,13 @@ def test_whatever_the_server_says_its_figures_stay_sound(steps, kind):
         out.append(lane.take(now, 10.0))
         if step == "ask":
             lane.hear(out.pop(), now + 0.1, limit, remaining)
-            lane.quota.settle(10.0, 12.0)
+            lane.settle(10.0, 12.0)
         elif step == "refuse":
             lane.quota.refused(Reading(limit, remaining), out.pop(), 10.0, len(out))
-            lane.quota.settle(10.0, 0.0)
+            lane.settle(10.0, 0.0)
         quota = lane.quota
         assert quota.burst >= 1.0
-        assert quota.pending >= 0.0
+        assert lane.of(lane.traffic.pending) >= 0.0
         assert quota.level(now) <= quota.burst
         assert math.isfinite(lane.ready_at(10.0, now))
         if quota.known:
@@ -330,7 +338,7 @@ def test_two_calls_worth_stay_in_the_bucket():
 def test_output_keeps_four_calls_worth():
     """It is counted while it is produced, and scatters most."""
     lane = known("output_tokens", 600_000.0, 100_500.0, units=1000.0)
-    lane.quota.settle(1000.0, 1000.0)
+    lane.settle(1000.0, 1000.0)
     assert lane.ready_at(1000.0, 0.0) <= 0.0
     assert lane.quota.guard(0.0, 0.0) == pytest.approx(4000.0)
 
@@ -458,10 +466,10 @@ def test_settling_is_as_if_the_truth_had_been_taken(estimate, truth):
     """In either direction, a settled estimate leaves no trace in the level."""
     guessed, sure = (known("input_tokens", 60_000.0, 20_000.0, units=1.0) for _ in range(2))
     guessed.take(0.0, estimate)
-    guessed.quota.settle(estimate, truth)
+    guessed.settle(estimate, truth)
     sure.take(0.0, truth)
     assert guessed.quota.level(0.0) == pytest.approx(sure.quota.level(0.0), abs=1e-6)
-    assert guessed.quota.taken == pytest.approx(sure.quota.taken)
+    assert guessed.of(guessed.traffic.taken) == pytest.approx(sure.of(sure.traffic.taken))
 
 
 def test_an_estimate_far_too_high_comes_back_whole():
@@ -469,6 +477,6 @@ def test_an_estimate_far_too_high_comes_back_whole():
     lane = known("input_tokens", 60_000.0, 20_000.0, units=1.0)
     level = lane.quota.level(0.0)
     lane.take(0.0, 15_000.0)
-    lane.quota.settle(15_000.0, 0.0)
+    lane.settle(15_000.0, 0.0)
     assert lane.quota.level(0.0) == pytest.approx(level)
-    assert lane.quota.pending == 1.0
+    assert lane.of(lane.traffic.pending) == 1.0

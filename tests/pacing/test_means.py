@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_throttle.flow.cost import Cost
-from claude_throttle.pacing.means import Exposure, Fading, FadingCost, LastMinute, Mean
+from claude_throttle.pacing.means import Exposure, Fading, FadingCost, LastMinute, MeanCost
 
 values = st.floats(0.0, 1e6)
 
@@ -19,19 +19,20 @@ values = st.floats(0.0, 1e6)
 @given(st.lists(values, min_size=1, max_size=10))
 def test_a_mean_of_a_few_is_exact(few):
     """Up to ten, all count alike."""
-    mean = Mean()
+    mean = MeanCost()
     for value in few:
-        mean.add(value)
-    assert mean.value == pytest.approx(statistics.fmean(few), rel=1e-6, abs=1e-6)
+        mean.add(Cost(1.0, value, 2.0 * value))
+    of_all = statistics.fmean(few)
+    assert mean.value == pytest.approx((1.0, of_all, 2.0 * of_all), rel=1e-6, abs=1e-6)
 
 
 def test_a_mean_forgets():
     """After sixty others a thousand old ones weigh less than a hundredth."""
-    mean = Mean(first=7.0)
-    assert mean.value == 7.0
+    mean = MeanCost(first=Cost(1.0, 7.0, 7.0))
+    assert mean.value.input_tokens == 7.0
     for value in [100.0] * 1000 + [0.0] * 60:
-        mean.add(value)
-    assert 0.0 < mean.value < 1.0
+        mean.add(Cost(1.0, value, value))
+    assert 0.0 < mean.value.input_tokens < 1.0
 
 
 @given(values, st.floats(0.1, 60.0), st.floats(-100.0, 1e6))

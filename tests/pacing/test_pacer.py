@@ -129,9 +129,9 @@ def test_settle_tells_whether_somebody_may_leave_earlier():
 def test_a_call_with_more_input_than_a_period_holds_is_refused_with_the_figures():
     """It could never leave; the message says which quota, how much, and what to do."""
     lane = pacer(rpm=50, itpm=30_000)
-    lane.require_fit(tokens(30_000, 1e9), "claude-x")
+    lane.told.require_fit(tokens(30_000, 1e9), "claude-x")
     with pytest.raises(QuotaTooSmall) as caught:
-        lane.require_fit(tokens(30_001), "claude-x")
+        lane.told.require_fit(tokens(30_001), "claude-x")
     for words in ("claude-x", "30,001 input tokens", "itpm=30,000", "raise itpm"):
         assert words in str(caught.value)
 
@@ -139,9 +139,9 @@ def test_a_call_with_more_input_than_a_period_holds_is_refused_with_the_figures(
 def test_only_input_is_asked_whether_it_fits():
     """Nobody knows yet how many tokens will be generated."""
     lane = pacer(tpm=1000, otpm=10)
-    lane.require_fit(tokens(900, 5000), "claude-x")
+    lane.told.require_fit(tokens(900, 5000), "claude-x")
     with pytest.raises(QuotaTooSmall, match="tpm=1,000"):
-        lane.require_fit(tokens(1001), "claude-x")
+        lane.told.require_fit(tokens(1001), "claude-x")
 
 
 def test_hold_and_pause_both_hold():

@@ -359,8 +359,8 @@ def test_nothing_stays_pending_when_all_have_ended():
     ask(lane, Heard(), 0.0, 0.1, CALL, Cost(1.0, 70.0, 900.0))
     fail(lane, Heard(RATE, 1.0), 1.0, cost=CALL)
     lane.settle(CALL, ONE, 1.0)
-    assert [lane.learned[kind].pending for kind in LEARNED_KINDS] == [0.0, 0.0, 0.0]
-    assert lane.learned["output_tokens"].produced == 900.0
+    assert lane.traffic.pending == NO_COST
+    assert lane.traffic.produced.output_tokens == 900.0
 
 
 def test_looking_ahead_counts_what_was_learned():

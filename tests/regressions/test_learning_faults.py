@@ -167,7 +167,7 @@ def test_a_starting_point_refuses_no_call():
     """A tier is a guess: the API has said nothing yet, and its first answer may allow more."""
     pacer = Pacer({}, AUTO)
     pacer.start_with({"input_tokens": 1000.0}, "tier start", 0.0)
-    pacer.require_fit(Cost(1.0, 5000.0, 10.0), MODEL)
+    pacer.told.require_fit(Cost(1.0, 5000.0, 10.0), MODEL)
 
 
 def learn(pacer, limit, now=0.0, remaining=None):

@@ -60,12 +60,12 @@ def test_what_a_dropped_permit_booked_is_settled(fake, throttle, manual):
     throttler = throttle(fake(), rpm=600, itpm=6000, burst=10, clock=manual)
     permit = throttler.permit(model=MODEL, input_tokens=50)
     (lane,) = throttler._process().lanes()
-    assert lane.pacer.learned["input_tokens"].pending == 50
+    assert lane.pacer.traffic.pending.input_tokens == 50
     del permit
     gc.collect()
     throttler.permit(model=MODEL).close()
-    assert lane.pacer.learned["input_tokens"].pending == 0
-    assert lane.pacer.learned["input_tokens"].taken == 50
+    assert lane.pacer.traffic.pending.input_tokens == 0
+    assert lane.pacer.traffic.taken.input_tokens == 50
 
 
 def test_a_permit_of_a_thread_that_has_ended_comes_back(full):

@@ -223,6 +223,5 @@ def test_whatever_happens_every_call_has_an_end(limits, troubles, network, at, s
     assert all(call.done_at is not None for call in done.calls)
     assert all(len(done.calls[n - 1].sent_at) > MAX_RETRIES for n in unanswered(done))
     assert done.permits.in_use == 0
-    pending = [learned.pending for learned in done.pacer.learned.values()]
-    assert max(pending) < 1e-3
+    assert max(done.pacer.traffic.pending) < 1e-3
     assert math.isfinite(done.pacer.ready_at(done.calls[0].cost, done.now))

@@ -118,4 +118,4 @@ def test_what_is_booked_is_what_was_estimated_and_then_what_it_took():
     assert done.calls[0].cost.input_tokens == 1000.0
     assert done.calls[-1].cost.input_tokens == pytest.approx(850, rel=0.03)
     assert done.calls[-1].held == Cost(1.0, 850, 50.0)
-    assert done.pacer.learned["input_tokens"].taken == pytest.approx(40 * 850)
+    assert done.pacer.traffic.taken.input_tokens == pytest.approx(40 * 850)
