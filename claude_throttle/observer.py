@@ -20,9 +20,9 @@ class Observer:
     """Of one process. Thread-safe."""
 
     def __init__(self, recorder: Recorder, listener: Optional[Listener], clock: Clock) -> None:
-        self._recorder = recorder
+        self._record = recorder.record
         self._listener = listener
-        self._clock = clock
+        self._now = clock.monotonic
 
     def context(self) -> Optional[contextvars.Context]:
         """What a listener should find of the submitter's context; None if there is no listener."""
@@ -33,7 +33,7 @@ class Observer:
 
         *call* is the one that brought it about; None if none did.
         """
-        self._recorder.record(event, self._clock.monotonic())
+        self._record(event, self._now())
         if logger.isEnabledFor(logging.INFO):
             logger.info("%s", event)
         if self._listener is None:

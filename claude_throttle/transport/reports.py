@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Optional
 
 from claude_throttle.flow.heard import CONCURRENCY, FAULT, SILENCE, Heard, Report
@@ -35,11 +36,18 @@ def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float)
     if type(headers) is dict:
         headers = {name.lower(): value for name, value in headers.items()}
     if status < 400:
-        return Report(Heard("", None, read_limits(headers), None, None, status))
+        readings = read_limits(headers)
+        return Report(Heard(readings=readings, status=status)) if readings else _silent(status)
     verdict = judge(status, headers, body, wall)
     # Whoever sent it decides about another try; he asks for another permit then.
     heard = verdict.heard._replace(final=True)
     return Report(heard, True, verdict.keeps_tokens, _wait_seconds(verdict))
+
+
+@lru_cache(maxsize=8)
+def _silent(status: int) -> Report:
+    """Of an answer that says nothing about limits: all alike, and so made once."""
+    return Report(Heard(status=status))
 
 
 def _wait_seconds(verdict: Verdict) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import resource
 import statistics
 import sys
@@ -103,6 +104,27 @@ def compare(ours, theirs, limit, share):
     mine, usual = (statistics.median(spent[work]) * 1e6 for work in (ours, theirs))
     note = f"({mine:.0f} / {usual:.0f} µs)"
     return [at_most("CPU a call", statistics.median(ratios), limit, "{:.2f}", note)]
+
+
+def mean_cpu_seconds(calls, count):
+    """Of each of *calls*, which do all in the thread they are called in: many threads' mean.
+
+    Each thread makes all of them by turns, in any order, so that a machine that changes its mood
+    is moody with all of them.
+    """
+    spent = {call: [] for call in calls}
+
+    def work(_):
+        for number in range(max(2, count // THREADS // len(calls))):
+            for call in random.sample(calls, len(calls)):
+                before = time.thread_time()
+                call()
+                if number:  # after one that warms up
+                    spent[call].append(time.thread_time() - before)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(work, range(THREADS)))
+    return [statistics.fmean(spent[call]) for call in calls]
 
 
 def _cpu_seconds_each(work):
