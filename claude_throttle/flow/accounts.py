@@ -192,7 +192,7 @@ class Accounts:
             if not expected:
                 lane.pacer.expect(now)
             if actual is not None:
-                self._correct_locked(held, actual, stamp.at)
+                lane.pacer.settle(held, actual, stamp.at)
             if report.refused:
                 in_flight, wait = self._permits.in_use, report.wait_seconds
                 _, events = lane.pacer.refused(heard, stamp, held, wait, in_flight, now)

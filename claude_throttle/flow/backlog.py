@@ -183,7 +183,8 @@ class Backlog(queue.Queue[Ticket]):
     @property
     def nobody_waits(self) -> bool:
         """Whether the line is empty."""
-        return self.load.requests == 0
+        # Not by the load: a signal handler that submits in the midst of a put falsifies that.
+        return not self._needing and not self._riding
 
     @property
     def last_tag(self) -> float:

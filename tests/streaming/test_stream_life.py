@@ -27,7 +27,9 @@ def entries(monkeypatch):
     """Where threads sit, and sat, in the end."""
     seen = []
     add = OpenPermits.add
-    monkeypatch.setattr(OpenPermits, "add", lambda self, entry: (seen.append(entry), add(entry)))
+    monkeypatch.setattr(
+        OpenPermits, "add", staticmethod(lambda entry: (seen.append(entry), add(entry)))
+    )
     ENTRIES[:] = [seen]
 
 
