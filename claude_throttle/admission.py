@@ -24,14 +24,11 @@ from claude_throttle.flow.seat import OpenPermits
 from claude_throttle.pacing.guess import guess_input_tokens
 from claude_throttle.room import Room
 from claude_throttle.transport.answers import read_json, read_usage
-from claude_throttle.transport.count import COUNT_PATH
+from claude_throttle.transport.paths import BATCHES_PATH, COUNT_PATH, MESSAGES_PATH
 from claude_throttle.transport.reports import report_of, report_of_error
 
 logger = logging.getLogger("claude_throttle")
 
-
-MESSAGES_PATH = "/v1/messages"
-BATCHES_PATH = "/v1/messages/batches"
 
 #: What has a quota of requests beside the models': the names of their lanes.
 COUNTS = "count_tokens"

@@ -15,9 +15,10 @@ from claude_throttle.flow.ticket import Priority
 from claude_throttle.timeouts import checked
 from claude_throttle.transport import batch_format, sdk
 from claude_throttle.transport.answers import backoff, judge, read_json
-from claude_throttle.transport.batch_format import PATH, State
+from claude_throttle.transport.batch_format import State
 from claude_throttle.transport.errand import Answer, Errand, Question
 from claude_throttle.transport.http import READ_TIMEOUT_SECONDS, Wire
+from claude_throttle.transport.paths import BATCHES_PATH
 from claude_throttle.transport.reports import report_of_error
 from claude_throttle.transport.wording import describe
 
@@ -61,7 +62,7 @@ class BatchDesk:
 
     def create(self, make_body: Callable[[], Any], deadline: Optional[float]) -> State:
         """Have a batch made. Raises Unsure rather than sending it twice."""
-        question = Question("POST", PATH, make_body, read_timeout=READ_TIMEOUT_SECONDS)
+        question = Question("POST", BATCHES_PATH, make_body, read_timeout=READ_TIMEOUT_SECONDS)
         answer = self.ask(question, deadline, creates=True)
         try:
             return batch_format.read_state(read_json(answer.content))
@@ -70,7 +71,7 @@ class BatchDesk:
 
     def state(self, batch_id: str, deadline: Optional[float]) -> State:
         """How one batch stands."""
-        answer = self.ask(Question("GET", f"{PATH}/{batch_id}"), deadline)
+        answer = self.ask(Question("GET", f"{BATCHES_PATH}/{batch_id}"), deadline)
         return batch_format.read_state(read_json(answer.content))
 
     def recent(
@@ -81,7 +82,7 @@ class BatchDesk:
         after = ""
         while len(found) < count:
             size = min(count - len(found), batch_format.LIST_LENGTH)
-            answer = self.ask(Question("GET", f"{PATH}?limit={size}{after}"), deadline)
+            answer = self.ask(Question("GET", f"{BATCHES_PATH}?limit={size}{after}"), deadline)
             page, more = batch_format.read_list(answer.content)
             found += page
             if not (page and more):
@@ -91,7 +92,7 @@ class BatchDesk:
 
     def cancel(self, batch_id: str, deadline: Optional[float]) -> State:
         """Have a batch end now."""
-        answer = self.ask(Question("POST", f"{PATH}/{batch_id}/cancel"), deadline)
+        answer = self.ask(Question("POST", f"{BATCHES_PATH}/{batch_id}/cancel"), deadline)
         return batch_format.read_state(read_json(answer.content))
 
     def results(
@@ -101,7 +102,7 @@ class BatchDesk:
 
         Never from ``results_url``: it may name another host, and the key goes to ours only.
         """
-        self.ask(Question("GET", f"{PATH}/{batch_id}/results", sink=sink), deadline)
+        self.ask(Question("GET", f"{BATCHES_PATH}/{batch_id}/results", sink=sink), deadline)
 
     # -- asking ----------------------------------------------------------------------------------
 

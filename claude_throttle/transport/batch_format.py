@@ -12,8 +12,6 @@ from claude_throttle.transport import sdk
 from claude_throttle.transport.answers import read_json
 from claude_throttle.transport.in_stream import STATUS_BY_TYPE, UNKNOWN_STATUS
 
-PATH = "/v1/messages/batches"
-
 #: Requests in a batch, and bytes of it (rate-limit and errors pages, 2026-09 to 2026-11).
 MOST_REQUESTS = 100_000
 MOST_BYTES = 256 * 1024 * 1024

@@ -7,8 +7,6 @@ from typing import Any, Optional
 
 from claude_throttle.transport.answers import read_json
 
-COUNT_PATH = "/v1/messages/count_tokens"
-
 #: What the endpoint accepts of a Messages request (SDK 2.11, ``message_count_tokens_params``);
 #: anything else would be a 400.
 COUNTED = frozenset(

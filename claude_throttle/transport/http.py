@@ -22,9 +22,10 @@ from claude_throttle.transport import sdk
 from claude_throttle.transport.adapter import PacedAdapter
 from claude_throttle.transport.answers import broken, judge, read_json, read_message, read_usage
 from claude_throttle.transport.connections import current, cut_off_inherited
-from claude_throttle.transport.count import COUNT_PATH, count_body, read_count
+from claude_throttle.transport.count import count_body, read_count
 from claude_throttle.transport.headers import merged_headers
 from claude_throttle.transport.limit_headers import read_limits
+from claude_throttle.transport.paths import COUNT_PATH, MESSAGES_PATH
 from claude_throttle.transport.retry import Exchange, RetryRules, Unwound, verdict_on_error
 from claude_throttle.transport.wording import describe
 
@@ -66,7 +67,7 @@ class Wire:
     def __init__(self, settings: WireSettings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
-        self._url = settings.base_url + "/v1/messages"
+        self._url = settings.base_url + MESSAGES_PATH
         self._session = requests.Session()
         self._adapter = PacedAdapter(pool_connections=4, pool_maxsize=POOL_SIZE)
         self._session.mount("https://", self._adapter)

@@ -36,6 +36,7 @@ heard = []
         ({"THROTTLERS": "batch"}, 'must be like {"batch": {"rpm": 10}}, not str'),
         ({"THROTTLERS": {"batch": 10}}, "THROTTLERS['batch'] must be like {\"rpm\": 10}, not int"),
         ({"THROTTLERS": {"default": {}}}, "told by CLAUDE_THROTTLE_RPM and the like"),
+        ({"THROTTLERS": {7: {"rpm": 10}}}, "a throttler's name must be text, not 7"),
         ({"THROTTLERS": {"batch": {"RPMM": 1}}}, "THROTTLERS['batch'] has 'rpmm', which is no set"),
         ({"THROTTLERS": {"batch": {"RPMM": 1}}}, "; did you mean rpm?"),
         ({"THROTTLERS": {"batch": {"rpm": 0}}}, "THROTTLERS['batch']: rpm must be"),

@@ -66,6 +66,8 @@ def _named(named: Any) -> Told:
 
 
 def _options(name: Any, options: Any) -> dict[str, Any]:
+    if not isinstance(name, str):
+        raise ConfigurationError(f"{NAMED}: a throttler's name must be text, not {name!r:.40}")
     if not isinstance(options, Mapping):
         raise ConfigurationError(
             f'{_source(name)} must be like {{"rpm": 10}}, not {type(options).__name__}'
