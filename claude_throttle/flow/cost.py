@@ -31,10 +31,6 @@ class Cost(NamedTuple):
         """All of it so many times."""
         return _new(Cost, (self[0] * factor, self[1] * factor, self[2] * factor))
 
-    def towards(self, other: Cost, share: float) -> Cost:
-        """This, moved by a share of the way to the other."""
-        return _new(Cost, [mine + share * (its - mine) for mine, its in zip(self, other)])
-
 
 NO_COST = Cost(0.0, 0.0, 0.0)
 

@@ -12,16 +12,24 @@ NEW_SHARE = 0.1
 
 
 class MeanCost:
-    """A mean of which the past fades with each new cost; exact for the first few."""
+    """A mean of which the past fades with each new cost; exact for the first few.
 
-    def __init__(self, first: Cost = NO_COST) -> None:
-        self.value = first
-        self._count = 0
+    Kind by kind, of those that take any: a permit may tell its input only, and the tokens of a
+    retry may be booked already.
+    """
+
+    def __init__(self) -> None:
+        self.value = NO_COST
+        self._counts = [0, 0, 0]
 
     def add(self, cost: Cost) -> None:
         """One more."""
-        self._count += 1
-        self.value = self.value.towards(cost, max(NEW_SHARE, 1.0 / self._count))
+        value, counts = list(self.value), self._counts
+        for kind, units in enumerate(cost):
+            if units > 0:
+                counts[kind] += 1
+                value[kind] += max(NEW_SHARE, 1.0 / counts[kind]) * (units - value[kind])
+        self.value = Cost(*value)
 
 
 class Fading:

@@ -101,10 +101,10 @@ class ToldQuotas:
             name: known.get(name) or ToldQuota(name, quota, bursts[name], since=now)
             for name, quota in quotas.items()
         }
+        self._gather()
         for name, told in self._told.items():
             if name in known:
                 told.reshape(quotas[name], bursts[name], now)
-        self._gather()
 
     def _gather(self) -> None:
         self._all = (*self._told.values(), *self._ceilings.values())
@@ -122,9 +122,10 @@ class ToldQuotas:
         ceiling = self._ceilings.get(kind)
         if ceiling is None:
             self._ceilings[kind] = ToldQuota(A_MINUTE[kind], quota, burst, since=now)
-            self._gather()
         elif (ceiling.quota, ceiling.burst) != (quota, burst):
             ceiling.reshape(quota, burst, now)
+        # Each time: Ctrl-C may have come in between.
+        self._gather()
 
     def leave_nothing(self) -> None:
         """Others get nothing any more."""

@@ -21,7 +21,7 @@ class Traffic:
         #: All that answers turned out to hold.
         self.produced = NO_COST
         #: What a call takes.
-        self.mean = MeanCost(Cost(1.0, 0.0, 0.0))
+        self.mean = MeanCost()
         #: What left so shortly before that what leaves now may overtake it.
         self.lately = FadingCost(NETWORK_SECONDS)
 
@@ -29,8 +29,7 @@ class Traffic:
         """*cost* leaves now; returns what left so shortly before that it may be overtaken."""
         self.taken = self.taken.plus(cost)
         self.pending = self.pending.plus(cost)
-        if cost.input_tokens or cost.output_tokens:  # a retry's may be booked already
-            self.mean.add(cost)
+        self.mean.add(cost)
         return self.lately.add(cost, now)
 
     def settle(self, held: Cost, actual: Cost, change: Cost) -> None:

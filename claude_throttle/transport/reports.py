@@ -37,7 +37,7 @@ def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float)
         headers = {name.lower(): value for name, value in headers.items()}
     if status < 400:
         readings = read_limits(headers)
-        return Report(Heard(readings=readings, status=status)) if readings else _silent(status)
+        return Report(Heard(readings=readings, status=status)) if readings else _silent(int(status))
     verdict = judge(status, headers, body, wall)
     # Whoever sent it decides about another try; he asks for another permit then.
     heard = verdict.heard._replace(final=True)

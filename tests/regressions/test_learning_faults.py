@@ -20,6 +20,7 @@ from claude_throttle.flow.ticket import Priority
 from claude_throttle.pacing.concurrency import Concurrency
 from claude_throttle.pacing.pacer import AUTO, Pacer
 from claude_throttle.pacing.quota import Quota
+from claude_throttle.pacing.told import ToldQuotas
 from claude_throttle.testing import Reply, Stall
 from claude_throttle.transport import http
 from tests.conftest import MODEL, ask
@@ -201,6 +202,21 @@ def test_headroom_that_is_taken_back_leaves_nothing_behind():
     learn(pacer, 600.0)
     pacer.reconfigure({}, AUTO, 1.0, headroom=0.0)
     assert leaves_at_once(pacer, 300.0) > 500
+
+
+def test_ctrl_c_while_headroom_is_taken_off_costs_it_for_no_longer_than_one_answer(monkeypatch):
+    """It came between the making of the ceiling and its being in force: that never came again."""
+    pacer, gather = Pacer({}, AUTO, headroom=0.5), ToldQuotas._gather
+
+    def interrupted(_told):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ToldQuotas, "_gather", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        learn(pacer, 600.0)
+    monkeypatch.setattr(ToldQuotas, "_gather", gather)
+    learn(pacer, 600.0)
+    assert leaves_at_once(pacer, 3600.0) <= 300
 
 
 def test_a_burst_told_while_running_holds_for_what_is_learned():
