@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("concurrency_retry_after", whole(1), "seconds told when too many are in flight"),
         ("overload_retry_after", whole(1), "seconds told with a 529"),
         ("latency", quota_options.seconds, "seconds until an answer is complete"),
+        ("batch_seconds", quota_options.seconds, "seconds until a batch has ended (default: 0)"),
         ("output_tokens", whole(1), "length of an answer"),
         ("spend_cap_after", whole(0), "answers until the spend limit is reached"),
         ("seed", whole(0), "of the faults"),
@@ -96,11 +97,13 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _fake(arguments: argparse.Namespace) -> FakeClaude:
-    gathered = ("command", "fault_rate", "shared_model")
+    gathered = ("command", "fault_rate", "shared_model", "batch_seconds")
     names = (name for name in vars(arguments) if name not in gathered)
-    return FakeClaude(
+    fake = FakeClaude(
         fault_rates=dict(arguments.fault_rate),
         shared_models=dict(arguments.shared_model),
         log_limit=LOG_LIMIT,
         **quota_options.told(arguments, *names),
     )
+    fake.batches.seconds = arguments.batch_seconds or 0.0
+    return fake

@@ -168,6 +168,7 @@ def test_the_fake_is_served_until_ctrl_c(start: Start) -> None:
         (["--fault-rate", "530=0.1"], "no such fault"),
         (["--fault-rate", "529=7"], "probabilities"),
         (["--latency", "-1"], "must be 0 or more seconds"),
+        (["--batch-seconds", "-1"], "must be 0 or more seconds"),
         (["--port", "70000"], "port"),
     ],
 )
@@ -198,11 +199,14 @@ def test_the_fake_is_told_everything_and_ctrl_c_is_its_good_end(
             super().__init__(**settings)
 
         def serve_forever(self) -> None:
+            told["batch_seconds"] = self.batches.seconds
             raise KeyboardInterrupt
 
     monkeypatch.setattr(serve_fake, "FakeClaude", Fake)
     options = ["--itpm", "30_000", "--fault-rate", "529=0.5", "--fault-rate", "reset=0.1"]
-    assert main.main(["serve-fake", *options, "--spend-cap-after", "0"]) == 0
+    options += ["--spend-cap-after", "0", "--batch-seconds", "20"]
+    assert main.main(["serve-fake", *options]) == 0
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
     assert told["fault_rates"] == {"529": 0.5, "reset": 0.1}
     assert (told["itpm"], told["spend_cap_after"]) == (30_000, 0)
+    assert told["batch_seconds"] == 20.0

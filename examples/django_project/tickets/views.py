@@ -5,7 +5,6 @@ from functools import partial
 from django.db import transaction
 from django.http import StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_POST
 
 from claude_throttle import Priority
 from claude_throttle.contrib.django import throttler
@@ -13,9 +12,10 @@ from tickets.models import Ticket
 from tickets.summaries import question, summarise_later, summarise_now
 
 
-@require_POST
 def add(request):
     """A new ticket, which is summarised while its author goes on."""
+    if request.method != "POST":
+        return render(request, "tickets/new.html")
     with transaction.atomic():
         ticket = Ticket.objects.create(title=request.POST["title"], text=request.POST["text"])
         # Not before others can see it: the answer may come sooner, and be saved to nothing.
