@@ -52,6 +52,10 @@ class PermitTurn(Turn):
         self.seat.open(lender)
         self.granted.append(True)
 
+    @property
+    def out(self) -> bool:
+        return self.seat.has_place
+
     def time_is_up(self) -> None:
         self.refuse(DeadlineExceeded("no permit was free in time; nothing was sent"))
 
@@ -233,7 +237,10 @@ class Permit:
 
     def __del__(self) -> None:
         # May run anywhere, even under a lock of ours.
-        if self.ticket.granted:
+        turn = self.ticket
+        if turn.stamp is not None and not turn.seat.closed:
+            if not turn.granted:  # Ctrl-C came in the very instant of its grant or of its closing
+                turn.granted.append(True)
             self.drop()
 
 

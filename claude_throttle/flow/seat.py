@@ -17,27 +17,33 @@ class Seat:
     of a list, and whoever pops that entry has it.
     """
 
-    __slots__ = ("_closed", "_lent", "_place")
+    __slots__ = ("_lent", "_place", "closed")
 
     def __init__(self) -> None:
         self._place: list[Lender] = []
         self._lent: list[Lender] = []
-        self._closed = False
+        #: Its permit is closed.
+        self.closed = False
 
     def open(self, lender: Lender) -> None:
         """The permit is granted; its place goes back to *lender* in the end."""
         self._place.append(lender)
 
+    @property
+    def has_place(self) -> bool:
+        """Whether it sees to it that the place goes back, if nobody rides on it."""
+        return bool(self._place)
+
     def try_take(self) -> bool:
         """Take a ride, if nobody else does."""
-        if self._closed or not self._place:
+        if self.closed or not self._place:
             return False
         try:
             lender = self._place.pop()
         except IndexError:
             return False
         # A loop that drops permits would else stand on all those it ever dropped.
-        while isinstance(lender, Seat) and lender._closed:
+        while isinstance(lender, Seat) and lender.closed:
             lender = lender._lent.pop()
         self._lent.append(lender)
         return True
@@ -54,7 +60,7 @@ class Seat:
 
     def close(self, quietly: bool = False) -> None:
         """The permit is closed: the place goes back now, or with its rider."""
-        self._closed = True
+        self.closed = True
         self._end(quietly)
 
     def _end(self, quietly: bool = False) -> None:
@@ -62,7 +68,7 @@ class Seat:
         # Closing and the rider's end may come together: only one of them finds the place.
         seat: Lender = self
         while isinstance(seat, Seat):
-            if not seat._closed:
+            if not seat.closed:
                 return
             try:
                 lender = seat._place.pop()

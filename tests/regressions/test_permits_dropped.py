@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from claude_throttle.flow.permit import PermitTurn
+from claude_throttle.flow.seat import Seat
 from tests.conftest import MODEL, ask, echo
 from tests.flow.test_cancel_and_deadline import wait_until
 
@@ -68,6 +70,42 @@ def test_what_a_dropped_permit_booked_is_settled(fake, throttle, manual):
     assert lane.pacer.traffic.taken.input_tokens == 50
 
 
+def test_ctrl_c_in_the_instant_of_its_closing_does_not_keep_its_place(fake, throttle):
+    """Between the word that it is closed and the closing."""
+    throttler = throttle(fake(), max_concurrency=1)
+    permit = throttler.permit(model=MODEL)
+    permit.ticket.granted.pop()
+    permit.close()
+    assert throttler._process().permits.in_use == 1
+    del permit
+    gc.collect()
+    throttler.permit(model=MODEL, timeout=10).close()
+    (lane,) = throttler._process().lanes()
+    assert not any(lane.pacer.traffic.pending)
+    assert throttler._process().permits.in_use == 0
+
+
+@pytest.mark.parametrize(("kind", "step"), [(Seat, "open"), (PermitTurn, "commit")])
+def test_ctrl_c_in_the_instant_of_its_grant_gives_its_place_back_once(
+    fake, throttle, monkeypatch, kind, step
+):
+    """Twice would let more into flight than may be."""
+    throttler, whole_step = throttle(fake(), max_concurrency=2), getattr(kind, step)
+    held = throttler.permit(model=MODEL)
+
+    def interrupted(*arguments):
+        whole_step(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kind, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        throttler.permit(model=MODEL)
+    monkeypatch.undo()
+    gc.collect()
+    assert throttler._process().permits.in_use == 1
+    held.close()
+
+
 def test_a_permit_of_a_thread_that_has_ended_comes_back(full):
     """Its thread never closed it."""
     throttler, held = full
@@ -102,8 +140,6 @@ def test_permits_closed_in_the_order_they_were_opened_give_back_their_place(fake
 
 def test_a_loop_that_drops_permits_keeps_nothing_of_them(fake, throttle):
     """A service that never closes one must not grow for ever."""
-    from claude_throttle.flow.seat import Seat
-
     throttler = throttle(fake(), max_concurrency=1, burst=10_000)
     permit = None
     for _ in range(200):
