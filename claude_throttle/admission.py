@@ -173,7 +173,7 @@ class Admission:
         self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]
     ) -> Report:
         """The same of a request that was *sent* with those headers: perhaps with another key."""
-        report = report_of(status, headers, body, self._clock.wall())
+        report = self.read(status, headers, body)
         if report.heard.account is None or self._is_our_proof(sent):
             return report
         return report._replace(heard=report.heard._replace(cause="", account=None))

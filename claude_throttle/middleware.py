@@ -16,7 +16,7 @@ from claude_throttle.errors import ConfigurationError
 from claude_throttle.flow.cost import Usage
 from claude_throttle.flow.permit import Terms
 from claude_throttle.transport import sdk
-from claude_throttle.transport.answers import count_of
+from claude_throttle.transport.answers import usage_of
 from claude_throttle.transport.headers import RawHeaders
 from claude_throttle.transport.metered import metered
 
@@ -119,11 +119,11 @@ def _usage(response: Any) -> Optional[Usage]:
     """
     try:
         usage = response.parse().usage
-        return Usage(
-            count_of(usage.input_tokens),
-            count_of(usage.output_tokens),
-            count_of(usage.cache_creation_input_tokens),
-            count_of(usage.cache_read_input_tokens),
+        return usage_of(
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cache_creation_input_tokens,
+            usage.cache_read_input_tokens,
         )
     except Exception:  # noqa: BLE001 - the SDK tries again, and tells its caller
         return None

@@ -66,8 +66,8 @@ class Replica:
 
     def counts(self) -> tuple[tuple[str, float], ...]:
         """What was produced here since the ledger heard of it last. The answer is taken in next."""
-        own = zip(self._learned, zip(self._traffic.taken, self._traffic.produced))
-        self._asked = dict(own)
+        own = zip(self._traffic.taken, self._traffic.produced)
+        self._asked = dict(zip(self._learned, own))
         return tuple(
             (kind, produced - self._totals[kind]) for kind, (_, produced) in self._asked.items()
         )
@@ -77,14 +77,16 @@ class Replica:
     def take_in(self, order: Order, reply: Reply) -> None:
         """What the others took and learned."""
         for (kind, _), total in zip(order.counts, reply.totals):
-            self._traffic.shift(kind, produced=total - self._asked[kind][1])
+            produced = total - self._asked[kind][1]
+            self._traffic.produced = self._traffic.produced.more_of(kind, produced)
             self._totals[kind] = total
         self._take_over(reply.facts)
         self.version = reply.version
         for bucket, taken in zip(order.buckets, reply.taken):
             asked = self._asked.get(bucket.name)
             if asked is not None:
-                self._traffic.shift(bucket.name, taken=taken - asked[0])
+                others = taken - asked[0]
+                self._traffic.taken = self._traffic.taken.more_of(bucket.name, others)
 
     def is_anothers(self, order: Order, reply: Reply) -> bool:
         """Whether the facts in force are new, and another process's. Ask before take_in()."""

@@ -75,14 +75,12 @@ class Accounts:
                 lane.pacer.lost(lane.now())
             return []
         events = lane.pacer.answered(answer, attempts.stamp, change, lane.now())
-        if not lane.backlog.nobody_waits:
-            lane.backlog.not_empty.notify()  # the server may have room for the head
+        lane.backlog.look_again_locked()  # the server may have room for the head
         return events
 
     def _correct_locked(self, held: Cost, actual: Cost, booked_at: float) -> None:
-        earlier, backlog = self._lane.pacer.settle(held, actual, booked_at), self._lane.backlog
-        if earlier and not backlog.nobody_waits:
-            backlog.not_empty.notify()  # the head may leave earlier now
+        if self._lane.pacer.settle(held, actual, booked_at):
+            self._lane.backlog.look_again_locked()  # the head may leave earlier now
 
     def _tell(
         self, events: list[Event], heard: Heard, call: Optional[Call], over: bool = True
@@ -200,8 +198,7 @@ class Accounts:
             else:
                 change = NO_COST if actual is None else actual.minus(held)
                 events = lane.pacer.answered(heard, stamp, change, now)
-            if not lane.backlog.nobody_waits:
-                lane.backlog.not_empty.notify()
+            lane.backlog.look_again_locked()
         if hopeless:
             lane.refuse_elsewhere(hopeless, lambda ticket: circuit_open(lane, ticket))
         self._tell(events, heard, None)

@@ -186,6 +186,11 @@ class Backlog(queue.Queue[Ticket]):
         # Not by the load: a signal handler that submits in the midst of a put falsifies that.
         return not self._needing and not self._riding
 
+    def look_again_locked(self) -> None:
+        """Have the worker look at the head again, if there is one."""
+        if not self.nobody_waits:
+            self.not_empty.notify()
+
     @property
     def last_tag(self) -> float:
         """The tag of a place behind all that wait now."""
@@ -238,8 +243,7 @@ class Backlog(queue.Queue[Ticket]):
     def leave_locked(self, ticket: Ticket, now: float) -> None:
         """Take a ticket out because it leaves; no matter if it never stood in the line."""
         self._line_of(ticket).turn_taken(ticket.priority, now)
-        if ticket.queued or ticket.reserved:
-            self._take_out_locked(ticket, self._shares.leave)
+        self._take_out_locked(ticket, self._shares.leave)
 
     def take_locked(self, ticket: Ticket) -> bool:
         """Take a ticket out, wherever it stands; False if somebody else did."""

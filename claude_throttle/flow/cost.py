@@ -27,6 +27,10 @@ class Cost(NamedTuple):
         """This without the other."""
         return _new(Cost, (self[0] - other[0], self[1] - other[1], self[2] - other[2]))
 
+    def more_of(self, kind: str, units: float) -> Cost:
+        """This and so much more of one kind."""
+        return self._replace(**{kind: getattr(self, kind) + units})
+
     def times(self, factor: float) -> Cost:
         """All of it so many times."""
         return _new(Cost, (self[0] * factor, self[1] * factor, self[2] * factor))

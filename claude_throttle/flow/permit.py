@@ -104,8 +104,7 @@ class Permit:
             OpenPermits.add(self._entry)
             stamp = turn.stamp
             if stamp is not None:
-                if stamp.resumes or stamp.probes:
-                    lane.announce(stamp, None)
+                lane.announce(stamp, None)
                 lane.observe(PermitGranted(turn.number, lane.name, stamp.at - asked_at), None)
         except BaseException:
             lane.forget(turn)
@@ -182,8 +181,7 @@ class Permit:
         """Give it back."""
         if self._take_closing():
             try:
-                if not self._settled:
-                    self._settle(self.ticket.cost)
+                self._settle(self.ticket.cost)
                 if self.ticket.answers and self._report is None:
                     self._lane.accounts.permit_ended_unheard()
                 self.ticket.seat.close()

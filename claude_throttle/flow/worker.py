@@ -199,8 +199,7 @@ class Worker:
                 self._backlog.take_locked(ticket)
                 return lender.give_back
             self._backlog.leave_locked(ticket, now)
-            if self._lane.accounts.dropped:
-                self._lane.accounts.settle_dropped_locked()
+            self._lane.accounts.settle_dropped_locked()
             ticket.commit(self._lane.pacer.take(ticket.cost, now, ticket.answers), lender)
             return ticket.leave
         except BaseException:  # a bug, or Ctrl-C in a caller's thread

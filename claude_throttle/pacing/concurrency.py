@@ -156,8 +156,7 @@ class Concurrency:
     def give_back(self, by_others: bool = False) -> None:
         """Put one back, and wake the lanes that found none. Call it with no lane's mutex held."""
         self._returned.append(by_others)
-        if self._starved:
-            self.wake_starved()
+        self.wake_starved()
 
     def give_back_quietly(self, by_others: bool = False) -> None:
         """Put one back and wake nobody; takes no lock. For the garbage collector."""

@@ -176,7 +176,7 @@ class LearnedQuota:
 
     def unbook(self, units: float) -> None:
         """So much of what leaves next was booked already, when its slot was reserved."""
-        self._traffic.shift(self.kind, taken=-units)
+        self._traffic.taken = self._traffic.taken.more_of(self.kind, -units)
         if self.known:
             self.empty_at -= units / self.rate
 

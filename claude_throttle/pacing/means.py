@@ -128,8 +128,7 @@ class Exposure:
 
     def end(self, now: float, seconds: float) -> None:
         """One that was in flight for *seconds* was answered."""
-        self._advance(now)
-        self._in_flight -= self._in_flight > 0
+        self.lose(now)
         self._seconds *= self.MEMORY
         self._ends = self._ends * self.MEMORY + 1.0
         self._answered_seconds = self._answered_seconds * self.MEMORY + seconds
@@ -137,13 +136,12 @@ class Exposure:
     def lose(self, now: float) -> None:
         """One is in flight no more, and says nothing about how long answers take."""
         self._advance(now)
-        self._in_flight -= self._in_flight > 0
+        self._in_flight = max(0, self._in_flight - 1)
 
     def _advance(self, now: float) -> None:
-        if now > self._at:
-            # At first -inf, with nothing in flight.
-            self._seconds += self._in_flight * (now - self._at) if self._in_flight else 0.0
-            self._at = now
+        if self._in_flight:
+            self._seconds += self._in_flight * max(0.0, now - self._at)
+        self._at = max(self._at, now)
 
     def mean(self, now: float) -> float:
         """Seconds an answer takes; 0.0 before the first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from claude_throttle.errors import QuotaTooSmall
 from claude_throttle.flow.cost import Cost
@@ -80,12 +80,16 @@ class ToldQuotas:
         self._told: dict[str, ToldQuota] = {}
         #: By kind: what headroom leaves of what was learned.
         self._ceilings: dict[str, ToldQuota] = {}
-        #: All of both: asked for four times in each call.
-        self._all: tuple[ToldQuota, ...] = ()
         self._quotas: Mapping[str, Quota] = {}
 
     def __iter__(self) -> Iterator[ToldQuota]:
         return iter(self._told.values())
+
+    def _all(self) -> Iterable[ToldQuota]:
+        # Asked for four times in each call, and mostly there is no ceiling.
+        if not self._ceilings:
+            return self._told.values()
+        return (*self._told.values(), *self._ceilings.values())
 
     def by_name(self) -> Iterator[tuple[str, ToldQuota]]:
         """All of them; what headroom leaves has the name of its kind with a word before it."""
@@ -101,13 +105,9 @@ class ToldQuotas:
             name: known.get(name) or ToldQuota(name, quota, bursts[name], since=now)
             for name, quota in quotas.items()
         }
-        self._gather()
         for name, told in self._told.items():
             if name in known:
                 told.reshape(quotas[name], bursts[name], now)
-
-    def _gather(self) -> None:
-        self._all = (*self._told.values(), *self._ceilings.values())
 
     def set_burst(self, burst: float, now: float) -> None:
         """Let so many requests leave at once from now on."""
@@ -124,13 +124,10 @@ class ToldQuotas:
             self._ceilings[kind] = ToldQuota(A_MINUTE[kind], quota, burst, since=now)
         elif (ceiling.quota, ceiling.burst) != (quota, burst):
             ceiling.reshape(quota, burst, now)
-        # Each time: Ctrl-C may have come in between.
-        self._gather()
 
     def leave_nothing(self) -> None:
         """Others get nothing any more."""
         self._ceilings.clear()
-        self._gather()
 
     def require_fit(self, cost: Cost, model: str) -> None:
         """Raise :class:`QuotaTooSmall` if *cost* is more than a whole period's worth.
@@ -149,7 +146,7 @@ class ToldQuotas:
     def ready_at(self, cost: Cost) -> float:
         """The instant at which *cost* may leave."""
         at = -math.inf
-        for told in self._all:
+        for told in self._all():
             units = getattr(cost, told.kind)
             # A retry whose tokens are still booked asks for none, and need not wait for any.
             if units > 0:
@@ -158,20 +155,20 @@ class ToldQuotas:
 
     def take(self, cost: Cost, now: float) -> None:
         """*cost* leaves now."""
-        for told in self._all:
+        for told in self._all():
             units = getattr(cost, told.kind)
             if units > 0:
                 told.empty_at = gcra.take(told.empty_at, told.rate, told.burst, units, now)
 
     def settle(self, change: Cost, booked_at: float) -> None:
         """*change* more was taken than was booked then."""
-        for told in self._all:
+        for told in self._all():
             if told.since <= booked_at:
                 told.empty_at += getattr(change, told.kind) / told.rate
 
     def hold_until(self, at: float) -> None:
         """Nothing leaves before that instant, and then not all at once."""
-        for told in self._all:
+        for told in self._all():
             if told.name == "rpm":
                 told.hold_until(at)
 

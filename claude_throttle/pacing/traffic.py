@@ -38,8 +38,3 @@ class Traffic:
         self.produced = self.produced.plus(actual)
         pending = self.pending.minus(held)
         self.pending = pending if min(pending) >= 0 else Cost(*[max(0.0, some) for some in pending])
-
-    def shift(self, kind: str, taken: float = 0.0, produced: float = 0.0) -> None:
-        """So much more of one kind, by others who share the quota."""
-        self.taken = self.taken.plus(NO_COST._replace(**{kind: taken}))
-        self.produced = self.produced.plus(NO_COST._replace(**{kind: produced}))

@@ -256,14 +256,18 @@ def read_usage(message: Mapping[str, Any]) -> Optional[Usage]:
     usage = message.get("usage")
     if not isinstance(usage, dict):
         return None
-    return Usage(
-        count_of(usage.get("input_tokens")),
-        count_of(usage.get("output_tokens")),
-        count_of(usage.get("cache_creation_input_tokens")),
-        count_of(usage.get("cache_read_input_tokens")),
+    return usage_of(
+        usage.get("input_tokens"),
+        usage.get("output_tokens"),
+        usage.get("cache_creation_input_tokens"),
+        usage.get("cache_read_input_tokens"),
     )
 
 
-def count_of(value: Any) -> int:
-    """Tokens, if it is a number of them; else none."""
+def usage_of(*counts: Any) -> Usage:
+    """In the order of its fields; what is no number of tokens counts as none."""
+    return Usage(*map(_count, counts))
+
+
+def _count(value: Any) -> int:
     return value if isinstance(value, int) and value >= 0 else 0

@@ -205,16 +205,17 @@ def test_headroom_that_is_taken_back_leaves_nothing_behind():
 
 
 def test_ctrl_c_while_headroom_is_taken_off_costs_it_for_no_longer_than_one_answer(monkeypatch):
-    """It came between the making of the ceiling and its being in force: that never came again."""
-    pacer, gather = Pacer({}, AUTO, headroom=0.5), ToldQuotas._gather
+    """Once it came between the making of the ceiling and its being in force, which never came."""
+    pacer, make = Pacer({}, AUTO, headroom=0.5), ToldQuotas.leave
 
-    def interrupted(_told):
+    def interrupted(*arguments):
+        make(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ToldQuotas, "_gather", interrupted)
+    monkeypatch.setattr(ToldQuotas, "leave", interrupted)
     with pytest.raises(KeyboardInterrupt):
         learn(pacer, 600.0)
-    monkeypatch.setattr(ToldQuotas, "_gather", gather)
+    monkeypatch.setattr(ToldQuotas, "leave", make)
     learn(pacer, 600.0)
     assert leaves_at_once(pacer, 3600.0) <= 300
 
