@@ -164,9 +164,12 @@ class Accounts:
     def return_permit(self, attempts: Attempts) -> None:
         """Give back the permit of an attempt that has ended; idempotent."""
         with self._lane.mutex:
-            lender, attempts.lender = attempts.lender, None
+            lender = attempts.lender
+            if lender is not None:
+                lender.give_back_quietly()
+                attempts.lender = None
         if lender is not None:
-            lender.give_back()
+            self._permits.wake_starved()
             if attempts.call.rides is not None:
                 self._lane.wake()  # others may wait for the same ride
 

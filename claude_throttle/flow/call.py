@@ -103,6 +103,9 @@ class Call(Ticket):
     def claim(self) -> bool:
         return self.future.claim()
 
+    def finish_cancel(self) -> None:
+        self.future.finish_cancel()
+
     def commit(self, stamp: Stamp, lender: Lender) -> None:
         self.sent_at = stamp.at
         self.attempts = Attempts(self, self.cost, lender, stamp)
@@ -196,21 +199,26 @@ class CallFuture(Future[Any]):
     def cancel(self) -> bool:
         if not self.claim():
             return self.cancelled()
+        self.finish_cancel()
+        return self.cancelled()
+
+    def finish_cancel(self) -> None:
+        """End what cancel() claimed. As its turn comes, too: Ctrl-C may have ended the cancel()."""
         with self._condition:
-            if self._state != PENDING:
-                return False
-            # Notified here and now: nobody else would, and futures.wait would wait for ever.
-            self._state = CANCELLED_AND_NOTIFIED
-            for waiter in self._waiters:
-                waiter.add_cancelled(self)
-            self._condition.notify_all()
+            is_news = self._state == PENDING
+            if is_news:
+                # Notified here and now: nobody else would, and futures.wait would wait for ever.
+                self._state = CANCELLED_AND_NOTIFIED
+                for waiter in self._waiters:
+                    waiter.add_cancelled(self)
+                self._condition.notify_all()
             call = self._call
         try:
-            if call is not None:
+            if call is not None and self.cancelled():
                 call.home.withdraw(call)
         finally:
-            self._invoke_callbacks()  # type: ignore[attr-defined]
-        return True
+            if is_news:
+                self._invoke_callbacks()  # type: ignore[attr-defined]
 
     def set_running_or_notify_cancel(self) -> bool:
         """Say that it was sent; False, and no word in the log, if it has ended before."""

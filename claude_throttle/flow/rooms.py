@@ -86,15 +86,23 @@ class Lender(Protocol):
         ...
 
 
-class Permits(Lender, Protocol):
+class Place(Lender, Protocol):
+    """A place in flight, taken or not; may be given back either way, and again."""
+
+    def try_take(self, now: float) -> bool:
+        """Take it, if there is one for its priority."""
+        ...
+
+
+class Permits(Protocol):
     """How many may be in flight, over all lanes. Has its own lock; never calls out under it."""
 
     def up_to(self, now: float) -> float:
         """The priorities that may take one now: inf for all, -inf for none."""
         ...
 
-    def try_acquire(self, now: float, priority: int) -> Optional[Lender]:
-        """Borrow one, if there is one for that priority; returns whom to give it back to."""
+    def place(self, priority: int) -> Place:
+        """One for a call of that priority, not taken yet."""
         ...
 
     @property
@@ -125,6 +133,10 @@ class Permits(Lender, Protocol):
 
     def starve(self, wake: Step) -> None:
         """Remember whom to wake when one comes back."""
+        ...
+
+    def wake_starved(self) -> None:
+        """Wake those. Call it with no lane's mutex held."""
         ...
 
 

@@ -36,7 +36,7 @@ class Seat:
 
     def try_take(self) -> bool:
         """Take a ride, if nobody else does."""
-        if self.closed or not self._place:
+        if not self._place:
             return False
         try:
             lender = self._place.pop()
@@ -46,6 +46,9 @@ class Seat:
         while isinstance(lender, Seat) and lender.closed:
             lender = lender._lent.pop()
         self._lent.append(lender)
+        if self.closed:  # perhaps a moment ago, and the place may have gone back
+            self.give_back_quietly()
+            return False
         return True
 
     def give_back(self) -> None:
@@ -71,12 +74,14 @@ class Seat:
             if not seat.closed:
                 return
             try:
-                lender = seat._place.pop()
+                lender = seat._place[-1]
+                if isinstance(lender, Seat):
+                    seat._place.pop()
+                    lender._place.append(lender._lent.pop())
             except IndexError:
                 return
-            if isinstance(lender, Seat):
-                lender._place.append(lender._lent.pop())
             seat = lender
+        # No matter if the other one does so, too: who is interrupted here begins anew.
         if quietly:
             seat.give_back_quietly()
         else:

@@ -28,6 +28,7 @@ class Ticket:
 
     __slots__ = (
         "cost",
+        "counted",
         "deadline",
         "ended",
         "number",
@@ -71,6 +72,8 @@ class Ticket:
         self.queued = False
         #: It has a place in the count, not yet one in the line.
         self.reserved = False
+        #: It takes one of the places there are for calls that wait.
+        self.counted = False
         #: True once, for ever.
         self.ended = False
 
@@ -91,6 +94,9 @@ class Ticket:
     def claim(self) -> bool:
         """Asked in the instant of leaving: whether it is still wanted."""
         return True
+
+    def finish_cancel(self) -> None:
+        """It was not wanted any more. Called by a sender thread, outside the lane's mutex."""
 
     def commit(self, stamp: Stamp, lender: Lender) -> None:
         """Its cost was taken, and a place in flight, which goes back to *lender*.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Callable, Optional
 from claude_throttle.errors import Closed
 from claude_throttle.flow.clock import Clock
 from claude_throttle.flow.cost import Cost
-from claude_throttle.flow.rooms import Lender, Permits, Step
+from claude_throttle.flow.rooms import Lender, Permits, Place, Step
 from claude_throttle.flow.senders import Senders
 from claude_throttle.flow.ticket import Ticket
 
@@ -189,31 +189,36 @@ class Worker:
     def commit_locked(self, ticket: Ticket, now: float) -> Optional[Step]:
         """Let it leave if it may, in this instant; None if it has to wait."""
         self._committing, lender = True, None
+        place = self._permits.place(ticket.priority)
         try:
             if self._lane.pacer.ready_at(ticket.cost, now) > now:
                 return None
-            lender = self._borrow(ticket, now)
+            lender = self._borrow(ticket, place, now)
             if lender is None:
                 return None
             if not ticket.claim():  # cancelled a moment ago
                 self._backlog.take_locked(ticket)
-                return lender.give_back
+                return partial(self._drop, ticket, lender)
             self._backlog.leave_locked(ticket, now)
             self._lane.accounts.settle_dropped_locked()
             ticket.commit(self._lane.pacer.take(ticket.cost, now, ticket.answers), lender)
             return ticket.leave
         except BaseException:  # a bug, or Ctrl-C in a caller's thread
-            if lender is not None and not ticket.out:
-                lender.give_back_quietly()
+            if not ticket.out:
+                (lender or place).give_back_quietly()
             raise
         finally:
             self._committing = False
 
-    def _borrow(self, ticket: Ticket, now: float) -> Optional[Lender]:
-        """A ride or a permit, as whoever lent it; None if there is neither."""
+    def _drop(self, ticket: Ticket, lender: Lender) -> None:
+        lender.give_back()
+        self.end_elsewhere([ticket], methodcaller("finish_cancel"))
+
+    def _borrow(self, ticket: Ticket, place: Place, now: float) -> Optional[Lender]:
+        """A ride or a place, as whoever lent it; None if there is neither."""
         if ticket.rides is not None and ticket.rides.try_take():
             return ticket.rides
-        return self._permits.try_acquire(now, ticket.priority)
+        return place if place.try_take(now) else None
 
     def _wake_at_locked(self, ticket: Optional[Ticket], now: float) -> Optional[float]:
         """When to look again if nobody calls; None if nothing is going on at all."""

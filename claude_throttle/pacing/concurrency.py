@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
 from typing import Callable, Optional
 
 from claude_throttle.flow.events import ConcurrencyChanged
-from claude_throttle.flow.rooms import Lender
 from claude_throttle.flow.ticket import Priority
-from claude_throttle.pacing.others import Others
+from claude_throttle.pacing.place import Place
 
 #: In flight before anything is known, and at most until the first rate-limit headers came.
 FIRST_PROBES = 2
@@ -46,7 +44,6 @@ class Concurrency:
     """Permits, borrowed and put back. Thread-safe.
 
     *told*: never more than that. *probing*: nothing is known of the server, so begin with a few.
-    Giving back only appends to a deque, so that even the garbage collector may.
     """
 
     def __init__(
@@ -68,13 +65,13 @@ class Concurrency:
         self.too_many: Optional[Callable[[], None]] = None
         #: Share of the permits kept for priority INTERACTIVE.
         self.interactive_share = interactive_share
-        #: True: by one that was not INTERACTIVE.
-        self._returned: deque[bool] = deque()
+        #: The places that are out. Each takes itself out of these when it is given back, with no
+        #: lock; none comes in without it.
+        self._urgent: set[Place] = set()
+        self._others: set[Place] = set()
         # Guards all below. Never held while calling out.
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
-        self._borrowed = 0
-        self._others = Others(self)
         self._starved: set[Callable[[], None]] = set()
         self._probing = probing
         self._answers = 0
@@ -98,7 +95,7 @@ class Concurrency:
     @property
     def in_use(self) -> int:
         """Permits that are out."""
-        return self._borrowed - len(self._returned)
+        return len(self._urgent) + len(self._others)
 
     # -- borrowing -------------------------------------------------------------------------------
 
@@ -108,7 +105,7 @@ class Concurrency:
         A look; by the time you act it may be gone. Somebody waits: the limit may grow by it.
         """
         urgent, others = self._room()
-        if self._returned or urgent <= 0 or others <= 0:
+        if urgent <= 0 or others <= 0:
             with self._lock:
                 urgent, others = self._room_locked(now)
         if urgent <= 0:
@@ -117,50 +114,36 @@ class Concurrency:
 
     def _room(self) -> tuple[float, float]:
         """How many more may leave with priority INTERACTIVE, and how many with another."""
-        limit, kept, out = self.limit, 0.0, self._borrowed - len(self._returned)
+        limit, kept, out = self.limit, 0.0, self.in_use
         if self.interactive_share and limit < math.inf:
             # The last of all is everybody's.
             kept = min(limit - 1, limit * self.interactive_share // 1)
-        return limit - out, limit - kept - self._others.in_use
+        return limit - out, limit - kept - len(self._others)
 
     def _room_locked(self, now: float) -> tuple[float, float]:
         """The same by the last word; somebody waits for it, so the limit may grow."""
-        self._collect_locked()
         room = self._room()
         if min(room) > 0:
             return room
         self._grow_in_silence_locked(now)
         return self._room()
 
-    def try_acquire(self, now: float, priority: int) -> Optional[Lender]:
-        """Borrow one, if there is one for that priority; returns whom to give it back to."""
+    def place(self, priority: int) -> Place:
+        """One for a call of that priority, not taken yet."""
+        is_urgent = priority <= Priority.INTERACTIVE
+        return Place(self, self._urgent if is_urgent else self._others, is_urgent)
+
+    def try_acquire(self, place: Place, now: float) -> bool:
+        """Take *place*, if there is one for its priority."""
         with self._lock:
             urgent, others = self._room_locked(now)
-            is_other = priority > Priority.INTERACTIVE
+            is_other = not place.is_urgent
             if urgent <= 0 or (is_other and others <= 0):
-                return None
+                return False
             if urgent > 1 and others > is_other:
                 self._full_since = None  # nobody has to wait now
-            lender = self._others if is_other else self
-            # Last, and with no call after it: what Ctrl-C took away there would be lost for good.
-            self._others.in_use += is_other
-            self._borrowed += 1
-            return lender
-
-    def _collect_locked(self) -> None:
-        while self._returned:
-            if self._returned.popleft():
-                self._others.in_use -= 1
-            self._borrowed -= 1
-
-    def give_back(self, by_others: bool = False) -> None:
-        """Put one back, and wake the lanes that found none. Call it with no lane's mutex held."""
-        self._returned.append(by_others)
-        self.wake_starved()
-
-    def give_back_quietly(self, by_others: bool = False) -> None:
-        """Put one back and wake nobody; takes no lock. For the garbage collector."""
-        self._returned.append(by_others)
+            place.take()
+            return True
 
     def starve(self, wake: Callable[[], None]) -> None:
         """Call *wake* once when one has come back."""
@@ -275,9 +258,9 @@ class Concurrency:
         While we say how many we have, and hear how many we may, there must not be more.
         """
         with self._lock:
-            self._collect_locked()
-            self.granted = min(self.granted, self._borrowed)
-            return self._borrowed
+            out = self.in_use
+            self.granted = min(self.granted, out)
+            return out
 
     def keep_to(self, found_by_all: int) -> None:
         """So many were found for all processes together; we look for none of our own any more."""

@@ -162,11 +162,11 @@ class Simulation:
             ready_at = self.pacer.ready_at(cost, self.now)
             if ready_at > self.now:
                 return self._look_again(ready_at + self._late(self._chance))
-            lender = self.permits.try_acquire(self.now, PRIORITY)
-            if lender is None:
+            place = self.permits.place(PRIORITY)
+            if not place.try_take(self.now):
                 return self._look_again(self.now + LOOK_SECONDS)
             heapq.heappop(self._waiting)
-            self._leave(call, cost, lender)
+            self._leave(call, cost, place)
         return None
 
     def _price(self, call: SimulatedCall) -> Cost:

@@ -17,26 +17,27 @@ INTERACTIVE = Priority.INTERACTIVE
 
 
 class Purse:
-    """Permits, and those who lent what is out."""
+    """Permits, and the places that are out."""
 
     def __init__(self, *args, **more):
         self.permits = Concurrency(*args, **more)
-        self.lenders = []
+        self.places = []
 
     def __getattr__(self, name):
         return getattr(self.permits, name)
 
     def try_acquire(self, now, priority):
-        lender = self.permits.try_acquire(now, priority)
-        self.lenders += [lender] if lender else []
-        return lender is not None
+        place = self.permits.place(priority)
+        taken = place.try_take(now)
+        self.places += [place] if taken else []
+        return taken
 
     def give_back(self):
         """The one that was borrowed first."""
-        self.lenders.pop(0).give_back()
+        self.places.pop(0).give_back()
 
     def give_back_quietly(self):
-        self.lenders.pop(0).give_back_quietly()
+        self.places.pop(0).give_back_quietly()
 
 
 def borrow(permits, most, now=0.0, priority=NORMAL):
@@ -462,12 +463,12 @@ def test_threads_never_hold_more_than_there_are():
     def work():
         begin.wait(20)
         for _ in range(300):
-            lender = permits.try_acquire(0.0, NORMAL)
-            if lender:
+            place = permits.place(NORMAL)
+            if place.try_take(0.0):
                 held.append(1)
                 most.append(len(held))
                 held.pop()
-                lender.give_back()
+                place.give_back()
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -487,11 +488,11 @@ def test_threads_that_grow_and_shrink_it_lose_no_permit():
         begin.wait(20)
         for turn in range(300):
             now = turn * 0.1
-            lender = permits.try_acquire(now, NORMAL)
-            if lender:
+            place = permits.place(NORMAL)
+            if place.try_take(now):
                 permits.headers_came()
                 permits.answered() if (turn + mine) % 7 else permits.refused(now)
-                lender.give_back()
+                place.give_back()
 
     threads = [threading.Thread(target=work, args=(mine,)) for mine in range(8)]
     for thread in threads:

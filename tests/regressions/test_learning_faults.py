@@ -231,27 +231,26 @@ def test_a_burst_told_while_running_holds_for_what_is_learned():
 # -- concurrency ----------------------------------------------------------------------------------
 
 
-def borrow_all(permits, now, priority=Priority.NORMAL):
+def borrow_all(permits, now, priority=Priority.NORMAL, most=1000):
     """All that may be had at *now*."""
     held = []
-    while len(held) < 1000 and permits.up_to(now) >= priority:
-        lender = permits.try_acquire(now, priority)
-        if lender is None:
+    while len(held) < most and permits.up_to(now) >= priority:
+        held.append(permits.place(priority))
+        if not held[-1].try_take(now):
             break
-        held.append(lender)
     return held
 
 
 def seconds_of_demand(permits, seconds, at=0.0):
     """As many as may be in flight, again and again, each answered within half a second."""
     for step in range(int(seconds * 2)):
-        for lender in borrow_all(permits, at + step / 2):
+        for place in borrow_all(permits, at + step / 2):
             permits.answered()
-            lender.give_back()
+            place.give_back()
         held = borrow_all(permits, at + step / 2)
         permits.up_to(at + step / 2)
-        for lender in held:
-            lender.give_back()
+        for place in held:
+            place.give_back()
 
 
 def test_a_share_kept_for_interactive_does_not_stop_the_search_for_the_limit():
@@ -265,10 +264,10 @@ def test_a_share_kept_for_interactive_does_not_stop_the_search_for_the_limit():
 def test_after_an_outage_the_limit_that_was_known_is_soon_back():
     """Full pace within ten seconds, also where a concurrency limit had been met before."""
     permits = Concurrency()
-    held = [permits.try_acquire(0.0, Priority.NORMAL) for _ in range(101)]
+    held = borrow_all(permits, 0.0, most=101)
     permits.refused(0.0)
-    for lender in held:
-        lender.give_back()
+    for place in held:
+        place.give_back()
     permits.ramp()
     seconds_of_demand(permits, 10, at=1.0)
     assert permits.limit >= 90

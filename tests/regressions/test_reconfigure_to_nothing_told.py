@@ -32,7 +32,7 @@ def test_it_is_no_less_than_what_is_out_and_grows():
     """Those in flight were let in; silence while it is full is admission."""
     permits = Concurrency()
     for _ in range(25):
-        assert permits.try_acquire(0.0, 10)
+        assert permits.place(10).try_take(0.0)
     permits.set_told(None, rate_is_told=False)
     assert permits.limit == 25
     assert permits.up_to(1.0) == -math.inf
@@ -44,7 +44,7 @@ def test_what_a_refusal_taught_is_kept():
     """It was found out already."""
     permits = Concurrency()
     for _ in range(5):
-        permits.try_acquire(0.0, 10)
+        assert permits.place(10).try_take(0.0)
     permits.refused(0.0)
     permits.set_told(None, rate_is_told=False)
     assert permits.limit == 4
