@@ -150,7 +150,8 @@ class Process:
         from claude_throttle.streaming import Desk
 
         desk = Desk(self._rooms, self._access, self._open_permits, self.abandoned)
-        return open_stream(desk, self._wire, partial(self.accept, params=params, **options))
+        # No partial: Ctrl-C may come as C code returns, and the call would be nobody's.
+        return open_stream(desk, self._wire, lambda kind: self.accept(kind, params, **options))
 
     def room(self, model: str) -> Room:
         """What belongs to a model. Raises Closed."""

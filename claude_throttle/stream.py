@@ -100,7 +100,8 @@ class MessageStream:
             self._inner.close()
 
     def __del__(self) -> None:
-        self._inner.drop()
+        if hasattr(self, "_inner"):  # else it was cut off as it was made
+            self._inner.drop()
 
     def __repr__(self) -> str:
         state = "ended" if self._inner.ended else "open"
@@ -113,9 +114,13 @@ class MessageStream:
 def open_stream(desk: Desk, wire: Wire, accept: Callable[..., StreamCall]) -> MessageStream:
     """Queue a call by *accept*, carry it in this thread, and return with its first event."""
     call = accept(StreamCall)
-    if not call.raw:
-        sdk.begin_import()
-    attempts = call.wait()
-    inner = OpenStream(desk, call, attempts, wire.streamed(call, attempts))
-    inner.open()
-    return MessageStream(inner)
+    try:
+        if not call.raw:
+            sdk.begin_import()
+        attempts = call.wait()
+        inner = OpenStream(desk, call, attempts, wire.streamed(call, attempts))
+        inner.open()
+        return MessageStream(inner)
+    except BaseException:
+        call.future.give_up()  # Ctrl-C, before anybody else would end it
+        raise

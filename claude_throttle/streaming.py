@@ -229,6 +229,7 @@ class OpenStream:
 
     def _give_up(self, error: BaseException) -> None:
         """By Ctrl-C, or a bug."""
+        busy.forget(self.call)
         if not isinstance(error, Exception):
             error = Closed("the caller gave up", sent=self._attempts.on_the_wire)
         if not self.ended:
@@ -243,16 +244,25 @@ class OpenStream:
     def _settle(self, outcome: Outcome) -> None:
         """Book what it took and give its place back, once."""
         try:
+            if self._take_settling():
+                self._stand_up()
+                self.error = outcome.error
+                if self.call.begun or outcome.error is None:
+                    outcome = outcome._replace(usage=self._took())
+                settle(self.call, outcome)
+                if self._attempt:
+                    self._desk.abandoned.closed()
+        except KeyboardInterrupt:
+            if not self.call.ended:
+                self._unsettled[:] = [True]  # whoever closes it now does it
+            raise
+
+    def _take_settling(self) -> bool:
+        try:
             self._unsettled.pop()
         except IndexError:
-            return
-        self._stand_up()
-        self.error = outcome.error
-        if self.call.begun or outcome.error is None:
-            outcome = outcome._replace(usage=self._took())
-        settle(self.call, outcome)
-        if self._attempt:
-            self._desk.abandoned.closed()
+            return False
+        return True
 
     def _took(self) -> Optional[Usage]:
         """What the server counted; of an answer it never counted, what could be seen of it."""

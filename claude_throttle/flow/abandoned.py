@@ -41,11 +41,16 @@ class Abandoned:
 
     def opened(self) -> None:
         """There is one more that may be dropped."""
-        with self._lock:
-            self._open += 1
-            start, self._running = not self._running, True
-        if start:
-            self._senders.run(partial(self._close_each, threading.get_ident()))
+        start = False
+        try:
+            with self._lock:
+                self._open += 1
+                start, self._running = not self._running, True
+            if start:
+                self._senders.run(partial(self._close_each, threading.get_ident()))
+        except BaseException:  # Ctrl-C: the next one starts it, and two would do no harm
+            self._running = self._running and not start
+            raise
 
     def closed(self) -> None:
         """One was closed, by whomever."""

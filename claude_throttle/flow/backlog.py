@@ -94,7 +94,7 @@ class Backlog(queue.Queue[Ticket]):
                 self._wait_for_place_locked(block, give_up_at)
             self.require_open_locked()
             self.accepted.add(ticket)
-            ticket.reserved = True
+            ticket.reserved = ticket.counted = True
             self.calls += 1
 
     def place(self, ticket: Ticket) -> None:
@@ -123,8 +123,16 @@ class Backlog(queue.Queue[Ticket]):
             self._settled_locked(ticket)
 
     def _settled_locked(self, ticket: Ticket) -> None:
+        self._free_place_locked(ticket)
         self.accepted.discard(ticket)
         self.all_tasks_done.notify_all()
+
+    def _free_place_locked(self, ticket: Ticket) -> None:
+        if ticket.counted:
+            # With no call in between: there Ctrl-C could come, and the count would be wrong.
+            ticket.counted = False
+            self.calls -= 1
+            self.not_full.notify()
 
     def require_open_locked(self, ticket: Optional[Ticket] = None) -> None:
         """Raise :class:`Closed` once no more is accepted, or why *ticket* is not."""
@@ -251,18 +259,14 @@ class Backlog(queue.Queue[Ticket]):
 
     def _take_out_locked(self, ticket: Ticket, account: Callable[[Ticket], None]) -> bool:
         if ticket.reserved:
-            # With no call in between: there Ctrl-C could come, and the count would be wrong.
             ticket.reserved = False
-            self.calls -= 1
-            self.not_full.notify()
+            self._free_place_locked(ticket)
             return True
         if not ticket.queued:
             return False
         ticket.queued = False
         self.load = self.load.minus(ticket.cost)
-        if ticket.counts:
-            self.calls -= 1
-            self.not_full.notify()
+        self._free_place_locked(ticket)
         self._line_of(ticket).remove(ticket)
         account(ticket)
         if ticket.priority not in self._needing and ticket.priority not in self._riding:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+from concurrent.futures import CancelledError
 from functools import partial
 from typing import Callable, Optional
 
@@ -22,7 +23,7 @@ from claude_throttle.flow.events import CallQueued, CircuitHalfOpened, Event, La
 from claude_throttle.flow.heard import AccountRefusal, Stamp
 from claude_throttle.flow.rooms import Pacer, Permits
 from claude_throttle.flow.senders import Senders
-from claude_throttle.flow.settlement import Outcome, busy, busy_with, settle, settle_cancelled
+from claude_throttle.flow.settlement import Outcome, busy, busy_with, settle
 from claude_throttle.flow.ticket import Ticket
 from claude_throttle.flow.worker import Worker
 
@@ -93,6 +94,7 @@ class Lane:
                 self.backlog.place(call)
                 self._worker.ensure()
         except BaseException:  # Closed, Full, or Ctrl-C anywhere: the caller gets no future
+            busy.forget(call)
             self.backlog.give_up(call)
             if call.out:
                 call.future.give_up()
@@ -141,7 +143,7 @@ class Lane:
 
     def withdraw(self, call: Call) -> None:
         """Its future was cancelled while it waited."""
-        settle_cancelled(self, call)
+        settle(call, Outcome(error=CancelledError()))
 
     def forget(self, ticket: Ticket) -> None:
         """A permit is closed, or no longer waited for."""
@@ -234,9 +236,7 @@ class Lane:
     def _take_all_out(self) -> list[Ticket]:
         with self.mutex:
             waiting = self.backlog.waiting_locked()
-            for ticket in waiting:
-                self.backlog.take_locked(ticket)
-        return waiting
+            return [ticket for ticket in waiting if self.backlog.take_locked(ticket)]
 
     def stop_all(self, why: Callable[[Call], BaseException]) -> None:
         """End everything that is out, wherever it is."""

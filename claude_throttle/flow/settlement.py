@@ -16,7 +16,7 @@ from claude_throttle.flow.heard import Heard
 from claude_throttle.flow.per_thread import PerThread
 
 if TYPE_CHECKING:
-    from claude_throttle.flow.lane import Lane
+    from claude_throttle.flow.attempts import Attempts
 
 logger = logging.getLogger("claude_throttle")
 
@@ -46,6 +46,10 @@ class _Busy(PerThread):
     def calls(self) -> list[Call]:
         return self.list_of_mine("calls")
 
+    def forget(self, call: Call) -> None:
+        """Ctrl-C cut this thread off in the midst of it."""
+        self.calls[:] = [other for other in self.calls if other is not call]
+
 
 busy = _Busy()
 
@@ -70,35 +74,57 @@ def settle(call: Call, outcome: Outcome) -> None:
 
     Whatever fails on the way, the future is resolved.
     """
+    is_ours = False
+    try:
+        with call.home.mutex:
+            is_ours = not call.ended
+            call.ended = True
+        if is_ours:
+            with busy_with(call):
+                _account_for(call, outcome)
+                _let_go(call, outcome)
+    except KeyboardInterrupt:  # a stream is settled by its reader, maybe in the main thread
+        busy.forget(call)
+        if is_ours:
+            _let_go(call, outcome)
+        raise
+
+
+def _account_for(call: Call, outcome: Outcome) -> None:
     lane = call.home
+    try:
+        lane.accounts.close(call, _final_cost(call, outcome), _answer(outcome))
+        lane.observe(_event(call, outcome, lane.now()), call)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        # The answer was paid for; a bug here must not lose it.
+        logger.exception("accounting for call %d failed; this is a bug", call.number)
+
+
+def _let_go(call: Call, outcome: Outcome) -> None:
+    """Have nothing of it left; what was done already is not done again."""
+    lane, attempts = call.home, call.attempts
+    if attempts is not None:
+        _return_permit(call, attempts)
+    _resolve(call, outcome)
     with lane.mutex:
-        if call.ended:
-            return
-        call.ended = True
-    with busy_with(call):
-        try:
-            lane.accounts.close(call, _final_cost(call, outcome), _answer(outcome))
-            lane.observe(_event(call, outcome, lane.now()), call)
-        except BaseException:
-            # The answer was paid for; a bug here must not lose it.
-            logger.exception("accounting for call %d failed; this is a bug", call.number)
-        finally:
-            _return_permit(call)
-            _resolve(call, outcome)
-            lane.backlog.settled(call)
-            call.let_go()
+        if attempts is not None:
+            lane.out.discard(attempts)
+        lane.backlog.settled(call)
+    call.let_go()
 
 
 def _answer(outcome: Outcome) -> Optional[Heard]:
     return outcome.heard if outcome.status is not None and outcome.status < 400 else None
 
 
-def _return_permit(call: Call) -> None:
+def _return_permit(call: Call, attempts: Attempts) -> None:
     """A stage of its own: a permit lost to a bug elsewhere would be lost for good."""
-    if call.attempts is None:
-        return
     try:
-        call.home.accounts.return_permit(call.attempts)
+        call.home.accounts.return_permit(attempts)
+    except KeyboardInterrupt:
+        raise
     except BaseException:
         logger.exception("the permit of call %d was not given back; this is a bug", call.number)
 
@@ -130,27 +156,13 @@ def _resolve(call: Call, outcome: Outcome) -> None:
     try:
         future.forget()
         future.claim()
-        if future.cancelled():
+        if future.done():  # cancelled, or resolved before Ctrl-C
             return
         if outcome.error is not None:
             future.set_exception(outcome.error)
         else:
             future.set_result(outcome.value)
+    except KeyboardInterrupt:
+        raise
     except BaseException:
         logger.exception("a done-callback of call %d raised", call.number)
-
-
-def settle_cancelled(lane: Lane, call: Call) -> None:
-    """End a call whose future was cancelled while it waited."""
-    with lane.mutex:
-        if call.ended:
-            return
-        call.ended = True
-        lane.backlog.take_locked(call)
-        lane.backlog.forget_deadline_locked(call)
-    try:
-        with busy_with(call):
-            lane.observe(CallFailed(call.number, call.model, 0, "CancelledError", None), call)
-    finally:
-        lane.backlog.settled(call)
-        call.let_go()

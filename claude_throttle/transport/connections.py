@@ -29,23 +29,23 @@ class _Current(PerThread):
     __slots__ = ()
 
     @property
+    def slot(self) -> list[Any]:
+        """This thread's: empty, or what it sends, and the exchange that is for, if there is one.
+
+        Written by one assignment, both ways: what Ctrl-C left there would be taken for the next
+        call's.
+        """
+        return self.list_of_mine("sending")
+
+    @property
     def attempts(self) -> Optional[Attempts]:
         """None if it sends none."""
-        found: Optional[Attempts] = self.mine().__dict__.get("attempts")
-        return found
-
-    @attempts.setter
-    def attempts(self, attempts: Optional[Attempts]) -> None:
-        self.mine().__dict__["attempts"] = attempts
+        return next(iter(self.slot), None)
 
     @property
     def exchange(self) -> Any:
         """The whole story of that call; for the adapter, which makes its retries of it."""
-        return self.mine().__dict__.get("exchange")
-
-    @exchange.setter
-    def exchange(self, exchange: Any) -> None:
-        self.mine().__dict__["exchange"] = exchange
+        return next(iter(self.slot[1:]), None)
 
 
 current = _Current()

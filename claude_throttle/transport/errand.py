@@ -64,12 +64,13 @@ class Errand:
 
     def send(self, wire: Wire, question: Question) -> Answer:
         """Ask, once. Raises what requests raises, or BrokenAnswer for half an answer."""
-        before = current.attempts, current.exchange
-        current.attempts, current.exchange = self, None  # type: ignore[assignment]
+        slot = current.slot
+        before = slot[:]
         try:
+            slot[:] = (self,)
             return self._send(wire, question)
         finally:
-            current.attempts, current.exchange = before
+            slot[:] = before
 
     def _send(self, wire: Wire, question: Question) -> Answer:
         if question.sink is not None:

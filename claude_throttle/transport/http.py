@@ -125,13 +125,14 @@ class Wire:
     def send(self, call: Call, attempts: Attempts) -> Outcome:
         """Carry a call to its end, all attempts included; what can happen is returned."""
         exchange = Exchange(attempts, self._settings.rules, self._clock)
-        current.attempts, current.exchange = attempts, exchange
+        slot = current.slot
         try:
+            slot[:] = attempts, exchange
             return self._outcome(call, self._response(call, attempts), exchange)
         except Exception as error:  # noqa: BLE001 - requests dresses up what urllib3 raised
             return self.no_answer(call, exchange, error)
         finally:
-            current.attempts = current.exchange = None
+            slot[:] = ()
 
     def streamed(self, call: Call, attempts: Attempts) -> StreamedAnswer:
         """The events of the answer to a call; nothing is sent yet."""
@@ -155,12 +156,13 @@ class Wire:
 
     def response(self, call: Call, exchange: Exchange) -> requests.Response:
         """The head of the last answer to a call, all refused attempts included."""
-        before = current.attempts, current.exchange  # a listener may open a stream within a send
-        current.attempts, current.exchange = exchange.attempts, exchange
+        slot = current.slot
+        before = slot[:]  # a listener may open a stream within a send
         try:
+            slot[:] = exchange.attempts, exchange
             return self._response(call, exchange.attempts)
         finally:
-            current.attempts, current.exchange = before
+            slot[:] = before
 
     def _response(self, call: Call, attempts: Attempts) -> requests.Response:
         prepared = self._prepared(call)
