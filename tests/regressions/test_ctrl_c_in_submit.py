@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from claude_throttle.flow.clock import MAIN_THREAD_WAIT_SECONDS
 from tests.conftest import ask, echo
 
@@ -49,6 +51,11 @@ print(left, len(lane.out), lane.backlog.waiting_locked(), throttler._process().p
 """
 
 
+# There, three in a hundred interrupts of a bare loop over a ``with lock`` leave it held for ever.
+@pytest.mark.skipif(
+    sys.version_info < (3, 10),
+    reason="Python 3.9 itself leaves a lock held if Ctrl-C comes as its with-block ends",
+)
 def test_ctrl_c_anywhere_in_submit_leaves_nothing_behind(fake):
     """Interrupted at 100 random instants; afterwards everything ends, and calls still work."""
     done = subprocess.run(
