@@ -235,8 +235,11 @@ class Permit:
 
     def __del__(self) -> None:
         # May run anywhere, even under a lock of ours.
-        turn: Optional[PermitTurn] = getattr(self, "ticket", None)  # none if cut off as it was made
-        if turn is not None and turn.stamp is not None and not turn.seat.closed:
+        try:
+            turn = self.ticket
+        except AttributeError:
+            return  # Ctrl-C came as it was made
+        if turn.stamp is not None and not turn.seat.closed:
             if not turn.granted:  # Ctrl-C came in the very instant of its grant or of its closing
                 turn.granted.append(True)
             self.drop()

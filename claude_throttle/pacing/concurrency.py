@@ -65,8 +65,7 @@ class Concurrency:
         self.too_many: Optional[Callable[[], None]] = None
         #: Share of the permits kept for priority INTERACTIVE.
         self.interactive_share = interactive_share
-        #: The places that are out. Each takes itself out of these when it is given back, with no
-        #: lock; none comes in without it.
+        #: The places that are out. None comes in without the lock; each goes out by itself.
         self._urgent: set[Place] = set()
         self._others: set[Place] = set()
         # Guards all below. Never held while calling out.
@@ -114,35 +113,34 @@ class Concurrency:
 
     def _room(self) -> tuple[float, float]:
         """How many more may leave with priority INTERACTIVE, and how many with another."""
-        limit, kept, out = self.limit, 0.0, self.in_use
+        limit, kept, others = self.limit, 0.0, len(self._others)
         if self.interactive_share and limit < math.inf:
             # The last of all is everybody's.
             kept = min(limit - 1, limit * self.interactive_share // 1)
-        return limit - out, limit - kept - len(self._others)
+        return limit - len(self._urgent) - others, limit - kept - others
 
     def _room_locked(self, now: float) -> tuple[float, float]:
         """The same by the last word; somebody waits for it, so the limit may grow."""
-        room = self._room()
-        if min(room) > 0:
-            return room
+        urgent, others = self._room()
+        if urgent > 0 and others > 0:
+            return urgent, others
         self._grow_in_silence_locked(now)
         return self._room()
 
     def place(self, priority: int) -> Place:
         """One for a call of that priority, not taken yet."""
-        is_urgent = priority <= Priority.INTERACTIVE
-        return Place(self, self._urgent if is_urgent else self._others, is_urgent)
+        return Place(self, self._others if priority > Priority.INTERACTIVE else self._urgent)
 
     def try_acquire(self, place: Place, now: float) -> bool:
         """Take *place*, if there is one for its priority."""
         with self._lock:
             urgent, others = self._room_locked(now)
-            is_other = not place.is_urgent
+            is_other = place.taken is self._others
             if urgent <= 0 or (is_other and others <= 0):
                 return False
             if urgent > 1 and others > is_other:
                 self._full_since = None  # nobody has to wait now
-            place.take()
+            place.taken.add(place)
             return True
 
     def starve(self, wake: Callable[[], None]) -> None:

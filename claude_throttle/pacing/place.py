@@ -16,27 +16,22 @@ class Place:
     Giving back takes it out of the set, no more, so that even the garbage collector may.
     """
 
-    __slots__ = ("_permits", "_taken", "is_urgent")
+    __slots__ = ("_permits", "taken")
 
-    def __init__(self, permits: Concurrency, taken: set[Place], is_urgent: bool) -> None:
+    def __init__(self, permits: Concurrency, taken: set[Place]) -> None:
         self._permits = permits
-        self._taken = taken
-        #: For a call with priority INTERACTIVE.
-        self.is_urgent = is_urgent
+        #: Those of its kind that are taken. The permits put it there.
+        self.taken = taken
 
     def try_take(self, now: float) -> bool:
         """Take it, if there is one for that priority."""
         return self._permits.try_acquire(self, now)
 
-    def take(self) -> None:
-        """The same without asking. For the permits: it needs their lock."""
-        self._taken.add(self)
-
     def give_back(self) -> None:
         """Put it back, and wake the lanes that found none. Call it with no lane's mutex held."""
-        self._taken.discard(self)
+        self.taken.discard(self)
         self._permits.wake_starved()
 
     def give_back_quietly(self) -> None:
         """Put it back and wake nobody; takes no lock."""
-        self._taken.discard(self)
+        self.taken.discard(self)
