@@ -216,11 +216,15 @@ class _Caller:
 
 
 @pytest.fixture
-def sending(monkeypatch):
-    """Whose call this thread is sending."""
-    return lambda caller: monkeypatch.setattr(
-        connections.current, "attempts", caller, raising=False
-    )
+def sending():
+    """``sending(*whose)``: that this thread is sending; nobody's at the end."""
+    slot = connections.current.slot
+
+    def send(*whose):
+        slot[:] = whose
+
+    yield send
+    send()
 
 
 def test_a_call_hangs_up_on_its_own_connection(sending):
@@ -247,7 +251,7 @@ def test_nobody_hangs_up_on_a_successors_call(sending):
     line.request()
     first.hang_up()
     assert not line.was_shut
-    sending(None)
+    sending()
     line.request()
     second.hang_up()
     assert not line.was_shut
