@@ -108,13 +108,15 @@ def test_a_call_whose_time_is_up_in_the_queue_is_not_sent(fake, throttle, manual
     assert len(server.arrivals) == 1
 
 
-def test_the_timeout_covers_the_wire(fake, throttle):
+def test_the_timeout_covers_the_wire(fake, throttle, manual):
     """A server that never answers is cut off, and the call is not sent again."""
     server = fake()
     server.script(Stall())
-    throttler = throttle(server, max_retries=3)
+    future = throttle(server, max_retries=3, clock=manual).submit(**ask(timeout=5))
+    wait_until(lambda: server.arrivals)
+    manual.advance(6)
     with pytest.raises(DeadlineExceeded, match="may be billed") as caught:
-        throttler.call(**ask(timeout=0.3))
+        future.result(10)
     assert caught.value.sent
     assert len(server.arrivals) == 1
 
@@ -141,14 +143,15 @@ def test_the_timeout_covers_the_wait_for_another_try(fake, throttle):
     assert len(server.arrivals) == 1
 
 
-def test_a_connection_cut_by_a_deadline_does_not_harm_the_next_call(fake, throttle):
+def test_a_connection_cut_by_a_deadline_does_not_harm_the_next_call(fake, throttle, manual):
     """The one that was cut is thrown away; its place in the pool is good for others."""
     server = fake()
-    throttler = throttle(server, max_concurrency=1)
+    throttler = throttle(server, max_concurrency=1, clock=manual)
     for n in range(5):
         server.script(Stall())
-        stalled = throttler.submit(**ask(timeout=0.3))
+        stalled = throttler.submit(**ask(timeout=5))
         wait_until(lambda: len(server.arrivals) > 2 * n)  # noqa: B023
+        manual.advance(6)
         with pytest.raises(DeadlineExceeded):
             stalled.result(10)
         server.script(Ok())

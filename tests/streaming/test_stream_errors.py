@@ -216,9 +216,9 @@ def test_silence_ends_it(fake, throttle):
     """timeout= seconds without a byte, once content has begun."""
     server = fake()
     server.script(Streamed(at=4, wrong="stall"))
-    found = failed(throttle(server), timeout=0.2)
+    found = failed(throttle(server), timeout=1)
     assert isinstance(found, anthropic.APITimeoutError)
-    assert "silent for 0.2 s" in str(found)
+    assert "silent for 1 s" in str(found)
     assert found.partial_message["content"][0]["text"]
 
 
@@ -279,13 +279,18 @@ def test_close_ends_a_wait_for_another_attempt(fake, throttle):
 
 
 @pytest.mark.parametrize("at", [0, 1])
-def test_the_wait_for_content_ends_by_its_timeout(fake, throttle, at):
+def test_the_wait_for_content_ends_by_its_timeout(fake, throttle, manual, at):
     """Whether nothing came, or only message_start."""
     server = fake()
     server.script(Streamed(at=at, wrong="stall"))
-    found = failed(throttle(server), timeout=0.2)
-    assert isinstance(found, DeadlineExceeded)
-    assert found.sent
+    throttler, errors = throttle(server, clock=manual), []
+    thread = threading.Thread(target=lambda: errors.append(failed(throttler, timeout=5)))
+    thread.start()
+    wait_until(lambda: server.arrivals)
+    manual.advance(6)
+    thread.join(10)
+    assert isinstance(errors[0], DeadlineExceeded)
+    assert errors[0].sent
 
 
 def test_a_timeout_in_the_queue(fake, throttle, manual):
