@@ -49,7 +49,8 @@ class Abandoned:
             if start:
                 self._senders.run(partial(self._close_each, threading.get_ident()))
         except BaseException:  # Ctrl-C: the next one starts it, and two would do no harm
-            self._running = self._running and not start
+            if start:
+                self._running = False
             raise
 
     def closed(self) -> None:

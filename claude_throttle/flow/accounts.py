@@ -164,14 +164,13 @@ class Accounts:
     def return_permit(self, attempts: Attempts) -> None:
         """Give back the permit of an attempt that has ended; idempotent."""
         with self._lane.mutex:
-            lender = attempts.lender
-            if lender is not None:
-                lender.give_back_quietly()
-                attempts.lender = None
-        if lender is not None:
-            self._permits.wake_starved()
-            if attempts.call.rides is not None:
-                self._lane.wake()  # others may wait for the same ride
+            if attempts.lender is None:
+                return
+            attempts.lender.give_back_quietly()
+            attempts.lender = None
+        self._permits.wake_starved()
+        if attempts.call.rides is not None:
+            self._lane.wake()  # others may wait for the same ride
 
     # -- permits ---------------------------------------------------------------------------------
 

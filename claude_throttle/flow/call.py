@@ -197,9 +197,8 @@ class CallFuture(Future[Any]):
                 self._condition.wait(longest_wait())
 
     def cancel(self) -> bool:
-        if not self.claim():
-            return self.cancelled()
-        self.finish_cancel()
+        if self.claim():
+            self.finish_cancel()
         return self.cancelled()
 
     def finish_cancel(self) -> None:

@@ -14,7 +14,7 @@ class Seat:
     """The place of an open permit, lent to one call after another.
 
     Thread-safe without a lock, so that the garbage collector may close it: the place is an entry
-    of a list, and whoever pops that entry has it.
+    of a list, and whoever pops that entry rides on it.
     """
 
     __slots__ = ("_lent", "_place", "closed")
@@ -68,7 +68,6 @@ class Seat:
 
     def _end(self, quietly: bool = False) -> None:
         # Step by step, not one inside the other: permits may ride on permits, thousands deep.
-        # Closing and the rider's end may come together: only one of them finds the place.
         seat: Lender = self
         while isinstance(seat, Seat):
             if not seat.closed:
@@ -81,7 +80,8 @@ class Seat:
             except IndexError:
                 return
             seat = lender
-        # No matter if the other one does so, too: who is interrupted here begins anew.
+        # A place, or a stream's, may be given back again. So who is interrupted here begins anew,
+        # and closing and the rider's end may come together.
         if quietly:
             seat.give_back_quietly()
         else:

@@ -188,8 +188,8 @@ class Worker:
 
     def commit_locked(self, ticket: Ticket, now: float) -> Optional[Step]:
         """Let it leave if it may, in this instant; None if it has to wait."""
-        self._committing, lender = True, None
         place = self._permits.place(ticket.priority)
+        self._committing, lender = True, None
         try:
             if self._lane.pacer.ready_at(ticket.cost, now) > now:
                 return None

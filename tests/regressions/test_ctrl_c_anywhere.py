@@ -11,6 +11,7 @@ import gc
 import sys
 import threading
 import time
+from functools import partial
 
 import anthropic
 import pytest
@@ -20,6 +21,7 @@ import claude_throttle
 from claude_throttle.flow.condition import Condition
 from claude_throttle.flow.settlement import busy
 from tests.conftest import MODEL, ask, echo
+from tests.official_sdk.conftest import HELLO
 
 # In a __del__, Python itself swallows it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -90,10 +92,10 @@ def hold_a_permit(throttler):
 
 
 WAYS = {
-    "submit": lambda throttler: lambda: throttler.submit(**ask()),
-    "call": lambda throttler: lambda: throttler.call(**ask()),
-    "permit": lambda throttler: lambda: hold_a_permit(throttler),
-    "stream": lambda throttler: lambda: read_a_stream(throttler),
+    "submit": lambda throttler: throttler.submit(**ask()),
+    "call": lambda throttler: throttler.call(**ask()),
+    "permit": hold_a_permit,
+    "stream": read_a_stream,
 }
 
 
@@ -119,7 +121,7 @@ def test_ctrl_c_at_any_instant_leaves_nothing_behind(fake, throttle, way):
     """Whatever is asked for; afterwards all places are free, and calls still work."""
     throttler = throttle(fake(), max_concurrency=2)
     throttler.call(**ask())
-    for where in at_each_instant(WAYS[way](throttler)):
+    for where in at_each_instant(partial(WAYS[way], throttler)):
         wait_until_nothing_is_left(throttler, where)
     assert echo(throttler.call(**ask())) == "hello"
 
@@ -131,9 +133,8 @@ def test_ctrl_c_in_the_middleware_leaves_nothing_behind(fake, throttle):
     client = anthropic.Anthropic(
         api_key="k", base_url=server.url, middleware=[throttler.middleware()]
     )
-    asked = {name: value for name, value in ask().items() if name != "raw"}
-    client.messages.create(**asked)
-    for where in at_each_instant(lambda: client.messages.create(**asked)):
+    client.messages.create(**HELLO)
+    for where in at_each_instant(lambda: client.messages.create(**HELLO)):
         wait_until_nothing_is_left(throttler, where)
 
 
@@ -143,9 +144,8 @@ def test_ctrl_c_in_the_adapter_leaves_nothing_behind(fake, throttle):
     throttler = throttle(server, max_concurrency=2)
     session = requests.Session()
     session.mount(server.url, throttler.adapter())
-    asked = {name: value for name, value in ask().items() if name != "raw"}
     throttler.call(**ask())
-    for where in at_each_instant(lambda: session.post(f"{server.url}/v1/messages", json=asked)):
+    for where in at_each_instant(lambda: session.post(f"{server.url}/v1/messages", json=HELLO)):
         wait_until_nothing_is_left(throttler, where)
 
 
