@@ -16,7 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from claude_throttle import Throttler
-    from claude_throttle.flow.clock import Clock
+    from claude_throttle.core.threads.clock import Clock
     from claude_throttle.testing import ClaudeApi, ManualClock
 
 #: Looks like a key and is none.
@@ -127,7 +127,7 @@ def _claude_clock(request: pytest.FixtureRequest) -> Clock:
         from claude_throttle.testing import ManualClock
 
         return ManualClock()
-    from claude_throttle.flow.clock import SYSTEM_CLOCK
+    from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 
     return SYSTEM_CLOCK
 
@@ -164,7 +164,7 @@ def _lead_to(url: str, environment: pytest.MonkeyPatch) -> None:
 
 def _drained(throttler: Throttler, clock: Clock) -> int:
     """Finish what there is; how many calls had no end."""
-    from claude_throttle.flow.clock import SYSTEM_CLOCK
+    from claude_throttle.core.threads.clock import SYSTEM_CLOCK
     from claude_throttle.testing import ManualClock
 
     if not isinstance(clock, ManualClock):

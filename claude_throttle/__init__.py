@@ -11,24 +11,10 @@ To pytest, which warns if a package with a plugin was loaded before it: PYTEST_D
 from typing import TYPE_CHECKING, Any
 
 from claude_throttle._version import __version__
-from claude_throttle.errors import (
-    AccountSuspended,
-    BatchIncomplete,
-    BrokenAnswer,
-    CircuitOpen,
-    Closed,
-    ConfigurationError,
-    DeadlineExceeded,
-    Forked,
-    InvalidCall,
-    QueueFull,
-    QuotaTooSmall,
-    ThrottleError,
-    UnknownSetting,
-    Unprocessed,
-)
-from claude_throttle.flow.cost import Usage
-from claude_throttle.flow.events import (
+from claude_throttle.config.settings import Settings
+from claude_throttle.core.dispatch.permit import Permit
+from claude_throttle.core.domain.cost import Usage
+from claude_throttle.core.domain.events import (
     CallFailed,
     CallQueued,
     CallSent,
@@ -49,27 +35,41 @@ from claude_throttle.flow.events import (
     Suspended,
     SuspensionEnded,
 )
-from claude_throttle.flow.permit import Permit
-from claude_throttle.flow.ticket import Priority
-from claude_throttle.metrics.quantiles import Quantiles
-from claude_throttle.metrics.recent import HistoryInterval
-from claude_throttle.metrics.stats import Stats
-from claude_throttle.pacing.quota import Quota
-from claude_throttle.settings import Settings
+from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.core.queueing.ticket import Priority
+from claude_throttle.errors import (
+    AccountSuspended,
+    BatchIncomplete,
+    BrokenAnswer,
+    CircuitOpen,
+    Closed,
+    ConfigurationError,
+    DeadlineExceeded,
+    Forked,
+    InvalidCall,
+    QueueFull,
+    QuotaTooSmall,
+    ThrottleError,
+    UnknownSetting,
+    Unprocessed,
+)
+from claude_throttle.metrics.histogram import Quantiles
+from claude_throttle.metrics.history import HistoryInterval
+from claude_throttle.metrics.recorder import Stats
 from claude_throttle.throttler import Throttler
 
 if TYPE_CHECKING:
-    from claude_throttle.batches import (
+    from claude_throttle.account.limits import LaneState, Limits, QuotaState
+    from claude_throttle.features.batches.api import (
         Batches,
         BatchHandle,
         BatchProgress,
         BatchResult,
         BatchState,
     )
-    from claude_throttle.fleet_view import FleetLane, FleetMember, FleetState, fleet
-    from claude_throttle.limits import LaneState, Limits, QuotaState
-    from claude_throttle.stream import MessageStream
-    from claude_throttle.tickets import LineTicket
+    from claude_throttle.features.sharing.fleet import FleetLane, FleetMember, FleetState, fleet
+    from claude_throttle.features.sharing.virtual_queue import LineTicket
+    from claude_throttle.features.streaming.message_stream import MessageStream
 
 __all__ = [
     # The front door
@@ -140,13 +140,14 @@ __all__ = [
 
 #: Only for who looks: an import that most programs would pay for in vain.
 _ON_USE = {
-    **dict.fromkeys(("LaneState", "Limits", "QuotaState"), "limits"),
-    **dict.fromkeys(("fleet", "FleetState", "FleetMember", "FleetLane"), "fleet_view"),
+    **dict.fromkeys(("LaneState", "Limits", "QuotaState"), "account.limits"),
+    **dict.fromkeys(("fleet", "FleetState", "FleetMember", "FleetLane"), "features.sharing.fleet"),
     **dict.fromkeys(
-        ("Batches", "BatchHandle", "BatchProgress", "BatchResult", "BatchState"), "batches"
+        ("Batches", "BatchHandle", "BatchProgress", "BatchResult", "BatchState"),
+        "features.batches.api",
     ),
-    "LineTicket": "tickets",
-    "MessageStream": "stream",
+    "LineTicket": "features.sharing.virtual_queue",
+    "MessageStream": "features.streaming.message_stream",
 }
 
 

@@ -7,22 +7,22 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, overload
 
-from claude_throttle.flow.call import Call, CallFuture
-from claude_throttle.flow.cost import Cost
-from claude_throttle.flow.ordered import default_look_ahead, in_order
-from claude_throttle.flow.permit import Permit, Terms
-from claude_throttle.flow.ticket import Priority
-from claude_throttle.settings import Settings
-from claude_throttle.timeouts import UNSET, Timeout, seconds_of
+from claude_throttle.config.settings import Settings
+from claude_throttle.config.timeouts import UNSET, Timeout, seconds_of
+from claude_throttle.core.dispatch.call import Call, CallFuture
+from claude_throttle.core.dispatch.permit import Permit, Terms
+from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.queueing.look_ahead import default_look_ahead, in_order
+from claude_throttle.core.queueing.ticket import Priority
 from claude_throttle.transport.request import require_options
 
 if TYPE_CHECKING:
     from anthropic.types import Message
     from requests.adapters import HTTPAdapter
 
-    from claude_throttle.admission import Admission, Attempt
-    from claude_throttle.process import Process
-    from claude_throttle.stream import MessageStream
+    from claude_throttle.account.admission import Admission, Attempt
+    from claude_throttle.engine import Process
+    from claude_throttle.features.streaming.message_stream import MessageStream
 
 
 class Calls:
@@ -207,7 +207,9 @@ class Calls:
         :class:`Closed`. Raises :class:`ConfigurationError` if the SDK is too old, and
         ``AsyncAnthropic`` a TypeError.
         """
-        from claude_throttle.middleware import make_middleware  # few programs need it
+        from claude_throttle.features.interop.sdk_middleware import (
+            make_middleware,  # few programs need it
+        )
 
         return make_middleware(self._outer_admission, self._terms(priority, tenant, timeout))
 
@@ -228,7 +230,7 @@ class Calls:
         ``requests.adapters.HTTPAdapter`` without ``max_retries`` (:class:`ConfigurationError`).
         ``session.post()`` raises our errors as the SDK's methods do under middleware().
         """
-        from claude_throttle.transport.session_adapter import SessionAdapter  # few need it
+        from claude_throttle.features.interop.requests_adapter import SessionAdapter  # few need it
 
         terms = self._terms(priority, tenant, timeout)
         return SessionAdapter(partial(self._admit_request, terms), **options)

@@ -5,28 +5,28 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Callable, Optional
 
-from claude_throttle.flow.clock import Clock
-from claude_throttle.flow.lane import Lane
-from claude_throttle.flow.senders import Senders
-from claude_throttle.rooms import Rooms
-from claude_throttle.settings import Settings
+from claude_throttle.account.model_groups import Rooms
+from claude_throttle.config.settings import Settings
+from claude_throttle.core.dispatch.lane import Lane
+from claude_throttle.core.threads.clock import Clock
+from claude_throttle.core.threads.thread_pool import Senders
 from claude_throttle.transport.http import Wire
 
 if TYPE_CHECKING:
-    from claude_throttle.access import Access
-    from claude_throttle.admission import Admission
-    from claude_throttle.batch_desk import BatchDesk
-    from claude_throttle.clerk import Clerk
-    from claude_throttle.counting import Counter
-    from claude_throttle.organization import Organization
-    from claude_throttle.pacing.concurrency import Concurrency
+    from claude_throttle.account.admission import Admission
+    from claude_throttle.account.rate_limits_api import Organization
+    from claude_throttle.account.suspensions import Access
+    from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+    from claude_throttle.features.batches.client import BatchDesk
+    from claude_throttle.features.sharing.coordinator import Clerk
+    from claude_throttle.features.token_counting.counter import Counter
 
 
 def counter(settings: Settings, wire: Wire, senders: Senders, clock: Clock) -> Optional[Counter]:
     """Who counts tokens before a call leaves, if the API is to do it."""
     if settings.count_tokens != "api":
         return None
-    from claude_throttle.counting import Counter
+    from claude_throttle.features.token_counting.counter import Counter
 
     return Counter(settings, wire, senders, clock)
 
@@ -37,7 +37,7 @@ def lane_beside(
     """The lane of what has a quota beside the models'; the counter's own, if that is meant."""
     if counter is not None and counter.lane.name == name:
         return counter.lane
-    from claude_throttle.side_lane import side_lane
+    from claude_throttle.account.endpoint_lanes import side_lane
 
     return side_lane(name, settings, senders, clock)
 
@@ -48,7 +48,7 @@ def organization(
     """Who asks for the organization's limits, if there is a key for that."""
     if not settings.admin_key:
         return None
-    from claude_throttle.organization import Organization
+    from claude_throttle.account.rate_limits_api import Organization
 
     return Organization(settings, wire, rooms, senders)
 
@@ -64,7 +64,7 @@ def clerk(
     """Who keeps this process in step with those it shares its quotas with, if any."""
     if settings.shared is None:
         return None
-    from claude_throttle.store import make_clerk
+    from claude_throttle.features.sharing.open_store import make_clerk
 
     return make_clerk(settings, permits, rooms, access, median_latency, clock)
 
@@ -79,6 +79,6 @@ def batch_desk(
 def _make_batch_desk(
     settings: Settings, wire: Wire, senders: Senders, admission: Admission, clock: Clock
 ) -> BatchDesk:
-    from claude_throttle.batch_desk import BatchDesk
+    from claude_throttle.features.batches.client import BatchDesk
 
     return BatchDesk(settings, wire, senders, admission, clock)

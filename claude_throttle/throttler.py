@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Optional
 
-from claude_throttle import exit_hooks
 from claude_throttle.calls import Calls
+from claude_throttle.config.settings import QUOTAS, Settings
+from claude_throttle.core.threads import exit_hooks
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
+from claude_throttle.core.threads.process_local import PerProcess
 from claude_throttle.errors import Closed, ConfigurationError
-from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock
-from claude_throttle.metrics.stats import Stats
-from claude_throttle.observer import Listener
-from claude_throttle.per_process import PerProcess
-from claude_throttle.settings import QUOTAS, Settings
+from claude_throttle.metrics.event_bus import Listener
+from claude_throttle.metrics.recorder import Stats
 from claude_throttle.transport import sdk
 from claude_throttle.transport.request import without_ours
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from claude_throttle.admission import Admission
-    from claude_throttle.batches import Batches
-    from claude_throttle.canned_answers import CannedAnswers
-    from claude_throttle.limits import Limits
-    from claude_throttle.metrics.recent import HistoryInterval
-    from claude_throttle.process import Process
-    from claude_throttle.settings import SettingsOptions
-    from claude_throttle.tickets import LineTicket
-    from claude_throttle.transport.canned import CannedLatency, CannedText
+    from claude_throttle.account.admission import Admission
+    from claude_throttle.account.limits import Limits
+    from claude_throttle.config.settings import SettingsOptions
+    from claude_throttle.engine import Process
+    from claude_throttle.features.batches.api import Batches
+    from claude_throttle.features.sharing.virtual_queue import LineTicket
+    from claude_throttle.features.test_mode.canned_transport import CannedLatency, CannedText
+    from claude_throttle.features.test_mode.test_mode import CannedAnswers
+    from claude_throttle.metrics.history import HistoryInterval
 
 
 class Throttler(Calls):
@@ -53,7 +53,7 @@ class Throttler(Calls):
     ) -> None:
         # Most of the package, and requests: not for a program that only imports this one. Yet
         # before the first call, which may come from any thread while another one forks.
-        from claude_throttle.process import Process
+        from claude_throttle.engine import Process
 
         self._make_process = Process
         self._settings = Settings.given(settings, options)
@@ -84,7 +84,7 @@ class Throttler(Calls):
     @property
     def batches(self) -> Batches:
         """Message Batches: ``submit(requests)``, ``resume(ids)``, ``recent()``."""
-        from claude_throttle.batches import Batches  # few programs need it
+        from claude_throttle.features.batches.api import Batches  # few programs need it
 
         return Batches(self._process_for_batches)
 
@@ -121,7 +121,10 @@ class Throttler(Calls):
         (three times where it has lost the line); raises :class:`ConfigurationError` without
         ``shared=``.
         """
-        from claude_throttle.tickets import line_up, line_up_alone  # few programs need it
+        from claude_throttle.features.sharing.virtual_queue import (  # few programs need it
+            line_up,
+            line_up_alone,
+        )
 
         ask = line_up_alone if self._canned and self._settings.shared is not None else line_up
         return ask(self._process(), without_ours(params), ticket)
@@ -161,8 +164,10 @@ class Throttler(Calls):
         its caller sends is still sent. Raises :class:`ConfigurationError`. The setting
         ``testing=True`` (CLAUDE_THROTTLE_TESTING=1) is the same from the start.
         """
-        from claude_throttle.canned_answers import CannedAnswers  # no program in production
-        from claude_throttle.transport.canned import CANNED_TEXT, Canned
+        from claude_throttle.features.test_mode.canned_transport import CANNED_TEXT, Canned
+        from claude_throttle.features.test_mode.test_mode import (
+            CannedAnswers,  # no program in production
+        )
 
         canned = Canned(CANNED_TEXT if text is None else text, latency)
         return CannedAnswers(

@@ -8,7 +8,7 @@ import pytest
 
 from claude_throttle import ConfigurationError, DeadlineExceeded, Settings
 from claude_throttle.testing import Reply
-from claude_throttle.transport.count import COUNTED, count_body, read_count
+from claude_throttle.transport.count_tokens import COUNTED, count_body, read_count
 from tests.conftest import MODEL, ask, echo, note_departures
 from tests.flow.test_cancel_and_deadline import wait_until
 

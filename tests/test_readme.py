@@ -14,9 +14,17 @@ from pathlib import Path
 import pytest
 
 from claude_throttle import Settings
-from claude_throttle.flow.heard import ACCOUNT, CONCURRENCY, FAULT, OVERLOAD, PAUSING, RAMP, RATE
-from claude_throttle.pacing.circuit import FAILURES_IN_A_ROW
-from claude_throttle.transport.answers import NOT_PERMITTED, RULES, judge
+from claude_throttle.core.domain.feedback import (
+    ACCOUNT,
+    CONCURRENCY,
+    FAULT,
+    OVERLOAD,
+    PAUSING,
+    RAMP,
+    RATE,
+)
+from claude_throttle.core.pacing.circuit_breaker import FAILURES_IN_A_ROW
+from claude_throttle.transport.verdicts import NOT_PERMITTED, RULES, judge
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from claude_throttle import settings as module
-from claude_throttle.checks import require_timeout
+from claude_throttle.config import settings as module
+from claude_throttle.config.settings import FIELDS, QUOTAS, Settings
+from claude_throttle.config.validation import require_timeout
+from claude_throttle.core.pacing.gcra import Quota
 from claude_throttle.errors import ConfigurationError, UnknownSetting
-from claude_throttle.pacing.quota import Quota
-from claude_throttle.settings import FIELDS, QUOTAS, Settings
 
 KEY = "sk-ant-secret-0123456789"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from claude_throttle import Throttler
+from claude_throttle.config.settings import Settings
+from claude_throttle.core.pacing.gcra import Quota
 from claude_throttle.errors import ConfigurationError
-from claude_throttle.pacing.quota import Quota
-from claude_throttle.settings import Settings
 
 ENV = {"ANTHROPIC_API_KEY": "env-key", "ANTHROPIC_AUTH_TOKEN": "env-token"}
 

@@ -23,8 +23,8 @@ from claude_throttle import (
     Settings,
     Throttler,
 )
+from claude_throttle.features.test_mode.canned_transport import CANNED_TEXT
 from claude_throttle.testing import FakeClaude, Stall
-from claude_throttle.transport.canned import CANNED_TEXT
 
 from .conftest import MODEL, ask, echo, move_until_done
 from .flow.test_cancel_and_deadline import wait_until

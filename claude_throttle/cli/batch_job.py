@@ -19,7 +19,7 @@ from claude_throttle.cli.job import Stopped, Tally
 from claude_throttle.cli.lines import Line, Problem
 from claude_throttle.cli.progress import Snapshot
 from claude_throttle.cli.results import Results
-from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 
 #: Seconds that this machine's clock and the API's may be apart. A clock that is set to another
 #: zone's time must not make a batch that was paid for look older than its creation.

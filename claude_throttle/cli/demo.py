@@ -22,7 +22,7 @@ from typing import Any, Optional
 from claude_throttle.cli import naive, quota_options
 from claude_throttle.cli.exits import ALL_WELL, SOME_FAILED
 from claude_throttle.cli.progress import Progress, Snapshot
-from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.testing import FakeClaude
 
 SUMMARY = "see it work, without a key and without a network"

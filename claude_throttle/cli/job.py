@@ -26,7 +26,7 @@ from claude_throttle.cli.lines import Line, Problem, Request
 from claude_throttle.cli.progress import Snapshot, in_words, learned_rpm
 from claude_throttle.cli.reach import Reach
 from claude_throttle.cli.results import Results
-from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 
 #: Ctrl-C can be lost on a wait without an end, if it comes just before the wait begins or the
 #: system gives it to another thread.

@@ -11,7 +11,7 @@ from typing import Optional
 
 import claude_throttle
 from claude_throttle import CallFailed, CallSucceeded, CircuitClosed, CircuitOpened, RetryScheduled
-from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 
 #: Seconds of probes without one answer ever: longer than a server takes to restart, shorter than
 #: a newcomer's patience.

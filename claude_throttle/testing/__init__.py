@@ -43,11 +43,11 @@ from claude_throttle.testing.faults import (
 )
 
 if TYPE_CHECKING:
+    from claude_throttle.simulation.simulated_server import SimulatedServer
+    from claude_throttle.simulation.simulation import Simulation
     from claude_throttle.testing.clock import ManualClock
     from claude_throttle.testing.scripted_api import ClaudeApi
     from claude_throttle.testing.server import FakeClaude
-    from claude_throttle.testing.simulated_server import SimulatedServer
-    from claude_throttle.testing.simulation import Simulation
     from claude_throttle.testing.streams import Streamed
     from claude_throttle.testing.with_responses import add_message, add_refusal, limit_headers
 
@@ -92,13 +92,15 @@ __all__ = [
 ]
 
 _LATER = {
-    "FakeClaude": "server",
-    "ClaudeApi": "scripted_api",
-    "ManualClock": "clock",
-    "Simulation": "simulation",
-    "SimulatedServer": "simulated_server",
-    **dict.fromkeys(("add_message", "add_refusal", "limit_headers"), "with_responses"),
-    "Streamed": "streams",
+    "FakeClaude": "claude_throttle.testing.server",
+    "ClaudeApi": "claude_throttle.testing.scripted_api",
+    "ManualClock": "claude_throttle.testing.clock",
+    "Simulation": "claude_throttle.simulation.simulation",
+    "SimulatedServer": "claude_throttle.simulation.simulated_server",
+    **dict.fromkeys(
+        ("add_message", "add_refusal", "limit_headers"), "claude_throttle.testing.with_responses"
+    ),
+    "Streamed": "claude_throttle.testing.streams",
 }
 
 
@@ -106,6 +108,6 @@ def __getattr__(name: str) -> object:
     # The server brings asyncio along; who only wants a clock or a scripted answer should not pay.
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found: object = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+    found: object = getattr(import_module(_LATER[name]), name)
     globals()[name] = found
     return found

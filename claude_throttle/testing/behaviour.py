@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
-from claude_throttle.flow.clock import Clock
-from claude_throttle.testing.quotas import Limits
+from claude_throttle.core.threads.clock import Clock
+from claude_throttle.simulation.quotas import Limits
 
 Latency = Union[float, Callable[[random.Random, dict[str, Any]], float]]
 OutputTokens = Union[int, Callable[[random.Random, dict[str, Any]], int]]

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Optional, Union
 from urllib.parse import parse_qs
 
+from claude_throttle.simulation.quotas import Limits, ModelQuotas
 from claude_throttle.testing import batch_records, replies
 from claude_throttle.testing.accounts import KEY_REFUSED
 from claude_throttle.testing.arrivals import Arrival, ArrivalLog
 from claude_throttle.testing.batch_records import Batch, Ending
 from claude_throttle.testing.behaviour import Behaviour
 from claude_throttle.testing.faults import Garbage, Reply, Scripted
-from claude_throttle.testing.quotas import Limits, ModelQuotas
 from claude_throttle.testing.reading import SECRET_HEADERS, key_of
 from claude_throttle.testing.wire import Request
 

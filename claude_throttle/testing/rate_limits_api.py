@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 from urllib.parse import parse_qs
 
+from claude_throttle.simulation.quotas import Limits
 from claude_throttle.testing import replies
 from claude_throttle.testing.faults import Reply
-from claude_throttle.testing.quotas import Limits
 
 PATH = "/v1/organizations/rate_limits"
 

@@ -12,9 +12,9 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
-from claude_throttle.testing.acceleration import RampRefusal
+from claude_throttle.simulation.acceleration import RampRefusal
+from claude_throttle.simulation.quotas import AnyRefusal, Standing
 from claude_throttle.testing.faults import Reply
-from claude_throttle.testing.quotas import AnyRefusal, Standing
 
 DOCS = "https://docs.claude.com/en/api/rate-limits"
 

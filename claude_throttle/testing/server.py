@@ -9,13 +9,13 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import Optional
 
-from claude_throttle.flow.clock import SYSTEM_CLOCK, Clock
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
+from claude_throttle.simulation.quotas import Limits
 from claude_throttle.testing.arrivals import Arrival
 from claude_throttle.testing.behaviour import ADMISSION, Behaviour, Latency, OutputTokens
 from claude_throttle.testing.connection import Connection
 from claude_throttle.testing.fake_batches import FakeBatches
 from claude_throttle.testing.faults import OVERLOADED, Scripted
-from claude_throttle.testing.quotas import Limits
 from claude_throttle.testing.service import Service
 
 ORGANIZATION_ID = "00000000-0000-4000-8000-00000000fa4e"

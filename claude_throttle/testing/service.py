@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Optional
 
+from claude_throttle.simulation.quotas import Limits, ModelQuotas
 from claude_throttle.testing import rate_limits_api, replies
 from claude_throttle.testing.accounts import KEY_REFUSED
 from claude_throttle.testing.arrivals import MESSAGES, Arrival, ArrivalLog
@@ -20,7 +21,6 @@ from claude_throttle.testing.fake_batches import PATH as BATCHES
 from claude_throttle.testing.fake_batches import FakeBatches
 from claude_throttle.testing.faults import FaultDice, Ok, Reply, Reset, Scripted, SpendCap
 from claude_throttle.testing.plans import Head, Plan, Scene, plan_for
-from claude_throttle.testing.quotas import Limits, ModelQuotas
 from claude_throttle.testing.reading import SECRET_HEADERS, Call, read_call
 from claude_throttle.testing.wire import Request
 

@@ -23,11 +23,11 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Optional, Union
 
-from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
+from claude_throttle.simulation.quotas import Standing
 from claude_throttle.testing import replies
 from claude_throttle.testing.arrivals import MESSAGES
 from claude_throttle.testing.faults import Reply
-from claude_throttle.testing.quotas import Standing
 from claude_throttle.testing.reading import Call, read_call
 from claude_throttle.testing.refusals import refusal
 from claude_throttle.testing.wire import Request

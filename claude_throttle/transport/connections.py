@@ -18,9 +18,9 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from claude_throttle.flow.attempts import Attempts, Stopped
-from claude_throttle.flow.inherited import dead_end
-from claude_throttle.flow.per_thread import PerThread
+from claude_throttle.core.dispatch.attempt import Attempts, Stopped
+from claude_throttle.core.threads.fork import dead_end
+from claude_throttle.core.threads.thread_local import PerThread
 
 
 class _Current(PerThread):

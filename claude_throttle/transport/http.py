@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 import requests
 from requests.utils import get_environ_proxies
 
+from claude_throttle.core.dispatch.attempt import Attempts
+from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.settlement import Outcome
+from claude_throttle.core.domain.feedback import Heard
+from claude_throttle.core.threads.clock import Clock
 from claude_throttle.errors import BrokenAnswer
-from claude_throttle.flow.attempts import Attempts
-from claude_throttle.flow.call import Call
-from claude_throttle.flow.clock import Clock
-from claude_throttle.flow.heard import Heard
-from claude_throttle.flow.settlement import Outcome
 from claude_throttle.transport import sdk
 from claude_throttle.transport.adapter import PacedAdapter
-from claude_throttle.transport.answers import broken, judge, read_json, read_message, read_usage
 from claude_throttle.transport.connections import current, cut_off_inherited
-from claude_throttle.transport.count import count_body, read_count
+from claude_throttle.transport.count_tokens import count_body, read_count
+from claude_throttle.transport.endpoints import COUNT_PATH, MESSAGES_PATH
+from claude_throttle.transport.error_text import describe
 from claude_throttle.transport.headers import merged_headers
 from claude_throttle.transport.limit_headers import read_limits
-from claude_throttle.transport.paths import COUNT_PATH, MESSAGES_PATH
 from claude_throttle.transport.retry import Exchange, RetryRules, Unwound, verdict_on_error
-from claude_throttle.transport.wording import describe
+from claude_throttle.transport.verdicts import broken, judge, read_json, read_message, read_usage
 
 if TYPE_CHECKING:
-    from claude_throttle.transport.streamed import StreamedAnswer
+    from claude_throttle.features.streaming.response_stream import StreamedAnswer
 
 #: Seconds to wait for a connection (SDK 2.11 ``DEFAULT_TIMEOUT``).
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -136,7 +136,9 @@ class Wire:
 
     def streamed(self, call: Call, attempts: Attempts) -> StreamedAnswer:
         """The events of the answer to a call; nothing is sent yet."""
-        from claude_throttle.transport.streamed import StreamedAnswer  # only for who streams
+        from claude_throttle.features.streaming.response_stream import (
+            StreamedAnswer,  # only for who streams
+        )
 
         return StreamedAnswer(self, call, attempts)
 

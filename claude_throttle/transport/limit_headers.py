@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Optional
 
-from claude_throttle.flow.heard import NO_READINGS, Growth, Reading, Readings
+from claude_throttle.core.domain.feedback import NO_READINGS, Growth, Reading, Readings
 
 #: The field of a cost, and its headers' two ends (rate-limit page, 2026-09). The combined
 #: ``tokens-*`` header is left alone: it is the sum of both limits, and no limit itself.

@@ -26,10 +26,10 @@ from urllib3.exceptions import (
 )
 from urllib3.util.retry import Retry
 
-from claude_throttle.flow.attempts import Attempts, Stopped
-from claude_throttle.flow.clock import Clock
-from claude_throttle.flow.heard import CONCURRENCY, FAULT, SILENCE, Delay, Heard
-from claude_throttle.transport.answers import Verdict, backoff, judge
+from claude_throttle.core.dispatch.attempt import Attempts, Stopped
+from claude_throttle.core.domain.feedback import CONCURRENCY, FAULT, SILENCE, Delay, Heard
+from claude_throttle.core.threads.clock import Clock
+from claude_throttle.transport.verdicts import Verdict, backoff, judge
 
 #: urllib3 calls itself for each re-send, and in a long outage there is no end of them.
 MOST_NESTED = 100

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Optional, cast
 
-from claude_throttle.transport.answers import error_code
+from claude_throttle.transport.verdicts import error_code
 
 _HOOKED_BEFORE_US = (logging, concurrent.futures.thread)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from claude_throttle.batches import Batches
+from claude_throttle.features.batches.api import Batches
 
 from ..conftest import MODEL
 

@@ -19,7 +19,7 @@ from claude_throttle import (
     DeadlineExceeded,
     Throttler,
 )
-from claude_throttle.batch_parts import Bounds
+from claude_throttle.features.batches.upload import Bounds
 from claude_throttle.testing import Garbage, Redirect, Reply, Reset, Stall
 from claude_throttle.testing.fault_proxy import FaultProxy
 

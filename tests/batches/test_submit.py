@@ -11,8 +11,8 @@ import anthropic
 import pytest
 
 from claude_throttle import BrokenAnswer, InvalidCall, Unprocessed
-from claude_throttle.batch_parts import Bounds, split
-from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
+from claude_throttle.features.batches.upload import Bounds, split
 
 from ..conftest import MODEL
 from .asking import asked, bounded, pairs, params, text_of

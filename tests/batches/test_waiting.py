@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from claude_throttle import Closed, ConfigurationError, DeadlineExceeded, Forked, Throttler
-from claude_throttle.batch_parts import Bounds
-from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
+from claude_throttle.features.batches.upload import Bounds
 from claude_throttle.testing import FakeClaude, Reply, Stall
 
 from ..conftest import ask, move_until_done

@@ -116,7 +116,7 @@ def main():
 
 
 def _skewed(seconds):
-    from claude_throttle.flow.clock import SystemClock
+    from claude_throttle.core.threads.clock import SystemClock
 
     class Skewed(SystemClock):
         """A machine whose clocks are wrong."""

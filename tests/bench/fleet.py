@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from claude_throttle.testing.fleet_parts import Work
-from claude_throttle.testing.fleet_report import report_on
+from claude_throttle.simulation.fleet_parts import Work
+from claude_throttle.simulation.fleet_report import report_on
 from tests.bench.figures import Figure, at_most, print_table
 from tests.simulation.fleet_scenes import (
     BACKLOGGED,

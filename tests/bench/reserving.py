@@ -6,10 +6,10 @@ import multiprocessing
 import statistics
 import time
 
-from claude_throttle.ledgers.contract import Bucket, Order
-from claude_throttle.ledgers.memory import MemoryLedger
-from claude_throttle.ledgers.redis import RedisLedger
-from claude_throttle.ledgers.sqlite import SqliteLedger
+from claude_throttle.features.sharing.stores.contract import Bucket, Order
+from claude_throttle.features.sharing.stores.memory import MemoryLedger
+from claude_throttle.features.sharing.stores.redis import RedisLedger
+from claude_throttle.features.sharing.stores.sqlite import SqliteLedger
 from tests.bench.figures import Figure, at_most, scaled
 from tests.bench.sharing import redis, sqlite
 

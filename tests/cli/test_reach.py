@@ -14,7 +14,7 @@ from claude_throttle import (
     Usage,
 )
 from claude_throttle.cli.reach import GIVE_UP_SECONDS, Reach
-from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 
 LOST = RetryScheduled(1, "m", 1, None, "no connection", 0.5)
 OPENED = CircuitOpened("m", 0.5)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.testing import FakeClaude
 
 from .conftest import Start

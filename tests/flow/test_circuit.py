@@ -14,7 +14,7 @@ from claude_throttle import (
     CircuitOpen,
     CircuitOpened,
 )
-from claude_throttle.pacing.circuit import PROBE_GAPS_SECONDS
+from claude_throttle.core.pacing.circuit_breaker import PROBE_GAPS_SECONDS
 from claude_throttle.testing import Ok, Reply, Reset, Stall
 from tests.conftest import MODEL, ask, echo, move_until_done, note_departures
 from tests.flow.test_cancel_and_deadline import wait_until

@@ -12,10 +12,10 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from claude_throttle import ConfigurationError, InvalidCall, Priority, Settings
-from claude_throttle.flow.backlog import Backlog
-from claude_throttle.flow.cost import Cost
-from claude_throttle.flow.seat import Seat
-from claude_throttle.flow.ticket import Ticket
+from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.queueing.backlog import Backlog
+from claude_throttle.core.queueing.reentrant_slot import Seat
+from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.testing import ManualClock
 from tests.conftest import MODEL, ask, move_until_done
 from tests.flow.test_cancel_and_deadline import wait_until

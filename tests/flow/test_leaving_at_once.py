@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from claude_throttle import Closed, DeadlineExceeded
-from claude_throttle.flow.ticket import Priority
+from claude_throttle.core.queueing.ticket import Priority
 from claude_throttle.testing import Stall
 from tests.conftest import MODEL, ask, echo, note_departures
 from tests.flow.test_cancel_and_deadline import wait_until

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from claude_throttle import Quota
-from claude_throttle.flow.cost import Cost
-from claude_throttle.flow.heard import Heard, Reading
-from claude_throttle.pacing.concurrency import Concurrency
-from claude_throttle.pacing.pacer import AUTO, Pacer
+from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.feedback import Heard, Reading
+from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.pacing.pacer import AUTO, Pacer
+from claude_throttle.simulation.quotas import Limits
+from claude_throttle.simulation.simulated_server import Request, SimulatedServer
+from claude_throttle.simulation.simulation import Simulation
 from claude_throttle.testing import Stall
-from claude_throttle.testing.quotas import Limits
-from claude_throttle.testing.simulated_server import Request, SimulatedServer
-from claude_throttle.testing.simulation import Simulation
 from tests.conftest import MODEL, ask
 from tests.flow.test_cancel_and_deadline import wait_until
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from claude_throttle.flow.mailbox import Mailbox
+from claude_throttle.core.threads.mailbox import Mailbox
 
 
 def test_what_is_put_comes_in_order():

@@ -7,7 +7,7 @@ import gc
 import pytest
 
 from claude_throttle import AccountSuspended, PermitClosed, PermitGranted, Usage
-from claude_throttle.pacing.circuit import FAILURES_IN_A_ROW
+from claude_throttle.core.pacing.circuit_breaker import FAILURES_IN_A_ROW
 from tests.conftest import MODEL, ask
 
 LANE = "sonnet-5"

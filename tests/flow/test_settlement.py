@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from claude_throttle import process as process_module
-from claude_throttle.flow import lane as lane_module
+from claude_throttle import engine as process_module
+from claude_throttle.core.dispatch import lane as lane_module
 from tests.conftest import MODEL, ask, echo
 
 

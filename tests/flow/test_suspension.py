@@ -139,7 +139,7 @@ def test_a_waiting_permit_and_a_waiting_retry_end_with_it(fake, throttle):
 
 def suspended_by(throttler):
     """A call and a refusal, for what a sender does with them."""
-    from claude_throttle.flow.heard import AccountRefusal
+    from claude_throttle.core.domain.feedback import AccountRefusal
 
     lane = throttler._process().room(MODEL).lane
     call = next(attempts.call for attempts in lane.out)

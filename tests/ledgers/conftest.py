@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from claude_throttle.ledgers.redis import RedisLedger
+from claude_throttle.features.sharing.stores.redis import RedisLedger
 from tests.ledgers.kinds import kind, make_ledger, shared
 from tests.redis_server import _own_redis, redis_url, start_redis, start_sentinel
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from claude_throttle.ledgers.memory import MemoryLedger
-from claude_throttle.ledgers.redis import RedisLedger
-from claude_throttle.ledgers.sqlite import SqliteLedger
+from claude_throttle.features.sharing.stores.memory import MemoryLedger
+from claude_throttle.features.sharing.stores.redis import RedisLedger
+from claude_throttle.features.sharing.stores.sqlite import SqliteLedger
 
 KINDS = ("memory", "sqlite", "redis")
 

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 
-from claude_throttle.ledgers.contract import Bucket, Order
+from claude_throttle.features.sharing.stores.contract import Bucket, Order
 
 LANE = "claude-sonnet-4"
 

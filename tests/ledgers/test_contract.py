@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from claude_throttle.ledgers.contract import NEVER, Bucket, Order, Seat
+from claude_throttle.features.sharing.stores.contract import NEVER, Bucket, Order, Seat
 from tests.ledgers.orders import ALWAYS, LANE, new_account, order
 
 MINUTE = 60e6

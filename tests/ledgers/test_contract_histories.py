@@ -8,8 +8,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from claude_throttle.ledgers.arithmetic import ROUNDING, SLACK, AccountRecord, LaneRecord, exchange
-from claude_throttle.ledgers.contract import NEVER, SECOND, Bucket, Order, Seat
+from claude_throttle.features.sharing.stores.contract import NEVER, SECOND, Bucket, Order, Seat
+from claude_throttle.features.sharing.stores.transaction import (
+    ROUNDING,
+    SLACK,
+    AccountRecord,
+    LaneRecord,
+    exchange,
+)
 from tests.ledgers.orders import ALWAYS, LANE, new_account
 
 MEMBERS = ("one", "two", "three")

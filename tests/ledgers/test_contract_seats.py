@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from claude_throttle.ledgers.contract import SECOND, Bucket, Order, Seat
+from claude_throttle.features.sharing.stores.contract import SECOND, Bucket, Order, Seat
 from tests.ledgers.orders import ALWAYS, LANE, new_account, order
 
 MINUTE = 60e6

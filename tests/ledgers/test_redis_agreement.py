@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from claude_throttle.ledgers.arithmetic import AccountRecord, LaneRecord, exchange
-from claude_throttle.ledgers.contract import NEVER, Bucket, Order, Seat
-from claude_throttle.ledgers.redis import RedisLedger
+from claude_throttle.features.sharing.stores.contract import NEVER, Bucket, Order, Seat
+from claude_throttle.features.sharing.stores.redis import RedisLedger
+from claude_throttle.features.sharing.stores.transaction import AccountRecord, LaneRecord, exchange
 from tests.ledgers.orders import ALWAYS, LANE, new_account
 
 #: Times pass in a test as they do: some hundred microseconds from one exchange to the next.

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from claude_throttle.ledgers.contract import StoreFailed
+from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.testing.fault_proxy import FaultProxy
 from tests.ledgers.orders import LANE, new_account, order
 
@@ -190,7 +190,7 @@ def test_a_name_that_is_looked_up_in_vain_holds_nobody(start_redis, hasty, monke
 
 def test_a_connection_that_hangs_for_ever_is_given_up(start_redis, hasty, monkeypatch):
     """After some seconds another is begun."""
-    monkeypatch.setattr("claude_throttle.ledgers.redis_lines.GIVE_UP_SECONDS", 0.1)
+    monkeypatch.setattr("claude_throttle.features.sharing.stores.redis_pool.GIVE_UP_SECONDS", 0.1)
     server = start_redis()
     ledger = hasty(server.url)
     never, look_up, tries = threading.Event(), socket.getaddrinfo, []

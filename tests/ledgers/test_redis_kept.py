@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from claude_throttle.ledgers.contract import Seat, StoreFailed
+from claude_throttle.features.sharing.stores.contract import Seat, StoreFailed
 from tests.ledgers.orders import LANE, eventually, new_account, order
 
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from claude_throttle.ledgers.contract import Seat
-from claude_throttle.ledgers.redis import RedisLedger
+from claude_throttle.features.sharing.stores.contract import Seat
+from claude_throttle.features.sharing.stores.redis import RedisLedger
 from tests.ledgers.orders import LANE, new_account, order
 
 PROCESSES = 3

@@ -15,8 +15,8 @@ import redis
 import redis.sentinel
 
 from claude_throttle.errors import ConfigurationError
-from claude_throttle.ledgers.contract import StoreFailed
-from claude_throttle.ledgers.redis import RedisLedger
+from claude_throttle.features.sharing.stores.contract import StoreFailed
+from claude_throttle.features.sharing.stores.redis import RedisLedger
 from tests.ledgers.orders import LANE, eventually, new_account, order
 
 
@@ -217,5 +217,6 @@ def test_without_the_library_it_says_what_to_install(monkeypatch):
 
 def test_the_library_is_imported_when_needed():
     """It takes 0.4 s."""
-    code = "import sys, claude_throttle.ledgers.redis; sys.exit('redis' in sys.modules)"
+    module = "claude_throttle.features.sharing.stores.redis"
+    code = f"import sys, {module}; sys.exit('redis' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

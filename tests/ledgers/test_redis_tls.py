@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from claude_throttle.ledgers.contract import StoreFailed
-from claude_throttle.ledgers.redis import RedisLedger
+from claude_throttle.features.sharing.stores.contract import StoreFailed
+from claude_throttle.features.sharing.stores.redis import RedisLedger
 from tests.ledgers.orders import LANE, new_account, order
 
 CERTIFICATE = str(Path(__file__).with_name("tls.pem"))

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from claude_throttle.ledgers.contract import StoreFailed
+from claude_throttle.features.sharing.stores.contract import StoreFailed
 from tests.ledgers.orders import LANE, new_account, order
 
 

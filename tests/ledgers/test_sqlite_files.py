@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from claude_throttle.errors import ConfigurationError
-from claude_throttle.ledgers import schema, turns
-from claude_throttle.ledgers.contract import Seat, StoreFailed
-from claude_throttle.ledgers.sqlite import SqliteLedger
+from claude_throttle.features.sharing.stores import file_lock as turns
+from claude_throttle.features.sharing.stores import sqlite_schema as schema
+from claude_throttle.features.sharing.stores.contract import Seat, StoreFailed
+from claude_throttle.features.sharing.stores.sqlite import SqliteLedger
 from tests.ledgers.orders import LANE, order
 
 DAY = 86_400.0
@@ -279,7 +280,7 @@ def test_a_fault_in_the_middle_leaves_nothing_behind(open_ledger, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr("claude_throttle.ledgers.sqlite.account_text", fail)
+        broken.setattr("claude_throttle.features.sharing.stores.sqlite.account_text", fail)
         with pytest.raises(KeyboardInterrupt):
             ledger.exchange("a", LANE, order(5, notice="{}"))
     reply = ledger.exchange("a", LANE, order())
@@ -316,8 +317,8 @@ def test_a_shell_that_locks_the_file_is_waited_for(open_ledger, path):
 
 FULL = """
 import resource, signal, sys, time
-from claude_throttle.ledgers.contract import StoreFailed
-from claude_throttle.ledgers.sqlite import SqliteLedger
+from claude_throttle.features.sharing.stores.contract import StoreFailed
+from claude_throttle.features.sharing.stores.sqlite import SqliteLedger
 from tests.ledgers.orders import LANE, order
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 ledger = SqliteLedger(sys.argv[1], time.monotonic, 5.0)
@@ -344,8 +345,8 @@ def test_a_disk_that_is_full_and_has_room_again(path):
 
 READ_ONLY = """
 import os, sys, time
-from claude_throttle.ledgers.contract import StoreFailed
-from claude_throttle.ledgers.sqlite import SqliteLedger
+from claude_throttle.features.sharing.stores.contract import StoreFailed
+from claude_throttle.features.sharing.stores.sqlite import SqliteLedger
 from tests.ledgers.orders import LANE, order
 if os.geteuid() == 0:
     os.chown(sys.argv[2], 65534, 65534)

@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-from claude_throttle.ledgers.contract import Bucket, Order, StoreFailed
-from claude_throttle.ledgers.sqlite import SqliteLedger
-from claude_throttle.ledgers.turns import IDLE_SECONDS
+from claude_throttle.features.sharing.stores.contract import Bucket, Order, StoreFailed
+from claude_throttle.features.sharing.stores.file_lock import IDLE_SECONDS
+from claude_throttle.features.sharing.stores.sqlite import SqliteLedger
 from tests.ledgers.orders import ALWAYS, LANE, order
 
 MINUTE = 60e6
@@ -22,7 +22,7 @@ MINUTE = 60e6
 START = """
 import json, os, signal, sys, threading, time
 from claude_throttle.ledgers import sqlite
-from claude_throttle.ledgers.contract import StoreFailed
+from claude_throttle.features.sharing.stores.contract import StoreFailed
 from tests.ledgers.orders import LANE, order
 ledger = sqlite.SqliteLedger(sys.argv[1], time.monotonic, 5.0)
 """

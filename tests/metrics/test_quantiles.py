@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.metrics.quantiles import NO_QUANTILES, Histogram, Quantiles
+from claude_throttle.metrics.histogram import NO_QUANTILES, Histogram, Quantiles
 
 SMALLEST_SECONDS = 1e-5
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.flow.cost import Usage
-from claude_throttle.flow.events import (
+from claude_throttle.core.domain.cost import Usage
+from claude_throttle.core.domain.events import (
     CallFailed,
     CallQueued,
     CallSent,
@@ -19,8 +19,8 @@ from claude_throttle.flow.events import (
     PermitGranted,
     RetryScheduled,
 )
-from claude_throttle.metrics.quantiles import Quantiles
-from claude_throttle.metrics.stats import Recorder, Stats
+from claude_throttle.metrics.histogram import Quantiles
+from claude_throttle.metrics.recorder import Recorder, Stats
 
 
 def queued(number=1):

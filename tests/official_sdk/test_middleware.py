@@ -19,7 +19,7 @@ from claude_throttle import (
     QuotaTooSmall,
     Throttler,
 )
-from claude_throttle.pacing.circuit import FAILURES_IN_A_ROW
+from claude_throttle.core.pacing.circuit_breaker import FAILURES_IN_A_ROW
 from claude_throttle.testing import KEY_REFUSED, Ok, Reply, Reset, worst_excess
 from claude_throttle.transport import sdk
 from tests.conftest import MODEL, ask, note_departures

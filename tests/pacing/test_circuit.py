@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.pacing.circuit import CLOSED, HALF_OPEN, MEMORY, OPEN, Circuit
+from claude_throttle.core.pacing.circuit_breaker import CLOSED, HALF_OPEN, MEMORY, OPEN, Circuit
 
 
 def opened(now=0.0, first=1):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.flow.ticket import Priority
-from claude_throttle.pacing.concurrency import Concurrency
+from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.queueing.ticket import Priority
 
 NORMAL = Priority.NORMAL
 INTERACTIVE = Priority.INTERACTIVE

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.pacing.estimate import Estimator
+from claude_throttle.core.estimation.estimator import Estimator
 
 MODEL = "claude-opus-5"
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from claude_throttle.pacing.calibrate import Lengths, Line, Share
-from claude_throttle.pacing.guess import BYTES_PER_TOKEN
+from claude_throttle.core.estimation.calibration import Lengths, Line, Share
+from claude_throttle.core.estimation.input_tokens import BYTES_PER_TOKEN
 
 seeds = st.integers(0, 10**9)
 

@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.pacing.guess import BYTES_PER_TOKEN, MESSAGE_TOKENS, guess_input_tokens
-from claude_throttle.pacing.media import PAGE_CHARACTERS, PAGE_TOKENS, UNSEEN_IMAGE_TOKENS
+from claude_throttle.core.estimation.input_tokens import (
+    BYTES_PER_TOKEN,
+    MESSAGE_TOKENS,
+    guess_input_tokens,
+)
+from claude_throttle.core.estimation.media import PAGE_CHARACTERS, PAGE_TOKENS, UNSEEN_IMAGE_TOKENS
 
 TOOL = {"name": "weather", "description": "d" * 300, "input_schema": {"type": "object"}}
 

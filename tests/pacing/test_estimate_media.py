@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.pacing.media import (
+from claude_throttle.core.estimation.media import (
     MAX_PAGES,
     PAGE_CHARACTERS,
     PAGE_TOKENS,

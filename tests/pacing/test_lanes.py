@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.pacing import lanes
-from claude_throttle.pacing.lanes import counts_cache_reads, lane_of
+from claude_throttle.core.domain import models as lanes
+from claude_throttle.core.domain.models import counts_cache_reads, lane_of
 
 #: As the API spells them (Model literal of SDK 2.11.0), and what the page says of each.
 PAGE = {

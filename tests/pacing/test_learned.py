@@ -8,15 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.flow.cost import NO_COST
-from claude_throttle.flow.heard import Reading, Stamp
-from claude_throttle.pacing.learned import (
-    TOKEN_ROUNDING,
-    UPWARD_SHARE,
-    LearnedQuota,
-)
-from claude_throttle.pacing.means import Exposure
-from claude_throttle.pacing.traffic import Traffic
+from claude_throttle.core.domain.cost import NO_COST
+from claude_throttle.core.domain.feedback import Reading, Stamp
+from claude_throttle.core.pacing.averages import Exposure
+from claude_throttle.core.pacing.learned_quotas import TOKEN_ROUNDING, UPWARD_SHARE, LearnedQuota
+from claude_throttle.core.pacing.traffic import Traffic
 
 
 class Lane:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.flow.cost import Cost
-from claude_throttle.pacing.means import Exposure, Fading, FadingCost, LastMinute, MeanCost
+from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.pacing.averages import Exposure, Fading, FadingCost, LastMinute, MeanCost
 
 values = st.floats(0.0, 1e6)
 

@@ -6,10 +6,10 @@ import math
 
 import pytest
 
+from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.pacing.gcra import SLACK_SECONDS, Quota
+from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.errors import QuotaTooSmall
-from claude_throttle.flow.cost import Cost
-from claude_throttle.pacing.pacer import Pacer
-from claude_throttle.pacing.quota import SLACK_SECONDS, Quota
 
 ONE = Cost(1.0, 0.0, 0.0)
 

@@ -8,9 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.flow.cost import NO_COST, Cost
-from claude_throttle.flow.events import CircuitClosed, CircuitOpened, LanePaused, LimitLearned
-from claude_throttle.flow.heard import (
+from claude_throttle.core.domain.cost import NO_COST, Cost
+from claude_throttle.core.domain.events import (
+    CircuitClosed,
+    CircuitOpened,
+    LanePaused,
+    LimitLearned,
+)
+from claude_throttle.core.domain.feedback import (
     ACCOUNT,
     CONCURRENCY,
     FAULT,
@@ -21,8 +26,8 @@ from claude_throttle.flow.heard import (
     Heard,
     Reading,
 )
-from claude_throttle.pacing.pacer import AUTO, LEARNED_KINDS, Pacer
-from claude_throttle.pacing.quota import Quota
+from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.core.pacing.pacer import AUTO, LEARNED_KINDS, Pacer
 
 ONE = Cost(1.0, 0.0, 0.0)
 CALL = Cost(1.0, 100.0, 50.0)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from claude_throttle.flow.cost import NO_COST, Cost
-from claude_throttle.pacing.pacer import Pacer
-from claude_throttle.pacing.pause import pause_jitter
-from claude_throttle.pacing.quota import SLACK_SECONDS, Quota
-from claude_throttle.pacing.told import KINDS
+from claude_throttle.core.domain.cost import NO_COST, Cost
+from claude_throttle.core.pacing.configured_quotas import KINDS
+from claude_throttle.core.pacing.gcra import SLACK_SECONDS, Quota
+from claude_throttle.core.pacing.pacer import Pacer
+from claude_throttle.core.pacing.pause import pause_jitter
 
 amounts = st.floats(1.0, 1e5)
 quotas = st.dictionaries(

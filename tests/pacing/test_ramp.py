@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.flow.heard import Growth
-from claude_throttle.pacing.ramp import Ramp
+from claude_throttle.core.domain.feedback import Growth
+from claude_throttle.core.pacing.growth_limit import Ramp
 
 #: From a captured refusal of 2026.
 SEEN = Growth("input_tokens", 58_276.0, 68_276.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from claude_throttle.pacing.suspension import suspend
+from claude_throttle.account.suspension import suspend
 
 CAP = ("spend limit", "You have reached your API usage limits", "2026-12-01 at 00:00 UTC")
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.pacing.lanes import ALONE, SHARED
-from claude_throttle.pacing.tiers import (
+from claude_throttle.core.domain.models import ALONE, SHARED
+from claude_throttle.core.domain.tiers import (
     TIERS,
     batches_rpm,
     count_tokens_rpm,

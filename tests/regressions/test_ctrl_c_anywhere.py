@@ -18,8 +18,8 @@ import pytest
 import requests
 
 import claude_throttle
-from claude_throttle.flow.condition import Condition
-from claude_throttle.flow.settlement import busy
+from claude_throttle.core.dispatch.settlement import busy
+from claude_throttle.core.threads.condition import Condition
 from tests.conftest import MODEL, ask, echo
 from tests.official_sdk.conftest import HELLO
 

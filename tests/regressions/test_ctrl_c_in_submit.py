@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from claude_throttle.flow.clock import MAIN_THREAD_WAIT_SECONDS
+from claude_throttle.core.threads.clock import MAIN_THREAD_WAIT_SECONDS
 from tests.conftest import ask, echo
 
 #: In a process of its own: what pytest and hypothesis hook into the collector would swallow some

@@ -10,7 +10,7 @@ import weakref
 import pytest
 
 from claude_throttle import Closed, DeadlineExceeded, InvalidCall, QueueFull, Throttler
-from claude_throttle.flow.call import Call
+from claude_throttle.core.dispatch.call import Call
 from tests.conftest import MODEL, ask
 from tests.flow.test_cancel_and_deadline import wait_until
 

@@ -170,7 +170,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 def test_a_task_is_not_given_to_a_sender_that_is_ending(monkeypatch):
     """No new thread can be had, and the only other one is about to end."""
-    from claude_throttle.flow import senders as module
+    from claude_throttle.core.threads import thread_pool as module
 
     monkeypatch.setattr(module, "IDLE_SECONDS", 0.01)
     pool = module.Senders()

@@ -8,8 +8,8 @@ import pytest
 
 from claude_throttle import ConfigurationError, Settings
 from claude_throttle.contrib.throttlers import options_of
-from claude_throttle.flow.abandoned import Abandoned
-from claude_throttle.flow.senders import Senders
+from claude_throttle.core.threads.deferred_close import Abandoned
+from claude_throttle.core.threads.thread_pool import Senders
 from tests.conftest import MODEL
 from tests.flow.test_cancel_and_deadline import wait_until
 

@@ -13,14 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from claude_throttle import AccountSuspended, DeadlineExceeded, QuotaTooSmall, Throttler
-from claude_throttle.flow.cost import Cost
-from claude_throttle.flow.heard import RAMP, RATE, Growth, Heard, Reading
-from claude_throttle.flow.lane import Lane
-from claude_throttle.flow.ticket import Priority
-from claude_throttle.pacing.concurrency import Concurrency
-from claude_throttle.pacing.pacer import AUTO, Pacer
-from claude_throttle.pacing.quota import Quota
-from claude_throttle.pacing.told import ToldQuotas
+from claude_throttle.core.dispatch.lane import Lane
+from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.feedback import RAMP, RATE, Growth, Heard, Reading
+from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.pacing.configured_quotas import ToldQuotas
+from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.core.pacing.pacer import AUTO, Pacer
+from claude_throttle.core.queueing.ticket import Priority
 from claude_throttle.testing import Reply, Stall
 from claude_throttle.transport import http
 from tests.conftest import MODEL, ask

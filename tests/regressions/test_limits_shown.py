@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from claude_throttle.limits import quotas_of
-from claude_throttle.pacing.pacer import AUTO, Pacer
-from claude_throttle.pacing.quota import Quota
+from claude_throttle.account.limits import quotas_of
+from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.core.pacing.pacer import AUTO, Pacer
 
 NOW = 100.0
 

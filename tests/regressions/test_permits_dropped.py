@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from claude_throttle.flow.permit import PermitTurn
-from claude_throttle.flow.seat import Seat
+from claude_throttle.core.dispatch.permit import PermitTurn
+from claude_throttle.core.queueing.reentrant_slot import Seat
 from tests.conftest import MODEL, ask, echo
 from tests.flow.test_cancel_and_deadline import wait_until
 

@@ -34,7 +34,7 @@ def test_two_callbacks_that_close_do_not_wait_for_each_other(fake, throttle):
 
 def test_an_open_permit_is_never_forgotten_by_others_closing_theirs():
     """Threads open and close at once."""
-    from claude_throttle.flow.seat import OpenPermits, Seat
+    from claude_throttle.core.queueing.reentrant_slot import OpenPermits, Seat
 
     permits, missing, left = OpenPermits(), [], []
     interval = sys.getswitchinterval()
@@ -107,7 +107,7 @@ def test_closing_while_calls_end_raises_nothing(fake):
 
 def test_an_attempt_that_ends_between_two_looks_does_not_break_close(fake):
     """refusals.closed() reads call.attempts twice; its sender may let go in between."""
-    from claude_throttle import refusals
+    from claude_throttle.account import refusal_messages as refusals
 
     class Call:
         number, model, looks = 1, "m", 0
@@ -122,7 +122,7 @@ def test_an_attempt_that_ends_between_two_looks_does_not_break_close(fake):
 
 def test_a_sender_that_finishes_after_stop_ends_too():
     """close() goes on as soon as the call is settled, before its sender is idle."""
-    from claude_throttle.flow.senders import Senders
+    from claude_throttle.core.threads.thread_pool import Senders
 
     pool, go, inside = Senders(), threading.Event(), threading.Event()
     pool.run(lambda: (inside.set(), go.wait(5)))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from claude_throttle.pacing.concurrency import Concurrency
+from claude_throttle.core.pacing.concurrency_limiter import Concurrency
 from tests.conftest import ask
 
 

@@ -18,7 +18,7 @@ def test_a_call_that_has_ended_is_freed_without_the_collector(fake):
         fake(),
         """
 import gc
-from claude_throttle.flow.call import Call
+from claude_throttle.core.dispatch.call import Call
 gc.disable()
 for n in range(50):
     throttler.call(**ask("x" * 1000))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 
-from claude_throttle.flow.cost import Cost
-from claude_throttle.flow.heard import RATE, Heard, Reading
-from claude_throttle.ledgers.memory import MemoryLedger
-from claude_throttle.pacing.quota import Quota
-from claude_throttle.shared_pacer import SharedPacer
+from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.feedback import RATE, Heard, Reading
+from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.features.sharing.shared_pacer import SharedPacer
+from claude_throttle.features.sharing.stores.memory import MemoryLedger
 from claude_throttle.testing import ManualClock
 
 CALL = Cost(1.0, 0.0, 0.0)

@@ -10,10 +10,11 @@ from functools import partial
 import pytest
 from anthropic import BadRequestError
 
-from claude_throttle import AccountSuspended, DeadlineExceeded, QueueFull, Throttler, store
-from claude_throttle.flow.clock import SYSTEM_CLOCK
-from claude_throttle.ledgers.contract import StoreFailed
-from claude_throttle.ledgers.memory import MemoryLedger
+from claude_throttle import AccountSuspended, DeadlineExceeded, QueueFull, Throttler
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
+from claude_throttle.features.sharing import open_store as store
+from claude_throttle.features.sharing.stores.contract import StoreFailed
+from claude_throttle.features.sharing.stores.memory import MemoryLedger
 from claude_throttle.testing import CREDIT_TOO_LOW, FakeClaude, worst_excess
 from tests import conftest
 from tests.flow.test_cancel_and_deadline import wait_until

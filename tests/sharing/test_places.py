@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from claude_throttle.ledgers.contract import SECOND, Order, Seat
-from claude_throttle.ledgers.memory import MemoryLedger
-from claude_throttle.places import SETTLE_SECONDS, Places
+from claude_throttle.features.sharing.shared_concurrency_limit import SETTLE_SECONDS, Places
+from claude_throttle.features.sharing.stores.contract import SECOND, Order, Seat
+from claude_throttle.features.sharing.stores.memory import MemoryLedger
 from claude_throttle.testing import ManualClock
 
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from claude_throttle.flow.cost import Cost
-from claude_throttle.pacing.quota import Quota
-from claude_throttle.slots import LATE_SECONDS
+from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.features.sharing.reservations import LATE_SECONDS
 from tests.sharing.desk import CALL, headers, refusal, tokens, two
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.ledgers.contract import SECOND
-from claude_throttle.store_time import StoreTime
+from claude_throttle.features.sharing.clock_offset import StoreTime
+from claude_throttle.features.sharing.stores.contract import SECOND
 
 #: Seconds of one way.
 WAYS = st.floats(0.0, 0.5)

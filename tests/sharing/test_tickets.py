@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from claude_throttle import ConfigurationError, LineTicket, Throttler
-from claude_throttle.ledgers.contract import StoreFailed
+from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.testing import ManualClock
 from tests.conftest import ask
 

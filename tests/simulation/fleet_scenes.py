@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import random
 
-from claude_throttle.ledgers.contract import SECOND, Order, Seat
-from claude_throttle.ledgers.memory import MemoryLedger
-from claude_throttle.pacing.quota import Quota
-from claude_throttle.shared_pacer import HORIZON_SECONDS, MOST_SLOTS, SharedPacer
-from claude_throttle.store_time import StoreTime
-from claude_throttle.testing.fleet_parts import Parts, Work
-from claude_throttle.testing.fleet_simulation import FleetSimulation
-from claude_throttle.testing.fleet_store import SERVICE_SECONDS, StoreSpeed
+from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.features.sharing.clock_offset import StoreTime
+from claude_throttle.features.sharing.shared_pacer import HORIZON_SECONDS, MOST_SLOTS, SharedPacer
+from claude_throttle.features.sharing.stores.contract import SECOND, Order, Seat
+from claude_throttle.features.sharing.stores.memory import MemoryLedger
+from claude_throttle.simulation.fleet_parts import Parts, Work
+from claude_throttle.simulation.fleet_simulation import FleetSimulation
+from claude_throttle.simulation.fleet_store import SERVICE_SECONDS, StoreSpeed
 
 #: Round trips, in seconds.
 LOCAL, DATACENTRE, FAR = 0.0002, 0.001, 0.010

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import random
 
-from claude_throttle.flow.heard import CONCURRENCY, RAMP, RATE
-from claude_throttle.pacing.concurrency import Concurrency
-from claude_throttle.pacing.estimate import Estimator
-from claude_throttle.pacing.pacer import AUTO, Pacer
-from claude_throttle.testing.quotas import Limits
-from claude_throttle.testing.simulated_server import Request, SimulatedServer
-from claude_throttle.testing.simulation import Simulation
+from claude_throttle.core.domain.feedback import CONCURRENCY, RAMP, RATE
+from claude_throttle.core.estimation.estimator import Estimator
+from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.pacing.pacer import AUTO, Pacer
+from claude_throttle.simulation.quotas import Limits
+from claude_throttle.simulation.simulated_server import Request, SimulatedServer
+from claude_throttle.simulation.simulation import Simulation
 
 MODEL = "claude-sonnet-5"
 

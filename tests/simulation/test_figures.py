@@ -11,10 +11,10 @@ import random
 
 import pytest
 
-from claude_throttle.flow.heard import OVERLOAD, Heard
-from claude_throttle.pacing.quota import Quota
-from claude_throttle.testing.quotas import Limits
-from claude_throttle.testing.simulated_server import Request
+from claude_throttle.core.domain.feedback import OVERLOAD, Heard
+from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.simulation.quotas import Limits
+from claude_throttle.simulation.simulated_server import Request
 from tests.simulation.scenes import (
     NETWORKS,
     arrivals,

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from claude_throttle.testing.fleet_parts import Work
-from claude_throttle.testing.fleet_report import jain, report_on
-from claude_throttle.testing.fleet_simulation import Leave
-from claude_throttle.testing.quotas import Limits
-from claude_throttle.testing.simulated_server import SimulatedServer
+from claude_throttle.simulation.fleet_parts import Work
+from claude_throttle.simulation.fleet_report import jain, report_on
+from claude_throttle.simulation.fleet_simulation import Leave
+from claude_throttle.simulation.quotas import Limits
+from claude_throttle.simulation.simulated_server import SimulatedServer
 from tests.simulation.fleet_scenes import (
     BACKLOGGED,
     DATACENTRE,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from claude_throttle.flow.heard import (
+from claude_throttle.core.domain.feedback import (
     CONCURRENCY,
     FAULT,
     OVERLOAD,
@@ -22,9 +22,9 @@ from claude_throttle.flow.heard import (
     Growth,
     Heard,
 )
-from claude_throttle.testing.quotas import Limits
-from claude_throttle.testing.simulated_server import Request
-from claude_throttle.testing.simulation import MAX_RETRIES
+from claude_throttle.simulation.quotas import Limits
+from claude_throttle.simulation.simulated_server import Request
+from claude_throttle.simulation.simulation import MAX_RETRIES
 from tests.simulation.scenes import (
     NETWORKS,
     between,

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from claude_throttle.flow.cost import Cost
-from claude_throttle.flow.heard import CONCURRENCY, FAULT, OVERLOAD, RAMP, RATE, Growth, Heard
-from claude_throttle.testing.quotas import Limits
-from claude_throttle.testing.simulated_server import Request, SimulatedServer
-from claude_throttle.testing.simulation import MAX_RETRIES
+from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.feedback import (
+    CONCURRENCY,
+    FAULT,
+    OVERLOAD,
+    RAMP,
+    RATE,
+    Growth,
+    Heard,
+)
+from claude_throttle.simulation.quotas import Limits
+from claude_throttle.simulation.simulated_server import Request, SimulatedServer
+from claude_throttle.simulation.simulation import MAX_RETRIES
 from tests.simulation.scenes import arrivals, limits_become, outage, simulate, unanswered
 
 

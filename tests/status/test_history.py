@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from claude_throttle.flow.cost import NO_USAGE
-from claude_throttle.flow.events import (
+from claude_throttle.core.domain.cost import NO_USAGE
+from claude_throttle.core.domain.events import (
     CallFailed,
     CallSent,
     CallSucceeded,
@@ -16,8 +16,8 @@ from claude_throttle.flow.events import (
     PermitGranted,
     RetryScheduled,
 )
-from claude_throttle.metrics.recent import INTERVALS, SENT, Ring
-from claude_throttle.metrics.stats import Recorder
+from claude_throttle.metrics.history import INTERVALS, SENT, Ring
+from claude_throttle.metrics.recorder import Recorder
 from claude_throttle.testing import Reply
 from tests.conftest import ask
 

@@ -18,8 +18,9 @@ from claude_throttle import (
     LanePaused,
     RetryScheduled,
 )
+from claude_throttle.features.streaming import response_stream as streamed
+from claude_throttle.features.streaming import stream_error as in_stream
 from claude_throttle.testing import Garbage, Ok, Reply, Reset, Streamed, StreamError
-from claude_throttle.transport import in_stream, streamed
 from tests.flow.test_cancel_and_deadline import wait_until
 
 from .asking import ask, permits_in_use
@@ -330,7 +331,7 @@ def test_ctrl_c_in_a_wait_for_another_attempt(fake, throttle, monkeypatch):
     throttler = throttle(server, max_concurrency=1)
     lane = throttler._process().room(ask()["model"]).lane
     with monkeypatch.context() as patch:
-        patch.setattr("claude_throttle.flow.attempts.RetryTurn.wait", _interrupt)
+        patch.setattr("claude_throttle.core.dispatch.attempt.RetryTurn.wait", _interrupt)
         with throttler.permit(model=ask()["model"]), pytest.raises(KeyboardInterrupt):
             throttler.stream(**ask())
     assert permits_in_use(throttler) == 0

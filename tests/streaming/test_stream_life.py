@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from claude_throttle import Throttler
-from claude_throttle.flow.seat import OpenPermits
+from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.testing import Streamed
 from tests.conftest import MODEL, echo
 from tests.flow.test_cancel_and_deadline import wait_until

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import requests
 
-from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.testing import (
     KEY_REFUSED,
     Drip,

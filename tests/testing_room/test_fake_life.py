@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.testing import FakeClaude, Stall
 
 from .asking import ask, ask_until, body, raw_request, raw_socket, read_answer, wait_for_arrivals

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_throttle.simulation.quotas import Bucket, Limits, ModelQuotas
 from claude_throttle.testing import worst_excess
-from claude_throttle.testing.quotas import Bucket, Limits, ModelQuotas
 
 gaps = st.lists(st.floats(0, 5, allow_nan=False), min_size=1, max_size=60)
 rates = st.integers(1, 6000)

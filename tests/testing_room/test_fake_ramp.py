@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_throttle.simulation.quotas import Limits, ModelQuotas
 from claude_throttle.testing import FakeClaude, ManualClock
-from claude_throttle.testing.quotas import Limits, ModelQuotas
 
 from .asking import ask
 

@@ -8,7 +8,7 @@ import re
 import pytest
 import requests
 
-from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.testing import FakeClaude
 
 from .asking import HEADERS, KEY, ask, body

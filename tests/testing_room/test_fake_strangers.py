@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_throttle.simulation.others import MOST_AT_ONCE
+from claude_throttle.simulation.quotas import Limits, ModelQuotas
 from claude_throttle.testing import FakeClaude, ManualClock, worst_excess
-from claude_throttle.testing.others import MOST_AT_ONCE
-from claude_throttle.testing.quotas import Limits, ModelQuotas
 from claude_throttle.testing.replies import rate_limit_headers
 
 from .asking import ask

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.testing import FakeClaude, Ok
 from claude_throttle.testing.replies import block_events
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from claude_throttle.flow.clock import SYSTEM_CLOCK
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.testing import ClaudeApi, ManualClock, Ok, Reset
 
 from .asking import ask, body, raw_request, raw_socket, read_answer

@@ -6,7 +6,7 @@ import io
 
 import urllib3
 
-from claude_throttle.flow.heard import Delay
+from claude_throttle.core.domain.feedback import Delay
 from claude_throttle.transport.retry import Exchange, PacedRetry, RetryRules
 
 RULES = RetryRules(max_retries=2, read_timeouts=False, resets=True)

@@ -9,9 +9,9 @@ import pytest
 from requests.structures import CaseInsensitiveDict
 
 from claude_throttle import AccountSuspended, testing
-from claude_throttle.flow.heard import ACCOUNT
+from claude_throttle.core.domain.feedback import ACCOUNT
 from claude_throttle.testing.replies import SPEND_CAP, error_body, reply_body
-from claude_throttle.transport.answers import LONGEST_MESSAGE, judge
+from claude_throttle.transport.verdicts import LONGEST_MESSAGE, judge
 
 from .playing import ASK, KEY, URL, failure
 

@@ -7,10 +7,10 @@ import inspect
 import pytest
 from anthropic.lib.streaming import _messages
 
-from claude_throttle.flow.cost import Usage
+from claude_throttle.core.domain.cost import Usage
+from claude_throttle.features.streaming.accumulator import Accumulated
 from claude_throttle.testing import replies
 from claude_throttle.transport import sdk
-from claude_throttle.transport.accumulate import Accumulated
 
 CITATION = {
     "type": "char_location",

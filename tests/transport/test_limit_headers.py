@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 from urllib3.response import HTTPHeaderDict
 
-from claude_throttle.flow.heard import Growth, Reading
+from claude_throttle.core.domain.feedback import Growth, Reading
 from claude_throttle.transport.limit_headers import (
     read_date,
     read_growth,

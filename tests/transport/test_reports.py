@@ -6,9 +6,9 @@ import pytest
 import requests
 from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError
 
-from claude_throttle.flow.heard import FAULT, RATE, SILENCE
+from claude_throttle.core.domain.feedback import FAULT, RATE, SILENCE
+from claude_throttle.transport.foreign_verdicts import report_of, report_of_error
 from claude_throttle.transport.headers import RawHeaders
-from claude_throttle.transport.reports import report_of, report_of_error
 
 
 class ConnectError(Exception):

@@ -7,8 +7,8 @@ from http.client import RemoteDisconnected
 import pytest
 from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError, ResponseError
 
-from claude_throttle.flow.attempts import Stopped
-from claude_throttle.flow.heard import ACCOUNT, CONCURRENCY, FAULT, RATE, Delay
+from claude_throttle.core.dispatch.attempt import Stopped
+from claude_throttle.core.domain.feedback import ACCOUNT, CONCURRENCY, FAULT, RATE, Delay
 from claude_throttle.transport.retry import PacedRetry
 
 from .scripted import RULES, ScriptedAttempts, lose, refuse, response, retry

@@ -15,7 +15,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from claude_throttle.flow.heard import FAULT
+from claude_throttle.core.domain.feedback import FAULT
 from claude_throttle.transport.retry import verdict_on_error
 
 from .scripted import RULES, lose, refuse, retry

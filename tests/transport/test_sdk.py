@@ -10,7 +10,7 @@ import anthropic
 import pytest
 
 from claude_throttle.transport import sdk
-from claude_throttle.transport.answers import SPEND_CODES
+from claude_throttle.transport.verdicts import SPEND_CODES
 
 URL = "https://api.anthropic.com/v1/messages"
 HEADERS = {

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.flow.cost import Usage
-from claude_throttle.transport.usage_meter import LONGEST_LINE, UsageMeter
+from claude_throttle.core.domain.cost import Usage
+from claude_throttle.features.interop.usage_reader import LONGEST_LINE, UsageMeter
 
 EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
 START = {

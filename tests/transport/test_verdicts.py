@@ -9,9 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
-from claude_throttle.flow.heard import ACCOUNT, CONCURRENCY, FAULT, OVERLOAD, RAMP, RATE, Growth
-from claude_throttle.transport import answers
-from claude_throttle.transport.answers import RULES, SPEND_CODES, error_code, judge
+from claude_throttle.core.domain.feedback import (
+    ACCOUNT,
+    CONCURRENCY,
+    FAULT,
+    OVERLOAD,
+    RAMP,
+    RATE,
+    Growth,
+)
+from claude_throttle.transport import verdicts as answers
+from claude_throttle.transport.verdicts import RULES, SPEND_CODES, error_code, judge
 
 WALL = 1795262400.0
 

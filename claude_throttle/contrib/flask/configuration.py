@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 
 from flask import Config
 
-from claude_throttle import ConfigurationError, Settings, UnknownSetting, environment
+from claude_throttle import ConfigurationError, Settings, UnknownSetting
+from claude_throttle.config import environment
 from claude_throttle.contrib.throttlers import DEFAULT, OPTIONS, Told
 
 PREFIX = "CLAUDE_THROTTLE_"

@@ -1,0 +1,1 @@
+"""What belongs to one API key: its lanes, their limits, its suspension."""

@@ -1,0 +1,183 @@
+"""What is known of each lane's limits: told, learned, in force."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+from claude_throttle.core.pacing.configured_quotas import KINDS, ToldQuota
+from claude_throttle.core.pacing.pacer import Pacer
+
+if TYPE_CHECKING:
+    from claude_throttle.account.suspension import Suspension
+    from claude_throttle.core.dispatch.lane import Lane
+
+
+class QuotaState(NamedTuple):
+    """One quota of one lane, as it stands. Amounts are requests or model tokens."""
+
+    #: "requests", "input_tokens", "output_tokens", "tokens".
+    kind: str
+    #: Seconds: 60.0, or 86,400.0 for a daily quota.
+    per: float
+    #: What the caller told, or None.
+    told: Optional[float]
+    #: What the server's headers told last, or None.
+    learned: Optional[float]
+    #: The smaller of both, what headroom leaves to others taken off.
+    in_force: float
+    #: Units that may leave at once after a rest.
+    burst: float
+    #: Units that may leave now; negative while more has left than there was.
+    remaining: float
+    #: Where what is in force comes from: "told", "headers", "tier start", "rate limits API", or
+    #: "refusals": guessed, because no header tells.
+    source: str
+
+
+class LaneState(NamedTuple):
+    """One lane, as it stands."""
+
+    lane: str
+    quotas: tuple[QuotaState, ...]
+    waiting: int
+    in_flight: int
+    #: Seconds until a pause that the server asked for ends; 0.0 if there is none.
+    paused_seconds: float
+    #: "closed" (all is well), "open", "half-open".
+    circuit: str
+    #: Why nothing is sent, or None.
+    suspended: Optional[str]
+    #: The server's own words with that, and when access comes back, in its words; or None.
+    suspended_message: Optional[str] = None
+    suspended_until: Optional[str] = None
+    #: Seconds until one call may be tried, while suspended or while the circuit is not closed.
+    probe_seconds: Optional[float] = None
+
+
+class Limits(dict[str, LaneState]):
+    """Lane -> its state; ``print()`` it for a table."""
+
+    #: Requests in flight at most, over all lanes; inf while no limit was met.
+    max_concurrency: float
+    in_flight: int
+    #: What the processes share, and whether it answers; None where nothing is shared.
+    store: Optional[str]
+    #: Whether pause() is in force, so that nothing leaves until resume().
+    paused: bool
+
+    def __init__(
+        self,
+        lanes: dict[str, LaneState],
+        max_concurrency: float,
+        in_flight: int,
+        store: Optional[str] = None,
+        paused: bool = False,
+    ) -> None:
+        super().__init__(lanes)
+        self.max_concurrency = max_concurrency
+        self.in_flight = in_flight
+        self.store = store
+        self.paused = paused
+
+    def __str__(self) -> str:
+        most = (
+            "no limit met" if self.max_concurrency == float("inf") else f"{self.max_concurrency:g}"
+        )
+        lines = [f"in flight: {self.in_flight}, at most: {most}"]
+        if self.store is not None:
+            lines.append(f"shared: {self.store}")
+        if self.paused:
+            lines.append("paused by pause(): nothing leaves until resume()")
+        for lane in self.values():
+            lines += _lines(lane)
+        return "\n".join(lines)
+
+
+def _lines(lane: LaneState) -> list[str]:
+    state = [f"{lane.waiting} waiting", f"{lane.in_flight} in flight"]
+    if lane.paused_seconds:
+        state.append(f"paused for {lane.paused_seconds:.1f} s")
+    if lane.circuit != "closed":
+        state.append(f"circuit {lane.circuit}")
+    if lane.suspended:
+        state.append(f"suspended: {lane.suspended}")
+    lines = ["", f"{lane.lane}: {', '.join(state)}"]
+    if not lane.quotas:
+        return [*lines, "  nothing is known yet: the first answer tells"]
+    head = ("quota", "told", "learned", "in force", "at once", "left now", "from")
+    rows = [head, *map(_row, lane.quotas)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        cells = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:]))
+        lines.append(f"  {row[0]:<{widths[0]}}  {'  '.join(cells)}")
+    return lines
+
+
+def _row(quota: QuotaState) -> tuple[str, ...]:
+    period = {60.0: "minute", 86_400.0: "day"}.get(quota.per, f"{quota.per:g} s")
+    amounts = (quota.told, quota.learned, quota.in_force, quota.burst, quota.remaining)
+    shown = ("-" if amount is None else f"{amount:,.0f}" for amount in amounts)
+    return (f"{quota.kind.replace('_', ' ')} a {period}", *shown, quota.source)
+
+
+def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> LaneState:
+    """A lane, as it stands. The caller holds its mutex."""
+    now, circuit = lane.now(), pacer.circuit
+    state = LaneState(
+        lane.name,
+        quotas_of(pacer, now),
+        lane.backlog.calls,
+        lane.in_flight(),
+        max(0.0, pacer.pause.until - now),
+        circuit.state,
+        None,
+    )
+    if suspension is not None:
+        return state._replace(
+            suspended=suspension.reason,
+            suspended_message=suspension.message,
+            suspended_until=suspension.until,
+            probe_seconds=suspension.seconds_left(now),
+        )
+    if circuit.is_open:
+        return state._replace(probe_seconds=max(0.0, circuit.ready_at() - now))
+    return state
+
+
+def quotas_of(pacer: Pacer, now: float) -> tuple[QuotaState, ...]:
+    """Every quota of a lane. The caller holds the lane's mutex."""
+    told = {(quota.kind, quota.quota.per): quota for quota in pacer.told}
+    ceilings = {q.kind: q for _, q in pacer.told.by_name() if q not in told.values()}
+    rows = []
+    for kind in pacer.learned:
+        minute = told.pop((kind, 60.0), None)
+        rows.append(_learned_row(pacer, kind, minute, ceilings.get(kind), now))
+    rows += [_told_row(quota, now) for quota in told.values()]
+    return tuple(row for row in rows if row is not None)
+
+
+def _told_row(told: ToldQuota, now: float) -> QuotaState:
+    amount, per = told.quota.amount, told.quota.per
+    level = told.level(now)
+    return QuotaState(KINDS[told.name], per, amount, None, amount, told.burst, level, "told")
+
+
+def _learned_row(
+    pacer: Pacer, kind: str, told: Optional[ToldQuota], ceiling: Optional[ToldQuota], now: float
+) -> Optional[QuotaState]:
+    """*ceiling*: what headroom leaves of what was learned."""
+    learned = pacer.learned[kind]
+    if not learned.known:
+        return None if told is None else _told_row(told, now)
+    most = learned.limit if ceiling is None else ceiling.quota.amount
+    binding = [quota for quota in (told, ceiling) if quota is not None]
+    return QuotaState(
+        kind,
+        60.0,
+        None if told is None else told.quota.amount,
+        learned.limit,
+        min([learned.limit, *(quota.quota.amount for quota in binding)]),
+        min([learned.burst, *(quota.burst for quota in binding)]),
+        min([learned.level(now), *(quota.level(now) for quota in binding)]),
+        "told" if told is not None and told.quota.amount <= most else learned.source,
+    )

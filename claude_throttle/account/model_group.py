@@ -1,0 +1,97 @@
+"""A lane, its pacer, and what is known about its model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Optional, Protocol
+
+from claude_throttle.config.settings import Settings
+from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.lane import Lane
+from claude_throttle.core.domain.cost import Cost, Usage
+from claude_throttle.core.estimation.estimator import Estimator
+from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.pacing.pacer import Pacer
+
+if TYPE_CHECKING:
+    from claude_throttle.account.limits import LaneState
+    from claude_throttle.account.suspension import Suspension
+
+
+class Asked(Protocol):
+    """What was asked for: a call, or somebody else's request."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def guessed_input(self) -> float: ...
+    @property
+    def max_tokens(self) -> int: ...
+
+
+class Room:
+    """One per model. Thread-safe."""
+
+    def __init__(self, lane: Lane, pacer: Pacer) -> None:
+        self.lane = lane
+        self.pacer = pacer
+        self.estimator = Estimator()
+
+    def fitting_cost(self, model: str, guessed_input: float, max_tokens: int) -> Cost:
+        """What to book for a call; raises QuotaTooSmall if it could never leave."""
+        cost = self.estimator.cost(model, guessed_input, max_tokens)
+        self.pacer.told.require_fit(cost, self.lane.name)
+        return cost
+
+    def price(self, call: Call) -> Cost:
+        """What a waiting call will cost, by what is known now. Requires the lane's mutex.
+
+        Long answers are still out while the short ones are known: so longer than those.
+        """
+        cost = self.estimator.cost(call.model, call.guessed_input, call.max_tokens)
+        entered = call.guessed_input if call.counted else cost.input_tokens
+        output = cost.output_tokens * self.pacer.stretch(self.lane.now())
+        return Cost(cost.requests, entered, min(float(call.max_tokens), output))
+
+    def state(self, suspension: Optional[Suspension]) -> LaneState:
+        """What is known of it now."""
+        from claude_throttle.account.limits import state_of  # only for who looks
+
+        with self.lane.mutex:
+            return state_of(self.lane, self.pacer, suspension)
+
+    def start_with(self, limits: Mapping[str, float], source: str) -> None:
+        """Limits from elsewhere, by kind and a minute, until a header tells better."""
+        with self.lane.mutex:
+            self.pacer.start_with(limits, source, self.lane.now())
+            self.lane.backlog.not_empty.notify()
+
+    def learn(self, call: Asked, usage: Usage) -> None:
+        """What an answered call really took."""
+        self.estimator.learn(
+            call.model,
+            call.guessed_input,
+            usage.counted_input_tokens(self.lane.counts_cache_reads),
+            call.max_tokens,
+            usage.output_tokens,
+        )
+
+    def seconds_until_leave(self, cost: Cost, permits: Concurrency, latency: float) -> float:
+        """By the quotas, and by the permits if those are what is waited for; *latency* in s."""
+        seconds = self.lane.seconds_until_leave(cost)
+        if math.isinf(permits.limit):
+            return seconds
+        ahead = self.lane.backlog.calls + 1 - (permits.limit - permits.in_use)
+        # Who shares the places may have none yet.
+        return max(seconds, max(0.0, ahead / max(1.0, permits.limit)) * latency)
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Keep other quotas and another bound from now on."""
+        lane = self.lane
+        with lane.mutex:
+            burst, headroom = settings.burst_in_force, settings.headroom
+            self.pacer.reconfigure(settings.quotas, burst, lane.now(), headroom)
+            lane.backlog.maxsize = settings.max_queue
+            lane.backlog.not_full.notify_all()
+            lane.backlog.not_empty.notify()

@@ -1,0 +1,160 @@
+"""Whether the account is accepted at all: spend limits, bills, keys."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Callable, Optional
+
+from claude_throttle.account import refusal_messages as refusals
+from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.lane import Lane
+from claude_throttle.core.domain.events import Event, Suspended, SuspensionEnded
+from claude_throttle.core.domain.feedback import AccountRefusal
+from claude_throttle.core.threads.clock import Clock
+from claude_throttle.transport.headers import brings_own_proof
+from claude_throttle.transport.verdicts import NOT_PERMITTED
+
+if TYPE_CHECKING:
+    from claude_throttle.account.suspension import Suspension
+
+#: The scope of a suspension that holds for all lanes.
+WHOLE_ACCOUNT = ""
+
+
+class Access:
+    """What is suspended, by lane. Of one process; thread-safe."""
+
+    def __init__(
+        self,
+        lanes: Callable[[], list[Lane]],
+        observe: Callable[[Event, Optional[Call]], None],
+        clock: Clock,
+    ) -> None:
+        self._lanes = lanes
+        self._observe = observe
+        self._clock = clock
+        # Guards _suspensions. Never held while calling out. Reentrant for the same reason as the
+        # lane's mutex.
+        self._lock = threading.RLock()
+        self._suspensions: dict[str, Suspension] = {}
+        #: Tells other processes what is suspended; set where they share it.
+        self.publish: Callable[[str], None] = _nobody
+
+    def require(self, lane: str, probes: bool = True) -> bool:
+        """Raise AccountSuspended, unless all is well or, if it *probes*, it is time: then True."""
+        if not self._suspensions:
+            return False
+        now = self._clock.monotonic()
+        with self._lock:
+            found = self._found_locked(lane)
+            for scope, suspension in found:
+                if suspension.seconds_left(now) > 0 or not probes:
+                    raise refusals.suspended(suspension, scope, now)
+            for scope, suspension in found:
+                self._suspensions[scope] = suspension.probed(now)
+        return bool(found)
+
+    def _found_locked(self, lane: str) -> list[tuple[str, Suspension]]:
+        scopes = (WHOLE_ACCOUNT, lane)
+        return [(scope, self._suspensions[scope]) for scope in scopes if scope in self._suspensions]
+
+    def reason(self, lane: str) -> Optional[str]:
+        """Why nothing is sent; None if all is well."""
+        suspension = self.suspension(lane)
+        return None if suspension is None else suspension.reason
+
+    def suspension(self, lane: str) -> Optional[Suspension]:
+        """The same, and all that is known of it."""
+        with self._lock:
+            found = self._found_locked(lane)
+        return found[0][1] if found else None
+
+    def suspend(self, call: Call, refusal: AccountRefusal) -> None:
+        """*call* was refused with the account: send nothing more, as soon as that is heard."""
+        if not brings_own_proof(call.extra_headers):
+            self.suspend_lane(call.home.name, refusal, call)
+
+    def suspend_lane(self, lane: str, refusal: AccountRefusal, call: Optional[Call]) -> None:
+        """The same of a request in *lane*, which may be no *call*."""
+        # A key may be refused one model; anything else is about all of them.
+        scope = lane if refusal.reason == NOT_PERMITTED else WHOLE_ACCOUNT
+        if self._begin(scope, refusal, call):
+            self.publish(self._notice())
+
+    def _begin(self, scope: str, refusal: AccountRefusal, call: Optional[Call]) -> bool:
+        from claude_throttle.account.suspension import suspend  # rare, so loaded on use
+
+        with self._lock:
+            before = self._suspensions.get(scope)
+            suspension = suspend(*refusal, self._clock.monotonic(), before)
+            self._suspensions[scope] = suspension
+        for lane in self._lanes():
+            if scope in (WHOLE_ACCOUNT, lane.name):
+                lane.shut(partial(refusals.suspended, suspension, scope))
+        self._reopen()  # somebody may have ended it meanwhile
+        if suspension is not before:
+            self._observe(Suspended(scope, refusal.reason, refusal.until), call)
+        return suspension is not before
+
+    def answered(self, call: Call, left_at: float) -> None:
+        """*call*, which left at that instant, was answered: all is well again.
+
+        An answer to what left before the refusal says nothing.
+        """
+        if self._suspensions and not brings_own_proof(call.extra_headers):
+            self.answered_in(call.home.name, left_at, call)
+
+    def answered_in(self, lane: str, left_at: float, call: Optional[Call]) -> None:
+        """The same of a request in *lane*, which may be no *call*."""
+        if not self._suspensions:
+            return
+        with self._lock:
+            found = self._found_locked(lane)
+            ended = [scope for scope, suspension in found if suspension.since < left_at]
+        self._end(ended, call)
+
+    def restore(self) -> None:
+        """By hand: all is well again."""
+        self._end(list(self._suspensions), None)
+
+    def _reopen(self) -> None:
+        for lane in self._lanes():
+            if self.reason(lane.name) is None:
+                lane.reopen()
+
+    def _end(self, scopes: Iterable[str], call: Optional[Call], tell: bool = True) -> None:
+        with self._lock:
+            ended = [scope for scope in scopes if self._suspensions.pop(scope, None) is not None]
+        if ended:
+            self._reopen()
+            if tell:
+                self.publish(self._notice())
+        for scope in ended:
+            self._observe(SuspensionEnded(scope), call)
+
+    # -- other processes -------------------------------------------------------------------------
+
+    def _notice(self) -> str:
+        """What is suspended, as JSON; "" if nothing is."""
+        with self._lock:
+            found = {
+                scope: (s.reason, s.message, s.until) for scope, s in self._suspensions.items()
+            }
+        return json.dumps(found) if found else ""
+
+    def take_in(self, notice: str) -> None:
+        """What another process says is suspended, and that nothing else is."""
+        heard = json.loads(notice) if notice else {}
+        for scope, refusal in heard.items():
+            if scope not in self._suspensions:
+                self._begin(scope, AccountRefusal(*refusal), None)
+        self._end(
+            [scope for scope in list(self._suspensions) if scope not in heard], None, tell=False
+        )
+
+
+def _nobody(_notice: str) -> None:
+    """No other process is told."""

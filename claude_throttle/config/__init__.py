@@ -1,0 +1,1 @@
+"""Settings: their names, checks and environment variables."""

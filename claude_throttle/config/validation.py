@@ -1,0 +1,185 @@
+"""What a setting must be; refusals in the user's words, and never with a secret in them."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Optional
+from urllib.parse import urlsplit
+
+from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.errors import ConfigurationError
+from claude_throttle.transport.headers import header_flaw
+
+_DAILY = 86_400.0
+
+_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+
+
+def require_seconds(name: str, seconds: Any) -> None:
+    """Raise unless *seconds* is a positive number."""
+    if not (_is_number(seconds) and seconds > 0):
+        raise ConfigurationError(f"{name} must be a positive number of seconds, not {seconds!r}")
+
+
+def require_timeout(seconds: Any) -> None:
+    """The same for a call's own."""
+    require_seconds("timeout", seconds)
+
+
+def require_flag(name: str, value: Any) -> None:
+    """Raise unless it is True or False; "false" would count as true."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, not {value!r:.80}")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int no float can hold
+        return False
+
+
+def require_number(name: str, value: Any, least: float, most: float) -> None:
+    if not (_is_number(value) and least <= value <= most):
+        raise ConfigurationError(f"{name} must be a number from {least} to {most}, not {value!r}")
+
+
+def require_whole(name: str, value: Any, least: int, most: Optional[int] = None) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        upper = f" to {most}" if most is not None else ""
+        raise ConfigurationError(
+            f"{name} must be a whole number from {least}{upper}, not {value!r}"
+        )
+
+
+def clean_tier(tier: Any) -> Optional[str]:
+    """The tier's name as the table has it."""
+    if tier is None:
+        return None
+    from claude_throttle.core.domain.tiers import tier_name  # only for this
+
+    try:
+        return tier_name(tier)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"tier: {error}") from None
+
+
+def require_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise unless *value* is one of *choices*."""
+    if value not in choices:
+        shown = " or ".join(f'"{choice}"' for choice in choices)
+        raise ConfigurationError(f"{name} must be {shown}, not {value!r:.40}")
+
+
+#: What ``shared=`` may begin with.
+STORES = ("sqlite", "redis", "rediss", "unix", "redis+sentinel", "memory")
+
+
+def require_store(shared: Any) -> None:
+    """Raise unless *shared* names a store, or is a redis client."""
+    if shared is None or hasattr(shared, "execute_command"):
+        return
+    scheme, found, _ = shared.partition("://") if isinstance(shared, str) else ("", "", "")
+    if not found or scheme not in STORES:
+        # Without a proper scheme it may begin with a password.
+        what = scheme if found and scheme.isalnum() else type(shared).__name__
+        raise ConfigurationError(
+            f"shared must be one of {', '.join(f'{name}://…' for name in STORES)}, or a redis "
+            f"client, not {what!r:.40}"
+        )
+    if scheme == "sqlite" and not shared.startswith("sqlite:///"):
+        # Relative to what? Processes in different directories would share nothing.
+        raise ConfigurationError('shared must name the whole path: "sqlite:///var/run/claude.db"')
+
+
+def require_lanes(lanes: Any) -> None:
+    """Raise unless *lanes* maps models to lanes, by their names."""
+    if not isinstance(lanes, Mapping) or not all(
+        isinstance(name, str) and name for pair in lanes.items() for name in pair
+    ):
+        raise ConfigurationError(
+            'lanes must map a model, or a pattern like "claude-x-*", to the name of a lane'
+        )
+
+
+def as_quota(name: str, value: Any) -> Optional[Quota]:
+    if value is None:
+        return None
+    if isinstance(value, Quota):
+        return value
+    try:
+        return Quota(value, per=_DAILY if name in ("rpd", "tpd") else 60.0)
+    except (TypeError, ValueError) as error:
+        message = str(error).replace("amount", name)
+        raise ConfigurationError(f"{message}; leave it out for no limit") from None
+
+
+def clean_secret(name: str, value: Any) -> Optional[str]:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{name} must be a string, not {type(value).__name__}")
+    secret: str = value.strip()
+    # Never show it: a key with a line break in it is printed whole by requests.
+    if not secret:
+        raise ConfigurationError(f"{name} is empty")
+    if not (secret.isascii() and secret.isprintable()) or " " in secret:
+        raise ConfigurationError(
+            f"{name} holds a space, a line break or another character no key has; paste it again"
+        )
+    return secret
+
+
+def clean_url(url: Any, allow_insecure: bool) -> str:
+    """The base URL without a slash at its end; raises unless a key may be sent there."""
+    # Not quoted in any message: people paste passwords, and keys, into URLs.
+    if not isinstance(url, str) or not url.isprintable() or " " in url:
+        raise ConfigurationError("base_url must be an https:// URL without spaces in it")
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises for what is no port
+    except ValueError as error:
+        raise ConfigurationError(f"base_url is no URL: {_without_text(error)}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError("base_url must begin with https:// and name a host")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError("base_url must hold no user, password, query or fragment")
+    if parts.scheme == "http" and not _LOOPBACK.fullmatch(parts.hostname) and not allow_insecure:
+        raise ConfigurationError(
+            f"base_url is plain http to {parts.hostname}: the key would travel in the clear; "
+            "use https, or allow_insecure=True if the way is safe"
+        )
+    return url.rstrip("/")
+
+
+def _without_text(error: ValueError) -> str:
+    return "its port is wrong" if "port" in str(error).lower() else "its host is wrong"
+
+
+def require_headers(name: str, headers: Any) -> None:
+    """Raise unless they can be sent."""
+    flaw = header_flaw(headers)
+    if flaw is not None:
+        raise ConfigurationError(f"{name} {flaw}")
+
+
+def require_proxies(proxies: Any) -> None:
+    """Raise unless it is None or a mapping of schemes to URLs."""
+    if proxies is None:
+        return
+    if not isinstance(proxies, Mapping) or not all(isinstance(u, str) for u in proxies.values()):
+        raise ConfigurationError('proxies must be like {"https": "http://proxy:3128"}')
+
+
+def require_bundle(path: Any) -> None:
+    """Raise unless it is None or the path of something that is there."""
+    if path is not None and not (isinstance(path, str) and os.path.exists(path)):
+        raise ConfigurationError(
+            f"ca_bundle must be the path of a file or folder, not {path!r:.200}"
+        )

@@ -1,0 +1,1 @@
+"""Threads, time and quotas: nothing of HTTP, files or frameworks."""

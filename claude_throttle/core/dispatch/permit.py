@@ -1,0 +1,251 @@
+"""Admission without the wire: for whoever sends the request himself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+
+from claude_throttle.core.dispatch.accounting import Dropped
+from claude_throttle.core.dispatch.attempt import Turn
+from claude_throttle.core.domain.cost import NO_USAGE, Cost, Usage
+from claude_throttle.core.domain.events import PermitClosed, PermitGranted
+from claude_throttle.core.domain.feedback import Report, Stamp
+from claude_throttle.core.domain.ports import Ears, Lender
+from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, Seat
+from claude_throttle.errors import DeadlineExceeded
+
+if TYPE_CHECKING:
+    from claude_throttle.core.dispatch.lane import Lane
+
+
+class Terms(NamedTuple):
+    """How a permit is waited for."""
+
+    priority: int
+    tenant: Optional[str]
+    #: Seconds, or None.
+    timeout: Optional[float]
+
+
+class PermitTurn(Turn):
+    """The place of a permit in the line, and then in flight.
+
+    The lane may keep it until its deadline, so it does not know the permit it is for: a permit that
+    is dropped must be found by the garbage collector at once.
+    """
+
+    __slots__ = ("answers", "granted", "seat", "stamp")
+
+    def __init__(self, answers: bool, *place: Any) -> None:
+        super().__init__(*place)
+        #: Somebody is sure to say how it ended, if only that nobody knows.
+        self.answers = answers
+        self.stamp: Optional[Stamp] = None
+        self.seat = Seat()
+        # Whoever pops it does the closing: a list's pop is atomic, and needs no lock in __del__.
+        self.granted: list[bool] = []
+
+    def commit(self, stamp: Stamp, lender: Lender) -> None:
+        self.stamp = stamp
+        self.seat.open(lender)
+        self.granted.append(True)
+
+    @property
+    def out(self) -> bool:
+        return self.seat.has_place
+
+    def time_is_up(self) -> None:
+        self.refuse(DeadlineExceeded("no permit was free in time; nothing was sent"))
+
+
+class Permit:
+    """The right to send one request now. A context manager.
+
+    ``settle()`` tells what it really took; without it the estimate stays booked. ``close()`` gives
+    the permit back and is idempotent. May be settled and closed by any thread. A permit that is
+    dropped without ``close()`` comes back when it is garbage collected.
+    """
+
+    __slots__ = (
+        "_ears",
+        "_entry",
+        "_lane",
+        "_pid",
+        "_report",
+        "_settled",
+        "_took",
+        "ticket",
+    )
+
+    def __init__(self, ticket: PermitTurn, lane: Lane, seats: list[Seat], ears: Ears) -> None:
+        #: Its place in the line.
+        self.ticket = ticket
+        self._lane = lane
+        self._ears = ears
+        # Known before it is added: who closes it needs it, and Ctrl-C may come in between.
+        self._entry: Entry = (seats, ticket.seat)
+        # A forked child must not touch what its copy refers to.
+        self._pid = ears.pid
+        self._settled = False
+        self._report: Optional[Report] = None
+        self._took: Optional[Usage] = None
+
+    def acquire(self) -> None:
+        """Wait for it; Ctrl-C ends the wait. Raises Closed or DeadlineExceeded."""
+        lane, turn = self._lane, self.ticket
+        asked_at = lane.now()
+        try:
+            if not lane.try_leave(turn):
+                lane.ask(turn)
+                turn.wait()
+                lane.forget(turn)  # its deadline was one for the wait
+            OpenPermits.add(self._entry)
+            stamp = turn.stamp
+            if stamp is not None:
+                lane.announce(stamp, None)
+                lane.observe(PermitGranted(turn.number, lane.name, stamp.at - asked_at), None)
+        except BaseException:
+            lane.forget(turn)
+            self.close()
+            raise
+
+    # -- what came of it -------------------------------------------------------------------------
+
+    def settle(
+        self,
+        usage: Optional[Any] = None,
+        *,
+        headers: Optional[Mapping[str, str]] = None,
+        status: Optional[int] = None,
+        body: bytes = b"",
+    ) -> None:
+        """Book what the request really took instead of the estimate; the first time counts.
+
+        *usage* is a mapping or an object with ``input_tokens`` and ``output_tokens`` (and
+        ``cache_creation_input_tokens``), as the API's answers carry it.
+
+        *headers* and *status* (200 if only headers are given) are the answer's, and teach the pace
+        as the answer to a call does: limits are learned, a 429 pauses the lane for ``retry-after``,
+        failures in a row open the circuit. The *body* of a refusal tells which it is. Without
+        usage, an answer leaves the estimate booked, and a refusal that says it took nothing (429,
+        529) books nothing. settle() alone: it took no tokens, as after a refusal.
+        """
+        took = None if usage is None else _usage_of(usage)
+        if headers is None and status is None:
+            self.book(took or NO_USAGE)
+            return
+        told = headers if headers is not None else {}
+        self.hear(self._ears.read(200 if status is None else status, told, body), took)
+
+    def hear(self, report: Report, took: Optional[Usage] = None) -> None:
+        """Book what it *took*, if that is known, and pass on what the server said; once."""
+        turn, lane = self.ticket, self._lane
+        if turn.stamp is None or self._report is not None or self._pid != os.getpid():
+            return
+        self._report, actual = report, None
+        self._took = took
+        if not self._settled and (took is not None or not report.keeps_tokens):
+            self._settled, actual = True, self._cost_of(took or NO_USAGE)
+        lane.accounts.hear_of_permit(turn.cost, actual, turn.stamp, report, turn.answers)
+        if report.heard.account is not None:
+            self._ears.account_refused(lane.name, report.heard.account)
+        elif not report.refused:
+            self._ears.answered(lane.name, turn.stamp.at)
+
+    def book(self, took: Usage, ended: bool = True) -> None:
+        """Book what it *took*, once.
+
+        Not *ended*: it was cut off in the midst, and how much it produced is not known.
+        """
+        if self._pid == os.getpid():
+            if not self._settled:
+                self._took = took
+            self._settle(self._cost_of(took, ended))
+
+    def _cost_of(self, took: Usage, ended: bool = True) -> Cost:
+        counted = took.counted_input_tokens(self._lane.counts_cache_reads)
+        estimate = 0.0 if ended else self.ticket.cost.output_tokens
+        return Cost(1.0, counted, max(estimate, took.output_tokens))
+
+    def _settle(self, actual: Cost) -> None:
+        stamp = self.ticket.stamp
+        if stamp is not None and not self._settled:
+            self._settled = True
+            self._lane.accounts.settle_permit(self.ticket.cost, actual, stamp.at)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give it back."""
+        if self._take_closing():
+            try:
+                self._settle(self.ticket.cost)
+                if self.ticket.answers and self._report is None:
+                    self._lane.accounts.permit_ended_unheard()
+                self.ticket.seat.close()
+            except BaseException:
+                self.ticket.seat.close(quietly=True)
+                raise
+            if self.ticket.rides is not None:
+                self._lane.wake()
+            self._tell_the_end()
+
+    def _tell_the_end(self) -> None:
+        turn, lane, report = self.ticket, self._lane, self._report
+        if turn.stamp is not None:
+            seconds = lane.now() - turn.stamp.at
+            status = None if report is None else report.heard.status
+            refused = report is not None and report.refused
+            lane.observe(
+                PermitClosed(turn.number, lane.name, seconds, status, refused, self._took), None
+            )
+
+    def drop(self, took: Optional[Usage] = None, ended: bool = False) -> None:
+        """The same without a lock, as the garbage collector does it; the worker looks often.
+
+        *took* and *ended* as for book().
+        """
+        if self._take_closing():
+            turn = self.ticket
+            if turn.stamp is not None:
+                held = None if self._settled else turn.cost
+                actual = None if took is None else self._cost_of(took, ended)
+                unheard = turn.answers and self._report is None
+                self._lane.accounts.dropped.append(Dropped(held, actual, turn.stamp.at, unheard))
+            turn.seat.close(quietly=True)
+
+    def _take_closing(self) -> bool:
+        """Whether it is this caller who closes it, in the process where it was opened."""
+        try:
+            self.ticket.granted.pop()
+        except IndexError:
+            return False
+        if self._pid != os.getpid():
+            return False
+        OpenPermits.remove(self._entry)
+        return True
+
+    def __enter__(self) -> Permit:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # May run anywhere, even under a lock of ours.
+        try:
+            turn = self.ticket
+        except AttributeError:
+            return  # Ctrl-C came as it was made
+        if turn.stamp is not None and not turn.seat.closed:
+            if not turn.granted:  # Ctrl-C came in the very instant of its grant or of its closing
+                turn.granted.append(True)
+            self.drop()
+
+
+def _usage_of(usage: Any) -> Usage:
+    """From a mapping or an object with those names."""
+    get = usage.get if isinstance(usage, dict) else partial(getattr, usage)
+    return Usage(*(get(name, None) or 0 for name in Usage._fields))

@@ -1,0 +1,216 @@
+"""Facts in the past tense.
+
+A listener (``on_event=``) is called with these in the thread where they happened, inside the
+submitter's ``contextvars`` context: in the caller's own thread for :class:`CallQueued`, in a sender
+thread for the rest (but for a cancel, resume() and close(): those are told in the thread that
+calls them), never in the worker. A listener that raises is logged and forgotten.
+
+Named tuples, because a frozen dataclass costs half a millisecond of every import.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional, Union
+
+from claude_throttle.core.domain.cost import Usage
+
+
+class CallQueued(NamedTuple):
+    """A call took its place in the line."""
+
+    #: Number of the call within this process, from 1.
+    number: int
+    model: str
+    #: Calls waiting in the lane, this one included.
+    waiting: int
+
+
+class CallSent(NamedTuple):
+    """A call left for the server."""
+
+    number: int
+    model: str
+    #: 1 for the first send.
+    attempt: int
+    #: Seconds since it was submitted.
+    waited_seconds: float
+
+
+class RetryScheduled(NamedTuple):
+    """An attempt was refused or lost, and the call waits for another turn."""
+
+    number: int
+    model: str
+    #: The attempt that failed, 1 for the first send.
+    attempt: int
+    #: HTTP status, or None if the connection failed.
+    status: Optional[int]
+    #: In one or two words: "rate limit", "overloaded", "connection lost" ...
+    reason: str
+    #: Seconds until it may queue again.
+    wait_seconds: float
+
+
+class LanePaused(NamedTuple):
+    """A refusal stopped everything in one lane for a while."""
+
+    lane: str
+    status: Optional[int]
+    #: Seconds, jitter included.
+    seconds: float
+
+
+class LaneResumed(NamedTuple):
+    """The first call left after a pause."""
+
+    lane: str
+
+
+class LimitLearned(NamedTuple):
+    """The server's headers tell another limit than before."""
+
+    lane: str
+    #: "requests", "input_tokens", "output_tokens".
+    kind: str
+    #: Per minute.
+    limit: float
+    #: 0.0 if nothing was known.
+    before: float
+
+
+class CircuitOpened(NamedTuple):
+    """Several calls sent one after another all failed; only probes leave now."""
+
+    lane: str
+    #: Seconds until the first.
+    probe_in_seconds: float
+
+
+class CircuitHalfOpened(NamedTuple):
+    """A probe left."""
+
+    lane: str
+
+
+class CircuitClosed(NamedTuple):
+    """A probe was answered: calls leave again, few at first."""
+
+    lane: str
+
+
+class ConcurrencyChanged(NamedTuple):
+    """More, or fewer, requests may be in flight, over all lanes."""
+
+    limit: float
+    before: float
+
+
+class Suspended(NamedTuple):
+    """The API refuses for a reason that no waiting cures; nothing is sent."""
+
+    #: A lane, or "" for all of them.
+    lane: str
+    #: "spend limit", "key refused" ...
+    reason: str
+    #: When access comes back, in the server's own words, or None.
+    until: Optional[str]
+
+
+class SuspensionEnded(NamedTuple):
+    """A probe was answered, or resume() was called."""
+
+    lane: str
+
+
+class StoreLost(NamedTuple):
+    """What the processes share cannot be reached; each keeps to what ``on_store_failure`` says."""
+
+    store: str
+    #: Why, in plain words.
+    reason: str
+    #: Processes that shared it when it was last heard of, this one included.
+    members: int
+
+
+class StoreReturned(NamedTuple):
+    """It answers again."""
+
+    store: str
+    members: int
+
+
+class CallSucceeded(NamedTuple):
+    """An answer was delivered."""
+
+    number: int
+    model: str
+    attempts: int
+    #: Seconds from the first send to the answer, waits for retries included.
+    latency_seconds: float
+    usage: Usage
+    request_id: Optional[str]
+
+
+class CallFailed(NamedTuple):
+    """A call ended in an exception, or was cancelled while it waited."""
+
+    number: int
+    model: str
+    attempts: int
+    #: Name of the exception's class; "CancelledError" for a cancelled call.
+    error: str
+    #: HTTP status of the refusal, or None.
+    status: Optional[int]
+
+
+class PermitGranted(NamedTuple):
+    """A request may be sent that is somebody else's: the official SDK's, a session's, permit()'s.
+
+    Told in the thread that asked.
+    """
+
+    #: Counted with the calls.
+    number: int
+    lane: str
+    #: Seconds since it was asked for.
+    waited_seconds: float
+
+
+class PermitClosed(NamedTuple):
+    """It has ended. Not told of a permit that was dropped: the garbage collector tells nobody.
+
+    Told in the thread that closed it.
+    """
+
+    number: int
+    lane: str
+    #: Seconds for which it was held.
+    seconds: float
+    #: HTTP status of the answer; None if nobody said, or there was none.
+    status: Optional[int]
+    #: The server refused it, or nothing came back.
+    refused: bool
+    #: What it took, if anybody said.
+    usage: Optional[Usage]
+
+
+Event = Union[
+    CallQueued,
+    CallSent,
+    RetryScheduled,
+    LanePaused,
+    LaneResumed,
+    LimitLearned,
+    CircuitOpened,
+    CircuitHalfOpened,
+    CircuitClosed,
+    ConcurrencyChanged,
+    Suspended,
+    SuspensionEnded,
+    StoreLost,
+    StoreReturned,
+    CallSucceeded,
+    CallFailed,
+    PermitGranted,
+    PermitClosed,
+]

@@ -1,0 +1,120 @@
+"""What one attempt brought back, as far as pace is concerned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Optional
+
+from claude_throttle.core.domain.cost import Cost
+
+#: Why the server refused, as the pace must understand it. Empty for an answer, good or bad.
+RATE = "rate limit"
+CONCURRENCY = "concurrency limit"
+RAMP = "ramp limit"
+OVERLOAD = "overloaded"
+FAULT = "fault"
+ACCOUNT = "account"
+#: Nothing came back in time: that says nothing about the server.
+SILENCE = "silence"
+
+#: With ``retry-after`` these hold up the whole lane.
+PAUSING = frozenset({RATE, RAMP, OVERLOAD})
+
+
+class Reading(NamedTuple):
+    """What one set of ``anthropic-ratelimit-…`` headers says about one quota."""
+
+    #: Units per minute.
+    limit: float
+    #: Units that were left, at the admission of the call or at its answer: nobody tells which.
+    remaining: float
+
+
+#: By the names of the fields of :class:`Cost`: "requests", "input_tokens", "output_tokens".
+Readings = Mapping[str, Reading]
+
+NO_READINGS: Readings = MappingProxyType({})
+
+
+class Growth(NamedTuple):
+    """A ramp limit, by the server's words: so much now, more from the next minute on."""
+
+    kind: str
+    #: Units per minute.
+    limit: float
+    next_limit: float
+
+
+class AccountRefusal(NamedTuple):
+    """Why nothing is accepted from this account."""
+
+    #: In one or two words: "spend limit", "key refused" ...
+    reason: str
+    #: The server's own words.
+    message: str
+    #: When access comes back, in the server's own words, or None.
+    until: Optional[str]
+
+
+class Heard(NamedTuple):
+    """An answer or a refusal."""
+
+    cause: str = ""
+    #: Seconds the server asks us to wait, or None.
+    retry_after: Optional[float] = None
+    readings: Readings = NO_READINGS
+    #: Which quota a rate refusal was about, if it says so.
+    kind: Optional[str] = None
+    growth: Optional[Growth] = None
+    #: HTTP status, or None if nothing was answered.
+    status: Optional[int] = None
+    #: It will not be tried again.
+    final: bool = False
+    account: Optional[AccountRefusal] = None
+
+    @property
+    def pauses_lane(self) -> bool:
+        """Everything in the lane would be refused, too, and the server says until when."""
+        return bool(self.retry_after) and self.cause in PAUSING
+
+
+class Report(NamedTuple):
+    """What came of a request that somebody else sent."""
+
+    heard: Heard
+    #: The server refused it, or nothing came back.
+    refused: bool = False
+    #: The server may have counted its tokens.
+    keeps_tokens: bool = True
+    #: How long its sender would wait if he were alone.
+    wait_seconds: float = 0.0
+
+
+class Stamp(NamedTuple):
+    """When an attempt left, and as the how-manieth."""
+
+    at: float
+    #: Counts the leaves of one lane, from 1.
+    number: int
+    #: What each quota had seen leave by then, this attempt included.
+    taken: Cost
+    #: What of it left so shortly before that the server may see it later.
+    recent: Cost
+    #: Output tokens that had been produced and counted by then.
+    produced: float
+    #: It is the first after a pause.
+    resumes: bool = False
+    #: It tries whether the server is back.
+    probes: bool = False
+
+
+class Delay(NamedTuple):
+    """When a refused call may try again."""
+
+    #: Until it may queue again.
+    seconds: float
+    #: Only this call waits; else the lane does, and the call queues at once, at its own place.
+    alone: bool
+    #: It uses up none of the call's retries.
+    free: bool = False

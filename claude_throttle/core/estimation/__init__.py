@@ -1,0 +1,1 @@
+"""How many tokens a request takes, before the API has said so."""

@@ -1,0 +1,276 @@
+"""A quota nobody told: learned from what the server's headers say of it.
+
+One instant, as for a told quota, and a few numbers that say how far to trust it. A header is a
+look at the server's bucket at the call's admission or at its answer, nobody tells which; a running
+total of what left since makes the bounds of both computable. Down at once, up slowly.
+
+``burst`` is what may leave at once. It grows when a header shows a bucket fuller than that, and
+shrinks when a refusal's own headers show room: then the server enforces less than it shows. Our own
+account cannot decide it: it shows room whenever we send.
+"""
+
+from __future__ import annotations
+
+import math
+
+from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.feedback import Reading, Stamp
+from claude_throttle.core.pacing import gcra
+from claude_throttle.core.pacing.averages import Exposure, Fading
+from claude_throttle.core.pacing.traffic import NETWORK_SECONDS, Traffic
+
+#: Tokens. ``remaining`` is rounded to the nearest thousand (rate-limit page, 2026-09).
+TOKEN_ROUNDING = 500.0
+
+#: Seconds over which a surprise counts as somebody else's pace, and in which it is forgotten.
+OTHERS_SECONDS = 3.0
+
+#: Share of the way up to what a header shows, per answer. Down it is the whole way.
+UPWARD_SHARE = 0.3
+
+#: Calls' worth of units left in the bucket: our account is late by what is on the way. Output is
+#: counted while it is produced, and scatters most.
+GUARD_CALLS = 2.0
+OUTPUT_GUARD_CALLS = 4.0
+
+#: A bucket of fewer requests has no room for a guard: only more distance helps there.
+SMALL_BURST = 4.0
+
+#: Who told the limit, where nobody does: some gateways keep the headers to themselves.
+BLIND = "refusals"
+
+#: What becomes of a guessed limit with each wave of refusals.
+BLIND_DECREASE = 0.8
+
+#: Share by which it grows a second while nothing is refused: after the first guess, which may be
+#: far too low, and later.
+FIRST_BLIND_GROWTH = 0.1
+BLIND_GROWTH = 0.01
+
+#: Seconds without an answer that it may make up for at once.
+LONGEST_BLIND_SECONDS = 7.0
+
+#: Seconds after which a server that showed more than it let in is believed again.
+DISTRUST_SECONDS = 600.0
+
+#: Share of an interval by which the distance grows after a refusal, and may grow at most.
+MARGIN_STEP = 0.02
+MARGIN_MOST = 0.1
+MARGIN_STEP_SECONDS = 0.002
+
+
+class LearnedQuota:
+    """One kind of units of one lane. Not thread-safe: the lane's mutex guards it."""
+
+    def __init__(self, kind: str, traffic: Traffic, most_burst: float = math.inf) -> None:
+        self.kind = kind
+        self._traffic = traffic
+        self.most_burst = most_burst
+        #: Units per minute; 0.0 while nothing is known.
+        self.limit = 0.0
+        self.burst = 1.0
+        #: Who told the limit.
+        self.source = ""
+        self.empty_at = -math.inf
+        #: False once the server refused what its headers had room for.
+        self.trusted = True
+        #: Units per second that somebody else takes.
+        self.others = Fading(OTHERS_SECONDS)
+        #: Seconds kept between calls beyond their interval.
+        self.margin = 0.0
+        self._rounding = 0.0 if kind == "requests" else TOKEN_ROUNDING
+        self._is_output = kind == "output_tokens"
+        self._heard = False
+        self._blind_growth = 0.0
+        self._grown_at = -math.inf
+        self._newest_at = -math.inf
+        self._refused_at = -math.inf
+        self._distrusted_at = -math.inf
+
+    @property
+    def known(self) -> bool:
+        """Whether any header has told its limit. On the way of each call ``limit`` is asked."""
+        return self.limit > 0
+
+    @property
+    def rate(self) -> float:
+        """Units per second."""
+        return self.limit / 60.0
+
+    def level(self, now: float) -> float:
+        """Units that may leave now; negative while more has left than there was."""
+        return gcra.level(self.empty_at, self.rate, self.burst, now)
+
+    def ready_at(self, units: float, now: float, latency: float) -> float:
+        """The instant at which *units* may leave; *latency*: seconds an answer takes, about."""
+        if not self.limit:
+            return now
+        span = min(units + self.guard(now, latency), self.burst) / self.rate
+        full_at = now - self.burst / self.rate
+        return max(max(self.empty_at, full_at) + span, self.empty_at + span + self.margin)
+
+    def guard(self, now: float, latency: float) -> float:
+        """Units that stay in the bucket: our account is late by what is on the way."""
+        a_call = self._of(self._traffic.mean.value)
+        if self.burst < SMALL_BURST * a_call:
+            return 0.0
+        calls = OUTPUT_GUARD_CALLS if self._is_output else GUARD_CALLS
+        stolen = 2.0 * self.others.value(now) * (latency + NETWORK_SECONDS)
+        return min(self.burst / 4.0, calls * a_call + stolen)
+
+    def take(self, units: float, now: float) -> None:
+        """*units* leave now. Only once it is known."""
+        self.empty_at = gcra.take(self.empty_at, self.rate, self.burst, units, now)
+
+    def bound_burst(self, most: float, now: float) -> None:
+        """Let no more than *most* leave at once, whatever the server shows."""
+        self.most_burst = most
+        if self.burst > most:
+            level = self.level(now) if self.known else 0.0
+            self.burst = most
+            if self.known:
+                self._set_level(level, now)
+
+    def settle(self, change: float) -> None:
+        """What left was *change* units more than was booked. Only once it is known."""
+        self.empty_at += change / self.rate
+
+    def read(self, reading: Reading, stamp: Stamp, now: float, latency: Exposure) -> bool:
+        """Take in what an answer says; True if the limit is another now.
+
+        *stamp* is of the attempt that was answered. A late, older answer changes nothing.
+        """
+        if reading.limit <= 0 or stamp.at < self._newest_at:
+            return False
+        self._newest_at = stamp.at
+        if reading.remaining > reading.limit:  # more than a minute's worth is none the API has
+            reading = reading._replace(remaining=reading.limit)
+        if not self._heard:
+            self._begin(reading, stamp, now)
+            return True
+        changed = reading.limit != self.limit
+        if changed:
+            self._change_limit(reading, now)
+        self._correct(*self._bounds(reading, stamp, now, latency), now)
+        return changed
+
+    def _begin(self, reading: Reading, stamp: Stamp, now: float) -> None:
+        self._heard = True
+        self.limit, self.source = reading.limit, "headers"
+        sure = max(0.0, reading.remaining - self._rounding)
+        self.burst = min(self.most_burst, max(1.0, sure))
+        self._set_level(sure - self._left_after(stamp), now)
+
+    def start_with(self, limit: float, source: str, now: float) -> None:
+        """A limit from elsewhere, until a header tells better."""
+        if not self._heard:
+            self.limit, self.source = limit, source
+            self._set_level(1.0, now)
+
+    def adopt(self, limit: float, burst: float, margin: float, trusted: bool, source: str) -> None:
+        """What another process learned of the same quota."""
+        self._heard = source == "headers"
+        self.limit, self.source = limit, source
+        self.burst = min(self.most_burst, burst)
+        self.margin, self.trusted = margin, trusted
+
+    def unbook(self, units: float) -> None:
+        """So much of what leaves next was booked already, when its slot was reserved."""
+        self._traffic.taken = self._traffic.taken.more_of(self.kind, -units)
+        if self.known:
+            self.empty_at -= units / self.rate
+
+    def _change_limit(self, reading: Reading, now: float) -> None:
+        level = min(self.level(now), max(reading.remaining, 1.0))
+        if reading.limit < self.limit:
+            self.burst = max(1.0, self.burst * reading.limit / self.limit)
+        self.limit = reading.limit
+        self._set_level(level, now)
+
+    def _left_after(self, stamp: Stamp) -> float:
+        return self._of(self._traffic.taken) - self._of(stamp.taken)
+
+    def _of(self, cost: Cost) -> float:
+        return float(getattr(cost, self.kind))
+
+    def _bounds(
+        self, reading: Reading, stamp: Stamp, now: float, latency: Exposure
+    ) -> tuple[float, float]:
+        """What our level must be at least and at most, whenever the header was stamped."""
+        unsure = self._rounding
+        gained = (self.rate - self.others.value(now)) * (now - stamp.at)
+        if self._is_output:
+            # Counted as it is produced: what is in flight is still to come, and the refill of the
+            # time it takes with it.
+            pending = self._of(self._traffic.pending)
+            coming = pending * latency.stretch(now) - self.rate * latency.mean(now)
+            remaining = reading.remaining - max(0.0, coming)
+            drift = gained - (self._of(self._traffic.produced) - stamp.produced)
+        else:
+            remaining = reading.remaining
+            drift = gained - self._left_after(stamp)
+            # What left just before may arrive just after, and be missing in what the header shows;
+            # so may what left just before now, if the header was stamped at the answer.
+            unsure += max(map(self._of, (stamp.recent, self._traffic.lately.value(now))))
+        low = remaining + min(0.0, drift) - unsure
+        high = remaining + max(0.0, drift) + self._rounding
+        return low, high
+
+    def _correct(self, low: float, high: float, now: float) -> None:
+        self.trusted = self.trusted or now - self._distrusted_at > DISTRUST_SECONDS
+        if self.trusted and low > self.burst:
+            self.burst = min(self.most_burst, low)
+        level = self.level(now)
+        if level > high:
+            if not self._is_output:
+                self.others.add((level - high) / OTHERS_SECONDS, now)
+            self._set_level(high, now)
+        elif level < low and self.trusted:
+            self._set_level(level + UPWARD_SHARE * (low - level), now)
+
+    def _set_level(self, level: float, now: float) -> None:
+        self.empty_at = now - min(self.burst, level) / self.rate
+
+    def refused(self, reading: Reading, stamp: Stamp, units: float, in_flight: int) -> None:
+        """A call of *units* met a rate limit; the headers of the refusal decide what was wrong."""
+        if not self.known or stamp.at <= self._refused_at:
+            return  # of one wave only the first says something new
+        self._refused_at = max(self._refused_at, stamp.at)
+        a_call = max(1.0, self._of(self._traffic.mean.value))
+        if reading.remaining - self._rounding >= units:
+            self.trusted, self._distrusted_at = False, stamp.at
+            calls = min(self.burst, (in_flight + 1) * a_call)
+            self.burst = max(1.0, calls / 2.0)
+        elif self.burst < SMALL_BURST * a_call:
+            step = max(MARGIN_STEP / self.rate, MARGIN_STEP_SECONDS)
+            self.margin = min(MARGIN_MOST / self.rate, self.margin + step)
+
+    def refused_blindly(
+        self, stamp: Stamp, used_a_minute: float, allowed: float, now: float
+    ) -> None:
+        """A rate limit refused and no header tells which: what was used lately was too much.
+
+        *allowed* is what the server's ``retry-after`` promises a minute.
+        """
+        if self._heard or stamp.at <= self._refused_at:
+            return
+        self._refused_at = now  # whatever left before now belongs to the same wave
+        self._blind_growth = BLIND_GROWTH if self.known else FIRST_BLIND_GROWTH
+        limit = self.limit * BLIND_DECREASE if self.known else max(used_a_minute, allowed)
+        self.limit, self.source = max(1.0, limit), BLIND
+        self._grown_at = now
+        self._set_level(0.0, now)
+
+    def answered_blindly(self, stamp: Stamp, now: float) -> None:
+        """An answer without headers: if the limit was guessed and binds, it may be higher."""
+        if self.source != BLIND or stamp.at <= self._refused_at or self.level(now) >= self.burst:
+            return
+        level, seconds = self.level(now), min(LONGEST_BLIND_SECONDS, now - self._grown_at)
+        self.limit *= (1.0 + self._blind_growth) ** seconds
+        self._grown_at = now
+        self._set_level(level, now)
+
+    def hold_until(self, at: float, units: float) -> None:
+        """At that instant there will be *units*, and no more: a pause is not saved up for."""
+        if self.known:
+            self.empty_at = max(self.empty_at, at - min(self.burst, units) / self.rate)

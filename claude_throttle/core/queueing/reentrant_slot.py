@@ -1,0 +1,141 @@
+"""Riding: a call made by a thread that holds an open permit needs none of its own.
+
+Else a thread that holds the last permit and makes a call would wait for itself. A permit is one
+place in flight, so it carries one rider at a time.
+"""
+
+from __future__ import annotations
+
+from claude_throttle.core.domain.ports import Lender
+from claude_throttle.core.threads.thread_local import PerThread
+
+
+class Seat:
+    """The place of an open permit, lent to one call after another.
+
+    Thread-safe without a lock, so that the garbage collector may close it: the place is an entry
+    of a list, and whoever pops that entry rides on it.
+    """
+
+    __slots__ = ("_lent", "_place", "closed")
+
+    def __init__(self) -> None:
+        self._place: list[Lender] = []
+        self._lent: list[Lender] = []
+        #: Its permit is closed.
+        self.closed = False
+
+    def open(self, lender: Lender) -> None:
+        """The permit is granted; its place goes back to *lender* in the end."""
+        self._place.append(lender)
+
+    @property
+    def has_place(self) -> bool:
+        """Whether it sees to it that the place goes back, if nobody rides on it."""
+        return bool(self._place)
+
+    def try_take(self) -> bool:
+        """Take a ride, if nobody else does."""
+        if not self._place:
+            return False
+        try:
+            lender = self._place.pop()
+        except IndexError:
+            return False
+        # A loop that drops permits would else stand on all those it ever dropped.
+        while isinstance(lender, Seat) and lender.closed:
+            lender = lender._lent.pop()
+        self._lent.append(lender)
+        if self.closed:  # perhaps a moment ago, and the place may have gone back
+            self.give_back_quietly()
+            return False
+        return True
+
+    def give_back(self) -> None:
+        """The rider is done; the place goes back if the permit was closed meanwhile."""
+        self._place.append(self._lent.pop())
+        self._end()
+
+    def give_back_quietly(self) -> None:
+        """The same without a lock."""
+        self._place.append(self._lent.pop())
+        self._end(quietly=True)
+
+    def close(self, quietly: bool = False) -> None:
+        """The permit is closed: the place goes back now, or with its rider."""
+        self.closed = True
+        self._end(quietly)
+
+    def _end(self, quietly: bool = False) -> None:
+        # Step by step, not one inside the other: permits may ride on permits, thousands deep.
+        seat: Lender = self
+        while isinstance(seat, Seat):
+            if not seat.closed:
+                return
+            try:
+                lender = seat._place[-1]
+                if isinstance(lender, Seat):
+                    seat._place.pop()
+                    lender._place.append(lender._lent.pop())
+            except IndexError:
+                return
+            seat = lender
+        # A place, or a stream's, may be given back again. So who is interrupted here begins anew,
+        # and closing and the rider's end may come together.
+        if quietly:
+            seat.give_back_quietly()
+        else:
+            seat.give_back()
+
+
+class Held:
+    """The place of an open stream, as a lender: it goes back with whoever rides on it."""
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+
+    def give_back(self) -> None:
+        """The stream is over."""
+        self._seat.close()
+
+    def give_back_quietly(self) -> None:
+        """The same without a lock."""
+        self._seat.close(quietly=True)
+
+
+#: A seat, and where the thread keeps it that sits there.
+Entry = tuple[list[Seat], Seat]
+
+
+class OpenPermits(PerThread):
+    """Which open permits this thread holds. Single list operations only, so no lock."""
+
+    __slots__ = ()
+
+    @property
+    def mine_by_age(self) -> list[Seat]:
+        """The seats of those, oldest first."""
+        return self.list_of_mine("seats")
+
+    def seat_of_this_thread(self) -> Seat | None:
+        """The seat of the permit this thread opened last, if it holds one."""
+        return self.last_of(self.mine_by_age)
+
+    @staticmethod
+    def last_of(seats: list[Seat]) -> Seat | None:
+        """The youngest of them."""
+        # A slice: another thread may close it between a look and the next.
+        return next(iter(seats[-1:]), None)
+
+    @staticmethod
+    def add(entry: Entry) -> None:
+        """A thread opened one. Who closes it must have the entry by now: Ctrl-C may come here."""
+        entry[0].append(entry[1])
+
+    @staticmethod
+    def remove(entry: Entry) -> None:
+        """It was closed, by whatever thread."""
+        try:  # noqa: SIM105 - suppress() takes longer than the rest, for every request of others
+            entry[0].remove(entry[1])
+        except ValueError:
+            pass

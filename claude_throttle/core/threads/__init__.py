@@ -1,0 +1,1 @@
+"""Clocks, conditions, thread pools, and what survives a fork."""

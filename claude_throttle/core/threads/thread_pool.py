@@ -1,0 +1,140 @@
+"""The threads that carry calls to the server.
+
+Permits bound how many calls are in flight; nothing bounds threads. One is started when a call
+leaves and none is idle, so a slow answer holds a sender, never the worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections import deque
+from typing import Callable, Optional
+
+from claude_throttle.core.threads.mailbox import Mailbox
+
+logger = logging.getLogger("claude_throttle")
+
+Task = Callable[[], None]
+
+#: Of one thread; None: it may end.
+Tasks = Mailbox[Optional[Task]]
+
+#: Seconds after which an idle sender ends.
+IDLE_SECONDS = 30.0
+
+
+class Senders:
+    """A pool of daemon threads that grows with what is in flight and shrinks when idle."""
+
+    def __init__(self, name: str = "claude-throttle-sender") -> None:
+        self._name = name
+        self._pid = os.getpid()
+        # Guards what follows. Never held while a thread starts or a task runs.
+        # Reentrant for the same reason as the lane's mutex.
+        self._lock = threading.RLock()
+        #: Of threads that wait for a task.
+        self._idle: list[Tasks] = []
+        #: For whom no thread could be started: whoever is done first takes them.
+        self._left_over: deque[Task] = deque()
+        self._threads = 0
+        self._stopped = False
+
+    @property
+    def threads(self) -> int:
+        """How many there are now."""
+        return self._threads
+
+    @property
+    def idle(self) -> bool:
+        """Whether a thread waits for a task. A look; by the time you act it may have one."""
+        return bool(self._idle)
+
+    def run(self, task: Task) -> None:
+        """Have *task* run in a sender thread, soon. Never blocks; a task handles its own errors."""
+        with self._lock:
+            if self._idle:
+                self._idle.pop().put(task)
+                return
+            self._threads += 1
+        self._start(task)
+
+    def stop(self) -> None:
+        """Let idle threads end now instead of after their idle time. It may still be used."""
+        with self._lock:
+            self._stopped = True
+            idle, self._idle = self._idle, []
+            self._threads -= len(idle)
+        for tasks in idle:
+            tasks.put(None)
+
+    def _start(self, task: Task) -> None:
+        tasks: Tasks = Mailbox()
+        # Daemons: a blocked read must not keep the interpreter. The exit hook waits for answers.
+        # Not the task: a thread keeps its arguments for life, and would keep its first call.
+        thread = threading.Thread(target=self._work, args=(tasks,), name=self._name, daemon=True)
+        tasks.put(task)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The interpreter is ending, or the machine has no thread left: those we have go on.
+            self._do_without(task)
+
+    def _do_without(self, task: Task) -> None:
+        with self._lock:
+            self._threads -= 1
+            if self._idle:
+                self._idle.pop().put(task)
+                return
+            if self._threads > 0:
+                self._left_over.append(task)
+                return
+        while True:
+            _run_safely(task)
+            with self._lock:
+                if self._threads > 0 or not self._left_over:
+                    return
+                task = self._left_over.popleft()
+
+    def _work(self, tasks: Tasks) -> None:
+        while True:
+            task = self._next_task(tasks)
+            # Greenlets survive a fork: the copies in the child have nothing to do there.
+            if task is None or self._pid != os.getpid():
+                return
+            _run_safely(task)
+            del task
+            with self._lock:
+                if self._left_over:
+                    tasks.put(self._left_over.popleft())
+                elif self._stopped:
+                    self._threads -= 1
+                    return
+                else:
+                    self._idle.append(tasks)
+
+    def _next_task(self, tasks: Tasks) -> Optional[Task]:
+        promised = False
+        while True:
+            try:
+                return tasks.get(IDLE_SECONDS)
+            except queue.Empty:
+                with self._lock:
+                    # Else a task was put there between the time-out and here; or, if there is none
+                    # the next time, whoever had it was interrupted before.
+                    if tasks in self._idle:
+                        self._idle.remove(tasks)
+                    elif not promised:
+                        promised = True
+                        continue
+                    self._threads -= 1
+                    return None
+
+
+def _run_safely(task: Task) -> None:
+    try:
+        task()
+    except BaseException:
+        logger.exception("a sender task failed; this is a bug in claude_throttle")

@@ -1,0 +1,302 @@
+"""What a throttler owns in one process: lanes, senders, the wire, the counters.
+
+Made on the first use in each process and never inherited: after a fork, locks may be held by
+threads that are not there, and a shared socket can hand one process another's answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Optional, TypeVar
+
+from claude_throttle import on_use
+from claude_throttle.account import refusal_messages as refusals
+from claude_throttle.account.admission import Admission
+from claude_throttle.account.model_group import Room
+from claude_throttle.account.model_groups import Rooms
+from claude_throttle.account.suspensions import Access
+from claude_throttle.config.settings import Settings
+from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.drain import wait_until_done
+from claude_throttle.core.dispatch.lane import Lane
+from claude_throttle.core.dispatch.settlement import Outcome, busy, busy_with, settle
+from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.estimation.input_tokens import guess_input_tokens
+from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.queueing.reentrant_slot import OpenPermits
+from claude_throttle.core.threads.clock import Clock
+from claude_throttle.core.threads.deferred_close import Abandoned
+from claude_throttle.core.threads.thread_pool import Senders
+from claude_throttle.errors import Closed
+from claude_throttle.metrics.event_bus import Listener, Observer
+from claude_throttle.metrics.recorder import Recorder, Stats
+from claude_throttle.transport import sdk
+from claude_throttle.transport.headers import brings_own_proof
+from claude_throttle.transport.http import Wire
+from claude_throttle.transport.request import Request, require_options, serialise
+
+if TYPE_CHECKING:
+    from claude_throttle.account.limits import Limits
+    from claude_throttle.features.streaming.message_stream import MessageStream
+    from claude_throttle.metrics.history import HistoryInterval
+
+AnyCall = TypeVar("AnyCall", bound=Call)
+
+#: Seconds that stopped calls are given to end by themselves before they are ended from outside.
+GRACE_SECONDS = 1.0
+
+
+class Process:
+    """All the mutable state of a throttler. Thread-safe."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        listener: Optional[Listener],
+        wire: Optional[Wire] = None,
+    ) -> None:
+        self.pid = os.getpid()
+        self.settings = settings
+        self.permits = Concurrency(
+            settings.max_concurrency,
+            probing=not settings.tells_rate,
+            interactive_share=settings.interactive_share,
+        )
+        self.senders = Senders()
+        self.abandoned = Abandoned(self.senders)
+        self._clock = clock
+        self._recorder = Recorder()
+        self._observer = Observer(self._recorder, listener, clock)
+        self.observe = self._observer.observe
+        self._open_permits = OpenPermits()
+        self._numbers = itertools.count(1)
+        self._wire = wire or Wire(settings.wire, clock)
+        self._access = Access(self.lanes, self.observe, clock)
+        senders, observe = self.senders, self.observe
+        self._rooms = Rooms(
+            settings, self.permits, senders, clock, self.carry, observe, self._access.suspend
+        )
+        latency = self._recorder.median_latency
+        self._counter = on_use.counter(settings, self._wire, senders, clock)
+        beside = partial(on_use.lane_beside, self._counter, settings, senders, clock)
+        #: The way in for what others send.
+        self.admission = Admission(
+            self.room,
+            self._open_permits,
+            self._numbers,
+            self._access,
+            filter(None, (settings.api_key, settings.auth_token)),
+            beside,
+            clock,
+        )
+        self.batch_desk = on_use.batch_desk(settings, self._wire, senders, self.admission, clock)
+        self._organization = on_use.organization(settings, self._wire, self._rooms, senders)
+        self.clerk = on_use.clerk(settings, self.permits, self._rooms, self._access, latency, clock)
+
+    # -- in --------------------------------------------------------------------------------------
+
+    def accept(
+        self,
+        kind: type[AnyCall],
+        params: Mapping[str, Any],
+        *,
+        block: bool,
+        extra_headers: Optional[Mapping[str, str]],
+        **place: Any,
+    ) -> AnyCall:
+        """Check, serialise, estimate, queue a call of that kind.
+
+        *place*: priority, tenant, timeout, raw.
+        """
+        require_options(place["priority"], place["tenant"], extra_headers)
+        request = serialise(params, kind.streams)
+        room = self.room(request.model)
+        guess = guess_input_tokens(params)
+        cost = room.fitting_cost(request.model, guess, request.max_tokens)
+        call = kind(
+            number=next(self._numbers),
+            cost=cost,
+            home=room.lane,
+            body=request.body,
+            model=request.model,
+            max_tokens=request.max_tokens,
+            guessed_input=guess,
+            submitted_at=self._clock.monotonic(),
+            rides=self._open_permits.seat_of_this_thread(),
+            extra_headers=None if extra_headers is None else dict(extra_headers),
+            context=self._observer.context(),
+            **place,
+        )
+        if brings_own_proof(extra_headers) or self._access.require(room.lane.name):
+            room.lane.let_through(call)
+        self._queue(call, room, block)
+        return call
+
+    def _queue(self, call: Call, room: Room, block: bool) -> None:
+        try:
+            first = None if self._counter is None else self._counter.begin
+            room.lane.put(call, block, first)
+        except queue.Full:
+            seconds = self.seconds_until_leave(room, call.cost)
+            raise refusals.no_place(call, seconds, block) from None
+
+    def stream(self, params: Mapping[str, Any], **options: Any) -> MessageStream:
+        """Queue one call, carry it in this thread, return with its first event."""
+        from claude_throttle.features.streaming.message_stream import (
+            open_stream,  # only for who streams
+        )
+        from claude_throttle.features.streaming.open_stream import Desk
+
+        desk = Desk(self._rooms, self._access, self._open_permits, self.abandoned)
+        # No partial: Ctrl-C may come as C code returns, and the call would be nobody's.
+        return open_stream(desk, self._wire, lambda kind: self.accept(kind, params, **options))
+
+    def room(self, model: str) -> Room:
+        """What belongs to a model. Raises Closed."""
+        if self._organization is not None:
+            self._organization.ask_once()
+        return self._rooms.of(model)
+
+    def lanes(self) -> list[Lane]:
+        """Those there are."""
+        return self._rooms.lanes()
+
+    # -- on the way ------------------------------------------------------------------------------
+
+    def carry(self, call: Call) -> None:
+        """Take a call that left to its end. Runs in a sender thread."""
+        try:
+            with busy_with(call):
+                outcome = self._send(call)
+        except BaseException as error:  # noqa: BLE001 - whatever happens, its future is resolved
+            outcome = Outcome(error=error)
+        settle(call, outcome)
+
+    def _send(self, call: Call) -> Outcome:
+        if not call.raw:
+            sdk.begin_import()
+        call.future.set_running_or_notify_cancel()
+        attempts = call.attempts
+        if attempts is None or call.sent_at is None:  # the lane sets both as it leaves
+            raise RuntimeError("a call was carried before it left")
+        attempts.announce()
+        outcome = self._wire.send(call, attempts)
+        if outcome.usage is not None:
+            self._rooms.of_call(call).learn(call, outcome.usage)
+        if outcome.error is None:
+            self._access.answered(call, attempts.stamp.at)
+        return outcome
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def stats(self) -> Stats:
+        """A picture of now."""
+        lanes = self.lanes()
+        return self._recorder.snapshot(
+            waiting=sum(lane.backlog.calls for lane in lanes),
+            in_flight=sum(lane.in_flight() for lane in lanes),
+            now=self._clock.monotonic(),
+        )
+
+    def limits(self) -> Limits:
+        """What is known of each lane."""
+        return self._rooms.limits(self._access.suspension)
+
+    def history(self) -> tuple[HistoryInterval, ...]:
+        """The last ten minutes."""
+        return self._recorder.history(self._clock.monotonic())
+
+    def estimate_wait(self, params: Mapping[str, Any]) -> float:
+        """Seconds a call put now would wait before it leaves."""
+        return self.seconds_until_leave(*self.priced(params))
+
+    def priced(self, params: Mapping[str, Any]) -> tuple[Room, Cost]:
+        """Where a call belongs, and what it will cost."""
+        request: Request = serialise(params)
+        room = self.room(request.model)
+        guess = guess_input_tokens(params)
+        return room, room.estimator.cost(request.model, guess, request.max_tokens)
+
+    def seconds_until_leave(self, room: Room, cost: Cost) -> float:
+        """How long a call of that cost, put now, would wait."""
+        return room.seconds_until_leave(cost, self.permits, self._recorder.median_latency())
+
+    # -- steering --------------------------------------------------------------------------------
+
+    def pause(self, paused: bool) -> None:
+        """Stop or go on letting calls leave; going on ends suspensions, too."""
+        if not paused:
+            self._access.restore()
+        self._hold(paused)
+
+    def _hold(self, held: bool) -> None:
+        self._rooms.pause(held)
+        self.admission.hold(held)
+        if self._counter is not None:
+            self._counter.lane.pause() if held else self._counter.lane.resume()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Keep other quotas and bounds from now on."""
+        self.settings = settings
+        self._rooms.reconfigure(settings)
+        self.permits.interactive_share = settings.interactive_share
+        self.permits.set_told(settings.max_concurrency, settings.tells_rate)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def drain(self, timeout: Optional[float]) -> int:
+        """Accept no more, finish everything; return how many calls are left after *timeout* s."""
+        self._rooms.close()
+        self._hold(False)
+        return self._wait_until_done(timeout)
+
+    def _wait_until_done(self, timeout: Optional[float]) -> int:
+        return wait_until_done(self.lanes(), self._clock.monotonic, timeout, refusals.closed)
+
+    def close(self, timeout: Optional[float], cancel_pending: bool) -> None:
+        """Drain, then end what is left."""
+        self._rooms.close()
+        if cancel_pending:
+            for lane in self.lanes():
+                lane.cancel_waiting(Closed("the throttler was closed"))
+        self.drain(timeout)
+        self.admission.close()
+        if self._counter is not None:
+            self._counter.close()
+        self._end_the_rest()
+        if self.clerk is not None:
+            self.clerk.close()
+        self.abandoned.stop()
+        self.senders.stop()
+        self._wire.close()
+
+    def _end_the_rest(self) -> None:
+        for lane in self.lanes():
+            # Also who waits for a permit: they are no calls, and nobody drained them.
+            lane.end_all(Closed("the throttler was closed before this call could leave"))
+            lane.stop_all(refusals.closed)
+        if self._wait_until_done(GRACE_SECONDS):
+            # A sender may be stuck where nothing reaches it, looking up a name; its caller is not.
+            for lane in self.lanes():
+                for call in lane.unsettled():
+                    if call not in busy.calls:
+                        settle(call, Outcome(error=refusals.closed(call)))
+
+    def finish(self) -> None:
+        """Wait until nothing is left to do; go on accepting. Ends a pause."""
+        self._hold(False)
+        self._wait_until_done(None)
+
+    def abandon(self) -> None:
+        """In a forked child: end our copies of the parent's futures. Takes no lock."""
+        for lane in self.lanes():
+            for call in lane.unsettled():
+                call.abandon(refusals.forked(call))
+        self._wire.abandon()
+        if self.clerk is not None:
+            self.clerk.store.ledger.abandon()

@@ -1,0 +1,151 @@
+"""Requests for batches: checked, serialised, and cut into batches the API takes.
+
+All are checked before the first is sent, and a file holds them until then: only the names of the
+requests stay in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Optional
+
+from claude_throttle.errors import InvalidCall
+from claude_throttle.features.batches import wire_format as batch_format
+from claude_throttle.transport.request import OUR_KEYWORDS, serialise
+
+#: Bytes of a batch that are kept in memory.
+IN_MEMORY_BYTES = 8 * 1024 * 1024
+
+_OPENING, _COMMA, _CLOSING = b'{"requests":[', b",", b"]}"
+
+
+class Bounds(NamedTuple):
+    """What a batch may hold."""
+
+    requests: int = batch_format.MOST_REQUESTS
+    bytes: int = batch_format.MOST_BYTES - batch_format.ROOM_BYTES
+
+
+class Part:
+    """One batch to be. Owned by one thread at a time."""
+
+    def __init__(self) -> None:
+        self.custom_ids: list[str] = []
+        self.size = len(_OPENING) + len(_CLOSING)
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - close()
+        self._file.write(_OPENING)
+
+    def has_room_for(self, data: bytes, bounds: Bounds) -> bool:
+        """Whether one more request may come in."""
+        wanted = self.size + len(_COMMA) + len(data)
+        return len(self.custom_ids) < bounds.requests and wanted <= bounds.bytes
+
+    def add(self, custom_id: str, data: bytes) -> None:
+        """Take one more."""
+        if self.custom_ids:
+            data = _COMMA + data
+        self._file.write(data)
+        self.size += len(data)
+        self.custom_ids.append(custom_id)
+
+    def seal(self) -> None:
+        """There are no more."""
+        self._file.write(_CLOSING)
+        self._file.flush()  # or a forked child would write it, too, when it lets go of its copy
+
+    def body(self) -> Body:
+        """The whole of it, from its beginning."""
+        self._file.seek(0)
+        return Body(self._file, self.size)
+
+    def close(self) -> None:
+        """Forget what was in it; its names stay."""
+        self._file.close()
+
+
+class Body:
+    """What ``requests`` reads a body from: with a length, so that it is not chunked."""
+
+    def __init__(self, file: Any, size: int) -> None:
+        self._file = file
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(lambda: self.read(65_536), b"")
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        data: bytes = self._file.read(size)
+        return data
+
+
+def split(requests: Iterable[Any], bounds: Bounds) -> list[Part]:
+    """All *requests*, in batches. Raises :class:`InvalidCall`, also if there is none."""
+    parts: list[Part] = []
+    try:
+        _fill(parts, requests, bounds)
+        if not parts:
+            raise InvalidCall("a batch needs at least one request")
+        parts[-1].seal()
+    except BaseException:
+        close_all(parts)
+        raise
+    return parts
+
+
+def close_all(parts: Iterable[Part]) -> None:
+    """Let go of their files."""
+    for part in parts:
+        part.close()
+
+
+def _fill(parts: list[Part], requests: Iterable[Any], bounds: Bounds) -> None:
+    if isinstance(requests, (Mapping, str)):
+        raise InvalidCall("requests must be a list, or anything to iterate, of requests")
+    seen: set[str] = set()
+    for number, request in enumerate(requests):
+        try:
+            custom_id, data = read_request(request, number)
+            if custom_id in seen:
+                raise InvalidCall(f"custom_id {custom_id} was used by an earlier request")
+        except InvalidCall as error:
+            raise InvalidCall(f"request {number} (from 0): {error}") from None
+        seen.add(custom_id)
+        if not parts or not parts[-1].has_room_for(data, bounds):
+            if parts:
+                parts[-1].seal()
+            parts.append(Part())
+        parts[-1].add(custom_id, data)
+
+
+def read_request(request: Any, number: int) -> tuple[str, bytes]:
+    """Its name, and its entry in a batch. Raises :class:`InvalidCall`."""
+    custom_id, params = _taken_apart(request)
+    for name in OUR_KEYWORDS:
+        if name in params:
+            raise InvalidCall(f"{name}= is a word of submit(); a batch has none for one request")
+    body = serialise(params).body
+    if custom_id is None:
+        custom_id = f"request-{number}-{hashlib.sha256(body).hexdigest()[:8]}"
+    batch_format.require_custom_id(custom_id)
+    return custom_id, batch_format.entry(custom_id, body)
+
+
+def _taken_apart(request: Any) -> tuple[Optional[str], Mapping[str, Any]]:
+    if isinstance(request, tuple) and len(request) == 2:
+        custom_id, params = request
+    elif isinstance(request, Mapping) and "params" in request:
+        custom_id, params = request.get("custom_id"), request["params"]
+    else:
+        custom_id, params = None, request
+    if not isinstance(params, Mapping):
+        raise InvalidCall(
+            "a request is a dict of the Messages API's parameters, the same as "
+            '{"custom_id": …, "params": …}, or a pair (custom_id, params)'
+        )
+    return custom_id, params

@@ -1,0 +1,1 @@
+"""Requests that others send: the official SDK, and sessions of `requests`."""

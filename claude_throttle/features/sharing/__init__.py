@@ -1,0 +1,1 @@
+"""One quota for several processes, kept in a shared store."""

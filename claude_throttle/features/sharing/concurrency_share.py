@@ -1,0 +1,125 @@
+"""The places in flight that one process has of those it shares."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+from typing import Callable
+
+from claude_throttle.core.dispatch.lane import Lane
+from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.features.sharing.clock_offset import StoreTime
+from claude_throttle.features.sharing.shared_concurrency_limit import Places
+from claude_throttle.features.sharing.stores.contract import SECOND, Order, Reply, Seat
+
+#: Places asked for beyond what is in flight, at most.
+MOST_WANTED = 20
+
+#: Seconds between looks for a place, at least.
+LEAST_PATIENCE_SECONDS = 0.005
+
+
+def member_name() -> str:
+    """One for each process, also for two of the same number on two machines."""
+    return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}"
+
+
+class Seats:
+    """Of one process. Thread-safe: it reads what others guard, and sets one number."""
+
+    def __init__(
+        self,
+        permits: Concurrency,
+        lanes: Callable[[], list[Lane]],
+        median_latency: Callable[[], float],
+        lease_seconds: float,
+        time: StoreTime,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._permits = permits
+        self._lanes = lanes
+        self._median_latency = median_latency
+        self.lease_seconds = lease_seconds
+        self._time = time
+        self._monotonic = monotonic
+        self._places = Places()
+        #: The ledger cannot be asked now.
+        self._is_alone = True
+        #: As the ledger has it.
+        self.held = 0
+        permits.too_many = self._refused
+        if self._is_shared:
+            permits.grant(0)
+
+    def _refused(self) -> None:
+        """The server refused one more: nobody may take its place before all know."""
+        least = 1 if self._is_alone else 0
+        self._permits.grant(max(least, min(self._permits.granted, self._permits.in_use - 1)))
+        if not self._is_alone:
+            self._places.refused(self._time.at(self._monotonic()))
+            self._permits.hungry()
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether there is a number of places to share out."""
+        return self._permits.of_all < math.inf
+
+    @property
+    def _waiting(self) -> int:
+        return sum(int(lane.backlog.load.requests) for lane in self._lanes())
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits or is out."""
+        return self._permits.in_use > 0 or self._waiting > 0
+
+    @property
+    def hungry(self) -> bool:
+        """Whether somebody waits for a place, or has to tell that there are fewer."""
+        return self._places.has_news or (
+            self._is_shared and self._waiting > 0 and self._permits.in_use >= self._permits.granted
+        )
+
+    def patience(self, most: float) -> float:
+        """Seconds until the next look."""
+        if not self.hungry:
+            return most
+        return min(most, max(LEAST_PATIENCE_SECONDS, self._median_latency() / 4.0))
+
+    def order(self, member: str, not_after: float) -> Order:
+        """What to ask the ledger for."""
+        is_shared, waiting = self._is_shared, self._waiting
+        in_use = self._permits.hold_still() if is_shared else self._permits.in_use
+        want = in_use + (min(MOST_WANTED, waiting) if is_shared else 0)
+        order = Order(member, not_after, (), seat=self._seat(in_use, want))
+        at = self._time.at(self._monotonic())
+        return self._places.order(order, at, in_use, waiting > 0)
+
+    def none(self) -> Seat:
+        """Nothing any more."""
+        return self._seat(0, 0)._replace(lease=0.0)
+
+    def _seat(self, in_use: int, want: int) -> Seat:
+        self.held = max(in_use, want)
+        limit = float(self._permits.of_all) if self._is_shared else 0.0
+        return Seat(in_use, want, limit, self.lease_seconds * SECOND, self._info())
+
+    def _info(self) -> str:
+        lanes = {lane.name: [lane.backlog.calls, lane.in_flight()] for lane in self._lanes()}
+        return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "lanes": lanes})
+
+    def take_in(self, order: Order, reply: Reply) -> None:
+        """The ledger has answered."""
+        self._is_alone = False
+        self._places.take_in(order, reply)
+        if self._places.found is not None:
+            self._permits.keep_to(self._places.found.places)
+        self._permits.grant(reply.granted if self._is_shared else math.inf)
+
+    def alone(self, members: int) -> None:
+        """The ledger is silent: our part of all places."""
+        self._is_alone = True
+        of_all = self._permits.of_all
+        self._permits.grant(max(1, of_all // max(1, members)) if self._is_shared else of_all)

@@ -1,0 +1,91 @@
+"""Opens what processes share. Each kind is loaded on use."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from typing import TYPE_CHECKING, Any, Callable
+from urllib.parse import unquote
+
+from claude_throttle.config.settings import Settings
+from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.threads.clock import Clock
+from claude_throttle.features.sharing.clock_offset import StoreTime
+from claude_throttle.features.sharing.concurrency_share import Seats
+from claude_throttle.features.sharing.coordinator import Clerk
+from claude_throttle.features.sharing.store import Store
+from claude_throttle.features.sharing.stores.contract import Ledger
+
+if TYPE_CHECKING:
+    from claude_throttle.account.model_groups import Rooms
+    from claude_throttle.account.suspensions import Access
+
+#: Makes a table of hashed keys, made for something else, worthless here.
+SALT = b"claude_throttle account"
+
+#: Those of shared="memory://name": one for all throttlers of a process. A child has its own: its
+#: parent's may be locked for ever.
+_in_memory: dict[str, Ledger] = {}
+
+
+def make_clerk(
+    settings: Settings,
+    permits: Concurrency,
+    rooms: Rooms,
+    access: Access,
+    median_latency: Callable[[], float],
+    clock: Clock,
+) -> Clerk:
+    """Who keeps this process in step with the others. Starts and connects nothing yet."""
+    time, lease_seconds = StoreTime(), settings.store_lease
+    seats = Seats(permits, rooms.lanes, median_latency, lease_seconds, time, clock.monotonic)
+    clerk = Clerk(
+        open_store(settings, clock),
+        seats,
+        rooms.shared_pacers,
+        rooms.observe,
+        access.take_in,
+        rooms.senders,
+        clock,
+        time,
+    )
+    rooms.clerk = clerk
+    permits.hungry = clerk.hurry
+    access.publish = clerk.tell_notice
+    return clerk
+
+
+def open_store(settings: Settings, clock: Clock) -> Store:
+    """Connects to nothing yet. Raises :class:`ConfigurationError` if a library is missing."""
+    ledger = open_ledger(settings.shared, settings.store_timeout, clock)
+    return Store(ledger, account_of(settings), settings.store_timeout, settings.on_store_failure)
+
+
+def open_ledger(shared: Any, timeout_seconds: float, clock: Clock) -> Ledger:
+    """The ledger at an address, or behind a client."""
+    scheme, _, place = shared.partition("://") if isinstance(shared, str) else ("", "", "")
+    if scheme == "memory":
+        return _in_memory.setdefault(f"{os.getpid()} {place}", _memory(clock))
+    if scheme == "sqlite":
+        from claude_throttle.features.sharing.stores.sqlite import SqliteLedger
+
+        return SqliteLedger(
+            unquote(place), monotonic=clock.monotonic, timeout_seconds=timeout_seconds
+        )
+    from claude_throttle.features.sharing.stores.redis import RedisLedger
+
+    return RedisLedger(shared, monotonic=clock.monotonic, timeout_seconds=timeout_seconds)
+
+
+def _memory(clock: Clock) -> Ledger:
+    from claude_throttle.features.sharing.stores.memory import MemoryLedger
+
+    return MemoryLedger(clock.monotonic)
+
+
+def account_of(settings: Settings) -> str:
+    """A name for the account that tells nobody the key."""
+    key = settings.api_key or settings.auth_token or ""
+    text = f"{settings.base_url}\n{key}".encode()
+    return hmac.new(SALT, text, hashlib.sha256).hexdigest()[:24]

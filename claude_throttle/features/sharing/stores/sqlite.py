@@ -1,0 +1,281 @@
+"""A ledger in a file, for the processes of one machine. Nothing has to be installed.
+
+Instants are this machine's monotonic clock, which all its processes share, and which begins again
+when it boots; so a file of another boot is emptied. Where the system tells no boot id (macOS), a
+record that was written later than now is what shows it. One that wasn't is used, which is safe: the
+clock began again at zero, so more time has passed since than it seems.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import weakref
+from contextlib import suppress
+from typing import Callable, Optional, TypeVar
+
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK
+from claude_throttle.features.sharing.stores import file_lock as turns
+from claude_throttle.features.sharing.stores.contract import (
+    SECOND,
+    Fleet,
+    Order,
+    Reply,
+    StoreFailed,
+)
+from claude_throttle.features.sharing.stores.snapshot import fleet_of
+from claude_throttle.features.sharing.stores.sqlite_rows import (
+    account_record,
+    account_text,
+    lane_record,
+    lane_text,
+)
+from claude_throttle.features.sharing.stores.sqlite_schema import (
+    Unusable,
+    make,
+    plainly,
+    prepare,
+    refuse_impossible,
+)
+from claude_throttle.features.sharing.stores.transaction import AccountRecord, LaneRecord, exchange
+
+#: Microseconds after which a connection is opened anew, which also removes what is old.
+CONNECTED = 3_600 * SECOND
+
+READ = """SELECT (SELECT record FROM lane WHERE account = ?1 AND lane = ?2),
+                 (SELECT record FROM account WHERE account = ?1)"""
+WRITE_LANE = "INSERT OR REPLACE INTO lane VALUES (?, ?, ?, ?)"
+WRITE_ACCOUNT = "INSERT OR REPLACE INTO account VALUES (?, ?, ?)"
+
+Result = TypeVar("Result")
+
+
+#: What forks have copied of their parents', kept from being collected.
+_INHERITED: list[_SharedFile] = []
+
+
+class SqliteLedger:
+    """The processes of one machine share one file; ``-wal``, ``-shm`` and ``.lock`` lie beside it.
+
+    All are 0600 and belong to the user who runs those processes; the disk must be a local one.
+    Several ledgers may point at one file. Thread-safe; a forked child opens everything anew, and
+    nothing is opened before the first use. Each exchange ends within *timeout_seconds*, or raises
+    :class:`StoreFailed`. *monotonic* tells the time in seconds.
+
+    Raises ConfigurationError where such a file cannot be.
+    """
+
+    def __init__(
+        self, path: str, monotonic: Callable[[], float], timeout_seconds: float = 0.25
+    ) -> None:
+        # One name for one file: its neighbours' names are made from it.
+        self._path = os.path.realpath(path)
+        self.name = f"sqlite:///{self._path}"
+        self._monotonic = monotonic
+        self._timeout = timeout_seconds
+        refuse_impossible(self._path)
+        # Plain dicts: setdefault and pop are atomic, and no lock can be left held by a fork.
+        self._by_pid: dict[int, _SharedFile] = {}
+        self._forking: dict[int, _SharedFile] = {}
+        _follow_forks(weakref.ref(self))
+
+    def exchange(self, account: str, lane: str, order: Order) -> Reply:
+        """One transaction."""
+        return self._transact(
+            lambda connection: _exchange(connection, account, lane, order, self._now())
+        )
+
+    def now(self) -> float:
+        """Microseconds since this machine booted."""
+        return self._transact(lambda _: self._now())
+
+    def fleet(self) -> Fleet:
+        """All that it holds."""
+        return self._transact(lambda connection: _fleet(connection, self._now()))
+
+    def abandon(self) -> None:
+        """A child opens the files anew."""
+
+    def close(self) -> None:
+        """Let go of the files. What is asked after opens them again."""
+        shared = self._by_pid.pop(os.getpid(), None)
+        if shared is not None:
+            shared.close()
+
+    def _now(self) -> float:
+        return self._monotonic() * SECOND
+
+    def _transact(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        try:
+            return self._mine().transact(work, self._now)
+        except turns.TurnTimedOut:
+            raise StoreFailed(
+                f"{self._path} was in use for all of {self._timeout:g} s: is a process that shares "
+                "it stopped (SIGSTOP, a debugger)? It is free again when that one goes on or ends"
+            ) from None
+        except (sqlite3.Error, OSError, Unusable) as error:
+            raise StoreFailed(plainly(self._path, error)) from error
+
+    def _mine(self) -> _SharedFile:
+        """This process's own."""
+        pid = os.getpid()
+        shared = self._by_pid.get(pid)
+        if shared is None:
+            self._forget_parent()
+            shared = self._by_pid.setdefault(pid, _SharedFile(self._path, self._timeout))
+        return shared
+
+    def _before_fork(self) -> None:
+        """No thread may be within SQLite: the child would copy locks that nobody frees there."""
+        shared = self._by_pid.get(os.getpid())
+        if shared is not None and shared.turns.hold():
+            self._forking[threading.get_ident()] = shared
+
+    def _after_fork(self) -> None:
+        shared = self._forking.pop(threading.get_ident(), None)
+        if shared is not None:
+            shared.turns.let_go()
+
+    def _forget_parent(self) -> None:
+        self._forking.clear()
+        for pid in [pid for pid in list(self._by_pid) if pid != os.getpid()]:
+            shared = self._by_pid.pop(pid, None)
+            if shared is not None:
+                shared.abandon()
+
+
+def _follow_forks(ledger: weakref.ref[SqliteLedger]) -> None:
+    """Weakly: it can never be unregistered."""
+
+    def call(method: Callable[[SqliteLedger], None]) -> None:
+        found = ledger()
+        if found is not None:
+            method(found)
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=lambda: call(SqliteLedger._before_fork),
+            after_in_parent=lambda: call(SqliteLedger._after_fork),
+            after_in_child=lambda: call(SqliteLedger._forget_parent),
+        )
+
+
+class _SharedFile:
+    """One process's hold on the file."""
+
+    def __init__(self, path: str, timeout_seconds: float) -> None:
+        self._path = path
+        #: Guards the connection, too.
+        self.turns = turns.Turns(path + ".lock", timeout_seconds)
+        self._connection: Optional[sqlite3.Connection] = None
+        self._identity: Optional[tuple[int, int]] = None
+        self._good_until = 0.0
+
+    def transact(
+        self, work: Callable[[sqlite3.Connection], Result], now: Callable[[], float]
+    ) -> Result:
+        """All of *work*, or nothing."""
+
+        def in_turn(deadline: float) -> Result:
+            try:
+                connection = self._connected(now(), deadline)
+                _begin(connection, deadline)
+                result = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                # Rolls back; and what failed once is looked at anew.
+                self._disconnect()
+                raise
+            return result
+
+        return self.turns.take(in_turn)
+
+    def close(self) -> None:
+        """In a turn if there is one: the last to close removes the log."""
+        with suppress(turns.TurnTimedOut, sqlite3.Error, OSError):
+            self.turns.take(lambda _: self._disconnect())
+        if self._connection is not None and self.turns.hold():
+            with suppress(sqlite3.Error):
+                self._disconnect()
+            self.turns.let_go()
+        self.turns.close()
+
+    def abandon(self) -> None:
+        """In a child: not closed, as SQLite asks; it would let go of what others still use."""
+        _INHERITED.append(self)
+        self.turns.abandon()
+
+    def _connected(self, now: float, deadline: float) -> sqlite3.Connection:
+        connection = self._connection
+        if connection is None or now > self._good_until or _identity(self._path) != self._identity:
+            self._disconnect()
+            connection = self._connection = _open(self._path, now, deadline)
+            self._identity = _identity(self._path)
+            self._good_until = now + CONNECTED
+        return connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _open(path: str, now: float, deadline: float) -> sqlite3.Connection:
+    make(path)
+    patience = max(0.0, deadline - SYSTEM_CLOCK.monotonic())
+    connection = sqlite3.connect(
+        path, timeout=patience, isolation_level=None, check_same_thread=False
+    )
+    try:
+        prepare(connection, path, now)
+        # From now on it need not wait: whoever else uses the file waits for a turn.
+        connection.execute("PRAGMA busy_timeout = 0")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _begin(connection: sqlite3.Connection, deadline: float) -> None:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        # Not one of ours: a shell, a backup. It may be done soon.
+        patience = int(1000 * (deadline - SYSTEM_CLOCK.monotonic()))
+        connection.execute(f"PRAGMA busy_timeout = {max(0, patience)}")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("PRAGMA busy_timeout = 0")
+
+
+def _identity(path: str) -> Optional[tuple[int, int]]:
+    """Of the file that bears the name now: somebody may have moved ours away."""
+    try:
+        seen = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return seen.st_dev, seen.st_ino
+
+
+def _exchange(
+    connection: sqlite3.Connection, account: str, lane: str, order: Order, now: float
+) -> Reply:
+    lane_row, account_row = connection.execute(READ, (account, lane)).fetchone()
+    record = LaneRecord() if lane_row is None else lane_record(lane_row)
+    owner = AccountRecord() if account_row is None else account_record(account_row)
+    reply = exchange(record, owner, order, now)
+    if reply.done:
+        connection.execute(WRITE_LANE, (account, lane, now, lane_text(record)))
+        if order.seat is not None or order.notice is not None:
+            connection.execute(WRITE_ACCOUNT, (account, now, account_text(owner)))
+    return reply
+
+
+def _fleet(connection: sqlite3.Connection, now: float) -> Fleet:
+    lanes = connection.execute("SELECT account, lane, record FROM lane")
+    accounts = connection.execute("SELECT account, record FROM account")
+    return fleet_of(
+        {(account, lane): lane_record(text) for account, lane, text in lanes},
+        {account: account_record(text) for account, text in accounts},
+        now,
+    )

@@ -1,0 +1,150 @@
+"""The file of a ledger: whose it is, what it must look like, and what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from claude_throttle.errors import ConfigurationError
+from claude_throttle.features.sharing.stores import file_lock as turns
+from claude_throttle.features.sharing.stores.contract import SECOND
+
+if TYPE_CHECKING:
+    import sqlite3
+
+#: "clth": says to SQLite, and to ``file``, whose file it is.
+APPLICATION = 0x636C7468
+VERSION = 1
+
+#: Microseconds after which what nobody touched is removed: two days.
+KEPT = 172_800 * SECOND
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+TABLES = (
+    "CREATE TABLE lane (account TEXT, lane TEXT, touched REAL, record TEXT,"
+    " PRIMARY KEY (account, lane)) WITHOUT ROWID",
+    "CREATE TABLE account (account TEXT PRIMARY KEY, touched REAL, record TEXT) WITHOUT ROWID",
+    "CREATE TABLE machine (boot TEXT)",
+    "INSERT INTO machine VALUES ('')",
+    f"PRAGMA application_id = {APPLICATION}",
+    f"PRAGMA user_version = {VERSION}",
+)
+SWEEP_LANES = "DELETE FROM lane WHERE touched < ?"
+SWEEP_ACCOUNTS = """DELETE FROM account
+                    WHERE touched < ? AND account NOT IN (SELECT account FROM lane)"""
+
+
+class Unusable(Exception):
+    """A file that is not ours, or is damaged: only a person can say what shall become of it."""
+
+
+def refuse_impossible(path: str) -> None:
+    """Raises ConfigurationError where there cannot be such a file."""
+    if not hasattr(turns, "flock"):
+        raise ConfigurationError(
+            "a shared SQLite file needs flock(), which this system lacks: use Redis, or one process"
+        )
+    if not os.path.isdir(os.path.dirname(path)):
+        raise ConfigurationError(f"the directory of {path} does not exist: make it first")
+    try:
+        if os.path.lexists(path):
+            _look_at(path)
+    except (OSError, Unusable) as error:
+        raise ConfigurationError(plainly(path, error)) from error
+
+
+def make(path: str) -> None:
+    """The file, if it is not there; and a look at it if it is. Opened only to be made: to close a
+    file that SQLite has open elsewhere in this process would release its locks.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        _look_at(path)
+
+
+def _look_at(path: str) -> None:
+    seen = os.stat(path)
+    if not stat.S_ISREG(seen.st_mode):
+        raise Unusable("it is no file: name a file, of its own, that may be made there")
+    if seen.st_uid != os.geteuid():
+        raise Unusable(
+            "it belongs to another user: let all processes that share it run as one user,"
+            " or give these a file of their own"
+        )
+
+
+def prepare(connection: sqlite3.Connection, path: str, now: float) -> None:
+    """Tables that can be used, and nothing in them that is too old."""
+    is_new = _is_new(connection)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in TABLES if is_new else ():
+        connection.execute(statement)
+    _forget_another_boot(connection, now)
+    connection.execute(SWEEP_LANES, (now - KEPT,))
+    connection.execute(SWEEP_ACCOUNTS, (now - KEPT,))
+    connection.execute("COMMIT")
+    if os.stat(path).st_mode & 0o077:
+        os.chmod(path, 0o600)
+
+
+def _is_new(connection: sqlite3.Connection) -> bool:
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if tables and application != APPLICATION:
+        raise Unusable("it is another program's database: give the throttlers a file of their own")
+    if tables and version != VERSION:
+        raise Unusable(
+            "it was made by another version of claude_throttle: let all processes use the same,"
+            " or move it away while none runs"
+        )
+    return not tables
+
+
+def _forget_another_boot(connection: sqlite3.Connection, now: float) -> None:
+    boot = _boot_id()
+    (written,) = connection.execute("SELECT boot FROM machine").fetchone()
+    (last,) = connection.execute(
+        "SELECT max(touched) FROM (SELECT touched FROM lane UNION ALL SELECT touched FROM account)"
+    ).fetchone()
+    if written != boot or (last is not None and last > now):
+        connection.execute("DELETE FROM lane")
+        connection.execute("DELETE FROM account")
+        connection.execute("UPDATE machine SET boot = ?", (boot,))
+
+
+def _boot_id() -> str:
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+#: What SQLite says, and what it means to whoever runs the processes.
+MEANINGS = (
+    ("disk is full", "the disk is full, or fails: make room"),
+    ("disk I/O error", "the disk is full, or fails: make room"),
+    ("No space left", "the disk is full, or fails: make room"),
+    ("locked", "another program has locked it: end that one, it is for the throttlers alone"),
+    ("malformed", "it is damaged: move it, its -wal and its -shm away; it is made anew"),
+    ("not a database", "it is no database: move it away, it is made anew; or name another file"),
+    ("readonly", "it cannot be written: the throttlers need to write it and its directory"),
+    ("unable to open", "it cannot be opened: the throttlers need to write it and its directory"),
+    ("Permission denied", "it cannot be made: the throttlers need to write its directory"),
+)
+
+
+def plainly(path: str, error: Exception) -> str:
+    """What failed, where, and what to do."""
+    said = getattr(error, "strerror", None) or str(error)
+    if not isinstance(error, Unusable):
+        for part, meaning in MEANINGS:
+            if part in said:
+                return f"{path}: {meaning} ({said})"
+    return f"{path}: {said}"

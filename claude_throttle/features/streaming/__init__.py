@@ -1,0 +1,1 @@
+"""Calls whose answers come event by event."""

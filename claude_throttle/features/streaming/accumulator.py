@@ -1,0 +1,139 @@
+"""A message put together from the events of its stream.
+
+Ours, on plain dicts: the SDK's own accumulation is private, and moves between its releases.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from claude_throttle.core.domain.cost import Usage
+from claude_throttle.transport import sdk
+from claude_throttle.transport.verdicts import read_usage
+
+#: What deltas add to a block, by their type: the field of the delta, the field of the block.
+_ADDED = {
+    "text_delta": ("text", "text"),
+    "thinking_delta": ("thinking", "thinking"),
+    "input_json_delta": ("partial_json", "input"),
+}
+
+
+class Accumulated:
+    """What was received so far. Raises ValueError for events in no possible order."""
+
+    def __init__(self) -> None:
+        #: None before ``message_start``.
+        self.message: Optional[dict[str, Any]] = None
+        #: ``message_stop`` came.
+        self.complete = False
+        #: The server told its last count of the output.
+        self.counted = False
+        #: UTF-8 bytes of content: what the model wrote, as far as it can be seen.
+        self.written_bytes = 0
+        # Joined when somebody looks: adding to a text again and again would copy it each time.
+        self._parts: dict[tuple[int, str], list[str]] = {}
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        """Take in one event; unknown ones change nothing."""
+        kind = event.get("type")
+        if kind == "message_start":
+            self._start(event)
+        elif kind in _STEPS:
+            if self.message is None:
+                raise ValueError(f"{kind} before message_start")
+            try:
+                _STEPS[kind](self, event, self.message)
+            except (LookupError, TypeError, AttributeError, ValueError, RecursionError):
+                raise ValueError(f"a {kind} that fits nothing before it") from None
+
+    def usage(self) -> Optional[Usage]:
+        """The tokens, as far as the server told them."""
+        return None if self.message is None else read_usage(self.message)
+
+    def text(self) -> str:
+        """All text blocks together."""
+        blocks = (self.snapshot() or {}).get("content", ())
+        return "".join(block["text"] for block in blocks if block.get("type") == "text")
+
+    def snapshot(self) -> Optional[dict[str, Any]]:
+        """The message as it is now; None before it began."""
+        if self.message is None:
+            return None
+        # On copies: another thread may look while this one is being added to.
+        blocks = [dict(block) for block in self.message["content"]]
+        for (index, field), parts in list(self._parts.items()):
+            written = "".join(parts)
+            if written:
+                blocks[index][field] = _parsed(written) if field == "input" else written
+        return {**self.message, "content": blocks, "usage": dict(self.message["usage"])}
+
+    def _start(self, event: Mapping[str, Any]) -> None:
+        message = event.get("message")
+        if self.message is not None:
+            raise ValueError("a second message_start")
+        if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+            raise ValueError("a message_start without a message")
+        self.message = {**message, "content": list(message["content"])}
+        self.message["usage"] = dict(message.get("usage") or {})
+
+    def _begin_block(self, event: Mapping[str, Any], message: dict[str, Any]) -> None:
+        message["content"].append(dict(event["content_block"]))
+
+    def _add_delta(self, event: Mapping[str, Any], message: dict[str, Any]) -> None:
+        index, delta = event["index"], event["delta"]
+        block, kind = message["content"][index], delta["type"]
+        if kind in _ADDED:
+            name, field = _ADDED[kind]
+            first = [] if field == "input" else [block.get(field) or ""]
+            self._parts.setdefault((index, field), first).append(_text(delta[name]))
+            self.written_bytes += len(delta[name].encode("utf-8", "replace"))
+        elif kind == "signature_delta":
+            block["signature"] = delta["signature"]
+        elif kind == "citations_delta":
+            block["citations"] = [*(block.get("citations") or ()), delta["citation"]]
+
+    def _end_block(self, event: Mapping[str, Any], message: dict[str, Any]) -> None:
+        index = event["index"]
+        block = message["content"][index]
+        for field in ("text", "thinking"):
+            if (index, field) in self._parts:
+                block[field] = "".join(self._parts.pop((index, field)))
+        written = "".join(self._parts.pop((index, "input"), ()))
+        if written:
+            block["input"] = _parsed(written)
+
+    def _change(self, event: Mapping[str, Any], message: dict[str, Any]) -> None:
+        message.update(event["delta"])
+        # Totals, not additions; what is left out keeps the value of message_start.
+        told = {k: v for k, v in (event.get("usage") or {}).items() if v is not None}
+        message["usage"].update(told)
+        self.counted = self.counted or "output_tokens" in told
+
+    def _stop(self, _event: Mapping[str, Any], _message: dict[str, Any]) -> None:
+        self.complete = True
+
+
+def _parsed(written: str) -> Any:
+    """The input of a tool; an answer cut by max_tokens has half of it."""
+    try:
+        return json.loads(written)
+    except ValueError:
+        return sdk.partial_json(written)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+_STEPS: dict[Any, Any] = {
+    "content_block_start": Accumulated._begin_block,
+    "content_block_delta": Accumulated._add_delta,
+    "content_block_stop": Accumulated._end_block,
+    "message_delta": Accumulated._change,
+    "message_stop": Accumulated._stop,
+}

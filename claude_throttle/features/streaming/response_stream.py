@@ -1,0 +1,241 @@
+"""A streamed answer on the wire: from the first send to the last event.
+
+Until content begins, an error is a refusal like any other and ``PacedRetry`` decides. Afterwards
+nothing is sent again: somebody has seen half of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Optional
+
+from urllib3.exceptions import MaxRetryError, ReadTimeoutError
+
+from claude_throttle.core.dispatch.attempt import Attempts
+from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.settlement import Outcome
+from claude_throttle.core.domain.feedback import Heard
+from claude_throttle.errors import BrokenAnswer
+from claude_throttle.features.streaming.stream_error import InStreamError
+from claude_throttle.transport import sdk
+from claude_throttle.transport.error_text import describe
+from claude_throttle.transport.http import Wire
+from claude_throttle.transport.limit_headers import read_limits
+from claude_throttle.transport.retry import PacedRetry, Unwound
+from claude_throttle.transport.sse import Decoder, TooLong
+from claude_throttle.transport.verdicts import broken, read_json
+
+if TYPE_CHECKING:
+    import requests
+
+#: Seconds without a byte, once content has begun, after which a stream counts as dead: four times
+#: the longest gap between pings that was seen (30 s, 2026).
+SILENCE_SECONDS = 120.0
+
+#: Seconds that the end of the body may come after the last event, for the connection to be kept.
+LAST_BYTES_SECONDS = 0.25
+
+#: Bytes asked of a body that is not chunked.
+READ_BYTES = 65_536
+
+
+class StreamEnded(Exception):
+    """It is over, and *outcome* tells how. Kept inside: its reader is given the error in it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__("a stream has ended")
+        self.outcome = outcome
+
+
+class StreamedAnswer:
+    """The events of one call. Used by one thread at a time, but for ``hang_up``."""
+
+    def __init__(self, wire: Wire, call: Call, attempts: Attempts) -> None:
+        self._wire = wire
+        self._call = call
+        self._exchange = wire.exchange(attempts)
+        self._response: Optional[requests.Response] = None
+        self._chunks: Iterator[bytes] = iter(())
+        self._decoder = Decoder()
+        self._ready: deque[dict[str, Any]] = deque()
+        self._begun = False
+
+    @property
+    def request_id(self) -> Optional[str]:
+        """The server's name for it; None if it gave none."""
+        return None if self._response is None else self._response.headers.get("request-id")
+
+    @property
+    def heard(self) -> Heard:
+        """What the head of the answer says of the limits."""
+        return (
+            Heard()
+            if self._response is None
+            else Heard(readings=read_limits(self._response.headers))
+        )
+
+    # -- until content begins --------------------------------------------------------------------
+
+    def open(self) -> dict[str, Any]:
+        """Send it, as often as the rules allow; its first event. Raises :class:`StreamEnded`."""
+        while True:
+            self._send()
+            try:
+                return self._next()
+            except (InStreamError, ReadTimeoutError) as error:
+                self._wait_for_another_turn(error)
+
+    def _send(self) -> None:
+        self._decoder, self._ready = Decoder(), deque()
+        try:
+            response = self._response = self._wire.response(self._call, self._exchange)
+        except Exception as error:  # noqa: BLE001 - requests dresses up what urllib3 raised
+            raise StreamEnded(self._wire.no_answer(self._call, self._exchange, error)) from None
+        if response.status_code != 200:
+            raise StreamEnded(self._wire.refused(response, self._exchange, self.request_id))
+        self._chunks = _chunks(response.raw)
+
+    def _wait_for_another_turn(self, why: Exception) -> None:
+        """Raises StreamEnded if there is none."""
+        response, exchange = self._response, self._exchange
+        retry = getattr(getattr(response, "raw", None), "retries", None)
+        if not isinstance(retry, PacedRetry):  # nothing was sent by urllib3
+            retry = PacedRetry.of(exchange)
+        self.close()
+        try:
+            if isinstance(why, InStreamError):
+                retry = retry.increment("POST", self._wire.url, response=why)
+            else:
+                retry = retry.increment("POST", self._wire.url, error=why)
+            exchange.retries_left = int(retry.total or 0)
+            with contextlib.suppress(Unwound):
+                retry.sleep()
+        except MaxRetryError:
+            raise StreamEnded(self._outcome(why)) from None
+        except Exception as stop:  # noqa: BLE001 - Stopped, or a bug: it ends either way
+            raise StreamEnded(self._wire.no_answer(self._call, exchange, stop)) from None
+
+    # -- event by event --------------------------------------------------------------------------
+
+    def begin(self, seconds: Optional[float]) -> None:
+        """Content came: nothing is sent again, so many seconds without a byte are its end."""
+        self._begun = True
+        self._patience = SILENCE_SECONDS if seconds is None else seconds
+        self._set_timeout(self._patience)
+
+    def _set_timeout(self, seconds: float) -> None:
+        connection: Any = getattr(getattr(self._response, "raw", None), "connection", None)
+        if hasattr(connection, "expect"):
+            connection.expect(seconds)
+
+    def next(self) -> dict[str, Any]:
+        """The next event; before content, perhaps the first of another attempt.
+
+        Raises :class:`StreamEnded`.
+        """
+        try:
+            return self._next()
+        except (InStreamError, ReadTimeoutError) as error:
+            if self._begun:
+                raise StreamEnded(self._too_late(error)) from None
+            self._wait_for_another_turn(error)
+        return self.open()
+
+    def _too_late(self, error: Exception) -> Outcome:
+        """For another try, not for the pace to hear of it."""
+        if isinstance(error, InStreamError):
+            self._exchange.retries_left = 0
+            with contextlib.suppress(Exception):
+                PacedRetry.of(self._exchange).increment(response=error)
+        return self._outcome(error)
+
+    def _next(self) -> dict[str, Any]:
+        while not self._ready:
+            try:
+                chunk = next(self._chunks, None)
+                if chunk is None:
+                    raise broken("a stream that ended without message_stop", self.request_id)
+                self._take_in(chunk)
+            except (InStreamError, ReadTimeoutError):
+                if self._exchange.attempts.stopped:
+                    raise StreamEnded(Outcome(error=self._exchange.attempts.stopped_by)) from None
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever broke, it is its end
+                raise StreamEnded(self._broke_off(error)) from None
+        event = self._ready.popleft()
+        if event["type"] == "error":
+            headers: Mapping[str, str] = {} if self._response is None else self._response.headers
+            raise InStreamError(event, headers)
+        return event
+
+    def _take_in(self, chunk: bytes) -> None:
+        for name, data in self._decoder.feed(chunk):
+            if name == "ping":
+                continue
+            event = read_json(data.encode("utf-8", "replace"))
+            if not isinstance(event, dict):
+                raise broken(f"an event {name!r:.40} that is not a JSON object", self.request_id)
+            if not isinstance(event.setdefault("type", name), str):
+                raise broken("an event of no type", self.request_id)
+            if event["type"] != "ping":
+                self._ready.append(event)
+
+    # -- the ends --------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """All events were read: keep the connection, if the body ends now."""
+        try:
+            self._set_timeout(LAST_BYTES_SECONDS)
+            if next(self._chunks, None) is not None:
+                self.close()
+        except Exception:  # noqa: BLE001 - the message is whole; the connection is lost, that is all
+            self.close()
+
+    def hang_up(self) -> None:
+        """End a read, whoever is in it. From any thread."""
+        self._exchange.attempts.hang_up()
+
+    def close(self) -> None:
+        """Let go of the connection; a half-read one is closed."""
+        response = self._response
+        if response is not None:
+            with contextlib.suppress(Exception):
+                response.close()
+
+    def _broke_off(self, error: Exception) -> Outcome:
+        if isinstance(error, TooLong):
+            error = broken("an event without an end", self.request_id)
+        elif not isinstance(error, BrokenAnswer):
+            error = broken(f"a stream that broke off ({describe(error)})", self.request_id)
+        self._exchange.error = None
+        return self._wire.no_answer(self._call, self._exchange, error)
+
+    def _outcome(self, error: Exception) -> Outcome:
+        exchange = self._exchange
+        if isinstance(error, InStreamError):
+            verdict = exchange.verdict
+            said = sdk.status_error(
+                self._wire.url, error.status, error.headers, error.body, read_json(error.body)
+            )
+            refused = error.status < 500 or (verdict is not None and not verdict.keeps_tokens)
+            heard = Heard() if verdict is None else verdict.heard
+            return Outcome(None, said, None, error.status, self.request_id, refused, heard)
+        if not self._begun:
+            return self._wire.no_answer(self._call, exchange, error)
+        if exchange.attempts.stopped:
+            return Outcome(error=exchange.attempts.stopped_by)
+        text = f"the stream was silent for {self._patience:g} s; what came before may be billed"
+        return Outcome(error=sdk.timeout_error(self._wire.url, text))
+
+
+def _chunks(raw: Any) -> Iterator[bytes]:
+    """The body as it comes, in whatever pieces."""
+    if getattr(raw, "chunked", False):
+        chunks: Iterator[bytes] = raw.read_chunked(decode_content=True)
+        return chunks
+    if hasattr(raw, "read1"):  # urllib3 2.1 and newer
+        return iter(lambda: raw.read1(READ_BYTES, decode_content=True), b"")
+    # It would wait for as much as it is asked for.
+    return iter(raw.stream(1, decode_content=True))

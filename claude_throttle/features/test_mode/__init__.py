@@ -1,0 +1,1 @@
+"""Canned answers in place of a network."""

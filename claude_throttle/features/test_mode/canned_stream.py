@@ -1,0 +1,80 @@
+"""A canned answer in pieces, in testing mode."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from typing import Any, Callable, Optional
+
+from claude_throttle.core.dispatch.attempt import Attempts, Stopped
+from claude_throttle.core.dispatch.settlement import Outcome
+from claude_throttle.core.domain.feedback import Heard
+from claude_throttle.features.streaming.response_stream import StreamedAnswer, StreamEnded
+
+
+class CannedStream(StreamedAnswer):
+    """Word by word, all at once. *answer* gives the message, after its latency."""
+
+    def __init__(self, answer: Callable[[], dict[str, Any]], attempts: Attempts) -> None:
+        # Not a streamed answer's own: nothing of it comes over a wire.
+        self._answer = answer
+        self._attempts = attempts
+        self._events: Iterator[dict[str, Any]] = iter(())
+        self._request_id = f"req_testing_{uuid.uuid4().hex[:24]}"
+
+    @property
+    def request_id(self) -> Optional[str]:
+        """A name that no server gave."""
+        return self._request_id
+
+    @property
+    def heard(self) -> Heard:
+        """Nobody said anything of limits."""
+        return Heard()
+
+    def open(self) -> dict[str, Any]:
+        """The first event. What a function raises is how the stream fails."""
+        try:
+            self._events = _events(self._answer())
+        except Stopped:
+            raise StreamEnded(Outcome(error=self._attempts.stopped_by)) from None
+        except Exception as error:  # noqa: BLE001 - the function's own
+            raise StreamEnded(Outcome(error=error, request_id=self._request_id)) from None
+        return self.next()
+
+    def begin(self, _seconds: Optional[float]) -> None:
+        """It is never silent."""
+
+    def next(self) -> dict[str, Any]:
+        """The next event."""
+        if self._attempts.stopped:
+            raise StreamEnded(Outcome(error=self._attempts.stopped_by))
+        return next(self._events)
+
+    def finish(self) -> None:
+        """There is no connection to keep."""
+
+    def hang_up(self) -> None:
+        """Nor one to cut."""
+
+    def close(self) -> None:
+        """Nor one to close."""
+
+
+def _events(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    (block,), usage = message["content"], message["usage"]
+    begun = {**message, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 1}}
+    yield {"type": "message_start", "message": begun}
+    yield {"type": "content_block_start", "index": 0, "content_block": {**block, "text": ""}}
+    for piece in re.findall(r"\s*\S+|\s+$", block["text"]) or [""]:
+        delta = {"type": "text_delta", "text": piece}
+        yield {"type": "content_block_delta", "index": 0, "delta": delta}
+    yield {"type": "content_block_stop", "index": 0}
+    delta = {"stop_reason": message["stop_reason"], "stop_sequence": None}
+    yield {
+        "type": "message_delta",
+        "delta": delta,
+        "usage": {"output_tokens": usage["output_tokens"]},
+    }
+    yield {"type": "message_stop"}

@@ -1,0 +1,135 @@
+"""Answers without a network: what stands where the wire would, in testing mode."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import uuid
+from functools import partial
+from typing import Any, Callable, NamedTuple, NoReturn, Union
+
+from claude_throttle.core.dispatch.attempt import Attempts, Stopped
+from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.settlement import Outcome
+from claude_throttle.core.threads.clock import Clock
+from claude_throttle.errors import ConfigurationError
+from claude_throttle.features.test_mode.canned_stream import CannedStream
+from claude_throttle.transport import sdk
+from claude_throttle.transport.http import Wire
+from claude_throttle.transport.verdicts import read_usage
+
+#: What is answered if nothing else is told.
+CANNED_TEXT = "This is a canned answer of claude_throttle's testing mode. No call was made."
+
+#: Characters of English text, for the usage.
+CHARACTERS_PER_TOKEN = 4
+
+CannedText = Union[str, Callable[[dict[str, Any]], str]]
+CannedLatency = Union[float, Callable[[dict[str, Any]], float]]
+
+
+class Canned(NamedTuple):
+    """What to answer, and after how many seconds; functions are given the request's parameters."""
+
+    text: CannedText = CANNED_TEXT
+    latency: CannedLatency = 0.0
+
+    def require(self) -> None:
+        """Raise :class:`ConfigurationError` for what can be no answer."""
+        text: Any = self.text
+        if not (isinstance(text, str) or callable(text)):
+            kind = type(text).__name__
+            raise ConfigurationError(f"text must be a string or a function, not {kind}")
+        if not callable(self.latency):
+            _seconds(self.latency)
+
+
+class CannedWire(Wire):
+    """Carries nothing anywhere. Thread-safe; the functions are called in sender threads."""
+
+    def __init__(self, canned: Canned, clock: Clock) -> None:
+        # Not the wire's own: this one has no session and no adapter.
+        self._canned = canned
+        self._clock = clock
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # Whatever the wire can do besides, it must not do here.
+        raise AttributeError(f"testing mode makes no call, so it has no {name}")
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def abandon(self) -> None:
+        """Nor anything of the parent's."""
+
+    def send(self, call: Call, attempts: Attempts) -> Outcome:
+        """The canned answer; what a function raises is how the call fails."""
+        request_id = f"req_testing_{uuid.uuid4().hex[:24]}"
+        try:
+            message = self._answer(call, attempts)
+            value = message if call.raw else sdk.build_message(message, request_id)
+        except Stopped:
+            return Outcome(error=attempts.stopped_by)
+        except Exception as error:  # noqa: BLE001 - the function's own
+            return Outcome(error=error, request_id=request_id)
+        return Outcome(value, None, read_usage(message), 200, request_id)
+
+    def streamed(self, call: Call, attempts: Attempts) -> CannedStream:
+        """The same, piece by piece."""
+        return CannedStream(partial(self._answer, call, attempts), attempts)
+
+    def _answer(self, call: Call, attempts: Attempts) -> dict[str, Any]:
+        params = json.loads(call.body)
+        self._wait(attempts, params)
+        return self._message(call, params)
+
+    def _wait(self, attempts: Attempts, params: dict[str, Any]) -> None:
+        latency = self._canned.latency
+        seconds = _seconds(latency(params) if callable(latency) else latency)
+        # Guards nothing: it is there to be notified when the call must end.
+        ended = threading.Condition()
+
+        def hang_up() -> None:
+            with ended:
+                ended.notify_all()
+
+        attempts.connected(hang_up)
+        until = self._clock.monotonic() + seconds
+        with ended:
+            while not attempts.stopped and (left := until - self._clock.monotonic()) > 0:
+                self._clock.wait(ended, left)
+        if attempts.stopped:
+            raise Stopped
+
+    def _message(self, call: Call, params: dict[str, Any]) -> dict[str, Any]:
+        text = self._canned.text
+        text = text if isinstance(text, str) else text(params)
+        if not isinstance(text, str):
+            raise ConfigurationError(
+                f"the function for canned answers gave {type(text).__name__}, not a string"
+            )
+        tokens = math.ceil(len(text) / CHARACTERS_PER_TOKEN)
+        return {
+            "id": f"msg_testing_{uuid.uuid4().hex[:24]}",
+            "type": "message",
+            "role": "assistant",
+            "model": call.model,
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
+            "usage": {
+                "input_tokens": max(1, round(call.guessed_input)),
+                "cache_creation_input_tokens": 0,
+                "cache_read_input_tokens": 0,
+                "output_tokens": min(max(1, tokens), call.max_tokens),
+                "service_tier": "standard",
+            },
+        }
+
+
+def _seconds(latency: Any) -> float:
+    number = isinstance(latency, (int, float)) and not isinstance(latency, bool)
+    if not number or not math.isfinite(latency) or latency < 0:
+        raise ConfigurationError(f"latency must be a number of seconds from 0, not {latency!r:.80}")
+    return float(latency)

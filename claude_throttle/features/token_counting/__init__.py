@@ -1,0 +1,1 @@
+"""Input tokens counted by the API before a call is queued."""

@@ -1,0 +1,130 @@
+"""``count_tokens="api"``: ask the API how much a call is before it queues.
+
+The endpoint is free and has a quota of its own, so it has a lane of its own. A count that does not
+come, for whatever reason, costs nothing but precision: the call queues with its estimate.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Callable, Optional
+
+from claude_throttle.account.admission import COUNTS, ONE_REQUEST
+from claude_throttle.account.endpoint_lanes import side_lane
+from claude_throttle.config.settings import Settings
+from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.feedback import RATE, Heard, Stamp
+from claude_throttle.core.domain.ports import Lender
+from claude_throttle.core.queueing.ticket import Ticket
+from claude_throttle.core.threads.clock import Clock
+from claude_throttle.core.threads.thread_pool import Senders
+from claude_throttle.errors import Closed
+from claude_throttle.transport.http import Wire
+
+#: Counts under way at once; each takes a thread and a tenth of a second or two.
+MOST_AT_ONCE = 8
+
+#: Seconds that a call waits longer for its count than it would have waited anyway.
+PATIENCE_SECONDS = 1.0
+
+#: Seconds to pause when the endpoint refuses and does not say for how long.
+PAUSE_SECONDS = 5.0
+
+
+class Count(Ticket):
+    """The turn of one call to be counted."""
+
+    __slots__ = ("_begin", "call", "lender", "stamp")
+
+    answers = False
+
+    def __init__(self, call: Call, begin: Callable[[Count], None]) -> None:
+        super().__init__(
+            number=call.number,
+            cost=ONE_REQUEST,
+            priority=call.priority,
+            tenant=call.tenant,
+            deadline=call.deadline,
+        )
+        self.call = call
+        self._begin = begin
+        self.stamp: Optional[Stamp] = None
+        self.lender: Optional[Lender] = None
+
+    def commit(self, stamp: Stamp, lender: Lender) -> None:
+        self.stamp, self.lender = stamp, lender
+
+    def leave(self) -> None:
+        self._begin(self)
+
+    def time_is_up(self) -> None:
+        self.call.time_is_up()
+
+    def refuse(self, error: BaseException) -> None:  # noqa: ARG002 - Ticket's signature
+        self.place()
+
+    def place(self) -> None:
+        """On to its own lane, counted or not."""
+        self.call.home.place(self.call)
+
+
+class Counter:
+    """Has calls counted, then places them. Of one process; thread-safe."""
+
+    def __init__(self, settings: Settings, wire: Wire, senders: Senders, clock: Clock) -> None:
+        self.lane = side_lane(COUNTS, settings, senders, clock, MOST_AT_ONCE)
+        self._pacer = self.lane.pacer
+        self._wire = wire
+        self._senders = senders
+
+    def begin(self, call: Call) -> None:
+        """Queue *call* for counting; it is placed in its own lane afterwards."""
+        count = Count(call, self._leave)
+        try:
+            if self._takes_too_long(count):
+                count.place()
+            else:
+                self.lane.ask(count)
+        except Closed:
+            count.place()
+
+    def _takes_too_long(self, count: Count) -> bool:
+        call = count.call
+        in_its_own_lane = call.home.seconds_until_leave(call.cost)
+        return self.lane.seconds_until_leave(count.cost) > in_its_own_lane + PATIENCE_SECONDS
+
+    def _leave(self, count: Count) -> None:
+        self._senders.run(partial(self._count, count))
+
+    def _count(self, count: Count) -> None:
+        call = count.call
+        try:
+            if call.reserved:  # else it was cancelled meanwhile
+                self._hear(count, *self._wire.count(call))
+        finally:
+            if count.lender is not None:
+                count.lender.give_back()
+            count.place()
+
+    def _hear(self, count: Count, tokens: Optional[int], refusal: Heard) -> None:
+        if tokens is not None:
+            count.call.guessed_input, count.call.counted = float(tokens), True
+        lane, stamp = self.lane, count.stamp
+        if stamp is None:
+            return
+        with lane.mutex:
+            now = lane.now()
+            if tokens is not None:
+                self._pacer.answered(Heard(), stamp, Cost(0.0, 0.0, 0.0), now)
+            elif refusal.cause == RATE:
+                wait = refusal.retry_after or PAUSE_SECONDS
+                heard = refusal._replace(retry_after=wait, final=True)
+                self._pacer.refused(heard, stamp, count.cost, wait, 1, now)
+        if refusal.cause == RATE:
+            self.lane.end_all(Closed("not counted"))  # on with their estimates
+
+    def close(self) -> None:
+        """Count no more; what waits for it is placed with its estimate."""
+        self.lane.close()
+        self.lane.end_all(Closed("the throttler was closed"))

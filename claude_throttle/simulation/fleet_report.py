@@ -1,0 +1,104 @@
+"""What a simulated fleet made of its quota."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from claude_throttle.simulation.fleet_simulation import FleetSimulation, Leave
+from claude_throttle.testing.arrivals import worst_excess
+
+
+class FleetReport(NamedTuple):
+    """Over the time from *since* to the end."""
+
+    calls: int
+    #: Calls that left, as a share of what the quota allowed.
+    utilisation: float
+    #: Calls beyond what any window may hold, each instant given 5 ms; 0 or less means none.
+    excess: float
+    #: Jain's index over the backlogged: 1 = all had as much, 1/n = one had all.
+    fairness: float
+    #: Calls of the backlogged process that had least, and most.
+    least: int
+    most: int
+    #: Exchanges with the store, by what for, a second.
+    exchanges_per_second: dict[str, float]
+    #: Exchanges for slots, and all of them, for each call.
+    asks_per_call: float
+    exchanges_per_call: float
+    #: Share of its time the store was busy.
+    store_busy: float
+    #: Slots whose instant passed without a call of theirs, those given back included.
+    missed: int
+    #: Seconds that urgent calls waited beyond their place; see :func:`waits_beyond_place`.
+    urgent: int
+    urgent_p99_seconds: float
+    urgent_longest_seconds: float
+
+
+def report_on(
+    fleet: FleetSimulation, rate: float, burst: float = 1.0, since: float = 0.0
+) -> FleetReport:
+    """*rate*: of the quota, in requests a second."""
+    leaves = [leave for leave in fleet.leaves if leave.at >= since]
+    seconds = fleet.until - since
+    shares = shares_of(fleet, leaves)
+    waits = sorted(waits_beyond_place(leaves, rate))
+    asked = fleet.store.asked
+    calls = max(1, len(fleet.leaves))
+    return FleetReport(
+        calls=len(leaves),
+        utilisation=len(leaves) / (rate * seconds),
+        excess=excess(leaves, rate, burst),
+        fairness=jain(shares),
+        least=min(shares, default=0),
+        most=max(shares, default=0),
+        exchanges_per_second={what: count / fleet.until for what, count in asked.items()},
+        asks_per_call=asked["slots"] / calls,
+        exchanges_per_call=sum(asked.values()) / calls,
+        store_busy=fleet.store.busy_seconds / fleet.until,
+        missed=missed(fleet),
+        urgent=len(waits),
+        urgent_p99_seconds=waits[int(len(waits) * 0.99)] if waits else 0.0,
+        urgent_longest_seconds=waits[-1] if waits else 0.0,
+    )
+
+
+def excess(leaves: Sequence[Leave], rate: float, burst: float = 1.0) -> float:
+    """Calls beyond what any window may hold; 0 or less means none."""
+    return worst_excess([leave.at for leave in leaves], [1.0] * len(leaves), rate, burst)
+
+
+def shares_of(fleet: FleetSimulation, leaves: Sequence[Leave]) -> list[int]:
+    """Calls of each process that always had some waiting, and is still there."""
+    left = Counter(leave.process for leave in leaves if not leave.call.urgent)
+    alive = [process for process in fleet.processes if process.work.backlogged]
+    return [left[process.number] for process in alive if not process.dead]
+
+
+def jain(shares: Sequence[float]) -> float:
+    """1 = all have as much, 1/n = one has all."""
+    squares = sum(share * share for share in shares)
+    return sum(shares) ** 2 / (len(shares) * squares) if squares else 1.0
+
+
+def missed(fleet: FleetSimulation) -> int:
+    """Slots whose instant passed without a call of theirs."""
+    passed = sum(at <= fleet.until for at in fleet.slots)
+    return passed - sum(not leave.alone for leave in fleet.leaves)
+
+
+def waits_beyond_place(leaves: Sequence[Leave], rate: float) -> list[float]:
+    """Seconds by which each urgent call left later than from one queue of all processes.
+
+    There it would have left before all others, an interval after the urgent one before it, and an
+    interval after it came at the latest.
+    """
+    last, waits = -math.inf, []
+    for leave in sorted((some for some in leaves if some.call.urgent), key=lambda s: s.call.at):
+        last = max(last, leave.call.at) + 1.0 / rate
+        waits.append(max(0.0, leave.at - last))
+    return waits

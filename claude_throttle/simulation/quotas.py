@@ -1,0 +1,196 @@
+"""The fake server's rate limits: continuously refilled buckets, one set per model.
+
+Pure arithmetic: every instant (``now``, seconds on one monotonic scale) is an argument, nothing
+waits. Not thread-safe; :class:`claude_throttle.testing.service.Service` holds its lock around it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Optional, Union
+
+from claude_throttle.simulation.acceleration import STEP, Ramp, RampRefusal
+from claude_throttle.simulation.buckets import CRUMB, Bucket
+from claude_throttle.simulation.others import Others
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the server allows; ``None`` means unlimited (for a burst: a whole minute's worth)."""
+
+    #: Requests per minute and model.
+    rpm: Optional[float] = None
+    #: Input tokens per minute and model.
+    itpm: Optional[float] = None
+    #: Output tokens per minute and model.
+    otpm: Optional[float] = None
+    #: Requests that may come at once.
+    burst: Optional[float] = None
+    #: Input tokens that may come at once.
+    itpm_burst: Optional[float] = None
+    #: Output tokens that may be produced at once.
+    otpm_burst: Optional[float] = None
+    #: Requests in flight, over all models.
+    max_concurrency: Optional[int] = None
+    #: Requests the headers are told from, as if so many could come at once; ``None`` tells the
+    #: truth. What is enforced stays ``burst``.
+    promised_burst: Optional[float] = None
+    #: Requests per minute and bucket that somebody else makes, evenly spaced, each if one is there.
+    others_rpm: Optional[float] = None
+    #: Input tokens in the first minute: the cap on growing use.
+    ramp: Optional[float] = None
+    #: Input tokens the ramp's cap grows by with each minute of use; ``None``: 10,000.
+    ramp_step: Optional[float] = None
+    #: Requests per minute to ``count_tokens``, over all models.
+    count_rpm: Optional[float] = None
+    #: Requests to ``count_tokens`` that may come at once.
+    count_burst: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{field.name} must be more than 0, or None (got {value!r})")
+
+
+class Refusal(NamedTuple):
+    """Why a request is not let in."""
+
+    #: ``"requests"``, ``"input tokens"`` or ``"output tokens"``.
+    what: str
+    per_minute: float
+    #: Whole seconds, at least 1.
+    retry_after: int
+
+
+class Standing(NamedTuple):
+    """How one limit stands, for the headers."""
+
+    #: ``"requests"``, ``"input-tokens"``, ``"output-tokens"`` or ``"tokens"``.
+    name: str
+    per_minute: float
+    remaining: float
+    seconds_until_full: float
+
+
+AnyRefusal = Union[Refusal, RampRefusal]
+
+
+class ModelQuotas:
+    """The buckets of one model, or of models that share them."""
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self._buckets: dict[str, Bucket] = {}
+        # What the headers tell of requests, if that is not the truth. Never asked.
+        self._shown: dict[str, Bucket] = {}
+        self._others = Others(now)
+        self._ramp: Optional[Ramp] = None
+        self.reshape(limits, now)
+
+    @property
+    def others_taken(self) -> int:
+        """Requests somebody else was let in with, up to the last look."""
+        return self._others.taken
+
+    def reshape(self, limits: Limits, now: float) -> None:
+        """Put *limits* in force from *now* on. A limit that was not there before starts full."""
+        self.catch_up(now)
+        for what, per_minute, burst in (
+            ("requests", limits.rpm, limits.burst),
+            ("input tokens", limits.itpm, limits.itpm_burst),
+            ("output tokens", limits.otpm, limits.otpm_burst),
+        ):
+            _reshape(self._buckets, what, per_minute, burst, now)
+        promised = None if limits.promised_burst is None else limits.rpm
+        _reshape(self._shown, "requests", promised, limits.promised_burst, now)
+        self._others.reshape(limits.others_rpm, now)
+        self._reshape_ramp(limits.ramp, limits.ramp_step, now)
+
+    def _reshape_ramp(self, cap: float | None, step: float | None, now: float) -> None:
+        if cap is None:
+            self._ramp = None
+            return
+        start = (cap, STEP if step is None else step)
+        # Other limits may change without throwing back what the cap has grown to.
+        if self._ramp is None or self._ramp.start != start:
+            self._ramp = Ramp(*start, now)
+
+    def catch_up(self, now: float) -> None:
+        """Let the others take what they took up to *now*; every look does it by itself."""
+        bucket = self._buckets.get("requests")
+        for at in self._others.due(now):
+            if bucket is None or bucket.level(at) + CRUMB >= 1.0:
+                self._others.taken += 1
+                self._take("requests", 1.0, at)
+
+    def admit(self, input_tokens: int, now: float) -> AnyRefusal | None:
+        """Let one request in and take its amounts, or say why not and take nothing."""
+        self.catch_up(now)
+        # Output is only known afterwards: a level above zero is enough.
+        wanted = {"requests": 1.0, "input tokens": float(input_tokens), "output tokens": 2 * CRUMB}
+        for what, bucket in self._buckets.items():
+            if bucket.level(now) + CRUMB < wanted[what]:
+                return _refusal(what, bucket, wanted[what], now)
+        refusal = self._ramp.refusal(input_tokens, now) if self._ramp is not None else None
+        if refusal is not None:
+            return refusal
+        for what in ("requests", "input tokens"):
+            self._take(what, wanted[what], now)
+        if self._ramp is not None:
+            self._ramp.take(input_tokens)
+        return None
+
+    def charge_output(self, output_tokens: float, now: float) -> None:
+        """Take what was produced; the bucket may go below zero."""
+        self._take("output tokens", output_tokens, now)
+
+    def standings(self, now: float) -> list[Standing]:
+        """Every limit there is; ``tokens`` is input and output together, when both are limited."""
+        self.catch_up(now)
+        told = {**self._buckets, **self._shown}
+        found = [_standing(what, bucket, now) for what, bucket in told.items()]
+        tokens = [standing for standing in found if standing.name != "requests"]
+        if len(tokens) == 2:
+            found.append(_together(*tokens))
+        return found
+
+    def _take(self, what: str, amount: float, now: float) -> None:
+        for buckets in (self._buckets, self._shown):
+            if what in buckets:
+                buckets[what].take(amount, now)
+
+
+def _reshape(
+    buckets: dict[str, Bucket], what: str, per_minute: float | None, burst: float | None, now: float
+) -> None:
+    if per_minute is None:
+        buckets.pop(what, None)
+        return
+    capacity = per_minute if burst is None else burst
+    if what in buckets:
+        buckets[what].reshape(per_minute, capacity, now)
+    else:
+        buckets[what] = Bucket(per_minute, capacity, now)
+
+
+def _refusal(what: str, bucket: Bucket, wanted: float, now: float) -> Refusal:
+    # An output bucket at zero is still refused, so the wait goes on to the first whole token.
+    target = 1.0 if what == "output tokens" else wanted
+    seconds = bucket.seconds_until(target, now)
+    return Refusal(what, bucket.per_minute, max(1, math.ceil(seconds - CRUMB)))
+
+
+def _standing(what: str, bucket: Bucket, now: float) -> Standing:
+    until_full = bucket.seconds_until(bucket.capacity, now)
+    name = what.replace(" ", "-")
+    return Standing(name, bucket.per_minute, max(0.0, bucket.level(now)), until_full)
+
+
+def _together(first: Standing, second: Standing) -> Standing:
+    return Standing(
+        "tokens",
+        first.per_minute + second.per_minute,
+        first.remaining + second.remaining,
+        max(first.seconds_until_full, second.seconds_until_full),
+    )

@@ -1,0 +1,156 @@
+"""The server of a simulation: the fake API's own buckets, without sockets."""
+
+from __future__ import annotations
+
+import random
+from typing import Callable, NamedTuple, Optional
+
+from claude_throttle.core.domain.feedback import (
+    CONCURRENCY,
+    FAULT,
+    OVERLOAD,
+    RAMP,
+    RATE,
+    Growth,
+    Heard,
+    Reading,
+    Readings,
+)
+from claude_throttle.simulation.acceleration import RampRefusal
+from claude_throttle.simulation.quotas import Limits, ModelQuotas
+from claude_throttle.testing.behaviour import ADMISSION, ANSWER
+
+#: Tokens. ``remaining`` is told rounded to the nearest thousand (rate-limit page, 2026-09).
+TOKEN_STEP = 1000.0
+
+#: A lost connection, as a fault: heard as one like any other.
+RESET = "reset"
+
+
+class Request(NamedTuple):
+    """One call as the server sees it."""
+
+    input_tokens: float = 100.0
+    output_tokens: float = 50.0
+    max_tokens: int = 1000
+    #: Seconds until it is answered, once it is let in.
+    latency: float = 0.2
+    #: Input tokens as its sender guesses them from the text; ``None``: exactly right.
+    guess: Optional[float] = None
+
+
+class Seen(NamedTuple):
+    """One arrival."""
+
+    at: float
+    request: Request
+    #: Why it was refused, by the names in ``flow/heard.py``; empty if it was let in.
+    cause: str
+
+
+#: When the answer is sent, and what it says then.
+Reply = tuple[float, Callable[[float], Heard]]
+
+
+class SimulatedServer:
+    """Enforces quotas in virtual time; ``log`` holds every arrival, in order.
+
+    *headers_at*: "admission" or "answer", when the headers' account of the limits is taken.
+    *overloaded*, *errors*, *resets*: shares of the requests that meet a 529, a 500, a lost
+    connection. As with the fake server, none of them gets as far as the quotas.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        headers_at: str = ANSWER,
+        overloaded: float = 0.0,
+        errors: float = 0.0,
+        resets: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        if headers_at not in (ADMISSION, ANSWER):
+            raise ValueError(f"headers_at must be {ADMISSION!r} or {ANSWER!r} (got {headers_at!r})")
+        self.limits = limits
+        self.quotas = ModelQuotas(limits, 0.0)
+        self.log: list[Seen] = []
+        #: While set, what everything is refused with, unseen by the quotas.
+        self.outage: Optional[Heard] = None
+        self.in_flight = 0
+        self._at_answer = headers_at == ANSWER
+        self._shares = ((OVERLOAD, overloaded), (FAULT, errors), (RESET, resets))
+        self._chance = random.Random(seed)
+
+    def reshape(self, limits: Limits, now: float) -> None:
+        """Other limits from now on."""
+        self.limits = limits
+        self.quotas.reshape(limits, now)
+
+    def arrive(self, request: Request, now: float) -> Reply:
+        """A request comes in."""
+        heard = self._refusal(request, now)
+        self.log.append(Seen(now, request, heard.cause if heard else ""))
+        if heard is not None:
+            return now, lambda _: heard
+        self.in_flight += 1
+        stamped = self.readings(now)
+
+        def answer(at: float) -> Heard:
+            self.in_flight -= 1
+            self.quotas.charge_output(request.output_tokens, at)
+            return Heard(readings=self.readings(at) if self._at_answer else stamped)
+
+        return now + request.latency, answer
+
+    def _refusal(self, request: Request, now: float) -> Optional[Heard]:
+        fault = self._fault()
+        if self.outage is not None:
+            return self.outage
+        if fault:
+            return _broken(fault)
+        most = self.limits.max_concurrency
+        if most is not None and self.in_flight >= most:
+            return Heard(CONCURRENCY, None, self.readings(now), status=429)
+        return self._limited(request, now)
+
+    def _fault(self) -> str:
+        # Drawn for each, asked or not: an outage must not change what the seed says afterwards.
+        dice = self._chance.random()
+        for fault, share in self._shares:
+            if dice < share:
+                return fault
+            dice -= share
+        return ""
+
+    def _limited(self, request: Request, now: float) -> Optional[Heard]:
+        refusal = self.quotas.admit(int(request.input_tokens), now)
+        if refusal is None:
+            return None
+        kind, readings = refusal.what.replace(" ", "_"), self.readings(now)
+        if isinstance(refusal, RampRefusal):
+            growth = Growth(kind, refusal.per_minute, refusal.next_per_minute)
+            return Heard(RAMP, refusal.retry_after, readings, kind, growth, status=429)
+        return Heard(RATE, refusal.retry_after, readings, kind, status=429)
+
+    def readings(self, now: float) -> Readings:
+        """What the headers say."""
+        return {
+            standing.name.replace("-", "_"): Reading(
+                standing.per_minute, _shown(standing.name, standing.remaining)
+            )
+            for standing in self.quotas.standings(now)
+            if standing.name != "tokens"
+        }
+
+
+def _broken(fault: str) -> Heard:
+    if fault == RESET:
+        return Heard(FAULT)
+    return Heard(OVERLOAD, status=529) if fault == OVERLOAD else Heard(FAULT, status=500)
+
+
+def _shown(name: str, remaining: float) -> float:
+    if name == "requests":
+        return float(remaining // 1)
+    return round(remaining / TOKEN_STEP) * TOKEN_STEP

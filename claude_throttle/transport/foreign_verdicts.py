@@ -1,0 +1,84 @@
+"""What came of requests that others sent: answers, refusals, and nothing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Optional
+
+from claude_throttle.core.domain.feedback import CONCURRENCY, FAULT, SILENCE, Heard, Report
+from claude_throttle.transport.limit_headers import read_limits
+from claude_throttle.transport.verdicts import Verdict, backoff, judge
+
+#: Of the clients' own exceptions: no byte was sent.
+_NOT_SENT = frozenset(
+    {
+        *("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"),  # httpx
+        *("ConnectTimeoutError", "NewConnectionError", "NameResolutionError"),  # urllib3
+        "ConnectionRefusedError",
+    }
+)
+
+#: The connection was there, and then was not.
+_LOST = frozenset(
+    {
+        *("ReadError", "WriteError", "CloseError", "RemoteProtocolError"),
+        *("ProtocolError", "RemoteDisconnected", "ConnectionResetError", "BrokenPipeError"),
+    }
+)
+
+#: Causes looked at, at most: exceptions may lead in a circle.
+_DEEPEST = 8
+
+
+def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float) -> Report:
+    """What an answer says; *wall* is now in seconds since 1970, for dates in headers."""
+    if type(headers) is dict:
+        headers = {name.lower(): value for name, value in headers.items()}
+    if status < 400:
+        readings = read_limits(headers)
+        return Report(Heard(readings=readings, status=status)) if readings else _silent(int(status))
+    verdict = judge(status, headers, body, wall)
+    # Whoever sent it decides about another try; he asks for another permit then.
+    heard = verdict.heard._replace(final=True)
+    return Report(heard, True, verdict.keeps_tokens, _wait_seconds(verdict))
+
+
+@lru_cache(maxsize=8)
+def _silent(status: int) -> Report:
+    """Of an answer that says nothing about limits: all alike, and so made once."""
+    return Report(Heard(status=status))
+
+
+def _wait_seconds(verdict: Verdict) -> float:
+    if verdict.retry_after:
+        return verdict.retry_after
+    return backoff(1) / 2 if verdict.heard.cause == CONCURRENCY else backoff(1)
+
+
+def report_of_error(error: BaseException) -> Report:
+    """What it says when no answer came: httpx' and urllib3's names for it, wherever they hide."""
+    names = set(_names(error))
+    if "ReadTimeout" in names or "ReadTimeoutError" in names:
+        return Report(Heard(SILENCE, final=True), refused=True)
+    if names & _NOT_SENT:
+        heard = Heard(SILENCE if "PoolTimeout" in names else FAULT, final=True)
+        return Report(heard, refused=True, keeps_tokens=False)
+    cause = FAULT if names & _LOST else SILENCE
+    return Report(Heard(cause, final=True), refused=True)
+
+
+def _names(error: Optional[BaseException]) -> list[str]:
+    """Of an error's class and of those behind it, as each library hides them."""
+    found: list[str] = []
+    while error is not None and len(found) < _DEEPEST:
+        found.append(type(error).__name__)
+        error = error.__cause__ or _wrapped(error)
+    return found
+
+
+def _wrapped(error: BaseException) -> Optional[BaseException]:
+    inner = getattr(error, "reason", None)
+    if not isinstance(inner, BaseException):
+        inner = error.args[-1] if error.args else None
+    return inner if isinstance(inner, BaseException) else error.__context__

@@ -1,0 +1,273 @@
+"""What an answer means: one table, and the reading of a whole message.
+
+Classified by ``x-should-retry``, status, ``error_code`` and ``retry-after``, in this order; by the
+wording last, and only where nothing else tells ("its wording can change", says the SDK).
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import random
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Optional
+
+from claude_throttle.core.domain.cost import Usage
+from claude_throttle.core.domain.feedback import (
+    ACCOUNT,
+    CONCURRENCY,
+    FAULT,
+    OVERLOAD,
+    RAMP,
+    RATE,
+    AccountRefusal,
+    Heard,
+)
+from claude_throttle.errors import BrokenAnswer
+from claude_throttle.transport.limit_headers import (
+    read_date,
+    read_growth,
+    read_limits,
+    read_number,
+    refused_kind,
+)
+
+#: What passes only when somebody pays or a month ends (rate-limit page, 2026-09; SDK 2.10).
+SPEND_CODES = frozenset(
+    {
+        "enforced_spend_limit_reached",
+        "contract_spend_limit_reached",
+        "linked_organization_spend_limit_reached",
+        "linked_organization_billing_unavailable",
+        "organization_on_hold",
+        "credits_required",
+    }
+)
+
+#: Since SDK 2.6.0 of 2026-11-05.
+RAMP_CODES = frozenset({"ramp_limit_exceeded"})
+
+KNOWN_CODES = SPEND_CODES | RAMP_CODES
+
+#: What a gateway may quote of a key it refuses ("Received API Key = sk-…").
+_KEY = re.compile(r"\bsk-[\w-]+")
+
+#: Characters of the server's own words that are passed on.
+LONGEST_MESSAGE = 300
+
+#: Of a 403: it may be about one model only.
+NOT_PERMITTED = "not permitted"
+
+
+class Rule(NamedTuple):
+    """One line of the table: what it looks like, what it means."""
+
+    #: In one or two words.
+    reason: str
+    #: Empty: any.
+    statuses: tuple[int, ...]
+    #: What the pace must understand; empty: nothing.
+    cause: str
+    retry: bool
+    #: It takes one of these ``error_code``s ...
+    codes: frozenset[str] = frozenset()
+    #: ... or, if there is no code that we know, one of these in the message. The last resort: it
+    #: can change.
+    texts: tuple[str, ...] = ()
+    #: The message begins with one of these. For what is about everybody: further on, a message may
+    #: quote what one caller wrote.
+    beginnings: tuple[str, ...] = ()
+
+    def fits(self, status: int, code: Optional[str], message: str) -> bool:
+        """Whether it is this."""
+        if self.statuses and status not in self.statuses:
+            return False
+        if code in self.codes or not (self.codes or self.texts or self.beginnings):
+            return True
+        if code in KNOWN_CODES:
+            return False
+        return message.startswith(self.beginnings) or any(text in message for text in self.texts)
+
+
+#: The first line that fits counts (errors page and rate-limit page, 2026-09 to 2026-11; refusals
+#: seen in 2025 and 2026; 52x come from the proxy in front of the API when it cannot reach it).
+RULES = (
+    Rule("spend limit", (), ACCOUNT, False, SPEND_CODES),
+    Rule(
+        "spend limit",
+        (400, 429),
+        ACCOUNT,
+        False,
+        beginnings=(
+            "You have reached your API usage limits",
+            "You have reached your specified",
+            "Your credit balance is too low",
+            "This request would exceed your account's monthly spend limit",
+        ),
+    ),
+    Rule(
+        "ramp limit",
+        (429,),
+        RAMP,
+        True,
+        RAMP_CODES,
+        texts=("maximum usage increase rate", "acceleration limit"),
+    ),
+    Rule("concurrency limit", (429,), CONCURRENCY, True, texts=("concurrent connections",)),
+    Rule("not in the plan", (429,), "", False, texts=("Extra usage is required",)),
+    Rule("rate limit", (429,), RATE, True),
+    Rule("overloaded", (529,), OVERLOAD, True),
+    Rule("key refused", (401,), ACCOUNT, False),
+    Rule("billing", (402,), ACCOUNT, False),
+    Rule(NOT_PERMITTED, (403,), ACCOUNT, False),
+    Rule("request timeout", (408,), FAULT, True),
+    Rule("conflict", (409,), "", True),
+    Rule("server error", (500,), FAULT, True),
+    Rule("bad gateway", (502,), FAULT, True),
+    Rule("unavailable", (503,), FAULT, True),
+    Rule("gateway timeout", (504,), FAULT, True),
+    Rule("proxy error", (520, 521, 522, 523, 524), FAULT, True),
+)
+
+#: Refused before any work was done: the tokens come back at once.
+_TAKES_NOTHING = frozenset({429, 529})
+
+#: Seconds: first and longest backoff, as the SDK has them (0.5 * 2**n up to 8).
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 8.0
+
+
+class Verdict(NamedTuple):
+    """What to do about a refusal."""
+
+    retry: bool
+    #: In one or two words.
+    reason: str
+    #: The server's wish in seconds, or None.
+    retry_after: Optional[float] = None
+    #: Everything in this lane would be refused, too.
+    pauses_lane: bool = False
+    #: The server may have counted its tokens.
+    keeps_tokens: bool = True
+    #: For the pace.
+    heard: Heard = Heard()
+
+
+def judge(status: int, headers: Mapping[str, str], body: bytes, wall: float) -> Verdict:
+    """The verdict on a refusal; *wall* is now in seconds since 1970, for dates in headers."""
+    answer = read_json(body)
+    message, code = error_message(answer), error_code(answer)
+    rule = _rule_for(status, code, message)
+    wish, after = headers.get("x-should-retry"), retry_after(headers, wall)
+    cause, reason = rule.cause, rule.reason
+    readings, kind = read_limits(headers), refused_kind(message)
+    retry = (rule.retry and wish != "false") or (wish == "true" and code not in SPEND_CODES)
+    if cause == RATE and after is None and wish != "true" and kind is None:
+        # "Not sent with the spend-cap 429": without it nobody knows when it would pass.
+        cause, reason, retry = "", "spend limit", False
+    if cause == ACCOUNT and retry:
+        cause = ""
+    account = _account_refusal(reason, message) if cause == ACCOUNT else None
+    growth = read_growth(message) if cause == RAMP else None
+    heard = Heard(cause, after, readings, kind, growth, status, not retry, account)
+    return Verdict(retry, reason, after, heard.pauses_lane, status not in _TAKES_NOTHING, heard)
+
+
+def _rule_for(status: int, code: Optional[str], message: str) -> Rule:
+    for rule in RULES:
+        if rule.fits(status, code, message):
+            return rule
+    return Rule(f"status {status}", (), "", False)
+
+
+def _account_refusal(reason: str, message: str) -> AccountRefusal:
+    shown = _KEY.sub("sk-…", message)[:LONGEST_MESSAGE]
+    return AccountRefusal(reason, shown, read_date(message))
+
+
+def retry_after(headers: Mapping[str, str], wall: float) -> Optional[float]:
+    """Seconds the server asks us to wait, from any of its three spellings; garbage is None."""
+    milliseconds = read_number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000.0
+    text = headers.get("retry-after")
+    seconds = read_number(text)
+    return seconds if seconds is not None else _seconds_until(text, wall)
+
+
+def _seconds_until(date: Optional[str], wall: float) -> Optional[float]:
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(date or "").timestamp() - wall)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row (from 1): exponential, equal jitter."""
+    ceiling = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 10))
+    return ceiling * random.uniform(0.5, 1.0)
+
+
+def read_json(body: bytes) -> Any:
+    """The body as JSON; None if it is none."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def error_message(body: Any) -> str:
+    """``error.message`` of an error body, or nothing."""
+    for name in ("error", "message"):
+        body = body.get(name) if isinstance(body, dict) else None
+    return body if isinstance(body, str) else ""
+
+
+def error_code(body: Any) -> Optional[str]:
+    """``error.details.error_code`` of an error body."""
+    for name in ("error", "details", "error_code"):
+        body = body.get(name) if isinstance(body, dict) else None
+    return body if isinstance(body, str) else None
+
+
+def read_message(body: bytes, request_id: Optional[str]) -> dict[str, Any]:
+    """A whole message; raises :class:`BrokenAnswer` for anything else."""
+    answer = read_json(body)
+    if not isinstance(answer, dict):
+        raise broken(f"{len(body)} bytes that are not a JSON object", request_id)
+    if answer.get("type") != "message" or not isinstance(answer.get("content"), list):
+        raise broken("a JSON object that is not a message", request_id)
+    return answer
+
+
+def broken(what: str, request_id: Optional[str]) -> BrokenAnswer:
+    """The error for a 200 that is not a whole message."""
+    return BrokenAnswer(
+        f"the server answered 200 with {what} (request-id {request_id}); it is not sent again, "
+        "as it may be billed; something between here and the API may have changed it",
+        status=200,
+        request_id=request_id,
+    )
+
+
+def read_usage(message: Mapping[str, Any]) -> Optional[Usage]:
+    """The tokens of a message; None if it does not say."""
+    usage = message.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    return usage_of(
+        usage.get("input_tokens"),
+        usage.get("output_tokens"),
+        usage.get("cache_creation_input_tokens"),
+        usage.get("cache_read_input_tokens"),
+    )
+
+
+def usage_of(*counts: Any) -> Usage:
+    """In the order of its fields; what is no number of tokens counts as none."""
+    return Usage(*map(_count, counts))
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0
