@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, overload
 from claude_throttle.config.settings import Settings
 from claude_throttle.config.timeouts import UNSET, Timeout, seconds_of
 from claude_throttle.core.dispatch.call import Call, CallFuture
-from claude_throttle.core.dispatch.permit import Permit, Terms
+from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.queueing.look_ahead import default_look_ahead, in_order
 from claude_throttle.core.queueing.ticket import Priority
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from anthropic.types import Message
     from requests.adapters import HTTPAdapter
 
-    from claude_throttle.account.admission import Admission, Attempt
-    from claude_throttle.engine import Process
+    from claude_throttle.account.admission import Admission, AdmittedAttempt
+    from claude_throttle.engine import Engine
     from claude_throttle.features.streaming.message_stream import MessageStream
 
 
@@ -30,7 +30,7 @@ class Calls:
 
     _settings: Settings
 
-    def _process(self) -> Process:
+    def _process(self) -> Engine:
         raise NotImplementedError
 
     def _require_key(self) -> None:
@@ -236,8 +236,8 @@ class Calls:
         return SessionAdapter(partial(self._admit_request, terms), **options)
 
     def _admit_request(
-        self, terms: Terms, method: str, path: str, read_body: Callable[[], Any]
-    ) -> Optional[Attempt]:
+        self, terms: AdmissionOptions, method: str, path: str, read_body: Callable[[], Any]
+    ) -> Optional[AdmittedAttempt]:
         return self._outer_admission().admit_request(method, path, read_body, terms)
 
     def _outer_admission(self) -> Admission:
@@ -247,6 +247,6 @@ class Calls:
     def _admission(self) -> Admission:
         return self._process().admission
 
-    def _terms(self, priority: int, tenant: Optional[str], timeout: Timeout) -> Terms:
+    def _terms(self, priority: int, tenant: Optional[str], timeout: Timeout) -> AdmissionOptions:
         require_options(priority, tenant)
-        return Terms(priority, tenant, seconds_of(timeout, self._settings.timeout))
+        return AdmissionOptions(priority, tenant, seconds_of(timeout, self._settings.timeout))

@@ -16,28 +16,28 @@ from typing import TYPE_CHECKING, Any, Optional, TypeVar
 from claude_throttle import on_use
 from claude_throttle.account import refusal_messages as refusals
 from claude_throttle.account.admission import Admission
-from claude_throttle.account.model_group import Room
-from claude_throttle.account.model_groups import Rooms
-from claude_throttle.account.suspensions import Access
+from claude_throttle.account.model_group import ModelGroup
+from claude_throttle.account.model_groups import ModelGroups
+from claude_throttle.account.suspensions import Suspensions
 from claude_throttle.config.settings import Settings
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.drain import wait_until_done
 from claude_throttle.core.dispatch.lane import Lane
-from claude_throttle.core.dispatch.settlement import Outcome, busy, busy_with, settle
+from claude_throttle.core.dispatch.settlement import Outcome, in_progress, mark_in_progress, settle
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.estimation.input_tokens import guess_input_tokens
-from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.estimation.input_tokens import estimate_input_tokens
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
-from claude_throttle.core.threads.deferred_close import Abandoned
-from claude_throttle.core.threads.thread_pool import Senders
+from claude_throttle.core.threads.deferred_close import DeferredCloser
+from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import Closed
-from claude_throttle.metrics.event_bus import Listener, Observer
+from claude_throttle.metrics.event_bus import EventBus, Listener
 from claude_throttle.metrics.recorder import Recorder, Stats
 from claude_throttle.transport import sdk
 from claude_throttle.transport.headers import brings_own_proof
-from claude_throttle.transport.http import Wire
-from claude_throttle.transport.request import Request, require_options, serialise
+from claude_throttle.transport.http import HttpTransport
+from claude_throttle.transport.request import PreparedRequest, require_options, serialise
 
 if TYPE_CHECKING:
     from claude_throttle.account.limits import Limits
@@ -50,7 +50,7 @@ AnyCall = TypeVar("AnyCall", bound=Call)
 GRACE_SECONDS = 1.0
 
 
-class Process:
+class Engine:
     """All the mutable state of a throttler. Thread-safe."""
 
     def __init__(
@@ -58,27 +58,27 @@ class Process:
         settings: Settings,
         clock: Clock,
         listener: Optional[Listener],
-        wire: Optional[Wire] = None,
+        wire: Optional[HttpTransport] = None,
     ) -> None:
         self.pid = os.getpid()
         self.settings = settings
-        self.permits = Concurrency(
+        self.permits = ConcurrencyLimiter(
             settings.max_concurrency,
             probing=not settings.tells_rate,
             interactive_share=settings.interactive_share,
         )
-        self.senders = Senders()
-        self.abandoned = Abandoned(self.senders)
+        self.senders = ThreadPool()
+        self.abandoned = DeferredCloser(self.senders)
         self._clock = clock
         self._recorder = Recorder()
-        self._observer = Observer(self._recorder, listener, clock)
+        self._observer = EventBus(self._recorder, listener, clock)
         self.observe = self._observer.observe
         self._open_permits = OpenPermits()
         self._numbers = itertools.count(1)
-        self._wire = wire or Wire(settings.wire, clock)
-        self._access = Access(self.lanes, self.observe, clock)
+        self._wire = wire or HttpTransport(settings.wire, clock)
+        self._access = Suspensions(self.lanes, self.observe, clock)
         senders, observe = self.senders, self.observe
-        self._rooms = Rooms(
+        self._rooms = ModelGroups(
             settings, self.permits, senders, clock, self.carry, observe, self._access.suspend
         )
         latency = self._recorder.median_latency
@@ -116,7 +116,7 @@ class Process:
         require_options(place["priority"], place["tenant"], extra_headers)
         request = serialise(params, kind.streams)
         room = self.room(request.model)
-        guess = guess_input_tokens(params)
+        guess = estimate_input_tokens(params)
         cost = room.fitting_cost(request.model, guess, request.max_tokens)
         call = kind(
             number=next(self._numbers),
@@ -137,7 +137,7 @@ class Process:
         self._queue(call, room, block)
         return call
 
-    def _queue(self, call: Call, room: Room, block: bool) -> None:
+    def _queue(self, call: Call, room: ModelGroup, block: bool) -> None:
         try:
             first = None if self._counter is None else self._counter.begin
             room.lane.put(call, block, first)
@@ -150,13 +150,13 @@ class Process:
         from claude_throttle.features.streaming.message_stream import (
             open_stream,  # only for who streams
         )
-        from claude_throttle.features.streaming.open_stream import Desk
+        from claude_throttle.features.streaming.open_stream import StreamContext
 
-        desk = Desk(self._rooms, self._access, self._open_permits, self.abandoned)
+        desk = StreamContext(self._rooms, self._access, self._open_permits, self.abandoned)
         # No partial: Ctrl-C may come as C code returns, and the call would be nobody's.
         return open_stream(desk, self._wire, lambda kind: self.accept(kind, params, **options))
 
-    def room(self, model: str) -> Room:
+    def room(self, model: str) -> ModelGroup:
         """What belongs to a model. Raises Closed."""
         if self._organization is not None:
             self._organization.ask_once()
@@ -171,7 +171,7 @@ class Process:
     def carry(self, call: Call) -> None:
         """Take a call that left to its end. Runs in a sender thread."""
         try:
-            with busy_with(call):
+            with mark_in_progress(call):
                 outcome = self._send(call)
         except BaseException as error:  # noqa: BLE001 - whatever happens, its future is resolved
             outcome = Outcome(error=error)
@@ -215,14 +215,14 @@ class Process:
         """Seconds a call put now would wait before it leaves."""
         return self.seconds_until_leave(*self.priced(params))
 
-    def priced(self, params: Mapping[str, Any]) -> tuple[Room, Cost]:
+    def priced(self, params: Mapping[str, Any]) -> tuple[ModelGroup, Cost]:
         """Where a call belongs, and what it will cost."""
-        request: Request = serialise(params)
+        request: PreparedRequest = serialise(params)
         room = self.room(request.model)
-        guess = guess_input_tokens(params)
+        guess = estimate_input_tokens(params)
         return room, room.estimator.cost(request.model, guess, request.max_tokens)
 
-    def seconds_until_leave(self, room: Room, cost: Cost) -> float:
+    def seconds_until_leave(self, room: ModelGroup, cost: Cost) -> float:
         """How long a call of that cost, put now, would wait."""
         return room.seconds_until_leave(cost, self.permits, self._recorder.median_latency())
 
@@ -284,7 +284,7 @@ class Process:
             # A sender may be stuck where nothing reaches it, looking up a name; its caller is not.
             for lane in self.lanes():
                 for call in lane.unsettled():
-                    if call not in busy.calls:
+                    if call not in in_progress.calls:
                         settle(call, Outcome(error=refusals.closed(call)))
 
     def finish(self) -> None:

@@ -8,7 +8,7 @@ from claude_throttle.calls import Calls
 from claude_throttle.config.settings import QUOTAS, Settings
 from claude_throttle.core.threads import exit_hooks
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
-from claude_throttle.core.threads.process_local import PerProcess
+from claude_throttle.core.threads.process_local import ProcessLocal
 from claude_throttle.errors import Closed, ConfigurationError
 from claude_throttle.metrics.event_bus import Listener
 from claude_throttle.metrics.recorder import Stats
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from claude_throttle.account.admission import Admission
     from claude_throttle.account.limits import Limits
     from claude_throttle.config.settings import SettingsOptions
-    from claude_throttle.engine import Process
+    from claude_throttle.engine import Engine
     from claude_throttle.features.batches.api import Batches
     from claude_throttle.features.sharing.virtual_queue import LineTicket
     from claude_throttle.features.test_mode.canned_transport import CannedLatency, CannedText
@@ -53,14 +53,14 @@ class Throttler(Calls):
     ) -> None:
         # Most of the package, and requests: not for a program that only imports this one. Yet
         # before the first call, which may come from any thread while another one forks.
-        from claude_throttle.engine import Process
+        from claude_throttle.engine import Engine
 
-        self._make_process = Process
+        self._make_process = Engine
         self._settings = Settings.given(settings, options)
         self._on_event = on_event
         self._clock = clock
         self._closed = False
-        self._processes = PerProcess(self._begin)
+        self._processes = ProcessLocal(self._begin)
         #: The last one is in force.
         self._canned: list[CannedAnswers] = []
         if self._settings.testing:
@@ -164,12 +164,12 @@ class Throttler(Calls):
         its caller sends is still sent. Raises :class:`ConfigurationError`. The setting
         ``testing=True`` (CLAUDE_THROTTLE_TESTING=1) is the same from the start.
         """
-        from claude_throttle.features.test_mode.canned_transport import CANNED_TEXT, Canned
+        from claude_throttle.features.test_mode.canned_transport import CANNED_TEXT, CannedAnswer
         from claude_throttle.features.test_mode.test_mode import (
             CannedAnswers,  # no program in production
         )
 
-        canned = Canned(CANNED_TEXT if text is None else text, latency)
+        canned = CannedAnswer(CANNED_TEXT if text is None else text, latency)
         return CannedAnswers(
             self._canned, canned, lambda: self._settings, self._clock, self._on_event
         )
@@ -218,7 +218,7 @@ class Throttler(Calls):
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _process(self) -> Process:
+    def _process(self) -> Engine:
         processes = self._processes
         if self._canned:
             # A slice, since another thread may end the mode between two looks.
@@ -228,12 +228,12 @@ class Throttler(Calls):
             process.drain(0)
         return process
 
-    def _begun(self) -> list[Process]:
+    def _begun(self) -> list[Engine]:
         """What this process has: for real calls, and for canned answers."""
         kinds = [self._processes, *(canned.processes for canned in list(self._canned))]
         return [process for kind in kinds if (process := kind.mine_if_any()) is not None]
 
-    def _all(self) -> list[Process]:
+    def _all(self) -> list[Engine]:
         """The same, with one there at least."""
         self._process()
         return self._begun()
@@ -249,7 +249,7 @@ class Throttler(Calls):
             )
         return self._process().admission
 
-    def _process_for_batches(self) -> Process:
+    def _process_for_batches(self) -> Engine:
         if self._canned:
             raise ConfigurationError("testing mode answers no batches; FakeClaude does")
         self._require_key()
@@ -261,7 +261,7 @@ class Throttler(Calls):
         if not self._canned:
             self._settings.require_key()
 
-    def _begin(self) -> Process:
+    def _begin(self) -> Engine:
         process = self._make_process(self._settings, self._clock, self._on_event)
         exit_hooks.finish_at_exit(process)
         return process

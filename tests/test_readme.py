@@ -24,7 +24,7 @@ from claude_throttle.core.domain.feedback import (
     RATE,
 )
 from claude_throttle.core.pacing.circuit_breaker import FAILURES_IN_A_ROW
-from claude_throttle.transport.verdicts import NOT_PERMITTED, RULES, judge
+from claude_throttle.transport.verdicts import NOT_PERMITTED, RULES, classify
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -205,7 +205,7 @@ def _judged(rule, headers):
     message = min((*rule.texts, *rule.beginnings), default="")
     error = {"message": message, "details": {"error_code": code}}
     body = json.dumps({"error": error}).encode()
-    said = judge(min(rule.statuses, default=429), headers, body, 0.0)
+    said = classify(min(rule.statuses, default=429), headers, body, 0.0)
     assert said.reason in (rule.reason, "spend limit")
     return said
 

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Callable, NamedTuple, Optional
 
-from claude_throttle.account.model_group import Room
-from claude_throttle.account.suspensions import Access
+from claude_throttle.account.model_group import ModelGroup
+from claude_throttle.account.suspensions import Suspensions
 from claude_throttle.core.dispatch.lane import Lane
-from claude_throttle.core.dispatch.permit import Permit, PermitTurn, Terms
+from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit, PermitTicket
 from claude_throttle.core.domain.cost import NO_USAGE, Cost, Usage
-from claude_throttle.core.domain.feedback import AccountRefusal, Report
-from claude_throttle.core.estimation.input_tokens import guess_input_tokens
+from claude_throttle.core.domain.feedback import AccountRefusal, ResponseReport
+from claude_throttle.core.estimation.input_tokens import estimate_input_tokens
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.errors import Closed
@@ -40,7 +40,7 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 ONE_REQUEST = Cost(1.0, 0.0, 0.0)
 
 
-class Asked(NamedTuple):
+class RequestEstimate(NamedTuple):
     """A Messages request, as far as its cost goes."""
 
     model: str
@@ -53,10 +53,10 @@ class Admission:
 
     def __init__(
         self,
-        room: Callable[[str], Room],
+        room: Callable[[str], ModelGroup],
         open_permits: OpenPermits,
         numbers: itertools.count[int],
-        access: Access,
+        access: Suspensions,
         proofs: Iterable[str],
         make_lane_beside: Callable[[str], Lane],
         clock: Clock,
@@ -78,13 +78,13 @@ class Admission:
         self._proofs = frozenset(proofs)
         self._clock = clock
 
-    def permit(self, model: str, cost: Cost, terms: Terms) -> Permit:
+    def permit(self, model: str, cost: Cost, terms: AdmissionOptions) -> Permit:
         """Wait for the right to send one request; nobody may ever say how it ended."""
         return self._permit(self._room(model).lane, cost, terms, answers=False)
 
     def admit_request(
-        self, method: str, path: str, read_body: Callable[[], Any], terms: Terms
-    ) -> Optional[Attempt]:
+        self, method: str, path: str, read_body: Callable[[], Any], terms: AdmissionOptions
+    ) -> Optional[AdmittedAttempt]:
         """Wait until a request may be sent; None if it is nothing that has a pace.
 
         Raises what submit() and call() raise of ours.
@@ -98,19 +98,23 @@ class Admission:
             return self.admit(body, terms) if isinstance(body, dict) else None
         return self.admit_beside(COUNTS, terms) if path.endswith(COUNT_PATH) else None
 
-    def admit(self, body: Mapping[str, Any], terms: Terms) -> Optional[Attempt]:
+    def admit(self, body: Mapping[str, Any], terms: AdmissionOptions) -> Optional[AdmittedAttempt]:
         """The same for a Messages request; None if it has no model."""
         asked = _read(body)
         if asked is None:
             return None  # the API will say what is wrong with it
         room = self._room(asked.model)
         cost = room.fitting_cost(*asked)
-        return Attempt(self._permit(room.lane, cost, terms, answers=True), room, asked, self)
+        return AdmittedAttempt(
+            self._permit(room.lane, cost, terms, answers=True), room, asked, self
+        )
 
-    def admit_beside(self, name: str, terms: Terms) -> Attempt:
+    def admit_beside(self, name: str, terms: AdmissionOptions) -> AdmittedAttempt:
         """The same for what has a quota of requests of its own, and takes no tokens of others'."""
         lane = self._lane_beside(name)
-        return Attempt(self._permit(lane, ONE_REQUEST, terms, answers=True), None, None, self)
+        return AdmittedAttempt(
+            self._permit(lane, ONE_REQUEST, terms, answers=True), None, None, self
+        )
 
     def _lane_beside(self, name: str) -> Lane:
         with self._lock:
@@ -149,12 +153,12 @@ class Admission:
         for tell in told:
             tell()
 
-    def _permit(self, lane: Lane, cost: Cost, terms: Terms, answers: bool) -> Permit:
+    def _permit(self, lane: Lane, cost: Cost, terms: AdmissionOptions, answers: bool) -> Permit:
         timeout, now = terms.timeout, self._clock.monotonic()
         seats = self._open_permits.mine_by_age
         # A probe makes sense only if its end is heard.
         probes = self._access.require(lane.name, probes=answers)
-        turn = PermitTurn(
+        turn = PermitTicket(
             answers,
             next(self._numbers),
             cost,
@@ -171,7 +175,7 @@ class Admission:
 
     def report(
         self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]
-    ) -> Report:
+    ) -> ResponseReport:
         """The same of a request that was *sent* with those headers: perhaps with another key."""
         report = self.read(status, headers, body)
         if report.heard.account is None or self._is_our_proof(sent):
@@ -187,7 +191,7 @@ class Admission:
 
     # -- what permits hear -----------------------------------------------------------------------
 
-    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Report:
+    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> ResponseReport:
         """What an answer says to whoever keeps the pace."""
         return report_of(status, headers, body, self._clock.wall())
 
@@ -200,7 +204,7 @@ class Admission:
         self._access.answered_in(lane, left_at, None)
 
 
-class Attempt:
+class AdmittedAttempt:
     """One attempt of a request, from its permit to its end. Owned by whoever sends it.
 
     Whatever fails in here is logged and not raised: the answer was paid for.
@@ -211,8 +215,8 @@ class Attempt:
     def __init__(
         self,
         permit: Permit,
-        room: Optional[Room],
-        asked: Optional[Asked],
+        room: Optional[ModelGroup],
+        asked: Optional[RequestEstimate],
         admission: Admission,
     ) -> None:
         self._permit = permit
@@ -282,12 +286,14 @@ class Attempt:
             self._room.learn(self._asked, usage)
 
 
-def _read(body: Mapping[str, Any]) -> Optional[Asked]:
+def _read(body: Mapping[str, Any]) -> Optional[RequestEstimate]:
     model, max_tokens = body.get("model"), body.get("max_tokens")
     if not isinstance(model, str) or not model:
         return None
     try:
-        guess = guess_input_tokens(body)
+        guess = estimate_input_tokens(body)
     except Exception:  # noqa: BLE001 - a shape we do not know is the API's to judge
         guess = 1.0
-    return Asked(model, guess, max_tokens if type(max_tokens) is int and max_tokens > 0 else 1)
+    return RequestEstimate(
+        model, guess, max_tokens if type(max_tokens) is int and max_tokens > 0 else 1
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
-from claude_throttle.core.pacing.configured_quotas import KINDS, ToldQuota
+from claude_throttle.core.pacing.configured_quotas import KINDS, ConfiguredQuota
 from claude_throttle.core.pacing.pacer import Pacer
 
 if TYPE_CHECKING:
@@ -156,14 +156,18 @@ def quotas_of(pacer: Pacer, now: float) -> tuple[QuotaState, ...]:
     return tuple(row for row in rows if row is not None)
 
 
-def _told_row(told: ToldQuota, now: float) -> QuotaState:
+def _told_row(told: ConfiguredQuota, now: float) -> QuotaState:
     amount, per = told.quota.amount, told.quota.per
     level = told.level(now)
     return QuotaState(KINDS[told.name], per, amount, None, amount, told.burst, level, "told")
 
 
 def _learned_row(
-    pacer: Pacer, kind: str, told: Optional[ToldQuota], ceiling: Optional[ToldQuota], now: float
+    pacer: Pacer,
+    kind: str,
+    told: Optional[ConfiguredQuota],
+    ceiling: Optional[ConfiguredQuota],
+    now: float,
 ) -> Optional[QuotaState]:
     """*ceiling*: what headroom leaves of what was learned."""
     learned = pacer.learned[kind]

@@ -11,7 +11,7 @@ from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost, Usage
 from claude_throttle.core.estimation.estimator import Estimator
-from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.pacing.pacer import Pacer
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from claude_throttle.account.suspension import Suspension
 
 
-class Asked(Protocol):
+class EstimatedRequest(Protocol):
     """What was asked for: a call, or somebody else's request."""
 
     @property
@@ -30,7 +30,7 @@ class Asked(Protocol):
     def max_tokens(self) -> int: ...
 
 
-class Room:
+class ModelGroup:
     """One per model. Thread-safe."""
 
     def __init__(self, lane: Lane, pacer: Pacer) -> None:
@@ -67,7 +67,7 @@ class Room:
             self.pacer.start_with(limits, source, self.lane.now())
             self.lane.backlog.not_empty.notify()
 
-    def learn(self, call: Asked, usage: Usage) -> None:
+    def learn(self, call: EstimatedRequest, usage: Usage) -> None:
         """What an answered call really took."""
         self.estimator.learn(
             call.model,
@@ -77,7 +77,7 @@ class Room:
             usage.output_tokens,
         )
 
-    def seconds_until_leave(self, cost: Cost, permits: Concurrency, latency: float) -> float:
+    def seconds_until_leave(self, cost: Cost, permits: ConcurrencyLimiter, latency: float) -> float:
         """By the quotas, and by the permits if those are what is waited for; *latency* in s."""
         seconds = self.lane.seconds_until_leave(cost)
         if math.isinf(permits.limit):

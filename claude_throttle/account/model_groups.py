@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Callable, Optional
 
-from claude_throttle.account.model_group import Room
+from claude_throttle.account.model_group import ModelGroup
 from claude_throttle.config.settings import Settings
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.lane import Lane
@@ -14,16 +14,16 @@ from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event
 from claude_throttle.core.domain.feedback import AccountRefusal
 from claude_throttle.core.domain.models import counts_cache_reads, lane_of
-from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.threads.clock import Clock
-from claude_throttle.core.threads.thread_pool import Senders
+from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import Closed
 
 if TYPE_CHECKING:
     from claude_throttle.account.limits import Limits
     from claude_throttle.account.suspension import Suspension
-    from claude_throttle.features.sharing.coordinator import Clerk
+    from claude_throttle.features.sharing.coordinator import Coordinator
     from claude_throttle.features.sharing.shared_pacer import SharedPacer
 
 
@@ -31,14 +31,14 @@ def _nothing(_model: str) -> Mapping[str, float]:
     return {}
 
 
-class Rooms:
+class ModelGroups:
     """By lane, and found by model. Thread-safe."""
 
     def __init__(
         self,
         settings: Settings,
-        permits: Concurrency,
-        senders: Senders,
+        permits: ConcurrencyLimiter,
+        senders: ThreadPool,
         clock: Clock,
         carry: Callable[[Call], None],
         observe: Callable[[Event, Optional[Call]], None],
@@ -54,16 +54,16 @@ class Rooms:
         # Guards all below: no lane is made after the close. Never held while calling out.
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
-        self._by_lane: dict[str, Room] = {}
-        self._by_model: dict[str, Room] = {}
+        self._by_lane: dict[str, ModelGroup] = {}
+        self._by_model: dict[str, ModelGroup] = {}
         #: What the Rate Limits API told.
         self._told_of: Callable[[str], Mapping[str, float]] = _nothing
         self._closed = False
         self._paused = False
         #: Who asks the ledger, if processes share one.
-        self.clerk: Optional[Clerk] = None
+        self.clerk: Optional[Coordinator] = None
 
-    def of(self, model: str) -> Room:
+    def of(self, model: str) -> ModelGroup:
         """The room of a model. Raises :class:`Closed`."""
         if self.clerk is not None:
             self.clerk.ensure()
@@ -77,11 +77,11 @@ class Rooms:
                 self._by_lane[name] = self._by_model[model] = room
         return room
 
-    def of_call(self, call: Call) -> Room:
+    def of_call(self, call: Call) -> ModelGroup:
         """The same for a call that was accepted, closed or not."""
         return self._by_model[call.model]
 
-    def _make(self, name: str, model: str) -> Room:
+    def _make(self, name: str, model: str) -> ModelGroup:
         settings = self._settings
         pacer = self._kind_of_pacer()(
             settings.quotas,
@@ -113,7 +113,7 @@ class Rooms:
         if self._paused:
             lane.pause()
         self._share(lane, pacer)
-        return Room(lane, pacer)
+        return ModelGroup(lane, pacer)
 
     def _kind_of_pacer(self) -> type[Pacer]:
         if self.clerk is None:
@@ -146,7 +146,7 @@ class Rooms:
         for model, room in found.items():
             room.start_with(told_of(model), "rate limits API")
 
-    def all(self) -> list[Room]:
+    def all(self) -> list[ModelGroup]:
         """Those there are."""
         return list(self._by_lane.values())
 

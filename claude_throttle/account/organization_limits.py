@@ -32,7 +32,7 @@ MOST = 1e15
 NO_LIMITS: Mapping[str, float] = MappingProxyType({})
 
 
-class Group(NamedTuple):
+class RateLimitGroup(NamedTuple):
     """Models that share one rate limit."""
 
     #: Ids and aliases, as the API spells them.
@@ -41,13 +41,13 @@ class Group(NamedTuple):
     limits: Mapping[str, float]
 
 
-def read_groups(pages: Iterable[Any]) -> list[Group]:
+def read_groups(pages: Iterable[Any]) -> list[RateLimitGroup]:
     """The model groups of an answer, given as its decoded *pages*, in their order."""
     groups = (_group(entry) for page in pages for entry in _items(page, "data"))
     return [group for group in groups if group is not None]
 
 
-def limits_of(model: str, groups: Iterable[Group]) -> Mapping[str, float]:
+def limits_of(model: str, groups: Iterable[RateLimitGroup]) -> Mapping[str, float]:
     """What holds for *model*; empty if no group is its.
 
     A group that names it goes before one that names another model of its lane.
@@ -63,11 +63,11 @@ def limits_of(model: str, groups: Iterable[Group]) -> Mapping[str, float]:
     return NO_LIMITS
 
 
-def _group(entry: Any) -> Optional[Group]:
+def _group(entry: Any) -> Optional[RateLimitGroup]:
     models = tuple(name for name in _items(entry, "models") if isinstance(name, str))
     if not models or not _limits_messages(entry):
         return None
-    return Group(models, MappingProxyType(_limits(entry)))
+    return RateLimitGroup(models, MappingProxyType(_limits(entry)))
 
 
 def _limits_messages(entry: Mapping[str, Any]) -> bool:

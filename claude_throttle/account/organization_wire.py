@@ -12,7 +12,7 @@ from claude_throttle.transport.verdicts import read_json
 MOST_PAGES = 100
 
 
-class Answer(Protocol):
+class PageResponse(Protocol):
     """What an asked server says."""
 
     status_code: int
@@ -31,7 +31,7 @@ def fetch_pages(ask: Ask, admin_key: str, api_version: str) -> list[Any]:
     pages: list[Any] = []
     path = "/v1/organizations/rate_limits"
     while len(pages) < MOST_PAGES:
-        answer: Answer = ask("GET", path, headers)
+        answer: PageResponse = ask("GET", path, headers)
         if answer.status_code != 200:
             raise OSError(f"status {answer.status_code}")
         page = read_json(answer.content)

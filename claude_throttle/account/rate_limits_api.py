@@ -6,20 +6,22 @@ import contextlib
 import logging
 from functools import partial
 
-from claude_throttle.account.model_groups import Rooms
+from claude_throttle.account.model_groups import ModelGroups
 from claude_throttle.account.organization_limits import limits_of, read_groups
 from claude_throttle.account.organization_wire import fetch_pages
 from claude_throttle.config.settings import Settings
-from claude_throttle.core.threads.thread_pool import Senders
-from claude_throttle.transport.http import Wire
+from claude_throttle.core.threads.thread_pool import ThreadPool
+from claude_throttle.transport.http import HttpTransport
 
 logger = logging.getLogger("claude_throttle")
 
 
-class Organization:
+class OrganizationLimits:
     """Asks the Rate Limits API once, beside the first call. Thread-safe."""
 
-    def __init__(self, settings: Settings, wire: Wire, rooms: Rooms, senders: Senders) -> None:
+    def __init__(
+        self, settings: Settings, wire: HttpTransport, rooms: ModelGroups, senders: ThreadPool
+    ) -> None:
         self._version = settings.api_version
         self._wire = wire
         self._rooms = rooms

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 WHOLE_ACCOUNT = ""
 
 
-class Access:
+class Suspensions:
     """What is suspended, by lane. Of one process; thread-safe."""
 
     def __init__(

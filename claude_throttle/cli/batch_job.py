@@ -12,10 +12,10 @@ from typing import Any, Optional
 
 import claude_throttle
 from claude_throttle.cli import outcomes
-from claude_throttle.cli.batch_journal import Attempt, Journal, digest_of
-from claude_throttle.cli.complaints import Complaints
+from claude_throttle.cli.batch_journal import Journal, JournalEntry, digest_of
+from claude_throttle.cli.complaints import LineErrors
 from claude_throttle.cli.exits import CannotStart
-from claude_throttle.cli.job import Stopped, Tally
+from claude_throttle.cli.job import JobStopped, Tally
 from claude_throttle.cli.lines import Line, Problem
 from claude_throttle.cli.progress import Snapshot
 from claude_throttle.cli.results import Results
@@ -46,7 +46,7 @@ class BatchJob:
         self._journal = journal
         self._total = total
         self._poll_seconds = poll_seconds
-        self._complaints = Complaints(print)
+        self._complaints = LineErrors(print)
         self._say: Callable[[str], None] = print
         # Requests in batches that have not ended.
         self._out = 0
@@ -71,7 +71,7 @@ class BatchJob:
     def work(self, lines: Generator[Line, None, None], say: Callable[[str], None]) -> None:
         """Collect what earlier runs sent, send what is missing, wait; raises what stopped it."""
         self._say = say
-        self._complaints = Complaints(say)
+        self._complaints = LineErrors(say)
         try:
             self._find_lost_ones()
             self._collect_earlier()
@@ -79,14 +79,14 @@ class BatchJob:
         except claude_throttle.ConfigurationError as error:
             raise CannotStart(str(error)) from None
         except claude_throttle.AccountSuspended as error:
-            raise Stopped(outcomes.suspended(error)) from None
+            raise JobStopped(outcomes.suspended(error)) from None
         except claude_throttle.ThrottleError as error:
-            raise Stopped(str(error)) from None
+            raise JobStopped(str(error)) from None
         except Exception as error:
             # The SDK's, known by its looks: importing it for a name takes half a second.
             if not type(error).__module__.startswith("anthropic"):
                 raise
-            raise Stopped(self._refusal(error)) from None
+            raise JobStopped(self._refusal(error)) from None
 
     def _refusal(self, error: Exception) -> str:
         text = outcomes.words(outcomes.errored(error))
@@ -105,7 +105,7 @@ class BatchJob:
             else:
                 self._journal.created(found, attempt.digest)
 
-    def _find(self, attempt: Attempt) -> Optional[str]:
+    def _find(self, attempt: JournalEntry) -> Optional[str]:
         """The id of a batch of just these requests."""
         for state in self.throttler.batches.recent(MOST_RECENT):
             if state.id in self._journal.noted.known_ids or not _may_be(state, attempt):
@@ -119,7 +119,7 @@ class BatchJob:
                 return state.id
             total = handle.progress().total
             if len(names) < total:
-                raise Stopped(
+                raise JobStopped(
                     f"batch {state.id} may be one whose id an earlier run never heard, but only "
                     f"{len(names)} of its {total} results can be read; run it again later"
                 )
@@ -254,7 +254,7 @@ def _several(ids: Sequence[str]) -> str:
     return "a batch" if len(ids) == 1 else f"{len(ids):,} batches"
 
 
-def _may_be(state: claude_throttle.BatchState, attempt: Attempt) -> bool:
+def _may_be(state: claude_throttle.BatchState, attempt: JournalEntry) -> bool:
     # An API that counts nothing before the end says 0.
     if state.progress.total not in (0, attempt.count):
         return False

@@ -25,7 +25,7 @@ def digest_of(custom_ids: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class JournalEntry:
     """A batch of which nobody knows whether it was made."""
 
     digest: str
@@ -41,13 +41,13 @@ class Noted:
     #: Made, and not yet in the output; oldest first.
     open_ids: list[str] = field(default_factory=list)
     known_ids: set[str] = field(default_factory=set)
-    unsure: list[Attempt] = field(default_factory=list)
+    unsure: list[JournalEntry] = field(default_factory=list)
 
     def take(self, line: dict[str, Any]) -> None:
         """One more line."""
         digest = line.get("requests")
         if "creating" in line:
-            self.unsure.append(Attempt(str(digest), int(line["creating"]), float(line["at"])))
+            self.unsure.append(JournalEntry(str(digest), int(line["creating"]), float(line["at"])))
             return
         if "created" in line:
             self.open_ids.append(line["created"])

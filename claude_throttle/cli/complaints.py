@@ -9,7 +9,7 @@ from collections.abc import Callable
 REPORTED_LINES = 50
 
 
-class Complaints:
+class LineErrors:
     """Of one run. Not thread-safe: the thread that reads the lines owns it."""
 
     def __init__(self, say: Callable[[str], None]) -> None:

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """What came of sending the work one way."""
 
     name: str
@@ -63,7 +63,7 @@ class Row:
     least_seconds: float
 
 
-class Count:
+class CallCounter:
     """Ended calls, counted from many threads."""
 
     def __init__(self, calls: int) -> None:
@@ -135,11 +135,11 @@ def _throttled(**told: float) -> Way:
     return send
 
 
-def _try(name: str, send: Way, arguments: argparse.Namespace) -> Row:
+def _try(name: str, send: Way, arguments: argparse.Namespace) -> ResultRow:
     # A server of its own for each: the first way leaves its quota empty.
     gc.collect()  # what the last server left: a Ctrl-C that comes in a destructor is lost
     server = FakeClaude(rpm=arguments.rpm, burst=arguments.burst, latency=arguments.latency)
-    count = Count(arguments.calls)
+    count = CallCounter(arguments.calls)
     with server as fake, Progress(count.snapshot, quiet=arguments.quiet) as progress:
         if not arguments.quiet:
             progress.say(f"{arguments.calls} calls at {arguments.rpm} a minute: {name}")
@@ -148,7 +148,7 @@ def _try(name: str, send: Way, arguments: argparse.Namespace) -> Row:
         succeeded = count.succeeded()
         seconds = SYSTEM_CLOCK.monotonic() - started_at
         refused = sum(arrival.status == 429 for arrival in fake.arrivals)
-    return Row(name, arguments.calls, succeeded, refused, seconds, _least_seconds(arguments))
+    return ResultRow(name, arguments.calls, succeeded, refused, seconds, _least_seconds(arguments))
 
 
 def _least_seconds(arguments: argparse.Namespace) -> float:
@@ -167,7 +167,7 @@ def _bodies(calls: int) -> list[dict[str, Any]]:
     ]
 
 
-def table(rows: Sequence[Row], columns: Optional[int] = None) -> str:
+def table(rows: Sequence[ResultRow], columns: Optional[int] = None) -> str:
     """Rows as text, with a head; one under the other if the terminal has too few *columns*."""
     width = max(len(row.name) for row in rows)
     head = (
@@ -178,14 +178,14 @@ def table(rows: Sequence[Row], columns: Optional[int] = None) -> str:
     return "\n".join([head, *(_line(row, width) for row in rows)])
 
 
-def _line(row: Row, width: int) -> str:
+def _line(row: ResultRow, width: int) -> str:
     return (
         f"{row.name:<{width}}{row.calls:>7,}{row.succeeded:>11,}{row.refused:>7,}"
         f"{row.seconds:>9.1f}{row.least_seconds:>15.1f}"
     )
 
 
-def _block(row: Row) -> str:
+def _block(row: ResultRow) -> str:
     return (
         f"{row.name}:\n"
         f"  {row.succeeded:,} of {row.calls:,} calls, {row.refused:,} 429s\n"

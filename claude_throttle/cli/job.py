@@ -20,11 +20,11 @@ from typing import Any, Optional
 
 import claude_throttle
 from claude_throttle.cli import outcomes
-from claude_throttle.cli.complaints import Complaints
+from claude_throttle.cli.complaints import LineErrors
 from claude_throttle.cli.exits import CannotStart
-from claude_throttle.cli.lines import Line, Problem, Request
+from claude_throttle.cli.lines import Line, LineRequest, Problem
 from claude_throttle.cli.progress import Snapshot, in_words, learned_rpm
-from claude_throttle.cli.reach import Reach
+from claude_throttle.cli.reach import OutageWatch
 from claude_throttle.cli.results import Results
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 
@@ -36,7 +36,7 @@ SLICE_SECONDS = 0.25
 READER_GRACE_SECONDS = 1.0
 
 
-class Stopped(Exception):
+class JobStopped(Exception):
     """Nothing more is sent, and why."""
 
 
@@ -76,14 +76,14 @@ class Job:
         throttler: claude_throttle.Throttler,
         results: Results,
         total: Optional[int] = None,
-        reach: Optional[Reach] = None,
+        reach: Optional[OutageWatch] = None,
     ) -> None:
         self.tally = Tally()
         self.throttler = throttler
         self.results = results
-        self._complaints = Complaints(print)
+        self._complaints = LineErrors(print)
         # Hears the throttler's events.
-        self._reach = reach if reach is not None else Reach()
+        self._reach = reach if reach is not None else OutageWatch()
         self._total = total
         self._started_at = SYSTEM_CLOCK.monotonic()
         # Guards tally and _open; notified when a call ends or everything stops.
@@ -107,7 +107,7 @@ class Job:
         *say* is told of lines that cannot be sent, and of outages. *lines* is closed by the thread
         that reads it.
         """
-        self._complaints = Complaints(say)
+        self._complaints = LineErrors(say)
         self._reach.say = say
         # A daemon: a read from a terminal or pipe cannot be ended by anything else.
         self._reader = threading.Thread(
@@ -139,7 +139,7 @@ class Job:
     def _look_after_the_server(self) -> None:
         hopeless = self._reach.given_up(SYSTEM_CLOCK.monotonic())
         if hopeless is not None:
-            self._stop(Stopped(f"{self.throttler.settings.base_url}: {hopeless}"))
+            self._stop(JobStopped(f"{self.throttler.settings.base_url}: {hopeless}"))
 
     def snapshot(self) -> Snapshot:
         """How far it is; from any thread."""
@@ -174,14 +174,14 @@ class Job:
         else:
             self._send(line)
 
-    def _send(self, line: Request) -> None:
+    def _send(self, line: LineRequest) -> None:
         try:
             future = self.throttler.submit(raw=True, block=True, **line.params)
         except claude_throttle.ConfigurationError as error:
             raise CannotStart(str(error)) from None
         except (claude_throttle.ThrottleError, TypeError, ValueError) as error:
             if outcomes.stops_all(error):
-                self._stop(Stopped(outcomes.suspended(error)))
+                self._stop(JobStopped(outcomes.suspended(error)))
             # Once everything is stopped, the line is not to blame.
             if self._stopped_by is None:
                 self._refuse(line, type(error).__name__, str(error))
@@ -219,14 +219,14 @@ class Job:
                 self._count(None)
         # What fails because everything was stopped is not done, rather than failed.
         elif outcomes.stops_all(error):
-            self._stop(Stopped(outcomes.suspended(error)))
+            self._stop(JobStopped(outcomes.suspended(error)))
         elif self._stopped_by is None:
             result = outcomes.errored(error)
             if self._write(line, result):
                 self._count(result)
             trouble = outcomes.account_trouble(error)
             if trouble is not None:
-                self._stop(Stopped(trouble))
+                self._stop(JobStopped(trouble))
 
     def _count(self, failure: Optional[outcomes.Result]) -> None:
         with self._changed:

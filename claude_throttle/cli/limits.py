@@ -49,7 +49,7 @@ MAX_RETRIES = 2
 NO_HEADERS = "the answer told no limits: no anthropic-ratelimit headers"
 
 
-class Asked(NamedTuple):
+class ProbeRequest(NamedTuple):
     """What came of asking."""
 
     limits: claude_throttle.Limits
@@ -94,7 +94,7 @@ def execute(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if reasons else ALL_WELL
 
 
-def _ask(arguments: argparse.Namespace) -> Asked:
+def _ask(arguments: argparse.Namespace) -> ProbeRequest:
     models = list(dict.fromkeys(arguments.model or [CHEAPEST_MODEL]))
     with contextlib.ExitStack() as stack:
         if arguments.fake:
@@ -108,7 +108,7 @@ def _ask(arguments: argparse.Namespace) -> Asked:
         throttler = stack.enter_context(quota_options.open_throttler(**settings))
         quota_options.require_key(throttler)
         failures = dict(zip(models, _call(throttler, models)))
-        return Asked(throttler.limits(), failures)
+        return ProbeRequest(throttler.limits(), failures)
 
 
 def _call(throttler: claude_throttle.Throttler, models: Sequence[str]) -> list[Optional[str]]:
@@ -146,7 +146,7 @@ def _reason(error: Optional[BaseException], url: str) -> Optional[str]:
     return f"{url}: {words}"
 
 
-def _reasons(asked: Asked, known: bool) -> Sequence[str]:
+def _reasons(asked: ProbeRequest, known: bool) -> Sequence[str]:
     by_reason: dict[str, list[str]] = {}
     for model, reason in asked.failures.items():
         if reason is not None:

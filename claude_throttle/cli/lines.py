@@ -50,7 +50,7 @@ class RawLine:
 
 
 @dataclass(frozen=True)
-class Request:
+class LineRequest:
     """A line that can be sent."""
 
     number: int
@@ -70,7 +70,7 @@ class Problem:
     mended_at_once: bool = False
 
 
-Line = Union[Request, Problem]
+Line = Union[LineRequest, Problem]
 
 
 class _Unusable(Exception):
@@ -154,7 +154,7 @@ def parse(raw: RawLine, fill: Mapping[str, Any]) -> Line:
     except _Unusable as reason:
         own_id = custom_id or raw.own_id
         return Problem(raw.number, own_id, str(reason), reason.mended_at_once)
-    return Request(raw.number, custom_id or raw.own_id, params)
+    return LineRequest(raw.number, custom_id or raw.own_id, params)
 
 
 def _decode(raw: RawLine) -> Any:

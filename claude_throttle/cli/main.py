@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
-class Command(Protocol):
+class CommandModule(Protocol):
     """What a module of a command has."""
 
     SUMMARY: str
@@ -30,7 +30,7 @@ class Command(Protocol):
         ...
 
 
-COMMANDS: dict[str, Command] = {
+COMMANDS: dict[str, CommandModule] = {
     "demo": demo,
     "run": run,
     "limits": limits,

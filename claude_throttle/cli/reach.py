@@ -18,7 +18,7 @@ from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 GIVE_UP_SECONDS = 30.0
 
 
-class Reach:
+class OutageWatch:
     """A listener for ``on_event``. Thread-safe: every field is set in one step."""
 
     def __init__(self) -> None:

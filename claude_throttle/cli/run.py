@@ -46,10 +46,10 @@ from claude_throttle.cli import pretended, quota_options
 from claude_throttle.cli.batch_job import BatchJob
 from claude_throttle.cli.batch_journal import journal_beside
 from claude_throttle.cli.exits import ALL_WELL, INTERRUPTED, SOME_FAILED, CannotStart
-from claude_throttle.cli.job import Job, Stopped, Tally
+from claude_throttle.cli.job import Job, JobStopped, Tally
 from claude_throttle.cli.lines import Line, count_lines, read_lines
 from claude_throttle.cli.progress import Progress, watched
-from claude_throttle.cli.reach import Reach
+from claude_throttle.cli.reach import OutageWatch
 from claude_throttle.cli.results import Recorded, Results, results_file
 
 #: Kinds of failures that are quoted at the end.
@@ -101,7 +101,7 @@ def execute(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as until_it_runs:
         source = until_it_runs.enter_context(_source(arguments.input))
         results = stack.enter_context(_destination(arguments.output, source))
-        reach = Reach()
+        reach = OutageWatch()
         journal = None
         if arguments.batch:
             journal = stack.enter_context(journal_beside(arguments.output))
@@ -135,7 +135,7 @@ def _carry_out(
         return ending.interrupted(job.tally)
     except BrokenPipeError:
         raise
-    except (Stopped, OSError) as reason:
+    except (JobStopped, OSError) as reason:
         return ending.stopped(job.tally, reason)
     return ending.done(job)
 
@@ -176,7 +176,7 @@ def _refuse_same_file(source: BinaryIO, output: BinaryIO) -> None:
 
 
 def _throttler(
-    arguments: argparse.Namespace, stack: contextlib.ExitStack, reach: Reach
+    arguments: argparse.Namespace, stack: contextlib.ExitStack, reach: OutageWatch
 ) -> claude_throttle.Throttler:
     settings = quota_options.told(arguments)
     if arguments.fake:

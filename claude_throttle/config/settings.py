@@ -17,7 +17,7 @@ from claude_throttle.transport.headers import merged_headers
 if TYPE_CHECKING:
     from typing_extensions import TypedDict
 
-    from claude_throttle.transport.http import WireSettings
+    from claude_throttle.transport.http import TransportSettings
 
     Told = Union[float, Quota]
 
@@ -266,14 +266,14 @@ class Settings:
         return merged_headers(merged_headers(ours, self.default_headers), proof)
 
     @property
-    def wire(self) -> WireSettings:
+    def wire(self) -> TransportSettings:
         """What the wire needs of all this."""
         # Here, since nothing else in this file needs requests: see Throttler.__init__.
-        from claude_throttle.transport.http import WireSettings
+        from claude_throttle.transport.http import TransportSettings
         from claude_throttle.transport.retry import RetryRules
 
         rules = RetryRules(self.max_retries, self.retry_read_timeouts, self.retry_resets)
-        return WireSettings(self.base_url, self.headers, rules, self.proxies, self.ca_bundle)
+        return TransportSettings(self.base_url, self.headers, rules, self.proxies, self.ca_bundle)
 
     def require_key(self) -> None:
         """Raise :class:`ConfigurationError` if there is nothing to prove who we are."""

@@ -16,7 +16,7 @@ logger = logging.getLogger("claude_throttle")
 Listener = Callable[[Event], None]
 
 
-class Observer:
+class EventBus:
     """Of one process. Thread-safe."""
 
     def __init__(self, recorder: Recorder, listener: Optional[Listener], clock: Clock) -> None:

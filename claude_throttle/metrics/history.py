@@ -34,7 +34,7 @@ class HistoryInterval(NamedTuple):
     overloaded: int = 0
 
 
-class Ring:
+class RingBuffer:
     """Counts by interval, the last ones only. Not thread-safe.
 
     An interval has its number on the scale of ``now``, and a slot by that number. A slot that

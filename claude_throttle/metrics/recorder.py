@@ -133,7 +133,7 @@ class Recorder:
         self._queue_wait = Histogram()
         self._latency = Histogram()
         self._departures: deque[tuple[int, int]] = deque()
-        self._recent = recent.Ring()
+        self._recent = recent.RingBuffer()
         self._started_at: float | None = None
         self._count: dict[type, Callable[[Any, float], None]] = {
             CallQueued: self._queued,

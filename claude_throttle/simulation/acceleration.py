@@ -28,7 +28,7 @@ class RampRefusal(NamedTuple):
     next_per_minute: float
 
 
-class Ramp:
+class AccelerationLimit:
     """*cap* input tokens in the first minute; *step* more after each in which there was a request.
 
     Minutes without one leave the cap where it is.

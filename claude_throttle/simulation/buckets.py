@@ -6,7 +6,7 @@ from __future__ import annotations
 CRUMB = 1e-6
 
 
-class Bucket:
+class SimulatedBucket:
     """Holds at most *capacity*, starts full, gains *per_minute* / 60 each second."""
 
     def __init__(self, per_minute: float, capacity: float, now: float) -> None:

@@ -8,11 +8,11 @@ from typing import Any, Callable, NamedTuple, Protocol
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event
-from claude_throttle.core.domain.ports import Pacer, Step
-from claude_throttle.simulation.fleet_store import Ledger
+from claude_throttle.core.domain.ports import LanePacer, Step
+from claude_throttle.simulation.fleet_store import FleetStore
 
 
-class SharedPacer(Pacer, Protocol):
+class FleetPacer(LanePacer, Protocol):
     """A pacer whose quotas a ledger keeps."""
 
     asking: bool
@@ -55,7 +55,7 @@ class SharedPacer(Pacer, Protocol):
         ...
 
 
-class StoreTime(Protocol):
+class FleetClockOffset(Protocol):
     """The store's clock, as one process knows it."""
 
     def hear(self, said: float, asked_at: float, now: float) -> None:
@@ -71,17 +71,17 @@ class StoreTime(Protocol):
         ...
 
 
-class Parts(NamedTuple):
+class FleetParts(NamedTuple):
     """What is simulated: the real things, as the top level would make them."""
 
     #: The pacer of the process of that number.
-    pacer: Callable[[int], SharedPacer]
+    pacer: Callable[[int], FleetPacer]
     #: The ledger, by a clock that tells seconds.
-    ledger: Callable[[Callable[[], float]], Ledger]
+    ledger: Callable[[Callable[[], float]], FleetStore]
     #: The order with which a member says that it is there: its name, and not_after.
     beat: Callable[[str, float], Any]
     #: The store's clock, as a process that has just begun knows it.
-    time: Callable[[], StoreTime]
+    time: Callable[[], FleetClockOffset]
 
 
 class Work(NamedTuple):
@@ -95,7 +95,7 @@ class Work(NamedTuple):
     urgent_per_second: float = 0.0
 
 
-class Call(NamedTuple):
+class FleetCall(NamedTuple):
     """One call that waits."""
 
     #: When it was submitted; of a backlog, nobody knows.
@@ -103,4 +103,4 @@ class Call(NamedTuple):
     urgent: bool = False
 
 
-FROM_THE_BACKLOG = Call(-math.inf)
+FROM_THE_BACKLOG = FleetCall(-math.inf)

@@ -9,8 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.feedback import Heard, Stamp
-from claude_throttle.simulation.fleet_parts import FROM_THE_BACKLOG, Call, Parts, SharedPacer, Work
+from claude_throttle.core.domain.feedback import Dispatch, Feedback
+from claude_throttle.simulation.fleet_parts import (
+    FROM_THE_BACKLOG,
+    FleetCall,
+    FleetPacer,
+    FleetParts,
+    Work,
+)
 
 if TYPE_CHECKING:
     from claude_throttle.simulation.fleet_simulation import FleetSimulation
@@ -34,7 +40,7 @@ ACCOUNT, LANE, NO_LANE = "account", "lane", ""
 class SimulatedProcess:
     """Everything it does it does in the instants that the simulation gives it."""
 
-    def __init__(self, fleet: FleetSimulation, number: int, parts: Parts, work: Work) -> None:
+    def __init__(self, fleet: FleetSimulation, number: int, parts: FleetParts, work: Work) -> None:
         self.number, self.work = number, work
         # As a pacer's clerk.
         self.alone, self.members, self.on_failure = False, 1, fleet.on_failure
@@ -46,8 +52,8 @@ class SimulatedProcess:
         self._time = parts.time()
         self._name = f"process {number}"
         self._stalled_until = -math.inf
-        self._urgent: deque[Call] = deque()
-        self._waiting: deque[Call] = deque()
+        self._urgent: deque[FleetCall] = deque()
+        self._waiting: deque[FleetCall] = deque()
         #: The worker itself is asking, and does nothing else.
         self._worker_asks = False
         self._news_at = self._look_at = math.inf
@@ -92,7 +98,7 @@ class SimulatedProcess:
             )
 
     def _submit(self, per_second: float, urgent: bool) -> None:
-        (self._urgent if urgent else self._waiting).append(Call(self._fleet.now, urgent))
+        (self._urgent if urgent else self._waiting).append(FleetCall(self._fleet.now, urgent))
         self._come(per_second, urgent)
         self._look()
 
@@ -104,13 +110,13 @@ class SimulatedProcess:
     # -- its worker ------------------------------------------------------------------------------
 
     @property
-    def _head(self) -> Optional[Call]:
+    def _head(self) -> Optional[FleetCall]:
         for line in (self._urgent, self._waiting):
             if line:
                 return line[0]
         return FROM_THE_BACKLOG if self.work.backlogged else None
 
-    def _ahead(self, head: Call, most: int) -> list[Cost]:
+    def _ahead(self, head: FleetCall, most: int) -> list[Cost]:
         """Those of the head's own rank behind it."""
         waiting = len(self._urgent if head.urgent else self._waiting) - 1
         if self.work.backlogged and not head.urgent:
@@ -144,7 +150,7 @@ class SimulatedProcess:
         self._look_at = math.inf
         self._look()
 
-    def _leave(self, head: Call, now: float) -> None:
+    def _leave(self, head: FleetCall, now: float) -> None:
         for line in (self._urgent, self._waiting):
             if line and line[0] is head:
                 line.popleft()
@@ -155,7 +161,7 @@ class SimulatedProcess:
             done_at, reply = self._fleet.server.arrive(self._fleet.request, now)
             self._after(done_at - now, lambda: self._hear(head, stamp, reply(self._fleet.now)))
 
-    def _hear(self, call: Call, stamp: Stamp, heard: Heard) -> None:
+    def _hear(self, call: FleetCall, stamp: Dispatch, heard: Feedback) -> None:
         cost, now = self._fleet.cost, self._fleet.now
         self._out -= 1
         if heard.cause:
@@ -179,7 +185,7 @@ class SimulatedProcess:
     def _pause(self, seconds: float) -> None:
         self.pacer.pause_for(seconds, self._fleet.now)
 
-    def reserve(self, _pacer: SharedPacer, costs: list[Cost]) -> None:
+    def reserve(self, _pacer: FleetPacer, costs: list[Cost]) -> None:
         """As the worker's errand."""
         self._ask(costs)
 

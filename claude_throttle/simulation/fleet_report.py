@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from claude_throttle.simulation.fleet_simulation import FleetSimulation, Leave
+from claude_throttle.simulation.fleet_simulation import FleetDeparture, FleetSimulation
 from claude_throttle.testing.arrivals import worst_excess
 
 
@@ -67,12 +67,12 @@ def report_on(
     )
 
 
-def excess(leaves: Sequence[Leave], rate: float, burst: float = 1.0) -> float:
+def excess(leaves: Sequence[FleetDeparture], rate: float, burst: float = 1.0) -> float:
     """Calls beyond what any window may hold; 0 or less means none."""
     return worst_excess([leave.at for leave in leaves], [1.0] * len(leaves), rate, burst)
 
 
-def shares_of(fleet: FleetSimulation, leaves: Sequence[Leave]) -> list[int]:
+def shares_of(fleet: FleetSimulation, leaves: Sequence[FleetDeparture]) -> list[int]:
     """Calls of each process that always had some waiting, and is still there."""
     left = Counter(leave.process for leave in leaves if not leave.call.urgent)
     alive = [process for process in fleet.processes if process.work.backlogged]
@@ -91,7 +91,7 @@ def missed(fleet: FleetSimulation) -> int:
     return passed - sum(not leave.alone for leave in fleet.leaves)
 
 
-def waits_beyond_place(leaves: Sequence[Leave], rate: float) -> list[float]:
+def waits_beyond_place(leaves: Sequence[FleetDeparture], rate: float) -> list[float]:
     """Seconds by which each urgent call left later than from one queue of all processes.
 
     There it would have left before all others, an interval after the urgent one before it, and an

@@ -20,10 +20,10 @@ from functools import partial
 from typing import Callable, NamedTuple, Optional
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.simulation.fleet_parts import Call, Parts, Work
+from claude_throttle.simulation.fleet_parts import FleetCall, FleetParts, Work
 from claude_throttle.simulation.fleet_process import SimulatedProcess
 from claude_throttle.simulation.fleet_store import SimulatedStore, StoreSpeed
-from claude_throttle.simulation.simulated_server import Request, SimulatedServer
+from claude_throttle.simulation.simulated_server import SimulatedRequest, SimulatedServer
 
 #: Mean seconds by which a worker wakes late.
 LATE_SECONDS = 0.0002
@@ -35,16 +35,16 @@ START_SECONDS = 1.0
 ONE = Cost(1.0, 0.0, 0.0)
 
 #: What the server makes of each.
-ANSWERED = Request()
+ANSWERED = SimulatedRequest()
 
 
-class Leave(NamedTuple):
+class FleetDeparture(NamedTuple):
     """One call as it left."""
 
     at: float
     #: Number of the process.
     process: int
-    call: Call
+    call: FleetCall
     #: Without the store: on its own part of the quota.
     alone: bool
 
@@ -54,7 +54,7 @@ class FleetSimulation:
 
     def __init__(
         self,
-        parts: Parts,
+        parts: FleetParts,
         works: Iterable[Work],
         speed: StoreSpeed,
         *,
@@ -63,7 +63,7 @@ class FleetSimulation:
         beats: bool = True,
         on_failure: str = "share",
         server: Optional[SimulatedServer] = None,
-        request: Request = ANSWERED,
+        request: SimulatedRequest = ANSWERED,
         start_seconds: float = START_SECONDS,
         late_seconds: float = LATE_SECONDS,
         seed: int = 0,
@@ -80,7 +80,7 @@ class FleetSimulation:
         self.server, self.request = server, request
         self.chance = random.Random(seed)
         #: Every call that left, in order.
-        self.leaves: list[Leave] = []
+        self.leaves: list[FleetDeparture] = []
         #: Instants of the slots that were given.
         self.slots: list[float] = []
         #: What is to happen beside the calls, and when.
@@ -111,9 +111,9 @@ class FleetSimulation:
         """Have it happen then."""
         heapq.heappush(self._agenda, (at, next(self._order), happen))
 
-    def left(self, process: int, call: Call, alone: bool) -> None:
+    def left(self, process: int, call: FleetCall, alone: bool) -> None:
         """It leaves in this instant."""
-        self.leaves.append(Leave(self.now, process, call, alone))
+        self.leaves.append(FleetDeparture(self.now, process, call, alone))
 
     def late(self) -> float:
         """Seconds by which a worker wakes late, this time."""

@@ -23,7 +23,7 @@ class StoreSpeed(NamedTuple):
     jitter_seconds: float = 0.0
 
 
-class Ledger(Protocol):
+class FleetStore(Protocol):
     """What is asked of a ledger."""
 
     def exchange(self, account: str, lane: str, order: Any) -> Any:
@@ -49,7 +49,7 @@ class Agenda(Protocol):
 class SimulatedStore:
     """Serves in the order of arrival."""
 
-    def __init__(self, agenda: Agenda, ledger: Ledger, speed: StoreSpeed) -> None:
+    def __init__(self, agenda: Agenda, ledger: FleetStore, speed: StoreSpeed) -> None:
         self.ledger = ledger
         #: How many exchanges there were, by what they were for.
         self.asked: Counter[str] = Counter()

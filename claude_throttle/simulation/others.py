@@ -11,7 +11,7 @@ from typing import Optional
 MOST_AT_ONCE = 100_000
 
 
-class Others:
+class OtherClients:
     """Asks *per_minute* times a minute, evenly spaced; ``None`` asks never."""
 
     def __init__(self, now: float) -> None:

@@ -10,13 +10,13 @@ import math
 from dataclasses import dataclass, fields
 from typing import NamedTuple, Optional, Union
 
-from claude_throttle.simulation.acceleration import STEP, Ramp, RampRefusal
-from claude_throttle.simulation.buckets import CRUMB, Bucket
-from claude_throttle.simulation.others import Others
+from claude_throttle.simulation.acceleration import STEP, AccelerationLimit, RampRefusal
+from claude_throttle.simulation.buckets import CRUMB, SimulatedBucket
+from claude_throttle.simulation.others import OtherClients
 
 
 @dataclass(frozen=True)
-class Limits:
+class SimulatedLimits:
     """What the server allows; ``None`` means unlimited (for a burst: a whole minute's worth)."""
 
     #: Requests per minute and model.
@@ -64,7 +64,7 @@ class Refusal(NamedTuple):
     retry_after: int
 
 
-class Standing(NamedTuple):
+class QuotaStatus(NamedTuple):
     """How one limit stands, for the headers."""
 
     #: ``"requests"``, ``"input-tokens"``, ``"output-tokens"`` or ``"tokens"``.
@@ -80,12 +80,12 @@ AnyRefusal = Union[Refusal, RampRefusal]
 class ModelQuotas:
     """The buckets of one model, or of models that share them."""
 
-    def __init__(self, limits: Limits, now: float) -> None:
-        self._buckets: dict[str, Bucket] = {}
+    def __init__(self, limits: SimulatedLimits, now: float) -> None:
+        self._buckets: dict[str, SimulatedBucket] = {}
         # What the headers tell of requests, if that is not the truth. Never asked.
-        self._shown: dict[str, Bucket] = {}
-        self._others = Others(now)
-        self._ramp: Optional[Ramp] = None
+        self._shown: dict[str, SimulatedBucket] = {}
+        self._others = OtherClients(now)
+        self._ramp: Optional[AccelerationLimit] = None
         self.reshape(limits, now)
 
     @property
@@ -93,7 +93,7 @@ class ModelQuotas:
         """Requests somebody else was let in with, up to the last look."""
         return self._others.taken
 
-    def reshape(self, limits: Limits, now: float) -> None:
+    def reshape(self, limits: SimulatedLimits, now: float) -> None:
         """Put *limits* in force from *now* on. A limit that was not there before starts full."""
         self.catch_up(now)
         for what, per_minute, burst in (
@@ -114,7 +114,7 @@ class ModelQuotas:
         start = (cap, STEP if step is None else step)
         # Other limits may change without throwing back what the cap has grown to.
         if self._ramp is None or self._ramp.start != start:
-            self._ramp = Ramp(*start, now)
+            self._ramp = AccelerationLimit(*start, now)
 
     def catch_up(self, now: float) -> None:
         """Let the others take what they took up to *now*; every look does it by itself."""
@@ -145,7 +145,7 @@ class ModelQuotas:
         """Take what was produced; the bucket may go below zero."""
         self._take("output tokens", output_tokens, now)
 
-    def standings(self, now: float) -> list[Standing]:
+    def standings(self, now: float) -> list[QuotaStatus]:
         """Every limit there is; ``tokens`` is input and output together, when both are limited."""
         self.catch_up(now)
         told = {**self._buckets, **self._shown}
@@ -162,7 +162,11 @@ class ModelQuotas:
 
 
 def _reshape(
-    buckets: dict[str, Bucket], what: str, per_minute: float | None, burst: float | None, now: float
+    buckets: dict[str, SimulatedBucket],
+    what: str,
+    per_minute: float | None,
+    burst: float | None,
+    now: float,
 ) -> None:
     if per_minute is None:
         buckets.pop(what, None)
@@ -171,24 +175,24 @@ def _reshape(
     if what in buckets:
         buckets[what].reshape(per_minute, capacity, now)
     else:
-        buckets[what] = Bucket(per_minute, capacity, now)
+        buckets[what] = SimulatedBucket(per_minute, capacity, now)
 
 
-def _refusal(what: str, bucket: Bucket, wanted: float, now: float) -> Refusal:
+def _refusal(what: str, bucket: SimulatedBucket, wanted: float, now: float) -> Refusal:
     # An output bucket at zero is still refused, so the wait goes on to the first whole token.
     target = 1.0 if what == "output tokens" else wanted
     seconds = bucket.seconds_until(target, now)
     return Refusal(what, bucket.per_minute, max(1, math.ceil(seconds - CRUMB)))
 
 
-def _standing(what: str, bucket: Bucket, now: float) -> Standing:
+def _standing(what: str, bucket: SimulatedBucket, now: float) -> QuotaStatus:
     until_full = bucket.seconds_until(bucket.capacity, now)
     name = what.replace(" ", "-")
-    return Standing(name, bucket.per_minute, max(0.0, bucket.level(now)), until_full)
+    return QuotaStatus(name, bucket.per_minute, max(0.0, bucket.level(now)), until_full)
 
 
-def _together(first: Standing, second: Standing) -> Standing:
-    return Standing(
+def _together(first: QuotaStatus, second: QuotaStatus) -> QuotaStatus:
+    return QuotaStatus(
         "tokens",
         first.per_minute + second.per_minute,
         first.remaining + second.remaining,

@@ -11,13 +11,13 @@ from claude_throttle.core.domain.feedback import (
     OVERLOAD,
     RAMP,
     RATE,
-    Growth,
-    Heard,
-    Reading,
-    Readings,
+    Feedback,
+    RampLimit,
+    RateLimit,
+    RateLimits,
 )
 from claude_throttle.simulation.acceleration import RampRefusal
-from claude_throttle.simulation.quotas import Limits, ModelQuotas
+from claude_throttle.simulation.quotas import ModelQuotas, SimulatedLimits
 from claude_throttle.testing.behaviour import ADMISSION, ANSWER
 
 #: Tokens. ``remaining`` is told rounded to the nearest thousand (rate-limit page, 2026-09).
@@ -27,7 +27,7 @@ TOKEN_STEP = 1000.0
 RESET = "reset"
 
 
-class Request(NamedTuple):
+class SimulatedRequest(NamedTuple):
     """One call as the server sees it."""
 
     input_tokens: float = 100.0
@@ -39,17 +39,17 @@ class Request(NamedTuple):
     guess: Optional[float] = None
 
 
-class Seen(NamedTuple):
+class SeenRequest(NamedTuple):
     """One arrival."""
 
     at: float
-    request: Request
+    request: SimulatedRequest
     #: Why it was refused, by the names in ``flow/heard.py``; empty if it was let in.
     cause: str
 
 
 #: When the answer is sent, and what it says then.
-Reply = tuple[float, Callable[[float], Heard]]
+Reply = tuple[float, Callable[[float], Feedback]]
 
 
 class SimulatedServer:
@@ -62,7 +62,7 @@ class SimulatedServer:
 
     def __init__(
         self,
-        limits: Limits,
+        limits: SimulatedLimits,
         *,
         headers_at: str = ANSWER,
         overloaded: float = 0.0,
@@ -74,36 +74,36 @@ class SimulatedServer:
             raise ValueError(f"headers_at must be {ADMISSION!r} or {ANSWER!r} (got {headers_at!r})")
         self.limits = limits
         self.quotas = ModelQuotas(limits, 0.0)
-        self.log: list[Seen] = []
+        self.log: list[SeenRequest] = []
         #: While set, what everything is refused with, unseen by the quotas.
-        self.outage: Optional[Heard] = None
+        self.outage: Optional[Feedback] = None
         self.in_flight = 0
         self._at_answer = headers_at == ANSWER
         self._shares = ((OVERLOAD, overloaded), (FAULT, errors), (RESET, resets))
         self._chance = random.Random(seed)
 
-    def reshape(self, limits: Limits, now: float) -> None:
+    def reshape(self, limits: SimulatedLimits, now: float) -> None:
         """Other limits from now on."""
         self.limits = limits
         self.quotas.reshape(limits, now)
 
-    def arrive(self, request: Request, now: float) -> Reply:
+    def arrive(self, request: SimulatedRequest, now: float) -> Reply:
         """A request comes in."""
         heard = self._refusal(request, now)
-        self.log.append(Seen(now, request, heard.cause if heard else ""))
+        self.log.append(SeenRequest(now, request, heard.cause if heard else ""))
         if heard is not None:
             return now, lambda _: heard
         self.in_flight += 1
         stamped = self.readings(now)
 
-        def answer(at: float) -> Heard:
+        def answer(at: float) -> Feedback:
             self.in_flight -= 1
             self.quotas.charge_output(request.output_tokens, at)
-            return Heard(readings=self.readings(at) if self._at_answer else stamped)
+            return Feedback(readings=self.readings(at) if self._at_answer else stamped)
 
         return now + request.latency, answer
 
-    def _refusal(self, request: Request, now: float) -> Optional[Heard]:
+    def _refusal(self, request: SimulatedRequest, now: float) -> Optional[Feedback]:
         fault = self._fault()
         if self.outage is not None:
             return self.outage
@@ -111,7 +111,7 @@ class SimulatedServer:
             return _broken(fault)
         most = self.limits.max_concurrency
         if most is not None and self.in_flight >= most:
-            return Heard(CONCURRENCY, None, self.readings(now), status=429)
+            return Feedback(CONCURRENCY, None, self.readings(now), status=429)
         return self._limited(request, now)
 
     def _fault(self) -> str:
@@ -123,20 +123,20 @@ class SimulatedServer:
             dice -= share
         return ""
 
-    def _limited(self, request: Request, now: float) -> Optional[Heard]:
+    def _limited(self, request: SimulatedRequest, now: float) -> Optional[Feedback]:
         refusal = self.quotas.admit(int(request.input_tokens), now)
         if refusal is None:
             return None
         kind, readings = refusal.what.replace(" ", "_"), self.readings(now)
         if isinstance(refusal, RampRefusal):
-            growth = Growth(kind, refusal.per_minute, refusal.next_per_minute)
-            return Heard(RAMP, refusal.retry_after, readings, kind, growth, status=429)
-        return Heard(RATE, refusal.retry_after, readings, kind, status=429)
+            growth = RampLimit(kind, refusal.per_minute, refusal.next_per_minute)
+            return Feedback(RAMP, refusal.retry_after, readings, kind, growth, status=429)
+        return Feedback(RATE, refusal.retry_after, readings, kind, status=429)
 
-    def readings(self, now: float) -> Readings:
+    def readings(self, now: float) -> RateLimits:
         """What the headers say."""
         return {
-            standing.name.replace("-", "_"): Reading(
+            standing.name.replace("-", "_"): RateLimit(
                 standing.per_minute, _shown(standing.name, standing.remaining)
             )
             for standing in self.quotas.standings(now)
@@ -144,10 +144,10 @@ class SimulatedServer:
         }
 
 
-def _broken(fault: str) -> Heard:
+def _broken(fault: str) -> Feedback:
     if fault == RESET:
-        return Heard(FAULT)
-    return Heard(OVERLOAD, status=529) if fault == OVERLOAD else Heard(FAULT, status=500)
+        return Feedback(FAULT)
+    return Feedback(OVERLOAD, status=529) if fault == OVERLOAD else Feedback(FAULT, status=500)
 
 
 def _shown(name: str, remaining: float) -> float:

@@ -23,9 +23,9 @@ from typing import Callable, NamedTuple, Optional, Protocol
 
 from claude_throttle.core.domain.cost import NO_COST, Cost
 from claude_throttle.core.domain.events import CircuitClosed, Event
-from claude_throttle.core.domain.feedback import CONCURRENCY, FAULT, Heard, Stamp
-from claude_throttle.core.domain.ports import Lender, Pacer, Permits
-from claude_throttle.simulation.simulated_server import Request, SimulatedServer
+from claude_throttle.core.domain.feedback import CONCURRENCY, FAULT, Dispatch, Feedback
+from claude_throttle.core.domain.ports import LanePacer, LimiterPort, SlotOwner
+from claude_throttle.simulation.simulated_server import SimulatedRequest, SimulatedServer
 
 #: Seconds between looks for a permit, as the worker has them.
 LOOK_SECONDS = 0.25
@@ -49,7 +49,7 @@ LATE_SECONDS = 0.0002
 Delays = Callable[[random.Random], float]
 
 
-class Pace(Pacer, Protocol):
+class Pace(LanePacer, Protocol):
     """A pacer that can also say how much longer than known answers will get."""
 
     def stretch(self, now: float) -> float:
@@ -60,11 +60,11 @@ class Pace(Pacer, Protocol):
 class Estimates(Protocol):
     """What calls will cost, before anybody knows."""
 
-    def __call__(self, request: Request, stretch: float) -> Cost:
+    def __call__(self, request: SimulatedRequest, stretch: float) -> Cost:
         """What to book; *stretch* is the pacer's."""
         ...
 
-    def learn(self, request: Request) -> None:
+    def learn(self, request: SimulatedRequest) -> None:
         """A call was answered: what it really took is known."""
         ...
 
@@ -74,7 +74,7 @@ class SimulatedCall:
     """One call: what it asks, what it will turn out to be, and what became of it."""
 
     number: int
-    request: Request
+    request: SimulatedRequest
     #: Instant at which it is submitted.
     at: float = 0.0
     #: As estimated when it left last.
@@ -91,12 +91,12 @@ class SimulatedCall:
     failed: bool = False
 
 
-class Leave(NamedTuple):
+class Departure(NamedTuple):
     """One attempt as it left."""
 
     call: SimulatedCall
-    stamp: Stamp
-    lender: Lender
+    stamp: Dispatch
+    lender: SlotOwner
 
 
 class Simulation:
@@ -105,10 +105,10 @@ class Simulation:
     def __init__(
         self,
         pacer: Pace,
-        permits: Permits,
+        permits: LimiterPort,
         estimates: Estimates,
         server: SimulatedServer,
-        requests: Iterable[tuple[float, Request]],
+        requests: Iterable[tuple[float, SimulatedRequest]],
         *,
         one_way: Delays = lambda _: LOOPBACK_SECONDS,
         late: Delays = lambda chance: chance.expovariate(1 / LATE_SECONDS),
@@ -181,14 +181,14 @@ class Simulation:
         self._look_at = at
         self._at(at, self._look)
 
-    def _leave(self, call: SimulatedCall, cost: Cost, lender: Lender) -> None:
-        leave = Leave(call, self.pacer.take(cost, self.now), lender)
+    def _leave(self, call: SimulatedCall, cost: Cost, lender: SlotOwner) -> None:
+        leave = Departure(call, self.pacer.take(cost, self.now), lender)
         call.held = Cost(*map(sum, zip(call.held, cost)))
         call.booked_at = min(call.booked_at, self.now)
         call.sent_at.append(self.now)
         self._at(self.now + self._one_way(self._chance), partial(self._arrive, leave))
 
-    def _arrive(self, leave: Leave) -> None:
+    def _arrive(self, leave: Departure) -> None:
         done, reply = self.server.arrive(leave.call.request, self.now)
 
         def answer() -> None:
@@ -199,7 +199,7 @@ class Simulation:
 
     # -- the end of an attempt -------------------------------------------------------------------
 
-    def _hear(self, leave: Leave, heard: Heard) -> None:
+    def _hear(self, leave: Departure, heard: Feedback) -> None:
         if heard.readings:
             self.permits.headers_came()
         events = self._refused(leave, heard) if heard.cause else self._answered(leave, heard)
@@ -208,7 +208,7 @@ class Simulation:
         self.events += [(self.now, event) for event in events]
         self._look()
 
-    def _answered(self, leave: Leave, heard: Heard) -> list[Event]:
+    def _answered(self, leave: Departure, heard: Feedback) -> list[Event]:
         call, request = leave.call, leave.call.request
         actual = Cost(call.held.requests, request.input_tokens, request.output_tokens)
         change = Cost(*(after - before for before, after in zip(call.held, actual)))
@@ -224,7 +224,7 @@ class Simulation:
         self.pacer.settle(call.held, actual, call.booked_at)
         call.held = actual
 
-    def _refused(self, leave: Leave, heard: Heard) -> list[Event]:
+    def _refused(self, leave: Departure, heard: Feedback) -> list[Event]:
         call = leave.call
         if heard.cause == CONCURRENCY:
             self.permits.refused(self.now)
@@ -243,7 +243,7 @@ class Simulation:
         self._at(self.now + after, partial(self._queue, call))
         return events
 
-    def _wait_seconds(self, call: SimulatedCall, heard: Heard) -> float:
+    def _wait_seconds(self, call: SimulatedCall, heard: Feedback) -> float:
         """As transport/retry.py decides it."""
         if heard.retry_after:
             return heard.retry_after

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
 from claude_throttle.core.threads.clock import Clock
-from claude_throttle.simulation.quotas import Limits
+from claude_throttle.simulation.quotas import SimulatedLimits
 
 Latency = Union[float, Callable[[random.Random, dict[str, Any]], float]]
 OutputTokens = Union[int, Callable[[random.Random, dict[str, Any]], int]]
@@ -24,7 +24,7 @@ ADMIN_PREFIX = "sk-ant-admin"
 class Behaviour:
     """How the server answers; see :class:`claude_throttle.testing.FakeClaude`."""
 
-    limits: Limits
+    limits: SimulatedLimits
     clock: Clock
     organization_id: str
     #: Seconds, or a function of a random source and the request's body that tells them.

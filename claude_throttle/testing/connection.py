@@ -10,9 +10,9 @@ from collections import deque
 from typing import Optional, cast
 
 from claude_throttle.testing import replies
-from claude_throttle.testing.plans import CLOSE, RESET, Part, Plan
+from claude_throttle.testing.plans import CLOSE, RESET, Plan, ResponsePart
 from claude_throttle.testing.service import Service
-from claude_throttle.testing.wire import BadRequest, Request, RequestReader
+from claude_throttle.testing.wire import BadRequest, HttpRequest, RequestReader
 
 #: Bytes a client may send ahead while it is being answered.
 READ_AHEAD = 1024 * 1024
@@ -28,7 +28,7 @@ class Connection(asyncio.Protocol):
         self._everyone = everyone
         self._reader = RequestReader()
         self._plan: Optional[Plan] = None
-        self._parts: deque[Part] = deque()
+        self._parts: deque[ResponsePart] = deque()
         self._timer: Optional[asyncio.TimerHandle] = None
         self._without_body = False
         self._closing = False
@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(replies.encode_head(problem.status, headers) + body)
         self._close()
 
-    def _begin(self, request: Request) -> None:
+    def _begin(self, request: HttpRequest) -> None:
         try:
             plan = self._service.answer(request)
         except Exception:
@@ -120,7 +120,7 @@ class Connection(asyncio.Protocol):
         self._play()
         self._serve()
 
-    def _send(self, part: Part) -> None:
+    def _send(self, part: ResponsePart) -> None:
         if part.output_tokens and self._plan is not None:
             self._service.produced(self._plan.model, part.output_tokens)
         data = part.data

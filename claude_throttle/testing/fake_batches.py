@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Optional, Union
 from urllib.parse import parse_qs
 
-from claude_throttle.simulation.quotas import Limits, ModelQuotas
+from claude_throttle.simulation.quotas import ModelQuotas, SimulatedLimits
 from claude_throttle.testing import batch_records, replies
 from claude_throttle.testing.accounts import KEY_REFUSED
 from claude_throttle.testing.arrivals import Arrival, ArrivalLog
@@ -18,7 +18,7 @@ from claude_throttle.testing.batch_records import Batch, Ending
 from claude_throttle.testing.behaviour import Behaviour
 from claude_throttle.testing.faults import Garbage, Reply, Scripted
 from claude_throttle.testing.reading import SECRET_HEADERS, key_of
-from claude_throttle.testing.wire import Request
+from claude_throttle.testing.wire import HttpRequest
 
 PATH = "/v1/messages/batches"
 
@@ -54,7 +54,7 @@ class FakeBatches:
         self._batches: dict[str, Batch] = {}
         self._endings: dict[str, Ending] = {}
         self._script: deque[tuple[Scripted, bool]] = deque()
-        self._quotas = ModelQuotas(Limits(), self._clock.monotonic())
+        self._quotas = ModelQuotas(SimulatedLimits(), self._clock.monotonic())
         self._random = random.Random(f"batches {behaviour.seed}")
 
     @property
@@ -71,7 +71,7 @@ class FakeBatches:
     def limits(self, rpm: Optional[float] = None, burst: Optional[float] = None) -> None:
         """Requests a minute about batches, and how many may come at once."""
         with self._lock:
-            self._quotas.reshape(Limits(rpm=rpm, burst=burst), self._clock.monotonic())
+            self._quotas.reshape(SimulatedLimits(rpm=rpm, burst=burst), self._clock.monotonic())
 
     def script(self, *answers: Scripted, carried_out: bool = False) -> None:
         """The next requests get these; if *carried_out*, what they ask for is done all the same."""
@@ -83,7 +83,7 @@ class FakeBatches:
         with self._lock:
             self._endings.update(endings)
 
-    def answer(self, request: Request, at: float) -> Scripted:
+    def answer(self, request: HttpRequest, at: float) -> Scripted:
         """What *request* gets."""
         with self._lock:
             decided = self._decide_locked(request, at)
@@ -94,7 +94,7 @@ class FakeBatches:
         self._log.add(_arrival(request, at, status))
         return decided
 
-    def _decide_locked(self, request: Request, at: float) -> Scripted:
+    def _decide_locked(self, request: HttpRequest, at: float) -> Scripted:
         """Requires _lock."""
         scripted, carried_out = self._script.popleft() if self._script else (None, False)
         if scripted is not None and not carried_out:
@@ -108,7 +108,7 @@ class FakeBatches:
         answer = self._do_locked(request, at)
         return answer if scripted is None else scripted
 
-    def _do_locked(self, request: Request, at: float) -> Scripted:
+    def _do_locked(self, request: HttpRequest, at: float) -> Scripted:
         """Requires _lock."""
         name, _, action = request.path[len(PATH) :].strip("/").partition("/")
         if not name:
@@ -131,7 +131,7 @@ class FakeBatches:
             return self._delete_locked(batch, at)
         return Reply(404, _FINAL, message="Not found")
 
-    def _create_locked(self, request: Request, at: float) -> Scripted:
+    def _create_locked(self, request: HttpRequest, at: float) -> Scripted:
         """Requires _lock."""
         if request.body is None:
             return Garbage(replies.TOO_LARGE_PAGE, 413)
@@ -147,13 +147,13 @@ class FakeBatches:
         self._batches[name] = Batch(name, requests, at + self.seconds, wall, dict(self._endings))
         return self._shown(self._batches[name], request, at)
 
-    def _shown(self, batch: Batch, request: Request, at: float) -> Reply:
+    def _shown(self, batch: Batch, request: HttpRequest, at: float) -> Reply:
         return Reply(200, body=replies.to_json(batch.shown(at, self._base_url(request))))
 
-    def _base_url(self, request: Request) -> str:
+    def _base_url(self, request: HttpRequest) -> str:
         return self.results_at or f"http://{request.headers.get('host', 'localhost')}"
 
-    def _list(self, request: Request, at: float) -> Reply:
+    def _list(self, request: HttpRequest, at: float) -> Reply:
         asked = {name: texts[-1] for name, texts in parse_qs(request.query).items()}
         names = list(reversed(self._batches))
         if asked.get("after_id") in names:
@@ -191,7 +191,7 @@ def _invalid(message: str) -> Reply:
     return Reply(400, _FINAL, message=message)
 
 
-def _arrival(request: Request, at: float, status: int) -> Arrival:
+def _arrival(request: HttpRequest, at: float, status: int) -> Arrival:
     headers = {k: v for k, v in request.headers.items() if k not in SECRET_HEADERS}
     key = key_of(request.headers)[-4:]
     admitted = 200 <= status < 300

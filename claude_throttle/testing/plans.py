@@ -11,7 +11,7 @@ from functools import singledispatch
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.testing import faults, replies
-from claude_throttle.testing.reading import Call
+from claude_throttle.testing.reading import ReceivedCall
 
 #: Seconds between the charges for output that is being produced unseen.
 CHARGE_STEP_SECONDS = 0.05
@@ -27,7 +27,7 @@ class Head(NamedTuple):
     headers: Mapping[str, str]
 
 
-class Part(NamedTuple):
+class ResponsePart(NamedTuple):
     """Bytes, and how long to wait before them."""
 
     #: ``None``: until the stalled are released.
@@ -42,7 +42,7 @@ class Part(NamedTuple):
 class Plan(NamedTuple):
     """An answer, ready to be sent."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[ResponsePart, ...]
     #: HTTP status for the log; 0 if no whole head is sent by itself.
     status: int
     #: Whether a good answer is behind it; then it counts as in flight until it ends.
@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 class Scene(NamedTuple):
     """All that is known when an answer is written."""
 
-    call: Call
+    call: ReceivedCall
     request_id: str
     message_id: str
     #: For answers the API itself gives; those of the edge have only a date.
@@ -106,7 +106,7 @@ def _reply(scripted: faults.Reply, scene: Scene) -> Plan:
     merged = {**scene.headers, **{name.lower(): text for name, text in scripted.headers.items()}}
     headers = {name: text for name, text in merged.items() if text is not None}
     ending = CLOSE if headers.get("connection", "").lower() == "close" else KEEP
-    part = Part(scripted.latency or 0.0, _encode(scripted.status, headers, body))
+    part = ResponsePart(scripted.latency or 0.0, _encode(scripted.status, headers, body))
     return Plan((part,), scripted.status, 200 <= scripted.status < 300, ending=ending)
 
 
@@ -124,7 +124,7 @@ def _redirect(scripted: faults.Redirect, scene: Scene) -> Plan:
 def _garbage(scripted: faults.Garbage, scene: Scene) -> Plan:
     headers = {**scene.edge_headers, "content-type": "text/html; charset=UTF-8"}
     data = _encode(scripted.status, headers, scripted.body)
-    return Plan((Part(0.0, data),), scripted.status)
+    return Plan((ResponsePart(0.0, data),), scripted.status)
 
 
 @plan_for.register(faults.Reset)
@@ -140,7 +140,7 @@ def _reset(scripted: faults.Reset, scene: Scene) -> Plan:
 def _stall(scripted: faults.Stall, scene: Scene) -> Plan:
     good = _ok(faults.Ok(), scene.early())
     before, rest = _cut(good.parts, scripted.after_bytes)
-    return good._replace(parts=(*before, Part(None, b""), *rest), status=0)
+    return good._replace(parts=(*before, ResponsePart(None, b""), *rest), status=0)
 
 
 @plan_for.register(faults.Truncated)
@@ -158,7 +158,7 @@ def _drip(scripted: faults.Drip, scene: Scene) -> Plan:
     everything = b"".join(part.data for part in good.parts)
     each = good.output_tokens / len(everything) if scene.charged else 0.0
     parts = tuple(
-        Part(scripted.seconds_per_byte, everything[place : place + 1], each)
+        ResponsePart(scripted.seconds_per_byte, everything[place : place + 1], each)
         for place in range(len(everything))
     )
     return good._replace(parts=parts)
@@ -174,7 +174,7 @@ def _stream_error(scripted: faults.StreamError, scene: Scene) -> Plan:
     error = {"type": scripted.error_type, "message": scripted.message}
     events.append({"type": "error", "error": error, "request_id": scene.request_id})
     data = stream_head(scene) + b"".join(map(replies.sse, events)) + replies.chunk(b"")
-    return Plan((Part(scene.latency_seconds, data),), 200)
+    return Plan((ResponsePart(scene.latency_seconds, data),), 200)
 
 
 def _until_delta(message: Mapping[str, Any], deltas: int) -> list[dict[str, Any]]:
@@ -204,7 +204,7 @@ def _stop_reason(blocks: Iterable[Mapping[str, Any]], usage: Any, max_tokens: in
     return "max_tokens" if usage["output_tokens"] >= max_tokens else "end_turn"
 
 
-def _whole(message: Mapping[str, Any], scene: Scene, charged: int) -> tuple[Part, ...]:
+def _whole(message: Mapping[str, Any], scene: Scene, charged: int) -> tuple[ResponsePart, ...]:
     body = replies.to_json(message)
     headers = {**scene.headers, "content-length": str(len(body))}
     steps = 1
@@ -212,19 +212,19 @@ def _whole(message: Mapping[str, Any], scene: Scene, charged: int) -> tuple[Part
         steps = math.ceil(scene.latency_seconds / CHARGE_STEP_SECONDS)
         steps = min(MOST_CHARGES, max(1, steps))
     wait, each = scene.latency_seconds / steps, charged / steps
-    last = Part(wait, replies.encode_head(200, headers) + body, each)
+    last = ResponsePart(wait, replies.encode_head(200, headers) + body, each)
     if scene.late_headers:
-        last = Part(wait, body, each, Head(200, headers))
-    return (Part(wait, b"", each),) * (steps - 1) + (last,)
+        last = ResponsePart(wait, body, each, Head(200, headers))
+    return (ResponsePart(wait, b"", each),) * (steps - 1) + (last,)
 
 
-def _streamed(message: Mapping[str, Any], scene: Scene, charged: int) -> tuple[Part, ...]:
+def _streamed(message: Mapping[str, Any], scene: Scene, charged: int) -> tuple[ResponsePart, ...]:
     opening = stream_head(scene) + b"".join(map(replies.sse, replies.opening_events(message)))
     events = list(replies.block_events(message))
     wait, each = scene.latency_seconds / len(events), charged / len(events)
     closing = b"".join(map(replies.sse, replies.closing_events(message))) + replies.chunk(b"")
-    body = tuple(Part(wait, replies.sse(event), each) for event in events)
-    return (Part(0.0, opening), *body, Part(0.0, closing))
+    body = tuple(ResponsePart(wait, replies.sse(event), each) for event in events)
+    return (ResponsePart(0.0, opening), *body, ResponsePart(0.0, closing))
 
 
 def stream_head(scene: Scene, chunked: bool = True) -> bytes:
@@ -239,9 +239,11 @@ def _encode(status: int, headers: Mapping[str, str], body: bytes) -> bytes:
     return replies.encode_head(status, {**headers, "content-length": str(len(body))}) + body
 
 
-def _cut(parts: Iterable[Part], after_bytes: int) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
-    before: list[Part] = []
-    rest: list[Part] = []
+def _cut(
+    parts: Iterable[ResponsePart], after_bytes: int
+) -> tuple[tuple[ResponsePart, ...], tuple[ResponsePart, ...]]:
+    before: list[ResponsePart] = []
+    rest: list[ResponsePart] = []
     left = after_bytes
     for part in parts:
         size = len(part.data)
@@ -252,6 +254,6 @@ def _cut(parts: Iterable[Part], after_bytes: int) -> tuple[tuple[Part, ...], tup
             left -= size
         else:
             before.append(part._replace(data=part.data[:left]))
-            rest.append(Part(0.0, part.data[left:]))
+            rest.append(ResponsePart(0.0, part.data[left:]))
             left = 0
     return tuple(before), tuple(rest)

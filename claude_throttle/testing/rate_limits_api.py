@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 from urllib.parse import parse_qs
 
-from claude_throttle.simulation.quotas import Limits
+from claude_throttle.simulation.quotas import SimulatedLimits
 from claude_throttle.testing import replies
 from claude_throttle.testing.faults import Reply
 
@@ -48,7 +48,7 @@ _CURSOR = "page_"
 Entry = dict[str, Any]
 
 
-def entries(limits: Limits, shared: Mapping[str, str], seen: Iterable[str]) -> list[Entry]:
+def entries(limits: SimulatedLimits, shared: Mapping[str, str], seen: Iterable[str]) -> list[Entry]:
     """All there is to list; *seen* are buckets that were asked. What is unlimited is left out."""
     groups: dict[str, list[str]] = {}
     for model in dict.fromkeys((*KNOWN_MODELS, *shared)):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Optional
 
 from claude_throttle.testing.faults import Garbage, Reply, Scripted
 from claude_throttle.testing.replies import TOO_LARGE_PAGE
-from claude_throttle.testing.wire import Request
+from claude_throttle.testing.wire import HttpRequest
 
 NONCE_CHARACTERS = 200
 SECRET_HEADERS = ("x-api-key", "authorization")
@@ -19,7 +19,7 @@ _NOT_TEXT = frozenset(
 )
 
 
-class Call(NamedTuple):
+class ReceivedCall(NamedTuple):
     """One request, read."""
 
     body: dict[str, Any]
@@ -33,7 +33,9 @@ class Call(NamedTuple):
     problem: Optional[Scripted]
 
 
-def read_call(request: Request, characters_per_token: float, max_tokens_needed: bool) -> Call:
+def read_call(
+    request: HttpRequest, characters_per_token: float, max_tokens_needed: bool
+) -> ReceivedCall:
     """Read *request*; a problem is kept in the call, never raised."""
     body = _json_object(request.body)
     problem = _problem(request, body, max_tokens_needed)
@@ -41,10 +43,10 @@ def read_call(request: Request, characters_per_token: float, max_tokens_needed: 
     return call._replace(key=key_of(request.headers), problem=problem)
 
 
-def call_of(body: dict[str, Any], characters_per_token: float) -> Call:
+def call_of(body: dict[str, Any], characters_per_token: float) -> ReceivedCall:
     """The same of a request's body alone."""
     limit = body.get("max_tokens")
-    return Call(
+    return ReceivedCall(
         body,
         str(body.get("model", "")),
         limit if isinstance(limit, int) else 0,
@@ -56,7 +58,9 @@ def call_of(body: dict[str, Any], characters_per_token: float) -> Call:
     )
 
 
-def _problem(request: Request, body: dict[str, Any] | None, max_tokens: bool) -> Scripted | None:
+def _problem(
+    request: HttpRequest, body: dict[str, Any] | None, max_tokens: bool
+) -> Scripted | None:
     if request.body is None:
         return Garbage(TOO_LARGE_PAGE, 413)
     if not key_of(request.headers):

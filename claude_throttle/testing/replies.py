@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from claude_throttle.simulation.acceleration import RampRefusal
-from claude_throttle.simulation.quotas import AnyRefusal, Standing
+from claude_throttle.simulation.quotas import AnyRefusal, QuotaStatus
 from claude_throttle.testing.faults import Reply
 
 DOCS = "https://docs.claude.com/en/api/rate-limits"
@@ -136,7 +136,7 @@ def usage_body(input_tokens: int, output_tokens: int) -> dict[str, Any]:
     }
 
 
-def rate_limit_headers(standings: Iterable[Standing], wall: float) -> dict[str, str]:
+def rate_limit_headers(standings: Iterable[QuotaStatus], wall: float) -> dict[str, str]:
     """Three headers for each limit. *wall* is now, in seconds since 1970."""
     headers = {}
     for name, per_minute, remaining, seconds_until_full in standings:

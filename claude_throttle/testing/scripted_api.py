@@ -16,7 +16,7 @@ from claude_throttle.testing.reading import last_user_text
 from claude_throttle.testing.refusals import refusal
 from claude_throttle.testing.server import FakeClaude
 from claude_throttle.testing.service import Service
-from claude_throttle.testing.wire import Request
+from claude_throttle.testing.wire import HttpRequest
 
 
 class _Listening(Service):
@@ -27,7 +27,7 @@ class _Listening(Service):
         # Appended to by the server's thread, copied by others: both are single operations.
         self.bodies: deque[Optional[bytes]] = deque(maxlen=behaviour.log_limit)
 
-    def answer(self, request: Request) -> Plan:
+    def answer(self, request: HttpRequest) -> Plan:
         if (request.method, request.path) == ("POST", MESSAGES):
             self.bodies.append(request.body)
         return super().answer(request)

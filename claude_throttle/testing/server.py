@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Optional
 
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
-from claude_throttle.simulation.quotas import Limits
+from claude_throttle.simulation.quotas import SimulatedLimits
 from claude_throttle.testing.arrivals import Arrival
 from claude_throttle.testing.behaviour import ADMISSION, Behaviour, Latency, OutputTokens
 from claude_throttle.testing.connection import Connection
@@ -100,7 +100,7 @@ class FakeClaude:
         concurrency_retry_after: int | None = None,
         concurrency_should_retry: bool = True,
     ) -> None:
-        limits = Limits(
+        limits = SimulatedLimits(
             rpm=rpm,
             itpm=itpm,
             otpm=otpm,
@@ -173,7 +173,7 @@ class FakeClaude:
         """The next arrivals get these, in order, before anything else is asked."""
         self._service.script(*answers)
 
-    def limits(self, **changes: float | None) -> Limits:
+    def limits(self, **changes: float | None) -> SimulatedLimits:
         """Change limits by the names of ``__init__``; returns those in force.
 
         What is in a bucket stays in it, as far as it fits; a limit that is new starts full.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Optional
 
-from claude_throttle.simulation.quotas import Limits, ModelQuotas
+from claude_throttle.simulation.quotas import ModelQuotas, SimulatedLimits
 from claude_throttle.testing import rate_limits_api, replies
 from claude_throttle.testing.accounts import KEY_REFUSED
 from claude_throttle.testing.arrivals import MESSAGES, Arrival, ArrivalLog
@@ -21,8 +21,8 @@ from claude_throttle.testing.fake_batches import PATH as BATCHES
 from claude_throttle.testing.fake_batches import FakeBatches
 from claude_throttle.testing.faults import FaultDice, Ok, Reply, Reset, Scripted, SpendCap
 from claude_throttle.testing.plans import Head, Plan, Scene, plan_for
-from claude_throttle.testing.reading import SECRET_HEADERS, Call, read_call
-from claude_throttle.testing.wire import Request
+from claude_throttle.testing.reading import SECRET_HEADERS, ReceivedCall, read_call
+from claude_throttle.testing.wire import HttpRequest
 
 #: Where the tokens of a prompt are counted.
 COUNT = "/v1/messages/count_tokens"
@@ -71,7 +71,7 @@ class Service:
         with self._lock:
             self._dice.reweigh(rates)
 
-    def limits(self, **changes: float | None) -> Limits:
+    def limits(self, **changes: float | None) -> SimulatedLimits:
         """Change what is named, from now on; returns what is in force."""
         with self._lock:
             now = self._clock.monotonic()
@@ -89,7 +89,7 @@ class Service:
                 quotas.catch_up(now)
             return sum(quotas.others_taken for quotas in self._quotas.values())
 
-    def answer(self, request: Request) -> Plan:
+    def answer(self, request: HttpRequest) -> Plan:
         """Decide what *request* gets, and write it in the log."""
         at = self._clock.monotonic()
         place = (request.method, request.path)
@@ -127,7 +127,7 @@ class Service:
         message = "a function given to FakeClaude raised; the server's log tells more"
         return self._plain(Reply(500, message=message))
 
-    def _message(self, request: Request, at: float) -> Plan:
+    def _message(self, request: HttpRequest, at: float) -> Plan:
         call = read_call(request, self._behaviour.characters_per_token, True)
         latency, output_tokens = self._drawn(call)
         # Critical section: decide whether it is let in.
@@ -140,7 +140,7 @@ class Service:
             self.log.add(_arrival(request, call, plan, at, self._in_flight))
         return plan
 
-    def _drawn(self, call: Call) -> tuple[float, int]:
+    def _drawn(self, call: ReceivedCall) -> tuple[float, int]:
         if call.problem is not None:
             return 0.0, 0
         latency, tokens = self._behaviour.latency, self._behaviour.output_tokens
@@ -148,7 +148,7 @@ class Service:
         count = tokens(self._lengths, call.body) if callable(tokens) else tokens
         return max(0.0, seconds), min(max(0, int(count)), call.max_tokens)
 
-    def _decide_locked(self, call: Call, now: float) -> tuple[Scripted, bool]:
+    def _decide_locked(self, call: ReceivedCall, now: float) -> tuple[Scripted, bool]:
         """What the call gets, and whether its output is charged. Requires _lock."""
         # Also when it is not asked: an outage must not change what the seed says afterwards.
         fault = self._dice.roll()
@@ -159,7 +159,9 @@ class Service:
         refusal = self._refusal_locked(call, fault, now)
         return refusal or fault or Ok(), refusal is None and self._limits.otpm is not None
 
-    def _refusal_locked(self, call: Call, fault: Scripted | None, now: float) -> Scripted | None:
+    def _refusal_locked(
+        self, call: ReceivedCall, fault: Scripted | None, now: float
+    ) -> Scripted | None:
         """Requires _lock."""
         told, cap = self._behaviour, self._behaviour.spend_cap_after
         problem = self._problem(call)
@@ -179,7 +181,7 @@ class Service:
             return None
         return replies.refusal_reply(refusal, told.organization_id, call.model)
 
-    def _problem(self, call: Call) -> Scripted | None:
+    def _problem(self, call: ReceivedCall) -> Scripted | None:
         if call.problem is not None or self._behaviour.lets_in(call.key):
             return call.problem
         return KEY_REFUSED
@@ -192,7 +194,7 @@ class Service:
         return self._quotas[bucket]
 
     def _scene_locked(
-        self, call: Call, now: float, latency: float, output_tokens: int, charged: bool
+        self, call: ReceivedCall, now: float, latency: float, output_tokens: int, charged: bool
     ) -> Scene:
         """Requires _lock."""
         request_id, message_id = self._id_locked("req"), self._id_locked("msg")
@@ -216,21 +218,21 @@ class Service:
         """Requires _lock."""
         return f"{prefix}_01{self._ids.getrandbits(88):022x}"
 
-    def _count(self, request: Request, at: float) -> Plan:
+    def _count(self, request: HttpRequest, at: float) -> Plan:
         call = read_call(request, self._behaviour.characters_per_token, False)
         decided = self._problem(call) or self._count_refusal(call, at)
         if decided is None:
             decided = Reply(200, body=replies.to_json({"input_tokens": call.input_tokens}))
         return self._aside(decided, request, call, at)
 
-    def _count_refusal(self, call: Call, at: float) -> Reply | None:
+    def _count_refusal(self, call: ReceivedCall, at: float) -> Reply | None:
         with self._lock:
             refusal = self._counting.admit(call.input_tokens, at)
         if refusal is None:
             return None
         return replies.refusal_reply(refusal, self._behaviour.organization_id, call.model)
 
-    def _rate_limits(self, request: Request, at: float) -> Plan:
+    def _rate_limits(self, request: HttpRequest, at: float) -> Plan:
         call = read_call(request, self._behaviour.characters_per_token, False)
         with self._lock:
             shared = self._behaviour.shared_models
@@ -240,14 +242,16 @@ class Service:
             decided = rate_limits_api.answer(found, request.query)
         return self._aside(decided, request, call, at)
 
-    def _aside(self, decided: Scripted, request: Request, call: Call, at: float) -> Plan:
+    def _aside(
+        self, decided: Scripted, request: HttpRequest, call: ReceivedCall, at: float
+    ) -> Plan:
         plan = self._plain(decided)
         seen = plan._replace(admitted=plan.status == 200)
         self.other_log.add(_arrival(request, call, seen, at, 0))
         return plan
 
     def _plain(self, answer: Scripted) -> Plan:
-        nothing = Call({}, "", 0, 0, "", False, "", None)
+        nothing = ReceivedCall({}, "", 0, 0, "", False, "", None)
         with self._lock:
             scene = self._scene_locked(nothing, self._clock.monotonic(), 0.0, 0, False)
         # Only messages are in flight.
@@ -261,7 +265,9 @@ def _is_at_the_edge(fault: Scripted | None) -> bool:
     return isinstance(fault, Reply) and fault.status >= 500
 
 
-def _arrival(request: Request, call: Call, plan: Plan, at: float, in_flight: int) -> Arrival:
+def _arrival(
+    request: HttpRequest, call: ReceivedCall, plan: Plan, at: float, in_flight: int
+) -> Arrival:
     headers = request.headers.copy()
     for name in SECRET_HEADERS:
         headers.pop(name, None)
@@ -280,8 +286,8 @@ def _arrival(request: Request, call: Call, plan: Plan, at: float, in_flight: int
     )
 
 
-def _of_counting(limits: Limits) -> Limits:
-    return Limits(rpm=limits.count_rpm, burst=limits.count_burst)
+def _of_counting(limits: SimulatedLimits) -> SimulatedLimits:
+    return SimulatedLimits(rpm=limits.count_rpm, burst=limits.count_burst)
 
 
 def _must_be_known(answer: object) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from claude_throttle.testing import faults, plans, replies
-from claude_throttle.testing.plans import CLOSE, Part, Plan, Scene
+from claude_throttle.testing.plans import CLOSE, Plan, ResponsePart, Scene
 
 #: What "wrong" can be after *at* events.
 CUT, STALL, RESET = "cut", "stall", "reset"
@@ -55,7 +55,7 @@ def _plan(scripted: Streamed, scene: Scene) -> Plan:
     produced = message["usage"]["output_tokens"]
     if not scene.call.streams:
         return plans.whole_plan(message, scene)
-    head = Part(0.0, plans.stream_head(scene, scripted.chunked))
+    head = ResponsePart(0.0, plans.stream_head(scene, scripted.chunked))
     pieces = [_encoded(event, scripted.line_end) for event in _events(scripted, message)]
     if scripted.body is not None:
         pieces = [scripted.body]
@@ -68,7 +68,7 @@ def _plan(scripted: Streamed, scene: Scene) -> Plan:
     if scripted.chunked:
         parts = [part._replace(data=_chunk(part.data)) for part in parts]
         if ending == plans.KEEP:
-            parts.append(Part(0.0, replies.chunk(b"")))
+            parts.append(ResponsePart(0.0, replies.chunk(b"")))
     return Plan((head, *parts), 200, True, produced, ending, scene.call.model)
 
 
@@ -103,25 +103,28 @@ def _seconds(scripted: Streamed, scene: Scene, events: int) -> float:
     return scene.latency_seconds / max(1, events - 1)
 
 
-def _timed(pieces: list[bytes], seconds: float) -> list[Part]:
-    return [Part(seconds if place else 0.0, piece) for place, piece in enumerate(pieces)]
+def _timed(pieces: list[bytes], seconds: float) -> list[ResponsePart]:
+    return [ResponsePart(seconds if place else 0.0, piece) for place, piece in enumerate(pieces)]
 
 
-def _spoilt(scripted: Streamed, parts: list[Part], ending: str) -> tuple[list[Part], str]:
+def _spoilt(
+    scripted: Streamed, parts: list[ResponsePart], ending: str
+) -> tuple[list[ResponsePart], str]:
     before, rest = parts[: scripted.at], parts[scripted.at :]
     if scripted.wrong == STALL:
-        return [*before, Part(None, b""), *rest], ending
+        return [*before, ResponsePart(None, b""), *rest], ending
     half = [rest[0]._replace(data=rest[0].data[: len(rest[0].data) // 2])] if rest else []
     return [*before, *half], CLOSE if scripted.wrong == CUT else plans.RESET
 
 
-def _recut(parts: list[Part], size: int) -> list[Part]:
+def _recut(parts: list[ResponsePart], size: int) -> list[ResponsePart]:
     recut = []
     for part in parts:
         data = part.data
         pieces = [data[at : at + size] for at in range(0, len(data), size)] or [b""]
         recut += [
-            Part(0.0 if place else part.delay_seconds, piece) for place, piece in enumerate(pieces)
+            ResponsePart(0.0 if place else part.delay_seconds, piece)
+            for place, piece in enumerate(pieces)
         ]
     return recut
 

@@ -29,7 +29,7 @@ class BadRequest(Exception):
         self.reason = reason
 
 
-class Request(NamedTuple):
+class HttpRequest(NamedTuple):
     """One whole request."""
 
     method: str
@@ -62,7 +62,7 @@ class RequestReader:
         """Add what came from the socket."""
         self._buffer += data
 
-    def next_request(self) -> Request | None:
+    def next_request(self) -> HttpRequest | None:
         """The next whole request, ``None`` if bytes are missing; raises :class:`BadRequest`."""
         return next(self._requests)
 
@@ -71,7 +71,7 @@ class RequestReader:
         wanted, self._continue_wanted = self._continue_wanted, False
         return wanted
 
-    def _read_requests(self) -> Generator[Request | None, None, None]:
+    def _read_requests(self) -> Generator[HttpRequest | None, None, None]:
         while True:
             head = yield from self._until(b"\r\n\r\n")
             method, target, version, headers = _parse_head(head)
@@ -80,7 +80,7 @@ class RequestReader:
             larger = path == BATCH_PATH and self._body_limit == BODY_LIMIT
             body = yield from self._body(headers, BATCH_BODY_LIMIT if larger else self._body_limit)
             self._continue_wanted = False
-            yield Request(method, path, headers, body, _keep_alive(version, headers), query)
+            yield HttpRequest(method, path, headers, body, _keep_alive(version, headers), query)
 
     def _body(self, headers: dict[str, str], limit: int) -> Reading[Optional[bytes]]:
         if "transfer-encoding" in headers:

@@ -24,13 +24,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Optional, Union
 
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
-from claude_throttle.simulation.quotas import Standing
+from claude_throttle.simulation.quotas import QuotaStatus
 from claude_throttle.testing import replies
 from claude_throttle.testing.arrivals import MESSAGES
 from claude_throttle.testing.faults import Reply
-from claude_throttle.testing.reading import Call, read_call
+from claude_throttle.testing.reading import ReceivedCall, read_call
 from claude_throttle.testing.refusals import refusal
-from claude_throttle.testing.wire import Request
+from claude_throttle.testing.wire import HttpRequest
 
 #: Where the API is, if neither the caller nor the environment says otherwise.
 BASE_URL = "https://api.anthropic.com"
@@ -115,7 +115,7 @@ def limit_headers(*, reset_seconds: float = 0.0, **limits: tuple[float, float]) 
     if unknown:
         raise TypeError(f"the API tells of no limit {unknown[0]}")
     standings = [
-        Standing(name.replace("_", "-"), limit, remaining, reset_seconds)
+        QuotaStatus(name.replace("_", "-"), limit, remaining, reset_seconds)
         for name, (limit, remaining) in limits.items()
     ]
     return replies.rate_limit_headers(standings, SYSTEM_CLOCK.wall())
@@ -125,11 +125,11 @@ def _url(base_url: Optional[str]) -> str:
     return (base_url or os.environ.get("ANTHROPIC_BASE_URL") or BASE_URL).rstrip("/") + MESSAGES
 
 
-def _read(prepared: Any) -> Call:
+def _read(prepared: Any) -> ReceivedCall:
     body = prepared.body or b""
     headers = {str(name).lower(): _text(value) for name, value in prepared.headers.items()}
     raw = body.encode("utf-8") if isinstance(body, str) else bytes(body)
-    return read_call(Request("POST", MESSAGES, headers, raw, True), CHARACTERS_PER_TOKEN, True)
+    return read_call(HttpRequest("POST", MESSAGES, headers, raw, True), CHARACTERS_PER_TOKEN, True)
 
 
 def _text(value: Any) -> str:
@@ -137,7 +137,10 @@ def _text(value: Any) -> str:
 
 
 def _answered(
-    call: Call, content: list[dict[str, Any]], usage: Mapping[str, Any], more: dict[str, str]
+    call: ReceivedCall,
+    content: list[dict[str, Any]],
+    usage: Mapping[str, Any],
+    more: dict[str, str],
 ) -> Answer:
     characters = sum(len(str(block.get("text", block.get("input", "")))) for block in content)
     tokens = min(call.max_tokens, max(1, math.ceil(characters / CHARACTERS_PER_TOKEN)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple, Optional
 
-from claude_throttle.core.dispatch.attempt import Stopped
+from claude_throttle.core.dispatch.attempt import AttemptStopped
 from claude_throttle.transport.connections import current
-from claude_throttle.transport.http import Wire
+from claude_throttle.transport.http import HttpTransport
 from claude_throttle.transport.sdk import Headers
 from claude_throttle.transport.verdicts import broken
 
@@ -14,7 +14,7 @@ from claude_throttle.transport.verdicts import broken
 CHUNK_BYTES = 65_536
 
 
-class Question(NamedTuple):
+class RequestSpec(NamedTuple):
     """What is asked."""
 
     method: str
@@ -28,7 +28,7 @@ class Question(NamedTuple):
     read_timeout: float = 60.0
 
 
-class Answer(NamedTuple):
+class RawResponse(NamedTuple):
     """What was answered."""
 
     status: int
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
     content: bytes
 
 
-class Errand:
+class CancellableRequest:
     """One try. Its thread sends; any other may stop() it."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Errand:
         """The request is about to go over a connection that *hang_up* can end."""
         self._hang_up = hang_up
         if self.stopped:
-            raise Stopped
+            raise AttemptStopped
 
     @property
     def began(self) -> bool:
@@ -62,7 +62,7 @@ class Errand:
         if self._hang_up is not None:
             self._hang_up()
 
-    def send(self, wire: Wire, question: Question) -> Answer:
+    def send(self, wire: HttpTransport, question: RequestSpec) -> RawResponse:
         """Ask, once. Raises what requests raises, or BrokenAnswer for half an answer."""
         slot = current.slot
         before = slot[:]
@@ -72,7 +72,7 @@ class Errand:
         finally:
             slot[:] = before
 
-    def _send(self, wire: Wire, question: Question) -> Answer:
+    def _send(self, wire: HttpTransport, question: RequestSpec) -> RawResponse:
         if question.sink is not None:
             question.sink(None)
         response = wire.ask(
@@ -88,13 +88,13 @@ class Errand:
         finally:
             response.close()
 
-    def _read(self, response: Any, question: Question) -> Answer:
+    def _read(self, response: Any, question: RequestSpec) -> RawResponse:
         pieces: list[bytes] = []
         good = response.status_code == 200
         take = question.sink if good and question.sink is not None else pieces.append
         for piece in response.raw.stream(CHUNK_BYTES, decode_content=True):
             if self.stopped:
-                raise Stopped
+                raise AttemptStopped
             take(piece)
         promised = response.headers.get("content-length", "")
         # urllib3 1.26 does not check it.
@@ -103,4 +103,4 @@ class Errand:
                 f"{response.raw.tell()} of {promised} bytes", response.headers.get("request-id")
             )
         headers = Headers(dict(response.headers.items()))
-        return Answer(response.status_code, headers, b"".join(pieces))
+        return RawResponse(response.status_code, headers, b"".join(pieces))

@@ -18,12 +18,12 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from claude_throttle.core.dispatch.attempt import Attempts, Stopped
+from claude_throttle.core.dispatch.attempt import Attempt, AttemptStopped
 from claude_throttle.core.threads.fork import dead_end
-from claude_throttle.core.threads.thread_local import PerThread
+from claude_throttle.core.threads.thread_local import ThreadLocal
 
 
-class _Current(PerThread):
+class _Current(ThreadLocal):
     """Whose call this thread is sending."""
 
     __slots__ = ()
@@ -38,7 +38,7 @@ class _Current(PerThread):
         return self.list_of_mine("sending")
 
     @property
-    def attempts(self) -> Optional[Attempts]:
+    def attempts(self) -> Optional[Attempt]:
         """None if it sends none."""
         return next(iter(self.slot), None)
 
@@ -69,7 +69,7 @@ class _Owned:
         # Guards `owner`, so that nobody hangs up on a successor's call. Held for an assignment,
         # or for a shutdown, which does not block.
         self._ownership = threading.Lock()
-        self.owner: Optional[Attempts] = None
+        self.owner: Optional[Attempt] = None
         # Kept apart: http.client lets go of `sock` when an answer ends its connection.
         self._open_sock: Any = None
         # The descriptor of the socket that is being wrapped in TLS, and has none of its own then.
@@ -112,7 +112,7 @@ class _Owned:
     def _new_conn(self) -> Any:
         sock = super()._new_conn()  # type: ignore[misc]
         if self._pid != os.getpid():
-            raise Stopped  # a greenlet that survived a fork: this is its parent's connection
+            raise AttemptStopped  # a greenlet that survived a fork: this is its parent's connection
         self._connecting = sock.fileno()
         return sock
 
@@ -128,14 +128,14 @@ class _Owned:
         self._belong_to(current.attempts)
         return connected
 
-    def _belong_to(self, attempts: Optional[Attempts]) -> None:
+    def _belong_to(self, attempts: Optional[Attempt]) -> None:
         with self._ownership:
             self.owner = attempts
             self._open_sock = self.sock
         if attempts is not None:
             attempts.connected(partial(self._hang_up, attempts))
 
-    def _hang_up(self, attempts: Attempts) -> None:
+    def _hang_up(self, attempts: Attempt) -> None:
         with self._ownership:
             sock = self._open_sock if self.owner is attempts else None
             if sock is not None:

@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Optional
 
-from claude_throttle.core.domain.feedback import CONCURRENCY, FAULT, SILENCE, Heard, Report
+from claude_throttle.core.domain.feedback import (
+    CONCURRENCY,
+    FAULT,
+    SILENCE,
+    Feedback,
+    ResponseReport,
+)
 from claude_throttle.transport.limit_headers import read_limits
-from claude_throttle.transport.verdicts import Verdict, backoff, judge
+from claude_throttle.transport.verdicts import Verdict, backoff, classify
 
 #: Of the clients' own exceptions: no byte was sent.
 _NOT_SENT = frozenset(
@@ -31,23 +37,27 @@ _LOST = frozenset(
 _DEEPEST = 8
 
 
-def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float) -> Report:
+def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float) -> ResponseReport:
     """What an answer says; *wall* is now in seconds since 1970, for dates in headers."""
     if type(headers) is dict:
         headers = {name.lower(): value for name, value in headers.items()}
     if status < 400:
         readings = read_limits(headers)
-        return Report(Heard(readings=readings, status=status)) if readings else _silent(int(status))
-    verdict = judge(status, headers, body, wall)
+        return (
+            ResponseReport(Feedback(readings=readings, status=status))
+            if readings
+            else _silent(int(status))
+        )
+    verdict = classify(status, headers, body, wall)
     # Whoever sent it decides about another try; he asks for another permit then.
     heard = verdict.heard._replace(final=True)
-    return Report(heard, True, verdict.keeps_tokens, _wait_seconds(verdict))
+    return ResponseReport(heard, True, verdict.keeps_tokens, _wait_seconds(verdict))
 
 
 @lru_cache(maxsize=8)
-def _silent(status: int) -> Report:
+def _silent(status: int) -> ResponseReport:
     """Of an answer that says nothing about limits: all alike, and so made once."""
-    return Report(Heard(status=status))
+    return ResponseReport(Feedback(status=status))
 
 
 def _wait_seconds(verdict: Verdict) -> float:
@@ -56,16 +66,16 @@ def _wait_seconds(verdict: Verdict) -> float:
     return backoff(1) / 2 if verdict.heard.cause == CONCURRENCY else backoff(1)
 
 
-def report_of_error(error: BaseException) -> Report:
+def report_of_error(error: BaseException) -> ResponseReport:
     """What it says when no answer came: httpx' and urllib3's names for it, wherever they hide."""
     names = set(_names(error))
     if "ReadTimeout" in names or "ReadTimeoutError" in names:
-        return Report(Heard(SILENCE, final=True), refused=True)
+        return ResponseReport(Feedback(SILENCE, final=True), refused=True)
     if names & _NOT_SENT:
-        heard = Heard(SILENCE if "PoolTimeout" in names else FAULT, final=True)
-        return Report(heard, refused=True, keeps_tokens=False)
+        heard = Feedback(SILENCE if "PoolTimeout" in names else FAULT, final=True)
+        return ResponseReport(heard, refused=True, keeps_tokens=False)
     cause = FAULT if names & _LOST else SILENCE
-    return Report(Heard(cause, final=True), refused=True)
+    return ResponseReport(Feedback(cause, final=True), refused=True)
 
 
 def _names(error: Optional[BaseException]) -> list[str]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 import requests
 from requests.utils import get_environ_proxies
 
-from claude_throttle.core.dispatch.attempt import Attempts
+from claude_throttle.core.dispatch.attempt import Attempt
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.settlement import Outcome
-from claude_throttle.core.domain.feedback import Heard
+from claude_throttle.core.domain.feedback import Feedback
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.errors import BrokenAnswer
 from claude_throttle.transport import sdk
@@ -26,11 +26,11 @@ from claude_throttle.transport.endpoints import COUNT_PATH, MESSAGES_PATH
 from claude_throttle.transport.error_text import describe
 from claude_throttle.transport.headers import merged_headers
 from claude_throttle.transport.limit_headers import read_limits
-from claude_throttle.transport.retry import Exchange, RetryRules, Unwound, verdict_on_error
-from claude_throttle.transport.verdicts import broken, judge, read_json, read_message, read_usage
+from claude_throttle.transport.retry import RetryExchange, RetryRules, Unwound, verdict_on_error
+from claude_throttle.transport.verdicts import broken, classify, read_json, read_message, read_usage
 
 if TYPE_CHECKING:
-    from claude_throttle.features.streaming.response_stream import StreamedAnswer
+    from claude_throttle.features.streaming.response_stream import ResponseStream
 
 #: Seconds to wait for a connection (SDK 2.11 ``DEFAULT_TIMEOUT``).
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -47,7 +47,7 @@ QUESTION_TIMEOUT_SECONDS = 30.0
 POOL_SIZE = 2048
 
 
-class WireSettings(NamedTuple):
+class TransportSettings(NamedTuple):
     """What the wire has to know."""
 
     base_url: str
@@ -61,10 +61,10 @@ class WireSettings(NamedTuple):
         return f"WireSettings({self.base_url})"
 
 
-class Wire:
+class HttpTransport:
     """Sends calls. One per process: sockets must not be shared over a fork. Thread-safe."""
 
-    def __init__(self, settings: WireSettings, clock: Clock) -> None:
+    def __init__(self, settings: TransportSettings, clock: Clock) -> None:
         self._settings = settings
         self._clock = clock
         self._url = settings.base_url + MESSAGES_PATH
@@ -105,7 +105,7 @@ class Wire:
             proxies=self._proxies,
         )
 
-    def count(self, call: Call) -> tuple[Optional[int], Heard]:
+    def count(self, call: Call) -> tuple[Optional[int], Feedback]:
         """The input tokens of a call, by the API's own count; None, and why, if it does not say."""
         headers = {**self._settings.headers, "Accept": "application/json"}
         if call.extra_headers:
@@ -116,15 +116,15 @@ class Wire:
         try:
             response = self.ask("POST", COUNT_PATH, headers, count_body(call.body), left)
         except Exception:  # noqa: BLE001 - the call goes on with its estimate
-            return None, Heard()
+            return None, Feedback()
         if response.status_code == 200:
-            return read_count(response.content), Heard()
+            return read_count(response.content), Feedback()
         wall = self._clock.wall()
-        return None, judge(response.status_code, response.headers, response.content, wall).heard
+        return None, classify(response.status_code, response.headers, response.content, wall).heard
 
-    def send(self, call: Call, attempts: Attempts) -> Outcome:
+    def send(self, call: Call, attempts: Attempt) -> Outcome:
         """Carry a call to its end, all attempts included; what can happen is returned."""
-        exchange = Exchange(attempts, self._settings.rules, self._clock)
+        exchange = RetryExchange(attempts, self._settings.rules, self._clock)
         slot = current.slot
         try:
             slot[:] = attempts, exchange
@@ -134,17 +134,17 @@ class Wire:
         finally:
             slot[:] = ()
 
-    def streamed(self, call: Call, attempts: Attempts) -> StreamedAnswer:
+    def streamed(self, call: Call, attempts: Attempt) -> ResponseStream:
         """The events of the answer to a call; nothing is sent yet."""
         from claude_throttle.features.streaming.response_stream import (
-            StreamedAnswer,  # only for who streams
+            ResponseStream,  # only for who streams
         )
 
-        return StreamedAnswer(self, call, attempts)
+        return ResponseStream(self, call, attempts)
 
-    def exchange(self, attempts: Attempts) -> Exchange:
+    def exchange(self, attempts: Attempt) -> RetryExchange:
         """The story of a call that its caller carries himself."""
-        return Exchange(attempts, self._settings.rules, self._clock)
+        return RetryExchange(attempts, self._settings.rules, self._clock)
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -156,7 +156,7 @@ class Wire:
         """Where messages are made."""
         return self._url
 
-    def response(self, call: Call, exchange: Exchange) -> requests.Response:
+    def response(self, call: Call, exchange: RetryExchange) -> requests.Response:
         """The head of the last answer to a call, all refused attempts included."""
         slot = current.slot
         before = slot[:]  # a listener may open a stream within a send
@@ -166,7 +166,7 @@ class Wire:
         finally:
             slot[:] = before
 
-    def _response(self, call: Call, attempts: Attempts) -> requests.Response:
+    def _response(self, call: Call, attempts: Attempt) -> requests.Response:
         prepared = self._prepared(call)
         while True:
             try:
@@ -194,7 +194,7 @@ class Wire:
         prepared.headers = headers  # type: ignore[assignment]
         return prepared
 
-    def _timeout(self, call: Call, attempts: Attempts) -> tuple[float, float]:
+    def _timeout(self, call: Call, attempts: Attempt) -> tuple[float, float]:
         read = max(READ_TIMEOUT_SECONDS, call.max_tokens * SECONDS_PER_TOKEN)
         left = attempts.seconds_left()
         if left is None:
@@ -205,29 +205,29 @@ class Wire:
 
     # -- the ends --------------------------------------------------------------------------------
 
-    def _outcome(self, call: Call, response: requests.Response, exchange: Exchange) -> Outcome:
+    def _outcome(self, call: Call, response: requests.Response, exchange: RetryExchange) -> Outcome:
         request_id = response.headers.get("request-id")
         if response.status_code != 200:
             return self.refused(response, exchange, request_id)
         message = read_message(_read_whole(response, exchange, request_id), request_id)
         value = message if call.raw else sdk.build_message(message, request_id)
-        heard = Heard(readings=read_limits(response.headers))
+        heard = Feedback(readings=read_limits(response.headers))
         return Outcome(value, None, read_usage(message), 200, request_id, heard=heard)
 
     def refused(
-        self, response: requests.Response, exchange: Exchange, request_id: Optional[str]
+        self, response: requests.Response, exchange: RetryExchange, request_id: Optional[str]
     ) -> Outcome:
         """How a call ended that was answered with anything but 200."""
         status = response.status_code
         # The hook has read the body of a 4xx or 5xx already.
         content = exchange.refusal if status >= 400 else b""
         response.close()
-        verdict = judge(status, response.headers, content, self._clock.wall())
+        verdict = classify(status, response.headers, content, self._clock.wall())
         error = sdk.status_error(self._url, status, response.headers, content, read_json(content))
         refused = not verdict.keeps_tokens or status < 500
         return Outcome(None, error, None, status, request_id, refused, verdict.heard)
 
-    def no_answer(self, call: Call, exchange: Exchange, error: Exception) -> Outcome:
+    def no_answer(self, call: Call, exchange: RetryExchange, error: Exception) -> Outcome:
         """How a call ended that was not answered, or not whole."""
         attempts = exchange.attempts
         if attempts.stopped:  # whatever our own cut looked like
@@ -249,7 +249,7 @@ class Wire:
 
 
 def _read_whole(
-    response: requests.Response, exchange: Exchange, request_id: Optional[str]
+    response: requests.Response, exchange: RetryExchange, request_id: Optional[str]
 ) -> bytes:
     """The body of a good answer; raises BrokenAnswer if it is cut short."""
     raw = response.raw

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Optional
 
-from claude_throttle.core.domain.feedback import NO_READINGS, Growth, Reading, Readings
+from claude_throttle.core.domain.feedback import NO_RATE_LIMITS, RampLimit, RateLimit, RateLimits
 
 #: The field of a cost, and its headers' two ends (rate-limit page, 2026-09). The combined
 #: ``tokens-*`` header is left alone: it is the sum of both limits, and no limit itself.
@@ -37,12 +37,12 @@ _GROWTH = re.compile(
 _DATE = re.compile(r"\b(\d{4}-\d{2}-\d{2}(?: at \d{2}:\d{2} UTC)?)")
 
 
-def read_limits(headers: Mapping[str, str]) -> Readings:
+def read_limits(headers: Mapping[str, str]) -> RateLimits:
     """The limits an answer tells; without those it does not tell, or that make no sense.
 
     ``-reset`` is not asked: it means the *full* refill, and may be 1970.
     """
-    found: dict[str, Reading] = {}
+    found: dict[str, RateLimit] = {}
     for kind, limit_name, remaining_name in _HEADERS:
         text = headers.get(limit_name)
         if text is None:
@@ -51,8 +51,8 @@ def read_limits(headers: Mapping[str, str]) -> Readings:
         if limit is None or remaining is None or max(limit, remaining) > MOST_UNITS:
             continue
         if limit >= LEAST_LIMIT:
-            found[kind] = Reading(limit, remaining)
-    return found or NO_READINGS
+            found[kind] = RateLimit(limit, remaining)
+    return found or NO_RATE_LIMITS
 
 
 def read_number(text: Optional[str]) -> Optional[float]:
@@ -70,13 +70,13 @@ def refused_kind(message: str) -> Optional[str]:
     return found.group(1).replace(" ", "_") if found else None
 
 
-def read_growth(message: str) -> Optional[Growth]:
+def read_growth(message: str) -> Optional[RampLimit]:
     """What a ramp refusal allows now and from the next minute on, if it says so."""
     found = _GROWTH.search(message)
     if found is None:
         return None
     now, then = (float(group.replace(",", "")) for group in found.groups())
-    return Growth(refused_kind(message) or "input_tokens", now, then) if 0 < now < then else None
+    return RampLimit(refused_kind(message) or "input_tokens", now, then) if 0 < now < then else None
 
 
 def read_date(message: str) -> Optional[str]:

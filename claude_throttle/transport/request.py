@@ -50,7 +50,7 @@ LONGEST_TENANT = 256
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
-class Request(NamedTuple):
+class PreparedRequest(NamedTuple):
     """A request ready for the wire."""
 
     body: bytes
@@ -63,7 +63,7 @@ def without_ours(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in OUR_KEYWORDS}
 
 
-def serialise(params: Mapping[str, Any], streams: bool = False) -> Request:
+def serialise(params: Mapping[str, Any], streams: bool = False) -> PreparedRequest:
     """Check *params* and take a snapshot of them. Raises :class:`InvalidCall`."""
     if not _API_PARAMETERS.issuperset(params):
         for name in params.keys() - _API_PARAMETERS:
@@ -73,7 +73,9 @@ def serialise(params: Mapping[str, Any], streams: bool = False) -> Request:
             raise InvalidCall(f"{name}= is missing{_hint(_closest(params, name))}")
     model, max_tokens = params["model"], params["max_tokens"]
     _require_values(model, max_tokens, params["messages"])
-    return Request(_body({**params, "stream": True} if streams else params), model, max_tokens)
+    return PreparedRequest(
+        _body({**params, "stream": True} if streams else params), model, max_tokens
+    )
 
 
 def require_options(

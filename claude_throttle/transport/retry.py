@@ -26,21 +26,21 @@ from urllib3.exceptions import (
 )
 from urllib3.util.retry import Retry
 
-from claude_throttle.core.dispatch.attempt import Attempts, Stopped
-from claude_throttle.core.domain.feedback import CONCURRENCY, FAULT, SILENCE, Delay, Heard
+from claude_throttle.core.dispatch.attempt import Attempt, AttemptStopped
+from claude_throttle.core.domain.feedback import CONCURRENCY, FAULT, SILENCE, Feedback, RetryDelay
 from claude_throttle.core.threads.clock import Clock
-from claude_throttle.transport.verdicts import Verdict, backoff, judge
+from claude_throttle.transport.verdicts import Verdict, backoff, classify
 
 #: urllib3 calls itself for each re-send, and in a long outage there is no end of them.
 MOST_NESTED = 100
 
-NO_DELAY = Delay(0.0, alone=True)
+NO_DELAY = RetryDelay(0.0, alone=True)
 
 #: What the pace understands when the server is not there.
-_LOST = Heard(FAULT)
+_LOST = Feedback(FAULT)
 
 #: And when all it said, or did not say, is no answer.
-_SILENT = Heard(SILENCE)
+_SILENT = Feedback(SILENCE)
 
 
 class RetryRules(NamedTuple):
@@ -54,10 +54,10 @@ class RetryRules(NamedTuple):
     resets: bool
 
 
-class Exchange:
+class RetryExchange:
     """What one call went through on the wire; owned by its sender's thread."""
 
-    def __init__(self, attempts: Attempts, rules: RetryRules, clock: Clock) -> None:
+    def __init__(self, attempts: Attempt, rules: RetryRules, clock: Clock) -> None:
         self.attempts = attempts
         self.rules = rules
         self.clock = clock
@@ -84,10 +84,10 @@ class Unwound(Exception):
 class PacedRetry(Retry):
     """Per call; ``exchange`` is carried along from one attempt to the next."""
 
-    exchange: Exchange
+    exchange: RetryExchange
 
     @classmethod
-    def of(cls, exchange: Exchange) -> PacedRetry:
+    def of(cls, exchange: RetryExchange) -> PacedRetry:
         """The retries of one call."""
         # None of backoff_jitter, backoff_max, retry_after_max: urllib3 1.26 lacks them.
         retry = cls(
@@ -121,7 +121,7 @@ class PacedRetry(Retry):
         """Decide about another attempt; raises MaxRetryError, or Stopped, if there is none."""
         exchange = self.exchange
         if exchange.attempts.stopped:
-            raise Stopped
+            raise AttemptStopped
         verdict = (
             _judge_response(exchange, response) if error is None else _judge_error(exchange, error)
         )
@@ -162,7 +162,7 @@ class PacedRetry(Retry):
             raise Unwound
 
 
-def _in_time(exchange: Exchange, verdict: Verdict, wait_seconds: float) -> Delay:
+def _in_time(exchange: RetryExchange, verdict: Verdict, wait_seconds: float) -> RetryDelay:
     """Tell the lane, and learn when to try again: an empty retry budget delays, it fails none."""
     delay = exchange.attempts.refused(verdict.heard, wait_seconds)
     left = exchange.attempts.seconds_left()
@@ -171,11 +171,11 @@ def _in_time(exchange: Exchange, verdict: Verdict, wait_seconds: float) -> Delay
     return delay._replace(seconds=max(wait_seconds, min(delay.seconds, left / 2)))
 
 
-def _judge_response(exchange: Exchange, response: Any) -> Verdict:
+def _judge_response(exchange: RetryExchange, response: Any) -> Verdict:
     exchange.error = None
     exchange.status = int(response.status)
     exchange.refusal = _read(response)
-    exchange.verdict = judge(
+    exchange.verdict = classify(
         exchange.status, response.headers, exchange.refusal, exchange.clock.wall()
     )
     return exchange.verdict
@@ -189,7 +189,7 @@ def _read(response: Any) -> bytes:
     return body
 
 
-def _judge_error(exchange: Exchange, error: Exception) -> Verdict:
+def _judge_error(exchange: RetryExchange, error: Exception) -> Verdict:
     exchange.error = error
     exchange.status = None
     exchange.verdict = verdict_on_error(error, exchange.rules)

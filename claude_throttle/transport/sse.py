@@ -29,7 +29,7 @@ class TooLong(Exception):
     """An event of more than :data:`LONGEST_EVENT_BYTES`."""
 
 
-class Decoder:
+class SseDecoder:
     """Bytes in, events out. Not thread-safe."""
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ from claude_throttle.core.domain.feedback import (
     RAMP,
     RATE,
     AccountRefusal,
-    Heard,
+    Feedback,
 )
 from claude_throttle.errors import BrokenAnswer
 from claude_throttle.transport.limit_headers import (
@@ -151,10 +151,10 @@ class Verdict(NamedTuple):
     #: The server may have counted its tokens.
     keeps_tokens: bool = True
     #: For the pace.
-    heard: Heard = Heard()
+    heard: Feedback = Feedback()
 
 
-def judge(status: int, headers: Mapping[str, str], body: bytes, wall: float) -> Verdict:
+def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) -> Verdict:
     """The verdict on a refusal; *wall* is now in seconds since 1970, for dates in headers."""
     answer = read_json(body)
     message, code = error_message(answer), error_code(answer)
@@ -170,7 +170,7 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, wall: float) -> 
         cause = ""
     account = _account_refusal(reason, message) if cause == ACCOUNT else None
     growth = read_growth(message) if cause == RAMP else None
-    heard = Heard(cause, after, readings, kind, growth, status, not retry, account)
+    heard = Feedback(cause, after, readings, kind, growth, status, not retry, account)
     return Verdict(retry, reason, after, heard.pauses_lane, status not in _TAKES_NOTHING, heard)
 
 

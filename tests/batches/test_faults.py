@@ -19,7 +19,7 @@ from claude_throttle import (
     DeadlineExceeded,
     Throttler,
 )
-from claude_throttle.features.batches.upload import Bounds
+from claude_throttle.features.batches.upload import BatchBounds
 from claude_throttle.testing import Garbage, Redirect, Reply, Reset, Stall
 from claude_throttle.testing.fault_proxy import FaultProxy
 
@@ -95,7 +95,7 @@ def test_a_refusal_of_the_first_batch_is_the_sdks_exception(fake, throttle, refu
 def test_a_refusal_of_a_later_batch_tells_what_was_created(fake, throttle):
     """The ids are worth money."""
     server = fake()
-    batches = bounded(throttle(server), Bounds(requests=1))
+    batches = bounded(throttle(server), BatchBounds(requests=1))
 
     def first_is_made(batch_id, _names):
         if batch_id is not None:
@@ -126,7 +126,7 @@ def test_an_error_of_the_callers_after_a_creation_keeps_its_id(fake, throttle):
 def test_ctrl_c_between_two_batches_leaves_their_ids_in_the_log(fake, throttle, caplog):
     """Nobody gets a handle then."""
     server = fake()
-    batches = bounded(throttle(server), Bounds(requests=1))
+    batches = bounded(throttle(server), BatchBounds(requests=1))
 
     def interrupted(_batch_id, names):
         if names == ["r1"]:

@@ -12,7 +12,7 @@ import pytest
 
 from claude_throttle import BrokenAnswer, InvalidCall, Unprocessed
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
-from claude_throttle.features.batches.upload import Bounds, split
+from claude_throttle.features.batches.upload import BatchBounds, split
 
 from ..conftest import MODEL
 from .asking import asked, bounded, pairs, params, text_of
@@ -102,7 +102,7 @@ def test_who_breaks_off_while_he_brings_requests_has_sent_none(fake, throttle):
 def test_more_than_a_batch_holds_become_several(fake, throttle):
     """By their number; the order goes through all of them."""
     server = fake()
-    handle = bounded(throttle(server), Bounds(requests=4)).submit(pairs(10), raw=True)
+    handle = bounded(throttle(server), BatchBounds(requests=4)).submit(pairs(10), raw=True)
     assert [len(names) for names in server.batches.created] == [4, 4, 2]
     assert len(handle.ids) == 3
     results = handle.result(timeout=10)
@@ -112,7 +112,7 @@ def test_more_than_a_batch_holds_become_several(fake, throttle):
 def test_batches_are_cut_by_their_bytes(fake, throttle):
     """No body is longer than allowed, and as much as fits goes together."""
     server = fake()
-    bounds = Bounds(bytes=1000)
+    bounds = BatchBounds(bytes=1000)
     bounded(throttle(server), bounds).submit(pairs(30))
     sizes = [int(a.headers["content-length"]) for a in server.batches.arrivals]
     assert max(sizes) <= 1000
@@ -173,7 +173,7 @@ def test_results_are_brought_once(fake, throttle):
 def test_the_ids_are_told_as_soon_as_they_are_known(fake, throttle):
     """And before that, what is about to be sent: a journal can be kept."""
     told = []
-    batches = bounded(throttle(fake()), Bounds(requests=2))
+    batches = bounded(throttle(fake()), BatchBounds(requests=2))
     handle = batches.submit(pairs(3), on_create=lambda *news: told.append(news))
     first, second = handle.ids
     assert told == [
@@ -190,7 +190,7 @@ def test_bodies_stay_out_of_memory():
     requests = ((f"r{number}", params("x" * 1500)) for number in range(count))
     tracemalloc.start(1)
     try:
-        (part,) = split(requests, Bounds())
+        (part,) = split(requests, BatchBounds())
         sizes = [len(piece) for piece in part.body()]
         peak = tracemalloc.get_traced_memory()[1]
     finally:

@@ -13,7 +13,7 @@ import pytest
 
 from claude_throttle import Closed, ConfigurationError, DeadlineExceeded, Forked, Throttler
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
-from claude_throttle.features.batches.upload import Bounds
+from claude_throttle.features.batches.upload import BatchBounds
 from claude_throttle.testing import FakeClaude, Reply, Stall
 
 from ..conftest import ask, move_until_done
@@ -56,7 +56,7 @@ def test_one_look_for_many_batches(fake, throttle):
     """The list tells of all that are new enough."""
     server = fake()
     server.batches.seconds = 0.3
-    batches = bounded(throttle(server), Bounds(requests=1))
+    batches = bounded(throttle(server), BatchBounds(requests=1))
     handle = batches.submit(pairs(5), poll_seconds=0.1, raw=True)
     assert len(handle.result(timeout=10)) == 5
     gets = [(a.path, a.nonce) for a in server.batches.arrivals if a.model == "GET"]
@@ -68,7 +68,7 @@ def test_one_look_for_many_batches(fake, throttle):
 def test_batches_that_the_list_does_not_tell_are_asked_for_one_by_one(fake, throttle):
     """They may be older than the newest hundred."""
     server = fake()
-    handle = bounded(throttle(server), Bounds(requests=1)).submit(pairs(2), raw=True)
+    handle = bounded(throttle(server), BatchBounds(requests=1)).submit(pairs(2), raw=True)
     throttle(server).batches.submit(pairs(3))
     listing = server.batches._list
     short = {"query": "limit=1"}
@@ -81,7 +81,7 @@ def test_messages_and_batches_take_nothing_from_each_other(fake, throttle):
     """A told pace of one message a minute holds up no batch; nor do batches take its place."""
     server = fake(rpm=1, burst=1)
     throttler = throttle(server, rpm=1)
-    batches = bounded(throttler, Bounds(requests=1))
+    batches = bounded(throttler, BatchBounds(requests=1))
     handle = batches.submit(pairs(6), poll_seconds=0.02)
     assert throttler.call(**ask("alone"))["content"]
     assert len(handle.result(timeout=10)) == 6
@@ -94,7 +94,7 @@ def test_a_tier_tells_the_pace_of_batches(fake, throttle, manual):
     """Five a minute for newcomers, say: a burst of twenty waits."""
     server = fake(clock=manual)
     throttler = throttle(server, clock=manual, tier=1, rpm=None)
-    batches = bounded(throttler, Bounds(requests=1))
+    batches = bounded(throttler, BatchBounds(requests=1))
     with ThreadPoolExecutor() as pool:
         sending = pool.submit(batches.submit, pairs(60))
         move_until_done(manual, [sending], step=1.0)
@@ -106,7 +106,7 @@ def test_a_429_pauses_all_requests_about_batches(fake, throttle, manual):
     """Until retry-after; then it goes on. The server's own quota is kept to afterwards."""
     server = fake(clock=manual)
     server.batches.limits(rpm=6, burst=1)
-    batches = bounded(throttle(server, clock=manual), Bounds(requests=1))
+    batches = bounded(throttle(server, clock=manual), BatchBounds(requests=1))
     with ThreadPoolExecutor() as pool:
         sending = pool.submit(batches.submit, pairs(6))
         move_until_done(manual, [sending], step=1.0)
@@ -173,7 +173,7 @@ def test_another_process_resumes_by_id(fake, throttle):
     """In any order, with the names or without."""
     server = fake()
     server.batches.seconds = 0.2
-    handle = bounded(throttle(server), Bounds(requests=2)).submit(pairs(4))
+    handle = bounded(throttle(server), BatchBounds(requests=2)).submit(pairs(4))
     later = throttle(server).batches
     names = list(handle.custom_ids)
     told = later.resume(handle.ids, custom_ids=[*names, "lost"], raw=True, poll_seconds=0.1)
@@ -314,7 +314,7 @@ def test_a_pause_holds_batches_back(fake, throttle):
 def test_recent_batches_come_page_by_page(fake, throttle):
     """Newest first, as many as are wanted."""
     server = fake()
-    handle = bounded(throttle(server), Bounds(requests=1)).submit(pairs(7))
+    handle = bounded(throttle(server), BatchBounds(requests=1)).submit(pairs(7))
     listing = server.batches._list
     server.batches._list = lambda request, at: listing(_three_at_most(request), at)
     recent = throttle(server).batches.recent

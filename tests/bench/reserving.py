@@ -6,10 +6,10 @@ import multiprocessing
 import statistics
 import time
 
-from claude_throttle.features.sharing.stores.contract import Bucket, Order
-from claude_throttle.features.sharing.stores.memory import MemoryLedger
-from claude_throttle.features.sharing.stores.redis import RedisLedger
-from claude_throttle.features.sharing.stores.sqlite import SqliteLedger
+from claude_throttle.features.sharing.stores.contract import ExchangeRequest, StoredBucket
+from claude_throttle.features.sharing.stores.memory import MemoryStore
+from claude_throttle.features.sharing.stores.redis import RedisStore
+from claude_throttle.features.sharing.stores.sqlite import SqliteStore
 from tests.bench.figures import Figure, at_most, scaled
 from tests.bench.sharing import redis, sqlite
 
@@ -22,7 +22,9 @@ SLOTS = 10
 
 def order(slots=1):
     """A thousand requests a millisecond: nothing to wait for."""
-    return Order("one", ALWAYS, (Bucket("rpm", 1.0, 1.0, strict=True),), ((1.0,),) * slots, 1e12)
+    return ExchangeRequest(
+        "one", ALWAYS, (StoredBucket("rpm", 1.0, 1.0, strict=True),), ((1.0,),) * slots, 1e12
+    )
 
 
 def alone(share):
@@ -30,7 +32,7 @@ def alone(share):
     count = scaled(5000, share)
     with sqlite() as path, redis() as server:
         ledgers = {
-            "memory": (MemoryLedger(time.monotonic), 5.0),
+            "memory": (MemoryStore(time.monotonic), 5.0),
             "SQLite": (_sqlite(path), 50.0),
             "Redis": (_redis(server.url), 200.0),
         }
@@ -54,11 +56,11 @@ def _median(ledger, count):
 
 def _sqlite(url):
     path = url.partition("://")[2]
-    return SqliteLedger(path, monotonic=time.monotonic, timeout_seconds=1.0)
+    return SqliteStore(path, monotonic=time.monotonic, timeout_seconds=1.0)
 
 
 def _redis(url):
-    return RedisLedger(url, monotonic=time.monotonic, timeout_seconds=1.0)
+    return RedisStore(url, monotonic=time.monotonic, timeout_seconds=1.0)
 
 
 def together_on_sqlite(share):

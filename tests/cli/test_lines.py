@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from claude_throttle.cli import lines
-from claude_throttle.cli.lines import Line, Problem, Request
+from claude_throttle.cli.lines import Line, LineRequest, Problem
 
 FILL = {"model": "m", "max_tokens": 5}
 USER_HI = [{"role": "user", "content": "hi"}]
@@ -45,13 +45,13 @@ def reason_of(data: bytes) -> str:
 )
 def test_every_kind_of_line_becomes_the_same_request(value: Any) -> None:
     line = read_one(value)
-    assert isinstance(line, Request)
+    assert isinstance(line, LineRequest)
     assert line.params == {"model": "m", "max_tokens": 5, "messages": USER_HI}
 
 
 def test_what_a_line_says_wins_over_what_the_command_fills_in() -> None:
     line = read_one({"prompt": "hi", "model": "own", "max_tokens": 9, "system": "s"})
-    assert isinstance(line, Request)
+    assert isinstance(line, LineRequest)
     assert line.params == {"model": "own", "max_tokens": 9, "system": "s", "messages": USER_HI}
 
 
@@ -77,7 +77,7 @@ def test_a_byte_order_mark_is_no_content() -> None:
 def test_a_second_use_of_an_id_gets_an_id_of_its_own() -> None:
     """Its error must not stand in the place of the first one's answer."""
     first, second = read(b'{"custom_id": "a", "prompt": "x"}\n{"custom_id": "a", "prompt": "y"}\n')
-    assert isinstance(first, Request)
+    assert isinstance(first, LineRequest)
     assert isinstance(second, Problem)
     assert second.custom_id.startswith("line-2-")
     assert "'a' was used" in second.reason
@@ -142,7 +142,7 @@ def test_a_huge_line_is_reported_and_the_rest_is_read(monkeypatch: pytest.Monkey
     huge, fits, again = read(b'"' + b"x" * 99 + b'"\n' + exactly + b"\n" + b"y" * 99)
     assert isinstance(huge, Problem)
     assert "longer than" in huge.reason
-    assert isinstance(fits, Request)
+    assert isinstance(fits, LineRequest)
     assert isinstance(again, Problem)
 
 
@@ -181,6 +181,6 @@ fields = st.sampled_from(["custom_id", "params", "prompt", "messages", "model", 
 @given(st.dictionaries(fields, json_values))
 def test_any_object_is_a_request_or_a_problem(value: dict[str, Any]) -> None:
     line = read_one(value)
-    if isinstance(line, Request):
+    if isinstance(line, LineRequest):
         assert {"model", "max_tokens", "messages"} <= set(line.params)
         assert "custom_id" not in line.params or "params" in value

@@ -111,7 +111,9 @@ def test_the_least_seconds_cannot_be_beaten(capsys: pytest.CaptureFixture[str]) 
 
 def test_the_table_fits_a_narrow_terminal() -> None:
     """No line is longer than 40 columns, and every number is still there."""
-    rows = [demo.Row(f"Throttler(rpm={rpm})", 1000, 990, 1234, 99.5, 98.1) for rpm in (1, 60000)]
+    rows = [
+        demo.ResultRow(f"Throttler(rpm={rpm})", 1000, 990, 1234, 99.5, 98.1) for rpm in (1, 60000)
+    ]
     wide, narrow = demo.table(rows), demo.table(rows, 40)
     assert len({len(line) for line in wide.splitlines()}) == 1
     assert demo.table(rows, 200) == wide

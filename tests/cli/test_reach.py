@@ -13,7 +13,7 @@ from claude_throttle import (
     RetryScheduled,
     Usage,
 )
-from claude_throttle.cli.reach import GIVE_UP_SECONDS, Reach
+from claude_throttle.cli.reach import GIVE_UP_SECONDS, OutageWatch
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 
 LOST = RetryScheduled(1, "m", 1, None, "no connection", 0.5)
@@ -23,7 +23,7 @@ ANSWER = CallSucceeded(1, "m", 1, 0.1, Usage(), None)
 
 def long_after(*events: Event) -> str | None:
     """What is thought of a server after these, and a long time of nothing."""
-    reach = Reach()
+    reach = OutageWatch()
     for event in events:
         reach(event)
     return reach.given_up(SYSTEM_CLOCK.monotonic() + GIVE_UP_SECONDS)
@@ -55,7 +55,7 @@ def test_any_other_is_waited_for(events: list[Event]) -> None:
 
 def test_it_is_not_given_up_at_once() -> None:
     """A server may be starting just now."""
-    reach = Reach()
+    reach = OutageWatch()
     reach(OPENED)
     assert reach.given_up(SYSTEM_CLOCK.monotonic()) is None
 
@@ -63,7 +63,7 @@ def test_it_is_not_given_up_at_once() -> None:
 def test_an_outage_and_its_end_are_told() -> None:
     """Once each, however many calls fail."""
     said: list[str] = []
-    reach = Reach()
+    reach = OutageWatch()
     reach.say = said.append
     for event in (LOST, LOST, OPENED, LOST, LOST, CircuitClosed("m"), ANSWER):
         reach(event)

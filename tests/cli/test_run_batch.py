@@ -176,11 +176,11 @@ def test_a_batch_whose_id_was_never_heard_is_found_or_made(
 
 
 def _request(names: list[str], params: dict[str, Any]) -> Any:
-    from claude_throttle.testing.wire import Request
+    from claude_throttle.testing.wire import HttpRequest
 
     body = {"requests": [{"custom_id": name, "params": params} for name in names]}
     path = "/v1/messages/batches"
-    return Request("POST", path, {"x-api-key": "k"}, json.dumps(body).encode(), True)
+    return HttpRequest("POST", path, {"x-api-key": "k"}, json.dumps(body).encode(), True)
 
 
 def test_ctrl_c_says_how_to_go_on(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from claude_throttle import ConfigurationError, InvalidCall, Priority, Settings
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.queueing.backlog import Backlog
-from claude_throttle.core.queueing.reentrant_slot import Seat
+from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.testing import ManualClock
 from tests.conftest import MODEL, ask, move_until_done
@@ -279,7 +279,7 @@ STEPS = st.lists(
 @examples(max_examples=200, deadline=None)
 def test_nothing_is_lost_and_nothing_leaves_twice(steps, ageing):
     """Whatever comes, leaves, is cancelled or queues again, a second apart."""
-    calls, waiting, left, seat = Calls(ageing), {}, [], Seat()
+    calls, waiting, left, seat = Calls(ageing), {}, [], ReentrantSlot()
     for priority, tenant, tokens, what in steps:
         calls.clock.advance(1.0)
         if what in ("put", "ride"):
@@ -384,7 +384,7 @@ def test_riders_need_no_permit():
     """They go when nobody else may, and in their order when all may."""
     calls = Calls()
     needing = calls.put(priority=Priority.NORMAL)
-    rider = calls.put(priority=Priority.BATCH, rides=Seat())
+    rider = calls.put(priority=Priority.BATCH, rides=ReentrantSlot())
     assert calls.head(up_to=-math.inf) is rider
     assert calls.head(up_to=Priority.INTERACTIVE) is rider
     assert calls.head(up_to=math.inf) is needing

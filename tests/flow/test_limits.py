@@ -6,11 +6,11 @@ import pytest
 
 from claude_throttle import Quota
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.feedback import Heard, Reading
-from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.domain.feedback import Feedback, RateLimit
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.pacing.pacer import AUTO, Pacer
-from claude_throttle.simulation.quotas import Limits
-from claude_throttle.simulation.simulated_server import Request, SimulatedServer
+from claude_throttle.simulation.quotas import SimulatedLimits
+from claude_throttle.simulation.simulated_server import SimulatedRequest, SimulatedServer
 from claude_throttle.simulation.simulation import Simulation
 from claude_throttle.testing import Stall
 from tests.conftest import MODEL, ask
@@ -149,7 +149,7 @@ def leaves_until(pacer, cost, end, reading):
         left.append(now)
         pacer.settle(cost, cost, now)
         pacer.answered(
-            Heard(readings={"requests": reading(now, len(left))}), stamp, Cost(0, 0, 0), now
+            Feedback(readings={"requests": reading(now, len(left))}), stamp, Cost(0, 0, 0), now
         )
         now = max(now, pacer.ready_at(cost, now))
     return left
@@ -161,7 +161,7 @@ def test_headroom_leaves_a_share_of_a_learned_limit_to_others(headroom):
     burst = 10.0
 
     def remaining(now, sent):  # a server whose bucket of ten is as full as we leave it
-        return Reading(600.0, max(0.0, min(burst, burst + 10.0 * now - sent)))
+        return RateLimit(600.0, max(0.0, min(burst, burst + 10.0 * now - sent)))
 
     whole = leaves_until(told_nothing(), Cost(1, 0, 0), 600, remaining)
     share = leaves_until(told_nothing(headroom=headroom), Cost(1, 0, 0), 600, remaining)
@@ -181,9 +181,9 @@ class Known:
 
 def test_headroom_holds_against_a_server_in_virtual_time():
     """1,200 a minute learned, half left: 600 calls take about a minute instead of half of one."""
-    server = SimulatedServer(Limits(rpm=1200, burst=20))
-    requests = [(0.0, Request())] * 600
-    permits = Concurrency(probing=True)
+    server = SimulatedServer(SimulatedLimits(rpm=1200, burst=20))
+    requests = [(0.0, SimulatedRequest())] * 600
+    permits = ConcurrencyLimiter(probing=True)
     simulation = Simulation(told_nothing(headroom=0.5), permits, Known(), server, requests).run()
     ended = [call.done_at for call in simulation.calls]
     assert None not in ended

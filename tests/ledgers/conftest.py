@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from claude_throttle.features.sharing.stores.redis import RedisLedger
+from claude_throttle.features.sharing.stores.redis import RedisStore
 from tests.ledgers.kinds import kind, make_ledger, shared
 from tests.redis_server import _own_redis, redis_url, start_redis, start_sentinel
 
@@ -28,7 +28,7 @@ def ledger_at():
     with contextlib.ExitStack() as stack:
 
         def make(url_or_client, timeout_seconds=5.0):
-            ledger = RedisLedger(url_or_client, time.monotonic, timeout_seconds)
+            ledger = RedisStore(url_or_client, time.monotonic, timeout_seconds)
             stack.callback(ledger.close)
             return ledger
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from claude_throttle.features.sharing.stores.memory import MemoryLedger
-from claude_throttle.features.sharing.stores.redis import RedisLedger
-from claude_throttle.features.sharing.stores.sqlite import SqliteLedger
+from claude_throttle.features.sharing.stores.memory import MemoryStore
+from claude_throttle.features.sharing.stores.redis import RedisStore
+from claude_throttle.features.sharing.stores.sqlite import SqliteStore
 
 KINDS = ("memory", "sqlite", "redis")
 
@@ -23,12 +23,12 @@ def make_ledger(request, tmp_path):
 
     def make(kind, monotonic=time.monotonic):
         if kind == "redis":
-            ledger = RedisLedger(request.getfixturevalue("redis_url"), monotonic, 10)
+            ledger = RedisStore(request.getfixturevalue("redis_url"), monotonic, 10)
         elif kind == "sqlite":
-            ledger = SqliteLedger(str(tmp_path / "quota.db"), monotonic, 10)
+            ledger = SqliteStore(str(tmp_path / "quota.db"), monotonic, 10)
         else:
-            mine = [one for one in made if isinstance(one, MemoryLedger)]
-            ledger = mine[0] if mine else MemoryLedger(monotonic)
+            mine = [one for one in made if isinstance(one, MemoryStore)]
+            ledger = mine[0] if mine else MemoryStore(monotonic)
         made.append(ledger)
         return ledger
 

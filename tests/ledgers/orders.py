@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 
-from claude_throttle.features.sharing.stores.contract import Bucket, Order
+from claude_throttle.features.sharing.stores.contract import ExchangeRequest, StoredBucket
 
 LANE = "claude-sonnet-4"
 
@@ -25,13 +25,15 @@ def new_account():
 def order(slots=1, interval=1e6, burst=1.0, **more):
     """Reserves so many slots of one request each, *interval* microseconds apart."""
     bucket = {
-        key: more.pop(key) for key in Bucket._fields if key in more and key not in Order._fields
+        key: more.pop(key)
+        for key in StoredBucket._fields
+        if key in more and key not in ExchangeRequest._fields
     }
-    return Order(
+    return ExchangeRequest(
         **{
             "member": "one",
             "not_after": ALWAYS,
-            "buckets": (Bucket("requests", interval, burst, strict=True, **bucket),),
+            "buckets": (StoredBucket("requests", interval, burst, strict=True, **bucket),),
             "slots": ((1.0,),) * slots,
             "horizon": 1e12,
             **more,

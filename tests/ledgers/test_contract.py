@@ -10,7 +10,12 @@ from collections import Counter
 
 import pytest
 
-from claude_throttle.features.sharing.stores.contract import NEVER, Bucket, Order, Seat
+from claude_throttle.features.sharing.stores.contract import (
+    NEVER,
+    ExchangeRequest,
+    MemberClaim,
+    StoredBucket,
+)
 from tests.ledgers.orders import ALWAYS, LANE, new_account, order
 
 MINUTE = 60e6
@@ -37,8 +42,8 @@ def slots(count=1, **more):
 
 def tokens(costs, burst=100.0, **more):
     """One token takes a minute to accrue."""
-    bucket = Bucket("tokens", MINUTE, burst, **more)
-    return Order("one", ALWAYS, (bucket,), tuple((cost,) for cost in costs), 1e12)
+    bucket = StoredBucket("tokens", MINUTE, burst, **more)
+    return ExchangeRequest("one", ALWAYS, (bucket,), tuple((cost,) for cost in costs), 1e12)
 
 
 def test_slots_lie_an_interval_apart(ask):
@@ -70,8 +75,10 @@ def test_no_slot_is_given_beyond_the_horizon(ask):
 
 def test_a_slot_waits_for_the_slowest_of_its_buckets(ask):
     """And takes from each; a bucket it costs nothing of delays nothing."""
-    buckets = (Bucket("requests", 1e6, 1.0), Bucket("tokens", MINUTE, 10.0))
-    reply = ask(Order("one", ALWAYS, buckets, ((1.0, 10.0), (1.0, 5.0), (1.0, 0.0)), 1e12))
+    buckets = (StoredBucket("requests", 1e6, 1.0), StoredBucket("tokens", MINUTE, 10.0))
+    reply = ask(
+        ExchangeRequest("one", ALWAYS, buckets, ((1.0, 10.0), (1.0, 5.0), (1.0, 0.0)), 1e12)
+    )
     assert reply.waits[:2] == (0.0, about(5))
     assert reply.waits[2] - reply.waits[1] == pytest.approx(1e6, abs=10)
     assert reply.taken == (3.0, 15.0)
@@ -161,15 +168,15 @@ def test_another_rate_leaves_the_level_where_it_is(ask):
     """Ten units below nothing are ten below nothing, and take as long as the new rate says."""
     ask(tokens([4.0, 10.0], burst=4.0))
     slower = tokens([1.0], burst=4.0)
-    slower = slower._replace(buckets=(Bucket("tokens", 2 * MINUTE, 4.0),))
+    slower = slower._replace(buckets=(StoredBucket("tokens", 2 * MINUTE, 4.0),))
     assert ask(slower).waits[0] == pytest.approx(22 * MINUTE, abs=2 * PASSED)
 
 
 def test_another_rate_does_not_fill_beyond_the_burst(ask):
     """What a bucket could not hold does not pay for what left since."""
     ask(tokens([], burst=4.0))
-    bucket = Bucket("tokens", 2 * MINUTE, 4.0, shift=4 * 2 * MINUTE)
-    assert ask(Order("one", ALWAYS, (bucket,), ((1.0,),))).waits == (about(2),)
+    bucket = StoredBucket("tokens", 2 * MINUTE, 4.0, shift=4 * 2 * MINUTE)
+    assert ask(ExchangeRequest("one", ALWAYS, (bucket,), ((1.0,),))).waits == (about(2),)
 
 
 def test_a_store_that_lost_its_instant_believes_what_was_seen(ask, shared):
@@ -182,7 +189,7 @@ def test_a_store_that_lost_its_instant_believes_what_was_seen(ask, shared):
 def test_what_comes_too_late_does_nothing(ask, shared):
     """And says so."""
     late = slots(3, not_after=shared.now() - 1.0, pause=MINUTE, counts=(("sent", 1.0),))
-    late = late._replace(notice="{}", facts="{}", seat=Seat(1, 1, 1.0, MINUTE))
+    late = late._replace(notice="{}", facts="{}", seat=MemberClaim(1, 1, 1.0, MINUTE))
     reply = ask(late)
     assert not reply.done
     assert (reply.waits, reply.notice, reply.facts, reply.members) == ((), "", "", 0)
@@ -233,8 +240,8 @@ def test_lanes_and_accounts_do_not_mix(shared):
     """Not their instants, pauses, totals, facts, notices, members."""
     mine, other = new_account(), new_account()
     told = slots(3, pause=MINUTE, counts=(("sent", 1.0),), facts="{}", notice="{}")
-    shared.exchange(mine, LANE, told._replace(seat=Seat(5, 5, 5.0, MINUTE)))
-    asked = slots(1, counts=(("sent", 0.0),), seat=Seat(1, 1, 5.0, MINUTE))
+    shared.exchange(mine, LANE, told._replace(seat=MemberClaim(5, 5, 5.0, MINUTE)))
+    asked = slots(1, counts=(("sent", 0.0),), seat=MemberClaim(1, 1, 5.0, MINUTE))
     lane = shared.exchange(mine, "claude-opus-4", asked._replace(seat=None))
     assert (lane.waits, lane.totals, lane.facts, lane.pause_until) == ((0.0,), (0.0,), "", NEVER)
     reply = shared.exchange(other, LANE, asked)

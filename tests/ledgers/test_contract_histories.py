@@ -8,7 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from claude_throttle.features.sharing.stores.contract import NEVER, SECOND, Bucket, Order, Seat
+from claude_throttle.features.sharing.stores.contract import (
+    NEVER,
+    SECOND,
+    ExchangeRequest,
+    MemberClaim,
+    StoredBucket,
+)
 from claude_throttle.features.sharing.stores.transaction import (
     ROUNDING,
     SLACK,
@@ -57,7 +63,7 @@ def _number(least, most):
 @st.composite
 def news(draw, name):
     """A bucket, and what became of it since its owner asked last."""
-    return Bucket(
+    return StoredBucket(
         name,
         draw(st.sampled_from(INTERVALS)),
         draw(st.sampled_from([0.5, 1.0, 3.0, 1e4])),
@@ -78,14 +84,14 @@ def steps(draw):
     names = NAMES[: draw(st.integers(0, 3))]
     costs = st.tuples(*(_number(0.01, 100.0) for _ in names))
     seat = st.builds(
-        Seat,
+        MemberClaim,
         st.integers(0, 9),
         st.integers(0, 9),
         st.sampled_from([0.0, 1.0, 7.5, 20.0]),
         st.sampled_from([1.0, 2e6, 15e6]),
         st.just('{"pid": 1}'),
     )
-    order = Order(
+    order = ExchangeRequest(
         draw(st.sampled_from(MEMBERS)),
         draw(st.sampled_from([ALWAYS] * 5 + [0.0])),
         tuple(draw(news(name)) for name in names),
@@ -130,8 +136,8 @@ def test_no_window_holds_more_than_burst_and_rate(moved, clock, batches, burst, 
     account, instants = new_account(), []
     for member, count, passes in batches:
         clock.ahead += passes
-        bucket = Bucket("requests", interval, burst, strict=True)
-        order = Order(member, ALWAYS, (bucket,), ((1.0,),) * count, 1e12)
+        bucket = StoredBucket("requests", interval, burst, strict=True)
+        order = ExchangeRequest(member, ALWAYS, (bucket,), ((1.0,),) * count, 1e12)
         reply = moved.exchange(account, LANE, order)
         instants += [reply.now + wait for wait in reply.waits]
     assert instants == sorted(instants)
@@ -147,7 +153,7 @@ def test_a_slot_is_caught_up_if_it_is_a_millisecond_late(make_ledger, kind, late
     """A later one moves the instant: time is lost rather than two sent on each other's heels."""
     now = [1e9]
     ledger, account = make_ledger(kind, lambda: now[0] / SECOND), new_account()
-    order = Order("one", ALWAYS, (Bucket("requests", 1e4, 1.0),), ((1.0,),))
+    order = ExchangeRequest("one", ALWAYS, (StoredBucket("requests", 1e4, 1.0),), ((1.0,),))
     ledger.exchange(account, LANE, order)
     now[0] += 1e4 + late
     assert ledger.exchange(account, LANE, order).waits == (0.0,)
@@ -166,8 +172,8 @@ def test_with_a_burst_of_one_no_instant_is_given_twice(moved, clock, batches, re
         now = moved.now()
         # Who gives back the last of its slots must not have used them.
         back = [at for at in mine if at > now][max(0, len(mine) - unused) :]
-        bucket = Bucket("requests", 1e6 / 7, 1.0, returned=float(len(back)), strict=True)
-        order = Order(member, ALWAYS, (bucket,), ((1.0,),) * count, 1e12, sequence)
+        bucket = StoredBucket("requests", 1e6 / 7, 1.0, returned=float(len(back)), strict=True)
+        order = ExchangeRequest(member, ALWAYS, (bucket,), ((1.0,),) * count, 1e12, sequence)
         reply = moved.exchange(account, LANE, order)
         for at in back:
             kept.remove(at)
@@ -193,8 +199,8 @@ def test_places_in_flight_never_exceed_the_limit(moved, visits, limit):
     account, held = new_account(), dict.fromkeys(MEMBERS, 0)
     for member, want, ended in visits:
         in_use = max(0, held[member] - ended)
-        seat = Seat(in_use, want, limit, 600e6)
-        reply = moved.exchange(account, LANE, Order(member, ALWAYS, (), seat=seat))
+        seat = MemberClaim(in_use, want, limit, 600e6)
+        reply = moved.exchange(account, LANE, ExchangeRequest(member, ALWAYS, (), seat=seat))
         held[member] = max(in_use, reply.granted)
         assert sum(held.values()) <= limit
         assert reply.in_flight == sum(held.values())

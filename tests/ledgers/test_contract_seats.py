@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from claude_throttle.features.sharing.stores.contract import SECOND, Bucket, Order, Seat
+from claude_throttle.features.sharing.stores.contract import (
+    SECOND,
+    ExchangeRequest,
+    MemberClaim,
+    StoredBucket,
+)
 from tests.ledgers.orders import ALWAYS, LANE, new_account, order
 
 MINUTE = 60e6
@@ -16,8 +21,8 @@ def sit(shared):
     account = new_account()
 
     def ask(member, in_use, want, limit=10.0, lease=MINUTE, info="{}"):
-        seat = Seat(in_use, want, limit, lease, info)
-        return shared.exchange(account, LANE, Order(member, ALWAYS, (), seat=seat))
+        seat = MemberClaim(in_use, want, limit, lease, info)
+        return shared.exchange(account, LANE, ExchangeRequest(member, ALWAYS, (), seat=seat))
 
     ask.account = account
     return ask
@@ -130,9 +135,9 @@ def test_the_fleet_shows_who_is_there_and_what_there_is(sit, shared):
     """Lanes with their levels, pause and facts; members that are there; notices."""
     sit("one", 2, 4, info='{"host": "a"}')
     sit("gone", 1, 1, lease=1.0)
-    bucket = Bucket("requests", MINUTE, 5.0)
+    bucket = StoredBucket("requests", MINUTE, 5.0)
     more = {"pause": 2 * MINUTE, "facts": '{"rpm": 1}', "notice": '{"reason": "spend limit"}'}
-    shared.exchange(sit.account, LANE, Order("one", ALWAYS, (bucket,), ((3.0,),), **more))
+    shared.exchange(sit.account, LANE, ExchangeRequest("one", ALWAYS, (bucket,), ((3.0,),), **more))
     fleet = shared.fleet()
     while any(member.member == "gone" for member in fleet.members):
         fleet = shared.fleet()

@@ -8,8 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from claude_throttle.features.sharing.stores.contract import NEVER, Bucket, Order, Seat
-from claude_throttle.features.sharing.stores.redis import RedisLedger
+from claude_throttle.features.sharing.stores.contract import (
+    NEVER,
+    ExchangeRequest,
+    MemberClaim,
+    StoredBucket,
+)
+from claude_throttle.features.sharing.stores.redis import RedisStore
 from claude_throttle.features.sharing.stores.transaction import AccountRecord, LaneRecord, exchange
 from tests.ledgers.orders import ALWAYS, LANE, new_account
 
@@ -25,7 +30,7 @@ NAMES = ("requests", "input_tokens", "Ausgabe-Wörter")
 @st.composite
 def buckets(draw, name, seen_from):
     seen = draw(SEEN)
-    return Bucket(
+    return StoredBucket(
         name,
         draw(INTERVALS),
         draw(st.sampled_from([0.5, 1.0, 2.0, 30.0, 1e5])),
@@ -41,7 +46,7 @@ def buckets(draw, name, seen_from):
 
 
 SEATS = st.builds(
-    Seat,
+    MemberClaim,
     in_use=st.integers(0, 9),
     want=st.integers(0, 9),
     limit=st.one_of(st.just(0.0), st.integers(1, 20).map(float), st.floats(0.1, 20)),
@@ -55,7 +60,7 @@ def orders(draw, seen_from):
     names = NAMES[: draw(st.integers(0, len(NAMES)))]
     chosen = tuple(draw(buckets(name, seen_from)) for name in names)
     slots = draw(st.lists(st.tuples(*(UNITS for _ in names)), max_size=12))
-    return Order(
+    return ExchangeRequest(
         member=draw(st.sampled_from(["one", "two", "three"])),
         not_after=draw(st.sampled_from([ALWAYS, ALWAYS, ALWAYS, ALWAYS, 0.0])),
         buckets=chosen,
@@ -76,7 +81,7 @@ MEMBERS = ["one", "two", "three", "four", "five"]
 
 @pytest.fixture
 def ledger(redis_url):
-    ledger = RedisLedger(redis_url, time.monotonic, timeout_seconds=5)
+    ledger = RedisStore(redis_url, time.monotonic, timeout_seconds=5)
     yield ledger
     ledger.close()
 
@@ -107,7 +112,7 @@ def test_lua_and_python_share_places_alike(ledger, seated):
     """Of many members, most of whom want more than there is."""
     account, holders = new_account(), AccountRecord()
     for member, seat in seated:
-        order = Order(member, ALWAYS, (), seat=seat)
+        order = ExchangeRequest(member, ALWAYS, (), seat=seat)
         reply = ledger.exchange(account, LANE, order)
         assert reply == exchange(LaneRecord(), holders, order, reply.now)
 
@@ -118,8 +123,8 @@ def test_shares_are_cut_as_python_cuts_them(ledger):
         account, holders = new_account(), AccountRecord()
         for limit in (members * 7 * (1 - 1e-16), members * 3.0, 0.1 * members * 3, 20.9):
             for name in range(members):
-                seat = Seat(0, 9, limit, 15e6)
-                order = Order(f"m{name}", ALWAYS, (), seat=seat)
+                seat = MemberClaim(0, 9, limit, 15e6)
+                order = ExchangeRequest(f"m{name}", ALWAYS, (), seat=seat)
                 reply = ledger.exchange(account, LANE, order)
                 assert reply == exchange(LaneRecord(), holders, order, reply.now)
 
@@ -127,12 +132,14 @@ def test_shares_are_cut_as_python_cuts_them(ledger):
 def test_a_thousand_members_and_a_long_batch(ledger):
     """As many as a script's stack must bear."""
     account, lane, holders = new_account(), LaneRecord(), AccountRecord()
-    names = [Bucket(f"quota {index}", 10.0, 3.0) for index in range(6)]
+    names = [StoredBucket(f"quota {index}", 10.0, 3.0) for index in range(6)]
     for number in range(1500):
-        seat = Seat(1, 2, 0.0, 60e6 if number % 2 else 1.0)
-        order = Order(f"member {number}", ALWAYS, (), seat=seat)
+        seat = MemberClaim(1, 2, 0.0, 60e6 if number % 2 else 1.0)
+        order = ExchangeRequest(f"member {number}", ALWAYS, (), seat=seat)
         ledger.exchange(account, LANE, order)
-    order = Order("last", ALWAYS, tuple(names), ((1.0,) * 6,) * 500, horizon=1e12, seat=seat)
+    order = ExchangeRequest(
+        "last", ALWAYS, tuple(names), ((1.0,) * 6,) * 500, horizon=1e12, seat=seat
+    )
     reply = ledger.exchange(account, LANE, order)
     assert reply.members == 751
     alike = exchange(lane, holders, order, reply.now)
@@ -145,6 +152,8 @@ def test_a_thousand_members_and_a_long_batch(ledger):
 
 def test_a_slot_must_name_all_buckets(ledger):
     """A batch that is cut short would be read askew."""
-    short = Order("one", ALWAYS, (Bucket("a", 1.0, 1.0), Bucket("b", 1.0, 1.0)), ((1.0,),))
+    short = ExchangeRequest(
+        "one", ALWAYS, (StoredBucket("a", 1.0, 1.0), StoredBucket("b", 1.0, 1.0)), ((1.0,),)
+    )
     with pytest.raises(ValueError, match="each bucket"):
         ledger.exchange(new_account(), LANE, short)

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from claude_throttle.features.sharing.stores.contract import Seat, StoreFailed
+from claude_throttle.features.sharing.stores.contract import MemberClaim, StoreFailed
 from tests.ledgers.orders import LANE, eventually, new_account, order
 
 
@@ -50,13 +50,13 @@ def test_keys_expire(start_redis, ledger_at):
         answer = server.ask(f"PTTL claude-throttle:{{{account}}}:{kind}")
         return int(answer.strip().lstrip(b":")) / 1000
 
-    ledger.exchange(account, LANE, order(seat=Seat(0, 1, 0.0, 15e6)))
+    ledger.exchange(account, LANE, order(seat=MemberClaim(0, 1, 0.0, 15e6)))
     assert 3590 < seconds("account") <= 3600
     assert 3600 <= seconds(f"lane:{LANE}") <= 3660
     ledger.exchange(account, LANE, order(interval=86.4e6, burst=1000.0, slots=0))
     assert 2 * 86400 - 1 <= seconds(f"lane:{LANE}") <= 2 * 86400 + 60
     ledger.exchange(account, LANE, order(notice='{"reason": "spend"}'))
-    ledger.exchange(account, LANE, order(seat=Seat(0, 1, 0.0, 15e6)))
+    ledger.exchange(account, LANE, order(seat=MemberClaim(0, 1, 0.0, 15e6)))
     assert seconds("account") > 86390
     ledger.exchange(account, LANE, order(pause=7 * 86400e6))
     assert seconds(f"lane:{LANE}") > 7 * 86400
@@ -71,7 +71,7 @@ def test_the_fleet_is_what_was_stored(start_redis, ledger_at):
     for key in ("other", "claude-throttle:strange", "claude-throttle:{x}:other"):
         assert server.ask(f"HSET {key} a b").startswith(b":1")
     assert ledger.fleet() == ([], [], {})
-    seat = Seat(3, 5, 0.0, 15e6, '{"host": "a b"}')
+    seat = MemberClaim(3, 5, 0.0, 15e6, '{"host": "a b"}')
     for number in range(250):
         more = {"seat": seat} if number == 0 else {}
         ledger.exchange(f"account {number}", f"lane:{number}", order(slots=3, **more))

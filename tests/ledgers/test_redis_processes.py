@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from claude_throttle.features.sharing.stores.contract import Seat
-from claude_throttle.features.sharing.stores.redis import RedisLedger
+from claude_throttle.features.sharing.stores.contract import MemberClaim
+from claude_throttle.features.sharing.stores.redis import RedisStore
 from tests.ledgers.orders import LANE, new_account, order
 
 PROCESSES = 3
@@ -18,12 +18,12 @@ BATCHES = 100
 
 def _reserve(url, account, name, start, told):
     """Batches of different sizes, now and then with a look at who else is there."""
-    ledger = RedisLedger(url, time.monotonic, timeout_seconds=10)
+    ledger = RedisStore(url, time.monotonic, timeout_seconds=10)
     ledger.now()
     instants, longest = [], 0.0
     start.wait()
     for number in range(BATCHES):
-        seat = Seat(0, 4, 6.0, 15e6) if number % 10 == 0 else None
+        seat = MemberClaim(0, 4, 6.0, 15e6) if number % 10 == 0 else None
         asked = order(1 + number % 7, INTERVAL, 3.0, member=name, seat=seat, horizon=1e5)
         began = time.monotonic()
         reply = ledger.exchange(account, LANE, asked)

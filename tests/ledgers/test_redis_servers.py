@@ -16,7 +16,7 @@ import redis.sentinel
 
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.sharing.stores.contract import StoreFailed
-from claude_throttle.features.sharing.stores.redis import RedisLedger
+from claude_throttle.features.sharing.stores.redis import RedisStore
 from tests.ledgers.orders import LANE, eventually, new_account, order
 
 
@@ -64,7 +64,7 @@ def test_a_clients_retries_are_not_ours(start_redis):
     retry = Retry(ConstantBackoff(1), 10)
     client = redis.Redis(port=server.port, retry=retry)
     with contextlib.closing(client):
-        ledger = RedisLedger(client, time.monotonic)
+        ledger = RedisStore(client, time.monotonic)
         server.kill()
         began = time.monotonic()
         with pytest.raises(StoreFailed, match="Is it running"):
@@ -190,7 +190,7 @@ def _kept_by_second(ledger, cluster):
 def test_a_wrong_url_is_refused_at_once_without_its_password(url):
     """When the throttler is made, not at its first call."""
     with pytest.raises(ConfigurationError) as caught:
-        RedisLedger(url, time.monotonic)
+        RedisStore(url, time.monotonic)
     assert "redis://" in str(caught.value)
     assert not [part for part in ("secret", "pa#ss", "'pa'", "ss@") if part in str(caught.value)]
 
@@ -205,14 +205,14 @@ def test_what_is_no_client_is_refused():
 
     for wrong in (object(), asyncio.run(made())):
         with pytest.raises(ConfigurationError, match="shared must be"):
-            RedisLedger(wrong, time.monotonic)
+            RedisStore(wrong, time.monotonic)
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch):
     """In the extra's name."""
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(ConfigurationError, match=r"claude-throttle\[redis\]"):
-        RedisLedger("redis://127.0.0.1/0", time.monotonic)
+        RedisStore("redis://127.0.0.1/0", time.monotonic)
 
 
 def test_the_library_is_imported_when_needed():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from claude_throttle.features.sharing.stores.contract import StoreFailed
-from claude_throttle.features.sharing.stores.redis import RedisLedger
+from claude_throttle.features.sharing.stores.redis import RedisStore
 from tests.ledgers.orders import LANE, new_account, order
 
 CERTIFICATE = str(Path(__file__).with_name("tls.pem"))
@@ -55,7 +55,7 @@ def test_a_connection_is_kept(tls_port, lane_count):
     """One for all calls, although records without an answer arrived on it."""
     port, accepted = tls_port
     url = f"rediss://localhost:{port}/0?ssl_ca_certs={CERTIFICATE}"
-    ledger = RedisLedger(url, time.monotonic, timeout_seconds=5)
+    ledger = RedisStore(url, time.monotonic, timeout_seconds=5)
     account = new_account()
     for number in range(30):
         reply = ledger.exchange(account, f"{LANE} {number % lane_count}", order())
@@ -67,7 +67,7 @@ def test_a_connection_is_kept(tls_port, lane_count):
 
 def test_a_certificate_of_nobody_we_know_is_refused(tls_port):
     """In words."""
-    ledger = RedisLedger(f"rediss://localhost:{tls_port[0]}/0", time.monotonic, timeout_seconds=5)
+    ledger = RedisStore(f"rediss://localhost:{tls_port[0]}/0", time.monotonic, timeout_seconds=5)
     with pytest.raises(StoreFailed, match=r"(?i)certificate"):
         ledger.now()
     ledger.close()

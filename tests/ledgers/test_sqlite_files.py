@@ -16,8 +16,8 @@ import pytest
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.sharing.stores import file_lock as turns
 from claude_throttle.features.sharing.stores import sqlite_schema as schema
-from claude_throttle.features.sharing.stores.contract import Seat, StoreFailed
-from claude_throttle.features.sharing.stores.sqlite import SqliteLedger
+from claude_throttle.features.sharing.stores.contract import MemberClaim, StoreFailed
+from claude_throttle.features.sharing.stores.sqlite import SqliteStore
 from tests.ledgers.orders import LANE, order
 
 DAY = 86_400.0
@@ -34,7 +34,7 @@ def open_ledger(path):
     made = []
 
     def make(monotonic=time.monotonic, timeout_seconds=5.0, path=path):
-        made.append(SqliteLedger(path, monotonic, timeout_seconds))
+        made.append(SqliteStore(path, monotonic, timeout_seconds))
         return made[-1]
 
     yield make
@@ -122,7 +122,7 @@ def test_without_a_boot_id_what_lies_ahead_is_of_another_boot(
 
 def test_what_nobody_touched_for_two_days_is_removed(open_ledger, path):
     """Lanes, and accounts without any; looked for once an hour."""
-    seat = Seat(1, 1, 0.0, 1e6)
+    seat = MemberClaim(1, 1, 0.0, 1e6)
     now = [1_000.0]
     ledger = open_ledger(lambda: now[0])
     ledger.exchange("old", LANE, order(seat=seat, notice="{}"))
@@ -166,12 +166,12 @@ def test_the_files_text_says_what_there_is(open_ledger, path):
 def test_a_directory_that_is_not_there_is_refused(tmp_path):
     """When the ledger is made, not when the first call leaves."""
     with pytest.raises(ConfigurationError, match="directory of .*quota.db does not exist"):
-        SqliteLedger(str(tmp_path / "no" / "quota.db"), time.monotonic)
+        SqliteStore(str(tmp_path / "no" / "quota.db"), time.monotonic)
 
 
 def test_a_directory_is_no_file(tmp_path):
     with pytest.raises(ConfigurationError, match="no file"):
-        SqliteLedger(str(tmp_path), time.monotonic)
+        SqliteStore(str(tmp_path), time.monotonic)
 
 
 def test_another_users_file_is_refused(path, monkeypatch):
@@ -180,7 +180,7 @@ def test_another_users_file_is_refused(path, monkeypatch):
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     with pytest.raises(ConfigurationError, match="belongs to another user"):
-        SqliteLedger(path, time.monotonic)
+        SqliteStore(path, time.monotonic)
 
 
 @pytest.mark.parametrize("end", ["", ".lock"])
@@ -205,7 +205,7 @@ def test_a_system_without_flock_is_refused(path, monkeypatch):
     """Windows."""
     monkeypatch.delattr(turns, "flock")
     with pytest.raises(ConfigurationError, match="use Redis"):
-        SqliteLedger(path, time.monotonic)
+        SqliteStore(path, time.monotonic)
 
 
 # -- faults ----------------------------------------------------------------------------------------

@@ -12,9 +12,13 @@ import time
 
 import pytest
 
-from claude_throttle.features.sharing.stores.contract import Bucket, Order, StoreFailed
+from claude_throttle.features.sharing.stores.contract import (
+    ExchangeRequest,
+    StoredBucket,
+    StoreFailed,
+)
 from claude_throttle.features.sharing.stores.file_lock import IDLE_SECONDS
-from claude_throttle.features.sharing.stores.sqlite import SqliteLedger
+from claude_throttle.features.sharing.stores.sqlite import SqliteStore
 from tests.ledgers.orders import ALWAYS, LANE, order
 
 MINUTE = 60e6
@@ -64,7 +68,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def ledger(path):
-    ledger = SqliteLedger(path, time.monotonic, 5.0)
+    ledger = SqliteStore(path, time.monotonic, 5.0)
     yield ledger
     ledger.close()
 
@@ -105,7 +109,7 @@ def test_a_holder_that_is_stopped_blocks_nobody_beyond_the_timeout(start, path):
     """And when it goes on, so do the others, by themselves."""
     stopped = start(STRUCK, path, int(signal.SIGSTOP))
     assert stopped.stdout.readline() == "in\n"
-    ledger = SqliteLedger(path, time.monotonic, 0.25)
+    ledger = SqliteStore(path, time.monotonic, 0.25)
     for ask in (
         ledger.now,
         ledger.fleet,
@@ -126,7 +130,7 @@ def test_a_holder_that_is_stopped_blocks_nobody_beyond_the_timeout(start, path):
 
 def test_closing_while_a_holder_is_stopped(start, path):
     """It ends, too, and lets go of all it has open."""
-    ledger = SqliteLedger(path, time.monotonic, 0.25)
+    ledger = SqliteStore(path, time.monotonic, 0.25)
     ledger.now()
     mine = ledger._by_pid[os.getpid()]
     stopped = start(STRUCK, path, int(signal.SIGSTOP))
@@ -179,7 +183,7 @@ def test_all_threads_are_bounded_while_a_holder_is_stopped(start, path):
     """They wait for one of them, which waits for the holder: no longer, all together."""
     stopped = start(STRUCK, path, int(signal.SIGSTOP))
     stopped.stdout.readline()
-    ledger, took = SqliteLedger(path, time.monotonic, 0.25), []
+    ledger, took = SqliteStore(path, time.monotonic, 0.25), []
 
     def ask():
         began = time.monotonic()
@@ -216,7 +220,7 @@ def test_a_deputy_without_errands_ends(start, path, ledger):
     descriptors = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
     stopped = start(STRUCK, path, int(signal.SIGSTOP))
     stopped.stdout.readline()
-    impatient, before = SqliteLedger(path, time.monotonic, 0.05), set(threading.enumerate())
+    impatient, before = SqliteStore(path, time.monotonic, 0.05), set(threading.enumerate())
     with pytest.raises(StoreFailed):
         impatient.now()
     (deputy,) = set(threading.enumerate()) - before
@@ -256,7 +260,7 @@ def test_threads_and_processes_at_once_lose_nothing(start, path, ledger):
     busy = [start(BUSY, path, 100) for _ in range(2)]
     for process in busy:
         process.stdout.readline()
-    other = SqliteLedger(path, time.monotonic, 5.0)
+    other = SqliteStore(path, time.monotonic, 5.0)
     failed = []
 
     def reserve(mine):
@@ -366,7 +370,9 @@ def test_an_order_that_waited_too_long_does_nothing(start, path, ledger):
     """not_after is looked at when its turn has come."""
     stopped = start(STRUCK, path, int(signal.SIGSTOP))
     stopped.stdout.readline()
-    late = Order("m", time.monotonic() * 1e6 + 1e5, (Bucket("requests", 1e6, 1.0),), ((1.0,),))
+    late = ExchangeRequest(
+        "m", time.monotonic() * 1e6 + 1e5, (StoredBucket("requests", 1e6, 1.0),), ((1.0,),)
+    )
     got = []
     waiter = threading.Thread(target=lambda: got.append(ledger.exchange("a", LANE, late)))
     waiter.start()

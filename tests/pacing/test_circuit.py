@@ -7,12 +7,18 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.core.pacing.circuit_breaker import CLOSED, HALF_OPEN, MEMORY, OPEN, Circuit
+from claude_throttle.core.pacing.circuit_breaker import (
+    CLOSED,
+    HALF_OPEN,
+    MEMORY,
+    OPEN,
+    CircuitBreaker,
+)
 
 
 def opened(now=0.0, first=1):
     """A circuit that five failures have just opened."""
-    circuit = Circuit()
+    circuit = CircuitBreaker()
     assert [circuit.failed(first + n, now) for n in range(5)] == [False] * 4 + [True]
     return circuit
 
@@ -27,27 +33,27 @@ def test_five_sent_one_after_another_open_it():
 @given(st.permutations(range(10, 15)))
 def test_the_order_of_coming_back_is_of_no_account(numbers):
     """Failures are quick, answers slow: only the order of sending says anything."""
-    circuit = Circuit()
+    circuit = CircuitBreaker()
     assert [circuit.failed(number, 0.0) for number in numbers] == [False] * 4 + [True]
 
 
 def test_failures_with_an_answer_among_them_do_not_open_it():
     """Every second one fails: a bad server, but one that answers."""
-    circuit = Circuit()
+    circuit = CircuitBreaker()
     assert not any(circuit.failed(number, 0.0) for number in range(1, 500, 2))
     assert circuit.state == CLOSED
 
 
 def test_one_that_was_still_out_completes_a_streak():
     """1, 2, 4, 5 failed and 3 is slow: when it fails too, those are five."""
-    circuit = Circuit()
+    circuit = CircuitBreaker()
     assert not any(circuit.failed(number, 0.0) for number in (1, 2, 4, 5))
     assert circuit.failed(3, 9.0)
 
 
 def test_one_in_ten_failures_opens_it_once_in_a_hundred_thousand_calls():
     """By accident, in half a million calls with a tenth of random faults: about five times."""
-    chance, circuit, openings = random.Random(1), Circuit(), 0
+    chance, circuit, openings = random.Random(1), CircuitBreaker(), 0
     for number in range(1, 500_001):
         if chance.random() < 0.1 and circuit.failed(number, 0.0):
             openings += 1
@@ -57,14 +63,14 @@ def test_one_in_ten_failures_opens_it_once_in_a_hundred_thousand_calls():
 
 def test_it_does_not_remember_for_ever():
     """A day's failures, four in a row each time, take no memory and open nothing."""
-    circuit = Circuit()
+    circuit = CircuitBreaker()
     assert not any(circuit.failed(n, 0.0) for n in range(1, 50_000) if n % 5)
     assert len(circuit._failed) <= MEMORY
 
 
 def test_closed_it_holds_up_nobody():
     """And what leaves is no probe."""
-    circuit = Circuit()
+    circuit = CircuitBreaker()
     assert circuit.ready_at() < 0
     assert not circuit.left(1, 0.0)
 

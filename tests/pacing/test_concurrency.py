@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.queueing.ticket import Priority
 
 NORMAL = Priority.NORMAL
@@ -20,7 +20,7 @@ class Purse:
     """Permits, and the places that are out."""
 
     def __init__(self, *args, **more):
-        self.permits = Concurrency(*args, **more)
+        self.permits = ConcurrencyLimiter(*args, **more)
         self.places = []
 
     def __getattr__(self, name):
@@ -457,7 +457,7 @@ def test_the_first_refusal_without_a_limit_is_news():
 
 def test_threads_never_hold_more_than_there_are():
     """Eight threads, three permits, counted by those who hold one."""
-    permits, held, most = Concurrency(3), [], []
+    permits, held, most = ConcurrencyLimiter(3), [], []
     begin = threading.Barrier(8)
 
     def work():
@@ -482,7 +482,7 @@ def test_threads_never_hold_more_than_there_are():
 
 def test_threads_that_grow_and_shrink_it_lose_no_permit():
     """Eight threads borrow, return, answer and refuse; in the end none is out and one is free."""
-    permits, begin = Concurrency(probing=True), threading.Barrier(8)
+    permits, begin = ConcurrencyLimiter(probing=True), threading.Barrier(8)
 
     def work(mine):
         begin.wait(20)

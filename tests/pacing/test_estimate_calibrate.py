@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from claude_throttle.core.estimation.calibration import Lengths, Line, Share
+from claude_throttle.core.estimation.calibration import LinearFit, OutputLengths, RatioEstimate
 from claude_throttle.core.estimation.input_tokens import BYTES_PER_TOKEN
 
 seeds = st.integers(0, 10**9)
@@ -58,7 +58,7 @@ def teach(line, calls):
 @given(seeds, st.sampled_from([50, 200, 1000, 10_000, 100_000]))
 def test_after_twenty_calls_the_sum_is_right_within_three_percent(seed, smallest):
     """Texts of tenfold spread, from 2.5 to 6 bytes a token, with up to 400 tokens added to each."""
-    texts, line = Texts(seed), Line()
+    texts, line = Texts(seed), LinearFit()
     teach(line, texts.calls(20, smallest))
     assert teach(line, texts.calls(200, smallest)).error < 0.03
 
@@ -66,7 +66,7 @@ def test_after_twenty_calls_the_sum_is_right_within_three_percent(seed, smallest
 @given(seeds, st.sampled_from([(50, 1000), (1000, 50), (100, 20_000), (4000, 200)]))
 def test_the_sum_stays_right_when_sizes_change(seed, sizes):
     """A ratio alone would book the constant part with each thousand tokens, or not at all."""
-    texts, line = Texts(seed), Line()
+    texts, line = Texts(seed), LinearFit()
     teach(line, texts.calls(20, sizes[0]))
     first, second = (teach(line, texts.calls(110, smallest)) for smallest in sizes)
     assert Sums(first.booked + second.booked, first.took + second.took).error < 0.035
@@ -74,7 +74,7 @@ def test_the_sum_stays_right_when_sizes_change(seed, sizes):
 
 def test_a_ratio_alone_would_be_wrong():
     """The figure above is no gift: without the constant, the change of sizes costs ten times it."""
-    texts, share = Texts(1), Share(1.0, 200.0)
+    texts, share = Texts(1), RatioEstimate(1.0, 200.0)
     texts.constant = 400
     for guess, count in texts.calls(40, 50):
         share.learn(count, guess)
@@ -86,7 +86,7 @@ def test_a_ratio_alone_would_be_wrong():
 @given(seeds)
 def test_another_language_is_learned_within_forty_calls(seed):
     """The ratio changes by anything up to 2.4 times; then the sum is right again."""
-    texts, line = Texts(seed), Line()
+    texts, line = Texts(seed), LinearFit()
     teach(line, texts.calls(100, 200))
     texts.change()
     teach(line, texts.calls(40, 200))
@@ -96,7 +96,7 @@ def test_another_language_is_learned_within_forty_calls(seed):
 @given(seeds, st.floats(0.05, 3.0))
 def test_one_huge_call_does_not_bend_the_line(seed, ratio):
     """A document of which the guess is far off: the texts after it are still booked as texts."""
-    texts, line = Texts(seed), Line()
+    texts, line = Texts(seed), LinearFit()
     teach(line, texts.calls(60, 200))
     line.learn(1e6, 1e6 * ratio)
     assert teach(line, texts.calls(40, 200)).error < 0.45
@@ -105,7 +105,7 @@ def test_one_huge_call_does_not_bend_the_line(seed, ratio):
 
 def test_two_sizes_tell_the_constant_from_the_ratio():
     """Small texts and large ones, 300 tokens added to each: both are told, and sizes between."""
-    line = Line()
+    line = LinearFit()
     for _ in range(30):
         line.learn(100.0, 450)
         line.learn(3000.0, 4800)
@@ -116,7 +116,7 @@ def test_two_sizes_tell_the_constant_from_the_ratio():
 
 def test_one_size_is_taken_for_a_ratio():
     """Nothing tells the constant then; twice the text is taken for about twice the tokens."""
-    line = Line()
+    line = LinearFit()
     for _ in range(30):
         line.learn(1000.0, 1500)
     assert line.at(2000.0) == pytest.approx(3000, rel=0.1)
@@ -125,7 +125,7 @@ def test_one_size_is_taken_for_a_ratio():
 @pytest.mark.parametrize("counts", [(500, 19_000), (9000, 1000)])
 def test_where_no_line_fits_the_sum_does(counts):
     """Large calls dearer than in proportion, or cheaper than small ones: no such line is let be."""
-    line = Line()
+    line = LinearFit()
     for _ in range(40):
         line.learn(1000.0, counts[0])
         line.learn(10_000.0, counts[1])
@@ -137,7 +137,7 @@ def test_where_no_line_fits_the_sum_does(counts):
 @example([(1e8 * 0.7**n, 10**8) for n in range(40)])
 def test_the_line_is_positive_and_rises(calls):
     """Whatever is counted: more text never costs less, and no text costs nothing."""
-    line = Line()
+    line = LinearFit()
     for guess, count in calls:
         line.learn(guess, count)
         assert line.ratio >= 0.0
@@ -148,7 +148,7 @@ def test_the_line_is_positive_and_rises(calls):
 @given(st.lists(st.floats(1.0, 1e6), min_size=1, max_size=60), st.floats(0.2, 5), st.floats(1, 3))
 def test_a_hungrier_tokenizer_is_booked_higher(guesses, ratio, more):
     """The same texts, each counted as more: their estimates are as high or higher together."""
-    low, high = Line(), Line()
+    low, high = LinearFit(), LinearFit()
     for guess in guesses:
         low.learn(guess, guess * ratio)
         high.learn(guess, guess * ratio * more)
@@ -160,7 +160,7 @@ def test_a_hungrier_tokenizer_is_booked_higher(guesses, ratio, more):
 )
 def test_a_share_stays_among_what_was_seen(pairs, prior):
     """Never below the least ratio seen, never above the greatest; the prior is one of them."""
-    share = Share(prior, weight=200.0)
+    share = RatioEstimate(prior, weight=200.0)
     for ratio, whole in pairs:
         share.learn(ratio * whole, whole)
     ratios = [prior, *(ratio for ratio, _ in pairs)]
@@ -169,7 +169,7 @@ def test_a_share_stays_among_what_was_seen(pairs, prior):
 
 def test_large_calls_weigh_as_they_cost():
     """The sum of the estimates is what has to be right, not each of them."""
-    share = Share(1.0, weight=1e-9)
+    share = RatioEstimate(1.0, weight=1e-9)
     share.learn(10.0, 1000.0)
     share.learn(10.0, 10.0)
     assert share.value == pytest.approx(20 / 1010, rel=0.05)
@@ -177,7 +177,7 @@ def test_large_calls_weigh_as_they_cost():
 
 def test_lengths_are_learned_apart_for_each_size_of_max_tokens():
     """Classifiers with 16 tokens use all of them, essays with 64,000 a few percent."""
-    lengths = Lengths()
+    lengths = OutputLengths()
     for _ in range(40):
         lengths.learn(16, 15)
         lengths.learn(64_000, 800)
@@ -187,7 +187,7 @@ def test_lengths_are_learned_apart_for_each_size_of_max_tokens():
 
 def test_a_size_never_seen_is_taken_for_its_neighbour_or_for_all():
     """1,500 and 4,000 like 2,048; 64 like everything together, until its own answers come."""
-    lengths = Lengths()
+    lengths = OutputLengths()
     for _ in range(60):
         lengths.learn(2048, 512)
     assert lengths.expected(1500) == pytest.approx(375, rel=0.02)
@@ -200,7 +200,7 @@ def test_a_size_never_seen_is_taken_for_its_neighbour_or_for_all():
 @given(seeds)
 def test_the_sum_of_output_estimates_is_right(seed):
     """Lengths of tenfold spread are not foreseen one by one; their sum is, after forty calls."""
-    chance, lengths = random.Random(seed), Lengths()
+    chance, lengths = random.Random(seed), OutputLengths()
     booked = took = 0.0
     for number in range(1000):
         max_tokens = chance.choice([512, 2000, 8192])
@@ -214,8 +214,8 @@ def test_the_sum_of_output_estimates_is_right(seed):
 
 def test_absurd_numbers_are_booked_as_large_ones():
     """What the API will refuse must not break the arithmetic, nor fill the memory."""
-    lengths = Lengths()
+    lengths = OutputLengths()
     for power in range(1, 2000):
         lengths.learn(10**power, 10**power)
-    assert lengths.expected(10**2000) <= Lengths.MOST
+    assert lengths.expected(10**2000) <= OutputLengths.MOST
     assert len(lengths._by_size) < 40

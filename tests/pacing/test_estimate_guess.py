@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from claude_throttle.core.estimation.input_tokens import (
     BYTES_PER_TOKEN,
     MESSAGE_TOKENS,
-    guess_input_tokens,
+    estimate_input_tokens,
 )
 from claude_throttle.core.estimation.media import PAGE_CHARACTERS, PAGE_TOKENS, UNSEEN_IMAGE_TOKENS
 
@@ -24,7 +24,7 @@ def params(content, **more):
 
 def guess(content, **more):
     """Without the framing of its one message."""
-    return guess_input_tokens(params(content, **more)) - MESSAGE_TOKENS
+    return estimate_input_tokens(params(content, **more)) - MESSAGE_TOKENS
 
 
 def of_text(text):
@@ -34,7 +34,7 @@ def of_text(text):
 @given(st.text(max_size=50), st.text(min_size=1, max_size=50))
 def test_more_text_is_never_guessed_to_be_less(text, more):
     """And nothing costs less than one token."""
-    assert 1.0 <= guess_input_tokens(params(text)) < guess_input_tokens(params(text + more))
+    assert 1.0 <= estimate_input_tokens(params(text)) < estimate_input_tokens(params(text + more))
 
 
 def test_text_counts_by_its_bytes():
@@ -48,7 +48,9 @@ def test_text_counts_by_its_bytes():
 def test_messages_add_up():
     """Each has its own framing."""
     one = {"role": "user", "content": "a" * 36}
-    assert guess_input_tokens({"messages": [one] * 3}) == pytest.approx(3 * (10 + MESSAGE_TOKENS))
+    assert estimate_input_tokens({"messages": [one] * 3}) == pytest.approx(
+        3 * (10 + MESSAGE_TOKENS)
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_a_pdf_costs_by_its_pages():
 def test_what_is_no_text_costs_nothing_and_breaks_nothing(odd):
     """The API will say what is wrong with it."""
     assert 0.0 <= guess(odd) < 3.0
-    assert guess_input_tokens({"messages": [odd]}) == MESSAGE_TOKENS
+    assert estimate_input_tokens({"messages": [odd]}) == MESSAGE_TOKENS
     assert guess("", tools=odd, system=odd, tool_choice=odd) >= 0.0
     for name in ("y", "input", "source", "content"):
         assert guess([{"type": "document", name: odd}]) >= 0.0

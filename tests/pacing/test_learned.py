@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_throttle.core.domain.cost import NO_COST
-from claude_throttle.core.domain.feedback import Reading, Stamp
-from claude_throttle.core.pacing.averages import Exposure
+from claude_throttle.core.domain.feedback import Dispatch, RateLimit
+from claude_throttle.core.pacing.averages import LatencyEstimator
 from claude_throttle.core.pacing.learned_quotas import TOKEN_ROUNDING, UPWARD_SHARE, LearnedQuota
 from claude_throttle.core.pacing.traffic import Traffic
 
@@ -21,7 +21,7 @@ class Lane:
     def __init__(self, kind="requests", **more):
         self.traffic = Traffic()
         self.quota = LearnedQuota(kind, self.traffic, **more)
-        self.latency = Exposure()
+        self.latency = LatencyEstimator()
         self.number = 0
 
     def take(self, now, units=1.0):
@@ -32,7 +32,7 @@ class Lane:
         self.number += 1
         self.latency.begin(now)
         taken, produced = self.traffic.taken, self.traffic.produced
-        return Stamp(now, self.number, taken, recent, produced.output_tokens)
+        return Dispatch(now, self.number, taken, recent, produced.output_tokens)
 
     def cost(self, units):
         return NO_COST._replace(**{self.quota.kind: units})
@@ -50,7 +50,7 @@ class Lane:
     def hear(self, stamp, now, limit, remaining):
         """Its answer comes; True if the limit is another now."""
         self.latency.end(now, now - stamp.at)
-        return self.quota.read(Reading(limit, remaining), stamp, now, self.latency)
+        return self.quota.read(RateLimit(limit, remaining), stamp, now, self.latency)
 
     def ask(self, sent, answered, limit, remaining, units=1.0):
         """One call out and back."""
@@ -308,7 +308,7 @@ def test_whatever_the_server_says_its_figures_stay_sound(steps, kind):
             lane.hear(out.pop(), now + 0.1, limit, remaining)
             lane.settle(10.0, 12.0)
         elif step == "refuse":
-            lane.quota.refused(Reading(limit, remaining), out.pop(), 10.0, len(out))
+            lane.quota.refused(RateLimit(limit, remaining), out.pop(), 10.0, len(out))
             lane.settle(10.0, 0.0)
         quota = lane.quota
         assert quota.burst >= 1.0
@@ -357,7 +357,7 @@ def test_a_call_larger_than_the_burst_goes_when_the_bucket_is_full():
 
 
 def refusal(lane, now, remaining, units=1.0, in_flight=0):
-    lane.quota.refused(Reading(600.0, remaining), lane.take(now, units), units, in_flight)
+    lane.quota.refused(RateLimit(600.0, remaining), lane.take(now, units), units, in_flight)
 
 
 def test_a_refusal_that_shows_room_halves_what_may_leave_at_once():
@@ -385,7 +385,7 @@ def test_a_wave_halves_it_once():
     lane = known(remaining=480.0)
     wave = [lane.take(1.0 + n / 1000) for n in range(10)]
     for stamp in reversed(wave):
-        lane.quota.refused(Reading(600.0, 400.0), stamp, 1.0, 15)
+        lane.quota.refused(RateLimit(600.0, 400.0), stamp, 1.0, 15)
     assert lane.quota.burst == 8.0
 
 
@@ -420,7 +420,7 @@ def test_the_margin_is_distance_not_pace_saved_up():
 def test_a_refusal_before_any_header_changes_nothing():
     """There is nothing to correct yet."""
     lane = Lane()
-    lane.quota.refused(Reading(600.0, 400.0), lane.take(0.0), 1.0, 3)
+    lane.quota.refused(RateLimit(600.0, 400.0), lane.take(0.0), 1.0, 3)
     assert (lane.quota.trusted, lane.quota.known) == (True, False)
 
 

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.pacing.averages import Exposure, Fading, FadingCost, LastMinute, MeanCost
+from claude_throttle.core.pacing.averages import (
+    AverageCost,
+    DecayingCost,
+    DecayingSum,
+    LastMinute,
+    LatencyEstimator,
+)
 
 values = st.floats(0.0, 1e6)
 
@@ -19,7 +25,7 @@ values = st.floats(0.0, 1e6)
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=10))
 def test_a_mean_of_a_few_is_exact(few):
     """Up to ten, all count alike."""
-    mean = MeanCost()
+    mean = AverageCost()
     for value in few:
         mean.add(Cost(1.0, value, 2.0 * value))
     of_all = statistics.fmean(few)
@@ -28,7 +34,7 @@ def test_a_mean_of_a_few_is_exact(few):
 
 def test_a_mean_is_of_those_that_take_any_of_the_kind():
     """Permits may tell one kind only, and a retry's tokens may be booked already."""
-    mean = MeanCost()
+    mean = AverageCost()
     for cost in [Cost(1.0, 500.0, 1000.0), Cost(1.0, 300.0, 0.0), Cost(1.0, 0.0, 0.0)] * 3:
         mean.add(cost)
     assert mean.value == pytest.approx((1.0, 400.0, 1000.0))
@@ -36,7 +42,7 @@ def test_a_mean_is_of_those_that_take_any_of_the_kind():
 
 def test_a_mean_forgets():
     """After sixty others a thousand old ones weigh less than a hundredth."""
-    mean = MeanCost()
+    mean = AverageCost()
     for value in [100.0] * 1000 + [1.0] * 60:
         mean.add(Cost(1.0, value, value))
     assert 1.0 < mean.value.input_tokens < 2.0
@@ -45,7 +51,7 @@ def test_a_mean_forgets():
 @given(values, st.floats(0.1, 60.0), st.floats(-100.0, 1e6))
 def test_a_sum_fades_to_a_third_in_its_time(amount, seconds, begin):
     """To 1/e, to be exact; and it is whole at the instant itself."""
-    fading = Fading(seconds)
+    fading = DecayingSum(seconds)
     assert fading.value(begin) == 0.0
     fading.add(amount, begin)
     assert fading.value(begin) == amount
@@ -54,7 +60,7 @@ def test_a_sum_fades_to_a_third_in_its_time(amount, seconds, begin):
 
 def test_sums_add_up():
     """What is left of the old, and the new."""
-    fading = Fading(3.0)
+    fading = DecayingSum(3.0)
     fading.add(10.0, 0.0)
     fading.add(10.0, 3.0)
     assert fading.value(3.0) == pytest.approx(10.0 + 10.0 / math.e)
@@ -63,7 +69,7 @@ def test_sums_add_up():
 @given(st.lists(st.tuples(st.floats(0.0, 9.0), values, values, values), max_size=20))
 def test_a_cost_fades_as_its_parts_do(steps):
     """All of them at once, with one look at the clock."""
-    together, apart, now = FadingCost(3.0), [Fading(3.0) for _ in range(3)], 5.0
+    together, apart, now = DecayingCost(3.0), [DecayingSum(3.0) for _ in range(3)], 5.0
     for seconds, *amounts in steps:
         now += seconds
         before = together.add(Cost(*amounts), now)
@@ -89,7 +95,7 @@ def test_what_left_within_the_last_minute_is_known_to_a_second(steps):
 
 def test_before_the_first_answer_nothing_is_known():
     """No latency, no stretch; also while some are out."""
-    exposure = Exposure()
+    exposure = LatencyEstimator()
     assert (exposure.mean(0.0), exposure.stretch(0.0)) == (0.0, 1.0)
     exposure.begin(0.0)
     assert (exposure.mean(9.0), exposure.stretch(9.0)) == (0.0, 1.0)
@@ -97,7 +103,7 @@ def test_before_the_first_answer_nothing_is_known():
 
 def test_one_at_a_time_is_the_plain_mean():
     """Nobody is out unseen: nothing to stretch."""
-    exposure, now = Exposure(), 0.0
+    exposure, now = LatencyEstimator(), 0.0
     for _ in range(20):
         exposure.begin(now)
         now += 2.0
@@ -108,7 +114,7 @@ def test_one_at_a_time_is_the_plain_mean():
 
 def test_the_long_ones_still_out_count():
     """Half take 1 s and half 9: after 5 s only the short are back, and the mean says over 4."""
-    exposure = Exposure()
+    exposure = LatencyEstimator()
     for _ in range(20):
         exposure.begin(0.0)
     for _ in range(10):
@@ -123,7 +129,7 @@ def test_the_long_ones_still_out_count():
 @pytest.mark.parametrize("seed", range(5))
 def test_in_a_steady_flow_the_mean_is_the_true_one(seed):
     """Answer times spread over two orders of magnitude, one begins every 0.1 s."""
-    chance, exposure = random.Random(seed), Exposure()
+    chance, exposure = random.Random(seed), LatencyEstimator()
     spans = [0.1 * 100 ** chance.random() for _ in range(600)]
     ends = sorted((n * 0.1 + span, span) for n, span in enumerate(spans))
     begins = [n * 0.1 for n in range(len(spans))]
@@ -139,7 +145,7 @@ def test_in_a_steady_flow_the_mean_is_the_true_one(seed):
 
 def test_a_lost_one_says_nothing_about_how_long_answers_take():
     """It ends its exposure, and is no answer."""
-    exposure = Exposure()
+    exposure = LatencyEstimator()
     exposure.begin(0.0)
     exposure.end(2.0, 2.0)
     exposure.begin(2.0)
@@ -151,7 +157,7 @@ def test_a_lost_one_says_nothing_about_how_long_answers_take():
 @given(st.lists(st.tuples(st.floats(0.0, 10.0), st.sampled_from("bel")), max_size=80))
 def test_a_stretch_stays_between_one_and_four(steps):
     """Whatever comes and goes."""
-    exposure, now, out = Exposure(), 0.0, []
+    exposure, now, out = LatencyEstimator(), 0.0, []
     for gap, step in steps:
         now += gap
         if step == "b":

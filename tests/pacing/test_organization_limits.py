@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.account.organization_limits import Group, limits_of, read_groups
+from claude_throttle.account.organization_limits import RateLimitGroup, limits_of, read_groups
 
 OPUS_4 = ["claude-opus-4-5", "claude-opus-4-5-20251101", "claude-opus-4-6", "claude-opus-4-8"]
 
@@ -54,11 +54,11 @@ ANSWER = page(
 def test_an_answer_is_read_group_by_group():
     """Models and limits of each model group, in order; a group of another surface is none."""
     assert read_groups([ANSWER]) == [
-        Group(
+        RateLimitGroup(
             ("claude-opus-5-5",),
             {"requests": 4_000, "input_tokens": 10_000_000, "output_tokens": 800_000},
         ),
-        Group(
+        RateLimitGroup(
             tuple(OPUS_4),
             {"requests": 2_000, "input_tokens": 5_000_000, "output_tokens": 400_000},
         ),

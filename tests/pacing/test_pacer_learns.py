@@ -22,9 +22,9 @@ from claude_throttle.core.domain.feedback import (
     OVERLOAD,
     RAMP,
     RATE,
-    Growth,
-    Heard,
-    Reading,
+    Feedback,
+    RampLimit,
+    RateLimit,
 )
 from claude_throttle.core.pacing.gcra import Quota
 from claude_throttle.core.pacing.pacer import AUTO, LEARNED_KINDS, Pacer
@@ -40,7 +40,7 @@ def pacer(burst=AUTO, jitter=lambda seconds: 0.0, **more):
 
 def headers(**readings):
     """``headers(requests=(600, 20))``."""
-    return Heard(readings={kind: Reading(*pair) for kind, pair in readings.items()})
+    return Feedback(readings={kind: RateLimit(*pair) for kind, pair in readings.items()})
 
 
 def ask(lane, heard, sent, answered, cost=ONE, actual=None):
@@ -86,7 +86,7 @@ def test_absent_headers_change_nothing():
     """Some accounts have none at all: nothing is learned, nothing breaks, everything may leave."""
     lane = pacer()
     for second in range(20):
-        assert ask(lane, Heard(), float(second), second + 0.5, CALL) == []
+        assert ask(lane, Feedback(), float(second), second + 0.5, CALL) == []
     assert not any(learned.known for learned in lane.learned.values())
     assert lane.ready_at(CALL, 30.0) == 30.0
 
@@ -192,7 +192,7 @@ def test_combined_waits():
     assert lane.ready_at(ONE, 0.2) == 9.0
     lane.held_until = -math.inf
     for number in range(5):
-        fail(lane, Heard(OVERLOAD), 6.0 + number)
+        fail(lane, Feedback(OVERLOAD), 6.0 + number)
     assert lane.ready_at(ONE, 10.0) >= 10.5
 
 
@@ -203,7 +203,7 @@ def test_a_rate_limit_pauses_the_lane():
     """To retry-after; the call queues at once, at its own place."""
     lane = pacer()
     ask(lane, headers(requests=(600.0, 20.0)), 0.0, 0.1)
-    delay, events = fail(lane, Heard(RATE, 7.0, status=429), 1.0, wait=7.0)
+    delay, events = fail(lane, Feedback(RATE, 7.0, status=429), 1.0, wait=7.0)
     assert (delay.alone, delay.seconds, delay.free) == (False, 7.0, False)
     assert events == [LanePaused("sonnet", 429, 7.0)]
     # With one request there is, and the guard's two still to come.
@@ -213,7 +213,7 @@ def test_a_rate_limit_pauses_the_lane():
 def test_the_first_call_after_a_pause_says_so():
     """Once."""
     lane = pacer()
-    fail(lane, Heard(RATE, 7.0), 1.0, wait=7.0)
+    fail(lane, Feedback(RATE, 7.0), 1.0, wait=7.0)
     assert [lane.take(ONE, 8.0).resumes for _ in range(2)] == [True, False]
 
 
@@ -221,7 +221,7 @@ def test_after_a_pause_calls_come_back_one_by_one():
     """A burst of twenty was known: at the end of the pause one leaves, the rest at their pace."""
     lane = pacer()
     ask(lane, headers(requests=(600.0, 20.0)), 0.0, 0.1)
-    fail(lane, Heard(RATE, 30.0), 1.0, wait=30.0)
+    fail(lane, Feedback(RATE, 30.0), 1.0, wait=30.0)
     left = instants(lane, 10, 2.0)
     assert left[0] >= 31.0
     assert left[9] - left[0] >= 0.85
@@ -232,7 +232,7 @@ def test_a_refusal_about_input_tokens_teaches_input_tokens():
     lane = pacer()
     ask(lane, headers(requests=(600.0, 20.0), input_tokens=(6e4, 3e4)), 0.0, 0.1, CALL)
     told = headers(requests=(600.0, 20.0), input_tokens=(6e4, 3e4)).readings
-    fail(lane, Heard(RATE, 1.0, told, "input_tokens"), 1.0, cost=CALL)
+    fail(lane, Feedback(RATE, 1.0, told, "input_tokens"), 1.0, cost=CALL)
     trusted = {kind: lane.learned[kind].trusted for kind in LEARNED_KINDS}
     assert trusted == {"requests": True, "input_tokens": False, "output_tokens": True}
 
@@ -243,7 +243,7 @@ def test_a_refusal_that_names_nothing_is_about_the_scarcest():
     told = headers(requests=(600.0, 3.0), input_tokens=(6e4, 3e4))
     ask(lane, told, 0.0, 0.1, CALL)
     scarce = headers(requests=(600.0, 0.0), input_tokens=(6e4, 3e4)).readings
-    fail(lane, Heard(RATE, 1.0, scarce), 1.0, cost=CALL)
+    fail(lane, Feedback(RATE, 1.0, scarce), 1.0, cost=CALL)
     assert lane.learned["requests"].margin > 0.0
     assert lane.learned["input_tokens"].trusted
 
@@ -252,7 +252,7 @@ def test_a_refusal_that_names_nothing_is_about_the_scarcest():
 def test_other_refusals_delay_their_own_call_alone(cause):
     """Nothing is paused; somebody else may leave at once."""
     lane = pacer()
-    delay, events = fail(lane, Heard(cause), 1.0, wait=0.3)
+    delay, events = fail(lane, Feedback(cause), 1.0, wait=0.3)
     assert (delay.alone, delay.seconds, delay.free) == (True, pytest.approx(0.3), False)
     assert events == []
     assert lane.ready_at(ONE, 1.0) == 1.0
@@ -261,27 +261,27 @@ def test_other_refusals_delay_their_own_call_alone(cause):
 def test_an_overload_that_names_its_time_pauses_the_lane():
     """529 with retry-after."""
     lane = pacer()
-    delay, _ = fail(lane, Heard(OVERLOAD, 4.0), 1.0, wait=4.0)
+    delay, _ = fail(lane, Feedback(OVERLOAD, 4.0), 1.0, wait=4.0)
     assert (delay.alone, lane.ready_at(ONE, 1.0)) == (False, 5.0)
 
 
 def test_a_concurrency_refusal_with_a_time_delays_that_call_alone():
     """It never pauses the lane."""
     lane = pacer()
-    delay, _ = fail(lane, Heard(CONCURRENCY, 4.0), 1.0, wait=4.0)
+    delay, _ = fail(lane, Feedback(CONCURRENCY, 4.0), 1.0, wait=4.0)
     assert (delay.alone, lane.ready_at(ONE, 1.0)) == (True, 1.0)
 
 
 def test_five_failures_in_a_row_open_the_circuit_and_an_answer_closes_it():
     """Meanwhile retries are free, and leave as probes."""
     lane = pacer()
-    outcomes = [fail(lane, Heard(FAULT), float(second)) for second in range(5)]
+    outcomes = [fail(lane, Feedback(FAULT), float(second)) for second in range(5)]
     assert [events for _, events in outcomes] == [[]] * 4 + [[CircuitOpened("sonnet", 0.5)]]
     assert [delay.free for delay, _ in outcomes] == [False] * 4 + [True]
     assert lane.opens_at() == lane.ready_at(ONE, 4.0) == 4.5
     probe = lane.take(ONE, 4.5)
     assert probe.probes
-    assert lane.answered(Heard(), probe, NO_COST, 4.6) == [CircuitClosed("sonnet")]
+    assert lane.answered(Feedback(), probe, NO_COST, 4.6) == [CircuitClosed("sonnet")]
     assert lane.ready_at(ONE, 4.6) == 4.6
 
 
@@ -289,7 +289,7 @@ def test_rate_limits_open_no_circuit():
     """A server that refuses by its rules is well."""
     lane = pacer()
     for second in range(20):
-        fail(lane, Heard(RATE, 1.0), float(second))
+        fail(lane, Feedback(RATE, 1.0), float(second))
     assert not lane.circuit.is_open
 
 
@@ -297,15 +297,15 @@ def test_a_final_refusal_asks_no_retry_of_the_budget():
     """It is not tried again, so nobody else shall wait for it."""
     lane = pacer(retry_share=0.0)
     for second in range(50):
-        delay, _ = fail(lane, Heard(FAULT if second % 2 else "", final=True), second * 1e-3)
+        delay, _ = fail(lane, Feedback(FAULT if second % 2 else "", final=True), second * 1e-3)
         assert delay.seconds == 0.0
-    assert fail(lane, Heard(CONCURRENCY), 1.0, wait=0.2)[0].seconds == pytest.approx(0.2)
+    assert fail(lane, Feedback(CONCURRENCY), 1.0, wait=0.2)[0].seconds == pytest.approx(0.2)
 
 
 def test_more_retries_than_the_budget_has_wait_longer():
     """And none fails."""
     lane = pacer(retry_share=0.0)
-    waits = [fail(lane, Heard(CONCURRENCY), 0.0, wait=0.2)[0].seconds for _ in range(40)]
+    waits = [fail(lane, Feedback(CONCURRENCY), 0.0, wait=0.2)[0].seconds for _ in range(40)]
     assert waits[:10] == pytest.approx([0.2] * 10)
     assert waits[-1] == pytest.approx(0.2 + 30 / 3.0)
 
@@ -313,8 +313,8 @@ def test_more_retries_than_the_budget_has_wait_longer():
 def test_a_ramp_limit_holds_growth_to_the_servers_step():
     """After the pause 60,000 tokens in the first minute, a second's worth at once."""
     lane = pacer()
-    grown = Growth("input_tokens", 50_000.0, 60_000.0)
-    delay, _ = fail(lane, Heard(RAMP, 20.0, growth=grown), 0.0, wait=20.0, cost=CALL)
+    grown = RampLimit("input_tokens", 50_000.0, 60_000.0)
+    delay, _ = fail(lane, Feedback(RAMP, 20.0, growth=grown), 0.0, wait=20.0, cost=CALL)
     assert (delay.alone, lane.ready_at(CALL, 0.0)) == (False, pytest.approx(20.0, abs=0.2))
     left = instants(lane, 1500, 20.0, CALL)
     assert sum(at < 80.0 for at in left) == pytest.approx(600, abs=15)
@@ -326,7 +326,7 @@ def test_a_ramp_limit_without_figures_grows_by_a_seventh_a_minute():
     lane = pacer()
     for tenth in range(600):
         lane.take(CALL, tenth / 10)
-    fail(lane, Heard(RAMP, 10.0), 60.0, wait=10.0, cost=CALL)
+    fail(lane, Feedback(RAMP, 10.0), 60.0, wait=10.0, cost=CALL)
     used = lane.ramp.limit / 1.15
     assert 0.5 * 60_000 < used < 60_000
     assert lane.ramp.step == pytest.approx(0.15 * used)
@@ -336,7 +336,7 @@ def test_a_ramp_that_has_grown_past_the_limit_is_gone():
     """The learned limit binds then."""
     lane = pacer()
     ask(lane, headers(input_tokens=(60_000.0, 60_000.0)), 0.0, 0.1, CALL)
-    fail(lane, Heard(RAMP, 1.0, growth=Growth("input_tokens", 4e4, 5e4)), 1.0, 1.0, CALL)
+    fail(lane, Feedback(RAMP, 1.0, growth=RampLimit("input_tokens", 4e4, 5e4)), 1.0, 1.0, CALL)
     assert lane.ready_at(CALL, 10.0) >= 10.0
     assert lane.ramp is not None
     lane.take(CALL, lane.ready_at(CALL, 200.0))
@@ -361,8 +361,8 @@ def test_an_own_wrong_estimate_is_not_taken_for_somebody_elses_spending():
 def test_nothing_stays_pending_when_all_have_ended():
     """Answered, refused, or lost."""
     lane = pacer()
-    ask(lane, Heard(), 0.0, 0.1, CALL, Cost(1.0, 70.0, 900.0))
-    fail(lane, Heard(RATE, 1.0), 1.0, cost=CALL)
+    ask(lane, Feedback(), 0.0, 0.1, CALL, Cost(1.0, 70.0, 900.0))
+    fail(lane, Feedback(RATE, 1.0), 1.0, cost=CALL)
     lane.settle(CALL, ONE, 1.0)
     assert lane.traffic.pending == NO_COST
     assert lane.traffic.produced.output_tokens == 900.0

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.core.domain.feedback import Growth
-from claude_throttle.core.pacing.growth_limit import Ramp
+from claude_throttle.core.domain.feedback import RampLimit
+from claude_throttle.core.pacing.growth_limit import GrowthLimit
 
 #: From a captured refusal of 2026.
-SEEN = Growth("input_tokens", 58_276.0, 68_276.0)
+SEEN = RampLimit("input_tokens", 58_276.0, 68_276.0)
 
 
 def leave(ramp, units, now):
@@ -32,20 +32,20 @@ def sent_in(ramp, begin, end, units=100.0):
 
 def test_the_next_minutes_limit_holds_from_the_refusals_end_on():
     """68,276 in the first minute, 10,000 more in each that follows."""
-    ramp = Ramp(SEEN, 100.0)
+    ramp = GrowthLimit(SEEN, 100.0)
     minutes = [sent_in(ramp, 100.0 + 60 * n, 160.0 + 60 * n) for n in range(3)]
     assert minutes == pytest.approx([68_276, 78_276, 88_276], rel=0.02)
 
 
 def test_nothing_leaves_before_it_begins():
     """The refusal's own pause is no time to save anything up in."""
-    ramp = Ramp(SEEN, 100.0)
+    ramp = GrowthLimit(SEEN, 100.0)
     assert ramp.ready_at(100.0, 90.0) >= 100.0
 
 
 def test_at_most_a_second_s_worth_leaves_at_once():
     """A minute of rest is not a minute's worth at once: growth is what it is about."""
-    ramp = Ramp(SEEN, 0.0)
+    ramp = GrowthLimit(SEEN, 0.0)
     at_once = 0
     while ramp.ready_at(100.0, 59.0) <= 59.0:
         ramp.take(100.0, 59.0)
@@ -55,21 +55,21 @@ def test_at_most_a_second_s_worth_leaves_at_once():
 
 def test_a_rest_of_hours_takes_all_its_steps_at_once():
     """The limit is what it would be by now."""
-    ramp = Ramp(SEEN, 0.0)
+    ramp = GrowthLimit(SEEN, 0.0)
     ramp.ready_at(1.0, 3600.0)
     assert ramp.limit == pytest.approx(68_276 + 60 * 10_000)
 
 
 def test_looking_twice_steps_once():
     """A step is a minute, not a look."""
-    ramp = Ramp(SEEN, 0.0)
+    ramp = GrowthLimit(SEEN, 0.0)
     assert len({ramp.ready_at(1000.0, 61.0) for _ in range(5)}) == 1
     assert ramp.limit == pytest.approx(78_276)
 
 
 def test_settling_moves_it_both_ways():
     """What was booked too high comes back; what was too low is owed."""
-    ramp = Ramp(SEEN, 0.0)
+    ramp = GrowthLimit(SEEN, 0.0)
     ramp.take(10_000.0, 1.0)
     before = ramp.ready_at(1000.0, 1.0)
     ramp.settle(-5000.0)
@@ -85,7 +85,11 @@ def test_settling_moves_it_both_ways():
 )
 def test_no_minute_holds_more_than_its_limit_and_a_second(now_limit, step, asked):
     """Plus the one call that may be larger than a second's worth."""
-    ramp, now, sent = Ramp(Growth("input_tokens", now_limit, now_limit + step), 0.0), 0.0, []
+    ramp, now, sent = (
+        GrowthLimit(RampLimit("input_tokens", now_limit, now_limit + step), 0.0),
+        0.0,
+        [],
+    )
     for gap, units in asked:
         now = leave(ramp, units, now + gap)
         sent.append((now, units))

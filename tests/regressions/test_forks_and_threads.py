@@ -173,7 +173,7 @@ def test_a_task_is_not_given_to_a_sender_that_is_ending(monkeypatch):
     from claude_throttle.core.threads import thread_pool as module
 
     monkeypatch.setattr(module, "IDLE_SECONDS", 0.01)
-    pool = module.Senders()
+    pool = module.ThreadPool()
     leaving, go = threading.Event(), threading.Event()
     real = pool._next_task
 

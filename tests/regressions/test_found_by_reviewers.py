@@ -8,8 +8,8 @@ import pytest
 
 from claude_throttle import ConfigurationError, Settings
 from claude_throttle.contrib.throttlers import options_of
-from claude_throttle.core.threads.deferred_close import Abandoned
-from claude_throttle.core.threads.thread_pool import Senders
+from claude_throttle.core.threads.deferred_close import DeferredCloser
+from claude_throttle.core.threads.thread_pool import ThreadPool
 from tests.conftest import MODEL
 from tests.flow.test_cancel_and_deadline import wait_until
 
@@ -55,7 +55,7 @@ def no_thread(_self):
 
 def test_a_stream_is_read_where_no_thread_can_be_had(monkeypatch):
     """Who waits for what is dropped waited in the thread that had the stream to read."""
-    abandoned = Abandoned(Senders())
+    abandoned = DeferredCloser(ThreadPool())
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_thread)
         abandoned.opened()
@@ -70,7 +70,7 @@ def test_a_stream_is_read_where_no_thread_can_be_had(monkeypatch):
 
 def test_two_tasks_for_which_no_thread_could_be_started_both_run(monkeypatch):
     """Each counted on the other's."""
-    pool, ran, tries = Senders(), [], []
+    pool, ran, tries = ThreadPool(), [], []
 
     def start(_self):
         tries.append(len(tries))
@@ -87,7 +87,7 @@ def test_two_tasks_for_which_no_thread_could_be_started_both_run(monkeypatch):
 
 def test_ctrl_c_after_a_sender_was_started_loses_no_task(monkeypatch):
     """It had been started, and waited for a task that nobody gave it."""
-    pool, ran, real = Senders(), threading.Event(), threading.Thread.start
+    pool, ran, real = ThreadPool(), threading.Event(), threading.Thread.start
 
     def start(self):
         real(self)

@@ -15,9 +15,9 @@ import pytest
 from claude_throttle import AccountSuspended, DeadlineExceeded, QuotaTooSmall, Throttler
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.feedback import RAMP, RATE, Growth, Heard, Reading
-from claude_throttle.core.pacing.concurrency_limiter import Concurrency
-from claude_throttle.core.pacing.configured_quotas import ToldQuotas
+from claude_throttle.core.domain.feedback import RAMP, RATE, Feedback, RampLimit, RateLimit
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
+from claude_throttle.core.pacing.configured_quotas import ConfiguredQuotas
 from claude_throttle.core.pacing.gcra import Quota
 from claude_throttle.core.pacing.pacer import AUTO, Pacer
 from claude_throttle.core.queueing.ticket import Priority
@@ -176,7 +176,7 @@ def learn(pacer, limit, now=0.0, remaining=None):
     stamp = pacer.take(CALL, now)
     pacer.settle(CALL, CALL, now)
     left = limit if remaining is None else remaining
-    heard = Heard(readings={"requests": Reading(limit, left)}, status=200)
+    heard = Feedback(readings={"requests": RateLimit(limit, left)}, status=200)
     pacer.answered(heard, stamp, NO_CHANGE, now + 0.1)
 
 
@@ -206,16 +206,16 @@ def test_headroom_that_is_taken_back_leaves_nothing_behind():
 
 def test_ctrl_c_while_headroom_is_taken_off_costs_it_for_no_longer_than_one_answer(monkeypatch):
     """Once it came between the making of the ceiling and its being in force, which never came."""
-    pacer, make = Pacer({}, AUTO, headroom=0.5), ToldQuotas.leave
+    pacer, make = Pacer({}, AUTO, headroom=0.5), ConfiguredQuotas.leave
 
     def interrupted(*arguments):
         make(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ToldQuotas, "leave", interrupted)
+    monkeypatch.setattr(ConfiguredQuotas, "leave", interrupted)
     with pytest.raises(KeyboardInterrupt):
         learn(pacer, 600.0)
-    monkeypatch.setattr(ToldQuotas, "leave", make)
+    monkeypatch.setattr(ConfiguredQuotas, "leave", make)
     learn(pacer, 600.0)
     assert leaves_at_once(pacer, 3600.0) <= 300
 
@@ -255,7 +255,7 @@ def seconds_of_demand(permits, seconds, at=0.0):
 
 def test_a_share_kept_for_interactive_does_not_stop_the_search_for_the_limit():
     """Others wait for permits all the time, and nothing complains: the limit grows."""
-    permits = Concurrency(probing=True, interactive_share=0.2)
+    permits = ConcurrencyLimiter(probing=True, interactive_share=0.2)
     permits.headers_came()
     seconds_of_demand(permits, 20)
     assert permits.limit > 20
@@ -263,7 +263,7 @@ def test_a_share_kept_for_interactive_does_not_stop_the_search_for_the_limit():
 
 def test_after_an_outage_the_limit_that_was_known_is_soon_back():
     """Full pace within ten seconds, also where a concurrency limit had been met before."""
-    permits = Concurrency()
+    permits = ConcurrencyLimiter()
     held = borrow_all(permits, 0.0, most=101)
     permits.refused(0.0)
     for place in held:
@@ -275,7 +275,7 @@ def test_after_an_outage_the_limit_that_was_known_is_soon_back():
 
 def test_what_a_told_limit_held_back_is_no_evidence():
     """Four in flight, as told, and no complaint: nobody knows that a thousand would be let in."""
-    permits = Concurrency(4, probing=True)
+    permits = ConcurrencyLimiter(4, probing=True)
     permits.headers_came()
     seconds_of_demand(permits, 60)
     permits.set_told(None)
@@ -423,7 +423,7 @@ def test_an_absurd_ramp_does_not_stop_what_went_through_lately():
     pacer = Pacer({}, AUTO, jitter=lambda _: 0.0)
     for second in range(60):
         stamp = pacer.take(Cost(1.0, 1000.0, 1.0), float(second))
-    heard = Heard(RAMP, 1.0, growth=Growth("input_tokens", 1.0, 2.0), status=429)
+    heard = Feedback(RAMP, 1.0, growth=RampLimit("input_tokens", 1.0, 2.0), status=429)
     pacer.refused(heard, stamp, CALL, 1.0, 1, 60.0)
     ready_at = pacer.ready_at(Cost(1.0, 1000.0, 1.0), 120.0)
     assert ready_at <= 125.0
@@ -441,8 +441,8 @@ def test_a_server_that_lied_once_is_believed_again_in_time():
     pacer = Pacer({}, AUTO)
     learn(pacer, 600.0)
     stamp = pacer.take(CALL, 1.0)
-    room = {"requests": Reading(600.0, 500.0)}
-    pacer.refused(Heard(RATE, 1.0, room, "requests", status=429), stamp, CALL, 1.0, 1, 1.1)
+    room = {"requests": RateLimit(600.0, 500.0)}
+    pacer.refused(Feedback(RATE, 1.0, room, "requests", status=429), stamp, CALL, 1.0, 1, 1.1)
     learn(pacer, 600.0, now=300.0)
     assert pacer.learned["requests"].burst < 10
     learn(pacer, 600.0, now=1000.0)

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from claude_throttle.core.dispatch.permit import PermitTurn
-from claude_throttle.core.queueing.reentrant_slot import Seat
+from claude_throttle.core.dispatch.permit import PermitTicket
+from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 from tests.conftest import MODEL, ask, echo
 from tests.flow.test_cancel_and_deadline import wait_until
 
@@ -85,7 +85,7 @@ def test_ctrl_c_in_the_instant_of_its_closing_does_not_keep_its_place(fake, thro
     assert throttler._process().permits.in_use == 0
 
 
-@pytest.mark.parametrize(("kind", "step"), [(Seat, "open"), (PermitTurn, "commit")])
+@pytest.mark.parametrize(("kind", "step"), [(ReentrantSlot, "open"), (PermitTicket, "commit")])
 def test_ctrl_c_in_the_instant_of_its_grant_gives_its_place_back_once(
     fake, throttle, monkeypatch, kind, step
 ):
@@ -145,7 +145,7 @@ def test_a_loop_that_drops_permits_keeps_nothing_of_them(fake, throttle):
     for _ in range(200):
         permit = throttler.permit(model=MODEL)
     gc.collect()
-    seats = sum(isinstance(thing, Seat) for thing in gc.get_objects())
+    seats = sum(isinstance(thing, ReentrantSlot) for thing in gc.get_objects())
     assert seats <= 10, seats
     permit.close()
     assert throttler._process().permits.in_use == 0

@@ -34,7 +34,7 @@ def test_two_callbacks_that_close_do_not_wait_for_each_other(fake, throttle):
 
 def test_an_open_permit_is_never_forgotten_by_others_closing_theirs():
     """Threads open and close at once."""
-    from claude_throttle.core.queueing.reentrant_slot import OpenPermits, Seat
+    from claude_throttle.core.queueing.reentrant_slot import OpenPermits, ReentrantSlot
 
     permits, missing, left = OpenPermits(), [], []
     interval = sys.getswitchinterval()
@@ -42,7 +42,7 @@ def test_an_open_permit_is_never_forgotten_by_others_closing_theirs():
 
     def work():
         for _ in range(5000):
-            entry = (permits.mine_by_age, Seat())
+            entry = (permits.mine_by_age, ReentrantSlot())
             permits.add(entry)
             if permits.seat_of_this_thread() is None:
                 missing.append(1)
@@ -122,9 +122,9 @@ def test_an_attempt_that_ends_between_two_looks_does_not_break_close(fake):
 
 def test_a_sender_that_finishes_after_stop_ends_too():
     """close() goes on as soon as the call is settled, before its sender is idle."""
-    from claude_throttle.core.threads.thread_pool import Senders
+    from claude_throttle.core.threads.thread_pool import ThreadPool
 
-    pool, go, inside = Senders(), threading.Event(), threading.Event()
+    pool, go, inside = ThreadPool(), threading.Event(), threading.Event()
     pool.run(lambda: (inside.set(), go.wait(5)))
     assert inside.wait(5)
     pool.stop()

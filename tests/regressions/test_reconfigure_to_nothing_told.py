@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from tests.conftest import ask
 
 
@@ -30,7 +30,7 @@ def test_what_was_told_of_it_stays_a_ceiling(fake, throttle, told):
 
 def test_it_is_no_less_than_what_is_out_and_grows():
     """Those in flight were let in; silence while it is full is admission."""
-    permits = Concurrency()
+    permits = ConcurrencyLimiter()
     for _ in range(25):
         assert permits.place(10).try_take(0.0)
     permits.set_told(None, rate_is_told=False)
@@ -42,7 +42,7 @@ def test_it_is_no_less_than_what_is_out_and_grows():
 
 def test_what_a_refusal_taught_is_kept():
     """It was found out already."""
-    permits = Concurrency()
+    permits = ConcurrencyLimiter()
     for _ in range(5):
         assert permits.place(10).try_take(0.0)
     permits.refused(0.0)

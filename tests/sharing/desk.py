@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.feedback import RATE, Heard, Reading
+from claude_throttle.core.domain.feedback import RATE, Feedback, RateLimit
 from claude_throttle.core.pacing.gcra import Quota
 from claude_throttle.features.sharing.shared_pacer import SharedPacer
-from claude_throttle.features.sharing.stores.memory import MemoryLedger
+from claude_throttle.features.sharing.stores.memory import MemoryStore
 from claude_throttle.testing import ManualClock
 
 CALL = Cost(1.0, 0.0, 0.0)
@@ -21,12 +21,12 @@ def tokens(units):
 
 def headers(limit, remaining, kind="requests", **more):
     """What an answer says of one quota."""
-    return Heard(readings={kind: Reading(float(limit), float(remaining))}, **more)
+    return Feedback(readings={kind: RateLimit(float(limit), float(remaining))}, **more)
 
 
 def refusal(seconds):
     """A 429 that says how long to wait."""
-    return Heard(cause=RATE, retry_after=seconds, status=429)
+    return Feedback(cause=RATE, retry_after=seconds, status=429)
 
 
 class Desk:
@@ -85,5 +85,5 @@ class Desk:
 def two(**told):
     """Two processes with one ledger, and the clock of both."""
     clock = ManualClock()
-    ledger = MemoryLedger(clock.monotonic)
+    ledger = MemoryStore(clock.monotonic)
     return clock, Desk(clock, ledger, "one", **told), Desk(clock, ledger, "two", **told)

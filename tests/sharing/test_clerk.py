@@ -14,13 +14,13 @@ from claude_throttle import AccountSuspended, DeadlineExceeded, QueueFull, Throt
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.features.sharing import open_store as store
 from claude_throttle.features.sharing.stores.contract import StoreFailed
-from claude_throttle.features.sharing.stores.memory import MemoryLedger
+from claude_throttle.features.sharing.stores.memory import MemoryStore
 from claude_throttle.testing import CREDIT_TOO_LOW, FakeClaude, worst_excess
 from tests import conftest
 from tests.flow.test_cancel_and_deadline import wait_until
 
 
-class Frail(MemoryLedger):
+class Frail(MemoryStore):
     """Fails while it is told to."""
 
     name = "frail"

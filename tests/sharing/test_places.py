@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from claude_throttle.features.sharing.shared_concurrency_limit import SETTLE_SECONDS, Places
-from claude_throttle.features.sharing.stores.contract import SECOND, Order, Seat
-from claude_throttle.features.sharing.stores.memory import MemoryLedger
+from claude_throttle.features.sharing.shared_concurrency_limit import (
+    SETTLE_SECONDS,
+    SharedConcurrencyLimit,
+)
+from claude_throttle.features.sharing.stores.contract import SECOND, ExchangeRequest, MemberClaim
+from claude_throttle.features.sharing.stores.memory import MemoryStore
 from claude_throttle.testing import ManualClock
 
 
@@ -15,7 +18,7 @@ class Member:
 
     def __init__(self, clock, ledger, name):
         self.clock, self.ledger, self.name = clock, ledger, name
-        self.places, self.in_use, self.waits = Places(), 0, False
+        self.places, self.in_use, self.waits = SharedConcurrencyLimit(), 0, False
 
     @property
     def found(self):
@@ -23,8 +26,8 @@ class Member:
 
     def exchange(self):
         limit = self.found or 0
-        seat = Seat(self.in_use, self.in_use + self.waits, float(limit), 15.0 * SECOND)
-        order = Order(self.name, float("inf"), (), seat=seat)
+        seat = MemberClaim(self.in_use, self.in_use + self.waits, float(limit), 15.0 * SECOND)
+        order = ExchangeRequest(self.name, float("inf"), (), seat=seat)
         now = self.clock.monotonic() * SECOND
         order = self.places.order(order, now, self.in_use, self.waits)
         self.places.take_in(order, self.ledger.exchange("account", "", order))
@@ -40,7 +43,7 @@ def clock():
 
 @pytest.fixture
 def ledger(clock):
-    return MemoryLedger(clock.monotonic)
+    return MemoryStore(clock.monotonic)
 
 
 @pytest.fixture
@@ -159,7 +162,7 @@ def test_a_limit_that_fell_is_followed(crew, clock):
 
 def test_an_empty_store_is_told_again(crew, clock):
     find(crew)
-    empty = MemoryLedger(clock.monotonic)
+    empty = MemoryStore(clock.monotonic)
     for member in crew:
         member.ledger = empty
         member.exchange()
@@ -172,6 +175,6 @@ def test_an_empty_store_is_told_again(crew, clock):
 def test_a_store_whose_clock_was_set_back_blocks_no_trial(crew, clock):
     find(crew)
     crew[0].waits = True
-    order = Order("one", float("inf"), ())
+    order = ExchangeRequest("one", float("inf"), ())
     long_ago = (clock.monotonic() - 3600.0) * SECOND
     assert crew[0].places.order(order, long_ago, 4, somebody_waits=True).facts is not None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.features.sharing.clock_offset import StoreTime
+from claude_throttle.features.sharing.clock_offset import ClockOffset
 from claude_throttle.features.sharing.stores.contract import SECOND
 
 #: Seconds of one way.
@@ -21,13 +21,13 @@ def hear(time, ahead, there, back, asked_at=100.0):
 
 
 def test_nothing_is_too_late_for_a_store_never_heard_of():
-    assert StoreTime().at(5.0) > 1e17
+    assert ClockOffset().at(5.0) > 1e17
 
 
 @given(st.floats(-1e6, 1e6), st.lists(st.tuples(WAYS, WAYS), min_size=1))
 def test_it_is_wrong_by_the_quickest_way_back_at_most(ahead, ways):
     """And never takes the store for being further ahead than it is."""
-    time = StoreTime()
+    time = ClockOffset()
     for there, back in ways:
         hear(time, ahead, there, back)
     late = time.instant((200.0 + ahead) * SECOND) - 200.0
@@ -36,7 +36,7 @@ def test_it_is_wrong_by_the_quickest_way_back_at_most(ahead, ways):
 
 def test_a_slow_way_back_moves_nothing():
     """An instant that was told while all was quick, and one told on a slow wire."""
-    time = StoreTime()
+    time = ClockOffset()
     hear(time, 30.0, 0.001, 0.001)
     said_at = hear(time, 30.0, 0.001, 0.2)
     assert time.instant((said_at + 30.0) * SECOND) == pytest.approx(said_at + 0.001, abs=1e-4)
@@ -45,7 +45,7 @@ def test_a_slow_way_back_moves_nothing():
 @pytest.mark.parametrize("step", [-60.0, 60.0])
 def test_a_clock_that_is_set_is_followed_at_once(step):
     """Or slots would lie a minute off."""
-    time = StoreTime()
+    time = ClockOffset()
     hear(time, 30.0, 0.001, 0.001)
     said_at = hear(time, 30.0 + step, 0.001, 0.001)
     assert time.instant((said_at + 30.0 + step) * SECOND) == pytest.approx(said_at, abs=0.0021)

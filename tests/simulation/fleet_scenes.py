@@ -6,11 +6,11 @@ import math
 import random
 
 from claude_throttle.core.pacing.gcra import Quota
-from claude_throttle.features.sharing.clock_offset import StoreTime
+from claude_throttle.features.sharing.clock_offset import ClockOffset
 from claude_throttle.features.sharing.shared_pacer import HORIZON_SECONDS, MOST_SLOTS, SharedPacer
-from claude_throttle.features.sharing.stores.contract import SECOND, Order, Seat
-from claude_throttle.features.sharing.stores.memory import MemoryLedger
-from claude_throttle.simulation.fleet_parts import Parts, Work
+from claude_throttle.features.sharing.stores.contract import SECOND, ExchangeRequest, MemberClaim
+from claude_throttle.features.sharing.stores.memory import MemoryStore
+from claude_throttle.simulation.fleet_parts import FleetParts, Work
 from claude_throttle.simulation.fleet_simulation import FleetSimulation
 from claude_throttle.simulation.fleet_store import SERVICE_SECONDS, StoreSpeed
 
@@ -26,16 +26,18 @@ BACKLOGGED = Work(backlogged=True)
 def parts(rpm, burst=1.0):
     """The real things, told so much a minute."""
     quotas = {"rpm": Quota(rpm)}
-    return Parts(
+    return FleetParts(
         lambda number: SharedPacer(quotas, burst, lane="lane", jitter=lambda seconds: 0.0),
-        MemoryLedger,
+        MemoryStore,
         _beat,
-        StoreTime,
+        ClockOffset,
     )
 
 
 def _beat(member, not_after):
-    return Order(member, not_after, (), seat=Seat(0, 0, 0.0, LEASE_SECONDS * SECOND))
+    return ExchangeRequest(
+        member, not_after, (), seat=MemberClaim(0, 0, 0.0, LEASE_SECONDS * SECOND)
+    )
 
 
 def fleet(

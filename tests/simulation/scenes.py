@@ -7,10 +7,10 @@ import random
 
 from claude_throttle.core.domain.feedback import CONCURRENCY, RAMP, RATE
 from claude_throttle.core.estimation.estimator import Estimator
-from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.pacing.pacer import AUTO, Pacer
-from claude_throttle.simulation.quotas import Limits
-from claude_throttle.simulation.simulated_server import Request, SimulatedServer
+from claude_throttle.simulation.quotas import SimulatedLimits
+from claude_throttle.simulation.simulated_server import SimulatedRequest, SimulatedServer
 from claude_throttle.simulation.simulation import Simulation
 
 MODEL = "claude-sonnet-5"
@@ -69,7 +69,7 @@ def simulate(
     # The pause's jitter draws from the module's own generator.
     random.seed(seed)
     pacer = Pacer(told or {}, burst or (1.0 if told else AUTO))
-    permits = Concurrency(probing=not told)
+    permits = ConcurrencyLimiter(probing=not told)
     server = SimulatedServer(limits, seed=seed, **server)
     simulation = Simulation(
         pacer, permits, Learning(), server, _timed(requests), one_way=network, seed=seed
@@ -79,12 +79,12 @@ def simulate(
 
 
 def _timed(requests):
-    return [(0.0, r) if isinstance(r, Request) else r for r in requests]
+    return [(0.0, r) if isinstance(r, SimulatedRequest) else r for r in requests]
 
 
 def limits_become(**limits):
     """A change: other limits are in force."""
-    return lambda simulation: simulation.server.reshape(Limits(**limits), simulation.now)
+    return lambda simulation: simulation.server.reshape(SimulatedLimits(**limits), simulation.now)
 
 
 def outage(heard):

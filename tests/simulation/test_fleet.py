@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from claude_throttle.simulation.fleet_parts import Work
 from claude_throttle.simulation.fleet_report import jain, report_on
-from claude_throttle.simulation.fleet_simulation import Leave
-from claude_throttle.simulation.quotas import Limits
+from claude_throttle.simulation.fleet_simulation import FleetDeparture
+from claude_throttle.simulation.quotas import SimulatedLimits
 from claude_throttle.simulation.simulated_server import SimulatedServer
 from tests.simulation.fleet_scenes import (
     BACKLOGGED,
@@ -46,7 +46,7 @@ def test_the_judge_sees_a_call_too_many():
     scene.run(10.0)
     assert report_on(scene, 10.0).excess <= 0
     first = scene.leaves[20]
-    scene.leaves[21:21] = [Leave(first.at, 0, first.call, False)] * 3
+    scene.leaves[21:21] = [FleetDeparture(first.at, 0, first.call, False)] * 3
     assert report_on(scene, 10.0).excess == pytest.approx(3.0, abs=0.2)
 
 
@@ -149,7 +149,7 @@ def test_a_store_frozen_for_ten_seconds():
 
 def test_headers_cost_news_but_not_more_than_twenty_a_second_each():
     """Each answer tells of limits, and is compared with what all have taken."""
-    server = SimulatedServer(Limits(rpm=6000, burst=100))
+    server = SimulatedServer(SimulatedLimits(rpm=6000, burst=100))
     done = judged(fleet(6000, [BACKLOGGED] * 10, server=server), 6000, 20.0)
     assert done.excess <= 0
     assert done.utilisation >= 0.97

@@ -19,11 +19,11 @@ from claude_throttle.core.domain.feedback import (
     OVERLOAD,
     RAMP,
     RATE,
-    Growth,
-    Heard,
+    Feedback,
+    RampLimit,
 )
-from claude_throttle.simulation.quotas import Limits
-from claude_throttle.simulation.simulated_server import Request
+from claude_throttle.simulation.quotas import SimulatedLimits
+from claude_throttle.simulation.simulated_server import SimulatedRequest
 from claude_throttle.simulation.simulation import MAX_RETRIES
 from tests.simulation.scenes import (
     NETWORKS,
@@ -54,7 +54,9 @@ latencies = st.floats(-1.3, 0.5).map(lambda power: 10**power)
 def calls(count, seconds, seed, **more):
     """*count* calls that take *seconds*, give or take a third."""
     chance = random.Random(seed)
-    return [Request(latency=seconds * chance.uniform(0.7, 1.3), **more) for _ in range(count)]
+    return [
+        SimulatedRequest(latency=seconds * chance.uniform(0.7, 1.3), **more) for _ in range(count)
+    ]
 
 
 def second_half(simulation, units, rate):
@@ -78,7 +80,7 @@ def test_one_quota_of_input_tokens_is_used_and_not_overdrawn(depth, latency, net
         requests += calls(1, latency, chance.random(), input_tokens=size, guess=guess)
         total -= size
     done = simulate(
-        Limits(itpm=60 * rate, itpm_burst=burst),
+        SimulatedLimits(itpm=60 * rate, itpm_burst=burst),
         requests,
         network=NETWORKS[network],
         headers_at=at,
@@ -90,14 +92,14 @@ def test_one_quota_of_input_tokens_is_used_and_not_overdrawn(depth, latency, net
 
 
 KINDS = {
-    "overloaded": (Heard(OVERLOAD, status=529), 20.0),
-    "overloaded, with a time": (Heard(OVERLOAD, 3.0, status=529), 20.0),
-    "fault": (Heard(FAULT, status=500), 20.0),
-    "reset": (Heard(FAULT), 20.0),
-    "rate limit": (Heard(RATE, 2.0, status=429), 20.0),
-    "rate limit, short": (Heard(RATE, 1.0, status=429), 3.0),
+    "overloaded": (Feedback(OVERLOAD, status=529), 20.0),
+    "overloaded, with a time": (Feedback(OVERLOAD, 3.0, status=529), 20.0),
+    "fault": (Feedback(FAULT, status=500), 20.0),
+    "reset": (Feedback(FAULT), 20.0),
+    "rate limit": (Feedback(RATE, 2.0, status=429), 20.0),
+    "rate limit, short": (Feedback(RATE, 1.0, status=429), 3.0),
     # Those that use up retries must be shorter than the retries take.
-    "too many connections": (Heard(CONCURRENCY, status=429), 0.4),
+    "too many connections": (Feedback(CONCURRENCY, status=429), 0.4),
 }
 
 
@@ -109,7 +111,7 @@ def test_full_pace_comes_back_after_every_refusal(kind, network, at, seed, laten
     heard, lasts = KINDS[kind]
     changes = [(5.0, outage(heard)), (5.0 + lasts, outage(None))]
     done = simulate(
-        Limits(rpm=1200, burst=20),
+        SimulatedLimits(rpm=1200, burst=20),
         calls(1000, latency, seed),
         network=NETWORKS[network],
         headers_at=at,
@@ -129,12 +131,12 @@ def test_full_pace_comes_back_after_every_refusal(kind, network, at, seed, laten
 def test_an_outage_fails_nobody_and_is_not_doubled(lasts, network, at, seed):
     """However long: every call is answered after it, and a probe each few seconds is all it saw."""
     done = simulate(
-        Limits(rpm=1200, burst=20),
+        SimulatedLimits(rpm=1200, burst=20),
         calls(300, 0.3, seed),
         network=NETWORKS[network],
         headers_at=at,
         seed=seed,
-        changes=[(5.0, outage(Heard(OVERLOAD))), (5.0 + lasts, outage(None))],
+        changes=[(5.0, outage(Feedback(OVERLOAD))), (5.0 + lasts, outage(None))],
     )
     assert unanswered(done) == []
     # What was in flight, the five that opened the circuit and their like, then the probes.
@@ -146,7 +148,7 @@ def test_an_outage_fails_nobody_and_is_not_doubled(lasts, network, at, seed):
 def test_a_concurrency_cap_is_found(cap, latency, network, seed):
     """Nothing told: answered all, near the cap most of the time, and few are refused for it."""
     done = simulate(
-        Limits(rpm=1e6, max_concurrency=cap),
+        SimulatedLimits(rpm=1e6, max_concurrency=cap),
         calls(40 * cap, latency, seed),
         network=NETWORKS[network],
         seed=seed,
@@ -163,11 +165,11 @@ def test_a_concurrency_cap_is_found(cap, latency, network, seed):
 def test_nobody_starves(seed, network, at, large):
     """Every tenth call takes most of the bucket: all leave in their order, large and small."""
     requests = [
-        Request(input_tokens=large * 1000.0 if n % 10 == 0 else 300.0, latency=0.3)
+        SimulatedRequest(input_tokens=large * 1000.0 if n % 10 == 0 else 300.0, latency=0.3)
         for n in range(200)
     ]
     done = simulate(
-        Limits(itpm=600_000, itpm_burst=33_000),
+        SimulatedLimits(itpm=600_000, itpm_burst=33_000),
         requests,
         network=NETWORKS[network],
         headers_at=at,
@@ -189,8 +191,8 @@ def test_nobody_starves(seed, network, at, large):
             st.sampled_from(
                 [
                     *(heard for heard, _ in KINDS.values()),
-                    Heard(RAMP, 5.0, growth=Growth("input_tokens", 30_000.0, 40_000.0)),
-                    Heard(RAMP, 5.0),
+                    Feedback(RAMP, 5.0, growth=RampLimit("input_tokens", 30_000.0, 40_000.0)),
+                    Feedback(RAMP, 5.0),
                 ]
             ),
             st.floats(0.1, 10.0),
@@ -212,7 +214,7 @@ def test_whatever_happens_every_call_has_an_end(limits, troubles, network, at, s
         changes += [(now + gap, outage(heard)), (now + gap + lasts, outage(None))]
         now += gap + lasts
     done = simulate(
-        Limits(rpm=600, burst=20, itpm=1e6),
+        SimulatedLimits(rpm=600, burst=20, itpm=1e6),
         calls(200, 0.3, seed),
         network=NETWORKS[network],
         headers_at=at,

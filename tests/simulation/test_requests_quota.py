@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from claude_throttle.simulation.quotas import Limits
+from claude_throttle.simulation.quotas import SimulatedLimits
 from claude_throttle.simulation.simulation import MAX_RETRIES
 from tests.simulation.scenes import refusals, simulate, spread_over, unanswered
 from tests.simulation.test_properties import (
@@ -36,7 +36,7 @@ def one_quota_of_requests(rpm, burst, latency, spread, at, seed):
     """
     count = round(burst + rpm / 60 * (30 + 15 * latency))
     done = simulate(
-        Limits(rpm=rpm, burst=burst),
+        SimulatedLimits(rpm=rpm, burst=burst),
         calls(count, latency, seed),
         network=spread_over(spread),
         headers_at=at,

@@ -16,7 +16,7 @@ from claude_throttle.core.domain.events import (
     PermitGranted,
     RetryScheduled,
 )
-from claude_throttle.metrics.history import INTERVALS, SENT, Ring
+from claude_throttle.metrics.history import INTERVALS, SENT, RingBuffer
 from claude_throttle.metrics.recorder import Recorder
 from claude_throttle.testing import Reply
 from tests.conftest import ask
@@ -24,7 +24,7 @@ from tests.conftest import ask
 
 def sent_at(*instants, now):
     """Requests by seconds ago, of a ring that saw those *instants* in that order."""
-    ring = Ring()
+    ring = RingBuffer()
     for instant in instants:
         ring.add(SENT, instant)
     return {one.seconds_ago: one.sent for one in ring.intervals(now) if one.sent}
@@ -32,7 +32,7 @@ def sent_at(*instants, now):
 
 def test_nothing_happened():
     """No interval, at any time."""
-    assert Ring().intervals(0.0) == Ring().intervals(1e9) == ()
+    assert RingBuffer().intervals(0.0) == RingBuffer().intervals(1e9) == ()
 
 
 def test_an_interval_begins_on_the_ten():
@@ -42,7 +42,7 @@ def test_an_interval_begins_on_the_ten():
 
 def test_the_last_one_is_under_way():
     """And the one before it whole; both from their beginnings."""
-    ring = Ring()
+    ring = RingBuffer()
     ring.add(SENT, 20.0)
     whole, under_way = ring.intervals(34.0)
     assert (whole.seconds_ago, whole.seconds) == (14.0, 10.0)
@@ -51,14 +51,14 @@ def test_the_last_one_is_under_way():
 
 def test_it_begins_with_the_first_event():
     """Of what was before, nobody knows anything."""
-    ring = Ring()
+    ring = RingBuffer()
     ring.add(SENT, 1234.0)
     assert [one.seconds_ago for one in ring.intervals(1255.0)] == [25.0, 15.0, 5.0]
 
 
 def test_what_is_older_than_ten_minutes_is_forgotten():
     """Sixty intervals are left, the one under way among them."""
-    ring = Ring()
+    ring = RingBuffer()
     for instant in range(0, 2000, 10):
         ring.add(SENT, float(instant))
     found = ring.intervals(1999.0)
@@ -74,7 +74,7 @@ def test_after_a_long_rest_nothing_old_comes_back(idle):
 
 def test_a_look_long_after_shows_nothing():
     """All zeros, ten minutes of them."""
-    ring = Ring()
+    ring = RingBuffer()
     ring.add(SENT, 5.0)
     found = ring.intervals(100_000.0)
     assert len(found) == INTERVALS
@@ -95,7 +95,7 @@ def test_a_scale_that_begins_below_zero():
 
 def test_memory_is_fixed():
     """Whatever happens in however long a time."""
-    ring = Ring()
+    ring = RingBuffer()
     ring.add(SENT, 0.0)
     before = sum(map(sys.getsizeof, ring._slots))
     for instant in range(0, 1_000_000, 7):

@@ -331,7 +331,7 @@ def test_ctrl_c_in_a_wait_for_another_attempt(fake, throttle, monkeypatch):
     throttler = throttle(server, max_concurrency=1)
     lane = throttler._process().room(ask()["model"]).lane
     with monkeypatch.context() as patch:
-        patch.setattr("claude_throttle.core.dispatch.attempt.RetryTurn.wait", _interrupt)
+        patch.setattr("claude_throttle.core.dispatch.attempt.RetryTicket.wait", _interrupt)
         with throttler.permit(model=ask()["model"]), pytest.raises(KeyboardInterrupt):
             throttler.stream(**ask())
     assert permits_in_use(throttler) == 0
@@ -441,7 +441,7 @@ def test_ctrl_c_in_a_read_leaves_nothing(fake, throttle, monkeypatch):
         monkeypatch.setattr(stream._inner._answer, "next", _interrupt)
         stream.until_done()
     assert permits_in_use(throttler) == 0
-    monkeypatch.setattr(streamed.StreamedAnswer, "open", _interrupt)
+    monkeypatch.setattr(streamed.ResponseStream, "open", _interrupt)
     with pytest.raises(KeyboardInterrupt):
         throttler.stream(**ask())
     assert permits_in_use(throttler) == 0

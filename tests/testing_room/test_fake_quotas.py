@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.simulation.quotas import Bucket, Limits, ModelQuotas
+from claude_throttle.simulation.quotas import Bucket, ModelQuotas, SimulatedLimits
 from claude_throttle.testing import worst_excess
 
 gaps = st.lists(st.floats(0, 5, allow_nan=False), min_size=1, max_size=60)
@@ -23,7 +23,7 @@ def instants(gaps):
 @given(gaps, rates, st.integers(1, 20))
 def test_no_window_holds_more_than_burst_and_refill(gaps, rpm, burst):
     """Whenever requests come, those let in fit the quota in every window."""
-    quotas = ModelQuotas(Limits(rpm=rpm, burst=burst), 1000.0)
+    quotas = ModelQuotas(SimulatedLimits(rpm=rpm, burst=burst), 1000.0)
     let_in = [now for now in instants(gaps) if quotas.admit(1, now) is None]
     assert worst_excess(let_in, [1] * len(let_in), rpm / 60, burst, 0) <= 1e-3
 
@@ -31,7 +31,7 @@ def test_no_window_holds_more_than_burst_and_refill(gaps, rpm, burst):
 @given(gaps, rates, st.integers(1, 20))
 def test_a_full_bucket_lets_its_burst_in(gaps, rpm, burst):
     """The fake is not stricter than it says: the burst and what was refilled is let in."""
-    quotas = ModelQuotas(Limits(rpm=rpm, burst=burst), 1000.0)
+    quotas = ModelQuotas(SimulatedLimits(rpm=rpm, burst=burst), 1000.0)
     taken = 0
     for now in instants(gaps):
         refused = quotas.admit(1, now)
@@ -49,7 +49,7 @@ def test_a_full_bucket_lets_its_burst_in(gaps, rpm, burst):
 )
 def test_after_retry_after_the_same_request_is_let_in(itpm, capacity, traffic):
     """``retry-after`` is enough, if nobody else comes in between."""
-    quotas = ModelQuotas(Limits(itpm=itpm, itpm_burst=capacity), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(itpm=itpm, itpm_burst=capacity), 0.0)
     now = 0.0
     for size, gap in traffic:
         now += gap
@@ -61,13 +61,13 @@ def test_after_retry_after_the_same_request_is_let_in(itpm, capacity, traffic):
 
 def test_a_client_exactly_on_time_is_never_refused():
     """Crumbs of floats do not add up to a refusal."""
-    quotas = ModelQuotas(Limits(rpm=70, burst=1), 0.1)
+    quotas = ModelQuotas(SimulatedLimits(rpm=70, burst=1), 0.1)
     assert [quotas.admit(1, 0.1 + n * 60 / 70) for n in range(1000)] == [None] * 1000
 
 
 def test_retry_after_is_whole_seconds_and_at_least_one():
     """50 per minute refill one in 1.2 s: two whole seconds."""
-    quotas = ModelQuotas(Limits(rpm=50, burst=1), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(rpm=50, burst=1), 0.0)
     assert quotas.admit(1, 0.0) is None
     assert quotas.admit(1, 0.0) == ("requests", 50, 2)
     assert quotas.admit(1, 1.1) == ("requests", 50, 1)
@@ -75,20 +75,20 @@ def test_retry_after_is_whole_seconds_and_at_least_one():
 
 def test_a_refusal_for_tokens_takes_no_request():
     """As in the captured 429: requests-remaining stayed whole."""
-    quotas = ModelQuotas(Limits(rpm=60, itpm=600), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(rpm=60, itpm=600), 0.0)
     assert quotas.admit(601, 0.0) == ("input tokens", 600, 1)
     assert quotas.standings(0.0)[0].remaining == 60
 
 
 def test_what_is_larger_than_the_bucket_never_fits():
     """However long one waits."""
-    quotas = ModelQuotas(Limits(itpm=600, itpm_burst=100), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(itpm=600, itpm_burst=100), 0.0)
     assert [quotas.admit(101, 1e6 * n) is None for n in range(5)] == [False] * 5
 
 
 def test_output_is_owed_and_refilled():
     """Output may fall below zero; then the next request waits until there is some again."""
-    quotas = ModelQuotas(Limits(otpm=60), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(otpm=60), 0.0)
     assert quotas.admit(1, 0.0) is None
     quotas.charge_output(65, 0.0)
     assert quotas.admit(1, 0.0) == ("output tokens", 60, 6)
@@ -116,7 +116,7 @@ def test_time_that_stands_or_goes_back_refills_nothing():
 
 def test_standings_know_the_sum_of_tokens():
     """``tokens`` is there when both are limited, and full when both are."""
-    quotas = ModelQuotas(Limits(rpm=60, itpm=600, otpm=60), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(rpm=60, itpm=600, otpm=60), 0.0)
     quotas.admit(100, 0.0)
     quotas.charge_output(30, 0.0)
     assert quotas.standings(0.0) == [
@@ -129,7 +129,7 @@ def test_standings_know_the_sum_of_tokens():
 
 def test_no_limits_no_standings():
     """An account without limits has no such headers."""
-    quotas = ModelQuotas(Limits(), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(), 0.0)
     assert quotas.admit(10**9, 0.0) is None
     assert quotas.standings(0.0) == []
 
@@ -138,4 +138,4 @@ def test_no_limits_no_standings():
 def test_a_limit_of_nothing_is_refused(wrong):
     """``None`` is unlimited; 0 would be a server that never answers well."""
     with pytest.raises(ValueError, match="rpm must be more than 0"):
-        Limits(rpm=wrong)
+        SimulatedLimits(rpm=wrong)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.simulation.quotas import Limits, ModelQuotas
+from claude_throttle.simulation.quotas import ModelQuotas, SimulatedLimits
 from claude_throttle.testing import FakeClaude, ManualClock
 
 from .asking import ask
@@ -37,7 +37,7 @@ def test_the_refusal_is_the_captured_one():
 @given(traffic, st.integers(1, 500), st.integers(1, 500))
 def test_no_minute_holds_more_than_its_cap(traffic, cap, step):
     """The cap has grown by one step for each earlier minute in which there was a request."""
-    quotas = ModelQuotas(Limits(ramp=cap, ramp_step=step), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(ramp=cap, ramp_step=step), 0.0)
     used, asked, now = {}, set(), 0.0
     for gap, size in traffic:
         now += gap
@@ -57,7 +57,7 @@ def test_no_minute_holds_more_than_its_cap(traffic, cap, step):
 @given(st.floats(0, 1e4), st.integers(1, 100))
 def test_after_retry_after_what_was_announced_fits(now, size):
     """Waiting as told leads over the boundary, and the cap has grown as told."""
-    quotas = ModelQuotas(Limits(ramp=100, ramp_step=50), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(ramp=100, ramp_step=50), 0.0)
     assert quotas.admit(100, now) is None
     refusal = quotas.admit(size, now)
     assert quotas.admit(refusal.next_per_minute, now + refusal.retry_after) is None
@@ -65,14 +65,14 @@ def test_after_retry_after_what_was_announced_fits(now, size):
 
 def test_the_cap_does_not_grow_while_nobody_asks():
     """An hour's rest is no use of it."""
-    quotas = ModelQuotas(Limits(ramp=100, ramp_step=50), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(ramp=100, ramp_step=50), 0.0)
     assert quotas.admit(1, 0.0) is None
     assert quotas.admit(151, 3600.0) == ("input tokens", 150, 60, 200)
 
 
 def test_a_refused_request_takes_nothing():
     """Neither of the quotas nor of the minute."""
-    quotas = ModelQuotas(Limits(rpm=60, itpm=1000, ramp=100), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(rpm=60, itpm=1000, ramp=100), 0.0)
     assert quotas.admit(101, 0.0) is not None
     assert [standing.remaining for standing in quotas.standings(0.0)] == [60, 1000]
     assert quotas.admit(100, 0.0) is None
@@ -80,11 +80,11 @@ def test_a_refused_request_takes_nothing():
 
 def test_other_limits_may_change_without_throwing_the_cap_back():
     """Only another ramp begins again."""
-    quotas = ModelQuotas(Limits(ramp=100, ramp_step=50), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(ramp=100, ramp_step=50), 0.0)
     quotas.admit(1, 0.0)
-    quotas.reshape(Limits(rpm=5, ramp=100, ramp_step=50), 70.0)
+    quotas.reshape(SimulatedLimits(rpm=5, ramp=100, ramp_step=50), 70.0)
     assert quotas.admit(150, 70.0) is None
-    quotas.reshape(Limits(ramp=100), 140.0)
+    quotas.reshape(SimulatedLimits(ramp=100), 140.0)
     assert quotas.admit(101, 140.0) == ("input tokens", 100, 60, 10_100)
-    quotas.reshape(Limits(), 140.0)
+    quotas.reshape(SimulatedLimits(), 140.0)
     assert quotas.admit(10**6, 140.0) is None

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_throttle.simulation.others import MOST_AT_ONCE
-from claude_throttle.simulation.quotas import Limits, ModelQuotas
+from claude_throttle.simulation.quotas import ModelQuotas, SimulatedLimits
 from claude_throttle.testing import FakeClaude, ManualClock, worst_excess
 from claude_throttle.testing.replies import rate_limit_headers
 
@@ -32,7 +32,7 @@ def remaining(quotas, now):
 
 def test_the_promise_is_told_and_the_burst_enforced():
     """960 promised, 16 let in at once; the headers still speak of 944, with the 429 as well."""
-    quotas = ModelQuotas(Limits(rpm=960, burst=16, promised_burst=960), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(rpm=960, burst=16, promised_burst=960), 0.0)
     assert [quotas.admit(1, 0.0) is None for _ in range(20)] == [True] * 16 + [False] * 4
     assert remaining(quotas, 0.0) == 944
     assert quotas.admit(1, 0.0) == ("requests", 960, 1)
@@ -41,8 +41,8 @@ def test_the_promise_is_told_and_the_burst_enforced():
 @given(gaps, rates, st.integers(1, 20))
 def test_a_promise_changes_nothing_about_who_is_let_in(gaps, rpm, burst):
     """The larger bucket is shown and never asked."""
-    honest = ModelQuotas(Limits(rpm=rpm, burst=burst), 0.0)
-    lying = ModelQuotas(Limits(rpm=rpm, burst=burst, promised_burst=10 * rpm), 0.0)
+    honest = ModelQuotas(SimulatedLimits(rpm=rpm, burst=burst), 0.0)
+    lying = ModelQuotas(SimulatedLimits(rpm=rpm, burst=burst, promised_burst=10 * rpm), 0.0)
     for now in instants(gaps):
         assert lying.admit(1, now) == honest.admit(1, now)
 
@@ -50,8 +50,8 @@ def test_a_promise_changes_nothing_about_who_is_let_in(gaps, rpm, burst):
 @given(gaps, rates, st.integers(1, 20))
 def test_what_is_shown_is_a_bucket_of_the_promised_size(gaps, rpm, burst):
     """Less each request that was let in, plus the refill: as an honest server of that size."""
-    lying = ModelQuotas(Limits(rpm=rpm, burst=burst, promised_burst=rpm + 50), 0.0)
-    honest = ModelQuotas(Limits(rpm=rpm, burst=rpm + 50), 0.0)
+    lying = ModelQuotas(SimulatedLimits(rpm=rpm, burst=burst, promised_burst=rpm + 50), 0.0)
+    honest = ModelQuotas(SimulatedLimits(rpm=rpm, burst=rpm + 50), 0.0)
     for now in instants(gaps):
         if lying.admit(1, now) is None:
             assert honest.admit(1, now) is None
@@ -72,7 +72,7 @@ def test_a_promise_ends_when_the_server_is_told():
 )
 def test_tokens_are_told_to_the_nearest_thousand_and_requests_exactly(taken, told):
     """As the documentation says: near zero the header knows nothing."""
-    quotas = ModelQuotas(Limits(rpm=1499, itpm=10_000), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(rpm=1499, itpm=10_000), 0.0)
     quotas.admit(taken, 0.0)
     headers = rate_limit_headers(quotas.standings(0.0), 0.0)
     assert headers["anthropic-ratelimit-input-tokens-remaining"] == str(told)
@@ -81,7 +81,7 @@ def test_tokens_are_told_to_the_nearest_thousand_and_requests_exactly(taken, tol
 
 def test_others_take_one_at_even_intervals():
     """30 a minute: one each two seconds, the first after two."""
-    quotas = ModelQuotas(Limits(rpm=60, burst=60, others_rpm=30), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(rpm=60, burst=60, others_rpm=30), 0.0)
     assert [(quotas.standings(now)[0].remaining, quotas.others_taken) for now in (1.9, 2, 5)] == [
         (60, 0),
         (59, 1),
@@ -91,14 +91,14 @@ def test_others_take_one_at_even_intervals():
 
 def test_others_are_let_in_only_if_there_is_one():
     """More of them than the quota: they get what it holds, and nothing is owed."""
-    quotas = ModelQuotas(Limits(rpm=60, burst=1, others_rpm=600), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(rpm=60, burst=1, others_rpm=600), 0.0)
     assert quotas.standings(600.0)[0].remaining < 1
     assert 599 <= quotas.others_taken <= 601
 
 
 def test_who_keeps_to_what_others_leave_meets_no_refusal():
     """60 a minute, others at 30: a client at 30 is never refused, and at more it is."""
-    limits = Limits(rpm=60, burst=2, others_rpm=30)
+    limits = SimulatedLimits(rpm=60, burst=2, others_rpm=30)
     modest, greedy = ModelQuotas(limits, 0.0), ModelQuotas(limits, 0.0)
     assert all(modest.admit(1, 2.0 * turn + 0.5) is None for turn in range(300))
     assert modest.others_taken == 299
@@ -110,7 +110,7 @@ def test_who_keeps_to_what_others_leave_meets_no_refusal():
 @given(gaps, rates, st.integers(1, 6000), st.integers(1, 20))
 def test_with_others_the_quota_holds_as_well(gaps, rpm, others_rpm, burst):
     """Ours and theirs together fit it from the start to any look; ours fit every window."""
-    quotas = ModelQuotas(Limits(rpm=rpm, burst=burst, others_rpm=others_rpm), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(rpm=rpm, burst=burst, others_rpm=others_rpm), 0.0)
     let_in = []
     for now in instants(gaps):
         let_in += [now] * (quotas.admit(1, now) is None)
@@ -121,7 +121,7 @@ def test_with_others_the_quota_holds_as_well(gaps, rpm, others_rpm, burst):
 @given(gaps, rates, st.integers(1, 600))
 def test_looking_changes_nothing(gaps, rpm, others_rpm):
     """Others are made up for at each look; whether one looked in between does not matter."""
-    limits = Limits(rpm=rpm, burst=3, others_rpm=others_rpm, promised_burst=30)
+    limits = SimulatedLimits(rpm=rpm, burst=3, others_rpm=others_rpm, promised_burst=30)
     watched, alone = ModelQuotas(limits, 0.0), ModelQuotas(limits, 0.0)
     before = 0.0
     for now in instants(gaps):
@@ -134,7 +134,7 @@ def test_looking_changes_nothing(gaps, rpm, others_rpm):
 
 def test_a_clock_moved_by_years_does_not_hang_the_server():
     """Who asks ten times a second would have asked 3 billion times in ten years."""
-    quotas = ModelQuotas(Limits(rpm=60, burst=1, others_rpm=600), 0.0)
+    quotas = ModelQuotas(SimulatedLimits(rpm=60, burst=1, others_rpm=600), 0.0)
     assert quotas.standings(3e8)[0].remaining < 1
     assert 0 < quotas.others_taken <= MOST_AT_ONCE
 

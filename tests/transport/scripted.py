@@ -6,8 +6,8 @@ import io
 
 import urllib3
 
-from claude_throttle.core.domain.feedback import Delay
-from claude_throttle.transport.retry import Exchange, PacedRetry, RetryRules
+from claude_throttle.core.domain.feedback import RetryDelay
+from claude_throttle.transport.retry import PacedRetry, RetryExchange, RetryRules
 
 RULES = RetryRules(max_retries=2, read_timeouts=False, resets=True)
 
@@ -33,7 +33,7 @@ class ScriptedAttempts:
 
     def refused(self, heard, wait_seconds):
         self.heard.append((heard, wait_seconds))
-        return self.delays.pop(0) if self.delays else Delay(wait_seconds, alone=True)
+        return self.delays.pop(0) if self.delays else RetryDelay(wait_seconds, alone=True)
 
     def again(self, **turn):
         self.turns.append(turn)
@@ -54,7 +54,7 @@ def response(status, body=b"{}", **headers):
 
 
 def retry(attempts=None, rules=RULES):
-    return PacedRetry.of(Exchange(attempts or ScriptedAttempts(), rules, StillClock()))
+    return PacedRetry.of(RetryExchange(attempts or ScriptedAttempts(), rules, StillClock()))
 
 
 def refuse(asked, status, **headers):

@@ -11,7 +11,7 @@ from requests.structures import CaseInsensitiveDict
 from claude_throttle import AccountSuspended, testing
 from claude_throttle.core.domain.feedback import ACCOUNT
 from claude_throttle.testing.replies import SPEND_CAP, error_body, reply_body
-from claude_throttle.transport.verdicts import LONGEST_MESSAGE, judge
+from claude_throttle.transport.verdicts import LONGEST_MESSAGE, classify
 
 from .playing import ASK, KEY, URL, failure
 
@@ -35,11 +35,11 @@ KNOWN = [
 
 def heard(reply):
     headers = CaseInsensitiveDict(reply.headers)
-    return judge(reply.status, headers, reply_body(reply, "req_1"), WALL)
+    return classify(reply.status, headers, reply_body(reply, "req_1"), WALL)
 
 
 def account(status, message):
-    return judge(status, {}, error_body("x", message, "req_1"), WALL).heard.account
+    return classify(status, {}, error_body("x", message, "req_1"), WALL).heard.account
 
 
 @pytest.mark.parametrize(("reply", "reason", "until"), KNOWN, ids=lambda value: str(value)[:40])
@@ -73,7 +73,7 @@ def test_the_date_is_the_servers_own(text, until):
 
 def test_a_page_without_words_suspends_for_its_status():
     """A proxy's 403 has no message."""
-    said = judge(403, {}, b"<html>no</html>", WALL)
+    said = classify(403, {}, b"<html>no</html>", WALL)
     assert said.heard.account == ("not permitted", "", None)
 
 

@@ -8,7 +8,7 @@ import pytest
 from anthropic.lib.streaming import _messages
 
 from claude_throttle.core.domain.cost import Usage
-from claude_throttle.features.streaming.accumulator import Accumulated
+from claude_throttle.features.streaming.accumulator import MessageAccumulator
 from claude_throttle.testing import replies
 from claude_throttle.transport import sdk
 
@@ -45,7 +45,7 @@ def events_of(blocks, usage=START):
 
 
 def accumulated(events):
-    ours = Accumulated()
+    ours = MessageAccumulator()
     for event in events:
         ours.add(event)
     return ours
@@ -88,7 +88,7 @@ def test_usage_is_a_total_and_what_is_left_out_stays():
 def test_a_snapshot_in_the_midst_is_a_copy():
     """And changes nothing."""
     events = events_of([BLOCKS[1]])
-    ours = Accumulated()
+    ours = MessageAccumulator()
     seen = []
     for event in events:
         ours.add(event)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 from urllib3.response import HTTPHeaderDict
 
-from claude_throttle.core.domain.feedback import Growth, Reading
+from claude_throttle.core.domain.feedback import RampLimit, RateLimit
 from claude_throttle.transport.limit_headers import (
     read_date,
     read_growth,
@@ -41,16 +41,16 @@ def test_three_limits_are_told_apart():
     """By the names of a cost's fields."""
     told = read(requests="50/49", input_tokens="30000/29000", output_tokens="8000/8000")
     assert told == {
-        "requests": Reading(50, 49),
-        "input_tokens": Reading(30_000, 29_000),
-        "output_tokens": Reading(8_000, 8_000),
+        "requests": RateLimit(50, 49),
+        "input_tokens": RateLimit(30_000, 29_000),
+        "output_tokens": RateLimit(8_000, 8_000),
     }
 
 
 def test_one_limit_is_told_without_the_others():
     """Requests only; input only; what is not told is not known."""
-    assert read(requests="50/49") == {"requests": Reading(50, 49)}
-    assert read(input_tokens="30000/0") == {"input_tokens": Reading(30_000, 0)}
+    assert read(requests="50/49") == {"requests": RateLimit(50, 49)}
+    assert read(input_tokens="30000/0") == {"input_tokens": RateLimit(30_000, 0)}
 
 
 CAPTURES = [
@@ -84,7 +84,7 @@ def test_captured_headers(headers, told):
 @given(st.text(max_size=30))
 def test_a_reset_changes_nothing(reset):
     """Whatever it says: it is not asked."""
-    assert read(requests=f"50/49/{reset}") == {"requests": Reading(50, 49)}
+    assert read(requests=f"50/49/{reset}") == {"requests": RateLimit(50, 49)}
 
 
 @pytest.mark.parametrize("remaining", ["0", "1000", "29000", "30000", "31000"])
@@ -98,7 +98,7 @@ def test_rounded_values_are_taken_as_they_are(remaining):
 def test_names_are_read_in_any_case(mapping, case):
     """A proxy may write them as it likes."""
     headers = mapping({case(name): value for name, value in fields(requests="50/49").items()})
-    assert read_limits(headers) == {"requests": Reading(50, 49)}
+    assert read_limits(headers) == {"requests": RateLimit(50, 49)}
 
 
 # -- what is not -----------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ NO_LIMIT += ["1e-320", "0.5", "1e300", "9" * 400, "50 requests", "\x00", "é"]
 def test_a_limit_that_makes_no_sense_is_none(text):
     """The others count all the same."""
     told = read(requests=f"{text}/49", input_tokens="30000/29000")
-    assert told == {"input_tokens": Reading(30_000, 29_000)}
+    assert told == {"input_tokens": RateLimit(30_000, 29_000)}
 
 
 NOT_LEFT = ["", "-1", "1e999", "nan", "inf", "-inf", "some", "1,000", "1e300"]
@@ -135,7 +135,7 @@ NOT_LEFT = ["", "-1", "1e999", "nan", "inf", "-inf", "some", "1,000", "1e300"]
 def test_a_rest_that_makes_no_sense_is_none(text):
     """Then the limit is not believed either."""
     assert read(requests=f"50/{text}", input_tokens="30000/0") == {
-        "input_tokens": Reading(30_000, 0)
+        "input_tokens": RateLimit(30_000, 0)
     }
 
 
@@ -188,7 +188,7 @@ GROWS = "Your current limit is {} {} per minute, and will increase to {} at the 
 def test_growth_is_of_the_quota_it_names(kind):
     """With thousands parted by commas, or not."""
     told = read_growth(GROWS.format("58,276", kind, "68276"))
-    assert told == Growth(kind.replace(" ", "_"), 58_276.0, 68_276.0)
+    assert told == RampLimit(kind.replace(" ", "_"), 58_276.0, 68_276.0)
 
 
 NO_GROWTH = [("0", "5"), ("5", "5"), ("9", "5"), (",", ","), ("5", ","), (",", "5"), ("", "5")]

@@ -7,8 +7,8 @@ from http.client import RemoteDisconnected
 import pytest
 from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError, ResponseError
 
-from claude_throttle.core.dispatch.attempt import Stopped
-from claude_throttle.core.domain.feedback import ACCOUNT, CONCURRENCY, FAULT, RATE, Delay
+from claude_throttle.core.dispatch.attempt import AttemptStopped
+from claude_throttle.core.domain.feedback import ACCOUNT, CONCURRENCY, FAULT, RATE, RetryDelay
 from claude_throttle.transport.retry import PacedRetry
 
 from .scripted import RULES, ScriptedAttempts, lose, refuse, response, retry
@@ -62,9 +62,9 @@ def test_half_a_refusal_is_a_refusal():
 def test_a_stopped_call_is_not_sent_again():
     """Closed, or its time is up: whatever came back."""
     attempts = ScriptedAttempts(stopped=True)
-    with pytest.raises(Stopped):
+    with pytest.raises(AttemptStopped):
         refuse(retry(attempts), 500)
-    with pytest.raises(Stopped):
+    with pytest.raises(AttemptStopped):
         lose(retry(attempts), ProtocolError("x", ConnectionResetError()))
     assert attempts.heard == []
 
@@ -93,7 +93,7 @@ def waits(attempts, status, body=b"{}", **headers):
 @pytest.mark.parametrize("wish", [{}, {"x_should_retry": "true"}])
 def test_a_pause_of_the_lane_is_the_servers_word(status, wish):
     """The lane adds its jitter, once per pause; this call waits as long as the lane does."""
-    pause = Delay(21.5, alone=False)
+    pause = RetryDelay(21.5, alone=False)
     attempts = ScriptedAttempts(delays=[pause])
     assert waits(attempts, status, retry_after="20", **wish) == 20.0
     asked = retry(ScriptedAttempts(delays=[pause]))
@@ -149,17 +149,17 @@ def test_a_wait_beyond_the_deadline_fails_at_once():
 
 def test_it_is_the_lanes_word_that_has_to_end_in_time():
     """A shorter one within a longer pause does not help."""
-    attempts = ScriptedAttempts(seconds_left=30.0, delays=[Delay(31.0, alone=False)])
+    attempts = ScriptedAttempts(seconds_left=30.0, delays=[RetryDelay(31.0, alone=False)])
     with pytest.raises(MaxRetryError):
         refuse(retry(attempts), 429, retry_after="20")
 
 
 def test_an_empty_retry_budget_fails_nobody():
     """Its delay is cut to half of the time that is left, but never below the server's word."""
-    asked = retry(ScriptedAttempts(seconds_left=30.0, delays=[Delay(31.0, alone=True)]))
+    asked = retry(ScriptedAttempts(seconds_left=30.0, delays=[RetryDelay(31.0, alone=True)]))
     refuse(asked, 500)
     assert asked.exchange.delay.seconds == 15.0
-    asked = retry(ScriptedAttempts(seconds_left=30.0, delays=[Delay(31.0, alone=True)]))
+    asked = retry(ScriptedAttempts(seconds_left=30.0, delays=[RetryDelay(31.0, alone=True)]))
     refuse(asked, 500, retry_after="20")
     assert 20.0 <= asked.exchange.delay.seconds < 21.0
 
@@ -174,7 +174,7 @@ def test_even_the_last_attempts_refusal_pauses_the_lane():
 
 # -- an open circuit -------------------------------------------------------------------------------
 
-FREE = Delay(5.0, alone=False, free=True)
+FREE = RetryDelay(5.0, alone=False, free=True)
 
 
 def test_an_open_circuit_uses_up_no_retries():
@@ -218,7 +218,7 @@ def test_a_deadline_goes_before_an_open_circuit():
 
 def test_the_wait_is_the_lanes_affair():
     """urllib3 sleeps by asking for another turn, with all that is known."""
-    delay = Delay(3.3, alone=False)
+    delay = RetryDelay(3.3, alone=False)
     attempts = ScriptedAttempts(delays=[delay])
     refuse(retry(attempts), 529, retry_after="3").sleep(response(529))
     turn = {"status": 529, "reason": "overloaded", "delay": delay, "keep_tokens": False}

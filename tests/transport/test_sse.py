@@ -27,7 +27,7 @@ EVENTS = [("one", '{"text": "Grüße \u2028 \x85 🎈"}'), ("message", "first\ns
 
 
 def decoded(chunks):
-    decoder = sse.Decoder()
+    decoder = sse.SseDecoder()
     return [tuple(event) for chunk in chunks for event in decoder.feed(chunk)]
 
 

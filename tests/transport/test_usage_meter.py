@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_throttle.core.domain.cost import Usage
-from claude_throttle.features.interop.usage_reader import LONGEST_LINE, UsageMeter
+from claude_throttle.features.interop.usage_reader import LONGEST_LINE, UsageReader
 
 EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
 START = {
@@ -37,7 +37,7 @@ WHOLE = encode(START, TEXT, DELTA, STOP)
 def test_however_it_is_cut(cuts, line):
     """Byte by byte, or in one piece."""
     body = encode(START, TEXT, DELTA, STOP, line=line)
-    meter, begin = UsageMeter(EVENTS), 0
+    meter, begin = UsageReader(EVENTS), 0
     for cut in [*sorted(cuts), len(body)]:
         meter.feed(body[begin:cut])
         begin = max(begin, cut)
@@ -48,7 +48,7 @@ def test_however_it_is_cut(cuts, line):
 
 def test_what_it_told_by_the_time_it_was_left():
     """Not the whole of it."""
-    meter = UsageMeter(EVENTS)
+    meter = UsageReader(EVENTS)
     assert meter.usage is None
     meter.feed(encode(START, TEXT))
     assert (meter.usage, meter.whole) == (Usage(9, 1, 0, 3), False)
@@ -59,7 +59,7 @@ def test_what_is_compressed_is_read_all_the_same(wbits):
     """gzip and deflate."""
     compressor = zlib.compressobj(wbits=wbits)
     body = compressor.compress(WHOLE) + compressor.flush()
-    meter = UsageMeter({**EVENTS, "content-encoding": "gzip"})
+    meter = UsageReader({**EVENTS, "content-encoding": "gzip"})
     for byte in body:
         meter.feed(bytes([byte]))
     assert meter.usage == Usage(9, 40, 0, 3)
@@ -67,14 +67,14 @@ def test_what_is_compressed_is_read_all_the_same(wbits):
 
 def test_what_a_client_has_inflated_is_read_as_it_is():
     """Though the headers still say so."""
-    meter = UsageMeter({**EVENTS, "content-encoding": "gzip"})
+    meter = UsageReader({**EVENTS, "content-encoding": "gzip"})
     meter.feed(WHOLE)
     assert meter.usage == Usage(9, 40, 0, 3)
 
 
 def test_an_ordinary_answer_tells_at_its_end():
     """JSON."""
-    meter = UsageMeter({"content-type": "application/json"})
+    meter = UsageReader({"content-type": "application/json"})
     meter.feed(b'{"type": "message", "usage": {"input_to')
     assert meter.usage is None
     meter.feed(b'kens": 5, "output_tokens": 6}}')
@@ -95,7 +95,7 @@ def test_an_ordinary_answer_tells_at_its_end():
 )
 def test_nonsense_tells_nothing(body):
     """And breaks nothing."""
-    meter = UsageMeter({**EVENTS, "content-encoding": "gzip"})
+    meter = UsageReader({**EVENTS, "content-encoding": "gzip"})
     meter.feed(body)
     meter.end()
     assert (meter.usage, meter.whole) == (None, False)
@@ -103,7 +103,7 @@ def test_nonsense_tells_nothing(body):
 
 def test_a_line_without_end_is_not_kept():
     """Memory has its bounds, whoever talks."""
-    meter = UsageMeter(EVENTS)
+    meter = UsageReader(EVENTS)
     for _ in range(8):
         meter.feed(b"x" * (1024 * 1024))
     assert len(meter._rest) <= LONGEST_LINE + 1024 * 1024

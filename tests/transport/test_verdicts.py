@@ -16,10 +16,10 @@ from claude_throttle.core.domain.feedback import (
     OVERLOAD,
     RAMP,
     RATE,
-    Growth,
+    RampLimit,
 )
 from claude_throttle.transport import verdicts as answers
-from claude_throttle.transport.verdicts import RULES, SPEND_CODES, error_code, judge
+from claude_throttle.transport.verdicts import RULES, SPEND_CODES, classify, error_code
 
 WALL = 1795262400.0
 
@@ -39,7 +39,7 @@ RATE_TEXT = "This request would exceed your organization's rate limit of 30,000 
 def verdict(status, code=None, message="", **headers):
     error = {"type": "x", "message": message, "details": {"error_code": code}}
     fields = CaseInsensitiveDict({k.replace("_", "-"): v for k, v in headers.items()})
-    return judge(status, fields, json.dumps({"type": "error", "error": error}).encode(), WALL)
+    return classify(status, fields, json.dumps({"type": "error", "error": error}).encode(), WALL)
 
 
 def statuses(which, **headers):
@@ -225,7 +225,7 @@ def test_a_ramp_limit_tells_the_servers_step(code, now, then, growth):
     """By its code, or by its text where there is none that we know."""
     said = verdict(429, code, TOO_FAST.format(now, then), retry_after="41")
     assert (said.retry, said.reason, said.pauses_lane) == (True, "ramp limit", True)
-    assert (said.heard.cause, said.heard.growth) == (RAMP, Growth("input_tokens", *growth))
+    assert (said.heard.cause, said.heard.growth) == (RAMP, RampLimit("input_tokens", *growth))
 
 
 def test_a_ramp_limit_without_numbers_or_time_is_one_all_the_same():
@@ -271,8 +271,8 @@ def test_texts_of_a_429_mean_nothing_elsewhere(status):
 @given(st.integers(300, 599), st.binary(max_size=200))
 def test_no_body_breaks_the_verdict(status, body):
     """A proxy's page, half a JSON, nothing: the status decides."""
-    said = judge(status, {"retry-after": "1"}, body, WALL)
-    assert said == judge(status, {"retry-after": "1"}, b"", WALL)
+    said = classify(status, {"retry-after": "1"}, body, WALL)
+    assert said == classify(status, {"retry-after": "1"}, b"", WALL)
     assert said.retry is (status in RETRIED)
 
 
@@ -290,7 +290,7 @@ JSON = st.recursive(
 @given(st.integers(300, 599), JSON, st.dictionaries(st.text(max_size=5), st.text(max_size=5)))
 def test_no_json_breaks_the_verdict(status, body, headers):
     """Anything where an object or a string is expected."""
-    said = judge(status, {"retry-after": "1", **headers}, json.dumps(body).encode(), WALL)
+    said = classify(status, {"retry-after": "1", **headers}, json.dumps(body).encode(), WALL)
     assert said.retry is (status in RETRIED)
 
 

@@ -14,7 +14,7 @@ from claude_throttle import BrokenAnswer, Throttler
 from claude_throttle.testing import FakeClaude, Ok, Redirect, Reset, Stall, Truncated
 from claude_throttle.transport import connections, http
 from claude_throttle.transport.connections import _Owned, keepalive_options
-from claude_throttle.transport.http import WireSettings
+from claude_throttle.transport.http import TransportSettings
 from claude_throttle.transport.retry import RetryRules
 
 from .playing import ASK, KEY
@@ -260,5 +260,5 @@ def test_nobody_hangs_up_on_a_successors_call(sending):
 
 def test_what_the_wire_was_told_shows_no_key():
     """Its headers hold one."""
-    told = WireSettings("https://x", {"x-api-key": KEY}, RetryRules(1, False, True))
+    told = TransportSettings("https://x", {"x-api-key": KEY}, RetryRules(1, False, True))
     assert repr(told) == "WireSettings(https://x)"

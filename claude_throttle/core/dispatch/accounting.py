@@ -6,12 +6,18 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
-from claude_throttle.core.dispatch.attempt import Attempts
+from claude_throttle.core.dispatch.attempt import Attempt
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.domain.cost import NO_COST, Cost
 from claude_throttle.core.domain.events import CircuitClosed, Event
-from claude_throttle.core.domain.feedback import CONCURRENCY, Delay, Heard, Report, Stamp
-from claude_throttle.core.domain.ports import Permits
+from claude_throttle.core.domain.feedback import (
+    CONCURRENCY,
+    Dispatch,
+    Feedback,
+    ResponseReport,
+    RetryDelay,
+)
+from claude_throttle.core.domain.ports import LimiterPort
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.errors import CircuitOpen
 
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
 MOST_PROBES = 20
 
 
-class Dropped(NamedTuple):
+class DroppedPermit(NamedTuple):
     """What is left to do for a permit that the garbage collector closed."""
 
     #: What it had booked; None if that is settled.
@@ -36,19 +42,19 @@ class Dropped(NamedTuple):
     unheard: bool
 
 
-class Accounts:
+class Accounting:
     """Of one lane; under the lane's mutex. All methods may be called from any thread."""
 
-    def __init__(self, lane: Lane, permits: Permits) -> None:
+    def __init__(self, lane: Lane, permits: LimiterPort) -> None:
         self._lane = lane
         self._permits = permits
         #: Permits that were dropped without a word.
-        self.dropped: deque[Dropped] = deque()
+        self.dropped: deque[DroppedPermit] = deque()
         self._looked_for = -math.inf
 
     # -- a call ends -----------------------------------------------------------------------------
 
-    def close(self, call: Call, actual: Optional[Cost], answer: Optional[Heard]) -> None:
+    def close(self, call: Call, actual: Optional[Cost], answer: Optional[Feedback]) -> None:
         """Settle what a call took from the quotas; *actual* None leaves its estimate booked.
 
         *answer* is what the server's answer said, if there was one.
@@ -65,7 +71,7 @@ class Accounts:
             self._tell(events, answer, call)
 
     def _settle_locked(
-        self, attempts: Attempts, actual: Cost, answer: Optional[Heard]
+        self, attempts: Attempt, actual: Cost, answer: Optional[Feedback]
     ) -> list[Event]:
         lane = self._lane
         change = actual.minus(attempts.held)
@@ -83,7 +89,7 @@ class Accounts:
             self._lane.backlog.look_again_locked()  # the head may leave earlier now
 
     def _tell(
-        self, events: list[Event], heard: Heard, call: Optional[Call], over: bool = True
+        self, events: list[Event], heard: Feedback, call: Optional[Call], over: bool = True
     ) -> None:
         """Tell the permits and the listener what an attempt brought. Holds no mutex."""
         if heard.readings:
@@ -98,7 +104,7 @@ class Accounts:
 
     # -- a stream begins -------------------------------------------------------------------------
 
-    def begun(self, attempts: Attempts, heard: Heard, counted: Optional[int]) -> None:
+    def begun(self, attempts: Attempt, heard: Feedback, counted: Optional[int]) -> None:
         """An answer began: what its headers say, and the *counted* input tokens, count from now."""
         lane = self._lane
         with lane.mutex:
@@ -115,7 +121,7 @@ class Accounts:
 
     # -- an attempt was refused ------------------------------------------------------------------
 
-    def refused(self, attempts: Attempts, heard: Heard, wait_seconds: float) -> Delay:
+    def refused(self, attempts: Attempt, heard: Feedback, wait_seconds: float) -> RetryDelay:
         """An attempt was refused or lost; alone it would wait *wait_seconds*."""
         lane, call = self._lane, attempts.call
         if heard.cause == CONCURRENCY:
@@ -152,7 +158,7 @@ class Accounts:
             and backlog.take_locked(ticket)
         ]
 
-    def give_back(self, attempts: Attempts, keep_tokens: bool) -> None:
+    def give_back(self, attempts: Attempt, keep_tokens: bool) -> None:
         """Return a refused attempt's permit, and its tokens unless the server may count them."""
         if not keep_tokens:
             with self._lane.mutex:
@@ -161,7 +167,7 @@ class Accounts:
                 attempts.held = spent
         self.return_permit(attempts)
 
-    def return_permit(self, attempts: Attempts) -> None:
+    def return_permit(self, attempts: Attempt) -> None:
         """Give back the permit of an attempt that has ended; idempotent."""
         with self._lane.mutex:
             if attempts.lender is None:
@@ -180,7 +186,12 @@ class Accounts:
             self._correct_locked(held, actual, booked_at)
 
     def hear_of_permit(
-        self, held: Cost, actual: Optional[Cost], stamp: Stamp, report: Report, expected: bool
+        self,
+        held: Cost,
+        actual: Optional[Cost],
+        stamp: Dispatch,
+        report: ResponseReport,
+        expected: bool,
     ) -> None:
         """What came of the request a permit was for; *actual* None corrects nothing."""
         lane, heard = self._lane, report.heard

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import CallSent, RetryScheduled
-from claude_throttle.core.domain.feedback import Delay, Heard, Stamp
-from claude_throttle.core.domain.ports import Lender
+from claude_throttle.core.domain.feedback import Dispatch, Feedback, RetryDelay
+from claude_throttle.core.domain.ports import SlotOwner
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.core.threads.clock import longest_wait
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from claude_throttle.core.dispatch.call import Call
 
 
-class Stopped(Exception):
+class AttemptStopped(Exception):
     """Raised through the wire when a call must not be sent (again).
 
     A plain Exception: urllib3 and requests would dress up an OSError as a connection error.
     """
 
 
-class Turn(Ticket):
+class WaitingTicket(Ticket):
     """A ticket with a thread behind it, which waits until the worker lets it go."""
 
     __slots__ = ("_answered", "_error")
@@ -39,7 +39,7 @@ class Turn(Ticket):
         self._answered.acquire()
         self._error: Optional[BaseException] = None
 
-    def commit(self, stamp: Stamp, lender: Lender) -> None:
+    def commit(self, stamp: Dispatch, lender: SlotOwner) -> None:
         pass
 
     def leave(self) -> None:
@@ -57,14 +57,14 @@ class Turn(Ticket):
             raise self._error
 
 
-class RetryTurn(Turn):
+class RetryTicket(WaitingTicket):
     """Another turn for a call that was refused."""
 
     __slots__ = ("_attempts",)
 
     pays = False
 
-    def __init__(self, attempts: Attempts, cost: Cost) -> None:
+    def __init__(self, attempts: Attempt, cost: Cost) -> None:
         call = attempts.call
         # No deadline of its own: the call's is being watched already.
         super().__init__(call.number, cost, call.priority, None, None, call.rides)
@@ -75,17 +75,17 @@ class RetryTurn(Turn):
     def ends_at(self) -> Optional[float]:
         return self._attempts.call.deadline
 
-    def commit(self, stamp: Stamp, lender: Lender) -> None:
+    def commit(self, stamp: Dispatch, lender: SlotOwner) -> None:
         self._attempts.begin_locked(self.cost, lender, stamp)
 
     def refuse(self, error: BaseException) -> None:
         # Straight through urllib3; the wire then asks why.
         if self._attempts.stopped_by is None:
             self._attempts.stopped_by = error
-        super().refuse(Stopped())
+        super().refuse(AttemptStopped())
 
 
-class Attempts:
+class Attempt:
     """What a call holds while it is out, and the door back to its lane.
 
     Owned by one sender thread; what other threads touch is guarded by the lane's mutex.
@@ -109,7 +109,7 @@ class Attempts:
         "when_stopped",
     )
 
-    def __init__(self, call: Call, held: Cost, lender: Lender, stamp: Stamp) -> None:
+    def __init__(self, call: Call, held: Cost, lender: SlotOwner, stamp: Dispatch) -> None:
         self.call = call
         #: The instant at which *held* was first taken.
         self.booked_at = stamp.at
@@ -120,7 +120,7 @@ class Attempts:
         #: Taken from the quotas and not settled yet. Guarded by the lane's mutex.
         self.held = held
         #: Who gets its place in flight back; None once that is done. Guarded by the lane's mutex.
-        self.lender: Optional[Lender] = lender
+        self.lender: Optional[SlotOwner] = lender
         #: What the server said of the attempt that was last was taken in.
         self.heard = False
         #: How often it left as a probe of an open circuit, and failed.
@@ -132,14 +132,14 @@ class Attempts:
         #: Why it must end. Guarded by the lane's mutex.
         self.stopped_by: Optional[BaseException] = None
         #: The ticket of a retry that waits for its turn. Guarded by the lane's mutex.
-        self.turn: Optional[RetryTurn] = None
+        self.turn: Optional[RetryTicket] = None
         self._hang_up: Optional[Callable[[], None]] = None
         #: Input tokens that were settled as the answer began; not in *held* any more.
         self.counted = 0
         #: Of a stream: told that it was stopped, when its connection is cut.
         self.when_stopped: Optional[Callable[[], None]] = None
 
-    def begin_locked(self, cost: Cost, lender: Lender, stamp: Stamp) -> None:
+    def begin_locked(self, cost: Cost, lender: SlotOwner, stamp: Dispatch) -> None:
         """Another attempt leaves now. Requires the lane's mutex."""
         self.number += 1
         self.stamp = stamp
@@ -168,28 +168,30 @@ class Attempts:
     def connected(self, hang_up: Callable[[], None]) -> None:
         """The request is about to go over a connection that *hang_up* can end.
 
-        Raises :class:`Stopped` if it must not.
+        Raises :class:`AttemptStopped` if it must not.
         """
         with self.call.home.mutex:
             self._hang_up = hang_up
             self.on_the_wire = True
             if self.stopped_by is not None:
                 self.on_the_wire = False
-                raise Stopped
+                raise AttemptStopped
 
-    def refused(self, heard: Heard, wait_seconds: float) -> Delay:
+    def refused(self, heard: Feedback, wait_seconds: float) -> RetryDelay:
         """This attempt was refused or lost: tell the lane, and learn when another may be made.
 
         *wait_seconds* is how long this call would wait if it were alone.
         """
         return self.call.home.accounts.refused(self, heard, wait_seconds)
 
-    def again(self, *, status: Optional[int], reason: str, delay: Delay, keep_tokens: bool) -> None:
+    def again(
+        self, *, status: Optional[int], reason: str, delay: RetryDelay, keep_tokens: bool
+    ) -> None:
         """Give back, wait, queue again; return when the next attempt may leave.
 
         While the lane is held up this call queues at once, at its own place; else it alone waits
         first. *keep_tokens* leaves the estimate booked: the server may have counted it. Raises
-        :class:`Stopped` when the call must end instead.
+        :class:`AttemptStopped` when the call must end instead.
         """
         call, lane = self.call, self.call.home
         self.on_the_wire = False

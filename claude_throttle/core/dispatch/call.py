@@ -9,11 +9,11 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Optional
 
-from claude_throttle.core.dispatch.attempt import Attempts
+from claude_throttle.core.dispatch.attempt import Attempt
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.feedback import Stamp
-from claude_throttle.core.domain.ports import Lender
-from claude_throttle.core.queueing.reentrant_slot import Seat
+from claude_throttle.core.domain.feedback import Dispatch
+from claude_throttle.core.domain.ports import SlotOwner
+from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 from claude_throttle.core.queueing.ticket import Priority, Ticket
 from claude_throttle.core.threads.clock import longest_wait
 from claude_throttle.errors import Closed, DeadlineExceeded
@@ -61,7 +61,7 @@ class Call(Ticket):
         priority: int = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Optional[float] = None,
-        rides: Optional[Seat] = None,
+        rides: Optional[ReentrantSlot] = None,
         raw: bool = False,
         extra_headers: Optional[Mapping[str, str]] = None,
         context: Optional[Context] = None,
@@ -90,7 +90,7 @@ class Call(Ticket):
         self.extra_headers = extra_headers
         self.context = context
         self.sent_at: Optional[float] = None
-        self.attempts: Optional[Attempts] = None
+        self.attempts: Optional[Attempt] = None
         self.future = CallFuture(self)
 
     @property
@@ -106,9 +106,9 @@ class Call(Ticket):
     def finish_cancel(self) -> None:
         self.future.finish_cancel()
 
-    def commit(self, stamp: Stamp, lender: Lender) -> None:
+    def commit(self, stamp: Dispatch, lender: SlotOwner) -> None:
         self.sent_at = stamp.at
-        self.attempts = Attempts(self, self.cost, lender, stamp)
+        self.attempts = Attempt(self, self.cost, lender, stamp)
         self.home.out.add(self.attempts)
 
     def leave(self) -> None:

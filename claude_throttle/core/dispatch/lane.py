@@ -12,20 +12,20 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import Callable, Optional
 
-from claude_throttle.core.dispatch.accounting import Accounts, require_hope
-from claude_throttle.core.dispatch.attempt import Attempts, RetryTurn, Stopped
+from claude_throttle.core.dispatch.accounting import Accounting, require_hope
+from claude_throttle.core.dispatch.attempt import Attempt, AttemptStopped, RetryTicket
 from claude_throttle.core.dispatch.call import Call
-from claude_throttle.core.dispatch.settlement import Outcome, busy, busy_with, settle
+from claude_throttle.core.dispatch.settlement import Outcome, in_progress, mark_in_progress, settle
 from claude_throttle.core.dispatch.worker import Worker
 from claude_throttle.core.domain.cost import NO_COST, Cost
 from claude_throttle.core.domain.events import CallQueued, CircuitHalfOpened, Event, LaneResumed
-from claude_throttle.core.domain.feedback import AccountRefusal, Stamp
-from claude_throttle.core.domain.ports import Pacer, Permits
+from claude_throttle.core.domain.feedback import AccountRefusal, Dispatch
+from claude_throttle.core.domain.ports import LanePacer, LimiterPort
 from claude_throttle.core.queueing.backlog import Backlog
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.condition import Condition
-from claude_throttle.core.threads.thread_pool import Senders
+from claude_throttle.core.threads.thread_pool import ThreadPool
 
 #: Seconds between looks of a busy thread at the futures it waits for.
 BUSY_LOOK_SECONDS = 0.05
@@ -38,9 +38,9 @@ class Lane:
         self,
         name: str,
         *,
-        pacer: Pacer,
-        permits: Permits,
-        senders: Senders,
+        pacer: LanePacer,
+        permits: LimiterPort,
+        senders: ThreadPool,
         price: Callable[[Call], Cost],
         carry: Callable[[Call], None],
         observe: Callable[[Event, Optional[Call]], None],
@@ -65,11 +65,11 @@ class Lane:
         self.backlog = Backlog(max_queue, self.mutex, clock, ageing)
         # Notified when calls are stopped; retries that wait out a delay wait there.
         self.stopped = Condition(self.mutex)
-        self.out: set[Attempts] = set()
+        self.out: set[Attempt] = set()
         self.now = clock.monotonic
         #: What a waiting call will cost, as far as is known by now.
         self.price = price
-        self.accounts = Accounts(self, permits)
+        self.accounts = Accounting(self, permits)
         self._senders = senders
         self._carry = carry
         self._clock = clock
@@ -85,7 +85,7 @@ class Lane:
         require_hope(self, call)
         try:
             self.backlog.reserve(call, block, call.timeout)
-            with busy_with(call):
+            with mark_in_progress(call):
                 self.observe(CallQueued(call.number, call.model, self.backlog.calls), call)
             if first is not None:
                 first(call)
@@ -94,7 +94,7 @@ class Lane:
                 self.backlog.place(call)
                 self._worker.ensure()
         except BaseException:  # Closed, Full, or Ctrl-C anywhere: the caller gets no future
-            busy.forget(call)
+            in_progress.forget(call)
             self.backlog.give_up(call)
             if call.out:
                 call.future.give_up()
@@ -130,7 +130,7 @@ class Lane:
         """Put a call that left on the wire, in a sender thread."""
         self._senders.run(partial(self._carry, call))
 
-    def announce(self, stamp: Stamp, call: Optional[Call]) -> None:
+    def announce(self, stamp: Dispatch, call: Optional[Call]) -> None:
         """Say what it means for the lane that this left. Not in the worker's thread."""
         if stamp.resumes:
             self.observe(LaneResumed(self.name), call)
@@ -152,7 +152,7 @@ class Lane:
             self.backlog.take_locked(ticket)
             self.backlog.forget_deadline_locked(ticket)
 
-    def queue_again(self, attempts: Attempts, wait_seconds: float, behind: bool = False) -> None:
+    def queue_again(self, attempts: Attempt, wait_seconds: float, behind: bool = False) -> None:
         """Wait *wait_seconds*, then for another turn: at its own place, or *behind* all others.
 
         Raises Stopped if the call must end.
@@ -164,12 +164,12 @@ class Lane:
             due = self.now() + wait_seconds
             while attempts.stopped_by is None and self.now() < due:
                 self._clock.wait(self.stopped, due - self.now())
-            turn = RetryTurn(attempts, cost)
+            turn = RetryTicket(attempts, cost)
             if behind:
                 turn.tag = self.backlog.last_tag
             attempts.stopped_by = attempts.stopped_by or self.backlog.refusal_locked(turn)
             if attempts.stopped_by is not None:
-                raise Stopped
+                raise AttemptStopped
             attempts.turn = turn
             self.backlog.put_again_locked(turn)
         self._worker.ensure()
@@ -279,14 +279,14 @@ class Lane:
                 if seconds <= 0:
                     break
                 # Nobody tells when a future is done and only its callbacks are not.
-                longest = BUSY_LOOK_SECONDS if busy.calls else math.inf
+                longest = BUSY_LOOK_SECONDS if in_progress.calls else math.inf
                 self._clock.wait(self.backlog.all_tasks_done, min(seconds, longest))
             return left
 
     def _count_unfinished_locked(self) -> int:
-        if not busy.calls:
+        if not in_progress.calls:
             return len(self.backlog.accepted)
-        others = (call for call in self.unsettled() if call not in busy.calls)
+        others = (call for call in self.unsettled() if call not in in_progress.calls)
         return sum(not call.future.done() for call in others)
 
     def in_flight(self) -> int:

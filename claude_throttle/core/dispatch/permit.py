@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
-from claude_throttle.core.dispatch.accounting import Dropped
-from claude_throttle.core.dispatch.attempt import Turn
+from claude_throttle.core.dispatch.accounting import DroppedPermit
+from claude_throttle.core.dispatch.attempt import WaitingTicket
 from claude_throttle.core.domain.cost import NO_USAGE, Cost, Usage
 from claude_throttle.core.domain.events import PermitClosed, PermitGranted
-from claude_throttle.core.domain.feedback import Report, Stamp
-from claude_throttle.core.domain.ports import Ears, Lender
-from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, Seat
+from claude_throttle.core.domain.feedback import Dispatch, ResponseReport
+from claude_throttle.core.domain.ports import FeedbackReader, SlotOwner
+from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, ReentrantSlot
 from claude_throttle.errors import DeadlineExceeded
 
 if TYPE_CHECKING:
     from claude_throttle.core.dispatch.lane import Lane
 
 
-class Terms(NamedTuple):
+class AdmissionOptions(NamedTuple):
     """How a permit is waited for."""
 
     priority: int
@@ -29,7 +29,7 @@ class Terms(NamedTuple):
     timeout: Optional[float]
 
 
-class PermitTurn(Turn):
+class PermitTicket(WaitingTicket):
     """The place of a permit in the line, and then in flight.
 
     The lane may keep it until its deadline, so it does not know the permit it is for: a permit that
@@ -42,12 +42,12 @@ class PermitTurn(Turn):
         super().__init__(*place)
         #: Somebody is sure to say how it ended, if only that nobody knows.
         self.answers = answers
-        self.stamp: Optional[Stamp] = None
-        self.seat = Seat()
+        self.stamp: Optional[Dispatch] = None
+        self.seat = ReentrantSlot()
         # Whoever pops it does the closing: a list's pop is atomic, and needs no lock in __del__.
         self.granted: list[bool] = []
 
-    def commit(self, stamp: Stamp, lender: Lender) -> None:
+    def commit(self, stamp: Dispatch, lender: SlotOwner) -> None:
         self.stamp = stamp
         self.seat.open(lender)
         self.granted.append(True)
@@ -79,7 +79,9 @@ class Permit:
         "ticket",
     )
 
-    def __init__(self, ticket: PermitTurn, lane: Lane, seats: list[Seat], ears: Ears) -> None:
+    def __init__(
+        self, ticket: PermitTicket, lane: Lane, seats: list[ReentrantSlot], ears: FeedbackReader
+    ) -> None:
         #: Its place in the line.
         self.ticket = ticket
         self._lane = lane
@@ -89,7 +91,7 @@ class Permit:
         # A forked child must not touch what its copy refers to.
         self._pid = ears.pid
         self._settled = False
-        self._report: Optional[Report] = None
+        self._report: Optional[ResponseReport] = None
         self._took: Optional[Usage] = None
 
     def acquire(self) -> None:
@@ -139,7 +141,7 @@ class Permit:
         told = headers if headers is not None else {}
         self.hear(self._ears.read(200 if status is None else status, told, body), took)
 
-    def hear(self, report: Report, took: Optional[Usage] = None) -> None:
+    def hear(self, report: ResponseReport, took: Optional[Usage] = None) -> None:
         """Book what it *took*, if that is known, and pass on what the server said; once."""
         turn, lane = self.ticket, self._lane
         if turn.stamp is None or self._report is not None or self._pid != os.getpid():
@@ -213,7 +215,9 @@ class Permit:
                 held = None if self._settled else turn.cost
                 actual = None if took is None else self._cost_of(took, ended)
                 unheard = turn.answers and self._report is None
-                self._lane.accounts.dropped.append(Dropped(held, actual, turn.stamp.at, unheard))
+                self._lane.accounts.dropped.append(
+                    DroppedPermit(held, actual, turn.stamp.at, unheard)
+                )
             turn.seat.close(quietly=True)
 
     def _take_closing(self) -> bool:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.domain.cost import NO_COST, NO_USAGE, Cost, Usage
 from claude_throttle.core.domain.events import CallFailed, CallSucceeded, Event
-from claude_throttle.core.domain.feedback import Heard
-from claude_throttle.core.threads.thread_local import PerThread
+from claude_throttle.core.domain.feedback import Feedback
+from claude_throttle.core.threads.thread_local import ThreadLocal
 
 if TYPE_CHECKING:
-    from claude_throttle.core.dispatch.attempt import Attempts
+    from claude_throttle.core.dispatch.attempt import Attempt
 
 logger = logging.getLogger("claude_throttle")
 
@@ -34,10 +34,10 @@ class Outcome(NamedTuple):
     #: Else, without usage, the estimate stays booked.
     refused: bool = False
     #: For the pace. What a refusal said was heard when it came.
-    heard: Heard = Heard()
+    heard: Feedback = Feedback()
 
 
-class _Busy(PerThread):
+class _InProgress(ThreadLocal):
     """The calls this thread is in the midst of, in a listener or a done-callback perhaps."""
 
     __slots__ = ()
@@ -51,10 +51,10 @@ class _Busy(PerThread):
         self.calls[:] = [other for other in self.calls if other is not call]
 
 
-busy = _Busy()
+in_progress = _InProgress()
 
 
-class busy_with:  # noqa: N801 - contextlib's spelling, at a third of its cost in every submit
+class mark_in_progress:  # noqa: N801 - contextlib's spelling, at a third of its cost in every submit
     """Note that this thread cannot wait for *call* to end: it is what has to end it."""
 
     __slots__ = ("_call",)
@@ -63,10 +63,10 @@ class busy_with:  # noqa: N801 - contextlib's spelling, at a third of its cost i
         self._call = call
 
     def __enter__(self) -> None:
-        busy.calls.append(self._call)
+        in_progress.calls.append(self._call)
 
     def __exit__(self, *_error: object) -> None:
-        busy.calls.remove(self._call)
+        in_progress.calls.remove(self._call)
 
 
 def settle(call: Call, outcome: Outcome) -> None:
@@ -80,11 +80,11 @@ def settle(call: Call, outcome: Outcome) -> None:
             is_ours = not call.ended
             call.ended = True
         if is_ours:
-            with busy_with(call):
+            with mark_in_progress(call):
                 _account_for(call, outcome)
                 _let_go(call, outcome)
     except KeyboardInterrupt:  # a stream is settled by its reader, maybe in the main thread
-        busy.forget(call)
+        in_progress.forget(call)
         if is_ours:
             _let_go(call, outcome)
         raise
@@ -115,11 +115,11 @@ def _let_go(call: Call, outcome: Outcome) -> None:
     call.let_go()
 
 
-def _answer(outcome: Outcome) -> Optional[Heard]:
+def _answer(outcome: Outcome) -> Optional[Feedback]:
     return outcome.heard if outcome.status is not None and outcome.status < 400 else None
 
 
-def _return_permit(call: Call, attempts: Attempts) -> None:
+def _return_permit(call: Call, attempts: Attempt) -> None:
     """A stage of its own: a permit lost to a bug elsewhere would be lost for good."""
     try:
         call.home.accounts.return_permit(attempts)

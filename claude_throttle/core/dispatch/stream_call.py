@@ -10,10 +10,10 @@ from __future__ import annotations
 import threading
 from typing import Any, Optional
 
-from claude_throttle.core.dispatch.attempt import Attempts
+from claude_throttle.core.dispatch.attempt import Attempt
 from claude_throttle.core.dispatch.call import Call
-from claude_throttle.core.domain.feedback import Heard
-from claude_throttle.core.queueing.reentrant_slot import Held, Seat
+from claude_throttle.core.domain.feedback import Feedback
+from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot, StreamSlotOwner
 from claude_throttle.core.threads.clock import longest_wait
 from claude_throttle.errors import Closed
 
@@ -47,7 +47,7 @@ class StreamCall(Call):
         if not self.begun:
             super().time_is_up()
 
-    def wait(self) -> Attempts:
+    def wait(self) -> Attempt:
         """Return when it may be sent; raise what it was refused with. Ctrl-C ends wait and call."""
         try:
             while not self._may_go.wait(longest_wait()):
@@ -65,17 +65,17 @@ class StreamCall(Call):
         error = None if self.future.cancelled() else self.future.exception(0)
         return error or Closed("the throttler was closed before this stream could begin")
 
-    def lend(self, attempts: Attempts) -> Seat:
+    def lend(self, attempts: Attempt) -> ReentrantSlot:
         """An answer comes: whoever reads it may use its place for calls of his own meanwhile."""
-        seat = Seat()
+        seat = ReentrantSlot()
         with self.home.mutex:
             lender = attempts.lender
             if lender is not None:
                 seat.open(lender)
-                attempts.lender = Held(seat)
+                attempts.lender = StreamSlotOwner(seat)
         return seat
 
-    def begin(self, attempts: Attempts, heard: Heard, counted: Optional[int]) -> None:
+    def begin(self, attempts: Attempt, heard: Feedback, counted: Optional[int]) -> None:
         """Content came after *counted* input tokens: settle those, and take in what was *heard*."""
         with self.home.mutex:
             self.begun = not self.ended  # its time may be up in this very moment

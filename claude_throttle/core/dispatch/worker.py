@@ -20,10 +20,10 @@ from operator import methodcaller
 from typing import TYPE_CHECKING, Callable, Optional
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.ports import Lender, Permits, Place, Step
+from claude_throttle.core.domain.ports import AnySlot, LimiterPort, SlotOwner, Step
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.core.threads.clock import Clock
-from claude_throttle.core.threads.thread_pool import Senders
+from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import Closed
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ MOST_ENDING = 32
 class Worker:
     """One thread for one lane, started when it is needed; what it guards is the lane's mutex's."""
 
-    def __init__(self, lane: Lane, permits: Permits, senders: Senders, clock: Clock) -> None:
+    def __init__(self, lane: Lane, permits: LimiterPort, senders: ThreadPool, clock: Clock) -> None:
         self._lane = lane
         self._backlog = lane.backlog
         self._permits = permits
@@ -210,11 +210,11 @@ class Worker:
         finally:
             self._committing = False
 
-    def _drop(self, ticket: Ticket, lender: Lender) -> None:
+    def _drop(self, ticket: Ticket, lender: SlotOwner) -> None:
         lender.give_back()
         self.end_elsewhere([ticket], methodcaller("finish_cancel"))
 
-    def _borrow(self, ticket: Ticket, place: Place, now: float) -> Optional[Lender]:
+    def _borrow(self, ticket: Ticket, place: AnySlot, now: float) -> Optional[SlotOwner]:
         """A ride or a place, as whoever lent it; None if there is neither."""
         if ticket.rides is not None and ticket.rides.try_take():
             return ticket.rides

@@ -22,7 +22,7 @@ SILENCE = "silence"
 PAUSING = frozenset({RATE, RAMP, OVERLOAD})
 
 
-class Reading(NamedTuple):
+class RateLimit(NamedTuple):
     """What one set of ``anthropic-ratelimit-…`` headers says about one quota."""
 
     #: Units per minute.
@@ -32,12 +32,12 @@ class Reading(NamedTuple):
 
 
 #: By the names of the fields of :class:`Cost`: "requests", "input_tokens", "output_tokens".
-Readings = Mapping[str, Reading]
+RateLimits = Mapping[str, RateLimit]
 
-NO_READINGS: Readings = MappingProxyType({})
+NO_RATE_LIMITS: RateLimits = MappingProxyType({})
 
 
-class Growth(NamedTuple):
+class RampLimit(NamedTuple):
     """A ramp limit, by the server's words: so much now, more from the next minute on."""
 
     kind: str
@@ -57,16 +57,16 @@ class AccountRefusal(NamedTuple):
     until: Optional[str]
 
 
-class Heard(NamedTuple):
+class Feedback(NamedTuple):
     """An answer or a refusal."""
 
     cause: str = ""
     #: Seconds the server asks us to wait, or None.
     retry_after: Optional[float] = None
-    readings: Readings = NO_READINGS
+    readings: RateLimits = NO_RATE_LIMITS
     #: Which quota a rate refusal was about, if it says so.
     kind: Optional[str] = None
-    growth: Optional[Growth] = None
+    growth: Optional[RampLimit] = None
     #: HTTP status, or None if nothing was answered.
     status: Optional[int] = None
     #: It will not be tried again.
@@ -79,10 +79,10 @@ class Heard(NamedTuple):
         return bool(self.retry_after) and self.cause in PAUSING
 
 
-class Report(NamedTuple):
+class ResponseReport(NamedTuple):
     """What came of a request that somebody else sent."""
 
-    heard: Heard
+    heard: Feedback
     #: The server refused it, or nothing came back.
     refused: bool = False
     #: The server may have counted its tokens.
@@ -91,7 +91,7 @@ class Report(NamedTuple):
     wait_seconds: float = 0.0
 
 
-class Stamp(NamedTuple):
+class Dispatch(NamedTuple):
     """When an attempt left, and as the how-manieth."""
 
     at: float
@@ -109,7 +109,7 @@ class Stamp(NamedTuple):
     probes: bool = False
 
 
-class Delay(NamedTuple):
+class RetryDelay(NamedTuple):
     """When a refused call may try again."""
 
     #: Until it may queue again.

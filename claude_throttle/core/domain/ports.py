@@ -7,7 +7,13 @@ from typing import Callable, Optional, Protocol
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import ConcurrencyChanged, Event
-from claude_throttle.core.domain.feedback import AccountRefusal, Delay, Heard, Report, Stamp
+from claude_throttle.core.domain.feedback import (
+    AccountRefusal,
+    Dispatch,
+    Feedback,
+    ResponseReport,
+    RetryDelay,
+)
 
 Step = Callable[[], None]
 
@@ -15,7 +21,7 @@ Step = Callable[[], None]
 Ahead = Callable[[int], list[Cost]]
 
 
-class Pacer(Protocol):
+class LanePacer(Protocol):
     """When may it leave? Guarded by the lane's mutex; reads no clock."""
 
     #: Set by pause(): nothing leaves before this instant.
@@ -33,7 +39,7 @@ class Pacer(Protocol):
         """The same behind all of *queued*."""
         ...
 
-    def take(self, cost: Cost, now: float, answers: bool = True) -> Stamp:
+    def take(self, cost: Cost, now: float, answers: bool = True) -> Dispatch:
         """It leaves now. *answers*: somebody will say how it ended."""
         ...
 
@@ -41,23 +47,23 @@ class Pacer(Protocol):
         """What was booked as *held* was in truth *actual*; True if somebody may leave earlier."""
         ...
 
-    def begun(self, heard: Heard, stamp: Stamp, change: Cost, now: float) -> list[Event]:
+    def begun(self, heard: Feedback, stamp: Dispatch, change: Cost, now: float) -> list[Event]:
         """The server began to answer an attempt, which cost *change* more than was booked."""
         ...
 
-    def answered(self, heard: Heard, stamp: Stamp, change: Cost, now: float) -> list[Event]:
+    def answered(self, heard: Feedback, stamp: Dispatch, change: Cost, now: float) -> list[Event]:
         """The server took an attempt, which cost *change* more than was booked."""
         ...
 
     def refused(
         self,
-        heard: Heard,
-        stamp: Stamp,
+        heard: Feedback,
+        stamp: Dispatch,
         cost: Cost,
         wait_seconds: float,
         in_flight: int,
         now: float,
-    ) -> tuple[Delay, list[Event]]:
+    ) -> tuple[RetryDelay, list[Event]]:
         """An attempt was refused or lost; alone it would wait *wait_seconds*."""
         ...
 
@@ -74,7 +80,7 @@ class Pacer(Protocol):
         ...
 
 
-class Lender(Protocol):
+class SlotOwner(Protocol):
     """Who lent a place in flight."""
 
     def give_back(self) -> None:
@@ -86,7 +92,7 @@ class Lender(Protocol):
         ...
 
 
-class Place(Lender, Protocol):
+class AnySlot(SlotOwner, Protocol):
     """A place in flight, taken or not; may be given back either way, and again."""
 
     def try_take(self, now: float) -> bool:
@@ -94,14 +100,14 @@ class Place(Lender, Protocol):
         ...
 
 
-class Permits(Protocol):
+class LimiterPort(Protocol):
     """How many may be in flight, over all lanes. Has its own lock; never calls out under it."""
 
     def up_to(self, now: float) -> float:
         """The priorities that may take one now: inf for all, -inf for none."""
         ...
 
-    def place(self, priority: int) -> Place:
+    def place(self, priority: int) -> AnySlot:
         """One for a call of that priority, not taken yet."""
         ...
 
@@ -140,13 +146,13 @@ class Permits(Protocol):
         ...
 
 
-class Ears(Protocol):
+class FeedbackReader(Protocol):
     """Who understands what others heard from the server. Thread-safe."""
 
     #: The process it is of: what a permit belongs to.
     pid: int
 
-    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> Report:
+    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> ResponseReport:
         """What an answer says to whoever keeps the pace."""
         ...
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, Union
 from claude_throttle.errors import ConfigurationError
 
 
-class Row(NamedTuple):
+class TierLimits(NamedTuple):
     """Units per minute."""
 
     requests: float
@@ -26,7 +26,7 @@ class Tier(NamedTuple):
     """One tier. All numbers are per minute."""
 
     #: By lane.
-    rows: Mapping[str, Row]
+    rows: Mapping[str, TierLimits]
     #: Requests to all endpoints of the Message Batches API, over all models.
     batches: float
     #: Requests to count_tokens: a quota of its own.
@@ -47,11 +47,15 @@ MAIN_LANES = (
 )
 
 
-def _since_2026(main: Row, fable: Row, haiku_3_5: Row) -> dict[str, Row]:
+def _since_2026(
+    main: TierLimits, fable: TierLimits, haiku_3_5: TierLimits
+) -> dict[str, TierLimits]:
     return {**dict.fromkeys(MAIN_LANES, main), "fable-5": fable, "haiku-3-5": haiku_3_5}
 
 
-def _until_2026(opus_and_sonnet: Row, haiku_4_5: Row, haiku_3_5: Row) -> dict[str, Row]:
+def _until_2026(
+    opus_and_sonnet: TierLimits, haiku_4_5: TierLimits, haiku_3_5: TierLimits
+) -> dict[str, TierLimits]:
     shared = dict.fromkeys(("opus-4", "sonnet-4"), opus_and_sonnet)
     return {**shared, "haiku-4-5": haiku_4_5, "haiku-3-5": haiku_3_5}
 
@@ -63,69 +67,69 @@ TIERS: Mapping[str, Tier] = {
     # requests a minute; batches and counts as many, for want of a number. The tokens are the lowest
     # ever published for a current model.
     "evaluation": Tier(
-        rows={"opus-4": Row(5, 30_000, 8_000)},
+        rows={"opus-4": TierLimits(5, 30_000, 8_000)},
         batches=5,
         count_tokens=5,
     ),
     "start": Tier(
         rows=_since_2026(
-            main=Row(1_000, 2_000_000, 400_000),
-            fable=Row(1_000, 500_000, 100_000),
-            haiku_3_5=Row(1_000, 100_000, 20_000),
+            main=TierLimits(1_000, 2_000_000, 400_000),
+            fable=TierLimits(1_000, 500_000, 100_000),
+            haiku_3_5=TierLimits(1_000, 100_000, 20_000),
         ),
         batches=1_000,
         count_tokens=5_000,
     ),
     "build": Tier(
         rows=_since_2026(
-            main=Row(5_000, 5_000_000, 1_000_000),
-            fable=Row(2_000, 1_500_000, 300_000),
-            haiku_3_5=Row(2_000, 200_000, 40_000),
+            main=TierLimits(5_000, 5_000_000, 1_000_000),
+            fable=TierLimits(2_000, 1_500_000, 300_000),
+            haiku_3_5=TierLimits(2_000, 200_000, 40_000),
         ),
         batches=2_000,
         count_tokens=10_000,
     ),
     "scale": Tier(
         rows=_since_2026(
-            main=Row(10_000, 10_000_000, 2_000_000),
-            fable=Row(4_000, 4_000_000, 800_000),
-            haiku_3_5=Row(4_000, 400_000, 80_000),
+            main=TierLimits(10_000, 10_000_000, 2_000_000),
+            fable=TierLimits(4_000, 4_000_000, 800_000),
+            haiku_3_5=TierLimits(4_000, 400_000, 80_000),
         ),
         batches=4_000,
         count_tokens=20_000,
     ),
     "1": Tier(
         rows=_until_2026(
-            opus_and_sonnet=Row(50, 30_000, 8_000),
-            haiku_4_5=Row(50, 50_000, 10_000),
-            haiku_3_5=Row(50, 50_000, 10_000),
+            opus_and_sonnet=TierLimits(50, 30_000, 8_000),
+            haiku_4_5=TierLimits(50, 50_000, 10_000),
+            haiku_3_5=TierLimits(50, 50_000, 10_000),
         ),
         batches=50,
         count_tokens=100,
     ),
     "2": Tier(
         rows=_until_2026(
-            opus_and_sonnet=Row(1_000, 450_000, 90_000),
-            haiku_4_5=Row(1_000, 450_000, 90_000),
-            haiku_3_5=Row(1_000, 100_000, 20_000),
+            opus_and_sonnet=TierLimits(1_000, 450_000, 90_000),
+            haiku_4_5=TierLimits(1_000, 450_000, 90_000),
+            haiku_3_5=TierLimits(1_000, 100_000, 20_000),
         ),
         batches=1_000,
         count_tokens=2_000,
     ),
     "3": Tier(
         rows=_until_2026(
-            opus_and_sonnet=Row(2_000, 800_000, 160_000),
-            haiku_4_5=Row(2_000, 1_000_000, 200_000),
-            haiku_3_5=Row(2_000, 200_000, 40_000),
+            opus_and_sonnet=TierLimits(2_000, 800_000, 160_000),
+            haiku_4_5=TierLimits(2_000, 1_000_000, 200_000),
+            haiku_3_5=TierLimits(2_000, 200_000, 40_000),
         ),
         batches=2_000,
         count_tokens=4_000,
     ),
     "4": Tier(
         rows=_until_2026(
-            opus_and_sonnet=Row(4_000, 2_000_000, 400_000),
-            haiku_4_5=Row(4_000, 4_000_000, 800_000),
-            haiku_3_5=Row(4_000, 400_000, 80_000),
+            opus_and_sonnet=TierLimits(4_000, 2_000_000, 400_000),
+            haiku_4_5=TierLimits(4_000, 4_000_000, 800_000),
+            haiku_3_5=TierLimits(4_000, 400_000, 80_000),
         ),
         batches=4_000,
         count_tokens=8_000,
@@ -156,7 +160,7 @@ def starting_limits(tier: Union[str, int], lane: str) -> Mapping[str, float]:
     A lane the tier does not list gets the lowest number of each column.
     """
     rows = TIERS[tier_name(tier)].rows
-    row = rows.get(lane) or Row(*map(min, zip(*rows.values())))
+    row = rows.get(lane) or TierLimits(*map(min, zip(*rows.values())))
     return row._asdict()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 MEMORY = 0.975
 
 
-class Line:
+class LinearFit:
     """A weighted least-squares line through (guess, count), positive and forgetful.
 
     Each call weighs ``1 / (guess + SOFTENING)``, since errors grow with size. That weight also
@@ -102,7 +102,7 @@ class Line:
         self.ratio, self.constant = ratio * scale, constant * scale
 
 
-class Share:
+class RatioEstimate:
     """A ratio learned from pairs (part, whole): by sums, so that large calls weigh as they cost."""
 
     __slots__ = ("_part", "_whole", "value")
@@ -119,7 +119,7 @@ class Share:
         self.value = self._part / self._whole
 
 
-class Lengths:
+class OutputLengths:
     """How long answers get, as shares of ``max_tokens``, apart for each power of two of it."""
 
     #: Before the first answer: high enough not to overshoot a small quota, and soon forgotten.
@@ -137,8 +137,8 @@ class Lengths:
     __slots__ = ("_all", "_by_size")
 
     def __init__(self) -> None:
-        self._all = Share(self.FIRST_SHARE, self.FIRST_WEIGHT)
-        self._by_size: dict[int, Share] = {}
+        self._all = RatioEstimate(self.FIRST_SHARE, self.FIRST_WEIGHT)
+        self._by_size: dict[int, RatioEstimate] = {}
 
     def expected(self, max_tokens: int) -> float:
         """The mean; at most *max_tokens*."""
@@ -152,12 +152,12 @@ class Lengths:
         size = whole.bit_length()
         share = self._by_size.get(size)
         if share is None:
-            share = Share(self._known(size).value, whole * self.FAITH)
+            share = RatioEstimate(self._known(size).value, whole * self.FAITH)
             self._by_size[size] = share
         share.learn(count, whole)
         self._all.learn(count, whole)
 
-    def _known(self, size: int) -> Share:
+    def _known(self, size: int) -> RatioEstimate:
         """Of this size, else of the next smaller or larger, else of all."""
         known = self._by_size
         return known.get(size) or known.get(size - 1) or known.get(size + 1) or self._all

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.estimation.calibration import Lengths, Line
+from claude_throttle.core.estimation.calibration import LinearFit, OutputLengths
 
 
 class _Model:
@@ -15,8 +15,8 @@ class _Model:
     __slots__ = ("input", "output")
 
     def __init__(self) -> None:
-        self.input = Line()
-        self.output = Lengths()
+        self.input = LinearFit()
+        self.output = OutputLengths()
 
 
 class Estimator:

@@ -47,7 +47,7 @@ _TOOL_PROMPT = (290, 410)
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def guess_input_tokens(params: Mapping[str, Any]) -> float:
+def estimate_input_tokens(params: Mapping[str, Any]) -> float:
     """Input tokens of a Messages request, at least one; not yet calibrated."""
     model = params.get("model", "")
     total = 0.0

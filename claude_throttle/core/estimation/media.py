@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Optional
 PATCH = 28
 
 
-class Resolution(NamedTuple):
+class ImageResolution(NamedTuple):
     """What an image is scaled down to."""
 
     #: Pixels of the longer side.
@@ -23,8 +23,8 @@ class Resolution(NamedTuple):
 
 
 #: Claude 4.7 and later; and the models before (vision page, 2026-09).
-HIGH = Resolution(2576, 4784)
-STANDARD = Resolution(1568, 1568)
+HIGH = ImageResolution(2576, 4784)
+STANDARD = ImageResolution(1568, 1568)
 
 #: What tells the models before 4.7, in their names: claude-3-…, claude-sonnet-4-20250514 …
 _STANDARD_MODELS = ("claude-2", "claude-3", "-4-0", "-4-1", "-4-2025", "-4@", "-4-5", "-4-6")
@@ -59,7 +59,7 @@ def image_tokens(source: Any, model: str) -> float:
     return float(_scaled_tokens(*size, STANDARD if older else HIGH))
 
 
-def _scaled_tokens(width: int, height: int, most: Resolution) -> int:
+def _scaled_tokens(width: int, height: int, most: ImageResolution) -> int:
     longer = max(width, height)
     edge = min(longer, most.edge)
     # In whole numbers: in others an edge of just 56 patches comes out as 57.

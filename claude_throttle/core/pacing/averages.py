@@ -11,7 +11,7 @@ from claude_throttle.core.domain.cost import NO_COST, Cost
 NEW_SHARE = 0.1
 
 
-class MeanCost:
+class AverageCost:
     """A mean of which the past fades with each new cost; exact for the first few.
 
     Kind by kind, of those that take any: a permit may tell its input only, and the tokens of a
@@ -32,7 +32,7 @@ class MeanCost:
         self.value = Cost(*value)
 
 
-class Fading:
+class DecayingSum:
     """A sum that fades with time."""
 
     def __init__(self, seconds: float) -> None:
@@ -54,7 +54,7 @@ class Fading:
         return before
 
 
-class FadingCost:
+class DecayingCost:
     """The same of all parts of a cost at once."""
 
     def __init__(self, seconds: float) -> None:
@@ -100,7 +100,7 @@ class LastMinute:
         return Cost(sum(second[1] for second in lately), sum(second[2] for second in lately), 0.0)
 
 
-class Exposure:
+class LatencyEstimator:
     """How long answers take, those that are still out included.
 
     The short ones come back first; a mean of what came back would take them for all. All the time

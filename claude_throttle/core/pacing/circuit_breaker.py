@@ -22,7 +22,7 @@ MEMORY = 64
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
 
 
-class Circuit:
+class CircuitBreaker:
     """Of one lane. Not thread-safe: the lane's mutex guards it."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ import threading
 from typing import Callable, Optional
 
 from claude_throttle.core.domain.events import ConcurrencyChanged
-from claude_throttle.core.pacing.place import Place
+from claude_throttle.core.pacing.place import Slot
 from claude_throttle.core.queueing.ticket import Priority
 
 #: In flight before anything is known, and at most until the first rate-limit headers came.
@@ -40,7 +40,7 @@ AFTER_OUTAGE = 8
 TOLD_GROWTH = 1.5
 
 
-class Concurrency:
+class ConcurrencyLimiter:
     """Permits, borrowed and put back. Thread-safe.
 
     *told*: never more than that. *probing*: nothing is known of the server, so begin with a few.
@@ -66,8 +66,8 @@ class Concurrency:
         #: Share of the permits kept for priority INTERACTIVE.
         self.interactive_share = interactive_share
         #: The places that are out. None comes in without the lock; each goes out by itself.
-        self._urgent: set[Place] = set()
-        self._others: set[Place] = set()
+        self._urgent: set[Slot] = set()
+        self._others: set[Slot] = set()
         # Guards all below. Never held while calling out.
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
@@ -127,11 +127,11 @@ class Concurrency:
         self._grow_in_silence_locked(now)
         return self._room()
 
-    def place(self, priority: int) -> Place:
+    def place(self, priority: int) -> Slot:
         """One for a call of that priority, not taken yet."""
-        return Place(self, self._others if priority > Priority.INTERACTIVE else self._urgent)
+        return Slot(self, self._others if priority > Priority.INTERACTIVE else self._urgent)
 
-    def try_acquire(self, place: Place, now: float) -> bool:
+    def try_acquire(self, place: Slot, now: float) -> bool:
         """Take *place*, if there is one for its priority."""
         with self._lock:
             urgent, others = self._room_locked(now)

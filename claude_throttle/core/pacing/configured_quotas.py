@@ -34,7 +34,7 @@ OUTPUT_BURST_SECONDS = 5.0
 LONG_PERIOD_SECONDS = 3600.0
 
 
-class ToldQuota:
+class ConfiguredQuota:
     """One quota and its instant. Not thread-safe: the lane's mutex guards it."""
 
     __slots__ = ("burst", "empty_at", "kind", "name", "quota", "rate", "since")
@@ -73,25 +73,25 @@ class ToldQuota:
         self.set(quota, burst)
 
 
-class ToldQuotas:
+class ConfiguredQuotas:
     """All that the caller told for one lane. Not thread-safe: the lane's mutex guards it."""
 
     def __init__(self) -> None:
-        self._told: dict[str, ToldQuota] = {}
+        self._told: dict[str, ConfiguredQuota] = {}
         #: By kind: what headroom leaves of what was learned.
-        self._ceilings: dict[str, ToldQuota] = {}
+        self._ceilings: dict[str, ConfiguredQuota] = {}
         self._quotas: Mapping[str, Quota] = {}
 
-    def __iter__(self) -> Iterator[ToldQuota]:
+    def __iter__(self) -> Iterator[ConfiguredQuota]:
         return iter(self._told.values())
 
-    def _all(self) -> Iterable[ToldQuota]:
+    def _all(self) -> Iterable[ConfiguredQuota]:
         # Asked for four times in each call, and mostly there is no ceiling.
         if not self._ceilings:
             return self._told.values()
         return (*self._told.values(), *self._ceilings.values())
 
-    def by_name(self) -> Iterator[tuple[str, ToldQuota]]:
+    def by_name(self) -> Iterator[tuple[str, ConfiguredQuota]]:
         """All of them; what headroom leaves has the name of its kind with a word before it."""
         yield from self._told.items()
         for kind, ceiling in self._ceilings.items():
@@ -102,7 +102,7 @@ class ToldQuotas:
         known, self._quotas = self._told, dict(quotas)
         bursts = bursts_of(quotas, burst)
         self._told = {
-            name: known.get(name) or ToldQuota(name, quota, bursts[name], since=now)
+            name: known.get(name) or ConfiguredQuota(name, quota, bursts[name], since=now)
             for name, quota in quotas.items()
         }
         for name, told in self._told.items():
@@ -121,7 +121,7 @@ class ToldQuotas:
         quota, burst = Quota(limit * (1.0 - headroom)), max(1.0, burst * (1.0 - headroom))
         ceiling = self._ceilings.get(kind)
         if ceiling is None:
-            self._ceilings[kind] = ToldQuota(A_MINUTE[kind], quota, burst, since=now)
+            self._ceilings[kind] = ConfiguredQuota(A_MINUTE[kind], quota, burst, since=now)
         elif (ceiling.quota, ceiling.burst) != (quota, burst):
             ceiling.reshape(quota, burst, now)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Optional
 
-from claude_throttle.core.domain.feedback import Growth
+from claude_throttle.core.domain.feedback import RampLimit
 from claude_throttle.core.pacing import gcra
 
 #: Seconds between the server's steps ("will increase … at the next minute boundary").
@@ -19,22 +19,22 @@ UNTOLD_STEP_SHARE = 0.15
 BURST_SECONDS = 1.0
 
 
-def step_of(growth: Optional[Growth], used: float) -> Growth:
+def step_of(growth: Optional[RampLimit], used: float) -> RampLimit:
     """The server's step, or a guess; *used*: input tokens that went through in the last minute."""
     if growth is None:
         used = max(1.0, used)
-        return Growth("input_tokens", used, used * (1.0 + UNTOLD_STEP_SHARE))
+        return RampLimit("input_tokens", used, used * (1.0 + UNTOLD_STEP_SHARE))
     if growth.kind != "input_tokens":
         return growth
     # Whatever it says: half of what went through lately will go through again.
     floor = 0.5 * used
-    return Growth(growth.kind, max(growth.limit, floor), max(growth.next_limit, 1.01 * floor))
+    return RampLimit(growth.kind, max(growth.limit, floor), max(growth.next_limit, 1.01 * floor))
 
 
-class Ramp:
+class GrowthLimit:
     """A ceiling on one kind of units that rises in steps. The lane's mutex guards it."""
 
-    def __init__(self, growth: Growth, begins_at: float) -> None:
+    def __init__(self, growth: RampLimit, begins_at: float) -> None:
         self.kind = growth.kind
         #: Units per minute, and by how much more each minute.
         self.limit = growth.next_limit

@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.feedback import Reading, Stamp
+from claude_throttle.core.domain.feedback import Dispatch, RateLimit
 from claude_throttle.core.pacing import gcra
-from claude_throttle.core.pacing.averages import Exposure, Fading
+from claude_throttle.core.pacing.averages import DecayingSum, LatencyEstimator
 from claude_throttle.core.pacing.traffic import NETWORK_SECONDS, Traffic
 
 #: Tokens. ``remaining`` is rounded to the nearest thousand (rate-limit page, 2026-09).
@@ -75,7 +75,7 @@ class LearnedQuota:
         #: False once the server refused what its headers had room for.
         self.trusted = True
         #: Units per second that somebody else takes.
-        self.others = Fading(OTHERS_SECONDS)
+        self.others = DecayingSum(OTHERS_SECONDS)
         #: Seconds kept between calls beyond their interval.
         self.margin = 0.0
         self._rounding = 0.0 if kind == "requests" else TOKEN_ROUNDING
@@ -135,7 +135,9 @@ class LearnedQuota:
         """What left was *change* units more than was booked. Only once it is known."""
         self.empty_at += change / self.rate
 
-    def read(self, reading: Reading, stamp: Stamp, now: float, latency: Exposure) -> bool:
+    def read(
+        self, reading: RateLimit, stamp: Dispatch, now: float, latency: LatencyEstimator
+    ) -> bool:
         """Take in what an answer says; True if the limit is another now.
 
         *stamp* is of the attempt that was answered. A late, older answer changes nothing.
@@ -154,7 +156,7 @@ class LearnedQuota:
         self._correct(*self._bounds(reading, stamp, now, latency), now)
         return changed
 
-    def _begin(self, reading: Reading, stamp: Stamp, now: float) -> None:
+    def _begin(self, reading: RateLimit, stamp: Dispatch, now: float) -> None:
         self._heard = True
         self.limit, self.source = reading.limit, "headers"
         sure = max(0.0, reading.remaining - self._rounding)
@@ -180,21 +182,21 @@ class LearnedQuota:
         if self.known:
             self.empty_at -= units / self.rate
 
-    def _change_limit(self, reading: Reading, now: float) -> None:
+    def _change_limit(self, reading: RateLimit, now: float) -> None:
         level = min(self.level(now), max(reading.remaining, 1.0))
         if reading.limit < self.limit:
             self.burst = max(1.0, self.burst * reading.limit / self.limit)
         self.limit = reading.limit
         self._set_level(level, now)
 
-    def _left_after(self, stamp: Stamp) -> float:
+    def _left_after(self, stamp: Dispatch) -> float:
         return self._of(self._traffic.taken) - self._of(stamp.taken)
 
     def _of(self, cost: Cost) -> float:
         return float(getattr(cost, self.kind))
 
     def _bounds(
-        self, reading: Reading, stamp: Stamp, now: float, latency: Exposure
+        self, reading: RateLimit, stamp: Dispatch, now: float, latency: LatencyEstimator
     ) -> tuple[float, float]:
         """What our level must be at least and at most, whenever the header was stamped."""
         unsure = self._rounding
@@ -231,7 +233,7 @@ class LearnedQuota:
     def _set_level(self, level: float, now: float) -> None:
         self.empty_at = now - min(self.burst, level) / self.rate
 
-    def refused(self, reading: Reading, stamp: Stamp, units: float, in_flight: int) -> None:
+    def refused(self, reading: RateLimit, stamp: Dispatch, units: float, in_flight: int) -> None:
         """A call of *units* met a rate limit; the headers of the refusal decide what was wrong."""
         if not self.known or stamp.at <= self._refused_at:
             return  # of one wave only the first says something new
@@ -246,7 +248,7 @@ class LearnedQuota:
             self.margin = min(MARGIN_MOST / self.rate, self.margin + step)
 
     def refused_blindly(
-        self, stamp: Stamp, used_a_minute: float, allowed: float, now: float
+        self, stamp: Dispatch, used_a_minute: float, allowed: float, now: float
     ) -> None:
         """A rate limit refused and no header tells which: what was used lately was too much.
 
@@ -261,7 +263,7 @@ class LearnedQuota:
         self._grown_at = now
         self._set_level(0.0, now)
 
-    def answered_blindly(self, stamp: Stamp, now: float) -> None:
+    def answered_blindly(self, stamp: Dispatch, now: float) -> None:
         """An answer without headers: if the limit was guessed and binds, it may be higher."""
         if self.source != BLIND or stamp.at <= self._refused_at or self.level(now) >= self.burst:
             return

@@ -24,15 +24,15 @@ from claude_throttle.core.domain.feedback import (
     RAMP,
     RATE,
     SILENCE,
-    Delay,
-    Growth,
-    Heard,
-    Stamp,
+    Dispatch,
+    Feedback,
+    RampLimit,
+    RetryDelay,
 )
 from claude_throttle.core.domain.ports import Ahead, Step
-from claude_throttle.core.pacing.averages import Exposure, LastMinute
-from claude_throttle.core.pacing.circuit_breaker import Circuit
-from claude_throttle.core.pacing.configured_quotas import ToldQuota, ToldQuotas
+from claude_throttle.core.pacing.averages import LastMinute, LatencyEstimator
+from claude_throttle.core.pacing.circuit_breaker import CircuitBreaker
+from claude_throttle.core.pacing.configured_quotas import ConfiguredQuota, ConfiguredQuotas
 from claude_throttle.core.pacing.gcra import AUTO, Burst, Quota
 from claude_throttle.core.pacing.learned_quotas import LearnedQuota
 from claude_throttle.core.pacing.pause import Pause, pause_jitter
@@ -40,7 +40,7 @@ from claude_throttle.core.pacing.retry_budget import RetryBudget
 from claude_throttle.core.pacing.traffic import Traffic
 
 if TYPE_CHECKING:
-    from claude_throttle.core.pacing.growth_limit import Ramp
+    from claude_throttle.core.pacing.growth_limit import GrowthLimit
 
 #: What the API limits, one by one. The sum of both tokens is told in headers, too, but not limited.
 LEARNED_KINDS = ("requests", "input_tokens", "output_tokens")
@@ -60,15 +60,15 @@ class Pacer:
         jitter: Callable[[float], float] = pause_jitter,
     ) -> None:
         self.lane = lane
-        self.told = ToldQuotas()
+        self.told = ConfiguredQuotas()
         self.traffic = Traffic()
         self._last_minute = LastMinute()
         self.learned = {kind: LearnedQuota(kind, self.traffic) for kind in LEARNED_KINDS}
-        self.circuit = Circuit()
+        self.circuit = CircuitBreaker()
         self.budget = RetryBudget(retry_share)
-        self.ramp: Optional[Ramp] = None
+        self.ramp: Optional[GrowthLimit] = None
         #: Seconds from leaving to answer.
-        self.latency = Exposure()
+        self.latency = LatencyEstimator()
         self.pause = Pause(jitter)
         #: The caller's word, by pause(); ended by resume().
         self.held_until = -math.inf
@@ -130,7 +130,7 @@ class Pacer:
         """What must be done, with no mutex held, before *cost* may leave: here nothing."""
         return None
 
-    def _ramp_ready_at(self, ramp: Ramp, cost: Cost, now: float) -> float:
+    def _ramp_ready_at(self, ramp: GrowthLimit, cost: Cost, now: float) -> float:
         learned = self.learned[ramp.kind]
         if learned.known and ramp.limit > learned.limit:
             self.ramp = None  # grown up
@@ -140,7 +140,9 @@ class Pacer:
     def leaves_at(self, queued: Cost, cost: Cost, now: float) -> float:
         """The instant at which *cost* may leave behind all of *queued*, as things stand."""
         at = Pacer.ready_at(self, cost, now)  # by the quotas, whoever keeps them
-        quotas: list[Union[ToldQuota, LearnedQuota]] = [told for _, told in self.told.by_name()]
+        quotas: list[Union[ConfiguredQuota, LearnedQuota]] = [
+            told for _, told in self.told.by_name()
+        ]
         quotas += [some for some in self.learned.values() if some.known]
         for quota in quotas:
             units = getattr(cost, quota.kind)
@@ -150,7 +152,7 @@ class Pacer:
                 at = max(at, max(quota.empty_at, full_at) + before / quota.rate)
         return at
 
-    def take(self, cost: Cost, now: float, answers: bool = True) -> Stamp:
+    def take(self, cost: Cost, now: float, answers: bool = True) -> Dispatch:
         """*cost* leaves now. *answers*: somebody will say how it ended."""
         self.told.take(cost, now)
         recent = self.traffic.take(cost, now)
@@ -166,7 +168,7 @@ class Pacer:
         self.budget.sent()
         taken, produced = self.traffic.taken, self.traffic.produced.output_tokens
         number, probes = self._number, self.circuit.left(self._number, now)
-        return Stamp(now, number, taken, recent, produced, self.pause.ends(), probes)
+        return Dispatch(now, number, taken, recent, produced, self.pause.ends(), probes)
 
     def settle(self, held: Cost, actual: Cost, booked_at: float) -> bool:
         """What was booked as *held* was in truth *actual*, and is in flight no more.
@@ -185,7 +187,7 @@ class Pacer:
 
     # -- the server speaks -----------------------------------------------------------------------
 
-    def _read(self, heard: Heard, stamp: Stamp, now: float) -> list[Event]:
+    def _read(self, heard: Feedback, stamp: Dispatch, now: float) -> list[Event]:
         events: list[Event] = []
         for kind, reading in heard.readings.items():
             learned = self.learned[kind]
@@ -198,14 +200,14 @@ class Pacer:
             self._keep_headroom(now)
         return events
 
-    def answered(self, heard: Heard, stamp: Stamp, change: Cost, now: float) -> list[Event]:
+    def answered(self, heard: Feedback, stamp: Dispatch, change: Cost, now: float) -> list[Event]:
         """The server took an attempt, which cost *change* more than was booked."""
         self.latency.end(now, max(0.0, now - stamp.at))
         if not heard.readings:
             self.learned["requests"].answered_blindly(stamp, now)
         return self.begun(heard, stamp, change, now)
 
-    def begun(self, heard: Heard, stamp: Stamp, change: Cost, now: float) -> list[Event]:
+    def begun(self, heard: Feedback, stamp: Dispatch, change: Cost, now: float) -> list[Event]:
         """The same as soon as its answer begins."""
         closes = self.circuit.answered(stamp.number)
         if heard.readings:
@@ -216,13 +218,13 @@ class Pacer:
 
     def refused(
         self,
-        heard: Heard,
-        stamp: Stamp,
+        heard: Feedback,
+        stamp: Dispatch,
         cost: Cost,
         wait_seconds: float,
         in_flight: int,
         now: float,
-    ) -> tuple[Delay, list[Event]]:
+    ) -> tuple[RetryDelay, list[Event]]:
         """An attempt of *cost* was refused or lost; alone it would wait *wait_seconds*."""
         self.latency.lose(now)
         events = self._read(heard, stamp, now)
@@ -239,15 +241,15 @@ class Pacer:
         if heard.pauses_lane:
             seconds = self.pause_for(wait_seconds, now)
             events.append(LanePaused(self.lane, heard.status, seconds))
-            return Delay(seconds, alone=False, free=self.circuit.is_open), events
+            return RetryDelay(seconds, alone=False, free=self.circuit.is_open), events
         if heard.final:
-            return Delay(0.0, alone=True), events
+            return RetryDelay(0.0, alone=True), events
         return self._delay(wait_seconds, now), events
 
-    def _delay(self, wait_seconds: float, now: float) -> Delay:
+    def _delay(self, wait_seconds: float, now: float) -> RetryDelay:
         if self.circuit.is_open:
-            return Delay(max(0.0, self.circuit.ready_at() - now), alone=False, free=True)
-        return Delay(wait_seconds + self.budget.withdraw(now), alone=True)
+            return RetryDelay(max(0.0, self.circuit.ready_at() - now), alone=False, free=True)
+        return RetryDelay(wait_seconds + self.budget.withdraw(now), alone=True)
 
     def opens_at(self) -> float:
         """The instant before which the circuit lets nothing leave; -inf while it is closed."""
@@ -265,7 +267,9 @@ class Pacer:
         """An attempt ended without a word from the server."""
         self.latency.lose(now)
 
-    def _limited(self, heard: Heard, stamp: Stamp, cost: Cost, in_flight: int, now: float) -> None:
+    def _limited(
+        self, heard: Feedback, stamp: Dispatch, cost: Cost, in_flight: int, now: float
+    ) -> None:
         kind = heard.kind or self._scarcest(heard, cost)
         reading = heard.readings.get(kind)
         if reading is not None:
@@ -274,15 +278,17 @@ class Pacer:
             used, allowed = self._last_minute.total(now), 60.0 / (heard.retry_after or 60.0)
             self.learned["requests"].refused_blindly(stamp, used.requests, allowed, now)
 
-    def _scarcest(self, heard: Heard, cost: Cost) -> str:
+    def _scarcest(self, heard: Feedback, cost: Cost) -> str:
         left = {kind: reading.remaining for kind, reading in heard.readings.items()}
         return min(left, key=lambda k: left[k] / max(1.0, getattr(cost, k)), default="requests")
 
-    def _grow_slowly(self, growth: Optional[Growth], seconds: float, now: float) -> None:
+    def _grow_slowly(self, growth: Optional[RampLimit], seconds: float, now: float) -> None:
         """A ramp limit refused: hold growth to the server's step, from the end of the pause on."""
-        from claude_throttle.core.pacing.growth_limit import Ramp, step_of  # rare
+        from claude_throttle.core.pacing.growth_limit import GrowthLimit, step_of  # rare
 
-        self.ramp = Ramp(step_of(growth, self._last_minute.total(now).input_tokens), now + seconds)
+        self.ramp = GrowthLimit(
+            step_of(growth, self._last_minute.total(now).input_tokens), now + seconds
+        )
 
     def pause_for(self, seconds: float, now: float) -> float:
         """Let nothing leave for *seconds* plus jitter; returns what remains of the pause.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+    from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 
 
-class Place:
+class Slot:
     """Taken while it is in the set of those that are; whoever wants one makes it first.
 
     So the one step that takes it also says who has it, and it may be given back whether or not it
@@ -18,7 +18,7 @@ class Place:
 
     __slots__ = ("_permits", "taken")
 
-    def __init__(self, permits: Concurrency, taken: set[Place]) -> None:
+    def __init__(self, permits: ConcurrencyLimiter, taken: set[Slot]) -> None:
         self._permits = permits
         #: Those of its kind that are taken. The permits put it there.
         self.taken = taken

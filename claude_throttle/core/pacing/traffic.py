@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from claude_throttle.core.domain.cost import NO_COST, Cost
-from claude_throttle.core.pacing.averages import FadingCost, MeanCost
+from claude_throttle.core.pacing.averages import AverageCost, DecayingCost
 
 #: Seconds between what the server counts and what we hear of it, beyond the answer's own time;
 #: and by which one call may overtake another on the way.
@@ -21,9 +21,9 @@ class Traffic:
         #: All that answers turned out to hold.
         self.produced = NO_COST
         #: What a call takes.
-        self.mean = MeanCost()
+        self.mean = AverageCost()
         #: What left so shortly before that what leaves now may overtake it.
-        self.lately = FadingCost(NETWORK_SECONDS)
+        self.lately = DecayingCost(NETWORK_SECONDS)
 
     def take(self, cost: Cost, now: float) -> Cost:
         """*cost* leaves now; returns what left so shortly before that it may be overtaken."""

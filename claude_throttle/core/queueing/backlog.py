@@ -13,8 +13,8 @@ import threading
 from typing import Callable, Optional
 
 from claude_throttle.core.domain.cost import NO_COST, Cost
-from claude_throttle.core.queueing.fair_queue import Shares
-from claude_throttle.core.queueing.priority_queue import SWEEP_FROM, Line
+from claude_throttle.core.queueing.fair_queue import FairQueue
+from claude_throttle.core.queueing.priority_queue import SWEEP_FROM, PriorityQueue
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.condition import Condition
@@ -37,8 +37,8 @@ class Backlog(queue.Queue[Ticket]):
     ) -> None:
         super().__init__(maxsize)
         # Two lines: while no permit is free the riders must not wait behind those who need one.
-        self._needing, self._riding = Line(ageing), Line(ageing)
-        self._shares = Shares()
+        self._needing, self._riding = PriorityQueue(ageing), PriorityQueue(ageing)
+        self._shares = FairQueue()
         # The lane's mutex. Guards everything here, and is never held while calling out.
         self.mutex = mutex  # type: ignore[assignment]
         # Notified when the head changes; the worker waits there.
@@ -204,7 +204,7 @@ class Backlog(queue.Queue[Ticket]):
         """The tag of a place behind all that wait now."""
         return self._shares.latest
 
-    def _line_of(self, ticket: Ticket) -> Line:
+    def _line_of(self, ticket: Ticket) -> PriorityQueue:
         return self._needing if ticket.rides is None else self._riding
 
     def reprice_locked(self, ticket: Ticket) -> None:

@@ -24,7 +24,7 @@ SWEEP_FROM = 64
 MOST_IDLE = 10_000
 
 
-class _Account:
+class _TenantShare:
     """What one tenant has asked for within one priority."""
 
     __slots__ = ("finish", "sent", "waiting")
@@ -37,7 +37,7 @@ class _Account:
         self.waiting = 0
 
 
-class _Rank:
+class _FairLevel:
     """The tenants of one priority, while somebody of that priority waits."""
 
     __slots__ = ("accounts", "sweep_from", "virtual")
@@ -45,13 +45,13 @@ class _Rank:
     def __init__(self, virtual: float) -> None:
         #: The largest tag of those that have left or were waited for at the head.
         self.virtual = virtual
-        self.accounts: dict[Optional[str], _Account] = {}
+        self.accounts: dict[Optional[str], _TenantShare] = {}
         self.sweep_from = SWEEP_FROM
 
-    def open_account(self, tenant: Optional[str]) -> _Account:
+    def open_account(self, tenant: Optional[str]) -> _TenantShare:
         if len(self.accounts) >= self.sweep_from:
             self._sweep()
-        account = self.accounts[tenant] = _Account(self.virtual)
+        account = self.accounts[tenant] = _TenantShare(self.virtual)
         return account
 
     def _sweep(self) -> None:
@@ -67,11 +67,11 @@ class _Rank:
                 self.accounts.pop(tenant, None)
 
 
-class Shares:
+class FairQueue:
     """Who has had how much. All methods require the lane's mutex."""
 
     def __init__(self) -> None:
-        self._ranks: dict[int, _Rank] = {}
+        self._ranks: dict[int, _FairLevel] = {}
         # The end of every share ever given. A rank that comes back begins here, so that a retry
         # from its earlier life is not behind those who come now.
         self.latest = 0.0
@@ -80,7 +80,7 @@ class Shares:
         """Give a ticket its tag as it takes its place."""
         rank = self._ranks.get(ticket.priority)
         if rank is None:
-            rank = self._ranks.setdefault(ticket.priority, _Rank(self.latest))
+            rank = self._ranks.setdefault(ticket.priority, _FairLevel(self.latest))
         account = rank.accounts.get(ticket.tenant) or rank.open_account(ticket.tenant)
         start = account.finish if account.finish > rank.virtual else rank.virtual
         ticket.tag = start
@@ -116,7 +116,7 @@ class Shares:
         """Nobody of that priority waits any more: all begin anew."""
         self._ranks.pop(priority, None)
 
-    def _account_of(self, ticket: Ticket) -> Optional[_Account]:
+    def _account_of(self, ticket: Ticket) -> Optional[_TenantShare]:
         rank = self._ranks.get(ticket.priority) if ticket.pays else None
         return None if rank is None else rank.accounts.get(ticket.tenant)
 
@@ -126,7 +126,7 @@ def _weight(ticket: Ticket) -> float:
     return max(1.0, entered + written)
 
 
-def _count_out(account: Optional[_Account]) -> None:
+def _count_out(account: Optional[_TenantShare]) -> None:
     if account is None:
         return
     account.waiting -= 1

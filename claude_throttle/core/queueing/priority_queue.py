@@ -25,7 +25,7 @@ Place = tuple[int, int, float, int, Ticket]
 SWEEP_FROM = 64
 
 
-class Rank(list[Entry]):
+class PriorityLevel(list[Entry]):
     """The tickets of one priority, as a heap. Entries of those taken out are dead."""
 
     __slots__ = ("dead",)
@@ -72,7 +72,7 @@ class Rank(list[Entry]):
 MOST_URGENT = 10
 
 
-class Turn(NamedTuple):
+class LastLeave(NamedTuple):
     """When a rank had its last turn, or began to wait."""
 
     at: float
@@ -80,7 +80,7 @@ class Turn(NamedTuple):
     leaves: int
 
 
-class Line:
+class PriorityQueue:
     """Those who wait, rank by rank. All methods require the lane's mutex.
 
     A rank that has let nobody leave for *ageing* seconds, while at least :data:`MOST_URGENT` others
@@ -89,12 +89,12 @@ class Line:
 
     def __init__(self, ageing: Optional[float]) -> None:
         self._ageing = math.inf if ageing is None else ageing
-        self._ranks: dict[int, Rank] = {}
+        self._ranks: dict[int, PriorityLevel] = {}
         # A heap of their priorities: of every rank somebody waits in, and of some others.
         self._order: list[int] = []
         self._tidy_from = SWEEP_FROM
         # When each rank in which somebody waits had its last turn, or began to wait. Oldest first.
-        self._since: OrderedDict[int, Turn] = OrderedDict()
+        self._since: OrderedDict[int, LastLeave] = OrderedDict()
         self._leaves = 0
 
     def __bool__(self) -> bool:
@@ -117,13 +117,13 @@ class Line:
 
     def leads(self, priority: int, now: float) -> bool:
         """Whether the next to go is of that priority; notes that somebody of it waits."""
-        self._since.setdefault(priority, Turn(now, self._leaves))
+        self._since.setdefault(priority, LastLeave(now, self._leaves))
         return priority in (self._aged(now), self._lowest())
 
-    def _push(self, priority: int, entry: Entry) -> Rank:
+    def _push(self, priority: int, entry: Entry) -> PriorityLevel:
         rank = self._ranks.get(priority)
         if rank is None:
-            rank = self._ranks.setdefault(priority, Rank())
+            rank = self._ranks.setdefault(priority, PriorityLevel())
         heapq.heappush(rank, entry)
         if len(rank) == 1:
             heapq.heappush(self._order, priority)
@@ -164,7 +164,7 @@ class Line:
             self._since.pop(oldest, None)
         return None
 
-    def _is_old(self, turn: Turn, now: float) -> bool:
+    def _is_old(self, turn: LastLeave, now: float) -> bool:
         enough_left = self._leaves - turn.leaves >= MOST_URGENT
         return enough_left and now - turn.at >= self._ageing
 
@@ -197,7 +197,7 @@ class Line:
         """One of that priority has left."""
         self._leaves += 1
         if priority in self._since:
-            self._since[priority] = Turn(now, self._leaves)
+            self._since[priority] = LastLeave(now, self._leaves)
             self._since.move_to_end(priority)
 
     def remove(self, ticket: Ticket) -> None:
@@ -212,10 +212,10 @@ class Line:
         elif rank.dead > SWEEP_FROM and rank.dead > len(rank) // 2:
             self._sweep(ticket.priority, rank)
 
-    def _sweep(self, priority: int, rank: Rank) -> None:
+    def _sweep(self, priority: int, rank: PriorityLevel) -> None:
         """Keep the living only."""
         before = rank[:]
-        self._ranks[priority] = Rank(entry for entry in before if entry[2].queued)
+        self._ranks[priority] = PriorityLevel(entry for entry in before if entry[2].queued)
         if rank != before:
             known = set(map(id, before))
             for entry in rank[:]:

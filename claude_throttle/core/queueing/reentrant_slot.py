@@ -6,11 +6,11 @@ place in flight, so it carries one rider at a time.
 
 from __future__ import annotations
 
-from claude_throttle.core.domain.ports import Lender
-from claude_throttle.core.threads.thread_local import PerThread
+from claude_throttle.core.domain.ports import SlotOwner
+from claude_throttle.core.threads.thread_local import ThreadLocal
 
 
-class Seat:
+class ReentrantSlot:
     """The place of an open permit, lent to one call after another.
 
     Thread-safe without a lock, so that the garbage collector may close it: the place is an entry
@@ -20,12 +20,12 @@ class Seat:
     __slots__ = ("_lent", "_place", "closed")
 
     def __init__(self) -> None:
-        self._place: list[Lender] = []
-        self._lent: list[Lender] = []
+        self._place: list[SlotOwner] = []
+        self._lent: list[SlotOwner] = []
         #: Its permit is closed.
         self.closed = False
 
-    def open(self, lender: Lender) -> None:
+    def open(self, lender: SlotOwner) -> None:
         """The permit is granted; its place goes back to *lender* in the end."""
         self._place.append(lender)
 
@@ -43,7 +43,7 @@ class Seat:
         except IndexError:
             return False
         # A loop that drops permits would else stand on all those it ever dropped.
-        while isinstance(lender, Seat) and lender.closed:
+        while isinstance(lender, ReentrantSlot) and lender.closed:
             lender = lender._lent.pop()
         self._lent.append(lender)
         if self.closed:  # perhaps a moment ago, and the place may have gone back
@@ -68,13 +68,13 @@ class Seat:
 
     def _end(self, quietly: bool = False) -> None:
         # Step by step, not one inside the other: permits may ride on permits, thousands deep.
-        seat: Lender = self
-        while isinstance(seat, Seat):
+        seat: SlotOwner = self
+        while isinstance(seat, ReentrantSlot):
             if not seat.closed:
                 return
             try:
                 lender = seat._place[-1]
-                if isinstance(lender, Seat):
+                if isinstance(lender, ReentrantSlot):
                     seat._place.pop()
                     lender._place.append(lender._lent.pop())
             except IndexError:
@@ -88,10 +88,10 @@ class Seat:
             seat.give_back()
 
 
-class Held:
+class StreamSlotOwner:
     """The place of an open stream, as a lender: it goes back with whoever rides on it."""
 
-    def __init__(self, seat: Seat) -> None:
+    def __init__(self, seat: ReentrantSlot) -> None:
         self._seat = seat
 
     def give_back(self) -> None:
@@ -104,25 +104,25 @@ class Held:
 
 
 #: A seat, and where the thread keeps it that sits there.
-Entry = tuple[list[Seat], Seat]
+Entry = tuple[list[ReentrantSlot], ReentrantSlot]
 
 
-class OpenPermits(PerThread):
+class OpenPermits(ThreadLocal):
     """Which open permits this thread holds. Single list operations only, so no lock."""
 
     __slots__ = ()
 
     @property
-    def mine_by_age(self) -> list[Seat]:
+    def mine_by_age(self) -> list[ReentrantSlot]:
         """The seats of those, oldest first."""
         return self.list_of_mine("seats")
 
-    def seat_of_this_thread(self) -> Seat | None:
+    def seat_of_this_thread(self) -> ReentrantSlot | None:
         """The seat of the permit this thread opened last, if it holds one."""
         return self.last_of(self.mine_by_age)
 
     @staticmethod
-    def last_of(seats: list[Seat]) -> Seat | None:
+    def last_of(seats: list[ReentrantSlot]) -> ReentrantSlot | None:
         """The youngest of them."""
         # A slice: another thread may close it between a look and the next.
         return next(iter(seats[-1:]), None)

@@ -6,9 +6,9 @@ import enum
 from typing import Optional
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.feedback import Stamp
-from claude_throttle.core.domain.ports import Lender
-from claude_throttle.core.queueing.reentrant_slot import Seat
+from claude_throttle.core.domain.feedback import Dispatch
+from claude_throttle.core.domain.ports import SlotOwner
+from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 
 
 class Priority(enum.IntEnum):
@@ -56,7 +56,7 @@ class Ticket:
         priority: int = Priority.NORMAL,
         tenant: Optional[str] = None,
         deadline: Optional[float] = None,
-        rides: Optional[Seat] = None,
+        rides: Optional[ReentrantSlot] = None,
     ) -> None:
         self.number = number
         self.cost = cost
@@ -98,7 +98,7 @@ class Ticket:
     def finish_cancel(self) -> None:
         """It was not wanted any more. Called by a sender thread, outside the lane's mutex."""
 
-    def commit(self, stamp: Stamp, lender: Lender) -> None:
+    def commit(self, stamp: Dispatch, lender: SlotOwner) -> None:
         """Its cost was taken, and a place in flight, which goes back to *lender*.
 
         Requires the lane's mutex.

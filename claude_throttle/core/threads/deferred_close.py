@@ -13,7 +13,7 @@ from functools import partial
 from typing import Optional, Protocol
 
 from claude_throttle.core.threads.mailbox import Mailbox
-from claude_throttle.core.threads.thread_pool import Senders
+from claude_throttle.core.threads.thread_pool import ThreadPool
 
 #: Seconds after which the closing thread ends, if nothing is open any more.
 IDLE_SECONDS = 5.0
@@ -21,18 +21,18 @@ IDLE_SECONDS = 5.0
 logger = logging.getLogger("claude_throttle")
 
 
-class Closable(Protocol):
+class DroppedResource(Protocol):
     """What can be closed, once more perhaps."""
 
     def close(self) -> None: ...
 
 
-class Abandoned:
+class DeferredCloser:
     """Closes what was dropped. Thread-safe."""
 
-    def __init__(self, senders: Senders) -> None:
+    def __init__(self, senders: ThreadPool) -> None:
         self._senders = senders
-        self._dropped: Mailbox[Optional[Closable]] = Mailbox()
+        self._dropped: Mailbox[Optional[DroppedResource]] = Mailbox()
         # Guards what follows; held for arithmetic only. Reentrant for the same reason as the
         # lane's mutex.
         self._lock = threading.RLock()
@@ -58,7 +58,7 @@ class Abandoned:
         with self._lock:
             self._open -= 1
 
-    def drop(self, what: Closable) -> None:
+    def drop(self, what: DroppedResource) -> None:
         """Have it closed soon. Takes no lock."""
         self._dropped.put(what)
 
@@ -86,7 +86,7 @@ class Abandoned:
                     return
 
 
-def _close(what: Closable) -> None:
+def _close(what: DroppedResource) -> None:
     try:
         what.close()
     except BaseException:

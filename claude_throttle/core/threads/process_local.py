@@ -13,21 +13,21 @@ import weakref
 from typing import TYPE_CHECKING, Callable, Optional
 
 if TYPE_CHECKING:
-    from claude_throttle.engine import Process
+    from claude_throttle.engine import Engine
 
 
-class PerProcess:
+class ProcessLocal:
     """Makes a Process on first use, in each process anew. Thread-safe without a lock."""
 
-    def __init__(self, make: Callable[[], Process]) -> None:
+    def __init__(self, make: Callable[[], Engine]) -> None:
         self._make = make
         # A plain dict: setdefault and pop are atomic, and no lock can be left held by a fork.
-        self._by_pid: dict[int, Process] = {}
-        self._inherited: list[Process] = []
+        self._by_pid: dict[int, Engine] = {}
+        self._inherited: list[Engine] = []
         _everyone.add(self)
         _hook_into_uwsgi()
 
-    def mine(self) -> Process:
+    def mine(self) -> Engine:
         """This process's own."""
         pid = os.getpid()
         process = self._by_pid.get(pid)
@@ -36,7 +36,7 @@ class PerProcess:
         self.forget_parent()
         return self._by_pid.setdefault(pid, self._make())
 
-    def mine_if_any(self) -> Optional[Process]:
+    def mine_if_any(self) -> Optional[Engine]:
         """The same, if it was ever used here."""
         return self._by_pid.get(os.getpid())
 
@@ -52,7 +52,7 @@ class PerProcess:
 
 
 #: Weakly: a hook can never be unregistered.
-_everyone: weakref.WeakSet[PerProcess] = weakref.WeakSet()
+_everyone: weakref.WeakSet[ProcessLocal] = weakref.WeakSet()
 
 
 def _forget_parents() -> None:

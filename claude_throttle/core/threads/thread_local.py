@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 
-class PerThread:
+class ThreadLocal:
     """Finds this thread's, or this greenlet's, own. Thread-safe without a lock."""
 
     __slots__ = ("_by_kind",)

@@ -26,7 +26,7 @@ Tasks = Mailbox[Optional[Task]]
 IDLE_SECONDS = 30.0
 
 
-class Senders:
+class ThreadPool:
     """A pool of daemon threads that grows with what is in flight and shrinks when idle."""
 
     def __init__(self, name: str = "claude-throttle-sender") -> None:

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from claude_throttle.config.timeouts import checked
 from claude_throttle.errors import BatchIncomplete, DeadlineExceeded, InvalidCall
-from claude_throttle.features.batches.client import BatchDesk, Unsure
-from claude_throttle.features.batches.handle import BatchHandle, Sent
+from claude_throttle.features.batches.client import BatchClient, CreationUncertain
+from claude_throttle.features.batches.handle import BatchHandle, CreatedBatch
 from claude_throttle.features.batches.result import BatchProgress, BatchResult
-from claude_throttle.features.batches.upload import Bounds, Part, close_all, read_request, split
+from claude_throttle.features.batches.upload import (
+    BatchBounds,
+    BatchUpload,
+    close_all,
+    read_request,
+    split,
+)
 from claude_throttle.features.batches.wire_format import State, require_batch_id, require_custom_id
 
 if TYPE_CHECKING:
-    from claude_throttle.engine import Process
+    from claude_throttle.engine import Engine
 
 __all__ = ["BatchHandle", "BatchProgress", "BatchResult", "BatchState", "Batches"]
 
@@ -42,7 +48,7 @@ class Batches:
     requests apart from messages, and take nothing from it.
     """
 
-    def __init__(self, process: Callable[[], Process], bounds: Bounds = Bounds()) -> None:  # noqa: B008 - frozen
+    def __init__(self, process: Callable[[], Engine], bounds: BatchBounds = BatchBounds()) -> None:  # noqa: B008 - frozen
         self._process = process
         self._bounds = bounds
 
@@ -78,11 +84,11 @@ class Batches:
         if poll_seconds is not None:
             checked(poll_seconds)  # now: afterwards there would be ids to lose
         parts = split(requests, self._bounds)
-        sent: list[Sent] = []
+        sent: list[CreatedBatch] = []
         try:
             states = [_create(desk, part, deadline, sent, on_create) for part in parts]
         except Exception as error:
-            if not sent and not isinstance(error, Unsure):
+            if not sent and not isinstance(error, CreationUncertain):
                 raise
             raise _incomplete(sent, len(parts), error) from (error.__cause__ or error)
         except BaseException:  # Ctrl-C, say: nobody gets a handle
@@ -111,7 +117,7 @@ class Batches:
         order = None if custom_ids is None else [require_custom_id(name) for name in custom_ids]
         if not names:
             raise InvalidCall("resume() needs at least one id of a batch")
-        sent = [Sent(name, None) for name in names]
+        sent = [CreatedBatch(name, None) for name in names]
         return BatchHandle(self._desk(), sent, [], order, raw, poll_seconds)
 
     def check(self, request: Any) -> str:
@@ -123,21 +129,21 @@ class Batches:
         desk = self._desk()
         return [_shown(state) for state in desk.recent(desk.deadline(timeout), count)]
 
-    def _desk(self) -> BatchDesk:
+    def _desk(self) -> BatchClient:
         return self._process().batch_desk()
 
 
 def _create(
-    desk: BatchDesk,
-    part: Part,
+    desk: BatchClient,
+    part: BatchUpload,
     deadline: Optional[float],
-    sent: list[Sent],
+    sent: list[CreatedBatch],
     on_create: Optional[OnCreate],
 ) -> State:
     if on_create is not None:
         on_create(None, part.custom_ids)
     state = desk.create(part.body, deadline)
-    sent.append(Sent(state.id, part.custom_ids))
+    sent.append(CreatedBatch(state.id, part.custom_ids))
     part.close()
     logger.info("batch %s was created: %d requests", state.id, len(part.custom_ids))
     if on_create is not None:
@@ -145,14 +151,14 @@ def _create(
     return state
 
 
-def _tell_of_orphans(sent: list[Sent]) -> None:
+def _tell_of_orphans(sent: list[CreatedBatch]) -> None:
     if sent:
         ids = ", ".join(one.id for one in sent)
         logger.warning("interrupted; these batches were created and go on: %s", ids)
 
 
-def _incomplete(sent: list[Sent], wanted: int, error: Exception) -> BatchIncomplete:
-    ids, unsure = tuple(one.id for one in sent), isinstance(error, Unsure)
+def _incomplete(sent: list[CreatedBatch], wanted: int, error: Exception) -> BatchIncomplete:
+    ids, unsure = tuple(one.id for one in sent), isinstance(error, CreationUncertain)
     cause = error.__cause__ if unsure else error
     names = f" ({', '.join(ids)})" if ids else ""
     also = (

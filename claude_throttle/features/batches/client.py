@@ -7,21 +7,25 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from claude_throttle.account.admission import BATCHES
 from claude_throttle.config.timeouts import checked
-from claude_throttle.core.dispatch.permit import Terms
+from claude_throttle.core.dispatch.permit import AdmissionOptions
 from claude_throttle.core.queueing.ticket import Priority
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.condition import Condition
-from claude_throttle.core.threads.thread_pool import Senders
+from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import BrokenAnswer, Closed, DeadlineExceeded
 from claude_throttle.features.batches import wire_format as batch_format
 from claude_throttle.features.batches.wire_format import State
 from claude_throttle.transport import sdk
-from claude_throttle.transport.cancellable_request import Answer, Errand, Question
+from claude_throttle.transport.cancellable_request import (
+    CancellableRequest,
+    RawResponse,
+    RequestSpec,
+)
 from claude_throttle.transport.endpoints import BATCHES_PATH
 from claude_throttle.transport.error_text import describe
 from claude_throttle.transport.foreign_verdicts import report_of_error
-from claude_throttle.transport.http import READ_TIMEOUT_SECONDS, Wire
-from claude_throttle.transport.verdicts import backoff, judge, read_json
+from claude_throttle.transport.http import READ_TIMEOUT_SECONDS, HttpTransport
+from claude_throttle.transport.verdicts import backoff, classify, read_json
 
 if TYPE_CHECKING:
     from claude_throttle.account.admission import Admission
@@ -32,15 +36,20 @@ CLOSED = (
 )
 
 
-class Unsure(Exception):
+class CreationUncertain(Exception):
     """A batch may have been created or not; ``__cause__`` tells why nobody knows."""
 
 
-class BatchDesk:
+class BatchClient:
     """Of one process. Thread-safe."""
 
     def __init__(
-        self, settings: Settings, wire: Wire, senders: Senders, admission: Admission, clock: Clock
+        self,
+        settings: Settings,
+        wire: HttpTransport,
+        senders: ThreadPool,
+        admission: Admission,
+        clock: Clock,
     ) -> None:
         self.pid = os.getpid()
         self.clock = clock
@@ -63,16 +72,16 @@ class BatchDesk:
 
     def create(self, make_body: Callable[[], Any], deadline: Optional[float]) -> State:
         """Have a batch made. Raises Unsure rather than sending it twice."""
-        question = Question("POST", BATCHES_PATH, make_body, read_timeout=READ_TIMEOUT_SECONDS)
+        question = RequestSpec("POST", BATCHES_PATH, make_body, read_timeout=READ_TIMEOUT_SECONDS)
         answer = self.ask(question, deadline, creates=True)
         try:
             return batch_format.read_state(read_json(answer.content))
         except BrokenAnswer as error:
-            raise Unsure from error
+            raise CreationUncertain from error
 
     def state(self, batch_id: str, deadline: Optional[float]) -> State:
         """How one batch stands."""
-        answer = self.ask(Question("GET", f"{BATCHES_PATH}/{batch_id}"), deadline)
+        answer = self.ask(RequestSpec("GET", f"{BATCHES_PATH}/{batch_id}"), deadline)
         return batch_format.read_state(read_json(answer.content))
 
     def recent(
@@ -83,7 +92,7 @@ class BatchDesk:
         after = ""
         while len(found) < count:
             size = min(count - len(found), batch_format.LIST_LENGTH)
-            answer = self.ask(Question("GET", f"{BATCHES_PATH}?limit={size}{after}"), deadline)
+            answer = self.ask(RequestSpec("GET", f"{BATCHES_PATH}?limit={size}{after}"), deadline)
             page, more = batch_format.read_list(answer.content)
             found += page
             if not (page and more):
@@ -93,7 +102,7 @@ class BatchDesk:
 
     def cancel(self, batch_id: str, deadline: Optional[float]) -> State:
         """Have a batch end now."""
-        answer = self.ask(Question("POST", f"{BATCHES_PATH}/{batch_id}/cancel"), deadline)
+        answer = self.ask(RequestSpec("POST", f"{BATCHES_PATH}/{batch_id}/cancel"), deadline)
         return batch_format.read_state(read_json(answer.content))
 
     def results(
@@ -103,16 +112,18 @@ class BatchDesk:
 
         Never from ``results_url``: it may name another host, and the key goes to ours only.
         """
-        self.ask(Question("GET", f"{BATCHES_PATH}/{batch_id}/results", sink=sink), deadline)
+        self.ask(RequestSpec("GET", f"{BATCHES_PATH}/{batch_id}/results", sink=sink), deadline)
 
     # -- asking ----------------------------------------------------------------------------------
 
-    def ask(self, question: Question, deadline: Optional[float], creates: bool = False) -> Answer:
+    def ask(
+        self, question: RequestSpec, deadline: Optional[float], creates: bool = False
+    ) -> RawResponse:
         """A good answer, after retries. Raises what call() raises, and Unsure."""
         failures = 0
         while True:
             answer = self._try(question, deadline, creates)
-            if isinstance(answer, Answer) and answer.status == 200:
+            if isinstance(answer, RawResponse) and answer.status == 200:
                 return answer
             failures += 1
             error, again, seconds = self._judge(answer, creates, failures)
@@ -122,16 +133,16 @@ class BatchDesk:
             self.wait(seconds, deadline)
 
     def _try(
-        self, question: Question, deadline: Optional[float], creates: bool
-    ) -> Union[Answer, Exception]:
-        terms = Terms(Priority.NORMAL, None, self._timeout(deadline))
+        self, question: RequestSpec, deadline: Optional[float], creates: bool
+    ) -> Union[RawResponse, Exception]:
+        terms = AdmissionOptions(Priority.NORMAL, None, self._timeout(deadline))
         attempt = self._admission.admit_beside(BATCHES, terms)
         try:
             outcome = self._in_a_sender(question, deadline)
         except BaseException as error:
             attempt.failed(BaseException())  # ended from here: the server is not to blame
             if creates and isinstance(error, (Closed, DeadlineExceeded)):
-                raise Unsure from error
+                raise CreationUncertain from error
             raise
         if isinstance(outcome, Exception):
             attempt.failed(outcome)
@@ -141,14 +152,14 @@ class BatchDesk:
         return outcome
 
     def _in_a_sender(
-        self, question: Question, deadline: Optional[float]
-    ) -> Union[Answer, Exception]:
+        self, question: RequestSpec, deadline: Optional[float]
+    ) -> Union[RawResponse, Exception]:
         """What came of one try. Not in this thread: whoever waits must be free to leave."""
-        errand, outcomes = Errand(), list[Union[Answer, Exception]]()
+        errand, outcomes = CancellableRequest(), list[Union[RawResponse, Exception]]()
 
         def carry() -> None:
             try:
-                outcome: Union[Answer, Exception] = errand.send(self._wire, question)
+                outcome: Union[RawResponse, Exception] = errand.send(self._wire, question)
             except Exception as error:  # noqa: BLE001 - raised, or retried, by whoever waits
                 outcome = error
                 if errand.began and type(error).__name__ == "SSLError":
@@ -169,21 +180,21 @@ class BatchDesk:
         return outcomes[0]
 
     def _judge(
-        self, outcome: Union[Answer, Exception], creates: bool, failures: int
+        self, outcome: Union[RawResponse, Exception], creates: bool, failures: int
     ) -> tuple[Exception, bool, float]:
         """The error, whether to try again, and after how many seconds."""
         if isinstance(outcome, Exception):
             error, again, sent = self._no_answer(outcome)
             if creates and sent:
-                raise Unsure from error
+                raise CreationUncertain from error
             return error, again, backoff(failures)
         status, headers, content = outcome
         error = sdk.status_error(self.url, status, headers, content, read_json(content))
-        verdict = judge(status, headers, content, self.clock.wall())
+        verdict = classify(status, headers, content, self.clock.wall())
         # What is worth another try, or is no refusal at all, may have been done.
         may_be_done = verdict.retry or not 300 <= status < 500 or status in (408, 409, 499)
         if creates and may_be_done and status not in batch_format.CREATES_NOTHING:
-            raise Unsure from error
+            raise CreationUncertain from error
         if verdict.heard.pauses_lane:
             return error, verdict.retry, 0.0  # the lane waits
         return error, verdict.retry, verdict.retry_after or backoff(failures)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple, Optional
 
 from claude_throttle.config.timeouts import checked
 from claude_throttle.errors import BrokenAnswer, CircuitOpen, DeadlineExceeded, Forked
-from claude_throttle.features.batches.client import BatchDesk
+from claude_throttle.features.batches.client import BatchClient
 from claude_throttle.features.batches.result import BatchProgress, BatchResult, result_of
-from claude_throttle.features.batches.results_file import Spool, bring
+from claude_throttle.features.batches.results_file import ResultsFile, bring
 from claude_throttle.features.batches.wire_format import State
 
 logger = logging.getLogger("claude_throttle")
@@ -32,7 +32,7 @@ GLANCE_SECONDS = 10.0
 GIVE_UP_SECONDS = 3600.0
 
 
-class Sent(NamedTuple):
+class CreatedBatch(NamedTuple):
     """A batch that was created."""
 
     id: str
@@ -55,8 +55,8 @@ class BatchHandle:
 
     def __init__(
         self,
-        desk: BatchDesk,
-        sent: Sequence[Sent],
+        desk: BatchClient,
+        sent: Sequence[CreatedBatch],
         states: Sequence[State],
         order: Optional[Sequence[str]],
         raw: bool,
@@ -70,7 +70,7 @@ class BatchHandle:
         self._pause = self._every or FIRST_LOOK_SECONDS
         # All below is guarded by the desk's `changed`, or belongs to whoever is asking.
         self._states = {state.id: state for state in states}
-        self._spools: dict[str, Spool] = {}
+        self._spools: dict[str, ResultsFile] = {}
         #: Somebody asks the API just now.
         self._asking = False
         now = desk.clock.monotonic()
@@ -138,7 +138,7 @@ class BatchHandle:
             for name in (spool if sent.custom_ids is None else sent.custom_ids)
         )
 
-    def _result(self, name: str, spools: Sequence[Spool]) -> BatchResult:
+    def _result(self, name: str, spools: Sequence[ResultsFile]) -> BatchResult:
         self._require_here()  # a child shares the file's place with its parent
         found = (spool.get(name) for spool in spools)
         line = next((line for line in found if line is not None), None)
@@ -265,7 +265,7 @@ class BatchHandle:
             self._pause = min(LONGEST_LOOK_SECONDS, pause * GROWTH)
         return pause * random.uniform(1.0 - JITTER, 1.0 + JITTER)
 
-    def _collect(self, deadline: Optional[float]) -> list[Spool]:
+    def _collect(self, deadline: Optional[float]) -> list[ResultsFile]:
         """The results of all, brought once, by one thread."""
         desk, mine = self._desk, False
         try:
@@ -283,7 +283,7 @@ class BatchHandle:
                     desk.changed.notify_all()
         return [self._spools[sent.id] for sent in self._sent]
 
-    def _fetch(self, sent: Sent, deadline: Optional[float]) -> Spool:
+    def _fetch(self, sent: CreatedBatch, deadline: Optional[float]) -> ResultsFile:
         names = sent.custom_ids if sent.custom_ids is not None else self._order
         results = partial(self._desk.results, sent.id, deadline=deadline)
         return bring(results, names, sum(self._states[sent.id].counts.values()))

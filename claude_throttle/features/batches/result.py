@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Optional
 
 from claude_throttle.errors import BrokenAnswer, Unprocessed
 from claude_throttle.features.batches import wire_format as batch_format
-from claude_throttle.features.batches.wire_format import Line
+from claude_throttle.features.batches.wire_format import ResultLine
 from claude_throttle.transport import sdk
 
 MISSING = "missing"
@@ -39,7 +39,7 @@ class BatchResult(NamedTuple):
     kind: str
 
 
-def result_of(name: str, line: Optional[Line], raw: bool, url: str) -> BatchResult:
+def result_of(name: str, line: Optional[ResultLine], raw: bool, url: str) -> BatchResult:
     """What *line* says of the request of that *name*."""
     if line is None or line.kind not in batch_format.KINDS:
         told = "nothing" if line is None else f"only {line.kind!r:.40}"

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, Callable, Optional
 
 from claude_throttle.errors import BrokenAnswer
-from claude_throttle.features.batches.wire_format import Line, read_line
+from claude_throttle.features.batches.wire_format import ResultLine, read_line
 
 logger = logging.getLogger("claude_throttle")
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("claude_throttle")
 IN_MEMORY_BYTES = 32 * 1024 * 1024
 
 
-class Spool:
+class ResultsFile:
     """Takes results in; gives them out by ``custom_id``. Filled by one thread, read by any."""
 
     def __init__(self, expected: Optional[Collection[str]]) -> None:
@@ -68,7 +68,7 @@ class Spool:
     def _wants(self, custom_id: str) -> bool:
         return self._expected is None or custom_id in self._expected
 
-    def get(self, custom_id: str) -> Optional[Line]:
+    def get(self, custom_id: str) -> Optional[ResultLine]:
         """The result of that request, if one came."""
         place = self._places.get(custom_id)
         if place is None:
@@ -97,7 +97,7 @@ def bring(
     results: Callable[[Callable[[Optional[bytes]], Any]], None],
     names: Optional[Collection[str]],
     wanted: int,
-) -> Spool:
+) -> ResultsFile:
     """What *results* brings to the function it is given: those of *names*, *wanted* at least.
 
     Twice, if need be: what stands between may have answered in the API's place. Raises
@@ -107,7 +107,7 @@ def bring(
         names = frozenset(names)
         wanted = min(wanted, len(names))
     for _ in range(2):
-        spool = Spool(names)
+        spool = ResultsFile(names)
         results(spool.take)
         spool.seal()
         if not spool.strange and len(spool) >= wanted:

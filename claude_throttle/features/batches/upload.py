@@ -21,14 +21,14 @@ IN_MEMORY_BYTES = 8 * 1024 * 1024
 _OPENING, _COMMA, _CLOSING = b'{"requests":[', b",", b"]}"
 
 
-class Bounds(NamedTuple):
+class BatchBounds(NamedTuple):
     """What a batch may hold."""
 
     requests: int = batch_format.MOST_REQUESTS
     bytes: int = batch_format.MOST_BYTES - batch_format.ROOM_BYTES
 
 
-class Part:
+class BatchUpload:
     """One batch to be. Owned by one thread at a time."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Part:
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - close()
         self._file.write(_OPENING)
 
-    def has_room_for(self, data: bytes, bounds: Bounds) -> bool:
+    def has_room_for(self, data: bytes, bounds: BatchBounds) -> bool:
         """Whether one more request may come in."""
         wanted = self.size + len(_COMMA) + len(data)
         return len(self.custom_ids) < bounds.requests and wanted <= bounds.bytes
@@ -55,17 +55,17 @@ class Part:
         self._file.write(_CLOSING)
         self._file.flush()  # or a forked child would write it, too, when it lets go of its copy
 
-    def body(self) -> Body:
+    def body(self) -> UploadBody:
         """The whole of it, from its beginning."""
         self._file.seek(0)
-        return Body(self._file, self.size)
+        return UploadBody(self._file, self.size)
 
     def close(self) -> None:
         """Forget what was in it; its names stay."""
         self._file.close()
 
 
-class Body:
+class UploadBody:
     """What ``requests`` reads a body from: with a length, so that it is not chunked."""
 
     def __init__(self, file: Any, size: int) -> None:
@@ -84,9 +84,9 @@ class Body:
         return data
 
 
-def split(requests: Iterable[Any], bounds: Bounds) -> list[Part]:
+def split(requests: Iterable[Any], bounds: BatchBounds) -> list[BatchUpload]:
     """All *requests*, in batches. Raises :class:`InvalidCall`, also if there is none."""
-    parts: list[Part] = []
+    parts: list[BatchUpload] = []
     try:
         _fill(parts, requests, bounds)
         if not parts:
@@ -98,13 +98,13 @@ def split(requests: Iterable[Any], bounds: Bounds) -> list[Part]:
     return parts
 
 
-def close_all(parts: Iterable[Part]) -> None:
+def close_all(parts: Iterable[BatchUpload]) -> None:
     """Let go of their files."""
     for part in parts:
         part.close()
 
 
-def _fill(parts: list[Part], requests: Iterable[Any], bounds: Bounds) -> None:
+def _fill(parts: list[BatchUpload], requests: Iterable[Any], bounds: BatchBounds) -> None:
     if isinstance(requests, (Mapping, str)):
         raise InvalidCall("requests must be a list, or anything to iterate, of requests")
     seen: set[str] = set()
@@ -119,7 +119,7 @@ def _fill(parts: list[Part], requests: Iterable[Any], bounds: Bounds) -> None:
         if not parts or not parts[-1].has_room_for(data, bounds):
             if parts:
                 parts[-1].seal()
-            parts.append(Part())
+            parts.append(BatchUpload())
         parts[-1].add(custom_id, data)
 
 

@@ -46,7 +46,7 @@ class State(NamedTuple):
     created_at: str = ""
 
 
-class Line(NamedTuple):
+class ResultLine(NamedTuple):
     """One result."""
 
     custom_id: str
@@ -98,7 +98,7 @@ def read_list(content: bytes) -> tuple[list[State], bool]:
     return [read_state(value) for value in data], page.get("has_more") is True
 
 
-def read_line(data: bytes) -> Optional[Line]:
+def read_line(data: bytes) -> Optional[ResultLine]:
     """One line of results; None if it is none."""
     value: Any = read_json(data)
     result = value.get("result") if isinstance(value, dict) else None
@@ -109,7 +109,7 @@ def read_line(data: bytes) -> Optional[Line]:
     content = result.get("message" if kind == SUCCEEDED else "error")
     if kind in (SUCCEEDED, ERRORED) and not isinstance(content, dict):
         return None
-    return Line(custom_id, kind, content)
+    return ResultLine(custom_id, kind, content)
 
 
 def error_of(url: str, body: dict[str, Any]) -> Exception:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, Optional, Protocol
 
 from claude_throttle.core.domain.cost import Usage
-from claude_throttle.features.interop.usage_reader import UsageMeter
+from claude_throttle.features.interop.usage_reader import UsageReader
 
 
 class Watcher(Protocol):
@@ -23,11 +23,11 @@ class Watcher(Protocol):
         ...
 
 
-class Watch:
+class WatchedBody:
     """Tells a watcher once how a body ended."""
 
     def __init__(self, headers: Mapping[str, str], watcher: Watcher) -> None:
-        self._meter = UsageMeter(headers)
+        self._meter = UsageReader(headers)
         # Whoever pops it tells: threads may close what another one reads.
         self._watchers = [watcher]
 
@@ -53,10 +53,10 @@ class Watch:
             watcher.end(self._meter.usage, self._meter.whole)
 
 
-class MeteredStream:
+class WatchedHttpxStream:
     """The byte stream of an ``httpx`` response; whoever asks it for more gets the original's."""
 
-    def __init__(self, stream: Any, watch: Watch) -> None:
+    def __init__(self, stream: Any, watch: WatchedBody) -> None:
         self._stream = stream
         self._watch = watch
 
@@ -81,11 +81,11 @@ class MeteredStream:
 def metered(stream: Any, headers: Mapping[str, str], watcher: Watcher) -> Any:
     """*stream*, an ``httpx`` byte stream, that tells *watcher* how it ends."""
     kind: Any = type(stream)
-    return _class_for(kind)(stream, Watch(headers, watcher))
+    return _class_for(kind)(stream, WatchedBody(headers, watcher))
 
 
 @lru_cache(maxsize=16)
 def _class_for(kind: Any) -> Any:
     """The response asks for the class of ``httpx``, or ``httpx2``, itself."""
     bases = [base for base in kind.__mro__ if base.__name__ == "SyncByteStream"]
-    return type("MeteredStream", (MeteredStream, *bases[:1]), {"__module__": __name__})
+    return type("WatchedHttpxStream", (WatchedHttpxStream, *bases[:1]), {"__module__": __name__})

@@ -14,11 +14,11 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from claude_throttle.errors import ConfigurationError
-from claude_throttle.features.interop.body_watcher import Watch, Watcher
+from claude_throttle.features.interop.body_watcher import WatchedBody, Watcher
 from claude_throttle.transport.verdicts import read_json
 
 
-class Attempt(Watcher, Protocol):
+class RequestAttempt(Watcher, Protocol):
     """One attempt that was admitted."""
 
     def head(
@@ -34,7 +34,7 @@ class Attempt(Watcher, Protocol):
 
 #: Admits a request: its method, its path, and its body, to be read if need be; None if it is none
 #: of ours.
-Admit = Callable[[str, str, Callable[[], Any]], Optional[Attempt]]
+Admit = Callable[[str, str, Callable[[], Any]], Optional[RequestAttempt]]
 
 #: Idle connections kept; requests keeps 10, and opens more anew for each request.
 POOL_SIZE = 256
@@ -69,7 +69,7 @@ class SessionAdapter(HTTPAdapter):
         _hear(attempt, response, body)
         return response
 
-    def _admitted(self, request: requests.PreparedRequest) -> Optional[Attempt]:
+    def _admitted(self, request: requests.PreparedRequest) -> Optional[RequestAttempt]:
         path = request.path_url.partition("?")[0]
         return self._admit(request.method or "", path, partial(_read, request.body))
 
@@ -83,22 +83,22 @@ def _read(body: Any) -> Any:
     return read_json(data) if isinstance(data, bytes) else None
 
 
-def _hear(attempt: Attempt, response: requests.Response, body: Optional[bytes]) -> None:
+def _hear(attempt: RequestAttempt, response: requests.Response, body: Optional[bytes]) -> None:
     status = response.status_code
     refusal = body if body is not None and status >= 400 else b""
     attempt.head(status, response.headers, refusal, response.request.headers)
-    watch = Watch(response.headers, attempt)
+    watch = WatchedBody(response.headers, attempt)
     if body is None:
-        response.raw = MeteredBody(response.raw, watch)
+        response.raw = WatchedRawBody(response.raw, watch)
     else:
         watch.feed(body)
         watch.finished()
 
 
-class MeteredBody:
+class WatchedRawBody:
     """The ``raw`` of a response that is read as it comes; all else is the original's."""
 
-    def __init__(self, raw: Any, watch: Watch) -> None:
+    def __init__(self, raw: Any, watch: WatchedBody) -> None:
         self._raw = raw
         self._watch = watch
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from claude_throttle.account.admission import Attempt
-from claude_throttle.core.dispatch.permit import Terms
+from claude_throttle.account.admission import AdmittedAttempt
+from claude_throttle.core.dispatch.permit import AdmissionOptions
 from claude_throttle.core.domain.cost import Usage
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.interop.body_watcher import metered
@@ -29,7 +29,7 @@ _SYNCHRONOUS = (
 )
 
 
-def make_middleware(admission: Callable[[], Admission], terms: Terms) -> Any:
+def make_middleware(admission: Callable[[], Admission], terms: AdmissionOptions) -> Any:
     """For ``anthropic.Anthropic(middleware=[…])``. Raises ConfigurationError if that is too old."""
     anthropic = sdk.load()
     base = getattr(anthropic, "Middleware", None)
@@ -54,7 +54,7 @@ class PacedMiddleware:
 
     handle_async = _NotAsync()
 
-    def __init__(self, admission: Callable[[], Admission], terms: Terms) -> None:
+    def __init__(self, admission: Callable[[], Admission], terms: AdmissionOptions) -> None:
         self._admission = admission
         self._terms = terms
 
@@ -89,7 +89,7 @@ def _body(request: Any) -> Any:
     return {**body, **extra}
 
 
-def _hear(attempt: Attempt, response: Any) -> None:
+def _hear(attempt: AdmittedAttempt, response: Any) -> None:
     answer = getattr(response, "http_response", None)
     if answer is None:  # made up by another middleware: nothing was sent
         attempt.not_sent()

@@ -19,7 +19,7 @@ LONGEST_BODY = 32 * 1024 * 1024
 _GZIP, _ZLIB = b"\x1f", b"\x78"
 
 
-class UsageMeter:
+class UsageReader:
     """Of one answer, fed as it arrives. Not thread-safe."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ from typing import Optional
 from claude_throttle.features.sharing.stores.contract import SECOND
 
 
-class StoreTime:
+class ClockOffset:
     """Of one process. An assignment at a time: needs no lock.
 
     The store looked at its clock between our asking and our hearing of it, so each exchange bounds

@@ -9,10 +9,15 @@ import socket
 from typing import Callable
 
 from claude_throttle.core.dispatch.lane import Lane
-from claude_throttle.core.pacing.concurrency_limiter import Concurrency
-from claude_throttle.features.sharing.clock_offset import StoreTime
-from claude_throttle.features.sharing.shared_concurrency_limit import Places
-from claude_throttle.features.sharing.stores.contract import SECOND, Order, Reply, Seat
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
+from claude_throttle.features.sharing.clock_offset import ClockOffset
+from claude_throttle.features.sharing.shared_concurrency_limit import SharedConcurrencyLimit
+from claude_throttle.features.sharing.stores.contract import (
+    SECOND,
+    ExchangeRequest,
+    ExchangeResponse,
+    MemberClaim,
+)
 
 #: Places asked for beyond what is in flight, at most.
 MOST_WANTED = 20
@@ -26,16 +31,16 @@ def member_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}"
 
 
-class Seats:
+class ConcurrencyShare:
     """Of one process. Thread-safe: it reads what others guard, and sets one number."""
 
     def __init__(
         self,
-        permits: Concurrency,
+        permits: ConcurrencyLimiter,
         lanes: Callable[[], list[Lane]],
         median_latency: Callable[[], float],
         lease_seconds: float,
-        time: StoreTime,
+        time: ClockOffset,
         monotonic: Callable[[], float],
     ) -> None:
         self._permits = permits
@@ -44,7 +49,7 @@ class Seats:
         self.lease_seconds = lease_seconds
         self._time = time
         self._monotonic = monotonic
-        self._places = Places()
+        self._places = SharedConcurrencyLimit()
         #: The ledger cannot be asked now.
         self._is_alone = True
         #: As the ledger has it.
@@ -88,29 +93,29 @@ class Seats:
             return most
         return min(most, max(LEAST_PATIENCE_SECONDS, self._median_latency() / 4.0))
 
-    def order(self, member: str, not_after: float) -> Order:
+    def order(self, member: str, not_after: float) -> ExchangeRequest:
         """What to ask the ledger for."""
         is_shared, waiting = self._is_shared, self._waiting
         in_use = self._permits.hold_still() if is_shared else self._permits.in_use
         want = in_use + (min(MOST_WANTED, waiting) if is_shared else 0)
-        order = Order(member, not_after, (), seat=self._seat(in_use, want))
+        order = ExchangeRequest(member, not_after, (), seat=self._seat(in_use, want))
         at = self._time.at(self._monotonic())
         return self._places.order(order, at, in_use, waiting > 0)
 
-    def none(self) -> Seat:
+    def none(self) -> MemberClaim:
         """Nothing any more."""
         return self._seat(0, 0)._replace(lease=0.0)
 
-    def _seat(self, in_use: int, want: int) -> Seat:
+    def _seat(self, in_use: int, want: int) -> MemberClaim:
         self.held = max(in_use, want)
         limit = float(self._permits.of_all) if self._is_shared else 0.0
-        return Seat(in_use, want, limit, self.lease_seconds * SECOND, self._info())
+        return MemberClaim(in_use, want, limit, self.lease_seconds * SECOND, self._info())
 
     def _info(self) -> str:
         lanes = {lane.name: [lane.backlog.calls, lane.in_flight()] for lane in self._lanes()}
         return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "lanes": lanes})
 
-    def take_in(self, order: Order, reply: Reply) -> None:
+    def take_in(self, order: ExchangeRequest, reply: ExchangeResponse) -> None:
         """The ledger has answered."""
         self._is_alone = False
         self._places.take_in(order, reply)

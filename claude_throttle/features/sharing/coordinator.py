@@ -17,13 +17,17 @@ from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event, StoreLost, StoreReturned
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.condition import Condition
-from claude_throttle.core.threads.thread_pool import Senders
-from claude_throttle.features.sharing.clock_offset import StoreTime
-from claude_throttle.features.sharing.concurrency_share import Seats, member_name
+from claude_throttle.core.threads.thread_pool import ThreadPool
+from claude_throttle.features.sharing.clock_offset import ClockOffset
+from claude_throttle.features.sharing.concurrency_share import ConcurrencyShare, member_name
 from claude_throttle.features.sharing.shared_pacer import STALE_SECONDS, SharedPacer
-from claude_throttle.features.sharing.store import Store
-from claude_throttle.features.sharing.stores.contract import Order, Reply, StoreFailed
-from claude_throttle.features.sharing.suspension_broadcast import Notices
+from claude_throttle.features.sharing.store import ReservingStore
+from claude_throttle.features.sharing.stores.contract import (
+    ExchangeRequest,
+    ExchangeResponse,
+    StoreFailed,
+)
+from claude_throttle.features.sharing.suspension_broadcast import SuspensionBroadcast
 
 logger = logging.getLogger("claude_throttle")
 
@@ -46,19 +50,19 @@ IDLE_SECONDS = 60.0
 NO_LANE = ""
 
 
-class Clerk:
+class Coordinator:
     """One per process. Thread-safe."""
 
     def __init__(
         self,
-        store: Store,
-        seats: Seats,
+        store: ReservingStore,
+        seats: ConcurrencyShare,
         pacers: Callable[[], list[SharedPacer]],
         observe: Callable[[Event, Optional[Call]], None],
         notice: Callable[[str], None],
-        senders: Senders,
+        senders: ThreadPool,
         clock: Clock,
-        time: StoreTime,
+        time: ClockOffset,
     ) -> None:
         self.store = store
         #: The ledger cannot be reached.
@@ -69,7 +73,7 @@ class Clerk:
         self._seats = seats
         self._pacers = pacers
         self._observe = observe
-        self._notices = Notices(lambda word: senders.run(partial(notice, word)))
+        self._notices = SuspensionBroadcast(lambda word: senders.run(partial(notice, word)))
         self._senders = senders
         self._clock = clock
         self._pid = os.getpid()
@@ -122,7 +126,7 @@ class Clerk:
                 return
             order = pacer.order(self.member, self.not_after(), costs, self._clock.monotonic())
             pacer.asking = True
-        reply: Optional[Reply] = None
+        reply: Optional[ExchangeResponse] = None
         events: list[Event] = []
         try:
             reply = self.exchange(pacer.lane, order)
@@ -139,7 +143,7 @@ class Clerk:
         for event in events:
             self._announce(event)
 
-    def exchange(self, lane: str, order: Order) -> Optional[Reply]:
+    def exchange(self, lane: str, order: ExchangeRequest) -> Optional[ExchangeResponse]:
         """Ask; None if the ledger did not answer. Holds no lock."""
         notice, asked_at = self._notices.take(), self._clock.monotonic()
         try:
@@ -293,6 +297,6 @@ class Clerk:
             for pacer in self._pacers():
                 if pacer.has_news:
                     self.reserve(pacer, [])
-            order = Order(self.member, self.not_after(), (), seat=self._seats.none())
+            order = ExchangeRequest(self.member, self.not_after(), (), seat=self._seats.none())
             self.exchange(NO_LANE, order)
         self.store.ledger.close()

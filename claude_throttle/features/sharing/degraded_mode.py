@@ -7,7 +7,11 @@ import random
 from collections.abc import Iterable
 from typing import Union
 
-from claude_throttle.core.pacing.configured_quotas import A_MINUTE, ToldQuota, ToldQuotas
+from claude_throttle.core.pacing.configured_quotas import (
+    A_MINUTE,
+    ConfiguredQuota,
+    ConfiguredQuotas,
+)
 from claude_throttle.core.pacing.gcra import Quota
 from claude_throttle.core.pacing.learned_quotas import LearnedQuota
 
@@ -16,14 +20,14 @@ SHARE, STOP, FULL = "share", "stop", "full"
 
 
 def part_of(
-    quotas: Iterable[Union[ToldQuota, LearnedQuota]], members: int, now: float
-) -> ToldQuotas:
+    quotas: Iterable[Union[ConfiguredQuota, LearnedQuota]], members: int, now: float
+) -> ConfiguredQuotas:
     """One of *members* equal parts of the quotas, strictly spaced."""
     rates: dict[str, float] = {}
     for quota in quotas:
         name = A_MINUTE[quota.kind]
         rates[name] = min(quota.rate, rates.get(name, math.inf))
-    parts = ToldQuotas()
+    parts = ConfiguredQuotas()
     shares = {name: Quota(60.0 * rate / max(1, members)) for name, rate in rates.items()}
     parts.reconfigure(shares, 1.0, now)
     for part in parts:

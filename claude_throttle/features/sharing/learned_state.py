@@ -11,23 +11,27 @@ import json
 from collections.abc import Mapping
 from typing import Optional
 
-from claude_throttle.core.domain.feedback import Heard, Stamp
+from claude_throttle.core.domain.feedback import Dispatch, Feedback
 from claude_throttle.core.pacing.learned_quotas import LearnedQuota
 from claude_throttle.core.pacing.traffic import Traffic
-from claude_throttle.features.sharing.stores.contract import SECOND, Order, Reply
+from claude_throttle.features.sharing.stores.contract import (
+    SECOND,
+    ExchangeRequest,
+    ExchangeResponse,
+)
 
 #: Units. A difference below this is a rounding error.
 NOTHING = 1e-6
 
 
-class Replica:
+class LearnedState:
     """Of one lane. Not thread-safe: the lane's mutex guards it."""
 
     def __init__(self, learned: Mapping[str, LearnedQuota], traffic: Traffic) -> None:
         self._learned = learned
         self._traffic = traffic
         #: Headers that wait for the others' part of the account.
-        self.unread: list[tuple[Heard, Stamp]] = []
+        self.unread: list[tuple[Feedback, Dispatch]] = []
         self.version = 0.0
         #: As the ledger has them.
         self._facts = ""
@@ -74,7 +78,7 @@ class Replica:
 
     # -- from the ledger -------------------------------------------------------------------------
 
-    def take_in(self, order: Order, reply: Reply) -> None:
+    def take_in(self, order: ExchangeRequest, reply: ExchangeResponse) -> None:
         """What the others took and learned."""
         for (kind, _), total in zip(order.counts, reply.totals):
             produced = total - self._asked[kind][1]
@@ -88,7 +92,7 @@ class Replica:
                 others = taken - asked[0]
                 self._traffic.taken = self._traffic.taken.more_of(bucket.name, others)
 
-    def is_anothers(self, order: Order, reply: Reply) -> bool:
+    def is_anothers(self, order: ExchangeRequest, reply: ExchangeResponse) -> bool:
         """Whether the facts in force are new, and another process's. Ask before take_in()."""
         return reply.facts not in ("", order.facts, self._facts)
 
@@ -99,7 +103,7 @@ class Replica:
                     self._learned[kind].adopt(*learned)
         self._facts = facts
 
-    def begin_reading(self, now: float) -> list[tuple[Heard, Stamp]]:
+    def begin_reading(self, now: float) -> list[tuple[Feedback, Dispatch]]:
         """Headers that may be read now; end_reading() follows."""
         self._levels = {kind: own.level(now) for kind, own in self._learned.items() if own.known}
         unread, self.unread = self.unread, []

@@ -9,38 +9,40 @@ from typing import TYPE_CHECKING, Any, Callable
 from urllib.parse import unquote
 
 from claude_throttle.config.settings import Settings
-from claude_throttle.core.pacing.concurrency_limiter import Concurrency
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.threads.clock import Clock
-from claude_throttle.features.sharing.clock_offset import StoreTime
-from claude_throttle.features.sharing.concurrency_share import Seats
-from claude_throttle.features.sharing.coordinator import Clerk
-from claude_throttle.features.sharing.store import Store
-from claude_throttle.features.sharing.stores.contract import Ledger
+from claude_throttle.features.sharing.clock_offset import ClockOffset
+from claude_throttle.features.sharing.concurrency_share import ConcurrencyShare
+from claude_throttle.features.sharing.coordinator import Coordinator
+from claude_throttle.features.sharing.store import ReservingStore
+from claude_throttle.features.sharing.stores.contract import Store
 
 if TYPE_CHECKING:
-    from claude_throttle.account.model_groups import Rooms
-    from claude_throttle.account.suspensions import Access
+    from claude_throttle.account.model_groups import ModelGroups
+    from claude_throttle.account.suspensions import Suspensions
 
 #: Makes a table of hashed keys, made for something else, worthless here.
 SALT = b"claude_throttle account"
 
 #: Those of shared="memory://name": one for all throttlers of a process. A child has its own: its
 #: parent's may be locked for ever.
-_in_memory: dict[str, Ledger] = {}
+_in_memory: dict[str, Store] = {}
 
 
 def make_clerk(
     settings: Settings,
-    permits: Concurrency,
-    rooms: Rooms,
-    access: Access,
+    permits: ConcurrencyLimiter,
+    rooms: ModelGroups,
+    access: Suspensions,
     median_latency: Callable[[], float],
     clock: Clock,
-) -> Clerk:
+) -> Coordinator:
     """Who keeps this process in step with the others. Starts and connects nothing yet."""
-    time, lease_seconds = StoreTime(), settings.store_lease
-    seats = Seats(permits, rooms.lanes, median_latency, lease_seconds, time, clock.monotonic)
-    clerk = Clerk(
+    time, lease_seconds = ClockOffset(), settings.store_lease
+    seats = ConcurrencyShare(
+        permits, rooms.lanes, median_latency, lease_seconds, time, clock.monotonic
+    )
+    clerk = Coordinator(
         open_store(settings, clock),
         seats,
         rooms.shared_pacers,
@@ -56,32 +58,34 @@ def make_clerk(
     return clerk
 
 
-def open_store(settings: Settings, clock: Clock) -> Store:
+def open_store(settings: Settings, clock: Clock) -> ReservingStore:
     """Connects to nothing yet. Raises :class:`ConfigurationError` if a library is missing."""
     ledger = open_ledger(settings.shared, settings.store_timeout, clock)
-    return Store(ledger, account_of(settings), settings.store_timeout, settings.on_store_failure)
+    return ReservingStore(
+        ledger, account_of(settings), settings.store_timeout, settings.on_store_failure
+    )
 
 
-def open_ledger(shared: Any, timeout_seconds: float, clock: Clock) -> Ledger:
+def open_ledger(shared: Any, timeout_seconds: float, clock: Clock) -> Store:
     """The ledger at an address, or behind a client."""
     scheme, _, place = shared.partition("://") if isinstance(shared, str) else ("", "", "")
     if scheme == "memory":
         return _in_memory.setdefault(f"{os.getpid()} {place}", _memory(clock))
     if scheme == "sqlite":
-        from claude_throttle.features.sharing.stores.sqlite import SqliteLedger
+        from claude_throttle.features.sharing.stores.sqlite import SqliteStore
 
-        return SqliteLedger(
+        return SqliteStore(
             unquote(place), monotonic=clock.monotonic, timeout_seconds=timeout_seconds
         )
-    from claude_throttle.features.sharing.stores.redis import RedisLedger
+    from claude_throttle.features.sharing.stores.redis import RedisStore
 
-    return RedisLedger(shared, monotonic=clock.monotonic, timeout_seconds=timeout_seconds)
+    return RedisStore(shared, monotonic=clock.monotonic, timeout_seconds=timeout_seconds)
 
 
-def _memory(clock: Clock) -> Ledger:
-    from claude_throttle.features.sharing.stores.memory import MemoryLedger
+def _memory(clock: Clock) -> Store:
+    from claude_throttle.features.sharing.stores.memory import MemoryStore
 
-    return MemoryLedger(clock.monotonic)
+    return MemoryStore(clock.monotonic)
 
 
 def account_of(settings: Settings) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Union
 
-from claude_throttle.core.pacing.configured_quotas import ToldQuota
+from claude_throttle.core.pacing.configured_quotas import ConfiguredQuota
 from claude_throttle.core.pacing.learned_quotas import LearnedQuota
-from claude_throttle.features.sharing.stores.contract import NEVER, SECOND, Bucket
+from claude_throttle.features.sharing.stores.contract import NEVER, SECOND, StoredBucket
 
-AnyQuota = Union[ToldQuota, LearnedQuota]
+AnyQuota = Union[ConfiguredQuota, LearnedQuota]
 
 
-class News:
+class QuotaDelta:
     """What became of one bucket since the ledger was told last."""
 
     __slots__ = ("returned", "seen", "shift", "spent")
@@ -26,9 +26,9 @@ class News:
     def __bool__(self) -> bool:
         return bool(self.shift or self.spent or self.returned)
 
-    def bucket(self, name: str, quota: AnyQuota) -> Bucket:
+    def bucket(self, name: str, quota: AnyQuota) -> StoredBucket:
         """The bucket of *quota*, and all that is to be told of it."""
-        return Bucket(
+        return StoredBucket(
             name,
             SECOND / quota.rate,
             quota.burst,
@@ -43,7 +43,7 @@ class News:
         """The ledger is being told."""
         self.shift = self.spent = self.returned = 0.0
 
-    def untold(self, bucket: Bucket, in_doubt: bool) -> None:
+    def untold(self, bucket: StoredBucket, in_doubt: bool) -> None:
         """It was not told. *in_doubt*, it may have been: only what makes us slower counts then."""
         self.shift += max(0.0, bucket.shift) if in_doubt else bucket.shift
         self.spent += bucket.spent

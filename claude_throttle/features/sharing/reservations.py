@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections import deque
 from typing import Callable, NamedTuple, Optional
 
-from claude_throttle.features.sharing.stores.contract import SECOND, Order, Reply
+from claude_throttle.features.sharing.stores.contract import (
+    SECOND,
+    ExchangeRequest,
+    ExchangeResponse,
+)
 
 #: Seconds by which a slot may be missed. Where nothing may be saved up, whoever comes later would
 #: leave on the heels of the next; where something may, it is as much, but at most this.
@@ -13,7 +17,7 @@ LATE_SECONDS = 0.005
 MOST_LATE_SECONDS = 0.1
 
 
-class Slot(NamedTuple):
+class Reservation(NamedTuple):
     """The right to leave at an instant."""
 
     #: On our clock, in seconds.
@@ -24,14 +28,14 @@ class Slot(NamedTuple):
     taken: dict[str, float]
 
 
-class Slots:
+class Reservations:
     """Those of one lane, earliest first. Not thread-safe: the lane's mutex guards it.
 
     *unused* is called with what was reserved and will not be used.
     """
 
-    def __init__(self, unused: Callable[[Slot], None]) -> None:
-        self._slots: deque[Slot] = deque()
+    def __init__(self, unused: Callable[[Reservation], None]) -> None:
+        self._slots: deque[Reservation] = deque()
         self._unused = unused
         #: Seconds by which one may be missed now.
         self.late = LATE_SECONDS
@@ -42,7 +46,7 @@ class Slots:
     def __len__(self) -> int:
         return len(self._slots)
 
-    def next(self, now: float) -> Optional[Slot]:
+    def next(self, now: float) -> Optional[Reservation]:
         """The first that is not missed. A pure look."""
         missed = None
         for slot in self._slots:
@@ -51,14 +55,14 @@ class Slots:
             missed = slot if self._luckless else None
         return missed
 
-    def use(self, now: float) -> Slot:
+    def use(self, now: float) -> Reservation:
         """Use it up; without one, a slot for which nothing was reserved."""
         used = self.next(now)
         # One that was missed may be used after one that was lost; never two at once.
         self._luckless = bool(self._slots) and now > self._slots[0].at + self.late
         while self._slots and self._slots[0] is not used:
             self._unused(self._slots.popleft())
-        return self._slots.popleft() if self._slots else Slot(now, {}, {})
+        return self._slots.popleft() if self._slots else Reservation(now, {}, {})
 
     def missed(self, now: float) -> None:
         """None of them will be used, perhaps because none is left in time."""
@@ -74,15 +78,15 @@ class Slots:
         """There are none, and nobody needs to know."""
         self._slots.clear()
 
-    def add(self, order: Order, reply: Reply, now: float) -> None:
+    def add(self, order: ExchangeRequest, reply: ExchangeResponse, now: float) -> None:
         """Those that a ledger gave at *now*."""
         names = [bucket.name for bucket in order.buckets]
         taken = dict(zip(names, reply.taken))
-        given: list[Slot] = []
+        given: list[Reservation] = []
         # When the last was given, all had taken what they have now; each before it saw less.
         for wait, units in reversed(list(zip(reply.waits, order.slots))):
             by_name = dict(zip(names, units))
-            given.append(Slot(now + wait / SECOND, by_name, dict(taken)))
+            given.append(Reservation(now + wait / SECOND, by_name, dict(taken)))
             for name, some in by_name.items():
                 taken[name] -= some
         self._slots.extend(reversed(given))

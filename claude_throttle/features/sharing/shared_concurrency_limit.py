@@ -11,7 +11,11 @@ import json
 from typing import NamedTuple, Optional
 
 from claude_throttle.core.pacing.concurrency_limiter import FIRST_GAP_SECONDS, LONGEST_GAP_SECONDS
-from claude_throttle.features.sharing.stores.contract import SECOND, Order, Reply
+from claude_throttle.features.sharing.stores.contract import (
+    SECOND,
+    ExchangeRequest,
+    ExchangeResponse,
+)
 
 #: Seconds after which what is counted holds: refusals come at once, and what was let in stays.
 SETTLE_SECONDS = 0.25
@@ -23,7 +27,7 @@ MOST_AT_ONCE = 0.25
 FIRST, TRIED, LOWERED = "first", "tried", "lowered"
 
 
-class Found(NamedTuple):
+class SharedLimit(NamedTuple):
     """What all of them keep to."""
 
     places: int
@@ -34,11 +38,11 @@ class Found(NamedTuple):
     how: str
 
 
-class Places:
+class SharedConcurrencyLimit:
     """What one process knows of it. The clerk's; refused() may come from any thread."""
 
     def __init__(self) -> None:
-        self.found: Optional[Found] = None
+        self.found: Optional[SharedLimit] = None
         #: What the others have in flight, as heard last.
         self._others = 0
         #: As the ledger has it.
@@ -60,13 +64,15 @@ class Places:
         if self._refused_at is None:  # else it is one of the same moment
             self._refused_at = at
 
-    def order(self, order: Order, at: float, in_use: int, somebody_waits: bool) -> Order:
+    def order(
+        self, order: ExchangeRequest, at: float, in_use: int, somebody_waits: bool
+    ) -> ExchangeRequest:
         """*order*, with what is to stand there from now on."""
         found = self._changed(at, somebody_waits, in_use + self._others)
         facts = "" if found is None else json.dumps(found, separators=(",", ":"))
         return order._replace(version=self._version, facts=None if facts == self._facts else facts)
 
-    def _changed(self, at: float, somebody_waits: bool, in_flight: int) -> Optional[Found]:
+    def _changed(self, at: float, somebody_waits: bool, in_flight: int) -> Optional[SharedLimit]:
         found, refused_at = self.found, self._refused_at
         self._asked = refused_at
         if refused_at is not None:
@@ -76,26 +82,26 @@ class Places:
             return found
         if 0.0 <= at - found.changed_at < found.gap * SECOND:
             return found
-        return Found(found.places + 1, found.gap, at, TRIED)
+        return SharedLimit(found.places + 1, found.gap, at, TRIED)
 
-    def _lowered(self, at: float, in_flight: int) -> Found:
+    def _lowered(self, at: float, in_flight: int) -> SharedLimit:
         found, let_in = self.found, max(1, in_flight)
         if found is None:
-            return Found(let_in, FIRST_GAP_SECONDS, at, FIRST)
+            return SharedLimit(let_in, FIRST_GAP_SECONDS, at, FIRST)
         if found.how != TRIED and abs(at - found.changed_at) < SETTLE_SECONDS * SECOND:
             # Of the same moment: who counts later knows better.
             return found._replace(places=let_in) if found.how == FIRST else found
         gap = min(LONGEST_GAP_SECONDS, 2.0 * found.gap) if found.how == TRIED else found.gap
         least = max(let_in, int(found.places * (1.0 - MOST_AT_ONCE)))
-        return Found(max(1, min(found.places - 1, least)), gap, at, LOWERED)
+        return SharedLimit(max(1, min(found.places - 1, least)), gap, at, LOWERED)
 
-    def take_in(self, order: Order, reply: Reply) -> None:
+    def take_in(self, order: ExchangeRequest, reply: ExchangeResponse) -> None:
         """What the ledger answered to such an order. One that lost it is told again."""
         ours = max(reply.granted, order.seat.in_use if order.seat is not None else 0)
         self._others = reply.in_flight - ours
         self._version, self._facts = reply.version, reply.facts
         if reply.facts:
-            self.found = Found(*json.loads(reply.facts))
+            self.found = SharedLimit(*json.loads(reply.facts))
         was_told = self._asked is not None and self._asked == self._counted
         if was_told and order.facts in (None, reply.facts):
             self._refused_at = None

@@ -13,17 +13,23 @@ from typing import Optional
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event
-from claude_throttle.core.domain.feedback import Heard, Stamp
+from claude_throttle.core.domain.feedback import Dispatch, Feedback
 from claude_throttle.core.domain.ports import Ahead, Step
-from claude_throttle.core.pacing.configured_quotas import ToldQuotas
+from claude_throttle.core.pacing.configured_quotas import ConfiguredQuotas
 from claude_throttle.core.pacing.learned_quotas import LearnedQuota
 from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.features.sharing.degraded_mode import FULL, STOP, part_of
-from claude_throttle.features.sharing.learned_state import Replica
-from claude_throttle.features.sharing.quota_delta import AnyQuota, News
-from claude_throttle.features.sharing.reservations import LATE_SECONDS, Slot, Slots
-from claude_throttle.features.sharing.store import Clerk
-from claude_throttle.features.sharing.stores.contract import NEVER, SECOND, Bucket, Order, Reply
+from claude_throttle.features.sharing.learned_state import LearnedState
+from claude_throttle.features.sharing.quota_delta import AnyQuota, QuotaDelta
+from claude_throttle.features.sharing.reservations import LATE_SECONDS, Reservation, Reservations
+from claude_throttle.features.sharing.store import CoordinatorPort
+from claude_throttle.features.sharing.stores.contract import (
+    NEVER,
+    SECOND,
+    ExchangeRequest,
+    ExchangeResponse,
+    StoredBucket,
+)
 
 #: Slots in one reservation, and seconds from its first to its last: so that an urgent call waits
 #: for at most one such batch of each other process.
@@ -40,16 +46,16 @@ STALE_SECONDS = 0.25
 class SharedPacer(Pacer):
     """As :class:`Pacer`; the lane's mutex guards it, too."""
 
-    def share(self, clerk: Clerk, mutex: threading.RLock, wake: Step) -> None:
+    def share(self, clerk: CoordinatorPort, mutex: threading.RLock, wake: Step) -> None:
         """Once, before the first call. *wake*: have the worker look again; under the mutex."""
         self.mutex = mutex
         self.wake = wake
         #: An exchange is under way.
         self.asking = False
-        self.replica = Replica(self.learned, self.traffic)
+        self.replica = LearnedState(self.learned, self.traffic)
         self._clerk = clerk
-        self._slots = Slots(self._unused)
-        self._news: dict[str, News] = {}
+        self._slots = Reservations(self._unused)
+        self._news: dict[str, QuotaDelta] = {}
         self._sequence = -1.0
         #: Of a pause that the others do not know of.
         self._pause_until = -math.inf
@@ -61,7 +67,7 @@ class SharedPacer(Pacer):
         #: What left before there was anything to reserve.
         self._unreserved = dict.fromkeys(self.learned, 0.0)
         #: Our part of each quota, when the ledger was silent last.
-        self._part: Optional[ToldQuotas] = None
+        self._part: Optional[ConfiguredQuotas] = None
         self._part_rates: list[tuple[str, float]] = []
 
     # -- a call leaves ---------------------------------------------------------------------------
@@ -78,7 +84,7 @@ class SharedPacer(Pacer):
             return max(gate, slot.at)
         return gate if gate > now else math.inf
 
-    def _fits(self, slot: Slot, cost: Cost) -> bool:
+    def _fits(self, slot: Reservation, cost: Cost) -> bool:
         """Whether *cost* may leave on it. A little more than was reserved is settled later."""
         for name, quota in self.quotas():
             # Of a quota that was learned since, nothing could be reserved.
@@ -104,7 +110,7 @@ class SharedPacer(Pacer):
         costs = [cost, *ahead(MOST_SLOTS - 1)]
         return lambda: self._clerk.reserve(self, costs)
 
-    def take(self, cost: Cost, now: float, answers: bool = True) -> Stamp:
+    def take(self, cost: Cost, now: float, answers: bool = True) -> Dispatch:
         """*cost* leaves now, on the first slot."""
         if self._clerk.alone:
             self._take_alone(cost, now)
@@ -123,7 +129,7 @@ class SharedPacer(Pacer):
         taken = (slot.taken.get(kind, of) for kind, of in zip(self.learned, stamp.taken))
         return stamp._replace(recent=recent, taken=Cost(*taken))
 
-    def _unused(self, slot: Slot) -> None:
+    def _unused(self, slot: Reservation) -> None:
         for name, units in slot.units.items():
             self._of(name).returned += units
 
@@ -132,10 +138,10 @@ class SharedPacer(Pacer):
             self._of(name).shift += units / rate * SECOND
             self._clerk.has_news()
 
-    def _of(self, name: str) -> News:
+    def _of(self, name: str) -> QuotaDelta:
         news = self._news.get(name)
         if news is None:
-            news = self._news[name] = News()
+            news = self._news[name] = QuotaDelta()
         return news
 
     def settle(self, held: Cost, actual: Cost, booked_at: float) -> bool:
@@ -155,7 +161,7 @@ class SharedPacer(Pacer):
         self._clerk.has_news()
         return remaining
 
-    def _read(self, heard: Heard, stamp: Stamp, now: float) -> list[Event]:
+    def _read(self, heard: Feedback, stamp: Dispatch, now: float) -> list[Event]:
         """Headers tell of what all have taken: they wait until the others' part is known."""
         if not heard.readings:
             return []
@@ -176,11 +182,13 @@ class SharedPacer(Pacer):
         """Whether slots are held of which the ledger may think otherwise by now."""
         return len(self._slots) > 0 and now - self._heard_at > STALE_SECONDS
 
-    def order(self, member: str, not_after: float, costs: list[Cost], now: float) -> Order:
+    def order(
+        self, member: str, not_after: float, costs: list[Cost], now: float
+    ) -> ExchangeRequest:
         """What to ask, and all that the ledger does not know yet."""
         latency = self.latency.mean(now)
         quotas = list(self.quotas())
-        order = Order(
+        order = ExchangeRequest(
             member,
             not_after,
             tuple(self._bucket(name, quota, now, latency) for name, quota in quotas),
@@ -197,7 +205,7 @@ class SharedPacer(Pacer):
             news.told()
         return order
 
-    def _bucket(self, name: str, quota: AnyQuota, now: float, latency: float) -> Bucket:
+    def _bucket(self, name: str, quota: AnyQuota, now: float, latency: float) -> StoredBucket:
         bucket = self._of(name).bucket(name, quota)
         if not isinstance(quota, LearnedQuota):
             return bucket
@@ -209,14 +217,16 @@ class SharedPacer(Pacer):
             margin=quota.margin * SECOND,
         )
 
-    def untold(self, order: Order, now: float, in_doubt: bool) -> None:
+    def untold(self, order: ExchangeRequest, now: float, in_doubt: bool) -> None:
         """The order was not done; *in_doubt*: it may have been."""
         for bucket in order.buckets:
             self._of(bucket.name).untold(bucket, in_doubt)
         if order.pause > 0:
             self._pause_until = max(self._pause_until, now + order.pause / SECOND)
 
-    def take_in(self, order: Order, reply: Reply, said_at: float, now: float) -> list[Event]:
+    def take_in(
+        self, order: ExchangeRequest, reply: ExchangeResponse, said_at: float, now: float
+    ) -> list[Event]:
         """What the ledger answered: said at *said_at* by our clock, received now."""
         if not reply.done:
             self.untold(order, now, in_doubt=False)
@@ -271,7 +281,7 @@ class SharedPacer(Pacer):
             return at
         return max(at, self._part_of_all(now).ready_at(cost))
 
-    def _part_of_all(self, now: float) -> ToldQuotas:
+    def _part_of_all(self, now: float) -> ConfiguredQuotas:
         rates = [(name, quota.rate) for name, quota in self.quotas()]
         if self._part is None or rates != self._part_rates:  # learned or reconfigured meanwhile
             self._part_rates = rates

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.features.sharing.stores.contract import Ledger
+from claude_throttle.features.sharing.stores.contract import Store
 
 if TYPE_CHECKING:
     from claude_throttle.features.sharing.shared_pacer import SharedPacer
 
 
-class Store(NamedTuple):
+class ReservingStore(NamedTuple):
     """Which ledger, for whom, and how to behave without it."""
 
-    ledger: Ledger
+    ledger: Store
     #: A salted hash of the key.
     account: str
     timeout_seconds: float
@@ -22,7 +22,7 @@ class Store(NamedTuple):
     on_failure: str
 
 
-class Clerk(Protocol):
+class CoordinatorPort(Protocol):
     """Who asks the ledger."""
 
     #: The ledger cannot be reached.

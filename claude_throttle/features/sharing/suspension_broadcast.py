@@ -6,7 +6,7 @@ import threading
 from typing import Callable, Optional
 
 
-class Notices:
+class SuspensionBroadcast:
     """Of one process. Thread-safe; *hear* is called with another's word, outside the lock."""
 
     def __init__(self, hear: Callable[[str], None]) -> None:

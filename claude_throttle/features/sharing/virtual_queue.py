@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.errors import ConfigurationError
-from claude_throttle.features.sharing.stores.contract import SECOND, Bucket, Order, Reply
+from claude_throttle.features.sharing.stores.contract import (
+    SECOND,
+    ExchangeRequest,
+    ExchangeResponse,
+    StoredBucket,
+)
 
 if TYPE_CHECKING:
-    from claude_throttle.engine import Process
-    from claude_throttle.features.sharing.coordinator import Clerk
+    from claude_throttle.engine import Engine
+    from claude_throttle.features.sharing.coordinator import Coordinator
     from claude_throttle.features.sharing.shared_pacer import SharedPacer
 
 #: The bucket of a line, and what is put after the lane's name.
@@ -40,7 +45,7 @@ class LineTicket(NamedTuple):
     position: float
 
 
-class Standing(NamedTuple):
+class QueuePosition(NamedTuple):
     """Where a ticket stands, as the store said it last."""
 
     ticket: LineTicket
@@ -50,37 +55,37 @@ class Standing(NamedTuple):
     version: Optional[float]
 
 
-class Line:
+class VirtualQueue:
     """The tickets of one lane. Thread-safe; asks the store each time."""
 
-    def __init__(self, clerk: Clerk, pacer: SharedPacer) -> None:
+    def __init__(self, clerk: Coordinator, pacer: SharedPacer) -> None:
         self._clerk = clerk
         self._pacer = pacer
 
-    def join(self, cost: Cost) -> Standing:
+    def join(self, cost: Cost) -> QueuePosition:
         """A place behind all others."""
         seconds = self._seconds_of(cost)
-        reply = self._ask(Bucket(BUCKET, SECOND, seconds), slots=((seconds,),))
+        reply = self._ask(StoredBucket(BUCKET, SECOND, seconds), slots=((seconds,),))
         ticket = LineTicket(self._pacer.lane, 0.0 if reply is None else reply.taken[0])
         return _standing(ticket, reply)
 
-    def look(self, ticket: LineTicket, cost: Cost) -> Standing:
+    def look(self, ticket: LineTicket, cost: Cost) -> QueuePosition:
         """The same of one that was taken before; a new one, where the store has lost the line."""
-        reply = self._ask(Bucket(BUCKET, SECOND, 0.0))
+        reply = self._ask(StoredBucket(BUCKET, SECOND, 0.0))
         if reply is None:
             return _standing(ticket, reply)
         if ticket.lane != self._pacer.lane or ticket.position > reply.taken[0] + ROUNDING_SECONDS:
             return self.join(cost)
         return _standing(ticket, reply)
 
-    def push_back(self, standing: Standing, seconds: float) -> None:
+    def push_back(self, standing: QueuePosition, seconds: float) -> None:
         """Its turn comes only in so many *seconds*; those behind it move with it.
 
         Nothing is done if somebody has moved them since: both saw the same.
         """
         if standing.version is not None:
             late = (seconds - standing.seconds) * SECOND
-            bucket = Bucket(BUCKET, SECOND, 0.0, correction=late)
+            bucket = StoredBucket(BUCKET, SECOND, 0.0, correction=late)
             self._ask(bucket, version=standing.version, facts=MOVED)
 
     def _seconds_of(self, cost: Cost) -> float:
@@ -89,30 +94,30 @@ class Line:
             quotas = [quota for _, quota in self._pacer.quotas()]
             return max((getattr(cost, q.kind) / q.rate for q in quotas), default=0.0)
 
-    def _ask(self, bucket: Bucket, **asked: Any) -> Optional[Reply]:
+    def _ask(self, bucket: StoredBucket, **asked: Any) -> Optional[ExchangeResponse]:
         clerk = self._clerk
         if clerk.alone:
             return None
-        order = Order(clerk.member, clerk.not_after(), (bucket,))._replace(**asked)
+        order = ExchangeRequest(clerk.member, clerk.not_after(), (bucket,))._replace(**asked)
         reply = clerk.exchange(self._pacer.lane + SUFFIX, order)
         return reply if reply is not None and reply.done else None
 
 
-def _standing(ticket: LineTicket, reply: Optional[Reply]) -> Standing:
+def _standing(ticket: LineTicket, reply: Optional[ExchangeResponse]) -> QueuePosition:
     if reply is None:
-        return Standing(ticket, 0.0, None)
+        return QueuePosition(ticket, 0.0, None)
     behind = reply.taken[0] - ticket.position
-    return Standing(ticket, (reply.empty_at[0] - reply.now) / SECOND - behind, reply.version)
+    return QueuePosition(ticket, (reply.empty_at[0] - reply.now) / SECOND - behind, reply.version)
 
 
 def line_up(
-    process: Process, params: Mapping[str, Any], ticket: Optional[LineTicket]
+    process: Engine, params: Mapping[str, Any], ticket: Optional[LineTicket]
 ) -> tuple[LineTicket, float]:
     """A place for such a call, or where *ticket* stands by now; seconds until it may leave."""
     if process.clerk is None:
         raise ConfigurationError("a ticket needs a store that all share: Throttler(shared=…)")
     room, cost = process.priced(params)
-    line = Line(process.clerk, cast("SharedPacer", room.pacer))
+    line = VirtualQueue(process.clerk, cast("SharedPacer", room.pacer))
     found = line.look(ticket, cost) if ticket is not None else line.join(cost)
     leaves_in = process.seconds_until_leave(room, cost)
     if max(0.0, found.seconds) < leaves_in < math.inf:
@@ -121,7 +126,7 @@ def line_up(
 
 
 def line_up_alone(
-    process: Process, params: Mapping[str, Any], ticket: Optional[LineTicket]
+    process: Engine, params: Mapping[str, Any], ticket: Optional[LineTicket]
 ) -> tuple[LineTicket, float]:
     """The same in testing mode, which keeps away from the store: nobody else is in line."""
     room, cost = process.priced(params)

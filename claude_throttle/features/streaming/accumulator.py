@@ -21,7 +21,7 @@ _ADDED = {
 }
 
 
-class Accumulated:
+class MessageAccumulator:
     """What was received so far. Raises ValueError for events in no possible order."""
 
     def __init__(self) -> None:
@@ -131,9 +131,9 @@ def _text(value: Any) -> str:
 
 
 _STEPS: dict[Any, Any] = {
-    "content_block_start": Accumulated._begin_block,
-    "content_block_delta": Accumulated._add_delta,
-    "content_block_stop": Accumulated._end_block,
-    "message_delta": Accumulated._change,
-    "message_stop": Accumulated._stop,
+    "content_block_start": MessageAccumulator._begin_block,
+    "content_block_delta": MessageAccumulator._add_delta,
+    "content_block_stop": MessageAccumulator._end_block,
+    "message_delta": MessageAccumulator._change,
+    "message_stop": MessageAccumulator._stop,
 }

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
 from claude_throttle.core.dispatch.stream_call import StreamCall
-from claude_throttle.features.streaming.open_stream import Desk, OpenStream
+from claude_throttle.features.streaming.open_stream import OpenStream, StreamContext
 from claude_throttle.transport import sdk
-from claude_throttle.transport.http import Wire
+from claude_throttle.transport.http import HttpTransport
 
 
 class MessageStream:
@@ -111,7 +111,9 @@ class MessageStream:
         raise TypeError("a MessageStream holds a connection; get_final_message() can be pickled")
 
 
-def open_stream(desk: Desk, wire: Wire, accept: Callable[..., StreamCall]) -> MessageStream:
+def open_stream(
+    desk: StreamContext, wire: HttpTransport, accept: Callable[..., StreamCall]
+) -> MessageStream:
     """Queue a call by *accept*, carry it in this thread, and return with its first event."""
     call = accept(StreamCall)
     try:

@@ -13,32 +13,32 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from claude_throttle.account import refusal_messages as refusals
-from claude_throttle.core.dispatch.attempt import Attempts
-from claude_throttle.core.dispatch.settlement import Outcome, busy, busy_with, settle
+from claude_throttle.core.dispatch.attempt import Attempt
+from claude_throttle.core.dispatch.settlement import Outcome, in_progress, mark_in_progress, settle
 from claude_throttle.core.dispatch.stream_call import StreamCall
 from claude_throttle.core.domain.cost import Usage
 from claude_throttle.core.estimation.input_tokens import BYTES_PER_TOKEN
-from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, Seat
-from claude_throttle.core.threads.deferred_close import Abandoned
+from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, ReentrantSlot
+from claude_throttle.core.threads.deferred_close import DeferredCloser
 from claude_throttle.errors import Closed
-from claude_throttle.features.streaming.accumulator import Accumulated
-from claude_throttle.features.streaming.response_stream import StreamedAnswer, StreamEnded
+from claude_throttle.features.streaming.accumulator import MessageAccumulator
+from claude_throttle.features.streaming.response_stream import ResponseStream, StreamEnded
 from claude_throttle.transport import sdk
 from claude_throttle.transport.verdicts import broken
 
 if TYPE_CHECKING:
-    from claude_throttle.account.model_groups import Rooms
-    from claude_throttle.account.suspensions import Access
+    from claude_throttle.account.model_groups import ModelGroups
+    from claude_throttle.account.suspensions import Suspensions
     from claude_throttle.core.dispatch.call import Call
 
 
-class Desk(NamedTuple):
+class StreamContext(NamedTuple):
     """What all streams of one process have in common."""
 
-    rooms: Rooms
-    access: Access
+    rooms: ModelGroups
+    access: Suspensions
     open_permits: OpenPermits
-    abandoned: Abandoned
+    abandoned: DeferredCloser
 
 
 #: What may come before content.
@@ -52,11 +52,11 @@ class OpenStream:
     """
 
     def __init__(
-        self, desk: Desk, call: StreamCall, attempts: Attempts, answer: StreamedAnswer
+        self, desk: StreamContext, call: StreamCall, attempts: Attempt, answer: ResponseStream
     ) -> None:
         #: It has left.
         self.call = call
-        self.received = Accumulated()
+        self.received = MessageAccumulator()
         #: Why it ended before its end; None if it did not, or by close().
         self.error: Optional[BaseException] = None
         self.request_id: Optional[str] = None
@@ -71,7 +71,7 @@ class OpenStream:
         self._unsettled = [True]
         #: The attempt whose events are being read; 0 before the first.
         self._attempt = 0
-        self._seat = Seat()
+        self._seat = ReentrantSlot()
         self._entry: Optional[Entry] = None
         self._busy: list[Call] = []
 
@@ -79,7 +79,7 @@ class OpenStream:
         """Send it, and read its first event; raises what went wrong."""
         call = self.call
         try:
-            with busy_with(call):
+            with mark_in_progress(call):
                 call.future.set_running_or_notify_cancel()
                 self._attempts.announce()
                 first = self._answer.open()
@@ -165,7 +165,7 @@ class OpenStream:
         event = self._answer.next()
         if self._attempts.number != self._attempt:
             # Refused before its content, and sent again. Its reader has had a message_start.
-            self.received = Accumulated()
+            self.received = MessageAccumulator()
             self._lend()
             self._take_in(event)
             if event["type"] in PRELUDE:
@@ -200,7 +200,7 @@ class OpenStream:
             self._entry = (mine, self._seat)
             self._desk.open_permits.add(self._entry)
             self.call.reader = threading.current_thread()
-            self._busy = busy.calls
+            self._busy = in_progress.calls
             self._busy.append(self.call)
 
     def _stand_up(self) -> None:
@@ -229,7 +229,7 @@ class OpenStream:
 
     def _give_up(self, error: BaseException) -> None:
         """By Ctrl-C, or a bug."""
-        busy.forget(self.call)
+        in_progress.forget(self.call)
         if not isinstance(error, Exception):
             error = Closed("the caller gave up", sent=self._attempts.on_the_wire)
         if not self.ended:

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from urllib3.exceptions import MaxRetryError, ReadTimeoutError
 
-from claude_throttle.core.dispatch.attempt import Attempts
+from claude_throttle.core.dispatch.attempt import Attempt
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.settlement import Outcome
-from claude_throttle.core.domain.feedback import Heard
+from claude_throttle.core.domain.feedback import Feedback
 from claude_throttle.errors import BrokenAnswer
 from claude_throttle.features.streaming.stream_error import InStreamError
 from claude_throttle.transport import sdk
 from claude_throttle.transport.error_text import describe
-from claude_throttle.transport.http import Wire
+from claude_throttle.transport.http import HttpTransport
 from claude_throttle.transport.limit_headers import read_limits
 from claude_throttle.transport.retry import PacedRetry, Unwound
-from claude_throttle.transport.sse import Decoder, TooLong
+from claude_throttle.transport.sse import SseDecoder, TooLong
 from claude_throttle.transport.verdicts import broken, read_json
 
 if TYPE_CHECKING:
@@ -49,16 +49,16 @@ class StreamEnded(Exception):
         self.outcome = outcome
 
 
-class StreamedAnswer:
+class ResponseStream:
     """The events of one call. Used by one thread at a time, but for ``hang_up``."""
 
-    def __init__(self, wire: Wire, call: Call, attempts: Attempts) -> None:
+    def __init__(self, wire: HttpTransport, call: Call, attempts: Attempt) -> None:
         self._wire = wire
         self._call = call
         self._exchange = wire.exchange(attempts)
         self._response: Optional[requests.Response] = None
         self._chunks: Iterator[bytes] = iter(())
-        self._decoder = Decoder()
+        self._decoder = SseDecoder()
         self._ready: deque[dict[str, Any]] = deque()
         self._begun = False
 
@@ -68,12 +68,12 @@ class StreamedAnswer:
         return None if self._response is None else self._response.headers.get("request-id")
 
     @property
-    def heard(self) -> Heard:
+    def heard(self) -> Feedback:
         """What the head of the answer says of the limits."""
         return (
-            Heard()
+            Feedback()
             if self._response is None
-            else Heard(readings=read_limits(self._response.headers))
+            else Feedback(readings=read_limits(self._response.headers))
         )
 
     # -- until content begins --------------------------------------------------------------------
@@ -88,7 +88,7 @@ class StreamedAnswer:
                 self._wait_for_another_turn(error)
 
     def _send(self) -> None:
-        self._decoder, self._ready = Decoder(), deque()
+        self._decoder, self._ready = SseDecoder(), deque()
         try:
             response = self._response = self._wire.response(self._call, self._exchange)
         except Exception as error:  # noqa: BLE001 - requests dresses up what urllib3 raised
@@ -220,7 +220,7 @@ class StreamedAnswer:
                 self._wire.url, error.status, error.headers, error.body, read_json(error.body)
             )
             refused = error.status < 500 or (verdict is not None and not verdict.keeps_tokens)
-            heard = Heard() if verdict is None else verdict.heard
+            heard = Feedback() if verdict is None else verdict.heard
             return Outcome(None, said, None, error.status, self.request_id, refused, heard)
         if not self._begun:
             return self._wire.no_answer(self._call, exchange, error)

@@ -7,16 +7,16 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
-from claude_throttle.core.dispatch.attempt import Attempts, Stopped
+from claude_throttle.core.dispatch.attempt import Attempt, AttemptStopped
 from claude_throttle.core.dispatch.settlement import Outcome
-from claude_throttle.core.domain.feedback import Heard
-from claude_throttle.features.streaming.response_stream import StreamedAnswer, StreamEnded
+from claude_throttle.core.domain.feedback import Feedback
+from claude_throttle.features.streaming.response_stream import ResponseStream, StreamEnded
 
 
-class CannedStream(StreamedAnswer):
+class CannedStream(ResponseStream):
     """Word by word, all at once. *answer* gives the message, after its latency."""
 
-    def __init__(self, answer: Callable[[], dict[str, Any]], attempts: Attempts) -> None:
+    def __init__(self, answer: Callable[[], dict[str, Any]], attempts: Attempt) -> None:
         # Not a streamed answer's own: nothing of it comes over a wire.
         self._answer = answer
         self._attempts = attempts
@@ -29,15 +29,15 @@ class CannedStream(StreamedAnswer):
         return self._request_id
 
     @property
-    def heard(self) -> Heard:
+    def heard(self) -> Feedback:
         """Nobody said anything of limits."""
-        return Heard()
+        return Feedback()
 
     def open(self) -> dict[str, Any]:
         """The first event. What a function raises is how the stream fails."""
         try:
             self._events = _events(self._answer())
-        except Stopped:
+        except AttemptStopped:
             raise StreamEnded(Outcome(error=self._attempts.stopped_by)) from None
         except Exception as error:  # noqa: BLE001 - the function's own
             raise StreamEnded(Outcome(error=error, request_id=self._request_id)) from None

@@ -9,14 +9,14 @@ import uuid
 from functools import partial
 from typing import Any, Callable, NamedTuple, NoReturn, Union
 
-from claude_throttle.core.dispatch.attempt import Attempts, Stopped
+from claude_throttle.core.dispatch.attempt import Attempt, AttemptStopped
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.settlement import Outcome
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.test_mode.canned_stream import CannedStream
 from claude_throttle.transport import sdk
-from claude_throttle.transport.http import Wire
+from claude_throttle.transport.http import HttpTransport
 from claude_throttle.transport.verdicts import read_usage
 
 #: What is answered if nothing else is told.
@@ -29,7 +29,7 @@ CannedText = Union[str, Callable[[dict[str, Any]], str]]
 CannedLatency = Union[float, Callable[[dict[str, Any]], float]]
 
 
-class Canned(NamedTuple):
+class CannedAnswer(NamedTuple):
     """What to answer, and after how many seconds; functions are given the request's parameters."""
 
     text: CannedText = CANNED_TEXT
@@ -45,10 +45,10 @@ class Canned(NamedTuple):
             _seconds(self.latency)
 
 
-class CannedWire(Wire):
+class CannedTransport(HttpTransport):
     """Carries nothing anywhere. Thread-safe; the functions are called in sender threads."""
 
-    def __init__(self, canned: Canned, clock: Clock) -> None:
+    def __init__(self, canned: CannedAnswer, clock: Clock) -> None:
         # Not the wire's own: this one has no session and no adapter.
         self._canned = canned
         self._clock = clock
@@ -63,28 +63,28 @@ class CannedWire(Wire):
     def abandon(self) -> None:
         """Nor anything of the parent's."""
 
-    def send(self, call: Call, attempts: Attempts) -> Outcome:
+    def send(self, call: Call, attempts: Attempt) -> Outcome:
         """The canned answer; what a function raises is how the call fails."""
         request_id = f"req_testing_{uuid.uuid4().hex[:24]}"
         try:
             message = self._answer(call, attempts)
             value = message if call.raw else sdk.build_message(message, request_id)
-        except Stopped:
+        except AttemptStopped:
             return Outcome(error=attempts.stopped_by)
         except Exception as error:  # noqa: BLE001 - the function's own
             return Outcome(error=error, request_id=request_id)
         return Outcome(value, None, read_usage(message), 200, request_id)
 
-    def streamed(self, call: Call, attempts: Attempts) -> CannedStream:
+    def streamed(self, call: Call, attempts: Attempt) -> CannedStream:
         """The same, piece by piece."""
         return CannedStream(partial(self._answer, call, attempts), attempts)
 
-    def _answer(self, call: Call, attempts: Attempts) -> dict[str, Any]:
+    def _answer(self, call: Call, attempts: Attempt) -> dict[str, Any]:
         params = json.loads(call.body)
         self._wait(attempts, params)
         return self._message(call, params)
 
-    def _wait(self, attempts: Attempts, params: dict[str, Any]) -> None:
+    def _wait(self, attempts: Attempt, params: dict[str, Any]) -> None:
         latency = self._canned.latency
         seconds = _seconds(latency(params) if callable(latency) else latency)
         # Guards nothing: it is there to be notified when the call must end.
@@ -100,7 +100,7 @@ class CannedWire(Wire):
             while not attempts.stopped and (left := until - self._clock.monotonic()) > 0:
                 self._clock.wait(ended, left)
         if attempts.stopped:
-            raise Stopped
+            raise AttemptStopped
 
     def _message(self, call: Call, params: dict[str, Any]) -> dict[str, Any]:
         text = self._canned.text

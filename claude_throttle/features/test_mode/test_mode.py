@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Callable, Optional
 
 from claude_throttle.core.threads import exit_hooks
 from claude_throttle.core.threads.clock import Clock
-from claude_throttle.core.threads.process_local import PerProcess
-from claude_throttle.engine import Process
-from claude_throttle.features.test_mode.canned_transport import Canned, CannedWire
+from claude_throttle.core.threads.process_local import ProcessLocal
+from claude_throttle.engine import Engine
+from claude_throttle.features.test_mode.canned_transport import CannedAnswer, CannedTransport
 
 if TYPE_CHECKING:
     from claude_throttle.config.settings import Settings
@@ -30,7 +30,7 @@ class CannedAnswers:
     def __init__(
         self,
         among: list[CannedAnswers],
-        canned: Canned,
+        canned: CannedAnswer,
         settings: Callable[[], Settings],
         clock: Clock,
         listener: Optional[Listener],
@@ -40,15 +40,15 @@ class CannedAnswers:
         self._settings = settings
         self._clock = clock
         self._listener = listener
-        self.processes = PerProcess(self._begin)
+        self.processes = ProcessLocal(self._begin)
         # The last one is in force. Single list operations only, so no lock.
         self._among = among
         among.append(self)
         logger.warning("testing mode: answers are canned, and no call to Claude is made")
 
-    def _begin(self) -> Process:
+    def _begin(self) -> Engine:
         settings, clock = self._settings().replaced(OFF), self._clock
-        process = Process(settings, clock, self._listener, CannedWire(self._canned, clock))
+        process = Engine(settings, clock, self._listener, CannedTransport(self._canned, clock))
         exit_hooks.finish_at_exit(process)
         return process
 

@@ -14,13 +14,13 @@ from claude_throttle.account.endpoint_lanes import side_lane
 from claude_throttle.config.settings import Settings
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.feedback import RATE, Heard, Stamp
-from claude_throttle.core.domain.ports import Lender
+from claude_throttle.core.domain.feedback import RATE, Dispatch, Feedback
+from claude_throttle.core.domain.ports import SlotOwner
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.core.threads.clock import Clock
-from claude_throttle.core.threads.thread_pool import Senders
+from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import Closed
-from claude_throttle.transport.http import Wire
+from claude_throttle.transport.http import HttpTransport
 
 #: Counts under way at once; each takes a thread and a tenth of a second or two.
 MOST_AT_ONCE = 8
@@ -32,14 +32,14 @@ PATIENCE_SECONDS = 1.0
 PAUSE_SECONDS = 5.0
 
 
-class Count(Ticket):
+class CountTicket(Ticket):
     """The turn of one call to be counted."""
 
     __slots__ = ("_begin", "call", "lender", "stamp")
 
     answers = False
 
-    def __init__(self, call: Call, begin: Callable[[Count], None]) -> None:
+    def __init__(self, call: Call, begin: Callable[[CountTicket], None]) -> None:
         super().__init__(
             number=call.number,
             cost=ONE_REQUEST,
@@ -49,10 +49,10 @@ class Count(Ticket):
         )
         self.call = call
         self._begin = begin
-        self.stamp: Optional[Stamp] = None
-        self.lender: Optional[Lender] = None
+        self.stamp: Optional[Dispatch] = None
+        self.lender: Optional[SlotOwner] = None
 
-    def commit(self, stamp: Stamp, lender: Lender) -> None:
+    def commit(self, stamp: Dispatch, lender: SlotOwner) -> None:
         self.stamp, self.lender = stamp, lender
 
     def leave(self) -> None:
@@ -69,10 +69,12 @@ class Count(Ticket):
         self.call.home.place(self.call)
 
 
-class Counter:
+class TokenCounter:
     """Has calls counted, then places them. Of one process; thread-safe."""
 
-    def __init__(self, settings: Settings, wire: Wire, senders: Senders, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, wire: HttpTransport, senders: ThreadPool, clock: Clock
+    ) -> None:
         self.lane = side_lane(COUNTS, settings, senders, clock, MOST_AT_ONCE)
         self._pacer = self.lane.pacer
         self._wire = wire
@@ -80,7 +82,7 @@ class Counter:
 
     def begin(self, call: Call) -> None:
         """Queue *call* for counting; it is placed in its own lane afterwards."""
-        count = Count(call, self._leave)
+        count = CountTicket(call, self._leave)
         try:
             if self._takes_too_long(count):
                 count.place()
@@ -89,15 +91,15 @@ class Counter:
         except Closed:
             count.place()
 
-    def _takes_too_long(self, count: Count) -> bool:
+    def _takes_too_long(self, count: CountTicket) -> bool:
         call = count.call
         in_its_own_lane = call.home.seconds_until_leave(call.cost)
         return self.lane.seconds_until_leave(count.cost) > in_its_own_lane + PATIENCE_SECONDS
 
-    def _leave(self, count: Count) -> None:
+    def _leave(self, count: CountTicket) -> None:
         self._senders.run(partial(self._count, count))
 
-    def _count(self, count: Count) -> None:
+    def _count(self, count: CountTicket) -> None:
         call = count.call
         try:
             if call.reserved:  # else it was cancelled meanwhile
@@ -107,7 +109,7 @@ class Counter:
                 count.lender.give_back()
             count.place()
 
-    def _hear(self, count: Count, tokens: Optional[int], refusal: Heard) -> None:
+    def _hear(self, count: CountTicket, tokens: Optional[int], refusal: Feedback) -> None:
         if tokens is not None:
             count.call.guessed_input, count.call.counted = float(tokens), True
         lane, stamp = self.lane, count.stamp
@@ -116,7 +118,7 @@ class Counter:
         with lane.mutex:
             now = lane.now()
             if tokens is not None:
-                self._pacer.answered(Heard(), stamp, Cost(0.0, 0.0, 0.0), now)
+                self._pacer.answered(Feedback(), stamp, Cost(0.0, 0.0, 0.0), now)
             elif refusal.cause == RATE:
                 wait = refusal.retry_after or PAUSE_SECONDS
                 heard = refusal._replace(retry_after=wait, final=True)

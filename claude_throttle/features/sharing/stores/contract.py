@@ -20,7 +20,7 @@ NEVER = -1e18
 SECOND = 1e6
 
 
-class Bucket(NamedTuple):
+class StoredBucket(NamedTuple):
     """One quota, as whoever asks has it, and what became of it since it was asked last."""
 
     name: str
@@ -48,7 +48,7 @@ class Bucket(NamedTuple):
     strict: bool = False
 
 
-class Seat(NamedTuple):
+class MemberClaim(NamedTuple):
     """One member of the account, and what it has or wants in flight."""
 
     in_use: int
@@ -62,13 +62,13 @@ class Seat(NamedTuple):
     info: str = "{}"
 
 
-class Order(NamedTuple):
+class ExchangeRequest(NamedTuple):
     """All that is asked in one exchange."""
 
     member: str
     #: The ledger's time after which nothing may be done any more: nobody waits for it.
     not_after: float
-    buckets: tuple[Bucket, ...]
+    buckets: tuple[StoredBucket, ...]
     #: Units of each bucket for each slot.
     slots: tuple[tuple[float, ...], ...] = ()
     #: Microseconds from the first slot after which no further one is given.
@@ -87,10 +87,10 @@ class Order(NamedTuple):
     #: The account is suspended, and why (JSON); "" = it is not; None = nothing new.
     notice: Optional[str] = None
     #: None = not asked: who only reserves need not.
-    seat: Optional[Seat] = None
+    seat: Optional[MemberClaim] = None
 
 
-class Reply(NamedTuple):
+class ExchangeResponse(NamedTuple):
     """What the ledger says."""
 
     #: The ledger's time.
@@ -143,7 +143,7 @@ class StoredMember(NamedTuple):
     info: str
 
 
-class Fleet(NamedTuple):
+class FleetSnapshot(NamedTuple):
     """All that a ledger holds."""
 
     lanes: list[StoredLane]
@@ -156,13 +156,13 @@ class StoreFailed(Exception):
     """The ledger could not be asked, or did not answer in time. Its text holds no password."""
 
 
-class Ledger(Protocol):
+class Store(Protocol):
     """One per process. Thread-safe; never used by a forked child."""
 
     #: As people may see it, without a password: "redis://host:6379/0".
     name: str
 
-    def exchange(self, account: str, lane: str, order: Order) -> Reply:
+    def exchange(self, account: str, lane: str, order: ExchangeRequest) -> ExchangeResponse:
         """One transaction. Raises :class:`StoreFailed`, at the latest after the timeout."""
         ...
 
@@ -170,7 +170,7 @@ class Ledger(Protocol):
         """The ledger's time; also finds out whether it is there. Raises :class:`StoreFailed`."""
         ...
 
-    def fleet(self) -> Fleet:
+    def fleet(self) -> FleetSnapshot:
         """All that it holds, over all accounts. Raises :class:`StoreFailed`."""
         ...
 

@@ -36,11 +36,11 @@ IDLE_SECONDS = 5.0
 GREEN_SECONDS = 0.0005
 
 
-class TurnTimedOut(Exception):
+class LockTimedOut(Exception):
     """Somebody else has the turn, and does not end it."""
 
 
-class Turns:
+class FileLock:
     """Thread-safe. One per process and file; :meth:`abandon` it in a forked child."""
 
     def __init__(self, path: str, timeout_seconds: float) -> None:
@@ -50,13 +50,13 @@ class Turns:
         # that one thread of a process waits for the others' processes, and the rest for that one.
         self._lock = threading.Lock()
         self._descriptor: Optional[int] = None
-        self._deputy = Deputy(path)
+        self._deputy = LockWaiter(path)
 
     def take(self, work: Work[Result]) -> Result:
-        """What *work* gives. Raises :class:`TurnTimedOut`, OSError, and what *work* raises."""
+        """What *work* gives. Raises :class:`LockTimedOut`, OSError, and what *work* raises."""
         deadline = SYSTEM_CLOCK.monotonic() + self._timeout
         if not self._lock.acquire(timeout=self._timeout):
-            raise TurnTimedOut
+            raise LockTimedOut
         try:
             descriptor = self._descriptor
             if descriptor is None:
@@ -92,7 +92,7 @@ class Turns:
                 os.close(descriptor)
 
 
-class Deputy:
+class LockWaiter:
     """Waits for a turn in somebody's place. Its thread lives while there are errands."""
 
     def __init__(self, path: str) -> None:
@@ -105,14 +105,14 @@ class Deputy:
         self.descriptor: Optional[int] = None
 
     def take(self, work: Work[Result], deadline: float) -> Result:
-        """As :meth:`Turns.take`; called by one thread at a time."""
+        """As :meth:`FileLock.take`; called by one thread at a time."""
         future: futures.Future[Result] = futures.Future()
         try:
             self._send(future, lambda: work(deadline))
             return future.result(max(0.0, deadline - SYSTEM_CLOCK.monotonic()))
         except futures.TimeoutError:
             if future.cancel():
-                raise TurnTimedOut from None
+                raise LockTimedOut from None
             return future.result()
         finally:
             future.cancel()

@@ -6,12 +6,17 @@ import threading
 from collections import defaultdict
 from typing import Callable
 
-from claude_throttle.features.sharing.stores.contract import SECOND, Fleet, Order, Reply
+from claude_throttle.features.sharing.stores.contract import (
+    SECOND,
+    ExchangeRequest,
+    ExchangeResponse,
+    FleetSnapshot,
+)
 from claude_throttle.features.sharing.stores.snapshot import fleet_of
 from claude_throttle.features.sharing.stores.transaction import AccountRecord, LaneRecord, exchange
 
 
-class MemoryLedger:
+class MemoryStore:
     """Thread-safe. *monotonic* tells the time in seconds."""
 
     name = "memory"
@@ -23,7 +28,7 @@ class MemoryLedger:
         self._lanes: dict[tuple[str, str], LaneRecord] = defaultdict(LaneRecord)
         self._accounts: dict[str, AccountRecord] = defaultdict(AccountRecord)
 
-    def exchange(self, account: str, lane: str, order: Order) -> Reply:
+    def exchange(self, account: str, lane: str, order: ExchangeRequest) -> ExchangeResponse:
         """One transaction; cannot fail."""
         with self._lock:
             now = self._monotonic() * SECOND
@@ -33,7 +38,7 @@ class MemoryLedger:
         """Microseconds."""
         return self._monotonic() * SECOND
 
-    def fleet(self) -> Fleet:
+    def fleet(self) -> FleetSnapshot:
         """All that it holds."""
         with self._lock:
             return fleet_of(self._lanes, self._accounts, self.now())

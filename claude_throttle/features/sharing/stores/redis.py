@@ -17,18 +17,18 @@ from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.sharing.stores import redis_scan as redis_fleet
 from claude_throttle.features.sharing.stores.contract import (
     SECOND,
-    Fleet,
-    Order,
-    Reply,
+    ExchangeRequest,
+    ExchangeResponse,
+    FleetSnapshot,
     StoreFailed,
 )
 from claude_throttle.features.sharing.stores.redis_errors import failure
 from claude_throttle.features.sharing.stores.redis_format import BY_HASH, IN_FULL, read, written
-from claude_throttle.features.sharing.stores.redis_pool import Lines
+from claude_throttle.features.sharing.stores.redis_pool import ConnectionPool
 from claude_throttle.features.sharing.stores.redis_protocol import (
+    CommandRefused,
     Left,
-    Line,
-    Refused,
+    RespConnection,
     command,
     countdown,
     cut_off_inherited,
@@ -37,13 +37,13 @@ from claude_throttle.features.sharing.stores.redis_url import Address, server
 from claude_throttle.features.sharing.stores.snapshot import fleet_of
 from claude_throttle.features.sharing.stores.transaction import AccountRecord, LaneRecord
 
-#: For everything that :meth:`RedisLedger.fleet` asks.
+#: For everything that :meth:`RedisStore.fleet` asks.
 FLEET_SECONDS = 2.0
 
 Answer = TypeVar("Answer")
 
 
-class RedisLedger:
+class RedisStore:
     """Thread-safe; never used by a forked child, which makes its own.
 
     *url_or_client* is ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``, or a
@@ -64,30 +64,30 @@ class RedisLedger:
         self._timeout_seconds = timeout_seconds
         # Guards the three below. Held for a look only.
         self._lock = threading.Lock()
-        self._lines: dict[Optional[Address], Lines] = {}
+        self._lines: dict[Optional[Address], ConnectionPool] = {}
         self._moved: dict[str, Address] = {}
         self._closed = False
 
-    def exchange(self, account: str, lane: str, order: Order) -> Reply:
+    def exchange(self, account: str, lane: str, order: ExchangeRequest) -> ExchangeResponse:
         """One transaction, one round trip. Raises :class:`StoreFailed` after the timeout at most.
 
         What was asked in vain may still be done, until ``order.not_after``.
         """
         count, words = written(account, lane, order)
 
-        def asked(line: Line, left: Left) -> Reply:
+        def asked(line: RespConnection, left: Left) -> ExchangeResponse:
             try:
                 (answer,) = line.ask(count + BY_HASH + words, left)
-            except Refused as refused:
+            except CommandRefused as refused:
                 if refused.code != "NOSCRIPT":
                     raise
                 (answer,) = line.ask(count + IN_FULL + words, left)
             return read(answer, order)
 
-        def routed(left: Left) -> Reply:
+        def routed(left: Left) -> ExchangeResponse:
             try:
                 return self._through(self._moved.get(account), asked, left)
-            except Refused as refused:
+            except CommandRefused as refused:
                 if refused.code != "MOVED":
                     raise
                 self._moved[account] = self._server.moved_to(str(refused))
@@ -103,7 +103,7 @@ class RedisLedger:
         """The server's time; also finds out whether it is there. Raises :class:`StoreFailed`."""
         return self._bounded(lambda left: self._through(None, _time, left), self._timeout_seconds)
 
-    def fleet(self) -> Fleet:
+    def fleet(self) -> FleetSnapshot:
         """All that it holds, within two seconds. Raises :class:`StoreFailed`."""
         return self._bounded(self._fleet, FLEET_SECONDS)
 
@@ -119,11 +119,11 @@ class RedisLedger:
         for each in lines:
             each.close()
 
-    def _fleet(self, left: Left) -> Fleet:
+    def _fleet(self, left: Left) -> FleetSnapshot:
         lanes: dict[tuple[str, str], LaneRecord] = {}
         accounts: dict[str, AccountRecord] = {}
 
-        def collect(line: Line, left: Left) -> None:
+        def collect(line: RespConnection, left: Left) -> None:
             redis_fleet.collect(
                 lambda asked: line.ask(b"".join(asked), left, len(asked)), lanes, accounts
             )
@@ -132,11 +132,11 @@ class RedisLedger:
             self._through(address, collect, left)
         return fleet_of(lanes, accounts, self._through(None, _time, left))
 
-    def _primaries(self, line: Line, left: Left) -> list[Optional[Address]]:
+    def _primaries(self, line: RespConnection, left: Left) -> list[Optional[Address]]:
         """All that hold slots of a Cluster; or the one and only."""
         try:
             (slots,) = line.ask(command(b"CLUSTER", b"SLOTS"), left)
-        except Refused:
+        except CommandRefused:
             return [None]
         found = {(host or b"", port) for _, _, (host, port, *_), *_ in slots}
         return [self._server.moved_to(f"{host.decode()}:{port}") for host, port in sorted(found)]
@@ -151,7 +151,10 @@ class RedisLedger:
             raise failure(error, self.name, took, self._server.secrets) from None
 
     def _through(
-        self, address: Optional[Address], asked: Callable[[Line, Left], Answer], left: Left
+        self,
+        address: Optional[Address],
+        asked: Callable[[RespConnection, Left], Answer],
+        left: Left,
     ) -> Answer:
         lines = self._lines_to(address)
         line = lines.take(left)
@@ -165,18 +168,18 @@ class RedisLedger:
         lines.give_back(line)
         return answer
 
-    def _lines_to(self, address: Optional[Address]) -> Lines:
+    def _lines_to(self, address: Optional[Address]) -> ConnectionPool:
         with self._lock:
             if self._closed:
                 raise ConnectionAbortedError("it is closed")
             lines = self._lines.get(address)
             if lines is None:
                 dial = functools.partial(self._server.dial, address)
-                lines = self._lines[address] = Lines(dial, self._monotonic)
+                lines = self._lines[address] = ConnectionPool(dial, self._monotonic)
             return lines
 
 
-def _time(line: Line, left: Left) -> float:
+def _time(line: RespConnection, left: Left) -> float:
     ((seconds, microseconds),) = line.ask(command(b"TIME"), left)
     return int(seconds) * SECOND + int(microseconds)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from claude_throttle.features.sharing.stores.contract import StoreFailed
-from claude_throttle.features.sharing.stores.redis_protocol import Refused
+from claude_throttle.features.sharing.stores.redis_protocol import CommandRefused
 
 #: By the first word of the server's own text.
 ADVICE = {
@@ -48,7 +48,7 @@ def failure(
 
 
 def _what(error: BaseException, secrets: tuple[str, ...]) -> str:
-    if isinstance(error, Refused):
+    if isinstance(error, CommandRefused):
         return f"refused: {scrubbed(str(error), secrets)}"
     if isinstance(error, socket.timeout):
         said = str(error)
@@ -71,7 +71,7 @@ def _advice(error: BaseException) -> str:
     text = str(error)
     if "unauthenticated" in text:  # what it says to so many words at once, before NOAUTH
         return ADVICE["NOAUTH"]
-    if isinstance(error, Refused):
+    if isinstance(error, CommandRefused):
         return ADVICE.get(error.code, "")
     for word, advice in ADVICE.items():
         if text.startswith(f"{word} "):

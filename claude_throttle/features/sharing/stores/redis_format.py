@@ -8,7 +8,11 @@ import pkgutil
 import struct
 from itertools import chain
 
-from claude_throttle.features.sharing.stores.contract import Order, Reply, Seat
+from claude_throttle.features.sharing.stores.contract import (
+    ExchangeRequest,
+    ExchangeResponse,
+    MemberClaim,
+)
 from claude_throttle.features.sharing.stores.redis_protocol import packed
 
 SCRIPT = pkgutil.get_data(__name__, "exchange.lua") or b""
@@ -21,7 +25,7 @@ PREFIX = "claude-throttle:"
 BY_HASH = packed(b"EVALSHA", SHA)
 IN_FULL = packed(b"EVAL", SCRIPT)
 
-NO_SEAT = Seat(0, 0, 0.0, 0.0, "")
+NO_SEAT = MemberClaim(0, 0, 0.0, 0.0, "")
 
 #: Numbers before the instants in a reply.
 REPLY_HEAD = 10
@@ -37,7 +41,7 @@ def lane_key(account: str, lane: str) -> str:
     return f"{PREFIX}{{{account}}}:lane:{lane}"
 
 
-def written(account: str, lane: str, order: Order) -> tuple[bytes, bytes]:
+def written(account: str, lane: str, order: ExchangeRequest) -> tuple[bytes, bytes]:
     """All of a command but its verb: what comes before :data:`BY_HASH`, and what after."""
     buckets = tuple([bucket.name for bucket in order.buckets])
     counts = tuple([name for name, _ in order.counts])
@@ -69,7 +73,7 @@ def _frame(
     return b"*%d\r\n" % (10 + len(fields)), keys, packed(*fields)
 
 
-def _numbers(order: Order) -> list[float]:
+def _numbers(order: ExchangeRequest) -> list[float]:
     seat = order.seat or NO_SEAT
     numbers: list[float] = [
         order.not_after,
@@ -97,10 +101,10 @@ def _numbers(order: Order) -> list[float]:
     return numbers + slots
 
 
-def read(answer: bytes, order: Order) -> Reply:
+def read(answer: bytes, order: ExchangeRequest) -> ExchangeResponse:
     """What the script said."""
     if len(answer) == 16:
-        return Reply(struct.unpack_from("<d", answer)[0], done=False)
+        return ExchangeResponse(struct.unpack_from("<d", answer)[0], done=False)
     head = struct.unpack_from(f"<{REPLY_HEAD}d", answer)
     now, _, sequence, pause_until, version, granted, members, in_flight = head[:8]
     wait_count, facts_length = int(head[8]), int(head[9])
@@ -111,7 +115,7 @@ def read(answer: bytes, order: Order) -> Reply:
     numbers = struct.unpack_from(f"<{count}d", answer, 8 * REPLY_HEAD)
     facts_from = 8 * (REPLY_HEAD + count)
     notice_from = facts_from + facts_length
-    return Reply(
+    return ExchangeResponse(
         now=now,
         done=True,
         waits=numbers[waits_from:],

@@ -6,14 +6,14 @@ import socket
 import threading
 from typing import Any, Callable, Optional
 
-from claude_throttle.features.sharing.stores.redis_protocol import Left, Line
+from claude_throttle.features.sharing.stores.redis_protocol import Left, RespConnection
 
 #: Seconds after which nobody waits any more for a connection being made, and another is begun: a
 #: name that is looked up in vain, a Sentinel that says nothing.
 GIVE_UP_SECONDS = 5.0
 
 
-class Attempt:
+class DialAttempt:
     """A connection being made."""
 
     def __init__(self, began: float) -> None:
@@ -22,7 +22,7 @@ class Attempt:
         self.error: Optional[BaseException] = None
 
 
-class Lines:
+class ConnectionPool:
     """Thread-safe. One connection for each thread that asks at the same time, made when needed.
 
     *dial* returns a connection of the library's. It runs in a thread of its own, because a name
@@ -35,11 +35,11 @@ class Lines:
         self._monotonic = monotonic
         # Guards all below. Never held while dialling or asking.
         self._condition = threading.Condition()
-        self._idle: list[Line] = []
-        self._attempt: Optional[Attempt] = None
+        self._idle: list[RespConnection] = []
+        self._attempt: Optional[DialAttempt] = None
         self._closed = False
 
-    def take(self, left: Left) -> Line:
+    def take(self, left: Left) -> RespConnection:
         """A connection for one call; to be given back only if that ended well."""
         while True:
             line, attempt, mine = self._idle_or_attempt()
@@ -52,7 +52,7 @@ class Lines:
                     self._begin(attempt)
                 self._wait_for(attempt, left)
 
-    def give_back(self, line: Line) -> None:
+    def give_back(self, line: RespConnection) -> None:
         """For the next call."""
         with self._condition:
             if not self._closed:
@@ -73,7 +73,7 @@ class Lines:
             self._closed = True
         self.hang_up()
 
-    def _idle_or_attempt(self) -> tuple[Optional[Line], Optional[Attempt], bool]:
+    def _idle_or_attempt(self) -> tuple[Optional[RespConnection], Optional[DialAttempt], bool]:
         """A connection, else the attempt to wait for, and whether the caller is to begin it."""
         with self._condition:
             if self._closed:
@@ -83,10 +83,10 @@ class Lines:
             now = self._monotonic()
             mine = self._attempt is None or now - self._attempt.began > GIVE_UP_SECONDS
             if mine:
-                self._attempt = Attempt(now)
+                self._attempt = DialAttempt(now)
             return None, self._attempt, mine
 
-    def _begin(self, attempt: Attempt) -> None:
+    def _begin(self, attempt: DialAttempt) -> None:
         name = "claude-throttle-redis"
         thread = threading.Thread(target=self._make, args=(attempt,), name=name, daemon=True)
         try:
@@ -95,23 +95,23 @@ class Lines:
             self._end(attempt, error)
             raise
 
-    def _make(self, attempt: Attempt) -> None:
+    def _make(self, attempt: DialAttempt) -> None:
         try:
-            line = Line(self._dial())
+            line = RespConnection(self._dial())
         except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits for it
             self._end(attempt, error)
         else:
             self.give_back(line)
             self._end(attempt, None)
 
-    def _end(self, attempt: Attempt, error: Optional[BaseException]) -> None:
+    def _end(self, attempt: DialAttempt, error: Optional[BaseException]) -> None:
         with self._condition:
             attempt.done, attempt.error = True, error
             if self._attempt is attempt:
                 self._attempt = None
             self._condition.notify_all()
 
-    def _wait_for(self, attempt: Attempt, left: Left) -> None:
+    def _wait_for(self, attempt: DialAttempt, left: Left) -> None:
         with self._condition:
             # An older attempt may end first, and well.
             while not attempt.done and not self._idle:

@@ -16,7 +16,7 @@ Left = Callable[[], float]
 CHUNK_BYTES = 65536
 
 
-class Refused(Exception):
+class CommandRefused(Exception):
     """The server answered with an error, such as ``OOM command not allowed``."""
 
     def __init__(self, text: str) -> None:
@@ -25,7 +25,7 @@ class Refused(Exception):
         self.code = text.split(" ", 1)[0]
 
 
-class Garbled(Exception):
+class ProtocolError(Exception):
     """The server answered something that is no answer."""
 
 
@@ -39,7 +39,7 @@ def command(*parts: bytes) -> bytes:
     return b"*%d\r\n%b" % (len(parts), packed(*parts))
 
 
-class Line:
+class RespConnection:
     """One established connection of the library's. For one thread at a time.
 
     We read from its socket ourselves: the library's time-outs are per read, so that an answer which
@@ -60,13 +60,13 @@ class Line:
     def ask(self, asked: bytes, left: Left, answers: int = 1) -> list[Any]:
         """Send, and return so many answers. Whoever gets anything but a Refused must close it."""
         if self._data:
-            raise Garbled("more answers than questions")
+            raise ProtocolError("more answers than questions")
         self._used = True
         self._socket.settimeout(left())
         self._socket.sendall(asked)
         found = [self._answer(left) for _ in range(answers)]
         if self._at != len(self._data):
-            raise Garbled("more answers than questions")
+            raise ProtocolError("more answers than questions")
         self._data, self._at = b"", 0
         return found
 
@@ -98,8 +98,8 @@ class Line:
             return rest
         if kind == b"-":
             self._data, self._at = self._data[self._at :], 0
-            raise Refused(rest.decode("utf-8", "replace"))
-        raise Garbled(f"{line[:20]!r}")
+            raise CommandRefused(rest.decode("utf-8", "replace"))
+        raise ProtocolError(f"{line[:20]!r}")
 
     def _line(self, left: Left) -> bytes:
         end = self._data.find(b"\r\n", self._at)
@@ -129,7 +129,7 @@ class Line:
 
 
 #: Weakly: those that are open, and some that were.
-_everyone: weakref.WeakSet[Line] = weakref.WeakSet()
+_everyone: weakref.WeakSet[RespConnection] = weakref.WeakSet()
 
 
 def cut_off_inherited() -> None:

@@ -8,7 +8,11 @@ from typing import Any, Callable
 
 from claude_throttle.features.sharing.stores.redis_format import PREFIX
 from claude_throttle.features.sharing.stores.redis_protocol import command
-from claude_throttle.features.sharing.stores.transaction import AccountRecord, Held, LaneRecord
+from claude_throttle.features.sharing.stores.transaction import (
+    AccountRecord,
+    LaneRecord,
+    MemberRecord,
+)
 
 #: Sends some commands at once, returns their answers.
 Ask = Callable[[list[bytes]], list[Any]]
@@ -84,5 +88,7 @@ def _account(fields: dict[str, str]) -> AccountRecord:
     for field, value in fields.items():
         places, want, until, info = value.split(" ", 3)
         member = field[len("member:") :]
-        account.members[member] = Held(int(float(places)), int(float(want)), float(until), info)
+        account.members[member] = MemberRecord(
+            int(float(places)), int(float(want)), float(until), info
+        )
     return account

@@ -31,7 +31,7 @@ NOT_OURS = ("retry", "maint_", "maintenance_", "oss_", "orig_", "event_dispatche
 SECRET = ("password", "ssl_password", "username")
 
 
-class Server:
+class RedisServer:
     """Makes connections, of the class and with the settings of a pool of the library's."""
 
     def __init__(self, pool: Any) -> None:
@@ -84,12 +84,12 @@ class Server:
         self._new(self._settings)
 
 
-def server(url_or_client: Any, library: Library) -> Server:
+def server(url_or_client: Any, library: Library) -> RedisServer:
     """Raises :class:`ConfigurationError`, whose text shows nothing of a URL but its scheme."""
     if not isinstance(url_or_client, str):
-        return Server(_pool_of(url_or_client))
+        return RedisServer(_pool_of(url_or_client))
     try:
-        return Server(_pool_at(url_or_client, library))
+        return RedisServer(_pool_at(url_or_client, library))
     except ConfigurationError:
         raise
     except Exception as error:  # noqa: BLE001 - of which library, nobody knows

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from claude_throttle.features.sharing.stores.contract import SECOND, Fleet, StoredLane, StoredMember
+from claude_throttle.features.sharing.stores.contract import (
+    SECOND,
+    FleetSnapshot,
+    StoredLane,
+    StoredMember,
+)
 from claude_throttle.features.sharing.stores.transaction import AccountRecord, LaneRecord
 
 
@@ -12,9 +17,9 @@ def fleet_of(
     lanes: Mapping[tuple[str, str], LaneRecord],
     accounts: Mapping[str, AccountRecord],
     now: float,
-) -> Fleet:
+) -> FleetSnapshot:
     """All members that are there, and all lanes."""
-    return Fleet(
+    return FleetSnapshot(
         [_lane(account, lane, record, now) for (account, lane), record in lanes.items()],
         [
             StoredMember(account, name, held.places, (held.until - now) / SECOND, held.info)

@@ -19,9 +19,9 @@ from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.features.sharing.stores import file_lock as turns
 from claude_throttle.features.sharing.stores.contract import (
     SECOND,
-    Fleet,
-    Order,
-    Reply,
+    ExchangeRequest,
+    ExchangeResponse,
+    FleetSnapshot,
     StoreFailed,
 )
 from claude_throttle.features.sharing.stores.snapshot import fleet_of
@@ -32,7 +32,7 @@ from claude_throttle.features.sharing.stores.sqlite_rows import (
     lane_text,
 )
 from claude_throttle.features.sharing.stores.sqlite_schema import (
-    Unusable,
+    UnusableFile,
     make,
     plainly,
     prepare,
@@ -55,7 +55,7 @@ Result = TypeVar("Result")
 _INHERITED: list[_SharedFile] = []
 
 
-class SqliteLedger:
+class SqliteStore:
     """The processes of one machine share one file; ``-wal``, ``-shm`` and ``.lock`` lie beside it.
 
     All are 0600 and belong to the user who runs those processes; the disk must be a local one.
@@ -80,7 +80,7 @@ class SqliteLedger:
         self._forking: dict[int, _SharedFile] = {}
         _follow_forks(weakref.ref(self))
 
-    def exchange(self, account: str, lane: str, order: Order) -> Reply:
+    def exchange(self, account: str, lane: str, order: ExchangeRequest) -> ExchangeResponse:
         """One transaction."""
         return self._transact(
             lambda connection: _exchange(connection, account, lane, order, self._now())
@@ -90,7 +90,7 @@ class SqliteLedger:
         """Microseconds since this machine booted."""
         return self._transact(lambda _: self._now())
 
-    def fleet(self) -> Fleet:
+    def fleet(self) -> FleetSnapshot:
         """All that it holds."""
         return self._transact(lambda connection: _fleet(connection, self._now()))
 
@@ -109,12 +109,12 @@ class SqliteLedger:
     def _transact(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         try:
             return self._mine().transact(work, self._now)
-        except turns.TurnTimedOut:
+        except turns.LockTimedOut:
             raise StoreFailed(
                 f"{self._path} was in use for all of {self._timeout:g} s: is a process that shares "
                 "it stopped (SIGSTOP, a debugger)? It is free again when that one goes on or ends"
             ) from None
-        except (sqlite3.Error, OSError, Unusable) as error:
+        except (sqlite3.Error, OSError, UnusableFile) as error:
             raise StoreFailed(plainly(self._path, error)) from error
 
     def _mine(self) -> _SharedFile:
@@ -145,19 +145,19 @@ class SqliteLedger:
                 shared.abandon()
 
 
-def _follow_forks(ledger: weakref.ref[SqliteLedger]) -> None:
+def _follow_forks(ledger: weakref.ref[SqliteStore]) -> None:
     """Weakly: it can never be unregistered."""
 
-    def call(method: Callable[[SqliteLedger], None]) -> None:
+    def call(method: Callable[[SqliteStore], None]) -> None:
         found = ledger()
         if found is not None:
             method(found)
 
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(
-            before=lambda: call(SqliteLedger._before_fork),
-            after_in_parent=lambda: call(SqliteLedger._after_fork),
-            after_in_child=lambda: call(SqliteLedger._forget_parent),
+            before=lambda: call(SqliteStore._before_fork),
+            after_in_parent=lambda: call(SqliteStore._after_fork),
+            after_in_child=lambda: call(SqliteStore._forget_parent),
         )
 
 
@@ -167,7 +167,7 @@ class _SharedFile:
     def __init__(self, path: str, timeout_seconds: float) -> None:
         self._path = path
         #: Guards the connection, too.
-        self.turns = turns.Turns(path + ".lock", timeout_seconds)
+        self.turns = turns.FileLock(path + ".lock", timeout_seconds)
         self._connection: Optional[sqlite3.Connection] = None
         self._identity: Optional[tuple[int, int]] = None
         self._good_until = 0.0
@@ -193,7 +193,7 @@ class _SharedFile:
 
     def close(self) -> None:
         """In a turn if there is one: the last to close removes the log."""
-        with suppress(turns.TurnTimedOut, sqlite3.Error, OSError):
+        with suppress(turns.LockTimedOut, sqlite3.Error, OSError):
             self.turns.take(lambda _: self._disconnect())
         if self._connection is not None and self.turns.hold():
             with suppress(sqlite3.Error):
@@ -258,8 +258,8 @@ def _identity(path: str) -> Optional[tuple[int, int]]:
 
 
 def _exchange(
-    connection: sqlite3.Connection, account: str, lane: str, order: Order, now: float
-) -> Reply:
+    connection: sqlite3.Connection, account: str, lane: str, order: ExchangeRequest, now: float
+) -> ExchangeResponse:
     lane_row, account_row = connection.execute(READ, (account, lane)).fetchone()
     record = LaneRecord() if lane_row is None else lane_record(lane_row)
     owner = AccountRecord() if account_row is None else account_record(account_row)
@@ -271,7 +271,7 @@ def _exchange(
     return reply
 
 
-def _fleet(connection: sqlite3.Connection, now: float) -> Fleet:
+def _fleet(connection: sqlite3.Connection, now: float) -> FleetSnapshot:
     lanes = connection.execute("SELECT account, lane, record FROM lane")
     accounts = connection.execute("SELECT account, record FROM account")
     return fleet_of(

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from claude_throttle.features.sharing.stores.sqlite_schema import Unusable
-from claude_throttle.features.sharing.stores.transaction import AccountRecord, Held, LaneRecord
+from claude_throttle.features.sharing.stores.sqlite_schema import UnusableFile
+from claude_throttle.features.sharing.stores.transaction import (
+    AccountRecord,
+    LaneRecord,
+    MemberRecord,
+)
 
 #: Made once; it is the faster half of json.dumps.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -34,7 +38,7 @@ def account_record(text: str) -> AccountRecord:
     """Raises Unusable for what is none."""
     record = AccountRecord()
     members, record.notice = _values(text, 2)
-    record.members = {name: Held(*held) for name, held in members.items()}
+    record.members = {name: MemberRecord(*held) for name, held in members.items()}
     return record
 
 
@@ -44,5 +48,5 @@ def _values(text: str, count: int) -> list[Any]:
     except (ValueError, TypeError):
         values = None
     if not isinstance(values, list) or len(values) != count:
-        raise Unusable("a record in it is damaged: move it, its -wal and its -shm away")
+        raise UnusableFile("a record in it is damaged: move it, its -wal and its -shm away")
     return values

@@ -37,7 +37,7 @@ SWEEP_ACCOUNTS = """DELETE FROM account
                     WHERE touched < ? AND account NOT IN (SELECT account FROM lane)"""
 
 
-class Unusable(Exception):
+class UnusableFile(Exception):
     """A file that is not ours, or is damaged: only a person can say what shall become of it."""
 
 
@@ -52,7 +52,7 @@ def refuse_impossible(path: str) -> None:
     try:
         if os.path.lexists(path):
             _look_at(path)
-    except (OSError, Unusable) as error:
+    except (OSError, UnusableFile) as error:
         raise ConfigurationError(plainly(path, error)) from error
 
 
@@ -69,9 +69,9 @@ def make(path: str) -> None:
 def _look_at(path: str) -> None:
     seen = os.stat(path)
     if not stat.S_ISREG(seen.st_mode):
-        raise Unusable("it is no file: name a file, of its own, that may be made there")
+        raise UnusableFile("it is no file: name a file, of its own, that may be made there")
     if seen.st_uid != os.geteuid():
-        raise Unusable(
+        raise UnusableFile(
             "it belongs to another user: let all processes that share it run as one user,"
             " or give these a file of their own"
         )
@@ -98,9 +98,11 @@ def _is_new(connection: sqlite3.Connection) -> bool:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if tables and application != APPLICATION:
-        raise Unusable("it is another program's database: give the throttlers a file of their own")
+        raise UnusableFile(
+            "it is another program's database: give the throttlers a file of their own"
+        )
     if tables and version != VERSION:
-        raise Unusable(
+        raise UnusableFile(
             "it was made by another version of claude_throttle: let all processes use the same,"
             " or move it away while none runs"
         )
@@ -143,7 +145,7 @@ MEANINGS = (
 def plainly(path: str, error: Exception) -> str:
     """What failed, where, and what to do."""
     said = getattr(error, "strerror", None) or str(error)
-    if not isinstance(error, Unusable):
+    if not isinstance(error, UnusableFile):
         for part, meaning in MEANINGS:
             if part in said:
                 return f"{path}: {meaning} ({said})"

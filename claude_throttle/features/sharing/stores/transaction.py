@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from claude_throttle.features.sharing.stores.contract import NEVER, Bucket, Order, Reply, Seat
+from claude_throttle.features.sharing.stores.contract import (
+    NEVER,
+    ExchangeRequest,
+    ExchangeResponse,
+    MemberClaim,
+    StoredBucket,
+)
 
 #: Microseconds. See pacing/quota.py, which counts in seconds.
 SLACK = 1000.0
@@ -40,7 +46,7 @@ class LaneRecord:
         self.facts = ""
 
 
-class Held(NamedTuple):
+class MemberRecord(NamedTuple):
     """What one member has of an account's places in flight."""
 
     places: int
@@ -57,14 +63,16 @@ class AccountRecord:
     __slots__ = ("members", "notice")
 
     def __init__(self) -> None:
-        self.members: dict[str, Held] = {}
+        self.members: dict[str, MemberRecord] = {}
         self.notice = ""
 
 
-def exchange(lane: LaneRecord, account: AccountRecord, order: Order, now: float) -> Reply:
+def exchange(
+    lane: LaneRecord, account: AccountRecord, order: ExchangeRequest, now: float
+) -> ExchangeResponse:
     """Do what *order* says, at *now*; changes both records."""
     if now > order.not_after:
-        return Reply(now, done=False)
+        return ExchangeResponse(now, done=False)
     instants = _correct(lane, order, now)
     if order.pause > 0:
         _pause(lane, order, instants, now)
@@ -76,7 +84,7 @@ def exchange(lane: LaneRecord, account: AccountRecord, order: Order, now: float)
     seated = (0, 0, 0)
     if order.seat is not None:
         seated = _seat(account, order.member, order.seat, now)
-    return Reply(
+    return ExchangeResponse(
         now,
         True,
         waits,
@@ -92,13 +100,13 @@ def exchange(lane: LaneRecord, account: AccountRecord, order: Order, now: float)
     )
 
 
-def _count(lane: LaneRecord, order: Order) -> tuple[float, ...]:
+def _count(lane: LaneRecord, order: ExchangeRequest) -> tuple[float, ...]:
     for name, change in order.counts:
         lane.totals[name] = lane.totals.get(name, 0.0) + change
     return tuple(lane.totals[name] for name, _ in order.counts)
 
 
-def _correct(lane: LaneRecord, order: Order, now: float) -> list[float]:
+def _correct(lane: LaneRecord, order: ExchangeRequest, now: float) -> list[float]:
     """The instants of all buckets, after what became of them since."""
     facts, gives_back = order.facts, order.sequence == lane.sequence
     corrects = facts is not None and order.version == lane.version
@@ -110,7 +118,7 @@ def _correct(lane: LaneRecord, order: Order, now: float) -> list[float]:
 
 
 def _corrected(
-    lane: LaneRecord, bucket: Bucket, gives_back: bool, corrects: bool, now: float
+    lane: LaneRecord, bucket: StoredBucket, gives_back: bool, corrects: bool, now: float
 ) -> float:
     # One look at each field: this runs for every bucket of every reservation.
     name, interval, burst, seen, shift, spent, correction, returned, _, _, strict = bucket
@@ -146,7 +154,7 @@ def take(empty_at: float, interval: float, burst: float, units: float, at: float
     return empty_at + units * interval
 
 
-def _pause(lane: LaneRecord, order: Order, instants: list[float], now: float) -> None:
+def _pause(lane: LaneRecord, order: ExchangeRequest, instants: list[float], now: float) -> None:
     lane.pause_until = max(lane.pause_until, now + order.pause)
     # What was reserved before is stale; what comes after begins with one, not with what was saved.
     for index, bucket in enumerate(order.buckets):
@@ -156,7 +164,7 @@ def _pause(lane: LaneRecord, order: Order, instants: list[float], now: float) ->
 
 
 def _reserve(
-    lane: LaneRecord, order: Order, instants: list[float], now: float
+    lane: LaneRecord, order: ExchangeRequest, instants: list[float], now: float
 ) -> tuple[float, ...]:
     waits: list[float] = []
     buckets, taken = order.buckets, lane.taken
@@ -186,18 +194,20 @@ def _reserve(
     return tuple(waits)
 
 
-def _seat(account: AccountRecord, member: str, seat: Seat, now: float) -> tuple[int, int, int]:
+def _seat(
+    account: AccountRecord, member: str, seat: MemberClaim, now: float
+) -> tuple[int, int, int]:
     members = account.members
     for name in [name for name, held in members.items() if held.until <= now]:
         del members[name]
     others = [held for name, held in members.items() if name != member]
     granted = _granted(seat, others)
     places = max(granted, seat.in_use)
-    members[member] = Held(places, seat.want, now + seat.lease, seat.info)
+    members[member] = MemberRecord(places, seat.want, now + seat.lease, seat.info)
     return granted, len(members), places + sum(held.places for held in others)
 
 
-def _granted(seat: Seat, others: list[Held]) -> int:
+def _granted(seat: MemberClaim, others: list[MemberRecord]) -> int:
     """Places for one member: what is free, less the share of whoever waits for some."""
     if seat.limit <= 0:
         return seat.want
