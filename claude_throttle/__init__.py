@@ -35,8 +35,8 @@ from claude_throttle.core.domain.events import (
     Suspended,
     SuspensionEnded,
 )
-from claude_throttle.core.pacing.gcra import Quota
-from claude_throttle.core.queueing.ticket import Priority
+from claude_throttle.core.domain.priority import Priority
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.errors import (
     AccountSuspended,
     BatchIncomplete,

@@ -10,10 +10,9 @@ import itertools
 import os
 import queue
 from collections.abc import Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any, Optional, TypeVar
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
 
-from claude_throttle import on_use
 from claude_throttle.account import refusal_messages as refusals
 from claude_throttle.account.admission import Admission
 from claude_throttle.account.model_group import ModelGroup
@@ -40,8 +39,15 @@ from claude_throttle.transport.http import HttpTransport
 from claude_throttle.transport.request import PreparedRequest, require_options, serialise
 
 if TYPE_CHECKING:
+    from claude_throttle.account.admission import Admission
     from claude_throttle.account.limits import Limits
+    from claude_throttle.account.rate_limits_api import OrganizationLimits
+    from claude_throttle.account.suspensions import Suspensions
+    from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
+    from claude_throttle.features.batches.client import BatchClient
+    from claude_throttle.features.sharing.coordinator import Coordinator
     from claude_throttle.features.streaming.message_stream import MessageStream
+    from claude_throttle.features.token_counting.counter import TokenCounter
     from claude_throttle.metrics.history import HistoryInterval
 
 AnyCall = TypeVar("AnyCall", bound=Call)
@@ -62,31 +68,31 @@ class Engine:
     ) -> None:
         self.pid = os.getpid()
         self.settings = settings
-        self.permits = ConcurrencyLimiter(
+        self.limiter = ConcurrencyLimiter(
             settings.max_concurrency,
             probing=not settings.tells_rate,
             interactive_share=settings.interactive_share,
         )
-        self.senders = ThreadPool()
-        self.abandoned = DeferredCloser(self.senders)
+        self.thread_pool = ThreadPool()
+        self.deferred_closer = DeferredCloser(self.thread_pool)
         self._clock = clock
         self._recorder = Recorder()
-        self._observer = EventBus(self._recorder, listener, clock)
-        self.observe = self._observer.observe
+        self._event_bus = EventBus(self._recorder, listener, clock)
+        self.observe = self._event_bus.observe
         self._open_permits = OpenPermits()
         self._numbers = itertools.count(1)
         self._wire = wire or HttpTransport(settings.wire, clock)
         self._access = Suspensions(self.lanes, self.observe, clock)
-        senders, observe = self.senders, self.observe
-        self._rooms = ModelGroups(
-            settings, self.permits, senders, clock, self.carry, observe, self._access.suspend
+        thread_pool, observe = self.thread_pool, self.observe
+        self._model_groups = ModelGroups(
+            settings, self.limiter, thread_pool, clock, self.carry, observe, self._access.suspend
         )
         latency = self._recorder.median_latency
-        self._counter = on_use.counter(settings, self._wire, senders, clock)
-        beside = partial(on_use.lane_beside, self._counter, settings, senders, clock)
+        self._counter = _make_counter(settings, self._wire, thread_pool, clock)
+        beside = partial(_endpoint_lane, self._counter, settings, thread_pool, clock)
         #: The way in for what others send.
         self.admission = Admission(
-            self.room,
+            self.model_group,
             self._open_permits,
             self._numbers,
             self._access,
@@ -94,9 +100,15 @@ class Engine:
             beside,
             clock,
         )
-        self.batch_desk = on_use.batch_desk(settings, self._wire, senders, self.admission, clock)
-        self._organization = on_use.organization(settings, self._wire, self._rooms, senders)
-        self.clerk = on_use.clerk(settings, self.permits, self._rooms, self._access, latency, clock)
+        self.batch_client = _batch_client_factory(
+            settings, self._wire, thread_pool, self.admission, clock
+        )
+        self._organization = _make_organization_limits(
+            settings, self._wire, self._model_groups, thread_pool
+        )
+        self.coordinator = _make_coordinator_if_shared(
+            settings, self.limiter, self._model_groups, self._access, latency, clock
+        )
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -115,34 +127,34 @@ class Engine:
         """
         require_options(place["priority"], place["tenant"], extra_headers)
         request = serialise(params, kind.streams)
-        room = self.room(request.model)
+        model_group = self.model_group(request.model)
         guess = estimate_input_tokens(params)
-        cost = room.fitting_cost(request.model, guess, request.max_tokens)
+        cost = model_group.fitting_cost(request.model, guess, request.max_tokens)
         call = kind(
             number=next(self._numbers),
             cost=cost,
-            home=room.lane,
+            home=model_group.lane,
             body=request.body,
             model=request.model,
             max_tokens=request.max_tokens,
-            guessed_input=guess,
+            estimated_input=guess,
             submitted_at=self._clock.monotonic(),
-            rides=self._open_permits.seat_of_this_thread(),
+            parent_slot=self._open_permits.slot_of_this_thread(),
             extra_headers=None if extra_headers is None else dict(extra_headers),
-            context=self._observer.context(),
+            context=self._event_bus.context(),
             **place,
         )
-        if brings_own_proof(extra_headers) or self._access.require(room.lane.name):
-            room.lane.let_through(call)
-        self._queue(call, room, block)
+        if brings_own_proof(extra_headers) or self._access.require(model_group.lane.name):
+            model_group.lane.admit_probe(call)
+        self._queue(call, model_group, block)
         return call
 
-    def _queue(self, call: Call, room: ModelGroup, block: bool) -> None:
+    def _queue(self, call: Call, model_group: ModelGroup, block: bool) -> None:
         try:
             first = None if self._counter is None else self._counter.begin
-            room.lane.put(call, block, first)
+            model_group.lane.put(call, block, first)
         except queue.Full:
-            seconds = self.seconds_until_leave(room, call.cost)
+            seconds = self.seconds_until_leave(model_group, call.cost)
             raise refusals.no_place(call, seconds, block) from None
 
     def stream(self, params: Mapping[str, Any], **options: Any) -> MessageStream:
@@ -152,19 +164,21 @@ class Engine:
         )
         from claude_throttle.features.streaming.open_stream import StreamContext
 
-        desk = StreamContext(self._rooms, self._access, self._open_permits, self.abandoned)
+        desk = StreamContext(
+            self._model_groups, self._access, self._open_permits, self.deferred_closer
+        )
         # No partial: Ctrl-C may come as C code returns, and the call would be nobody's.
         return open_stream(desk, self._wire, lambda kind: self.accept(kind, params, **options))
 
-    def room(self, model: str) -> ModelGroup:
+    def model_group(self, model: str) -> ModelGroup:
         """What belongs to a model. Raises Closed."""
         if self._organization is not None:
             self._organization.ask_once()
-        return self._rooms.of(model)
+        return self._model_groups.of(model)
 
     def lanes(self) -> list[Lane]:
         """Those there are."""
-        return self._rooms.lanes()
+        return self._model_groups.lanes()
 
     # -- on the way ------------------------------------------------------------------------------
 
@@ -187,9 +201,9 @@ class Engine:
         attempts.announce()
         outcome = self._wire.send(call, attempts)
         if outcome.usage is not None:
-            self._rooms.of_call(call).learn(call, outcome.usage)
+            self._model_groups.of_call(call).learn(call, outcome.usage)
         if outcome.error is None:
-            self._access.answered(call, attempts.stamp.at)
+            self._access.answered(call, attempts.dispatch.at)
         return outcome
 
     # -- looking ---------------------------------------------------------------------------------
@@ -205,7 +219,7 @@ class Engine:
 
     def limits(self) -> Limits:
         """What is known of each lane."""
-        return self._rooms.limits(self._access.suspension)
+        return self._model_groups.limits(self._access.suspension)
 
     def history(self) -> tuple[HistoryInterval, ...]:
         """The last ten minutes."""
@@ -218,13 +232,13 @@ class Engine:
     def priced(self, params: Mapping[str, Any]) -> tuple[ModelGroup, Cost]:
         """Where a call belongs, and what it will cost."""
         request: PreparedRequest = serialise(params)
-        room = self.room(request.model)
+        model_group = self.model_group(request.model)
         guess = estimate_input_tokens(params)
-        return room, room.estimator.cost(request.model, guess, request.max_tokens)
+        return model_group, model_group.estimator.cost(request.model, guess, request.max_tokens)
 
-    def seconds_until_leave(self, room: ModelGroup, cost: Cost) -> float:
+    def seconds_until_leave(self, model_group: ModelGroup, cost: Cost) -> float:
         """How long a call of that cost, put now, would wait."""
-        return room.seconds_until_leave(cost, self.permits, self._recorder.median_latency())
+        return model_group.seconds_until_leave(cost, self.limiter, self._recorder.median_latency())
 
     # -- steering --------------------------------------------------------------------------------
 
@@ -235,7 +249,7 @@ class Engine:
         self._hold(paused)
 
     def _hold(self, held: bool) -> None:
-        self._rooms.pause(held)
+        self._model_groups.pause(held)
         self.admission.hold(held)
         if self._counter is not None:
             self._counter.lane.pause() if held else self._counter.lane.resume()
@@ -243,15 +257,15 @@ class Engine:
     def reconfigure(self, settings: Settings) -> None:
         """Keep other quotas and bounds from now on."""
         self.settings = settings
-        self._rooms.reconfigure(settings)
-        self.permits.interactive_share = settings.interactive_share
-        self.permits.set_told(settings.max_concurrency, settings.tells_rate)
+        self._model_groups.reconfigure(settings)
+        self.limiter.interactive_share = settings.interactive_share
+        self.limiter.set_told(settings.max_concurrency, settings.tells_rate)
 
     # -- the end ---------------------------------------------------------------------------------
 
     def drain(self, timeout: Optional[float]) -> int:
         """Accept no more, finish everything; return how many calls are left after *timeout* s."""
-        self._rooms.close()
+        self._model_groups.close()
         self._hold(False)
         return self._wait_until_done(timeout)
 
@@ -260,7 +274,7 @@ class Engine:
 
     def close(self, timeout: Optional[float], cancel_pending: bool) -> None:
         """Drain, then end what is left."""
-        self._rooms.close()
+        self._model_groups.close()
         if cancel_pending:
             for lane in self.lanes():
                 lane.cancel_waiting(Closed("the throttler was closed"))
@@ -269,10 +283,10 @@ class Engine:
         if self._counter is not None:
             self._counter.close()
         self._end_the_rest()
-        if self.clerk is not None:
-            self.clerk.close()
-        self.abandoned.stop()
-        self.senders.stop()
+        if self.coordinator is not None:
+            self.coordinator.close()
+        self.deferred_closer.stop()
+        self.thread_pool.stop()
         self._wire.close()
 
     def _end_the_rest(self) -> None:
@@ -298,5 +312,84 @@ class Engine:
             for call in lane.unsettled():
                 call.abandon(refusals.forked(call))
         self._wire.abandon()
-        if self.clerk is not None:
-            self.clerk.store.ledger.abandon()
+        if self.coordinator is not None:
+            self.coordinator.store.ledger.abandon()
+
+
+# -- parts that most programs need none of: loaded on use, or all would pay for their import -------
+
+
+def _make_counter(
+    settings: Settings, wire: HttpTransport, thread_pool: ThreadPool, clock: Clock
+) -> Optional[TokenCounter]:
+    """Who counts tokens before a call leaves, if the API is to do it."""
+    if settings.count_tokens != "api":
+        return None
+    from claude_throttle.features.token_counting.counter import TokenCounter
+
+    return TokenCounter(settings, wire, thread_pool, clock)
+
+
+def _endpoint_lane(
+    counter: Optional[TokenCounter],
+    settings: Settings,
+    thread_pool: ThreadPool,
+    clock: Clock,
+    name: str,
+) -> Lane:
+    """The lane of what has a quota beside the models'; the counter's own, if that is meant."""
+    if counter is not None and counter.lane.name == name:
+        return counter.lane
+    from claude_throttle.account.endpoint_lanes import endpoint_lane
+
+    return endpoint_lane(name, settings, thread_pool, clock)
+
+
+def _make_organization_limits(
+    settings: Settings, wire: HttpTransport, model_groups: ModelGroups, thread_pool: ThreadPool
+) -> Optional[OrganizationLimits]:
+    """Who asks for the organization's limits, if there is a key for that."""
+    if not settings.admin_key:
+        return None
+    from claude_throttle.account.rate_limits_api import OrganizationLimits
+
+    return OrganizationLimits(settings, wire, model_groups, thread_pool)
+
+
+def _make_coordinator_if_shared(
+    settings: Settings,
+    limiter: ConcurrencyLimiter,
+    model_groups: ModelGroups,
+    access: Suspensions,
+    median_latency: Callable[[], float],
+    clock: Clock,
+) -> Optional[Coordinator]:
+    """Who keeps this process in step with those it shares its quotas with, if any."""
+    if settings.shared is None:
+        return None
+    from claude_throttle.features.sharing.open_store import make_coordinator
+
+    return make_coordinator(settings, limiter, model_groups, access, median_latency, clock)
+
+
+def _batch_client_factory(
+    settings: Settings,
+    wire: HttpTransport,
+    thread_pool: ThreadPool,
+    admission: Admission,
+    clock: Clock,
+) -> Callable[[], BatchClient]:
+    """Makes who asks about batches, on its first call; two threads at once may get two."""
+    return lru_cache(1)(partial(_make_batch_client, settings, wire, thread_pool, admission, clock))
+
+
+def _make_batch_client(
+    settings: Settings,
+    wire: HttpTransport,
+    thread_pool: ThreadPool,
+    admission: Admission,
+    clock: Clock,
+) -> BatchClient:
+    from claude_throttle.features.batches.client import BatchClient
+
+    return BatchClient(settings, wire, thread_pool, admission, clock)

@@ -79,7 +79,7 @@ def _look():
     processes = (process for throttler in THROTTLERS for process in throttler._begun())
     connections = (one for server in SERVERS for one in list(server._connections))
     return (
-        sum(process.permits.in_use for process in processes),
+        sum(process.limiter.in_use for process in processes),
         sum(connection._plan is not None for connection in connections),
         sum(len(server.arrivals) for server in SERVERS),
     )
@@ -87,7 +87,7 @@ def _look():
 
 def note_departures(throttler, noted=lambda cost, now: now, model=MODEL):
     """What is *noted* of each call the worker lets leave, the instant if nothing else."""
-    pacer = throttler._process().room(model).pacer
+    pacer = throttler._process().model_group(model).pacer
     departures, take = [], pacer.take
 
     def noting(cost, now, answers=True):

@@ -110,7 +110,7 @@ FLASK = ("extension", "configuration", "refusals", "command", "status_page")
                 "transport/connections.py",
                 "features/interop/requests_adapter.py",
                 "features/streaming/response_stream.py",
-                "cli/naive.py",
+                "cli/baseline.py",
             },
         ),
         ({"anthropic"}, {"transport/sdk.py"}),
@@ -126,7 +126,7 @@ FLASK = ("extension", "configuration", "refusals", "command", "status_page")
     ids=lambda value: "-".join(sorted(value)) if len(value) < 4 else "",
 )
 def test_a_library_is_imported_in_its_own_files_only(packages, files):
-    """So that it can be changed, or do without, in one place. cli/naive.py shows the naive way."""
+    """So that it can be changed, or do without, in one place. cli/baseline.py does without us."""
     mine = [i for i in IMPORTS if i.name.split(".")[0] in packages and not i.only_typing]
     assert _wrong(i for i in mine if i.file not in files) == []
 

@@ -12,7 +12,7 @@ import pytest
 from claude_throttle.config import settings as module
 from claude_throttle.config.settings import FIELDS, QUOTAS, Settings
 from claude_throttle.config.validation import require_timeout
-from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.errors import ConfigurationError, UnknownSetting
 
 KEY = "sk-ant-secret-0123456789"

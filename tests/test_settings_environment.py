@@ -6,7 +6,7 @@ import pytest
 
 from claude_throttle import Throttler
 from claude_throttle.config.settings import Settings
-from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.errors import ConfigurationError
 
 ENV = {"ANTHROPIC_API_KEY": "env-key", "ANTHROPIC_AUTH_TOKEN": "env-token"}

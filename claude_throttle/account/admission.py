@@ -44,7 +44,7 @@ class RequestEstimate(NamedTuple):
     """A Messages request, as far as its cost goes."""
 
     model: str
-    guessed_input: float
+    estimated_input: float
     max_tokens: int
 
 
@@ -53,22 +53,22 @@ class Admission:
 
     def __init__(
         self,
-        room: Callable[[str], ModelGroup],
+        model_group: Callable[[str], ModelGroup],
         open_permits: OpenPermits,
         numbers: itertools.count[int],
         access: Suspensions,
         proofs: Iterable[str],
-        make_lane_beside: Callable[[str], Lane],
+        make_endpoint_lane: Callable[[str], Lane],
         clock: Clock,
     ) -> None:
         self.pid = os.getpid()
-        self._room = room
-        self._make_lane_beside = make_lane_beside
+        self._model_group = model_group
+        self._make_endpoint_lane = make_endpoint_lane
         # Guards the four below. Never held while calling out, but to make a lane.
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
         # Of what has a quota beside the models', by name.
-        self._beside: dict[str, Lane] = {}
+        self._endpoint_lanes: dict[str, Lane] = {}
         self._at_end: list[Callable[[], None]] = []
         self._closed = self._held = False
         self._open_permits = open_permits
@@ -80,7 +80,7 @@ class Admission:
 
     def permit(self, model: str, cost: Cost, terms: AdmissionOptions) -> Permit:
         """Wait for the right to send one request; nobody may ever say how it ended."""
-        return self._permit(self._room(model).lane, cost, terms, answers=False)
+        return self._permit(self._model_group(model).lane, cost, terms, answers=False)
 
     def admit_request(
         self, method: str, path: str, read_body: Callable[[], Any], terms: AdmissionOptions
@@ -90,41 +90,41 @@ class Admission:
         Raises what submit() and call() raise of ours.
         """
         if BATCHES_PATH in path:
-            return self.admit_beside(BATCHES, terms)
+            return self.admit_endpoint(BATCHES, terms)
         if method.upper() != "POST":
             return None
         if path.endswith(MESSAGES_PATH):
             body = read_body()
             return self.admit(body, terms) if isinstance(body, dict) else None
-        return self.admit_beside(COUNTS, terms) if path.endswith(COUNT_PATH) else None
+        return self.admit_endpoint(COUNTS, terms) if path.endswith(COUNT_PATH) else None
 
     def admit(self, body: Mapping[str, Any], terms: AdmissionOptions) -> Optional[AdmittedAttempt]:
         """The same for a Messages request; None if it has no model."""
         asked = _read(body)
         if asked is None:
             return None  # the API will say what is wrong with it
-        room = self._room(asked.model)
-        cost = room.fitting_cost(*asked)
+        model_group = self._model_group(asked.model)
+        cost = model_group.fitting_cost(*asked)
         return AdmittedAttempt(
-            self._permit(room.lane, cost, terms, answers=True), room, asked, self
+            self._permit(model_group.lane, cost, terms, answers=True), model_group, asked, self
         )
 
-    def admit_beside(self, name: str, terms: AdmissionOptions) -> AdmittedAttempt:
+    def admit_endpoint(self, name: str, terms: AdmissionOptions) -> AdmittedAttempt:
         """The same for what has a quota of requests of its own, and takes no tokens of others'."""
-        lane = self._lane_beside(name)
+        lane = self._endpoint_lane(name)
         return AdmittedAttempt(
             self._permit(lane, ONE_REQUEST, terms, answers=True), None, None, self
         )
 
-    def _lane_beside(self, name: str) -> Lane:
+    def _endpoint_lane(self, name: str) -> Lane:
         with self._lock:
             if self._closed:
                 raise Closed("the throttler is closed; make a new one to go on")
-            if name not in self._beside:
-                lane = self._beside[name] = self._make_lane_beside(name)
+            if name not in self._endpoint_lanes:
+                lane = self._endpoint_lanes[name] = self._make_endpoint_lane(name)
                 if self._held:
                     lane.pause()
-            return self._beside[name]
+            return self._endpoint_lanes[name]
 
     def at_end(self, tell: Callable[[], None]) -> None:
         """*tell* is called, with no lock held, when this is closed: perhaps at once."""
@@ -138,7 +138,7 @@ class Admission:
         """Stop or go on letting leave what has a quota of its own."""
         with self._lock:
             self._held = held
-            lanes = list(self._beside.values())
+            lanes = list(self._endpoint_lanes.values())
         for lane in lanes:
             lane.pause() if held else lane.resume()
 
@@ -146,7 +146,7 @@ class Admission:
         """Accept no more of that, and refuse what waits."""
         with self._lock:
             self._closed = True
-            lanes, told = list(self._beside.values()), list(self._at_end)
+            lanes, told = list(self._endpoint_lanes.values()), list(self._at_end)
         for lane in lanes:
             lane.close()
             lane.end_all(Closed("the throttler was closed"))
@@ -169,7 +169,7 @@ class Admission:
         )
         permit = Permit(turn, lane, seats, self)
         if probes:
-            lane.let_through(turn)
+            lane.admit_probe(turn)
         permit.acquire()
         return permit
 
@@ -178,9 +178,9 @@ class Admission:
     ) -> ResponseReport:
         """The same of a request that was *sent* with those headers: perhaps with another key."""
         report = self.read(status, headers, body)
-        if report.heard.account is None or self._is_our_proof(sent):
+        if report.feedback.account is None or self._is_our_proof(sent):
             return report
-        return report._replace(heard=report.heard._replace(cause="", account=None))
+        return report._replace(feedback=report.feedback._replace(cause="", account=None))
 
     def _is_our_proof(self, sent: Mapping[str, str]) -> bool:
         """What another key is refused for need not be true of ours; without one, it is theirs."""
@@ -210,17 +210,17 @@ class AdmittedAttempt:
     Whatever fails in here is logged and not raised: the answer was paid for.
     """
 
-    __slots__ = ("_admission", "_asked", "_permit", "_room")
+    __slots__ = ("_admission", "_asked", "_model_group", "_permit")
 
     def __init__(
         self,
         permit: Permit,
-        room: Optional[ModelGroup],
+        model_group: Optional[ModelGroup],
         asked: Optional[RequestEstimate],
         admission: Admission,
     ) -> None:
         self._permit = permit
-        self._room = room
+        self._model_group = model_group
         self._asked = asked
         self._admission = admission
 
@@ -282,8 +282,8 @@ class AdmittedAttempt:
         self._permit.drop(usage)
 
     def _learn(self, usage: Usage) -> None:
-        if self._room is not None and self._asked is not None:
-            self._room.learn(self._asked, usage)
+        if self._model_group is not None and self._asked is not None:
+            self._model_group.learn(self._asked, usage)
 
 
 def _read(body: Mapping[str, Any]) -> Optional[RequestEstimate]:

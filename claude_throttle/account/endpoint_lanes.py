@@ -11,9 +11,9 @@ from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event
 from claude_throttle.core.domain.feedback import AccountRefusal
+from claude_throttle.core.domain.quota import AUTO, Quota
 from claude_throttle.core.domain.tiers import batches_rpm, count_tokens_rpm
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
-from claude_throttle.core.pacing.gcra import AUTO, Quota
 from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.thread_pool import ThreadPool
@@ -21,8 +21,12 @@ from claude_throttle.core.threads.thread_pool import ThreadPool
 _RPM = {COUNTS: count_tokens_rpm, BATCHES: batches_rpm}
 
 
-def side_lane(
-    name: str, settings: Settings, senders: ThreadPool, clock: Clock, at_once: Optional[int] = None
+def endpoint_lane(
+    name: str,
+    settings: Settings,
+    thread_pool: ThreadPool,
+    clock: Clock,
+    at_once: Optional[int] = None,
 ) -> Lane:
     """A lane of that name, with *at_once* places in flight, or as many as it takes."""
     tier = settings.tier
@@ -30,8 +34,8 @@ def side_lane(
     return Lane(
         name,
         pacer=Pacer(quotas, AUTO, lane=name),
-        permits=ConcurrencyLimiter(at_once),
-        senders=senders,
+        limiter=ConcurrencyLimiter(at_once),
+        thread_pool=thread_pool,
         price=_no_price,
         carry=_carry_nothing,
         observe=_tell_nobody,

@@ -25,7 +25,7 @@ class EstimatedRequest(Protocol):
     @property
     def model(self) -> str: ...
     @property
-    def guessed_input(self) -> float: ...
+    def estimated_input(self) -> float: ...
     @property
     def max_tokens(self) -> int: ...
 
@@ -38,9 +38,9 @@ class ModelGroup:
         self.pacer = pacer
         self.estimator = Estimator()
 
-    def fitting_cost(self, model: str, guessed_input: float, max_tokens: int) -> Cost:
+    def fitting_cost(self, model: str, estimated_input: float, max_tokens: int) -> Cost:
         """What to book for a call; raises QuotaTooSmall if it could never leave."""
-        cost = self.estimator.cost(model, guessed_input, max_tokens)
+        cost = self.estimator.cost(model, estimated_input, max_tokens)
         self.pacer.told.require_fit(cost, self.lane.name)
         return cost
 
@@ -49,8 +49,8 @@ class ModelGroup:
 
         Long answers are still out while the short ones are known: so longer than those.
         """
-        cost = self.estimator.cost(call.model, call.guessed_input, call.max_tokens)
-        entered = call.guessed_input if call.counted else cost.input_tokens
+        cost = self.estimator.cost(call.model, call.estimated_input, call.max_tokens)
+        entered = call.estimated_input if call.counted else cost.input_tokens
         output = cost.output_tokens * self.pacer.stretch(self.lane.now())
         return Cost(cost.requests, entered, min(float(call.max_tokens), output))
 
@@ -71,20 +71,20 @@ class ModelGroup:
         """What an answered call really took."""
         self.estimator.learn(
             call.model,
-            call.guessed_input,
+            call.estimated_input,
             usage.counted_input_tokens(self.lane.counts_cache_reads),
             call.max_tokens,
             usage.output_tokens,
         )
 
-    def seconds_until_leave(self, cost: Cost, permits: ConcurrencyLimiter, latency: float) -> float:
+    def seconds_until_leave(self, cost: Cost, limiter: ConcurrencyLimiter, latency: float) -> float:
         """By the quotas, and by the permits if those are what is waited for; *latency* in s."""
         seconds = self.lane.seconds_until_leave(cost)
-        if math.isinf(permits.limit):
+        if math.isinf(limiter.limit):
             return seconds
-        ahead = self.lane.backlog.calls + 1 - (permits.limit - permits.in_use)
+        ahead = self.lane.backlog.calls + 1 - (limiter.limit - limiter.in_use)
         # Who shares the places may have none yet.
-        return max(seconds, max(0.0, ahead / max(1.0, permits.limit)) * latency)
+        return max(seconds, max(0.0, ahead / max(1.0, limiter.limit)) * latency)
 
     def reconfigure(self, settings: Settings) -> None:
         """Keep other quotas and another bound from now on."""

@@ -37,16 +37,16 @@ class ModelGroups:
     def __init__(
         self,
         settings: Settings,
-        permits: ConcurrencyLimiter,
-        senders: ThreadPool,
+        limiter: ConcurrencyLimiter,
+        thread_pool: ThreadPool,
         clock: Clock,
         carry: Callable[[Call], None],
         observe: Callable[[Event, Optional[Call]], None],
         suspend: Callable[[Call, AccountRefusal], None],
     ) -> None:
         self._settings = settings
-        self._permits = permits
-        self.senders = senders
+        self._limiter = limiter
+        self.thread_pool = thread_pool
         self._clock = clock
         self._carry = carry
         self.observe = observe
@@ -61,21 +61,21 @@ class ModelGroups:
         self._closed = False
         self._paused = False
         #: Who asks the ledger, if processes share one.
-        self.clerk: Optional[Coordinator] = None
+        self.coordinator: Optional[Coordinator] = None
 
     def of(self, model: str) -> ModelGroup:
         """The room of a model. Raises :class:`Closed`."""
-        if self.clerk is not None:
-            self.clerk.ensure()
-        room = self._by_model.get(model)
-        if room is None or self._closed:
+        if self.coordinator is not None:
+            self.coordinator.ensure()
+        model_group = self._by_model.get(model)
+        if model_group is None or self._closed:
             with self._lock:
                 if self._closed:
                     raise Closed("the throttler is closed; make a new one to go on")
                 name = lane_of(model, self._settings.lanes)
-                room = self._by_lane.get(name) or self._make(name, model)
-                self._by_lane[name] = self._by_model[model] = room
-        return room
+                model_group = self._by_lane.get(name) or self._make(name, model)
+                self._by_lane[name] = self._by_model[model] = model_group
+        return model_group
 
     def of_call(self, call: Call) -> ModelGroup:
         """The same for a call that was accepted, closed or not."""
@@ -99,8 +99,8 @@ class ModelGroups:
         lane = Lane(
             name,
             pacer=pacer,
-            permits=self._permits,
-            senders=self.senders,
+            limiter=self._limiter,
+            thread_pool=self.thread_pool,
             price=self._price,
             carry=self._carry,
             observe=self.observe,
@@ -116,24 +116,24 @@ class ModelGroups:
         return ModelGroup(lane, pacer)
 
     def _kind_of_pacer(self) -> type[Pacer]:
-        if self.clerk is None:
+        if self.coordinator is None:
             return Pacer
         from claude_throttle.features.sharing.shared_pacer import SharedPacer  # only for who shares
 
         return SharedPacer
 
     def _share(self, lane: Lane, pacer: Pacer) -> None:
-        if self.clerk is not None:
-            pacer.share(self.clerk, lane.mutex, lane.backlog.not_empty.notify)  # type: ignore[attr-defined]
+        if self.coordinator is not None:
+            pacer.share(self.coordinator, lane.mutex, lane.backlog.not_empty.notify)  # type: ignore[attr-defined]
 
     @property
     def store(self) -> Optional[str]:
         """Which store is in force, for people to read; None where nothing is shared."""
-        return None if self.clerk is None else self.clerk.state
+        return None if self.coordinator is None else self.coordinator.state
 
     def shared_pacers(self) -> list[SharedPacer]:
         """Those of all lanes, if processes share a ledger."""
-        return [room.pacer for room in self.all()]  # type: ignore[misc]
+        return [model_group.pacer for model_group in self.all()]  # type: ignore[misc]
 
     def _price(self, call: Call) -> Cost:
         return self.of_call(call).price(call)
@@ -143,8 +143,8 @@ class ModelGroups:
         with self._lock:
             self._told_of = told_of
             found = dict(self._by_model)
-        for model, room in found.items():
-            room.start_with(told_of(model), "rate limits API")
+        for model, model_group in found.items():
+            model_group.start_with(told_of(model), "rate limits API")
 
     def all(self) -> list[ModelGroup]:
         """Those there are."""
@@ -152,15 +152,18 @@ class ModelGroups:
 
     def lanes(self) -> list[Lane]:
         """Their lanes."""
-        return [room.lane for room in self.all()]
+        return [model_group.lane for model_group in self.all()]
 
     def limits(self, suspension: Callable[[str], Optional[Suspension]]) -> Limits:
         """What is known of each lane."""
         from claude_throttle.account.limits import Limits  # only for who looks
 
-        lanes = {room.lane.name: room.state(suspension(room.lane.name)) for room in self.all()}
-        permits = self._permits
-        return Limits(lanes, permits.limit, permits.in_use, self.store, self._paused)
+        lanes = {
+            model_group.lane.name: model_group.state(suspension(model_group.lane.name))
+            for model_group in self.all()
+        }
+        limiter = self._limiter
+        return Limits(lanes, limiter.limit, limiter.in_use, self.store, self._paused)
 
     def pause(self, paused: bool) -> None:
         """Stop or go on letting calls leave."""
@@ -175,9 +178,9 @@ class ModelGroups:
         """Keep other quotas from now on."""
         with self._lock:
             self._settings = settings
-            rooms = self.all()
-        for room in rooms:
-            room.reconfigure(settings)
+            model_groups = self.all()
+        for model_group in model_groups:
+            model_group.reconfigure(settings)
 
     def close(self) -> None:
         """Accept no more."""

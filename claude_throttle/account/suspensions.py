@@ -145,14 +145,14 @@ class Suspensions:
             }
         return json.dumps(found) if found else ""
 
-    def take_in(self, notice: str) -> None:
+    def apply(self, notice: str) -> None:
         """What another process says is suspended, and that nothing else is."""
-        heard = json.loads(notice) if notice else {}
-        for scope, refusal in heard.items():
+        feedback = json.loads(notice) if notice else {}
+        for scope, refusal in feedback.items():
             if scope not in self._suspensions:
                 self._begin(scope, AccountRefusal(*refusal), None)
         self._end(
-            [scope for scope in list(self._suspensions) if scope not in heard], None, tell=False
+            [scope for scope in list(self._suspensions) if scope not in feedback], None, tell=False
         )
 
 

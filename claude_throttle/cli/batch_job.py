@@ -13,9 +13,9 @@ from typing import Any, Optional
 import claude_throttle
 from claude_throttle.cli import outcomes
 from claude_throttle.cli.batch_journal import Journal, JournalEntry, digest_of
-from claude_throttle.cli.complaints import LineErrors
 from claude_throttle.cli.exits import CannotStart
 from claude_throttle.cli.job import JobStopped, Tally
+from claude_throttle.cli.line_errors import LineErrors
 from claude_throttle.cli.lines import Line, Problem
 from claude_throttle.cli.progress import Snapshot
 from claude_throttle.cli.results import Results

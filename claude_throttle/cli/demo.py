@@ -19,7 +19,7 @@ from concurrent import futures
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from claude_throttle.cli import naive, quota_options
+from claude_throttle.cli import baseline, quota_options
 from claude_throttle.cli.exits import ALL_WELL, SOME_FAILED
 from claude_throttle.cli.progress import Progress, Snapshot
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
@@ -115,7 +115,7 @@ def _columns() -> Optional[int]:
 
 def _naively(arguments: argparse.Namespace) -> Way:
     def send(url: str, bodies: Sequence[dict[str, Any]], ended: Callable[[bool], None]) -> None:
-        naive.send_all(url, bodies, arguments.threads, ended)
+        baseline.send_all(url, bodies, arguments.threads, ended)
 
     return send
 

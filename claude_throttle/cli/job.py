@@ -20,11 +20,11 @@ from typing import Any, Optional
 
 import claude_throttle
 from claude_throttle.cli import outcomes
-from claude_throttle.cli.complaints import LineErrors
 from claude_throttle.cli.exits import CannotStart
+from claude_throttle.cli.line_errors import LineErrors
 from claude_throttle.cli.lines import Line, LineRequest, Problem
+from claude_throttle.cli.outage_watch import OutageWatch
 from claude_throttle.cli.progress import Snapshot, in_words, learned_rpm
-from claude_throttle.cli.reach import OutageWatch
 from claude_throttle.cli.results import Results
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 
@@ -137,9 +137,9 @@ class Job:
             self._stop(error)
 
     def _look_after_the_server(self) -> None:
-        hopeless = self._reach.given_up(SYSTEM_CLOCK.monotonic())
-        if hopeless is not None:
-            self._stop(JobStopped(f"{self.throttler.settings.base_url}: {hopeless}"))
+        doomed = self._reach.given_up(SYSTEM_CLOCK.monotonic())
+        if doomed is not None:
+            self._stop(JobStopped(f"{self.throttler.settings.base_url}: {doomed}"))
 
     def snapshot(self) -> Snapshot:
         """How far it is; from any thread."""

@@ -31,7 +31,7 @@ from concurrent import futures
 from typing import Any, NamedTuple, Optional
 
 import claude_throttle
-from claude_throttle.cli import outcomes, pretended, quota_options
+from claude_throttle.cli import demo_api, outcomes, quota_options
 from claude_throttle.cli.exits import ALL_WELL, SOME_FAILED
 
 SUMMARY = "print what your key may do, after one cheap call"
@@ -98,8 +98,8 @@ def _ask(arguments: argparse.Namespace) -> ProbeRequest:
     models = list(dict.fromkeys(arguments.model or [CHEAPEST_MODEL]))
     with contextlib.ExitStack() as stack:
         if arguments.fake:
-            fake = stack.enter_context(pretended.pretended_api(latency=0.0))
-            settings = pretended.settings_for(fake)
+            fake = stack.enter_context(demo_api.demo_api(latency=0.0))
+            settings = demo_api.settings_for(fake)
         else:
             settings = quota_options.of_the_application(arguments)
             if arguments.base_url is not None:

@@ -42,14 +42,14 @@ from collections.abc import Generator, Iterator
 from typing import Any, BinaryIO, Optional, Union
 
 import claude_throttle
-from claude_throttle.cli import pretended, quota_options
+from claude_throttle.cli import demo_api, quota_options
 from claude_throttle.cli.batch_job import BatchJob
 from claude_throttle.cli.batch_journal import journal_beside
 from claude_throttle.cli.exits import ALL_WELL, INTERRUPTED, SOME_FAILED, CannotStart
 from claude_throttle.cli.job import Job, JobStopped, Tally
 from claude_throttle.cli.lines import Line, count_lines, read_lines
+from claude_throttle.cli.outage_watch import OutageWatch
 from claude_throttle.cli.progress import Progress, watched
-from claude_throttle.cli.reach import OutageWatch
 from claude_throttle.cli.results import Recorded, Results, results_file
 
 #: Kinds of failures that are quoted at the end.
@@ -181,8 +181,8 @@ def _throttler(
     settings = quota_options.told(arguments)
     if arguments.fake:
         limits = quota_options.told(arguments, "rpm", "itpm", "otpm", "max_concurrency")
-        fake = stack.enter_context(pretended.pretended_api(latency=0.3, **limits))
-        settings.update(pretended.settings_for(fake))
+        fake = stack.enter_context(demo_api.demo_api(latency=0.3, **limits))
+        settings.update(demo_api.settings_for(fake))
     else:
         settings = {**quota_options.of_the_application(arguments), **settings}
         if arguments.base_url is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from claude_throttle.config import environment
 from claude_throttle.config import validation as checks
-from claude_throttle.core.pacing.gcra import AUTO, Quota
+from claude_throttle.core.domain.quota import AUTO, Quota
 from claude_throttle.errors import ConfigurationError, UnknownSetting
 from claude_throttle.transport.headers import merged_headers
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Optional
 from urllib.parse import urlsplit
 
-from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.transport.headers import header_flaw
 

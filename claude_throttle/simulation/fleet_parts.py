@@ -18,11 +18,11 @@ class FleetPacer(LanePacer, Protocol):
     asking: bool
 
     @property
-    def has_news(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether there is something to tell."""
         ...
 
-    def share(self, clerk: Any, mutex: threading.RLock, wake: Step) -> None:
+    def share(self, coordinator: Any, mutex: threading.RLock, wake: Step) -> None:
         """Once, before the first call."""
         ...
 
@@ -34,7 +34,7 @@ class FleetPacer(LanePacer, Protocol):
         """It was not told."""
         ...
 
-    def take_in(self, order: Any, reply: Any, said_at: float, now: float) -> list[Event]:
+    def apply(self, order: Any, reply: Any, said_at: float, now: float) -> list[Event]:
         """What it answered, and when it did."""
         ...
 

@@ -155,25 +155,25 @@ class SimulatedProcess:
             if line and line[0] is head:
                 line.popleft()
         self._fleet.left(self.number, head, self.alone)
-        stamp = self.pacer.take(self._fleet.cost, now, answers=self._fleet.server is not None)
+        dispatch = self.pacer.take(self._fleet.cost, now, answers=self._fleet.server is not None)
         if self._fleet.server is not None:
             self._out += 1
             done_at, reply = self._fleet.server.arrive(self._fleet.request, now)
-            self._after(done_at - now, lambda: self._hear(head, stamp, reply(self._fleet.now)))
+            self._after(done_at - now, lambda: self._hear(head, dispatch, reply(self._fleet.now)))
 
-    def _hear(self, call: FleetCall, stamp: Dispatch, heard: Feedback) -> None:
+    def _hear(self, call: FleetCall, dispatch: Dispatch, feedback: Feedback) -> None:
         cost, now = self._fleet.cost, self._fleet.now
         self._out -= 1
-        if heard.cause:
+        if feedback.cause:
             self.refused += 1
-            wait_seconds = heard.retry_after or 1.0
-            self.pacer.refused(heard, stamp, cost, wait_seconds, self._out, now)
+            wait_seconds = feedback.retry_after or 1.0
+            self.pacer.refused(feedback, dispatch, cost, wait_seconds, self._out, now)
             (self._urgent if call.urgent else self._waiting).appendleft(call)
         else:
             asked = self._fleet.request
             actual = Cost(cost.requests, asked.input_tokens, asked.output_tokens)
-            self.pacer.settle(cost, actual, stamp.at)
-            self.pacer.answered(heard, stamp, actual.minus(cost), now)
+            self.pacer.settle(cost, actual, dispatch.at)
+            self.pacer.answered(feedback, dispatch, actual.minus(cost), now)
         self._look()
 
     # -- its clerk -------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ class SimulatedProcess:
         """As the worker's errand."""
         self._ask(costs)
 
-    def has_news(self) -> None:
+    def has_pending(self) -> None:
         """To be told soon."""
         if self._news_at == math.inf:
             self._news_at = self._fleet.now + NEWS_SECONDS
@@ -197,10 +197,10 @@ class SimulatedProcess:
 
     def _tell(self) -> None:
         self._news_at = math.inf
-        if self.alone or not self.pacer.has_news:
+        if self.alone or not self.pacer.has_pending:
             return
         if self.pacer.asking:
-            self.has_news()
+            self.has_pending()
         else:
             self._ask([])
 
@@ -219,7 +219,7 @@ class SimulatedProcess:
             self.pacer.untold(order, now, in_doubt=True)
         else:
             said_at = self._time.instant(reply.now)
-            self.pacer.take_in(order, reply, said_at, now)
+            self.pacer.apply(order, reply, said_at, now)
             self._fleet.slots += [said_at + wait / SECOND for wait in reply.waits]
         self._worker_asks = self._worker_asks and not order.slots
         self._look()
@@ -227,12 +227,12 @@ class SimulatedProcess:
     def _exchange(self, what: str, lane: str, order: Any, hear: Callable[[Any], None]) -> None:
         ledger, asked_at = self._fleet.store.ledger, self._fleet.now
 
-        def heard(reply: Any) -> None:
+        def feedback(reply: Any) -> None:
             if reply is not None:
                 self._time.hear(reply.now, asked_at, self._fleet.now)
             hear(reply)
 
-        self._bounded(what, lambda: ledger.exchange(ACCOUNT, lane, order), heard)
+        self._bounded(what, lambda: ledger.exchange(ACCOUNT, lane, order), feedback)
 
     def _bounded(self, what: str, do: Callable[[], Any], hear: Callable[[Any], None]) -> None:
         """*hear* is called once: with the answer, or with None when it did not come in time."""

@@ -89,17 +89,17 @@ class SimulatedServer:
 
     def arrive(self, request: SimulatedRequest, now: float) -> Reply:
         """A request comes in."""
-        heard = self._refusal(request, now)
-        self.log.append(SeenRequest(now, request, heard.cause if heard else ""))
-        if heard is not None:
-            return now, lambda _: heard
+        feedback = self._refusal(request, now)
+        self.log.append(SeenRequest(now, request, feedback.cause if feedback else ""))
+        if feedback is not None:
+            return now, lambda _: feedback
         self.in_flight += 1
-        stamped = self.readings(now)
+        stamped = self.rate_limits(now)
 
         def answer(at: float) -> Feedback:
             self.in_flight -= 1
             self.quotas.charge_output(request.output_tokens, at)
-            return Feedback(readings=self.readings(at) if self._at_answer else stamped)
+            return Feedback(rate_limits=self.rate_limits(at) if self._at_answer else stamped)
 
         return now + request.latency, answer
 
@@ -111,7 +111,7 @@ class SimulatedServer:
             return _broken(fault)
         most = self.limits.max_concurrency
         if most is not None and self.in_flight >= most:
-            return Feedback(CONCURRENCY, None, self.readings(now), status=429)
+            return Feedback(CONCURRENCY, None, self.rate_limits(now), status=429)
         return self._limited(request, now)
 
     def _fault(self) -> str:
@@ -127,13 +127,13 @@ class SimulatedServer:
         refusal = self.quotas.admit(int(request.input_tokens), now)
         if refusal is None:
             return None
-        kind, readings = refusal.what.replace(" ", "_"), self.readings(now)
+        kind, rate_limits = refusal.what.replace(" ", "_"), self.rate_limits(now)
         if isinstance(refusal, RampRefusal):
             growth = RampLimit(kind, refusal.per_minute, refusal.next_per_minute)
-            return Feedback(RAMP, refusal.retry_after, readings, kind, growth, status=429)
-        return Feedback(RATE, refusal.retry_after, readings, kind, status=429)
+            return Feedback(RAMP, refusal.retry_after, rate_limits, kind, growth, status=429)
+        return Feedback(RATE, refusal.retry_after, rate_limits, kind, status=429)
 
-    def readings(self, now: float) -> RateLimits:
+    def rate_limits(self, now: float) -> RateLimits:
         """What the headers say."""
         return {
             standing.name.replace("-", "_"): RateLimit(

@@ -95,8 +95,8 @@ class Departure(NamedTuple):
     """One attempt as it left."""
 
     call: SimulatedCall
-    stamp: Dispatch
-    lender: SlotOwner
+    dispatch: Dispatch
+    slot_owner: SlotOwner
 
 
 class Simulation:
@@ -105,7 +105,7 @@ class Simulation:
     def __init__(
         self,
         pacer: Pace,
-        permits: LimiterPort,
+        limiter: LimiterPort,
         estimates: Estimates,
         server: SimulatedServer,
         requests: Iterable[tuple[float, SimulatedRequest]],
@@ -116,7 +116,7 @@ class Simulation:
     ) -> None:
         """*requests*: instant of submission, and what is submitted. *one_way*: the network."""
         self.now = 0.0
-        self.pacer, self.permits, self.estimates = pacer, permits, estimates
+        self.pacer, self.limiter, self.estimates = pacer, limiter, estimates
         self.server = server
         self.calls = [
             SimulatedCall(number, request, at) for number, (at, request) in enumerate(requests, 1)
@@ -155,15 +155,15 @@ class Simulation:
     def _look(self) -> None:
         """Permit first, then time, as the worker does it."""
         while self._waiting:
-            if self.permits.up_to(self.now) < PRIORITY:
+            if self.limiter.up_to(self.now) < PRIORITY:
                 return self._look_again(self.now + LOOK_SECONDS)
             call = self._waiting[0][1]
             cost = self._price(call)
             ready_at = self.pacer.ready_at(cost, self.now)
             if ready_at > self.now:
                 return self._look_again(ready_at + self._late(self._chance))
-            place = self.permits.place(PRIORITY)
-            if not place.try_take(self.now):
+            place = self.limiter.place(PRIORITY)
+            if not place.try_acquire(self.now):
                 return self._look_again(self.now + LOOK_SECONDS)
             heapq.heappop(self._waiting)
             self._leave(call, cost, place)
@@ -181,8 +181,8 @@ class Simulation:
         self._look_at = at
         self._at(at, self._look)
 
-    def _leave(self, call: SimulatedCall, cost: Cost, lender: SlotOwner) -> None:
-        leave = Departure(call, self.pacer.take(cost, self.now), lender)
+    def _leave(self, call: SimulatedCall, cost: Cost, slot_owner: SlotOwner) -> None:
+        leave = Departure(call, self.pacer.take(cost, self.now), slot_owner)
         call.held = Cost(*map(sum, zip(call.held, cost)))
         call.booked_at = min(call.booked_at, self.now)
         call.sent_at.append(self.now)
@@ -192,30 +192,32 @@ class Simulation:
         done, reply = self.server.arrive(leave.call.request, self.now)
 
         def answer() -> None:
-            heard = reply(self.now)
-            self._at(self.now + self._one_way(self._chance), partial(self._hear, leave, heard))
+            feedback = reply(self.now)
+            self._at(self.now + self._one_way(self._chance), partial(self._hear, leave, feedback))
 
         self._at(done, answer)
 
     # -- the end of an attempt -------------------------------------------------------------------
 
-    def _hear(self, leave: Departure, heard: Feedback) -> None:
-        if heard.readings:
-            self.permits.headers_came()
-        events = self._refused(leave, heard) if heard.cause else self._answered(leave, heard)
+    def _hear(self, leave: Departure, feedback: Feedback) -> None:
+        if feedback.rate_limits:
+            self.limiter.headers_came()
+        events = (
+            self._refused(leave, feedback) if feedback.cause else self._answered(leave, feedback)
+        )
         if any(isinstance(event, CircuitClosed) for event in events):
-            self.permits.ramp()
+            self.limiter.ramp()
         self.events += [(self.now, event) for event in events]
         self._look()
 
-    def _answered(self, leave: Departure, heard: Feedback) -> list[Event]:
+    def _answered(self, leave: Departure, feedback: Feedback) -> list[Event]:
         call, request = leave.call, leave.call.request
         actual = Cost(call.held.requests, request.input_tokens, request.output_tokens)
         change = Cost(*(after - before for before, after in zip(call.held, actual)))
         self._settle(call, actual)
-        events = self.pacer.answered(heard, leave.stamp, change, self.now)
-        leave.lender.give_back()
-        self.permits.answered()
+        events = self.pacer.answered(feedback, leave.dispatch, change, self.now)
+        leave.slot_owner.release()
+        self.limiter.answered()
         self.estimates.learn(request)
         call.done_at = self.now
         return events
@@ -224,17 +226,17 @@ class Simulation:
         self.pacer.settle(call.held, actual, call.booked_at)
         call.held = actual
 
-    def _refused(self, leave: Departure, heard: Feedback) -> list[Event]:
+    def _refused(self, leave: Departure, feedback: Feedback) -> list[Event]:
         call = leave.call
-        if heard.cause == CONCURRENCY:
-            self.permits.refused(self.now)
-        wait_seconds = self._wait_seconds(call, heard)
+        if feedback.cause == CONCURRENCY:
+            self.limiter.refused(self.now)
+        wait_seconds = self._wait_seconds(call, feedback)
         delay, events = self.pacer.refused(
-            heard, leave.stamp, call.cost, wait_seconds, self.permits.in_use, self.now
+            feedback, leave.dispatch, call.cost, wait_seconds, self.limiter.in_use, self.now
         )
-        if heard.cause != FAULT:
+        if feedback.cause != FAULT:
             self._settle(call, NO_COST._replace(requests=call.held.requests))
-        leave.lender.give_back()
+        leave.slot_owner.release()
         if not call.retries_left and not delay.free:
             call.failed, call.done_at = True, self.now
             return events
@@ -243,11 +245,11 @@ class Simulation:
         self._at(self.now + after, partial(self._queue, call))
         return events
 
-    def _wait_seconds(self, call: SimulatedCall, heard: Feedback) -> float:
+    def _wait_seconds(self, call: SimulatedCall, feedback: Feedback) -> float:
         """As transport/retry.py decides it."""
-        if heard.retry_after:
-            return heard.retry_after
-        failures = 1 if heard.cause == CONCURRENCY else len(call.sent_at)
+        if feedback.retry_after:
+            return feedback.retry_after
+        failures = 1 if feedback.cause == CONCURRENCY else len(call.sent_at)
         ceiling = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1))
         seconds = ceiling * self._chance.uniform(0.5, 1.0)
-        return seconds / 2.0 if heard.cause == CONCURRENCY else seconds
+        return seconds / 2.0 if feedback.cause == CONCURRENCY else seconds

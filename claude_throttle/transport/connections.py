@@ -161,7 +161,7 @@ class _Owned:
         for descriptor in {self._connecting, *found} - {-1}:
             os.dup2(dead, descriptor, inheritable=False)
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         """It goes back to the pool: its call must not end it any more, nor be kept alive by it."""
         with self._ownership:
             self.owner = self._open_sock = None
@@ -194,7 +194,7 @@ class _LettingGo:
 
     def _put_conn(self, conn: Any) -> None:
         if conn is not None:
-            conn.let_go()
+            conn.detach()
         super()._put_conn(conn)  # type: ignore[misc]
 
 

@@ -42,16 +42,16 @@ def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float)
     if type(headers) is dict:
         headers = {name.lower(): value for name, value in headers.items()}
     if status < 400:
-        readings = read_limits(headers)
+        rate_limits = read_limits(headers)
         return (
-            ResponseReport(Feedback(readings=readings, status=status))
-            if readings
+            ResponseReport(Feedback(rate_limits=rate_limits, status=status))
+            if rate_limits
             else _silent(int(status))
         )
     verdict = classify(status, headers, body, wall)
     # Whoever sent it decides about another try; he asks for another permit then.
-    heard = verdict.heard._replace(final=True)
-    return ResponseReport(heard, True, verdict.keeps_tokens, _wait_seconds(verdict))
+    feedback = verdict.feedback._replace(final=True)
+    return ResponseReport(feedback, True, verdict.keeps_tokens, _wait_seconds(verdict))
 
 
 @lru_cache(maxsize=8)
@@ -63,7 +63,7 @@ def _silent(status: int) -> ResponseReport:
 def _wait_seconds(verdict: Verdict) -> float:
     if verdict.retry_after:
         return verdict.retry_after
-    return backoff(1) / 2 if verdict.heard.cause == CONCURRENCY else backoff(1)
+    return backoff(1) / 2 if verdict.feedback.cause == CONCURRENCY else backoff(1)
 
 
 def report_of_error(error: BaseException) -> ResponseReport:
@@ -72,8 +72,8 @@ def report_of_error(error: BaseException) -> ResponseReport:
     if "ReadTimeout" in names or "ReadTimeoutError" in names:
         return ResponseReport(Feedback(SILENCE, final=True), refused=True)
     if names & _NOT_SENT:
-        heard = Feedback(SILENCE if "PoolTimeout" in names else FAULT, final=True)
-        return ResponseReport(heard, refused=True, keeps_tokens=False)
+        feedback = Feedback(SILENCE if "PoolTimeout" in names else FAULT, final=True)
+        return ResponseReport(feedback, refused=True, keeps_tokens=False)
     cause = FAULT if names & _LOST else SILENCE
     return ResponseReport(Feedback(cause, final=True), refused=True)
 

@@ -120,7 +120,9 @@ class HttpTransport:
         if response.status_code == 200:
             return read_count(response.content), Feedback()
         wall = self._clock.wall()
-        return None, classify(response.status_code, response.headers, response.content, wall).heard
+        return None, classify(
+            response.status_code, response.headers, response.content, wall
+        ).feedback
 
     def send(self, call: Call, attempts: Attempt) -> Outcome:
         """Carry a call to its end, all attempts included; what can happen is returned."""
@@ -211,8 +213,8 @@ class HttpTransport:
             return self.refused(response, exchange, request_id)
         message = read_message(_read_whole(response, exchange, request_id), request_id)
         value = message if call.raw else sdk.build_message(message, request_id)
-        heard = Feedback(readings=read_limits(response.headers))
-        return Outcome(value, None, read_usage(message), 200, request_id, heard=heard)
+        feedback = Feedback(rate_limits=read_limits(response.headers))
+        return Outcome(value, None, read_usage(message), 200, request_id, feedback=feedback)
 
     def refused(
         self, response: requests.Response, exchange: RetryExchange, request_id: Optional[str]
@@ -225,7 +227,7 @@ class HttpTransport:
         verdict = classify(status, response.headers, content, self._clock.wall())
         error = sdk.status_error(self._url, status, response.headers, content, read_json(content))
         refused = not verdict.keeps_tokens or status < 500
-        return Outcome(None, error, None, status, request_id, refused, verdict.heard)
+        return Outcome(None, error, None, status, request_id, refused, verdict.feedback)
 
     def no_answer(self, call: Call, exchange: RetryExchange, error: Exception) -> Outcome:
         """How a call ended that was not answered, or not whole."""

@@ -136,7 +136,7 @@ class PacedRetry(Retry):
         return self.new(total=left if delay.free else left - 1)
 
     def _wait_seconds(self, verdict: Verdict) -> float:
-        if verdict.heard.cause == CONCURRENCY and not verdict.retry_after:
+        if verdict.feedback.cause == CONCURRENCY and not verdict.retry_after:
             # Somebody else's answer makes room, at any time.
             return backoff(1) / 2
         if not verdict.retry_after:  # "0" says nothing either
@@ -164,7 +164,7 @@ class PacedRetry(Retry):
 
 def _in_time(exchange: RetryExchange, verdict: Verdict, wait_seconds: float) -> RetryDelay:
     """Tell the lane, and learn when to try again: an empty retry budget delays, it fails none."""
-    delay = exchange.attempts.refused(verdict.heard, wait_seconds)
+    delay = exchange.attempts.refused(verdict.feedback, wait_seconds)
     left = exchange.attempts.seconds_left()
     if left is None or not delay.alone or delay.seconds <= wait_seconds:
         return delay
@@ -201,14 +201,14 @@ def verdict_on_error(error: BaseException, rules: RetryRules) -> Verdict:
     if isinstance(error, ProxyError):
         error = _cause(error)
     if isinstance(error, (ConnectTimeoutError, NewConnectionError)):
-        return Verdict(True, "no connection", keeps_tokens=False, heard=_LOST)
+        return Verdict(True, "no connection", keeps_tokens=False, feedback=_LOST)
     if isinstance(error, SSLError):
-        return Verdict(False, "TLS failed", keeps_tokens=False, heard=_SILENT)
+        return Verdict(False, "TLS failed", keeps_tokens=False, feedback=_SILENT)
     if isinstance(error, ReadTimeoutError):
-        return Verdict(rules.read_timeouts, "read timeout", heard=_SILENT)
+        return Verdict(rules.read_timeouts, "read timeout", feedback=_SILENT)
     if isinstance(error, ProtocolError) and was_lost(error):
-        return Verdict(rules.resets, "connection lost", heard=_LOST)
-    return Verdict(False, type(error).__name__, heard=_SILENT)
+        return Verdict(rules.resets, "connection lost", feedback=_LOST)
+    return Verdict(False, type(error).__name__, feedback=_SILENT)
 
 
 def was_lost(error: BaseException) -> bool:

@@ -33,6 +33,24 @@ from claude_throttle.transport.limit_headers import (
     refused_kind,
 )
 
+#: The status that an error would have had before the answer began (errors page, 2026-11).
+STATUS_BY_TYPE = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "conflict_error": 409,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+
+#: For types that nobody knows yet: they "will grow over time" (errors page).
+UNKNOWN_STATUS = 500
+
 #: What passes only when somebody pays or a month ends (rate-limit page, 2026-09; SDK 2.10).
 SPEND_CODES = frozenset(
     {
@@ -151,7 +169,7 @@ class Verdict(NamedTuple):
     #: The server may have counted its tokens.
     keeps_tokens: bool = True
     #: For the pace.
-    heard: Feedback = Feedback()
+    feedback: Feedback = Feedback()
 
 
 def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) -> Verdict:
@@ -161,7 +179,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
     rule = _rule_for(status, code, message)
     wish, after = headers.get("x-should-retry"), retry_after(headers, wall)
     cause, reason = rule.cause, rule.reason
-    readings, kind = read_limits(headers), refused_kind(message)
+    rate_limits, kind = read_limits(headers), refused_kind(message)
     retry = (rule.retry and wish != "false") or (wish == "true" and code not in SPEND_CODES)
     if cause == RATE and after is None and wish != "true" and kind is None:
         # "Not sent with the spend-cap 429": without it nobody knows when it would pass.
@@ -170,8 +188,10 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
         cause = ""
     account = _account_refusal(reason, message) if cause == ACCOUNT else None
     growth = read_growth(message) if cause == RAMP else None
-    heard = Feedback(cause, after, readings, kind, growth, status, not retry, account)
-    return Verdict(retry, reason, after, heard.pauses_lane, status not in _TAKES_NOTHING, heard)
+    feedback = Feedback(cause, after, rate_limits, kind, growth, status, not retry, account)
+    return Verdict(
+        retry, reason, after, feedback.pauses_lane, status not in _TAKES_NOTHING, feedback
+    )
 
 
 def _rule_for(status: int, code: Optional[str], message: str) -> Rule:

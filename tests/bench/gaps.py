@@ -39,7 +39,7 @@ def departures(share):
 def _watched(throttle):
     """The instants at which the worker commits; there is no event for it, so the pacer is asked."""
     # In the very process state the calls will use: the bench looks where no caller may.
-    pacer = throttle._process().room(MODEL).lane.pacer
+    pacer = throttle._process().model_group(MODEL).lane.pacer
     instants, take = [], pacer.take
 
     def noting(cost, now, *more):

@@ -76,12 +76,12 @@ def _in_processes(place, share):
         mouth.close()
         running.append((scene, ear, process))
     for scene, ear, process in running:
-        yield (scene.what, _name(place), *_heard(ear))
+        yield (scene.what, _name(place), *_feedback(ear))
         process.terminate()
         process.join()
 
 
-def _heard(ear):
+def _feedback(ear):
     # One that hangs must not keep the rest from being measured.
     if not ear.poll(PATIENCE + STARTING_SECONDS):
         return ("hung", "", "", "")

@@ -13,7 +13,7 @@ from claude_throttle import (
     RetryScheduled,
     Usage,
 )
-from claude_throttle.cli.reach import GIVE_UP_SECONDS, OutageWatch
+from claude_throttle.cli.outage_watch import GIVE_UP_SECONDS, OutageWatch
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 
 LOST = RetryScheduled(1, "m", 1, None, "no connection", 0.5)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from claude_throttle.cli import complaints, reach, run
+from claude_throttle.cli import line_errors, outage_watch, run
 from claude_throttle.cli.main import main
 from claude_throttle.testing import FakeClaude, Garbage, Reply
 
@@ -214,7 +214,7 @@ def test_thousands_of_broken_lines_do_not_flood_the_terminal(
     run_lines: Run, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_lines(b"{\n" * 1000) == 1
-    assert len(capsys.readouterr().err.splitlines()) == complaints.REPORTED_LINES + 2
+    assert len(capsys.readouterr().err.splitlines()) == line_errors.REPORTED_LINES + 2
     assert len(results(out)) == 1000
 
 
@@ -250,7 +250,7 @@ def test_a_server_that_was_never_there_is_one_reason(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The throttler would wait for it for ever; the lines are left to the next run."""
-    monkeypatch.setattr(reach, "GIVE_UP_SECONDS", 0.5)
+    monkeypatch.setattr(outage_watch, "GIVE_UP_SECONDS", 0.5)
     fake.stop()
     assert run_lines([str(n) for n in range(50)]) == 1
     outage, stopped, counts = capsys.readouterr().err.splitlines()

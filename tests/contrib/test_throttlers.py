@@ -14,7 +14,7 @@ from tests.conftest import ask
 
 KEY = "sk-ant-test"
 
-heard = []
+feedback = []
 
 
 def told(**named):
@@ -84,12 +84,12 @@ def test_a_listener_by_its_dotted_name(fake):
     throttlers = told(default=told_url)
     throttlers["default"].call(**ask())
     throttlers.reset()
-    assert heard
+    assert feedback
 
 
 def hear(event):
     """A listener."""
-    heard.append(event)
+    feedback.append(event)
 
 
 def test_reset_forgets_and_closes():

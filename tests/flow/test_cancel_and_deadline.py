@@ -85,7 +85,7 @@ def test_sweeping_keeps_memory_to_the_living(fake, throttle):
     keep = throttler.submit(**ask("keep"))
     for _ in range(10_000):
         assert throttler.submit(**ask(timeout=600)).cancel()
-    backlog = throttler._process().room(ask()["model"]).lane.backlog
+    backlog = throttler._process().model_group(ask()["model"]).lane.backlog
     assert len(backlog._needing) < 200
     assert len(backlog._deadlines) < 200
     throttler.resume()

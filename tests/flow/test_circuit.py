@@ -25,7 +25,7 @@ FAULT = Reply(500, {}, "api_error")
 
 
 def circuit(throttler):
-    return throttler._process().room(MODEL).pacer.circuit
+    return throttler._process().model_group(MODEL).pacer.circuit
 
 
 def open_circuit(server, throttler, manual=None):
@@ -220,7 +220,7 @@ def test_a_retry_without_time_for_the_next_probe_is_told_at_once(fake, throttle,
     throttler = throttle(server, rpm=None, clock=manual)
     futures = open_circuit(server, throttler, manual)
     in_the_dark(server, manual, 20, 0.25)  # the gaps are five seconds by now
-    lane = throttler._process().room(MODEL).lane
+    lane = throttler._process().model_group(MODEL).lane
 
     def until_probe():
         with lane.mutex:

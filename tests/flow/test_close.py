@@ -183,7 +183,7 @@ def test_threads_end_with_the_throttler(fake, throttle):
         return [t for t in set(threading.enumerate()) - before if t.name.startswith(names)]
 
     wait_until(lambda: not ours())
-    assert throttler._process().senders.threads == 0
+    assert throttler._process().thread_pool.threads == 0
 
 
 def test_no_thread_is_started_before_the_first_call(fake):

@@ -39,10 +39,12 @@ class Calls:
         self.backlog = Backlog(0, threading.RLock(), self.clock, ageing)
         self.made = 0
 
-    def put(self, tenant=None, tokens=100, priority=Priority.NORMAL, rides=None):
+    def put(self, tenant=None, tokens=100, priority=Priority.NORMAL, parent_slot=None):
         self.made += 1
         cost = Cost(1.0, float(tokens), 0.0)
-        ticket = Ticket(number=self.made, cost=cost, priority=priority, tenant=tenant, rides=rides)
+        ticket = Ticket(
+            number=self.made, cost=cost, priority=priority, tenant=tenant, parent_slot=parent_slot
+        )
         with self.backlog.mutex:
             self.backlog.put_locked(ticket)
         return ticket
@@ -246,7 +248,7 @@ def test_tenants_who_have_gone_are_forgotten(regulars):
             if regulars:
                 calls.leave()
     (rank,) = calls.backlog._shares._ranks.values()
-    assert len(rank.accounts) < 25_000
+    assert len(rank.accounting) < 25_000
     calls.leave_all()
     assert calls.backlog._shares._ranks == {}
 
@@ -262,7 +264,7 @@ def test_a_tenant_is_forgotten_once_the_others_have_caught_up():
         calls.put("stays")
         calls.leave()
     (rank,) = calls.backlog._shares._ranks.values()
-    assert len(rank.accounts) < 200
+    assert len(rank.accounting) < 200
 
 
 # -- priorities --------------------------------------------------------------------------------
@@ -384,7 +386,7 @@ def test_riders_need_no_permit():
     """They go when nobody else may, and in their order when all may."""
     calls = Calls()
     needing = calls.put(priority=Priority.NORMAL)
-    rider = calls.put(priority=Priority.BATCH, rides=ReentrantSlot())
+    rider = calls.put(priority=Priority.BATCH, parent_slot=ReentrantSlot())
     assert calls.head(up_to=-math.inf) is rider
     assert calls.head(up_to=Priority.INTERACTIVE) is rider
     assert calls.head(up_to=math.inf) is needing
@@ -497,7 +499,7 @@ def test_a_permit_shares_like_a_call(fake, throttle, manual):
 
     thread = threading.Thread(target=take)
     thread.start()
-    backlog = throttler._process().room(MODEL).lane.backlog
+    backlog = throttler._process().model_group(MODEL).lane.backlog
     wait_until(lambda: len(backlog.waiting_locked()) == 51)
     throttler.resume()
     for _ in range(20):

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from claude_throttle import Closed, DeadlineExceeded
-from claude_throttle.core.queueing.ticket import Priority
+from claude_throttle.core.domain.priority import Priority
 from claude_throttle.testing import Stall
 from tests.conftest import MODEL, ask, echo, note_departures
 from tests.flow.test_cancel_and_deadline import wait_until
@@ -21,14 +21,14 @@ def idle(fake, throttle):
         server = fake()
         throttler = throttle(server, **settings)
         throttler.call(**ask("first"))
-        wait_until(lambda: throttler._process().senders.idle)
+        wait_until(lambda: throttler._process().thread_pool.idle)
         return server, throttler
 
     return make
 
 
 def lane_of(throttler):
-    return throttler._process().room(MODEL).lane
+    return throttler._process().model_group(MODEL).lane
 
 
 def note_threads(throttler):
@@ -39,7 +39,7 @@ def note_threads(throttler):
 def nothing_left(throttler):
     """Whether every call has ended, and given back what it held."""
     process, lane = throttler._process(), lane_of(throttler)
-    held = [lane.backlog.accepted, lane.backlog.calls, lane.out, process.permits.in_use]
+    held = [lane.backlog.accepted, lane.backlog.calls, lane.out, process.limiter.in_use]
     return not any(held)
 
 
@@ -105,7 +105,7 @@ def test_the_estimate_is_the_newest(idle):
     still_out = throttler.submit(**ask())
     wait_until(lambda: len(server.arrivals) == 3)  # else the next call might stall
     taken = note_departures(throttler, lambda cost, now: cost.output_tokens)
-    plain = throttler._process().room(MODEL).estimator.cost(MODEL, 1.0, 100).output_tokens
+    plain = throttler._process().model_group(MODEL).estimator.cost(MODEL, 1.0, 100).output_tokens
     lane_of(throttler).pacer.stretch = lambda now: 2.0
     throttler.call(**ask())
     assert taken == [min(100.0, 2.0 * plain)]
@@ -154,7 +154,7 @@ def test_ctrl_c_in_the_midst_leaves_nothing_behind(idle, monkeypatch, stage):
     owner, name = {
         "claim": (lane.backlog, "leave_locked"),
         "take": (lane.pacer, "take"),
-        "hand over": (throttler._process().senders, "run"),
+        "hand over": (throttler._process().thread_pool, "run"),
     }[stage]
 
     def press(*_args):
@@ -174,9 +174,9 @@ def test_ctrl_c_in_the_midst_leaves_nothing_behind(idle, monkeypatch, stage):
 def test_ctrl_c_before_a_sender_came_to_it_is_not_a_bug(idle, monkeypatch, caplog):
     """The call has ended, and nothing goes on the wire; futures would call that unexpected."""
     server, throttler = idle()
-    senders, handed = throttler._process().senders, []
+    thread_pool, handed = throttler._process().thread_pool, []
     with monkeypatch.context() as patch:
-        patch.setattr(senders, "run", handed.append)
+        patch.setattr(thread_pool, "run", handed.append)
         future = throttler.submit(**ask("given up"))
     future.give_up()
     handed[0]()

@@ -145,11 +145,14 @@ def leaves_until(pacer, cost, end, reading):
     """Let calls leave as soon as they may, one answer each, until *end*; return the instants."""
     now, left = 0.0, []
     while now < end:
-        stamp = pacer.take(cost, now)
+        dispatch = pacer.take(cost, now)
         left.append(now)
         pacer.settle(cost, cost, now)
         pacer.answered(
-            Feedback(readings={"requests": reading(now, len(left))}), stamp, Cost(0, 0, 0), now
+            Feedback(rate_limits={"requests": reading(now, len(left))}),
+            dispatch,
+            Cost(0, 0, 0),
+            now,
         )
         now = max(now, pacer.ready_at(cost, now))
     return left
@@ -183,8 +186,8 @@ def test_headroom_holds_against_a_server_in_virtual_time():
     """1,200 a minute learned, half left: 600 calls take about a minute instead of half of one."""
     server = SimulatedServer(SimulatedLimits(rpm=1200, burst=20))
     requests = [(0.0, SimulatedRequest())] * 600
-    permits = ConcurrencyLimiter(probing=True)
-    simulation = Simulation(told_nothing(headroom=0.5), permits, Known(), server, requests).run()
+    limiter = ConcurrencyLimiter(probing=True)
+    simulation = Simulation(told_nothing(headroom=0.5), limiter, Known(), server, requests).run()
     ended = [call.done_at for call in simulation.calls]
     assert None not in ended
     assert 0.9 * 60 <= max(ended) <= 1.15 * 60
@@ -194,6 +197,6 @@ def test_headroom_of_what_is_told_is_taken_off_once(fake, throttle, manual):
     """Half of 120 told, where the server allows 120, too: 60, not 30."""
     throttler = throttle(fake(clock=manual, rpm=120), rpm=120, headroom=0.5, clock=manual)
     throttler.submit(**ask()).result(10)
-    pacer = throttler._process().room(MODEL).pacer
+    pacer = throttler._process().model_group(MODEL).pacer
     now = manual.monotonic()
     assert pacer.ready_at(Cost(1, 10, 10), now) - now == pytest.approx(1.0, abs=0.01)

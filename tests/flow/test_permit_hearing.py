@@ -18,7 +18,7 @@ LIMITS = {
 
 
 def pacer_of(throttler):
-    return throttler._process().room(MODEL).pacer
+    return throttler._process().model_group(MODEL).pacer
 
 
 def refuse(throttler, status, headers=None, body=b""):
@@ -132,4 +132,4 @@ def test_one_that_was_to_be_heard_of_and_is_dropped_is_lost(fake, throttle, sett
     gc.collect()
     throttler.permit(model=MODEL).close()
     assert pacer_of(throttler).latency._in_flight == 0
-    assert throttler._process().permits.in_use == 0
+    assert throttler._process().limiter.in_use == 0

@@ -211,7 +211,7 @@ def test_one_pause_for_a_wave_of_429s(fake, throttle, manual):
     throttler = throttle(server, rpm=600, burst=20, clock=manual)
     futures = [throttler.submit(**ask(str(n))) for n in range(20)]
     wait_until(lambda: throttler.stats().retried == 20)
-    pacer = throttler._process().room(ask()["model"]).pacer
+    pacer = throttler._process().model_group(ask()["model"]).pacer
     assert 1010.0 <= pacer.pause.until <= 1011.0
     move_until_done(manual, futures)
     assert [a.status for a in server.arrivals].count(429) == 20

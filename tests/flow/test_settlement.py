@@ -19,9 +19,9 @@ def raising(*_args, **_kwargs):
     raise Bug
 
 
-def rooms(throttler):
-    room = throttler._process().room(MODEL)
-    return throttler._process(), room.lane, room.pacer
+def model_groups(throttler):
+    model_group = throttler._process().model_group(MODEL)
+    return throttler._process(), model_group.lane, model_group.pacer
 
 
 STAGES = {
@@ -30,16 +30,16 @@ STAGES = {
     "the worker looks at the head": lambda p, lane, pacer: (lane.backlog, "head_locked"),
     "the worker looks for deadlines": lambda p, lane, pacer: (lane.backlog, "take_due_locked"),
     "the worker takes a ticket out": lambda p, lane, pacer: (lane._worker, "commit_locked"),
-    "the worker asks for a permit": lambda p, lane, pacer: (p.permits, "try_acquire"),
-    "a sender is started": lambda p, lane, pacer: (p.senders, "run"),
+    "the worker asks for a permit": lambda p, lane, pacer: (p.limiter, "try_acquire"),
+    "a sender is started": lambda p, lane, pacer: (p.thread_pool, "run"),
     "the wire sends": lambda p, lane, pacer: (p._wire, "send"),
     "the adapter sends": lambda p, lane, pacer: (p._wire._adapter, "send"),
-    "an estimate is learned": lambda p, lane, pacer: (p.room(MODEL).estimator, "learn"),
+    "an estimate is learned": lambda p, lane, pacer: (p.model_group(MODEL).estimator, "learn"),
     "the quotas are settled": lambda p, lane, pacer: (pacer, "settle"),
-    "the account is closed": lambda p, lane, pacer: (lane.accounts, "close"),
+    "the account is closed": lambda p, lane, pacer: (lane.accounting, "close"),
     "an event is recorded": lambda p, lane, pacer: (p._recorder, "record"),
     "the lanes that wait for a permit are woken": lambda p, lane, pacer: (
-        p.permits,
+        p.limiter,
         "wake_starved",
     ),
 }
@@ -53,7 +53,7 @@ def test_a_bug_at_any_stage_leaves_no_future_unresolved(fake, throttle, stage, m
     throttler.call(**ask())
     throttler.pause()
     queued = [throttler.submit(**ask(str(n), timeout=60)) for n in range(8)]
-    owner, name = STAGES[stage](*rooms(throttler))
+    owner, name = STAGES[stage](*model_groups(throttler))
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, raising)
         _resume_despite(throttler)
@@ -79,7 +79,7 @@ def _ends(future):
 def test_a_call_after_a_bug_is_served(fake, throttle, monkeypatch):
     """The worker outlives any bug."""
     throttler = throttle(fake())
-    _, _, pacer = rooms(throttler)
+    _, _, pacer = model_groups(throttler)
     with monkeypatch.context() as patch:
         patch.setattr(pacer, "ready_at", raising)
         with pytest.raises(Bug):

@@ -52,7 +52,9 @@ def refuse_one(server, throttler, refusal, model=MODEL):
     """Let one call meet *refusal*; return its error."""
     server.script(refusal)
     error = throttler.submit(**ask("refused", model=model)).exception(10)
-    wait_until(lambda: throttler.limits()[throttler._process().room(model).lane.name].suspended)
+    wait_until(
+        lambda: throttler.limits()[throttler._process().model_group(model).lane.name].suspended
+    )
     return error
 
 
@@ -127,7 +129,7 @@ def test_a_waiting_permit_and_a_waiting_retry_end_with_it(fake, throttle):
     wait_until(lambda: len(server.arrivals) == 2)
     with ThreadPoolExecutor() as pool:
         permit = pool.submit(throttler.permit, model=MODEL)
-        lane = throttler._process().room(MODEL).lane
+        lane = throttler._process().model_group(MODEL).lane
         wait_until(lambda: lane.backlog.waiting_locked())
         throttler._process()._access.suspend(*suspended_by(throttler))
         assert isinstance(permit.exception(10), AccountSuspended)
@@ -141,7 +143,7 @@ def suspended_by(throttler):
     """A call and a refusal, for what a sender does with them."""
     from claude_throttle.core.domain.feedback import AccountRefusal
 
-    lane = throttler._process().room(MODEL).lane
+    lane = throttler._process().model_group(MODEL).lane
     call = next(attempts.call for attempts in lane.out)
     return call, AccountRefusal("spend limit", "no money", None)
 
@@ -232,7 +234,7 @@ def test_who_waits_for_a_place_in_the_queue_is_told(fake, throttle):
     throttler.submit(**ask("cap"))
     with ThreadPoolExecutor(4) as pool:
         blocked = [pool.submit(throttler.call, **ask(f"b{n}", block=True)) for n in range(4)]
-        backlog = throttler._process().room(MODEL).lane.backlog
+        backlog = throttler._process().model_group(MODEL).lane.backlog
         wait_until(lambda: len(backlog.not_full._waiters) == 4)
         throttler.resume()
         errors = [future.exception(20) for future in blocked]

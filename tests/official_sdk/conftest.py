@@ -18,7 +18,7 @@ HELLO = {
 
 def in_flight(throttler):
     """Places that are taken."""
-    return throttler._process().permits.in_use
+    return throttler._process().limiter.in_use
 
 
 @pytest.fixture

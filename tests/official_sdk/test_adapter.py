@@ -44,7 +44,7 @@ def test_an_answer_comes_as_without_it(fake, throttle, session):
         answer = post(made, server)
         assert echo(answer.json()) == "hello"
         assert in_flight(throttler) == 0
-    assert throttler._process().room(MODEL).pacer.learned["requests"].limit == 600
+    assert throttler._process().model_group(MODEL).pacer.learned["requests"].limit == 600
 
 
 def test_it_settles_from_the_answer(fake, throttle, session, manual):
@@ -149,7 +149,7 @@ def test_batches_have_a_lane_of_their_own(fake, throttle, session):
     requests = json.dumps({"requests": [{"custom_id": "one", "params": HELLO}]}).encode()
     batch = made.post(url, data=iter([requests]), timeout=10).json()
     assert made.get(f"{url}/{batch['id']}", timeout=10).json()["id"] == batch["id"]
-    assert throttler._process().admission._beside["batches"].pacer._number == 2
+    assert throttler._process().admission._endpoint_lanes["batches"].pacer._number == 2
     assert throttler._process().lanes() == []
 
 

@@ -133,8 +133,8 @@ def test_what_answers_really_take_is_learned(fake, throttle, client):
     made = client(server, throttler)
     for _ in range(30):
         made.messages.create(**{**HELLO, "max_tokens": 5000})
-    room = throttler._process().room(MODEL)
-    assert room.estimator.cost(MODEL, 10.0, 5000).output_tokens < 100
+    model_group = throttler._process().model_group(MODEL)
+    assert model_group.estimator.cost(MODEL, 10.0, 5000).output_tokens < 100
 
 
 def test_limits_are_learned_from_its_answers(fake, client, throttle):
@@ -142,7 +142,7 @@ def test_limits_are_learned_from_its_answers(fake, client, throttle):
     server = fake(rpm=600, itpm=70_000)
     throttler = throttle(server, rpm=None)
     client(server, throttler).messages.create(**HELLO)
-    learned = throttler._process().room(MODEL).pacer.learned
+    learned = throttler._process().model_group(MODEL).pacer.learned
     assert (learned["requests"].limit, learned["input_tokens"].limit) == (600, 70_000)
 
 
@@ -254,7 +254,7 @@ def test_counts_have_a_pace_of_their_own(fake, throttle, client):
         model=MODEL, messages=HELLO["messages"]
     )
     assert counted.input_tokens > 0
-    assert throttler._process().admission._beside["count_tokens"].pacer._number == 1
+    assert throttler._process().admission._endpoint_lanes["count_tokens"].pacer._number == 1
 
 
 def test_batches_have_a_pace_of_their_own(fake, throttle, client):
@@ -268,7 +268,7 @@ def test_batches_have_a_pace_of_their_own(fake, throttle, client):
     assert batches.retrieve(made.id).processing_status == "ended"
     (found,) = batches.results(made.id)
     assert found.result.message.content[0].text == "echo: hello"
-    lane = throttler._process().admission._beside["batches"]
+    lane = throttler._process().admission._endpoint_lanes["batches"]
     # The SDK looks at the batch once more, for the address of the results.
     assert lane.pacer._number == len(server.batches.arrivals) == 4
     assert not lane.out
@@ -373,7 +373,7 @@ def test_closing_the_throttler_refuses_who_waits(fake, throttle, client):
         threads = [threading.Thread(target=lambda: got.append(_raised(made))) for _ in range(3)]
         for thread in threads:
             thread.start()
-        lane = throttler._process().room(MODEL).lane
+        lane = throttler._process().model_group(MODEL).lane
         wait_until(lambda: len(lane.backlog.waiting_locked()) == 3)
         throttler.close(timeout=0)
         for thread in threads:
@@ -405,7 +405,7 @@ def test_ctrl_c_in_the_midst_gives_the_place_back(fake, throttle, client):
     with pytest.raises(KeyboardInterrupt):
         made.messages.create(**HELLO)
     assert in_flight(throttler) == 0
-    assert throttler._process().room(MODEL).pacer.latency._in_flight == 0
+    assert throttler._process().model_group(MODEL).pacer.latency._in_flight == 0
 
 
 def test_an_answer_that_another_middleware_makes_up_takes_nothing(fake, throttle, client, manual):

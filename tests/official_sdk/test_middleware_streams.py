@@ -46,7 +46,9 @@ def test_its_usage_settles_what_was_booked(fake, throttle, client, manual):
     with client(server, throttler).messages.stream(**{**HELLO, "max_tokens": 1000}) as stream:
         read(stream)
     assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
-    assert throttler._process().room(MODEL).estimator.cost(MODEL, 3.0, 1000).output_tokens < 300
+    assert (
+        throttler._process().model_group(MODEL).estimator.cost(MODEL, 3.0, 1000).output_tokens < 300
+    )
 
 
 def test_limits_are_learned_from_its_head(fake, throttle, client):
@@ -54,7 +56,7 @@ def test_limits_are_learned_from_its_head(fake, throttle, client):
     server = fake(rpm=600)
     throttler = throttle(server, rpm=None)
     with client(server, throttler).messages.stream(**HELLO):
-        assert throttler._process().room(MODEL).pacer.learned["requests"].limit == 600
+        assert throttler._process().model_group(MODEL).pacer.learned["requests"].limit == 600
 
 
 @pytest.mark.parametrize("how", ["stream", "create"])
@@ -81,7 +83,7 @@ def test_what_was_left_early_keeps_its_estimate_of_output(fake, throttle, client
     """Nobody knows what it had produced by then; the input is known."""
     server = fake(clock=manual)
     throttler = throttle(server, rpm=None, otpm=1000, itpm=1000, clock=manual)
-    pacer = throttler._process().room(MODEL).pacer
+    pacer = throttler._process().model_group(MODEL).pacer
     settled, settle = [], pacer.settle
     pacer.settle = lambda held, actual, at: (
         settled.append((held, actual)) or settle(held, actual, at)
@@ -108,11 +110,15 @@ def test_a_dropped_stream_comes_back_without_a_lock(fake, throttle, client, begu
     ]
     if begun:
         next(iter(streams[0]))
-    lane = throttler._process().room(MODEL).lane
+    lane = throttler._process().model_group(MODEL).lane
     held, let_go, dropped = threading.Event(), threading.Event(), threading.Event()
 
     def hold():
-        with lane.mutex, throttler._process().senders._lock, throttler._process()._rooms._lock:
+        with (
+            lane.mutex,
+            throttler._process().thread_pool._lock,
+            throttler._process()._model_groups._lock,
+        ):
             held.set()
             let_go.wait(10)
 
@@ -292,7 +298,7 @@ def test_many_streams_half_of_them_forgotten(fake, throttle, client):
         thread.join(30)
     assert texts == ["echo: hello"] * 25
     assert in_flight(throttler) == 0
-    assert throttler._process().room(MODEL).pacer.latency._in_flight == 0
+    assert throttler._process().model_group(MODEL).pacer.latency._in_flight == 0
 
 
 # -- a server that compresses ----------------------------------------------------------------------

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
-from claude_throttle.core.queueing.ticket import Priority
 
 NORMAL = Priority.NORMAL
 INTERACTIVE = Priority.INTERACTIVE
@@ -20,80 +20,80 @@ class Purse:
     """Permits, and the places that are out."""
 
     def __init__(self, *args, **more):
-        self.permits = ConcurrencyLimiter(*args, **more)
+        self.limiter = ConcurrencyLimiter(*args, **more)
         self.places = []
 
     def __getattr__(self, name):
-        return getattr(self.permits, name)
+        return getattr(self.limiter, name)
 
     def try_acquire(self, now, priority):
-        place = self.permits.place(priority)
-        taken = place.try_take(now)
+        place = self.limiter.place(priority)
+        taken = place.try_acquire(now)
         self.places += [place] if taken else []
         return taken
 
-    def give_back(self):
+    def release(self):
         """The one that was borrowed first."""
-        self.places.pop(0).give_back()
+        self.places.pop(0).release()
 
-    def give_back_quietly(self):
-        self.places.pop(0).give_back_quietly()
+    def release_nowait(self):
+        self.places.pop(0).release_nowait()
 
 
-def borrow(permits, most, now=0.0, priority=NORMAL):
+def borrow(limiter, most, now=0.0, priority=NORMAL):
     """Borrow up to *most*; returns how many there were."""
     for count in range(most):
-        if not permits.try_acquire(now, priority):
+        if not limiter.try_acquire(now, priority):
             return count
     return most
 
 
-def is_free(permits, now=0.0):
-    return permits.up_to(now) == math.inf
+def is_free(limiter, now=0.0):
+    return limiter.up_to(now) == math.inf
 
 
 def test_no_more_than_the_limit_are_out():
     """The third of two is refused; one put back is one to be had."""
-    permits = Purse(2)
-    assert [permits.try_acquire(0.0, NORMAL) for _ in range(3)] == [True, True, False]
-    assert permits.up_to(0.0) == -math.inf
-    permits.give_back()
-    assert permits.up_to(0.0) == math.inf
-    assert (borrow(permits, 2), permits.in_use) == (1, 2)
+    limiter = Purse(2)
+    assert [limiter.try_acquire(0.0, NORMAL) for _ in range(3)] == [True, True, False]
+    assert limiter.up_to(0.0) == -math.inf
+    limiter.release()
+    assert limiter.up_to(0.0) == math.inf
+    assert (borrow(limiter, 2), limiter.in_use) == (1, 2)
 
 
 def test_without_a_limit_they_are_still_counted():
     """Nothing told and nothing probed: unbounded, until the server says otherwise."""
-    permits = Purse(None)
-    assert (borrow(permits, 1000), permits.limit, permits.in_use) == (1000, math.inf, 1000)
-    assert is_free(permits)
-    permits.give_back()
-    assert permits.in_use == 999
+    limiter = Purse(None)
+    assert (borrow(limiter, 1000), limiter.limit, limiter.in_use) == (1000, math.inf, 1000)
+    assert is_free(limiter)
+    limiter.release()
+    assert limiter.in_use == 999
 
 
 @given(st.one_of(st.none(), st.integers(1, 4)), st.lists(st.sampled_from("+-~"), max_size=60))
 def test_in_use_is_what_was_borrowed_and_not_put_back(limit, steps):
     """Whatever the order, loud or quiet."""
-    permits, out = Purse(limit), 0
+    limiter, out = Purse(limit), 0
     for step in steps:
         if step == "+":
             may = limit is None or out < limit
-            assert (is_free(permits), permits.try_acquire(0.0, NORMAL)) == (may, may)
+            assert (is_free(limiter), limiter.try_acquire(0.0, NORMAL)) == (may, may)
             out += may
         elif out:
             out -= 1
-            permits.give_back() if step == "-" else permits.give_back_quietly()
-        assert permits.in_use == out
+            limiter.release() if step == "-" else limiter.release_nowait()
+        assert limiter.in_use == out
 
 
 def test_looking_borrows_nothing():
     """Ask as often as you like, within one instant."""
-    permits = Purse(probing=True)
-    borrow(permits, 1)
-    assert {permits.up_to(0.0) for _ in range(10)} == {math.inf}
-    borrow(permits, 1)
-    assert {permits.up_to(0.0) for _ in range(10)} == {-math.inf}
-    assert (permits.in_use, permits.limit) == (2, 2)
+    limiter = Purse(probing=True)
+    borrow(limiter, 1)
+    assert {limiter.up_to(0.0) for _ in range(10)} == {math.inf}
+    borrow(limiter, 1)
+    assert {limiter.up_to(0.0) for _ in range(10)} == {-math.inf}
+    assert (limiter.in_use, limiter.limit) == (2, 2)
 
 
 # -- waking ----------------------------------------------------------------------------------------
@@ -101,73 +101,73 @@ def test_looking_borrows_nothing():
 
 def test_who_starves_is_woken_once():
     """A wake is used up; who found none again has to say so again."""
-    permits, woken = Purse(1), []
-    borrow(permits, 1)
-    permits.starve(wake := lambda: woken.append("a"))
-    permits.starve(wake)
-    permits.starve(lambda: woken.append("b"))
-    permits.give_back()
-    borrow(permits, 1)
-    permits.give_back()
+    limiter, woken = Purse(1), []
+    borrow(limiter, 1)
+    limiter.notify_when_free(wake := lambda: woken.append("a"))
+    limiter.notify_when_free(wake)
+    limiter.notify_when_free(lambda: woken.append("b"))
+    limiter.release()
+    borrow(limiter, 1)
+    limiter.release()
     assert sorted(woken) == ["a", "b"]
 
 
 def test_a_quiet_return_wakes_nobody():
     """It may come from the garbage collector, inside anybody's lock; the next loud one wakes."""
-    permits, woken = Purse(1), []
-    borrow(permits, 1)
-    permits.starve(lambda: woken.append(1))
-    permits.give_back_quietly()
-    assert (woken, is_free(permits)) == ([], True)
-    borrow(permits, 1)
-    permits.give_back()
+    limiter, woken = Purse(1), []
+    borrow(limiter, 1)
+    limiter.notify_when_free(lambda: woken.append(1))
+    limiter.release_nowait()
+    assert (woken, is_free(limiter)) == ([], True)
+    borrow(limiter, 1)
+    limiter.release()
     assert woken == [1]
 
 
 def test_who_is_woken_may_call_back():
     """No lock is held while calling out: it may borrow, or starve again."""
-    permits, woken = Purse(1), []
-    borrow(permits, 1)
+    limiter, woken = Purse(1), []
+    borrow(limiter, 1)
 
     def wake():
-        woken.append(permits.try_acquire(0.0, NORMAL))
-        permits.starve(lambda: woken.append("again"))
+        woken.append(limiter.try_acquire(0.0, NORMAL))
+        limiter.notify_when_free(lambda: woken.append("again"))
 
-    permits.starve(wake)
-    permits.give_back()
-    permits.give_back()
+    limiter.notify_when_free(wake)
+    limiter.release()
+    limiter.release()
     assert woken == [True, "again"]
 
 
 def test_a_higher_limit_wakes_who_starves():
     """Those that are out stay out."""
-    permits, woken = Purse(1), []
-    borrow(permits, 1)
-    permits.starve(lambda: woken.append(1))
-    permits.set_told(2)
-    assert (woken, borrow(permits, 2)) == ([1], 1)
+    limiter, woken = Purse(1), []
+    borrow(limiter, 1)
+    limiter.notify_when_free(lambda: woken.append(1))
+    limiter.set_told(2)
+    assert (woken, borrow(limiter, 2)) == ([1], 1)
 
 
 def test_the_first_headers_wake_who_starves():
     """There is more room at once, and nobody else would say so."""
-    permits, woken = Purse(probing=True), []
-    borrow(permits, 2)
-    permits.starve(lambda: woken.append(1))
-    permits.headers_came()
-    permits.headers_came()
-    assert (woken, borrow(permits, 20)) == ([1], 8)
+    limiter, woken = Purse(probing=True), []
+    borrow(limiter, 2)
+    limiter.notify_when_free(lambda: woken.append(1))
+    limiter.headers_came()
+    limiter.headers_came()
+    assert (woken, borrow(limiter, 20)) == ([1], 8)
 
 
 def test_a_lower_limit_lets_those_out_come_home_first():
     """Three out under a limit of one: the next leaves when all three are back."""
-    permits = Purse(None)
-    borrow(permits, 3)
-    permits.set_told(1)
+    limiter = Purse(None)
+    borrow(limiter, 3)
+    limiter.set_told(1)
     free = []
     for _ in range(3):
-        free.append(is_free(permits))
-        permits.give_back()
-    assert (free, borrow(permits, 1)) == ([False] * 3, 1)
+        free.append(is_free(limiter))
+        limiter.release()
+    assert (free, borrow(limiter, 1)) == ([False] * 3, 1)
 
 
 # -- who may have the last ones --------------------------------------------------------------------
@@ -178,97 +178,97 @@ def test_a_lower_limit_lets_those_out_come_home_first():
 )
 def test_a_share_is_kept_for_interactive_calls(limit, share, for_all):
     """Of ten with a share of a fifth, eight are everybody's and two are kept."""
-    permits = Purse(limit, interactive_share=share)
-    assert borrow(permits, limit, priority=Priority.BATCH) == for_all
+    limiter = Purse(limit, interactive_share=share)
+    assert borrow(limiter, limit, priority=Priority.BATCH) == for_all
     if for_all < limit:
-        assert permits.up_to(0.0) == INTERACTIVE
-    assert borrow(permits, limit, priority=INTERACTIVE) == limit - for_all
-    assert permits.up_to(0.0) == -math.inf
+        assert limiter.up_to(0.0) == INTERACTIVE
+    assert borrow(limiter, limit, priority=INTERACTIVE) == limit - for_all
+    assert limiter.up_to(0.0) == -math.inf
 
 
 def test_what_interactive_calls_hold_is_taken_from_their_share_first():
     """Two of ten kept, and two interactive calls out: the other eight are still everybody's."""
-    permits = Purse(10, interactive_share=0.2)
-    assert borrow(permits, 2, priority=INTERACTIVE) == 2
-    assert borrow(permits, 20, priority=NORMAL) == 8
+    limiter = Purse(10, interactive_share=0.2)
+    assert borrow(limiter, 2, priority=INTERACTIVE) == 2
+    assert borrow(limiter, 20, priority=NORMAL) == 8
 
 
 def test_a_look_is_enough_to_see_what_came_back():
     """The worker only looks: it would else wait for ever for permits that are all there."""
-    permits = Purse(10, interactive_share=0.2)
-    assert borrow(permits, 20, priority=NORMAL) == 8
+    limiter = Purse(10, interactive_share=0.2)
+    assert borrow(limiter, 20, priority=NORMAL) == 8
     for _ in range(8):
-        permits.give_back_quietly()
-    assert permits.up_to(0.0) == math.inf
+        limiter.release_nowait()
+    assert limiter.up_to(0.0) == math.inf
 
 
 @given(st.integers(1, 30), st.floats(0.0, 1.0))
 def test_the_reserve_never_takes_the_last(limit, share):
     """However large the share and small the limit: one permit is everybody's."""
-    permits = Purse(limit, interactive_share=share)
-    assert permits.try_acquire(0.0, Priority.BATCH)
+    limiter = Purse(limit, interactive_share=share)
+    assert limiter.try_acquire(0.0, Priority.BATCH)
 
 
 def test_without_a_limit_nothing_is_kept():
     """There is always one more."""
-    permits = Purse(None, interactive_share=0.5)
-    assert borrow(permits, 100) == 100
+    limiter = Purse(None, interactive_share=0.5)
+    assert borrow(limiter, 100) == 100
 
 
 # -- probing ---------------------------------------------------------------------------------------
 
 
-def fill_and_look(permits, instants):
+def fill_and_look(limiter, instants):
     """Take all there are whenever one looks; returns what the limit was then."""
     limits = []
     for now in instants:
-        permits.up_to(now)
-        borrow(permits, 1000, now)
-        limits.append(permits.limit)
+        limiter.up_to(now)
+        borrow(limiter, 1000, now)
+        limits.append(limiter.limit)
     return limits
 
 
 def test_silence_doubles_the_probes_up_to_eight():
     """2, 4, 8 per half second without a refusal; then it takes headers."""
-    permits = Purse(probing=True)
+    limiter = Purse(probing=True)
     halves = [0.0, 0.49, 0.5, 0.99, 1.0, 1.5, 2.0, 60.0]
-    assert fill_and_look(permits, halves) == [2, 2, 4, 4, 8, 8, 8, 8]
+    assert fill_and_look(limiter, halves) == [2, 2, 4, 4, 8, 8, 8, 8]
 
 
 def test_silence_counts_only_while_somebody_waits():
     """An idle hour is no admission: half a second after the second permit went, not before."""
-    permits = Purse(probing=True)
-    borrow(permits, 2, 0.0)
-    permits.give_back()
-    assert permits.try_acquire(3600.0, NORMAL)
-    permits.up_to(3600.0)
-    permits.up_to(3600.4)
-    assert permits.limit == 2
-    permits.up_to(3600.5)
-    assert permits.limit == 4
+    limiter = Purse(probing=True)
+    borrow(limiter, 2, 0.0)
+    limiter.release()
+    assert limiter.try_acquire(3600.0, NORMAL)
+    limiter.up_to(3600.0)
+    limiter.up_to(3600.4)
+    assert limiter.limit == 2
+    limiter.up_to(3600.5)
+    assert limiter.limit == 4
 
 
 def test_the_first_headers_give_ten():
     """The server tells its limits: no need to grope."""
-    permits = Purse(probing=True)
-    permits.headers_came()
-    assert permits.limit == 10
+    limiter = Purse(probing=True)
+    limiter.headers_came()
+    assert limiter.limit == 10
 
 
 def test_headers_change_nothing_where_a_rate_is_told():
     """Rate times latency bounds it; there is nothing to probe."""
-    permits = Purse(None)
-    permits.headers_came()
-    assert permits.limit == math.inf
+    limiter = Purse(None)
+    limiter.headers_came()
+    assert limiter.limit == math.inf
 
 
 def test_answers_alone_let_no_probe_more_leave():
     """Before the headers came a limit of two is two, however many were answered."""
-    permits = Purse(probing=True)
-    borrow(permits, 2)
-    permits.up_to(0.0)
-    permits.answered()
-    assert permits.limit == 2
+    limiter = Purse(probing=True)
+    borrow(limiter, 2)
+    limiter.up_to(0.0)
+    limiter.answered()
+    assert limiter.limit == 2
 
 
 # -- growing ---------------------------------------------------------------------------------------
@@ -276,48 +276,48 @@ def test_answers_alone_let_no_probe_more_leave():
 
 def test_while_full_each_answer_makes_room_for_one_more():
     """Ten out and one waiting: eleven."""
-    permits = Purse(probing=True)
-    permits.headers_came()
-    borrow(permits, 10)
-    permits.up_to(0.0)  # somebody waits
-    permits.answered()
-    permits.answered()
-    assert permits.limit == 12
+    limiter = Purse(probing=True)
+    limiter.headers_came()
+    borrow(limiter, 10)
+    limiter.up_to(0.0)  # somebody waits
+    limiter.answered()
+    limiter.answered()
+    assert limiter.limit == 12
 
 
 def test_an_answer_to_who_was_not_short_of_permits_changes_nothing():
     """Nine of ten are out: ten are enough."""
-    permits = Purse(probing=True)
-    permits.headers_came()
-    borrow(permits, 9)
-    permits.up_to(0.0)
-    permits.answered()
-    assert permits.limit == 10
+    limiter = Purse(probing=True)
+    limiter.headers_came()
+    borrow(limiter, 9)
+    limiter.up_to(0.0)
+    limiter.answered()
+    assert limiter.limit == 10
 
 
 def test_full_and_unrefused_for_half_a_second_doubles():
     """Answers may take half a minute; a refusal would have come by now."""
-    permits = Purse(probing=True)
-    permits.headers_came()
-    assert fill_and_look(permits, [0.0, 0.4, 0.5, 1.0, 1.5]) == [10, 10, 20, 40, 80]
+    limiter = Purse(probing=True)
+    limiter.headers_came()
+    assert fill_and_look(limiter, [0.0, 0.4, 0.5, 1.0, 1.5]) == [10, 10, 20, 40, 80]
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 2.0), st.sampled_from("lab")), max_size=60))
 def test_told_is_a_ceiling(steps):
     """Whatever happens, no more than that are out."""
-    permits, now = Purse(5, probing=True), 0.0
-    permits.headers_came()
+    limiter, now = Purse(5, probing=True), 0.0
+    limiter.headers_came()
     for gap, step in steps:
         now += gap
-        permits.up_to(now)
-        borrow(permits, 100, now)
+        limiter.up_to(now)
+        borrow(limiter, 100, now)
         if step == "a":
-            permits.answered()
-        elif step == "b" and permits.in_use:
-            permits.refused(now)
-            permits.give_back()
-        assert 1 <= permits.limit <= 5
-        assert permits.in_use <= 5
+            limiter.answered()
+        elif step == "b" and limiter.in_use:
+            limiter.refused(now)
+            limiter.release()
+        assert 1 <= limiter.limit <= 5
+        assert limiter.in_use <= 5
 
 
 # -- refused ---------------------------------------------------------------------------------------
@@ -325,99 +325,99 @@ def test_told_is_a_ceiling(steps):
 
 def full(limit, now=0.0):
     """As many out as are taken without complaint."""
-    permits = Purse(None)
-    assert borrow(permits, limit, now) == limit
-    return permits
+    limiter = Purse(None)
+    assert borrow(limiter, limit, now) == limit
+    return limiter
 
 
-def refuse(permits, now):
+def refuse(limiter, now):
     """The server refuses one that is out, and it comes home."""
-    permits.refused(now)
-    permits.give_back()
+    limiter.refused(now)
+    limiter.release()
 
 
 def test_a_refusal_sets_the_limit_to_the_others_in_flight():
     """Seven out, one refused: six are what the server took."""
-    permits = full(7)
-    refuse(permits, 0.0)
-    assert (permits.limit, permits.in_use) == (6, 6)
-    assert not is_free(permits)
+    limiter = full(7)
+    refuse(limiter, 0.0)
+    assert (limiter.limit, limiter.in_use) == (6, 6)
+    assert not is_free(limiter)
 
 
 def test_a_wave_of_refusals_ends_at_what_was_let_in():
     """Ten sent at once to a server that takes four: six refusals, and four it is."""
-    permits = full(10)
+    limiter = full(10)
     for _ in range(6):
-        refuse(permits, 0.0)
-    assert (permits.limit, permits.in_use) == (4, 4)
+        refuse(limiter, 0.0)
+    assert (limiter.limit, limiter.in_use) == (4, 4)
 
 
 def test_one_is_always_allowed():
     """Even the only one out may be refused: somebody else holds the connections."""
-    permits = full(1)
-    refuse(permits, 0.0)
-    assert (permits.limit, borrow(permits, 3)) == (1, 1)
+    limiter = full(1)
+    refuse(limiter, 0.0)
+    assert (limiter.limit, borrow(limiter, 3)) == (1, 1)
 
 
 def test_after_a_refusal_it_creeps():
     """One more after a second, and no doubling for silence any more."""
-    permits = full(5)
-    refuse(permits, 0.0)
-    assert fill_and_look(permits, [0.9, 1.0, 1.5, 1.9, 2.0, 3.0]) == [4, 5, 5, 5, 6, 7]
+    limiter = full(5)
+    refuse(limiter, 0.0)
+    assert fill_and_look(limiter, [0.9, 1.0, 1.5, 1.9, 2.0, 3.0]) == [4, 5, 5, 5, 6, 7]
 
 
 def test_answers_do_not_hasten_the_creeping():
     """Else a short answer time would undo the refusal at once."""
-    permits = full(5)
-    refuse(permits, 0.0)
-    permits.up_to(0.5)
-    permits.answered()
-    assert permits.limit == 4
+    limiter = full(5)
+    refuse(limiter, 0.0)
+    limiter.up_to(0.5)
+    limiter.answered()
+    assert limiter.limit == 4
 
 
 def test_it_creeps_ever_more_slowly():
     """Each refused step doubles the gap: 1, 2, 4 ... s, and at most ten minutes."""
-    permits, now, gaps = full(5), 0.0, []
-    refuse(permits, now)
+    limiter, now, gaps = full(5), 0.0, []
+    refuse(limiter, now)
     for _ in range(14):
         begin = now
-        while permits.limit == 4:
+        while limiter.limit == 4:
             now += 0.5
-            permits.up_to(now)
+            limiter.up_to(now)
         gaps.append(now - begin)
-        borrow(permits, 10, now)
-        refuse(permits, now)
+        borrow(limiter, 10, now)
+        refuse(limiter, now)
     assert gaps == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600, 600, 600]
 
 
 def test_a_wave_doubles_the_gap_once():
     """Three refusals of one step say what one says."""
-    permits = full(5)
-    refuse(permits, 0.0)
-    permits.up_to(1.0)
-    borrow(permits, 1, 1.0)
-    permits.refused(1.0)
-    permits.refused(1.0)
-    permits.refused(1.0)
-    permits.give_back()
-    assert fill_and_look(permits, [2.9, 3.0]) == [4, 5]
+    limiter = full(5)
+    refuse(limiter, 0.0)
+    limiter.up_to(1.0)
+    borrow(limiter, 1, 1.0)
+    limiter.refused(1.0)
+    limiter.refused(1.0)
+    limiter.refused(1.0)
+    limiter.release()
+    assert fill_and_look(limiter, [2.9, 3.0]) == [4, 5]
 
 
 def test_nobody_waiting_lets_nothing_creep():
     """What is not needed is not tried: an idle hour is one step, not thousands."""
-    permits = full(5)
-    refuse(permits, 0.0)
+    limiter = full(5)
+    refuse(limiter, 0.0)
     for _ in range(4):
-        permits.give_back()
-    assert is_free(permits, 3600.0)
-    assert borrow(permits, 10, 3600.0) == 5
+        limiter.release()
+    assert is_free(limiter, 3600.0)
+    assert borrow(limiter, 10, 3600.0) == 5
 
 
 def test_after_an_outage_it_begins_with_eight():
     """A server that has just come back is not met with everything at once; then as always."""
-    permits = Purse(None)
-    permits.ramp()
-    assert fill_and_look(permits, [0.0, 0.5, 1.0]) == [8, 16, 32]
+    limiter = Purse(None)
+    limiter.ramp()
+    assert fill_and_look(limiter, [0.0, 0.5, 1.0]) == [8, 16, 32]
     small = full(4)
     refuse(small, 0.0)
     small.ramp()
@@ -429,27 +429,27 @@ def test_after_an_outage_it_begins_with_eight():
 
 def test_a_fall_is_news_and_so_is_half_as_much_again():
     """It grows by ones: not each of them is worth a line."""
-    permits = Purse(probing=True)
-    assert permits.news() is None
-    permits.headers_came()
-    assert permits.news() == (10, 2)
-    assert permits.news() is None
-    borrow(permits, 10)
-    permits.up_to(0.0)
+    limiter = Purse(probing=True)
+    assert limiter.news() is None
+    limiter.headers_came()
+    assert limiter.news() == (10, 2)
+    assert limiter.news() is None
+    borrow(limiter, 10)
+    limiter.up_to(0.0)
     told = []
     for _ in range(6):
-        permits.answered()
-        told.append(permits.news())
+        limiter.answered()
+        told.append(limiter.news())
     assert told == [None] * 4 + [(15, 10), None]
-    permits.refused(0.0)
-    assert permits.news() == (9, 15)
+    limiter.refused(0.0)
+    assert limiter.news() == (9, 15)
 
 
 def test_the_first_refusal_without_a_limit_is_news():
     """From no limit to four."""
-    permits = full(5)
-    refuse(permits, 0.0)
-    assert permits.news() == (4, math.inf)
+    limiter = full(5)
+    refuse(limiter, 0.0)
+    assert limiter.news() == (4, math.inf)
 
 
 # -- threads ---------------------------------------------------------------------------------------
@@ -457,18 +457,18 @@ def test_the_first_refusal_without_a_limit_is_news():
 
 def test_threads_never_hold_more_than_there_are():
     """Eight threads, three permits, counted by those who hold one."""
-    permits, held, most = ConcurrencyLimiter(3), [], []
+    limiter, held, most = ConcurrencyLimiter(3), [], []
     begin = threading.Barrier(8)
 
     def work():
         begin.wait(20)
         for _ in range(300):
-            place = permits.place(NORMAL)
-            if place.try_take(0.0):
+            place = limiter.place(NORMAL)
+            if place.try_acquire(0.0):
                 held.append(1)
                 most.append(len(held))
                 held.pop()
-                place.give_back()
+                place.release()
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -477,22 +477,22 @@ def test_threads_never_hold_more_than_there_are():
         thread.join(30)
         assert not thread.is_alive()
     assert max(most) <= 3
-    assert permits.in_use == 0
+    assert limiter.in_use == 0
 
 
 def test_threads_that_grow_and_shrink_it_lose_no_permit():
     """Eight threads borrow, return, answer and refuse; in the end none is out and one is free."""
-    permits, begin = ConcurrencyLimiter(probing=True), threading.Barrier(8)
+    limiter, begin = ConcurrencyLimiter(probing=True), threading.Barrier(8)
 
     def work(mine):
         begin.wait(20)
         for turn in range(300):
             now = turn * 0.1
-            place = permits.place(NORMAL)
-            if place.try_take(now):
-                permits.headers_came()
-                permits.answered() if (turn + mine) % 7 else permits.refused(now)
-                place.give_back()
+            place = limiter.place(NORMAL)
+            if place.try_acquire(now):
+                limiter.headers_came()
+                limiter.answered() if (turn + mine) % 7 else limiter.refused(now)
+                place.release()
 
     threads = [threading.Thread(target=work, args=(mine,)) for mine in range(8)]
     for thread in threads:
@@ -500,6 +500,6 @@ def test_threads_that_grow_and_shrink_it_lose_no_permit():
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
-    assert permits.in_use == 0
-    assert 1 <= permits.limit < math.inf
-    assert is_free(permits)
+    assert limiter.in_use == 0
+    assert 1 <= limiter.limit < math.inf
+    assert is_free(limiter)

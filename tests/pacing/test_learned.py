@@ -47,10 +47,10 @@ class Lane:
         """Its units of the kind in question."""
         return getattr(cost, self.quota.kind)
 
-    def hear(self, stamp, now, limit, remaining):
+    def hear(self, dispatch, now, limit, remaining):
         """Its answer comes; True if the limit is another now."""
-        self.latency.end(now, now - stamp.at)
-        return self.quota.read(RateLimit(limit, remaining), stamp, now, self.latency)
+        self.latency.end(now, now - dispatch.at)
+        return self.quota.read(RateLimit(limit, remaining), dispatch, now, self.latency)
 
     def ask(self, sent, answered, limit, remaining, units=1.0):
         """One call out and back."""
@@ -199,8 +199,8 @@ def test_the_truth_is_within_the_bounds_wherever_the_header_was_stamped(stamped_
         now = turn * 0.1
         level, at = min(20.0, level + (now - at) * 10.0), now
         if flying and flying[0][0] <= now:
-            _, stamp, then = flying.pop(0)
-            lane.hear(stamp, now, 600.0, math.floor(level if stamped_at_answer else then))
+            _, dispatch, then = flying.pop(0)
+            lane.hear(dispatch, now, 600.0, math.floor(level if stamped_at_answer else then))
         if lane.ready_at(1.0, now) <= now:
             level -= 1.0
             flying.append((now + 1.05, lane.take(now), level))
@@ -269,8 +269,8 @@ def test_what_left_a_blink_ago_is_in_no_header_yet():
     """
     lane = known(limit=6000.0, remaining=27.0)
     wave = [lane.take(10.0 + n / 100) for n in range(20)]
-    for stamp in wave:
-        lane.hear(stamp, 20.0, 6000.0, 27.0)
+    for dispatch in wave:
+        lane.hear(dispatch, 20.0, 6000.0, 27.0)
         lane.take(20.0)
     assert lane.quota.level(20.0) == pytest.approx(7.0, abs=1.0)
 
@@ -384,8 +384,8 @@ def test_a_wave_halves_it_once():
     """Ten that left before the first refusal was heard of say one thing."""
     lane = known(remaining=480.0)
     wave = [lane.take(1.0 + n / 1000) for n in range(10)]
-    for stamp in reversed(wave):
-        lane.quota.refused(RateLimit(600.0, 400.0), stamp, 1.0, 15)
+    for dispatch in reversed(wave):
+        lane.quota.refused(RateLimit(600.0, 400.0), dispatch, 1.0, 15)
     assert lane.quota.burst == 8.0
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.account.organization_limits import RateLimitGroup, limits_of, read_groups
+from claude_throttle.account.rate_limits_api import RateLimitGroup, limits_of, read_groups
 
 OPUS_4 = ["claude-opus-4-5", "claude-opus-4-5-20251101", "claude-opus-4-6", "claude-opus-4-8"]
 

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.pacing.gcra import SLACK_SECONDS, Quota
+from claude_throttle.core.domain.quota import Quota
+from claude_throttle.core.pacing.gcra import SLACK_SECONDS
 from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.errors import QuotaTooSmall
 

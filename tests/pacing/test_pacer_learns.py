@@ -26,7 +26,7 @@ from claude_throttle.core.domain.feedback import (
     RampLimit,
     RateLimit,
 )
-from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.core.pacing.pacer import AUTO, LEARNED_KINDS, Pacer
 
 ONE = Cost(1.0, 0.0, 0.0)
@@ -38,23 +38,23 @@ def pacer(burst=AUTO, jitter=lambda seconds: 0.0, **more):
     return Pacer(told, burst, lane="sonnet", jitter=jitter, **more)
 
 
-def headers(**readings):
+def headers(**rate_limits):
     """``headers(requests=(600, 20))``."""
-    return Feedback(readings={kind: RateLimit(*pair) for kind, pair in readings.items()})
+    return Feedback(rate_limits={kind: RateLimit(*pair) for kind, pair in rate_limits.items()})
 
 
-def ask(lane, heard, sent, answered, cost=ONE, actual=None):
+def ask(lane, feedback, sent, answered, cost=ONE, actual=None):
     """One call, out and back; returns the events."""
-    stamp = lane.take(cost, sent)
+    dispatch = lane.take(cost, sent)
     actual = actual or cost
     lane.settle(cost, actual, sent)
     change = Cost(*(after - before for before, after in zip(cost, actual)))
-    return lane.answered(heard, stamp, change, answered)
+    return lane.answered(feedback, dispatch, change, answered)
 
 
-def fail(lane, heard, now, wait=0.2, cost=ONE, in_flight=0):
+def fail(lane, feedback, now, wait=0.2, cost=ONE, in_flight=0):
     """One call, refused; returns its delay and the events."""
-    return lane.refused(heard, lane.take(cost, now), cost, wait, in_flight, now)
+    return lane.refused(feedback, lane.take(cost, now), cost, wait, in_flight, now)
 
 
 def instants(lane, count, now, cost=ONE):
@@ -231,7 +231,7 @@ def test_a_refusal_about_input_tokens_teaches_input_tokens():
     """It names its kind; the requests are trusted as before."""
     lane = pacer()
     ask(lane, headers(requests=(600.0, 20.0), input_tokens=(6e4, 3e4)), 0.0, 0.1, CALL)
-    told = headers(requests=(600.0, 20.0), input_tokens=(6e4, 3e4)).readings
+    told = headers(requests=(600.0, 20.0), input_tokens=(6e4, 3e4)).rate_limits
     fail(lane, Feedback(RATE, 1.0, told, "input_tokens"), 1.0, cost=CALL)
     trusted = {kind: lane.learned[kind].trusted for kind in LEARNED_KINDS}
     assert trusted == {"requests": True, "input_tokens": False, "output_tokens": True}
@@ -242,7 +242,7 @@ def test_a_refusal_that_names_nothing_is_about_the_scarcest():
     lane = pacer()
     told = headers(requests=(600.0, 3.0), input_tokens=(6e4, 3e4))
     ask(lane, told, 0.0, 0.1, CALL)
-    scarce = headers(requests=(600.0, 0.0), input_tokens=(6e4, 3e4)).readings
+    scarce = headers(requests=(600.0, 0.0), input_tokens=(6e4, 3e4)).rate_limits
     fail(lane, Feedback(RATE, 1.0, scarce), 1.0, cost=CALL)
     assert lane.learned["requests"].margin > 0.0
     assert lane.learned["input_tokens"].trusted

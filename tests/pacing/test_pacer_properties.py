@@ -9,8 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from claude_throttle.core.domain.cost import NO_COST, Cost
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.core.pacing.configured_quotas import KINDS
-from claude_throttle.core.pacing.gcra import SLACK_SECONDS, Quota
+from claude_throttle.core.pacing.gcra import SLACK_SECONDS
 from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.pacing.pause import pause_jitter
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.core.pacing import gcra
-from claude_throttle.core.pacing.gcra import ROUNDING_SECONDS, SLACK_SECONDS, Quota
+from claude_throttle.core.pacing.gcra import ROUNDING_SECONDS, SLACK_SECONDS
 
 NEVER_USED = -math.inf
 

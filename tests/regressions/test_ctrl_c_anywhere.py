@@ -69,7 +69,7 @@ def what_is_left(throttler):
     (lane,) = process.lanes()
     backlog = lane.backlog
     counts = (backlog.calls, len(backlog.waiting_locked()), len(backlog.accepted))
-    return (*counts, len(lane.out), process.permits.in_use, len(in_progress.calls))
+    return (*counts, len(lane.out), process.limiter.in_use, len(in_progress.calls))
 
 
 def wait_until_nothing_is_left(throttler, where):

@@ -103,7 +103,7 @@ def test_close_with_a_timeout_ends_who_waits_for_a_permit(fake, throttle):
             raised.set()
 
     threading.Thread(target=take, daemon=True).start()
-    wait_until(lambda: throttler._process().room(MODEL).lane.backlog.waiting_locked())
+    wait_until(lambda: throttler._process().model_group(MODEL).lane.backlog.waiting_locked())
     throttler.close(timeout=0.05)
     ok = raised.wait(2)
     held.close()
@@ -242,7 +242,7 @@ def test_a_place_stays_taken_while_its_last_rider_is_out(fake, throttle):
     for future in (rider, *others):
         future.result(20)
     assert max(arrival.in_flight for arrival in server.arrivals) == 1
-    wait_until(lambda: throttler._process().permits.in_use == 0)
+    wait_until(lambda: throttler._process().limiter.in_use == 0)
 
 
 def test_a_pause_while_draining_does_not_stop_the_drain(fake, throttle):
@@ -252,7 +252,7 @@ def test_a_pause_while_draining_does_not_stop_the_drain(fake, throttle):
     futures[0].result(5)
     closer = threading.Thread(target=throttler.close, daemon=True)
     closer.start()
-    wait_until(lambda: throttler._process()._rooms._closed)
+    wait_until(lambda: throttler._process()._model_groups._closed)
     throttler.pause()
     closer.join(4)
     assert not closer.is_alive()

@@ -36,14 +36,14 @@ def test_a_slip_in_the_address_of_a_store_shows_no_password(shared):
 def test_ctrl_c_as_a_permit_is_closed_gives_it_back(fake, throttle, monkeypatch):
     """Its closing was begun, and nobody could begin it again."""
     throttler = throttle(fake(), max_concurrency=1)
-    accounts = throttler._process().room(MODEL).lane.accounts
+    accounting = throttler._process().model_group(MODEL).lane.accounting
     permit = throttler.permit(model=MODEL)
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(accounts), "settle_permit", interrupted)
+        patch.setattr(type(accounting), "settle_permit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             permit.close()
     throttler.permit(model=MODEL, timeout=10).close()
@@ -55,17 +55,17 @@ def no_thread(_self):
 
 def test_a_stream_is_read_where_no_thread_can_be_had(monkeypatch):
     """Who waits for what is dropped waited in the thread that had the stream to read."""
-    abandoned = DeferredCloser(ThreadPool())
+    deferred_closer = DeferredCloser(ThreadPool())
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_thread)
-        abandoned.opened()
-    abandoned.opened()
+        deferred_closer.opened()
+    deferred_closer.opened()
     closed = threading.Event()
-    abandoned.drop(type("Stream", (), {"close": lambda self: closed.set()})())
+    deferred_closer.drop(type("Stream", (), {"close": lambda self: closed.set()})())
     assert closed.wait(10)
     for _ in range(2):
-        abandoned.closed()
-    abandoned.stop()
+        deferred_closer.closed()
+    deferred_closer.stop()
 
 
 def test_two_tasks_for_which_no_thread_could_be_started_both_run(monkeypatch):

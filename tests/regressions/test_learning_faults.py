@@ -16,11 +16,11 @@ from claude_throttle import AccountSuspended, DeadlineExceeded, QuotaTooSmall, T
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.feedback import RAMP, RATE, Feedback, RampLimit, RateLimit
+from claude_throttle.core.domain.priority import Priority
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.pacing.configured_quotas import ConfiguredQuotas
-from claude_throttle.core.pacing.gcra import Quota
 from claude_throttle.core.pacing.pacer import AUTO, Pacer
-from claude_throttle.core.queueing.ticket import Priority
 from claude_throttle.testing import Reply, Stall
 from claude_throttle.transport import http
 from tests.conftest import MODEL, ask
@@ -67,7 +67,7 @@ def poisonable(manual):
 
 def lane_of(throttler):
     """The lane of the usual model."""
-    return throttler._process().room(MODEL).lane
+    return throttler._process().model_group(MODEL).lane
 
 
 def came_true(what, seconds):
@@ -173,11 +173,11 @@ def test_a_starting_point_refuses_no_call():
 
 def learn(pacer, limit, now=0.0, remaining=None):
     """One call, and an answer that tells the limit of requests."""
-    stamp = pacer.take(CALL, now)
+    dispatch = pacer.take(CALL, now)
     pacer.settle(CALL, CALL, now)
     left = limit if remaining is None else remaining
-    heard = Feedback(readings={"requests": RateLimit(limit, left)}, status=200)
-    pacer.answered(heard, stamp, NO_CHANGE, now + 0.1)
+    feedback = Feedback(rate_limits={"requests": RateLimit(limit, left)}, status=200)
+    pacer.answered(feedback, dispatch, NO_CHANGE, now + 0.1)
 
 
 def leaves_at_once(pacer, now):
@@ -231,55 +231,55 @@ def test_a_burst_told_while_running_holds_for_what_is_learned():
 # -- concurrency ----------------------------------------------------------------------------------
 
 
-def borrow_all(permits, now, priority=Priority.NORMAL, most=1000):
+def borrow_all(limiter, now, priority=Priority.NORMAL, most=1000):
     """All that may be had at *now*."""
     held = []
-    while len(held) < most and permits.up_to(now) >= priority:
-        held.append(permits.place(priority))
-        if not held[-1].try_take(now):
+    while len(held) < most and limiter.up_to(now) >= priority:
+        held.append(limiter.place(priority))
+        if not held[-1].try_acquire(now):
             break
     return held
 
 
-def seconds_of_demand(permits, seconds, at=0.0):
+def seconds_of_demand(limiter, seconds, at=0.0):
     """As many as may be in flight, again and again, each answered within half a second."""
     for step in range(int(seconds * 2)):
-        for place in borrow_all(permits, at + step / 2):
-            permits.answered()
-            place.give_back()
-        held = borrow_all(permits, at + step / 2)
-        permits.up_to(at + step / 2)
+        for place in borrow_all(limiter, at + step / 2):
+            limiter.answered()
+            place.release()
+        held = borrow_all(limiter, at + step / 2)
+        limiter.up_to(at + step / 2)
         for place in held:
-            place.give_back()
+            place.release()
 
 
 def test_a_share_kept_for_interactive_does_not_stop_the_search_for_the_limit():
     """Others wait for permits all the time, and nothing complains: the limit grows."""
-    permits = ConcurrencyLimiter(probing=True, interactive_share=0.2)
-    permits.headers_came()
-    seconds_of_demand(permits, 20)
-    assert permits.limit > 20
+    limiter = ConcurrencyLimiter(probing=True, interactive_share=0.2)
+    limiter.headers_came()
+    seconds_of_demand(limiter, 20)
+    assert limiter.limit > 20
 
 
 def test_after_an_outage_the_limit_that_was_known_is_soon_back():
     """Full pace within ten seconds, also where a concurrency limit had been met before."""
-    permits = ConcurrencyLimiter()
-    held = borrow_all(permits, 0.0, most=101)
-    permits.refused(0.0)
+    limiter = ConcurrencyLimiter()
+    held = borrow_all(limiter, 0.0, most=101)
+    limiter.refused(0.0)
     for place in held:
-        place.give_back()
-    permits.ramp()
-    seconds_of_demand(permits, 10, at=1.0)
-    assert permits.limit >= 90
+        place.release()
+    limiter.ramp()
+    seconds_of_demand(limiter, 10, at=1.0)
+    assert limiter.limit >= 90
 
 
 def test_what_a_told_limit_held_back_is_no_evidence():
     """Four in flight, as told, and no complaint: nobody knows that a thousand would be let in."""
-    permits = ConcurrencyLimiter(4, probing=True)
-    permits.headers_came()
-    seconds_of_demand(permits, 60)
-    permits.set_told(None)
-    assert permits.limit <= 100
+    limiter = ConcurrencyLimiter(4, probing=True)
+    limiter.headers_came()
+    seconds_of_demand(limiter, 60)
+    limiter.set_told(None)
+    assert limiter.limit <= 100
 
 
 # -- count_tokens="api" ---------------------------------------------------------------------------
@@ -422,9 +422,9 @@ def test_an_absurd_ramp_does_not_stop_what_went_through_lately():
     """ "Current limit is 1" of somebody who used thousands a minute: half of that goes on."""
     pacer = Pacer({}, AUTO, jitter=lambda _: 0.0)
     for second in range(60):
-        stamp = pacer.take(Cost(1.0, 1000.0, 1.0), float(second))
-    heard = Feedback(RAMP, 1.0, growth=RampLimit("input_tokens", 1.0, 2.0), status=429)
-    pacer.refused(heard, stamp, CALL, 1.0, 1, 60.0)
+        dispatch = pacer.take(Cost(1.0, 1000.0, 1.0), float(second))
+    feedback = Feedback(RAMP, 1.0, growth=RampLimit("input_tokens", 1.0, 2.0), status=429)
+    pacer.refused(feedback, dispatch, CALL, 1.0, 1, 60.0)
     ready_at = pacer.ready_at(Cost(1.0, 1000.0, 1.0), 120.0)
     assert ready_at <= 125.0
 
@@ -440,9 +440,9 @@ def test_a_server_that_lied_once_is_believed_again_in_time():
     """One stray refusal that shows room must not keep the burst small for good."""
     pacer = Pacer({}, AUTO)
     learn(pacer, 600.0)
-    stamp = pacer.take(CALL, 1.0)
+    dispatch = pacer.take(CALL, 1.0)
     room = {"requests": RateLimit(600.0, 500.0)}
-    pacer.refused(Feedback(RATE, 1.0, room, "requests", status=429), stamp, CALL, 1.0, 1, 1.1)
+    pacer.refused(Feedback(RATE, 1.0, room, "requests", status=429), dispatch, CALL, 1.0, 1, 1.1)
     learn(pacer, 600.0, now=300.0)
     assert pacer.learned["requests"].burst < 10
     learn(pacer, 600.0, now=1000.0)

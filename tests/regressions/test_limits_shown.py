@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from claude_throttle.account.limits import quotas_of
-from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.core.pacing.pacer import AUTO, Pacer
 
 NOW = 100.0

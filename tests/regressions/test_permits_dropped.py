@@ -25,7 +25,7 @@ def full(fake, throttle):
 
 
 def backlog_of(throttler):
-    return throttler._process().room(MODEL).lane.backlog
+    return throttler._process().model_group(MODEL).lane.backlog
 
 
 def waited_for(throttler, held, pool):
@@ -44,7 +44,7 @@ def test_a_permit_that_waited_with_a_timeout_comes_back_when_it_is_dropped(full)
     del permit
     gc.collect()
     assert echo(throttler.submit(**ask()).result(10)) == "hello"
-    assert throttler._process().permits.in_use == 0
+    assert throttler._process().limiter.in_use == 0
 
 
 def test_a_permit_that_was_granted_has_no_deadline_left(full):
@@ -76,13 +76,13 @@ def test_ctrl_c_in_the_instant_of_its_closing_does_not_keep_its_place(fake, thro
     permit = throttler.permit(model=MODEL)
     permit.ticket.granted.pop()
     permit.close()
-    assert throttler._process().permits.in_use == 1
+    assert throttler._process().limiter.in_use == 1
     del permit
     gc.collect()
     throttler.permit(model=MODEL, timeout=10).close()
     (lane,) = throttler._process().lanes()
     assert not any(lane.pacer.traffic.pending)
-    assert throttler._process().permits.in_use == 0
+    assert throttler._process().limiter.in_use == 0
 
 
 @pytest.mark.parametrize(("kind", "step"), [(ReentrantSlot, "open"), (PermitTicket, "commit")])
@@ -102,7 +102,7 @@ def test_ctrl_c_in_the_instant_of_its_grant_gives_its_place_back_once(
         throttler.permit(model=MODEL)
     monkeypatch.undo()
     gc.collect()
-    assert throttler._process().permits.in_use == 1
+    assert throttler._process().limiter.in_use == 1
     held.close()
 
 
@@ -125,7 +125,7 @@ def test_a_loop_that_drops_permits_gives_back_its_place(fake, throttle):
         permit = throttler.permit(model=MODEL)
     del permit
     gc.collect()
-    assert throttler._process().permits.in_use == 0
+    assert throttler._process().limiter.in_use == 0
     assert echo(throttler.submit(**ask()).result(10)) == "hello"
 
 
@@ -135,7 +135,7 @@ def test_permits_closed_in_the_order_they_were_opened_give_back_their_place(fake
     permits = [throttler.permit(model=MODEL) for _ in range(5000)]
     for permit in permits:
         permit.close()
-    assert throttler._process().permits.in_use == 0
+    assert throttler._process().limiter.in_use == 0
 
 
 def test_a_loop_that_drops_permits_keeps_nothing_of_them(fake, throttle):
@@ -148,4 +148,4 @@ def test_a_loop_that_drops_permits_keeps_nothing_of_them(fake, throttle):
     seats = sum(isinstance(thing, ReentrantSlot) for thing in gc.get_objects())
     assert seats <= 10, seats
     permit.close()
-    assert throttler._process().permits.in_use == 0
+    assert throttler._process().limiter.in_use == 0

@@ -36,18 +36,18 @@ def test_an_open_permit_is_never_forgotten_by_others_closing_theirs():
     """Threads open and close at once."""
     from claude_throttle.core.queueing.reentrant_slot import OpenPermits, ReentrantSlot
 
-    permits, missing, left = OpenPermits(), [], []
+    limiter, missing, left = OpenPermits(), [], []
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
 
     def work():
         for _ in range(5000):
-            entry = (permits.mine_by_age, ReentrantSlot())
-            permits.add(entry)
-            if permits.seat_of_this_thread() is None:
+            entry = (limiter.mine_by_age, ReentrantSlot())
+            limiter.add(entry)
+            if limiter.slot_of_this_thread() is None:
                 missing.append(1)
-            permits.remove(entry)
-        left.extend(permits.mine_by_age)
+            limiter.remove(entry)
+        left.extend(limiter.mine_by_age)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     [t.start() for t in threads]

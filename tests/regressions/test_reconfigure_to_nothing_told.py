@@ -30,21 +30,21 @@ def test_what_was_told_of_it_stays_a_ceiling(fake, throttle, told):
 
 def test_it_is_no_less_than_what_is_out_and_grows():
     """Those in flight were let in; silence while it is full is admission."""
-    permits = ConcurrencyLimiter()
+    limiter = ConcurrencyLimiter()
     for _ in range(25):
-        assert permits.place(10).try_take(0.0)
-    permits.set_told(None, rate_is_told=False)
-    assert permits.limit == 25
-    assert permits.up_to(1.0) == -math.inf
-    assert permits.up_to(1.6) == math.inf
-    assert permits.limit == 50
+        assert limiter.place(10).try_acquire(0.0)
+    limiter.set_told(None, rate_is_told=False)
+    assert limiter.limit == 25
+    assert limiter.up_to(1.0) == -math.inf
+    assert limiter.up_to(1.6) == math.inf
+    assert limiter.limit == 50
 
 
 def test_what_a_refusal_taught_is_kept():
     """It was found out already."""
-    permits = ConcurrencyLimiter()
+    limiter = ConcurrencyLimiter()
     for _ in range(5):
-        assert permits.place(10).try_take(0.0)
-    permits.refused(0.0)
-    permits.set_told(None, rate_is_told=False)
-    assert permits.limit == 4
+        assert limiter.place(10).try_acquire(0.0)
+    limiter.refused(0.0)
+    limiter.set_told(None, rate_is_told=False)
+    assert limiter.limit == 4

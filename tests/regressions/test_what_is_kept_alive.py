@@ -59,7 +59,7 @@ def test_no_permit_is_granted_after_close(fake, throttle):
 
     thread = threading.Thread(target=take)
     thread.start()
-    wait_until(lambda: throttler._process().room(MODEL).lane.backlog.waiting_locked())
+    wait_until(lambda: throttler._process().model_group(MODEL).lane.backlog.waiting_locked())
     throttler.close()
     held.close()
     thread.join(5)

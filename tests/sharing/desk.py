@@ -6,7 +6,7 @@ import threading
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.feedback import RATE, Feedback, RateLimit
-from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.features.sharing.shared_pacer import SharedPacer
 from claude_throttle.features.sharing.stores.memory import MemoryStore
 from claude_throttle.testing import ManualClock
@@ -21,7 +21,7 @@ def tokens(units):
 
 def headers(limit, remaining, kind="requests", **more):
     """What an answer says of one quota."""
-    return Feedback(readings={kind: RateLimit(float(limit), float(remaining))}, **more)
+    return Feedback(rate_limits={kind: RateLimit(float(limit), float(remaining))}, **more)
 
 
 def refusal(seconds):
@@ -47,7 +47,7 @@ class Desk:
     def reserve(self, pacer, costs):
         self.exchange(costs)
 
-    def has_news(self):
+    def has_pending(self):
         self.told_late += 1
 
     # What a test does.
@@ -58,7 +58,7 @@ class Desk:
         now = self.clock.monotonic()
         order = self.pacer.order(self.name, float("inf"), list(costs), now)
         reply = self.ledger.exchange(self.account, "lane", order)
-        self.events = self.pacer.take_in(order, reply, now, now)
+        self.events = self.pacer.apply(order, reply, now, now)
         return reply
 
     def leaves_at(self, cost=CALL, behind=()):

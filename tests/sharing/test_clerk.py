@@ -184,7 +184,7 @@ def test_a_limit_on_requests_in_flight_is_found_once_for_all(ledger, crew):
         assert 0 < refused <= 30
         late = crew(server)
         late.call(**ask())
-        assert 3 <= late._process().permits.of_all <= 8
+        assert 3 <= late._process().limiter.of_all <= 8
     assert not kinds(crew)["LanePaused"]
 
 
@@ -207,8 +207,8 @@ def test_the_first_call_after_a_rest_waits_for_no_beat(ledger, crew):
         process = throttle._process()
         for _ in range(2):
             throttle.call(**ask())
-            wait_until(lambda: process.permits.granted == 0)
-            wait_until(lambda: process.clerk._is_patient)
+            wait_until(lambda: process.limiter.granted == 0)
+            wait_until(lambda: process.coordinator._is_patient)
             throttle.call(**ask())
         assert throttle.stats().queue_wait_seconds.max < 0.2
 

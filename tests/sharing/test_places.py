@@ -30,7 +30,7 @@ class Member:
         order = ExchangeRequest(self.name, float("inf"), (), seat=seat)
         now = self.clock.monotonic() * SECOND
         order = self.places.order(order, now, self.in_use, self.waits)
-        self.places.take_in(order, self.ledger.exchange("account", "", order))
+        self.places.apply(order, self.ledger.exchange("account", "", order))
 
     def refused(self):
         self.places.refused(self.clock.monotonic() * SECOND)
@@ -69,7 +69,7 @@ def find(crew, in_use=4):
 def test_it_is_what_all_had_in_flight(crew):
     find(crew)
     assert [member.found for member in crew] == [12, 12, 12]
-    assert not crew[0].places.has_news
+    assert not crew[0].places.has_pending
 
 
 def test_the_others_are_counted_first(crew):

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.features.sharing.reservations import LATE_SECONDS
 from tests.sharing.desk import CALL, headers, refusal, tokens, two
 
@@ -80,7 +80,7 @@ def test_what_one_call_did_not_need_helps_everybody():
     clock, one, two_ = two(itpm=60_000)
     one.leave(tokens(1000))
     late = two_.leaves_at(tokens(1000))
-    two_.pacer._slots.give_back()
+    two_.pacer._slots.release()
     one.pacer.settle(tokens(1000), tokens(200), clock.monotonic())
     one.exchange()
     two_.exchange()
@@ -103,8 +103,8 @@ def test_a_pause_holds_for_all_and_makes_slots_stale():
 
 def test_a_429_is_heard_by_the_others_with_their_next_reservation():
     clock, one, two_ = two(rpm=600)
-    stamp = one.leave()
-    one.pacer.refused(refusal(3.0), stamp, CALL, 3.0, 1, clock.monotonic())
+    dispatch = one.leave()
+    one.pacer.refused(refusal(3.0), dispatch, CALL, 3.0, 1, clock.monotonic())
     assert one.told_late > 0
     one.exchange()
     assert two_.leaves_at() >= clock.monotonic() + 3.0 - 1e-6
@@ -117,11 +117,11 @@ def test_what_is_in_doubt_makes_us_slower_never_faster():
     one.pacer.settle(tokens(1000), tokens(200), clock.monotonic())
     order = one.pacer.order("one", math.inf, [], clock.monotonic())
     one.pacer.untold(order, clock.monotonic(), in_doubt=True)
-    assert not one.pacer.has_news
+    assert not one.pacer.has_pending
     one.pacer.settle(tokens(200), tokens(1000), clock.monotonic())
     order = one.pacer.order("one", math.inf, [], clock.monotonic())
     one.pacer.untold(order, clock.monotonic(), in_doubt=True)
-    assert one.pacer.has_news
+    assert one.pacer.has_pending
 
 
 def test_an_order_that_came_too_late_was_not_done_and_is_told_again():
@@ -131,8 +131,8 @@ def test_an_order_that_came_too_late_was_not_done_and_is_told_again():
     order = one.pacer.order("one", -1.0, [], clock.monotonic())
     reply = one.ledger.exchange("account", "lane", order)
     assert not reply.done
-    one.pacer.take_in(order, reply, clock.monotonic(), clock.monotonic())
-    assert one.pacer.has_news
+    one.pacer.apply(order, reply, clock.monotonic(), clock.monotonic())
+    assert one.pacer.has_pending
 
 
 # -- what is learned -------------------------------------------------------------------------------
@@ -141,8 +141,8 @@ def test_an_order_that_came_too_late_was_not_done_and_is_told_again():
 def test_a_limit_that_one_learned_is_everybodys():
     """The second asks before it sends its first call, and keeps to it."""
     clock, one, two_ = two()
-    stamp = one.leave()
-    events = one.pacer.answered(headers(60, 0), stamp, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    dispatch = one.leave()
+    events = one.pacer.answered(headers(60, 0), dispatch, Cost(0.0, 0.0, 0.0), clock.monotonic())
     assert [type(event).__name__ for event in events] == ["LimitLearned"]
     one.exchange()
     two_.leaves_at()
@@ -157,10 +157,10 @@ def test_headers_count_what_the_others_took():
     one.pacer.answered(headers(600, 99), first, Cost(0.0, 0.0, 0.0), clock.monotonic())
     one.exchange()
     one.exchange()
-    stamp = one.leave()
+    dispatch = one.leave()
     for _ in range(10):
         two_.leave()
-    one.pacer.answered(headers(600, 98), stamp, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    one.pacer.answered(headers(600, 98), dispatch, Cost(0.0, 0.0, 0.0), clock.monotonic())
     one.exchange()
     level = one.pacer.learned["requests"].level(clock.monotonic())
     assert level == pytest.approx(88, abs=2)
@@ -174,8 +174,8 @@ def test_two_who_saw_the_same_do_not_both_correct_it():
     one.exchange()
     one.exchange()
     stamps = [(desk, desk.leave()) for desk in (one, two_)]
-    for desk, stamp in stamps:
-        desk.pacer.answered(headers(600, 47), stamp, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    for desk, dispatch in stamps:
+        desk.pacer.answered(headers(600, 47), dispatch, Cost(0.0, 0.0, 0.0), clock.monotonic())
     for _ in range(3):
         for desk, _ in stamps:
             desk.exchange()
@@ -188,10 +188,10 @@ def test_what_left_before_anybody_knew_is_owned_up_to():
     clock, one, two_ = two()
     one.exchange()
     two_.exchange()
-    stamp = one.leave()
+    dispatch = one.leave()
     for _ in range(8):
         two_.leave()
-    one.pacer.answered(headers(600, 99), stamp, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    one.pacer.answered(headers(600, 99), dispatch, Cost(0.0, 0.0, 0.0), clock.monotonic())
     one.exchange()
     one.exchange()
     two_.exchange()
@@ -242,7 +242,7 @@ def test_a_store_that_lost_everything_is_told_what_was_seen_last():
     assert one.leaves_at() > clock.monotonic()
     one.exchange()
     one.ledger._lanes.clear()
-    one.pacer._slots.give_back()
+    one.pacer._slots.release()
     assert one.leaves_at() > clock.monotonic() + 0.5
 
 
@@ -282,8 +282,8 @@ def test_alone_a_limit_learned_meanwhile_is_shared_too():
     one.exchange()
     one.members, one.alone = 4, True
     one.pacer.lose()
-    stamp = one.leave()
-    one.pacer.answered(headers(600, 1), stamp, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    dispatch = one.leave()
+    one.pacer.answered(headers(600, 1), dispatch, Cost(0.0, 0.0, 0.0), clock.monotonic())
     for _ in range(3):
         one.leave()
     before = clock.monotonic()

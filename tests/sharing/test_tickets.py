@@ -87,7 +87,7 @@ def test_a_line_that_moves_slowly_takes_all_with_it(crew, clock):
     """The first in line is sent away once more, and those behind it keep their distance."""
     throttler = crew()
     tickets = [throttler.line_up(**ask())[0] for _ in range(3)]
-    throttler._process().room(ask()["model"]).pacer.pause_for(50.0, clock.monotonic())
+    throttler._process().model_group(ask()["model"]).pacer.pause_for(50.0, clock.monotonic())
     waits = [throttler.line_up(ticket, **ask())[1] for ticket in tickets]
     assert waits[0] >= 50.0
     assert waits == pytest.approx([waits[0] + n for n in range(3)], abs=0.01)
@@ -97,7 +97,7 @@ def test_it_asks_the_store_once_or_twice(crew, clock, monkeypatch):
     """The second time to move the line, by what the first answer said."""
     throttler = crew()
     process = throttler._process()
-    ledger, asked = process.clerk.store.ledger, []
+    ledger, asked = process.coordinator.store.ledger, []
     exchange = ledger.exchange
 
     def counted(*what):
@@ -108,7 +108,7 @@ def test_it_asks_the_store_once_or_twice(crew, clock, monkeypatch):
     ticket, _ = throttler.line_up(**ask())
     throttler.line_up(ticket, **ask())
     assert len(asked) == 2
-    process.room(ask()["model"]).pacer.pause_for(50.0, clock.monotonic())
+    process.model_group(ask()["model"]).pacer.pause_for(50.0, clock.monotonic())
     throttler.line_up(ticket, **ask())
     assert len(asked) == 4
 
@@ -141,10 +141,10 @@ def test_without_a_store_that_answers_it_may_be_tried_at_once(crew, monkeypatch)
         raise StoreFailed("it is gone")
 
     process = throttler._process()
-    monkeypatch.setattr(process.clerk.store.ledger, "exchange", fail)
+    monkeypatch.setattr(process.coordinator.store.ledger, "exchange", fail)
     ticket, seconds = throttler.line_up(**ask())
     assert seconds == 0.0
-    assert process.clerk.alone
+    assert process.coordinator.alone
     assert throttler.line_up(ticket, **ask()) == (ticket, 0.0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.features.sharing.clock_offset import ClockOffset
 from claude_throttle.features.sharing.shared_pacer import HORIZON_SECONDS, MOST_SLOTS, SharedPacer
 from claude_throttle.features.sharing.stores.contract import SECOND, ExchangeRequest, MemberClaim

@@ -69,10 +69,10 @@ def simulate(
     # The pause's jitter draws from the module's own generator.
     random.seed(seed)
     pacer = Pacer(told or {}, burst or (1.0 if told else AUTO))
-    permits = ConcurrencyLimiter(probing=not told)
+    limiter = ConcurrencyLimiter(probing=not told)
     server = SimulatedServer(limits, seed=seed, **server)
     simulation = Simulation(
-        pacer, permits, Learning(), server, _timed(requests), one_way=network, seed=seed
+        pacer, limiter, Learning(), server, _timed(requests), one_way=network, seed=seed
     )
     simulation.changes += [(at, lambda what=what: what(simulation)) for at, what in changes]
     return simulation.run()
@@ -87,11 +87,11 @@ def limits_become(**limits):
     return lambda simulation: simulation.server.reshape(SimulatedLimits(**limits), simulation.now)
 
 
-def outage(heard):
+def outage(feedback):
     """A change: everything is refused; None ends it."""
 
     def begin(simulation):
-        simulation.server.outage = heard
+        simulation.server.outage = feedback
 
     return begin
 

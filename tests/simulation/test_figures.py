@@ -12,7 +12,7 @@ import random
 import pytest
 
 from claude_throttle.core.domain.feedback import OVERLOAD, Feedback
-from claude_throttle.core.pacing.gcra import Quota
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.simulation.quotas import SimulatedLimits
 from claude_throttle.simulation.simulated_server import SimulatedRequest
 from tests.simulation.scenes import (

@@ -108,8 +108,8 @@ KINDS = {
 @given(network=networks, at=stamps, seed=seeds, latency=st.floats(0.05, 1.0))
 def test_full_pace_comes_back_after_every_refusal(kind, network, at, seed, latency):
     """From ten seconds after its end on; whoever failed had used up all its retries."""
-    heard, lasts = KINDS[kind]
-    changes = [(5.0, outage(heard)), (5.0 + lasts, outage(None))]
+    feedback, lasts = KINDS[kind]
+    changes = [(5.0, outage(feedback)), (5.0 + lasts, outage(None))]
     done = simulate(
         SimulatedLimits(rpm=1200, burst=20),
         calls(1000, latency, seed),
@@ -190,7 +190,7 @@ def test_nobody_starves(seed, network, at, large):
             st.floats(0.1, 5.0),
             st.sampled_from(
                 [
-                    *(heard for heard, _ in KINDS.values()),
+                    *(feedback for feedback, _ in KINDS.values()),
                     Feedback(RAMP, 5.0, growth=RampLimit("input_tokens", 30_000.0, 40_000.0)),
                     Feedback(RAMP, 5.0),
                 ]
@@ -210,8 +210,8 @@ def test_whatever_happens_every_call_has_an_end(limits, troubles, network, at, s
         now += gap
         changes.append((now, limits_become(rpm=rpm, burst=min(rpm, burst), itpm=1e6)))
     now = 0.0
-    for gap, heard, lasts in troubles:
-        changes += [(now + gap, outage(heard)), (now + gap + lasts, outage(None))]
+    for gap, feedback, lasts in troubles:
+        changes += [(now + gap, outage(feedback)), (now + gap + lasts, outage(None))]
         now += gap + lasts
     done = simulate(
         SimulatedLimits(rpm=600, burst=20, itpm=1e6),
@@ -224,6 +224,6 @@ def test_whatever_happens_every_call_has_an_end(limits, troubles, network, at, s
     )
     assert all(call.done_at is not None for call in done.calls)
     assert all(len(done.calls[n - 1].sent_at) > MAX_RETRIES for n in unanswered(done))
-    assert done.permits.in_use == 0
+    assert done.limiter.in_use == 0
     assert max(done.pacer.traffic.pending) < 1e-3
     assert math.isfinite(done.pacer.ready_at(done.calls[0].cost, done.now))

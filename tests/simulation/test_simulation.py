@@ -37,14 +37,14 @@ def test_headers_are_stamped_when_it_was_told(headers_at, left):
     server = SimulatedServer(SimulatedLimits(rpm=60), headers_at=headers_at)
     _, answer = server.arrive(SimulatedRequest(), 0.0)
     server.arrive(SimulatedRequest(), 0.0)
-    assert answer(0.2).readings["requests"] == (60, left)
+    assert answer(0.2).rate_limits["requests"] == (60, left)
 
 
 def test_tokens_are_told_in_thousands_and_requests_whole():
     """As the API rounds them; the sum of both kinds of tokens is no limit."""
     server = SimulatedServer(SimulatedLimits(rpm=60, itpm=30_000, otpm=8_000))
     _, answer = server.arrive(SimulatedRequest(input_tokens=1400), 0.0)
-    told = answer(0.2).readings
+    told = answer(0.2).rate_limits
     assert sorted(told) == ["input_tokens", "output_tokens", "requests"]
     assert told["input_tokens"].remaining == 29_000
     assert told["output_tokens"].remaining == 8_000
@@ -67,16 +67,16 @@ def test_faults_come_as_often_as_told():
     server = SimulatedServer(
         SimulatedLimits(rpm=1e6), overloaded=0.2, errors=0.1, resets=0.1, headers_at="answer"
     )
-    heard = [server.arrive(SimulatedRequest(latency=0.0), 0.0)[1](0.0) for _ in range(5000)]
+    feedback = [server.arrive(SimulatedRequest(latency=0.0), 0.0)[1](0.0) for _ in range(5000)]
     shares = {
-        "overloaded": sum(h.cause == OVERLOAD for h in heard) / 5000,
-        "errors": sum(h.cause == FAULT and h.status == 500 for h in heard) / 5000,
-        "resets": sum(h.cause == FAULT and h.status is None for h in heard) / 5000,
+        "overloaded": sum(h.cause == OVERLOAD for h in feedback) / 5000,
+        "errors": sum(h.cause == FAULT and h.status == 500 for h in feedback) / 5000,
+        "resets": sum(h.cause == FAULT and h.status is None for h in feedback) / 5000,
     }
     assert shares == pytest.approx({"overloaded": 0.2, "errors": 0.1, "resets": 0.1}, abs=0.02)
-    counted = sum(not h.cause for h in heard)
-    assert server.readings(0.0)["requests"].remaining == 1e6 - counted
-    assert not any(h.readings for h in heard if h.cause and h.status is None)
+    counted = sum(not h.cause for h in feedback)
+    assert server.rate_limits(0.0)["requests"].remaining == 1e6 - counted
+    assert not any(h.rate_limits for h in feedback if h.cause and h.status is None)
 
 
 def test_an_unknown_stamp_is_refused():
@@ -102,7 +102,7 @@ def test_it_can_be_stopped_and_goes_on():
     )
     assert unanswered(done) == []
     assert done.server.in_flight == 0
-    assert done.permits.in_use == 0
+    assert done.limiter.in_use == 0
 
 
 def test_a_call_fails_after_its_retries():

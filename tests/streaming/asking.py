@@ -17,7 +17,7 @@ def ask(text="hello", **more):
 
 def permits_in_use(throttler):
     """Places in flight that somebody holds."""
-    return throttler._process().permits.in_use
+    return throttler._process().limiter.in_use
 
 
 def open_connections(throttler):

@@ -276,7 +276,7 @@ def test_close_ends_a_wait_for_another_attempt(fake, throttle):
     assert errors
     wait_until(lambda: permits_in_use(throttler) == 0)
     assert throttler.stats().in_flight == 0
-    assert not throttler._process().room(ask()["model"]).lane.backlog.waiting_locked()
+    assert not throttler._process().model_group(ask()["model"]).lane.backlog.waiting_locked()
 
 
 @pytest.mark.parametrize("at", [0, 1])
@@ -329,7 +329,7 @@ def test_ctrl_c_in_a_wait_for_another_attempt(fake, throttle, monkeypatch):
     server = fake()
     server.script(Reply(529), Reply(529))
     throttler = throttle(server, max_concurrency=1)
-    lane = throttler._process().room(ask()["model"]).lane
+    lane = throttler._process().model_group(ask()["model"]).lane
     with monkeypatch.context() as patch:
         patch.setattr("claude_throttle.core.dispatch.attempt.RetryTicket.wait", _interrupt)
         with throttler.permit(model=ask()["model"]), pytest.raises(KeyboardInterrupt):

@@ -170,11 +170,11 @@ def test_an_abandoned_stream_is_closed_without_a_lock(fake, throttle, how):
         held = [held]
         held.append(held)
     process = throttler._process()
-    lane, pools = process.room(MODEL).lane, process._wire._adapter.poolmanager.pools
+    lane, pools = process.model_group(MODEL).lane, process._wire._adapter.poolmanager.pools
     locked, done = threading.Event(), threading.Event()
 
     def hold_all():
-        with lane.mutex, pools.lock, process.senders._lock, process.abandoned._lock:
+        with lane.mutex, pools.lock, process.thread_pool._lock, process.deferred_closer._lock:
             locked.set()
             done.wait(20)
 
@@ -236,7 +236,7 @@ def test_fifty_streams_half_of_them_abandoned(fake, throttle):
     settled(throttler, server)
     stats = throttler.stats()
     assert (stats.succeeded, stats.failed_total, stats.input_tokens) == (50, 0, 500)
-    lane = throttler._process().room(MODEL).lane
+    lane = throttler._process().model_group(MODEL).lane
     assert not lane.out
     assert lane.backlog.accepted == type(lane.backlog.accepted)()
     (pool,) = throttler._process()._wire._adapter.poolmanager.pools._container.values()

@@ -22,7 +22,7 @@ class ScriptedAttempts:
         #: What the lane says to each refusal; when they are used up, what the call itself wants.
         self.delays = list(delays)
         #: What the lane was told of, and how long the call would wait by itself.
-        self.heard = []
+        self.feedback = []
         self.turns = []
 
     def has_time_for(self, seconds):
@@ -31,8 +31,8 @@ class ScriptedAttempts:
     def seconds_left(self):
         return self.left
 
-    def refused(self, heard, wait_seconds):
-        self.heard.append((heard, wait_seconds))
+    def refused(self, feedback, wait_seconds):
+        self.feedback.append((feedback, wait_seconds))
         return self.delays.pop(0) if self.delays else RetryDelay(wait_seconds, alone=True)
 
     def again(self, **turn):

@@ -33,21 +33,21 @@ KNOWN = [
 ]
 
 
-def heard(reply):
+def feedback(reply):
     headers = CaseInsensitiveDict(reply.headers)
     return classify(reply.status, headers, reply_body(reply, "req_1"), WALL)
 
 
 def account(status, message):
-    return classify(status, {}, error_body("x", message, "req_1"), WALL).heard.account
+    return classify(status, {}, error_body("x", message, "req_1"), WALL).feedback.account
 
 
 @pytest.mark.parametrize(("reply", "reason", "until"), KNOWN, ids=lambda value: str(value)[:40])
 def test_every_known_answer_is_understood(reply, reason, until):
     """Final, with the server's own words and the date it gave, word for word."""
-    said = heard(reply)
-    assert (said.retry, said.pauses_lane, said.heard.cause) == (False, False, ACCOUNT)
-    assert said.heard.account == (reason, reply.message, until)
+    said = feedback(reply)
+    assert (said.retry, said.pauses_lane, said.feedback.cause) == (False, False, ACCOUNT)
+    assert said.feedback.account == (reason, reply.message, until)
 
 
 def test_the_ready_made_answers_are_all_here():
@@ -74,7 +74,7 @@ def test_the_date_is_the_servers_own(text, until):
 def test_a_page_without_words_suspends_for_its_status():
     """A proxy's 403 has no message."""
     said = classify(403, {}, b"<html>no</html>", WALL)
-    assert said.heard.account == ("not permitted", "", None)
+    assert said.feedback.account == ("not permitted", "", None)
 
 
 def test_a_long_message_is_cut():

@@ -14,7 +14,7 @@ ANSWER = b'{"type": "message", "content": [], "usage": {"input_tokens": 1, "outp
 
 
 @pytest.fixture
-def heard():
+def feedback():
     """What a server that answers one request found at its first look, and its address."""
     listening = socket.create_server(("127.0.0.1", 0))
     found = []
@@ -44,15 +44,15 @@ def send(url, text):
         return throttler.call(**ask(text))
 
 
-def test_a_request_arrives_in_one_piece(heard):
-    url, found = heard
+def test_a_request_arrives_in_one_piece(feedback):
+    url, found = feedback
     assert send(url, "hello")["type"] == "message"
     assert found[0].startswith(b"POST /v1/messages HTTP/1.1\r\n")
     assert b'"hello"' in found[0].partition(b"\r\n\r\n")[2]
 
 
-def test_a_large_one_is_not_copied_for_that(heard):
+def test_a_large_one_is_not_copied_for_that(feedback):
     """Its head goes first; all of it arrives."""
-    url, found = heard
+    url, found = feedback
     assert send(url, "x" * 200_000)["type"] == "message"
     assert found[0].startswith(b"POST /v1/messages HTTP/1.1\r\n")

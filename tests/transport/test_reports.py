@@ -60,24 +60,28 @@ REFUSED = requests.ConnectionError(
 def test_why_no_answer_came(error, cause, keeps_tokens):
     """Whether the server is to blame, and whether it may have counted the tokens."""
     report = report_of_error(error)
-    assert (report.heard.cause, report.keeps_tokens) == (cause, keeps_tokens)
+    assert (report.feedback.cause, report.keeps_tokens) == (cause, keeps_tokens)
     assert report.refused
-    assert report.heard.final
+    assert report.feedback.final
 
 
 def test_causes_in_a_circle_come_to_an_end():
     """They may be made."""
     first, second = ValueError(), KeyError()
     first.__cause__, second.__cause__ = second, first
-    assert report_of_error(first).heard.cause == SILENCE
+    assert report_of_error(first).feedback.cause == SILENCE
 
 
 def test_a_refusal_says_how_long_to_wait():
     """Whoever sent it decides about another try."""
     headers = RawHeaders([(b"Retry-After", b"7")])
     report = report_of(429, headers, b'{"error": {"message": "50 requests per minute"}}', 0.0)
-    assert (report.heard.cause, report.wait_seconds, report.heard.pauses_lane) == (RATE, 7.0, True)
-    assert report.heard.final
+    assert (report.feedback.cause, report.wait_seconds, report.feedback.pauses_lane) == (
+        RATE,
+        7.0,
+        True,
+    )
+    assert report.feedback.final
     assert not report.keeps_tokens
 
 

@@ -66,7 +66,7 @@ def test_a_stopped_call_is_not_sent_again():
         refuse(retry(attempts), 500)
     with pytest.raises(AttemptStopped):
         lose(retry(attempts), ProtocolError("x", ConnectionResetError()))
-    assert attempts.heard == []
+    assert attempts.feedback == []
 
 
 def test_the_lane_hears_of_every_refusal():
@@ -76,7 +76,7 @@ def test_the_lane_hears_of_every_refusal():
     asked = lose(asked, NewConnectionError(None, "refused"))
     with pytest.raises(MaxRetryError):
         refuse(asked, 401)
-    told = [(heard.cause, heard.status, heard.final) for heard, _ in attempts.heard]
+    told = [(feedback.cause, feedback.status, feedback.final) for feedback, _ in attempts.feedback]
     assert told == [(RATE, 429, False), (FAULT, None, False), (ACCOUNT, 401, True)]
 
 
@@ -86,7 +86,7 @@ def test_the_lane_hears_of_every_refusal():
 def waits(attempts, status, body=b"{}", **headers):
     """Seconds the call would wait if it were alone."""
     retry(attempts).increment(response=response(status, body, **headers))
-    return attempts.heard[-1][1]
+    return attempts.feedback[-1][1]
 
 
 @pytest.mark.parametrize("status", [429, 529])
@@ -122,7 +122,7 @@ def test_too_many_connections_delays_one_call_shortly(number):
     """Somebody else's answer makes room at any time, however often it was refused."""
     attempts = ScriptedAttempts(number)
     assert 0.125 <= waits(attempts, 429, CROWDED, x_should_retry="true") <= 0.25
-    assert attempts.heard[0][0].cause == CONCURRENCY
+    assert attempts.feedback[0][0].cause == CONCURRENCY
     assert 2.0 < waits(attempts, 429, CROWDED, retry_after="2") <= 2.1
 
 
@@ -135,7 +135,7 @@ def test_a_date_is_read_by_the_wall_clock():
     """Ten seconds past noon."""
     attempts = ScriptedAttempts()
     assert waits(attempts, 429, retry_after="Sat, 21 Nov 2026 12:00:10 GMT") == 10.0
-    assert attempts.heard[0][0].retry_after == 10.0
+    assert attempts.feedback[0][0].retry_after == 10.0
 
 
 def test_a_wait_beyond_the_deadline_fails_at_once():
@@ -143,8 +143,8 @@ def test_a_wait_beyond_the_deadline_fails_at_once():
     attempts = ScriptedAttempts(seconds_left=5.0)
     with pytest.raises(MaxRetryError):
         refuse(retry(attempts), 429, retry_after="20")
-    ((heard, seconds),) = attempts.heard
-    assert (heard.cause, heard.status, seconds) == (RATE, 429, 20.0)
+    ((feedback, seconds),) = attempts.feedback
+    assert (feedback.cause, feedback.status, seconds) == (RATE, 429, 20.0)
 
 
 def test_it_is_the_lanes_word_that_has_to_end_in_time():
@@ -169,7 +169,7 @@ def test_even_the_last_attempts_refusal_pauses_the_lane():
     attempts = ScriptedAttempts()
     with pytest.raises(MaxRetryError):
         refuse(retry(attempts, RULES._replace(max_retries=0)), 429, retry_after="20")
-    assert [(heard.cause, seconds) for heard, seconds in attempts.heard] == [(RATE, 20.0)]
+    assert [(feedback.cause, seconds) for feedback, seconds in attempts.feedback] == [(RATE, 20.0)]
 
 
 # -- an open circuit -------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_without_a_connection_nothing_was_sent(error):
     verdict = verdict_on_error(error, RULES._replace(resets=False))
     assert (verdict.retry, verdict.reason) == (True, "no connection")
     assert not verdict.keeps_tokens
-    assert verdict.heard.cause == FAULT
+    assert verdict.feedback.cause == FAULT
 
 
 @pytest.mark.parametrize("error", LOST, ids=repr)
@@ -59,7 +59,7 @@ def test_a_connection_lost_before_any_answer(error, resets):
     verdict = verdict_on_error(error, RULES._replace(resets=resets))
     assert (verdict.retry, verdict.reason) == (resets, "connection lost")
     assert verdict.keeps_tokens
-    assert verdict.heard.cause == FAULT
+    assert verdict.feedback.cause == FAULT
 
 
 @pytest.mark.parametrize("allowed", [True, False])
@@ -74,7 +74,7 @@ def test_a_read_timeout_only_if_the_caller_allowed_it(allowed):
 def test_everything_else_is_final(error):
     """Garbage is an answer, half an answer is one, a bad certificate does not mend itself."""
     verdict = verdict_on_error(error, RULES._replace(read_timeouts=True))
-    assert (verdict.retry, verdict.heard.cause) == (False, "silence")
+    assert (verdict.retry, verdict.feedback.cause) == (False, "silence")
     asked = retry()
     with pytest.raises(MaxRetryError) as caught:
         lose(asked, error)

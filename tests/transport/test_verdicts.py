@@ -51,7 +51,7 @@ def causes(**headers):
     """The statuses by what the pace understands of them."""
     found = {}
     for status in range(300, 600):
-        found.setdefault(verdict(status, **headers).heard.cause, set()).add(status)
+        found.setdefault(verdict(status, **headers).feedback.cause, set()).add(status)
     return found
 
 
@@ -80,7 +80,7 @@ def test_what_the_pace_understands_by_the_status():
 def test_a_server_error_nobody_knows_is_final(status):
     """And no sign of an outage."""
     said = verdict(status, retry_after="3")
-    assert (said.retry, said.reason, said.heard.cause) == (False, f"status {status}", "")
+    assert (said.retry, said.reason, said.feedback.cause) == (False, f"status {status}", "")
 
 
 def test_the_servers_word_goes_before_the_table():
@@ -114,8 +114,8 @@ def test_only_a_429_or_529_took_nothing():
 def test_an_overload_passes_whether_or_not_it_says_when(after):
     """Both were seen."""
     said = verdict(529, **after)
-    assert (said.retry, said.reason, said.heard.cause) == (True, "overloaded", OVERLOAD)
-    assert (said.pauses_lane, said.heard.retry_after) == (bool(after), 3.0 if after else None)
+    assert (said.retry, said.reason, said.feedback.cause) == (True, "overloaded", OVERLOAD)
+    assert (said.pauses_lane, said.feedback.retry_after) == (bool(after), 3.0 if after else None)
 
 
 # -- every rule ------------------------------------------------------------------------------------
@@ -140,16 +140,16 @@ every_case = pytest.mark.parametrize(("rule", "status", "code", "text"), CASES, 
 def test_a_rule_applies_by_each_of_its_marks(rule, status, code, text):
     """No earlier line takes it away."""
     said = verdict(status, code, text, retry_after="5")
-    assert (said.reason, said.retry, said.heard.cause) == (rule.reason, rule.retry, rule.cause)
-    assert (said.heard.status, said.heard.retry_after) == (status, 5.0)
-    assert said.heard.final is not said.retry
+    assert (said.reason, said.retry, said.feedback.cause) == (rule.reason, rule.retry, rule.cause)
+    assert (said.feedback.status, said.feedback.retry_after) == (status, 5.0)
+    assert said.feedback.final is not said.retry
 
 
 @every_case
 def test_should_retry_false_makes_every_rule_final(rule, status, code, text):
     """The call ends; what the pace understands of it stays."""
     said = verdict(status, code, text, retry_after="5", x_should_retry="false")
-    assert (said.retry, said.heard.final, said.heard.cause) == (False, True, rule.cause)
+    assert (said.retry, said.feedback.final, said.feedback.cause) == (False, True, rule.cause)
 
 
 @every_case
@@ -158,17 +158,17 @@ def test_should_retry_true_goes_before_every_rule_but_a_spend_code(rule, status,
     said = verdict(status, code, text, x_should_retry="true")
     assert said.retry is (code not in SPEND_CODES)
     if said.retry:
-        assert said.heard.account is None
-        assert said.heard.cause == ("" if rule.cause == ACCOUNT else rule.cause)
+        assert said.feedback.account is None
+        assert said.feedback.cause == ("" if rule.cause == ACCOUNT else rule.cause)
 
 
 @every_case
 def test_account_refusals_and_only_they_suspend(rule, status, code, text):
     """The pace gets the reason; nothing pauses on top of it."""
     said = verdict(status, code, text, retry_after="5")
-    assert (said.heard.account is not None) is (rule.cause == ACCOUNT)
-    if said.heard.account is not None:
-        assert said.heard.account[:2] == (rule.reason, text)
+    assert (said.feedback.account is not None) is (rule.cause == ACCOUNT)
+    if said.feedback.account is not None:
+        assert said.feedback.account[:2] == (rule.reason, text)
         assert not said.pauses_lane
 
 
@@ -181,8 +181,8 @@ def test_money_does_not_come_back_by_waiting(code, status):
     """Even with retry-after, even where the server says to try again."""
     for headers in ({"retry_after": "5"}, {"x_should_retry": "true"}):
         said = verdict(status, code, **headers)
-        assert (said.retry, said.pauses_lane, said.heard.cause) == (False, False, ACCOUNT)
-        assert said.heard.account.reason == "spend limit"
+        assert (said.retry, said.pauses_lane, said.feedback.cause) == (False, False, ACCOUNT)
+        assert said.feedback.account.reason == "spend limit"
 
 
 @pytest.mark.parametrize("message", ["", "Please try again later.", "Something new"])
@@ -190,7 +190,7 @@ def test_a_429_that_does_not_say_when_is_a_spend_limit(message):
     """ "Not sent with the spend-cap 429": final, but too little is known to stop everything."""
     said = verdict(429, None, message)
     assert (said.retry, said.reason, said.pauses_lane) == (False, "spend limit", False)
-    assert (said.heard.cause, said.heard.account) == ("", None)
+    assert (said.feedback.cause, said.feedback.account) == ("", None)
     assert verdict(429, None, message, x_should_retry="true").retry is True
 
 
@@ -198,8 +198,8 @@ def test_a_429_that_does_not_say_when_is_a_spend_limit(message):
 def test_a_429_that_names_a_quota_passes_even_without_a_time(what):
     """A proxy may have taken retry-after off; in 2024 the API did not send it."""
     said = verdict(429, None, RATE_TEXT.format(what))
-    assert (said.retry, said.heard.cause) == (True, RATE)
-    assert said.heard.kind == what.replace(" ", "_")
+    assert (said.retry, said.feedback.cause) == (True, RATE)
+    assert said.feedback.kind == what.replace(" ", "_")
 
 
 QUOTED = "messages.0: tool_use ids were found: "
@@ -209,8 +209,8 @@ QUOTED = "messages.0: tool_use ids were found: "
 @pytest.mark.parametrize("status", [400, 404, 429])
 def test_what_a_caller_wrote_does_not_suspend_an_account(text, status):
     """A message may quote it; the server's own words are at its beginning."""
-    assert verdict(status, None, QUOTED + text).heard.account is None
-    assert verdict(404, None, text).heard.account is None
+    assert verdict(status, None, QUOTED + text).feedback.account is None
+    assert verdict(404, None, text).feedback.account is None
 
 
 # -- ramp and concurrency --------------------------------------------------------------------------
@@ -225,18 +225,18 @@ def test_a_ramp_limit_tells_the_servers_step(code, now, then, growth):
     """By its code, or by its text where there is none that we know."""
     said = verdict(429, code, TOO_FAST.format(now, then), retry_after="41")
     assert (said.retry, said.reason, said.pauses_lane) == (True, "ramp limit", True)
-    assert (said.heard.cause, said.heard.growth) == (RAMP, RampLimit("input_tokens", *growth))
+    assert (said.feedback.cause, said.feedback.growth) == (RAMP, RampLimit("input_tokens", *growth))
 
 
 def test_a_ramp_limit_without_numbers_or_time_is_one_all_the_same():
     """It passes; the pace has to guess the step."""
     said = verdict(429, "ramp_limit_exceeded", "Slow down.")
-    assert (said.retry, said.heard.cause, said.heard.growth) == (True, RAMP, None)
+    assert (said.retry, said.feedback.cause, said.feedback.growth) == (True, RAMP, None)
 
 
 def test_growth_is_read_of_a_ramp_limit_only():
     """The words alone are not enough."""
-    assert verdict(500, None, TOO_FAST.format("1", "2")).heard.growth is None
+    assert verdict(500, None, TOO_FAST.format("1", "2")).feedback.growth is None
 
 
 @pytest.mark.parametrize("text", [CROWDED, CROWDED_2023])
@@ -246,23 +246,23 @@ def test_too_many_connections_never_pauses_the_lane(text, after, wish):
     """What headers it comes with is in no capture: tried again with any."""
     said = verdict(429, None, text, **after, **wish)
     assert (said.retry, said.reason, said.pauses_lane) == (True, "concurrency limit", False)
-    assert (said.heard.cause, said.keeps_tokens) == (CONCURRENCY, False)
+    assert (said.feedback.cause, said.keeps_tokens) == (CONCURRENCY, False)
 
 
 def test_a_known_code_goes_before_the_text():
     """The wording can change; the code says what it is."""
-    assert verdict(429, "ramp_limit_exceeded", CROWDED).heard.cause == RAMP
-    assert verdict(429, "enforced_spend_limit_reached", CROWDED).heard.cause == ACCOUNT
+    assert verdict(429, "ramp_limit_exceeded", CROWDED).feedback.cause == RAMP
+    assert verdict(429, "enforced_spend_limit_reached", CROWDED).feedback.cause == ACCOUNT
     for rule in RULES:
         for beginning in rule.beginnings:
-            assert verdict(429, "ramp_limit_exceeded", beginning).heard.cause == RAMP
+            assert verdict(429, "ramp_limit_exceeded", beginning).feedback.cause == RAMP
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 529])
 def test_texts_of_a_429_mean_nothing_elsewhere(status):
     """A bad request may quote them."""
-    assert verdict(status, None, CROWDED).heard == verdict(status).heard
-    assert verdict(status, None, "acceleration limit").heard == verdict(status).heard
+    assert verdict(status, None, CROWDED).feedback == verdict(status).feedback
+    assert verdict(status, None, "acceleration limit").feedback == verdict(status).feedback
 
 
 # -- garbage ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from claude_throttle.contrib.flask import ClaudeThrottle, current_throttler, cur
 
 from .conftest import KEY
 
-heard = []
+feedback = []
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_the_environment_fills_in(make_app, monkeypatch):
 
 def test_a_listener(asking_app):
     """A function, or its dotted name, which is imported with the first use only."""
-    for listener in (heard.append, f"{__name__}.hear"):
-        heard.clear()
+    for listener in (feedback.append, f"{__name__}.hear"):
+        feedback.clear()
         assert asking_app(ON_EVENT=listener).test_client().get("/default").status_code == 200
-        assert heard
+        assert feedback
     app = asking_app(ON_EVENT="nowhere.at_all")
     with app.app_context(), pytest.raises(ConfigurationError, match="cannot be imported"):
         current_throttler.stats()
@@ -126,7 +126,7 @@ def test_a_listener(asking_app):
 
 def hear(event):
     """A listener."""
-    heard.append(event)
+    feedback.append(event)
 
 
 def test_no_error_shows_a_secret(make_app):

@@ -45,9 +45,9 @@ class DroppedPermit(NamedTuple):
 class Accounting:
     """Of one lane; under the lane's mutex. All methods may be called from any thread."""
 
-    def __init__(self, lane: Lane, permits: LimiterPort) -> None:
+    def __init__(self, lane: Lane, limiter: LimiterPort) -> None:
         self._lane = lane
-        self._permits = permits
+        self._limiter = limiter
         #: Permits that were dropped without a word.
         self.dropped: deque[DroppedPermit] = deque()
         self._looked_for = -math.inf
@@ -77,10 +77,10 @@ class Accounting:
         change = actual.minus(attempts.held)
         self._correct_locked(attempts.held, actual, attempts.booked_at)
         if answer is None:
-            if not attempts.heard:
+            if not attempts.outcome_reported:
                 lane.pacer.lost(lane.now())
             return []
-        events = lane.pacer.answered(answer, attempts.stamp, change, lane.now())
+        events = lane.pacer.answered(answer, attempts.dispatch, change, lane.now())
         lane.backlog.look_again_locked()  # the server may have room for the head
         return events
 
@@ -89,22 +89,22 @@ class Accounting:
             self._lane.backlog.look_again_locked()  # the head may leave earlier now
 
     def _tell(
-        self, events: list[Event], heard: Feedback, call: Optional[Call], over: bool = True
+        self, events: list[Event], feedback: Feedback, call: Optional[Call], over: bool = True
     ) -> None:
         """Tell the permits and the listener what an attempt brought. Holds no mutex."""
-        if heard.readings:
-            self._permits.headers_came()
-        if over and not heard.cause:
-            self._permits.answered()
+        if feedback.rate_limits:
+            self._limiter.headers_came()
+        if over and not feedback.cause:
+            self._limiter.answered()
         if events and any(isinstance(event, CircuitClosed) for event in events):
-            self._permits.ramp()
-        news = self._permits.news()
+            self._limiter.ramp()
+        news = self._limiter.news()
         for event in events if news is None else (*events, news):
             self._lane.observe(event, call)
 
     # -- a stream begins -------------------------------------------------------------------------
 
-    def begun(self, attempts: Attempt, heard: Feedback, counted: Optional[int]) -> None:
+    def begun(self, attempts: Attempt, feedback: Feedback, counted: Optional[int]) -> None:
         """An answer began: what its headers say, and the *counted* input tokens, count from now."""
         lane = self._lane
         with lane.mutex:
@@ -116,34 +116,34 @@ class Accounting:
                 now = was._replace(input_tokens=float(counted))
                 self._correct_locked(was, now, attempts.booked_at)
                 attempts.held, attempts.counted = held._replace(input_tokens=0.0), counted
-            events = lane.pacer.begun(heard, attempts.stamp, now.minus(was), lane.now())
-        self._tell(events, heard, attempts.call, over=False)
+            events = lane.pacer.begun(feedback, attempts.dispatch, now.minus(was), lane.now())
+        self._tell(events, feedback, attempts.call, over=False)
 
     # -- an attempt was refused ------------------------------------------------------------------
 
-    def refused(self, attempts: Attempt, heard: Feedback, wait_seconds: float) -> RetryDelay:
+    def refused(self, attempts: Attempt, feedback: Feedback, wait_seconds: float) -> RetryDelay:
         """An attempt was refused or lost; alone it would wait *wait_seconds*."""
         lane, call = self._lane, attempts.call
-        if heard.cause == CONCURRENCY:
-            self._permits.refused(lane.now())
+        if feedback.cause == CONCURRENCY:
+            self._limiter.refused(lane.now())
         with lane.mutex:
-            in_flight, now = self._permits.in_use, lane.now()
+            in_flight, now = self._limiter.in_use, lane.now()
             delay, events = lane.pacer.refused(
-                heard, attempts.stamp, call.cost, wait_seconds, in_flight, now
+                feedback, attempts.dispatch, call.cost, wait_seconds, in_flight, now
             )
-            attempts.heard = True
-            if attempts.stamp.probes and delay.free:
+            attempts.outcome_reported = True
+            if attempts.dispatch.probes and delay.free:
                 attempts.probes += 1
                 # Waiting is free, failing for ever is not.
                 delay = delay._replace(free=attempts.probes <= MOST_PROBES)
-            hopeless = self._take_hopeless_locked(now)
-        if heard.account is not None:
-            lane.suspend(call, heard.account)
-        lane.refuse_elsewhere(hopeless, lambda ticket: circuit_open(lane, ticket))
-        self._tell(events, heard, call)
+            doomed = self._take_doomed_locked(now)
+        if feedback.account is not None:
+            lane.suspend(call, feedback.account)
+        lane.refuse_elsewhere(doomed, lambda ticket: circuit_open(lane, ticket))
+        self._tell(events, feedback, call)
         return delay
 
-    def _take_hopeless_locked(self, now: float) -> list[Ticket]:
+    def _take_doomed_locked(self, now: float) -> list[Ticket]:
         """Those whose time will be up before the circuit lets anything leave."""
         opens_at, backlog = self._lane.pacer.opens_at(), self._lane.backlog
         # Hundreds may fail together, and the line may be long: once for each instant.
@@ -158,7 +158,7 @@ class Accounting:
             and backlog.take_locked(ticket)
         ]
 
-    def give_back(self, attempts: Attempt, keep_tokens: bool) -> None:
+    def release(self, attempts: Attempt, keep_tokens: bool) -> None:
         """Return a refused attempt's permit, and its tokens unless the server may count them."""
         if not keep_tokens:
             with self._lane.mutex:
@@ -170,12 +170,12 @@ class Accounting:
     def return_permit(self, attempts: Attempt) -> None:
         """Give back the permit of an attempt that has ended; idempotent."""
         with self._lane.mutex:
-            if attempts.lender is None:
+            if attempts.slot_owner is None:
                 return
-            attempts.lender.give_back_quietly()
-            attempts.lender = None
-        self._permits.wake_starved()
-        if attempts.call.rides is not None:
+            attempts.slot_owner.release_nowait()
+            attempts.slot_owner = None
+        self._limiter.notify_waiters()
+        if attempts.call.parent_slot is not None:
             self._lane.wake()  # others may wait for the same ride
 
     # -- permits ---------------------------------------------------------------------------------
@@ -189,32 +189,32 @@ class Accounting:
         self,
         held: Cost,
         actual: Optional[Cost],
-        stamp: Dispatch,
+        dispatch: Dispatch,
         report: ResponseReport,
         expected: bool,
     ) -> None:
         """What came of the request a permit was for; *actual* None corrects nothing."""
-        lane, heard = self._lane, report.heard
-        if heard.cause == CONCURRENCY:
-            self._permits.refused(lane.now())
-        hopeless: list[Ticket] = []
+        lane, feedback = self._lane, report.feedback
+        if feedback.cause == CONCURRENCY:
+            self._limiter.refused(lane.now())
+        doomed: list[Ticket] = []
         with lane.mutex:
             now = lane.now()
             if not expected:
                 lane.pacer.expect(now)
             if actual is not None:
-                lane.pacer.settle(held, actual, stamp.at)
+                lane.pacer.settle(held, actual, dispatch.at)
             if report.refused:
-                in_flight, wait = self._permits.in_use, report.wait_seconds
-                _, events = lane.pacer.refused(heard, stamp, held, wait, in_flight, now)
-                hopeless = self._take_hopeless_locked(now)
+                in_flight, wait = self._limiter.in_use, report.wait_seconds
+                _, events = lane.pacer.refused(feedback, dispatch, held, wait, in_flight, now)
+                doomed = self._take_doomed_locked(now)
             else:
                 change = NO_COST if actual is None else actual.minus(held)
-                events = lane.pacer.answered(heard, stamp, change, now)
+                events = lane.pacer.answered(feedback, dispatch, change, now)
             lane.backlog.look_again_locked()
-        if hopeless:
-            lane.refuse_elsewhere(hopeless, lambda ticket: circuit_open(lane, ticket))
-        self._tell(events, heard, None)
+        if doomed:
+            lane.refuse_elsewhere(doomed, lambda ticket: circuit_open(lane, ticket))
+        self._tell(events, feedback, None)
 
     def permit_ended_unheard(self) -> None:
         """Nobody will say any more how the request of a permit ended."""
@@ -232,7 +232,7 @@ class Accounting:
                 self._lane.pacer.lost(self._lane.now())
 
 
-def require_hope(lane: Lane, ticket: Ticket) -> None:
+def raise_if_never_ready(lane: Lane, ticket: Ticket) -> None:
     """Raise :class:`CircuitOpen` if its time is up before the circuit lets anything leave."""
     if ticket.ends_at is not None and ticket.ends_at < lane.pacer.opens_at():
         raise circuit_open(lane, ticket)

@@ -39,7 +39,7 @@ class WaitingTicket(Ticket):
         self._answered.acquire()
         self._error: Optional[BaseException] = None
 
-    def commit(self, stamp: Dispatch, lender: SlotOwner) -> None:
+    def commit(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
         pass
 
     def leave(self) -> None:
@@ -67,7 +67,7 @@ class RetryTicket(WaitingTicket):
     def __init__(self, attempts: Attempt, cost: Cost) -> None:
         call = attempts.call
         # No deadline of its own: the call's is being watched already.
-        super().__init__(call.number, cost, call.priority, None, None, call.rides)
+        super().__init__(call.number, cost, call.priority, None, None, call.parent_slot)
         self.tag = call.tag
         self._attempts = attempts
 
@@ -75,8 +75,8 @@ class RetryTicket(WaitingTicket):
     def ends_at(self) -> Optional[float]:
         return self._attempts.call.deadline
 
-    def commit(self, stamp: Dispatch, lender: SlotOwner) -> None:
-        self._attempts.begin_locked(self.cost, lender, stamp)
+    def commit(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
+        self._attempts.begin_locked(self.cost, slot_owner, dispatch)
 
     def refuse(self, error: BaseException) -> None:
         # Straight through urllib3; the wire then asks why.
@@ -96,33 +96,33 @@ class Attempt:
         "booked_at",
         "call",
         "counted",
-        "heard",
+        "dispatch",
         "held",
-        "lender",
         "number",
         "on_the_wire",
+        "outcome_reported",
         "probes",
         "resting",
-        "stamp",
+        "slot_owner",
         "stopped_by",
         "turn",
         "when_stopped",
     )
 
-    def __init__(self, call: Call, held: Cost, lender: SlotOwner, stamp: Dispatch) -> None:
+    def __init__(self, call: Call, held: Cost, slot_owner: SlotOwner, dispatch: Dispatch) -> None:
         self.call = call
         #: The instant at which *held* was first taken.
-        self.booked_at = stamp.at
+        self.booked_at = dispatch.at
         #: Of the attempt that is out, or was last. Guarded by the lane's mutex.
-        self.stamp = stamp
+        self.dispatch = dispatch
         #: 1 for the first send.
         self.number = 1
         #: Taken from the quotas and not settled yet. Guarded by the lane's mutex.
         self.held = held
         #: Who gets its place in flight back; None once that is done. Guarded by the lane's mutex.
-        self.lender: Optional[SlotOwner] = lender
+        self.slot_owner: Optional[SlotOwner] = slot_owner
         #: What the server said of the attempt that was last was taken in.
-        self.heard = False
+        self.outcome_reported = False
         #: How often it left as a probe of an open circuit, and failed.
         self.probes = 0
         #: Bytes may have reached the server. Written by the sender alone.
@@ -139,14 +139,14 @@ class Attempt:
         #: Of a stream: told that it was stopped, when its connection is cut.
         self.when_stopped: Optional[Callable[[], None]] = None
 
-    def begin_locked(self, cost: Cost, lender: SlotOwner, stamp: Dispatch) -> None:
+    def begin_locked(self, cost: Cost, slot_owner: SlotOwner, dispatch: Dispatch) -> None:
         """Another attempt leaves now. Requires the lane's mutex."""
         self.number += 1
-        self.stamp = stamp
+        self.dispatch = dispatch
         self.held = self.held.plus(cost)
-        self.lender = lender
+        self.slot_owner = slot_owner
         self.turn = None
-        self.resting = self.heard = False
+        self.resting = self.outcome_reported = False
 
     # -- what the wire asks ----------------------------------------------------------------------
 
@@ -177,12 +177,12 @@ class Attempt:
                 self.on_the_wire = False
                 raise AttemptStopped
 
-    def refused(self, heard: Feedback, wait_seconds: float) -> RetryDelay:
+    def refused(self, feedback: Feedback, wait_seconds: float) -> RetryDelay:
         """This attempt was refused or lost: tell the lane, and learn when another may be made.
 
         *wait_seconds* is how long this call would wait if it were alone.
         """
-        return self.call.home.accounts.refused(self, heard, wait_seconds)
+        return self.call.home.accounting.refused(self, feedback, wait_seconds)
 
     def again(
         self, *, status: Optional[int], reason: str, delay: RetryDelay, keep_tokens: bool
@@ -199,19 +199,19 @@ class Attempt:
             RetryScheduled(call.number, call.model, self.number, status, reason, delay.seconds),
             call,
         )
-        lane.accounts.give_back(self, keep_tokens)
+        lane.accounting.release(self, keep_tokens)
         # A failed probe makes room for others': perhaps it is this call that no server can stand.
-        lane.queue_again(self, delay.seconds if delay.alone else 0.0, behind=self.stamp.probes)
+        lane.queue_again(self, delay.seconds if delay.alone else 0.0, behind=self.dispatch.probes)
         self.announce()
 
     def announce(self) -> None:
         """Say that an attempt left, and what that means for its lane. In the sender's thread."""
         call, lane = self.call, self.call.home
-        lane.announce(self.stamp, call)
-        waited = self.stamp.at - call.submitted_at
+        lane.announce(self.dispatch, call)
+        waited = self.dispatch.at - call.submitted_at
         lane.observe(CallSent(call.number, call.model, self.number, waited), call)
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         """Its call has ended: the connection must not keep it alive."""
         self._hang_up = self.when_stopped = None
 

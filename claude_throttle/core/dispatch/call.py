@@ -13,8 +13,9 @@ from claude_throttle.core.dispatch.attempt import Attempt
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.feedback import Dispatch
 from claude_throttle.core.domain.ports import SlotOwner
+from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
-from claude_throttle.core.queueing.ticket import Priority, Ticket
+from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.core.threads.clock import longest_wait
 from claude_throttle.errors import Closed, DeadlineExceeded
 
@@ -30,9 +31,9 @@ class Call(Ticket):
         "body",
         "context",
         "counted",
+        "estimated_input",
         "extra_headers",
         "future",
-        "guessed_input",
         "home",
         "max_tokens",
         "model",
@@ -56,12 +57,12 @@ class Call(Ticket):
         body: bytes,
         model: str,
         max_tokens: int,
-        guessed_input: float,
+        estimated_input: float,
         submitted_at: float,
         priority: int = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Optional[float] = None,
-        rides: Optional[ReentrantSlot] = None,
+        parent_slot: Optional[ReentrantSlot] = None,
         raw: bool = False,
         extra_headers: Optional[Mapping[str, str]] = None,
         context: Optional[Context] = None,
@@ -73,7 +74,7 @@ class Call(Ticket):
             priority=priority,
             tenant=tenant,
             deadline=deadline,
-            rides=rides,
+            parent_slot=parent_slot,
         )
         self.home = home
         #: The request as it will go on the wire: a snapshot taken at submit.
@@ -81,7 +82,7 @@ class Call(Ticket):
         self.model = model
         self.max_tokens = max_tokens
         #: Input tokens by the size of the text, before what was learned scales it.
-        self.guessed_input = guessed_input
+        self.estimated_input = estimated_input
         #: The server itself counted it.
         self.counted = False
         self.submitted_at = submitted_at
@@ -106,20 +107,20 @@ class Call(Ticket):
     def finish_cancel(self) -> None:
         self.future.finish_cancel()
 
-    def commit(self, stamp: Dispatch, lender: SlotOwner) -> None:
-        self.sent_at = stamp.at
-        self.attempts = Attempt(self, self.cost, lender, stamp)
+    def commit(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
+        self.sent_at = dispatch.at
+        self.attempts = Attempt(self, self.cost, slot_owner, dispatch)
         self.home.out.add(self.attempts)
 
     def leave(self) -> None:
         self.home.deliver(self)
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         """It has ended: whatever still refers to it must not keep its text, nor its attempts."""
         self.body = b""
         attempts, self.attempts = self.attempts, None
         if attempts is not None:
-            attempts.let_go()
+            attempts.detach()
 
     def time_is_up(self) -> None:
         attempts = self.attempts

@@ -12,7 +12,7 @@ from concurrent.futures import CancelledError
 from functools import partial
 from typing import Callable, Optional
 
-from claude_throttle.core.dispatch.accounting import Accounting, require_hope
+from claude_throttle.core.dispatch.accounting import Accounting, raise_if_never_ready
 from claude_throttle.core.dispatch.attempt import Attempt, AttemptStopped, RetryTicket
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.settlement import Outcome, in_progress, mark_in_progress, settle
@@ -39,8 +39,8 @@ class Lane:
         name: str,
         *,
         pacer: LanePacer,
-        permits: LimiterPort,
-        senders: ThreadPool,
+        limiter: LimiterPort,
+        thread_pool: ThreadPool,
         price: Callable[[Call], Cost],
         carry: Callable[[Call], None],
         observe: Callable[[Event, Optional[Call]], None],
@@ -69,11 +69,11 @@ class Lane:
         self.now = clock.monotonic
         #: What a waiting call will cost, as far as is known by now.
         self.price = price
-        self.accounts = Accounting(self, permits)
-        self._senders = senders
+        self.accounting = Accounting(self, limiter)
+        self._thread_pool = thread_pool
         self._carry = carry
         self._clock = clock
-        self._worker = Worker(self, permits, senders, clock)
+        self._worker = Worker(self, limiter, thread_pool, clock)
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -82,7 +82,7 @@ class Lane:
 
         *first* is called with it instead, and sees to it that place() is called in the end.
         """
-        require_hope(self, call)
+        raise_if_never_ready(self, call)
         try:
             self.backlog.reserve(call, block, call.timeout)
             with mark_in_progress(call):
@@ -113,7 +113,7 @@ class Lane:
 
     def ask(self, ticket: Ticket) -> None:
         """Queue for a permit. Raises :class:`Closed`, or why it can never be had in time."""
-        require_hope(self, ticket)
+        raise_if_never_ready(self, ticket)
         with self.mutex:
             self.backlog.require_open_locked(ticket)
             self.backlog.put_locked(ticket)
@@ -128,13 +128,13 @@ class Lane:
 
     def deliver(self, call: Call) -> None:
         """Put a call that left on the wire, in a sender thread."""
-        self._senders.run(partial(self._carry, call))
+        self._thread_pool.run(partial(self._carry, call))
 
-    def announce(self, stamp: Dispatch, call: Optional[Call]) -> None:
+    def announce(self, dispatch: Dispatch, call: Optional[Call]) -> None:
         """Say what it means for the lane that this left. Not in the worker's thread."""
-        if stamp.resumes:
+        if dispatch.resumes:
             self.observe(LaneResumed(self.name), call)
-        if stamp.probes:
+        if dispatch.probes:
             self.observe(CircuitHalfOpened(self.name), call)
 
     def end(self, call: Call, error: BaseException) -> None:
@@ -223,7 +223,7 @@ class Lane:
         """End them in other threads: a callback of theirs may wait for what this one is to end."""
         self._worker.end_elsewhere(tickets, lambda ticket: ticket.refuse(why(ticket)))
 
-    def let_through(self, ticket: Ticket) -> None:
+    def admit_probe(self, ticket: Ticket) -> None:
         """One that finds out whether all is well again."""
         with self.mutex:
             self.backlog.let_through_locked(ticket.number)

@@ -36,20 +36,20 @@ class PermitTicket(WaitingTicket):
     is dropped must be found by the garbage collector at once.
     """
 
-    __slots__ = ("answers", "granted", "seat", "stamp")
+    __slots__ = ("answers", "dispatch", "granted", "seat")
 
     def __init__(self, answers: bool, *place: Any) -> None:
         super().__init__(*place)
         #: Somebody is sure to say how it ended, if only that nobody knows.
         self.answers = answers
-        self.stamp: Optional[Dispatch] = None
+        self.dispatch: Optional[Dispatch] = None
         self.seat = ReentrantSlot()
         # Whoever pops it does the closing: a list's pop is atomic, and needs no lock in __del__.
         self.granted: list[bool] = []
 
-    def commit(self, stamp: Dispatch, lender: SlotOwner) -> None:
-        self.stamp = stamp
-        self.seat.open(lender)
+    def commit(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
+        self.dispatch = dispatch
+        self.seat.open(slot_owner)
         self.granted.append(True)
 
     @property
@@ -69,8 +69,8 @@ class Permit:
     """
 
     __slots__ = (
-        "_ears",
         "_entry",
+        "_feedback_reader",
         "_lane",
         "_pid",
         "_report",
@@ -80,16 +80,20 @@ class Permit:
     )
 
     def __init__(
-        self, ticket: PermitTicket, lane: Lane, seats: list[ReentrantSlot], ears: FeedbackReader
+        self,
+        ticket: PermitTicket,
+        lane: Lane,
+        seats: list[ReentrantSlot],
+        feedback_reader: FeedbackReader,
     ) -> None:
         #: Its place in the line.
         self.ticket = ticket
         self._lane = lane
-        self._ears = ears
+        self._feedback_reader = feedback_reader
         # Known before it is added: who closes it needs it, and Ctrl-C may come in between.
         self._entry: Entry = (seats, ticket.seat)
         # A forked child must not touch what its copy refers to.
-        self._pid = ears.pid
+        self._pid = feedback_reader.pid
         self._settled = False
         self._report: Optional[ResponseReport] = None
         self._took: Optional[Usage] = None
@@ -104,10 +108,10 @@ class Permit:
                 turn.wait()
                 lane.forget(turn)  # its deadline was one for the wait
             OpenPermits.add(self._entry)
-            stamp = turn.stamp
-            if stamp is not None:
-                lane.announce(stamp, None)
-                lane.observe(PermitGranted(turn.number, lane.name, stamp.at - asked_at), None)
+            dispatch = turn.dispatch
+            if dispatch is not None:
+                lane.announce(dispatch, None)
+                lane.observe(PermitGranted(turn.number, lane.name, dispatch.at - asked_at), None)
         except BaseException:
             lane.forget(turn)
             self.close()
@@ -139,22 +143,22 @@ class Permit:
             self.book(took or NO_USAGE)
             return
         told = headers if headers is not None else {}
-        self.hear(self._ears.read(200 if status is None else status, told, body), took)
+        self.hear(self._feedback_reader.read(200 if status is None else status, told, body), took)
 
     def hear(self, report: ResponseReport, took: Optional[Usage] = None) -> None:
         """Book what it *took*, if that is known, and pass on what the server said; once."""
         turn, lane = self.ticket, self._lane
-        if turn.stamp is None or self._report is not None or self._pid != os.getpid():
+        if turn.dispatch is None or self._report is not None or self._pid != os.getpid():
             return
         self._report, actual = report, None
         self._took = took
         if not self._settled and (took is not None or not report.keeps_tokens):
             self._settled, actual = True, self._cost_of(took or NO_USAGE)
-        lane.accounts.hear_of_permit(turn.cost, actual, turn.stamp, report, turn.answers)
-        if report.heard.account is not None:
-            self._ears.account_refused(lane.name, report.heard.account)
+        lane.accounting.hear_of_permit(turn.cost, actual, turn.dispatch, report, turn.answers)
+        if report.feedback.account is not None:
+            self._feedback_reader.account_refused(lane.name, report.feedback.account)
         elif not report.refused:
-            self._ears.answered(lane.name, turn.stamp.at)
+            self._feedback_reader.answered(lane.name, turn.dispatch.at)
 
     def book(self, took: Usage, ended: bool = True) -> None:
         """Book what it *took*, once.
@@ -172,10 +176,10 @@ class Permit:
         return Cost(1.0, counted, max(estimate, took.output_tokens))
 
     def _settle(self, actual: Cost) -> None:
-        stamp = self.ticket.stamp
-        if stamp is not None and not self._settled:
+        dispatch = self.ticket.dispatch
+        if dispatch is not None and not self._settled:
             self._settled = True
-            self._lane.accounts.settle_permit(self.ticket.cost, actual, stamp.at)
+            self._lane.accounting.settle_permit(self.ticket.cost, actual, dispatch.at)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -185,20 +189,20 @@ class Permit:
             try:
                 self._settle(self.ticket.cost)
                 if self.ticket.answers and self._report is None:
-                    self._lane.accounts.permit_ended_unheard()
+                    self._lane.accounting.permit_ended_unheard()
                 self.ticket.seat.close()
             except BaseException:
                 self.ticket.seat.close(quietly=True)
                 raise
-            if self.ticket.rides is not None:
+            if self.ticket.parent_slot is not None:
                 self._lane.wake()
             self._tell_the_end()
 
     def _tell_the_end(self) -> None:
         turn, lane, report = self.ticket, self._lane, self._report
-        if turn.stamp is not None:
-            seconds = lane.now() - turn.stamp.at
-            status = None if report is None else report.heard.status
+        if turn.dispatch is not None:
+            seconds = lane.now() - turn.dispatch.at
+            status = None if report is None else report.feedback.status
             refused = report is not None and report.refused
             lane.observe(
                 PermitClosed(turn.number, lane.name, seconds, status, refused, self._took), None
@@ -211,12 +215,12 @@ class Permit:
         """
         if self._take_closing():
             turn = self.ticket
-            if turn.stamp is not None:
+            if turn.dispatch is not None:
                 held = None if self._settled else turn.cost
                 actual = None if took is None else self._cost_of(took, ended)
                 unheard = turn.answers and self._report is None
-                self._lane.accounts.dropped.append(
-                    DroppedPermit(held, actual, turn.stamp.at, unheard)
+                self._lane.accounting.dropped.append(
+                    DroppedPermit(held, actual, turn.dispatch.at, unheard)
                 )
             turn.seat.close(quietly=True)
 
@@ -243,7 +247,7 @@ class Permit:
             turn = self.ticket
         except AttributeError:
             return  # Ctrl-C came as it was made
-        if turn.stamp is not None and not turn.seat.closed:
+        if turn.dispatch is not None and not turn.seat.closed:
             if not turn.granted:  # Ctrl-C came in the very instant of its grant or of its closing
                 turn.granted.append(True)
             self.drop()

@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
     #: Else, without usage, the estimate stays booked.
     refused: bool = False
     #: For the pace. What a refusal said was heard when it came.
-    heard: Feedback = Feedback()
+    feedback: Feedback = Feedback()
 
 
 class _InProgress(ThreadLocal):
@@ -93,7 +93,7 @@ def settle(call: Call, outcome: Outcome) -> None:
 def _account_for(call: Call, outcome: Outcome) -> None:
     lane = call.home
     try:
-        lane.accounts.close(call, _final_cost(call, outcome), _answer(outcome))
+        lane.accounting.close(call, _final_cost(call, outcome), _answer(outcome))
         lane.observe(_event(call, outcome, lane.now()), call)
     except KeyboardInterrupt:
         raise
@@ -112,17 +112,17 @@ def _let_go(call: Call, outcome: Outcome) -> None:
         if attempts is not None:
             lane.out.discard(attempts)
         lane.backlog.settled(call)
-    call.let_go()
+    call.detach()
 
 
 def _answer(outcome: Outcome) -> Optional[Feedback]:
-    return outcome.heard if outcome.status is not None and outcome.status < 400 else None
+    return outcome.feedback if outcome.status is not None and outcome.status < 400 else None
 
 
 def _return_permit(call: Call, attempts: Attempt) -> None:
     """A stage of its own: a permit lost to a bug elsewhere would be lost for good."""
     try:
-        call.home.accounts.return_permit(attempts)
+        call.home.accounting.return_permit(attempts)
     except KeyboardInterrupt:
         raise
     except BaseException:

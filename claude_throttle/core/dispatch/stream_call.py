@@ -69,14 +69,14 @@ class StreamCall(Call):
         """An answer comes: whoever reads it may use its place for calls of his own meanwhile."""
         seat = ReentrantSlot()
         with self.home.mutex:
-            lender = attempts.lender
-            if lender is not None:
-                seat.open(lender)
-                attempts.lender = StreamSlotOwner(seat)
+            slot_owner = attempts.slot_owner
+            if slot_owner is not None:
+                seat.open(slot_owner)
+                attempts.slot_owner = StreamSlotOwner(seat)
         return seat
 
-    def begin(self, attempts: Attempt, heard: Feedback, counted: Optional[int]) -> None:
-        """Content came after *counted* input tokens: settle those, and take in what was *heard*."""
+    def begin(self, attempts: Attempt, feedback: Feedback, counted: Optional[int]) -> None:
+        """Content came after *counted* input tokens: settle those, and take in what was heard."""
         with self.home.mutex:
             self.begun = not self.ended  # its time may be up in this very moment
-        self.home.accounts.begun(attempts, heard, counted)
+        self.home.accounting.begun(attempts, feedback, counted)

@@ -47,11 +47,13 @@ MOST_ENDING = 32
 class Worker:
     """One thread for one lane, started when it is needed; what it guards is the lane's mutex's."""
 
-    def __init__(self, lane: Lane, permits: LimiterPort, senders: ThreadPool, clock: Clock) -> None:
+    def __init__(
+        self, lane: Lane, limiter: LimiterPort, thread_pool: ThreadPool, clock: Clock
+    ) -> None:
         self._lane = lane
         self._backlog = lane.backlog
-        self._permits = permits
-        self._senders = senders
+        self._limiter = limiter
+        self._thread_pool = thread_pool
         self._clock = clock
         self._pid = os.getpid()
         #: Guarded by the lane's mutex.
@@ -131,7 +133,7 @@ class Worker:
         return errand or self.commit_locked(head, now)
 
     def _costs_behind_locked(self, head: Ticket, most: int) -> list[Cost]:
-        free = self._permits.limit - self._permits.in_use - 1  # one is the head's
+        free = self._limiter.limit - self._limiter.in_use - 1  # one is the head's
         return self._backlog.costs_behind_locked(head, int(max(0, min(most, free))))
 
     def try_send(self, call: Call) -> bool:
@@ -141,7 +143,7 @@ class Worker:
         all the same, who watches the deadline, and an idle sender: submit() starts no thread for
         the wire. Raises :class:`Closed`.
         """
-        if not self._senders.idle:
+        if not self._thread_pool.idle:
             return False
         with self._lane.mutex:
             self._backlog.require_open_locked(call)
@@ -168,7 +170,7 @@ class Worker:
         # Several at once, since a done-callback may wait for another one of them.
         shared = deque(tickets)
         for _ in range(min(len(tickets), MOST_ENDING)):
-            self._senders.run(partial(_end_each, shared, end))
+            self._thread_pool.run(partial(_end_each, shared, end))
 
     def _take_due_locked(self, now: float) -> list[Ticket]:
         due = self._backlog.take_due_locked(now)
@@ -179,46 +181,46 @@ class Worker:
         return due
 
     def _head_locked(self, now: float) -> Optional[Ticket]:
-        up_to = self._permits.up_to(now)
+        up_to = self._limiter.up_to(now)
         if up_to < math.inf:
             # Say so first, then look again: a permit returned in between would wake nobody.
-            self._permits.starve(self._lane.wake)
-            up_to = self._permits.up_to(now)
+            self._limiter.notify_when_free(self._lane.wake)
+            up_to = self._limiter.up_to(now)
         return self._backlog.head_locked(now, up_to)
 
     def commit_locked(self, ticket: Ticket, now: float) -> Optional[Step]:
         """Let it leave if it may, in this instant; None if it has to wait."""
-        place = self._permits.place(ticket.priority)
-        self._committing, lender = True, None
+        place = self._limiter.place(ticket.priority)
+        self._committing, slot_owner = True, None
         try:
             if self._lane.pacer.ready_at(ticket.cost, now) > now:
                 return None
-            lender = self._borrow(ticket, place, now)
-            if lender is None:
+            slot_owner = self._acquire(ticket, place, now)
+            if slot_owner is None:
                 return None
             if not ticket.claim():  # cancelled a moment ago
                 self._backlog.take_locked(ticket)
-                return partial(self._drop, ticket, lender)
+                return partial(self._drop, ticket, slot_owner)
             self._backlog.leave_locked(ticket, now)
-            self._lane.accounts.settle_dropped_locked()
-            ticket.commit(self._lane.pacer.take(ticket.cost, now, ticket.answers), lender)
+            self._lane.accounting.settle_dropped_locked()
+            ticket.commit(self._lane.pacer.take(ticket.cost, now, ticket.answers), slot_owner)
             return ticket.leave
         except BaseException:  # a bug, or Ctrl-C in a caller's thread
             if not ticket.out:
-                (lender or place).give_back_quietly()
+                (slot_owner or place).release_nowait()
             raise
         finally:
             self._committing = False
 
-    def _drop(self, ticket: Ticket, lender: SlotOwner) -> None:
-        lender.give_back()
+    def _drop(self, ticket: Ticket, slot_owner: SlotOwner) -> None:
+        slot_owner.release()
         self.end_elsewhere([ticket], methodcaller("finish_cancel"))
 
-    def _borrow(self, ticket: Ticket, place: AnySlot, now: float) -> Optional[SlotOwner]:
+    def _acquire(self, ticket: Ticket, place: AnySlot, now: float) -> Optional[SlotOwner]:
         """A ride or a place, as whoever lent it; None if there is neither."""
-        if ticket.rides is not None and ticket.rides.try_take():
-            return ticket.rides
-        return place if place.try_take(now) else None
+        if ticket.parent_slot is not None and ticket.parent_slot.try_acquire():
+            return ticket.parent_slot
+        return place if place.try_acquire(now) else None
 
     def _wake_at_locked(self, ticket: Optional[Ticket], now: float) -> Optional[float]:
         """When to look again if nobody calls; None if nothing is going on at all."""
@@ -238,12 +240,12 @@ class Worker:
         """A bug met while looking at a ticket ends that ticket; met elsewhere, all of them."""
         ticket = self._looking_at
         if ticket is None:
-            self._senders.run(partial(self._lane.end_all, error))
+            self._thread_pool.run(partial(self._lane.end_all, error))
             return
         with self._lane.mutex:
             self._backlog.take_locked(ticket)
         try:
-            self._senders.run(partial(ticket.refuse, error))
+            self._thread_pool.run(partial(ticket.refuse, error))
         except BaseException:  # noqa: BLE001 - no thread can be had: then in this one
             ticket.refuse(error)
 

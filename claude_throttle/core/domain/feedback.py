@@ -63,7 +63,7 @@ class Feedback(NamedTuple):
     cause: str = ""
     #: Seconds the server asks us to wait, or None.
     retry_after: Optional[float] = None
-    readings: RateLimits = NO_RATE_LIMITS
+    rate_limits: RateLimits = NO_RATE_LIMITS
     #: Which quota a rate refusal was about, if it says so.
     kind: Optional[str] = None
     growth: Optional[RampLimit] = None
@@ -82,7 +82,7 @@ class Feedback(NamedTuple):
 class ResponseReport(NamedTuple):
     """What came of a request that somebody else sent."""
 
-    heard: Feedback
+    feedback: Feedback
     #: The server refused it, or nothing came back.
     refused: bool = False
     #: The server may have counted its tokens.

@@ -47,18 +47,22 @@ class LanePacer(Protocol):
         """What was booked as *held* was in truth *actual*; True if somebody may leave earlier."""
         ...
 
-    def begun(self, heard: Feedback, stamp: Dispatch, change: Cost, now: float) -> list[Event]:
+    def begun(
+        self, feedback: Feedback, dispatch: Dispatch, change: Cost, now: float
+    ) -> list[Event]:
         """The server began to answer an attempt, which cost *change* more than was booked."""
         ...
 
-    def answered(self, heard: Feedback, stamp: Dispatch, change: Cost, now: float) -> list[Event]:
+    def answered(
+        self, feedback: Feedback, dispatch: Dispatch, change: Cost, now: float
+    ) -> list[Event]:
         """The server took an attempt, which cost *change* more than was booked."""
         ...
 
     def refused(
         self,
-        heard: Feedback,
-        stamp: Dispatch,
+        feedback: Feedback,
+        dispatch: Dispatch,
         cost: Cost,
         wait_seconds: float,
         in_flight: int,
@@ -83,11 +87,11 @@ class LanePacer(Protocol):
 class SlotOwner(Protocol):
     """Who lent a place in flight."""
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Return it, and wake whoever waits for it. Call it with no lane's mutex held."""
         ...
 
-    def give_back_quietly(self) -> None:
+    def release_nowait(self) -> None:
         """Return it without a word and without a lock; for the garbage collector."""
         ...
 
@@ -95,7 +99,7 @@ class SlotOwner(Protocol):
 class AnySlot(SlotOwner, Protocol):
     """A place in flight, taken or not; may be given back either way, and again."""
 
-    def try_take(self, now: float) -> bool:
+    def try_acquire(self, now: float) -> bool:
         """Take it, if there is one for its priority."""
         ...
 
@@ -137,11 +141,11 @@ class LimiterPort(Protocol):
         """What became of the limit since this was asked last, if that is worth telling."""
         ...
 
-    def starve(self, wake: Step) -> None:
+    def notify_when_free(self, wake: Step) -> None:
         """Remember whom to wake when one comes back."""
         ...
 
-    def wake_starved(self) -> None:
+    def notify_waiters(self) -> None:
         """Wake those. Call it with no lane's mutex held."""
         ...
 

@@ -41,22 +41,22 @@ class Estimator:
         self._models: dict[str, _Model] = {}
         self._unknown = _Model()
 
-    def cost(self, model: str, guessed_input: float, max_tokens: int) -> Cost:
+    def cost(self, model: str, estimated_input: float, max_tokens: int) -> Cost:
         """The cost to book for a call: what is to be expected, without a margin."""
         with self._lock:
             known = self._models.get(model, self._unknown)
-            return Cost(1.0, known.input.at(guessed_input), known.output.expected(max_tokens))
+            return Cost(1.0, known.input.at(estimated_input), known.output.expected(max_tokens))
 
     def learn(
         self,
         model: str,
-        guessed_input: float,
+        estimated_input: float,
         input_tokens: float,
         max_tokens: int,
         output_tokens: float,
     ) -> None:
         """What an answered call really took. The first count at once, later ones a few together."""
-        self._unread.append((model, guessed_input, input_tokens, max_tokens, output_tokens))
+        self._unread.append((model, estimated_input, input_tokens, max_tokens, output_tokens))
         unread = len(self._unread)
         if unread >= self.READ_TOGETHER or unread > self._read * self.READ_SHARE:
             with self._lock:
@@ -64,12 +64,12 @@ class Estimator:
 
     def _read_all_locked(self) -> None:
         while self._unread:
-            model, guessed_input, input_tokens, max_tokens, output_tokens = self._unread.popleft()
+            model, estimated_input, input_tokens, max_tokens, output_tokens = self._unread.popleft()
             self._read += 1
             known = self._models.pop(model, None) or _Model()
             self._models[model] = known  # now the last
             if len(self._models) > self.MAX_MODELS:
                 del self._models[next(iter(self._models))]
             if input_tokens > 0:  # else all of it came from the cache: says nothing about sizes
-                known.input.learn(guessed_input, input_tokens)
+                known.input.learn(estimated_input, input_tokens)
             known.output.learn(max_tokens, output_tokens)

@@ -12,8 +12,7 @@ import threading
 from typing import Callable, Optional
 
 from claude_throttle.core.domain.events import ConcurrencyChanged
-from claude_throttle.core.pacing.place import Slot
-from claude_throttle.core.queueing.ticket import Priority
+from claude_throttle.core.domain.priority import Priority
 
 #: In flight before anything is known, and at most until the first rate-limit headers came.
 FIRST_PROBES = 2
@@ -40,6 +39,35 @@ AFTER_OUTAGE = 8
 TOLD_GROWTH = 1.5
 
 
+class Slot:
+    """Taken while it is in the set of those that are; whoever wants one makes it first.
+
+    So the one step that takes it also says who has it, and it may be given back whether or not it
+    was taken, or was given back before: Ctrl-C may come after any step, and then nobody can tell.
+    Giving back takes it out of the set, no more, so that even the garbage collector may.
+    """
+
+    __slots__ = ("_limiter", "taken")
+
+    def __init__(self, limiter: ConcurrencyLimiter, taken: set[Slot]) -> None:
+        self._limiter = limiter
+        #: Those of its kind that are taken. The permits put it there.
+        self.taken = taken
+
+    def try_acquire(self, now: float) -> bool:
+        """Take it, if there is one for that priority."""
+        return self._limiter.try_acquire(self, now)
+
+    def release(self) -> None:
+        """Put it back, and wake the lanes that found none. Call it with no lane's mutex held."""
+        self.taken.discard(self)
+        self._limiter.notify_waiters()
+
+    def release_nowait(self) -> None:
+        """Put it back and wake nobody; takes no lock."""
+        self.taken.discard(self)
+
+
 class ConcurrencyLimiter:
     """Permits, borrowed and put back. Thread-safe.
 
@@ -60,7 +88,7 @@ class ConcurrencyLimiter:
         #: What we have of the places that processes share; inf where nothing is shared.
         self.granted = math.inf
         #: Called when somebody waits for a place of those.
-        self.hungry: Callable[[], None] = lambda: None
+        self.wants_slot: Callable[[], None] = lambda: None
         #: Called when the server refused one more; None: nothing is shared.
         self.too_many: Optional[Callable[[], None]] = None
         #: Share of the permits kept for priority INTERACTIVE.
@@ -103,7 +131,7 @@ class ConcurrencyLimiter:
 
         A look; by the time you act it may be gone. Somebody waits: the limit may grow by it.
         """
-        urgent, others = self._room()
+        urgent, others = self._free_slots()
         if urgent <= 0 or others <= 0:
             with self._lock:
                 urgent, others = self._room_locked(now)
@@ -111,7 +139,7 @@ class ConcurrencyLimiter:
             return -math.inf
         return float(Priority.INTERACTIVE) if others <= 0 else math.inf
 
-    def _room(self) -> tuple[float, float]:
+    def _free_slots(self) -> tuple[float, float]:
         """How many more may leave with priority INTERACTIVE, and how many with another."""
         limit, kept, others = self.limit, 0.0, len(self._others)
         if self.interactive_share and limit < math.inf:
@@ -121,11 +149,11 @@ class ConcurrencyLimiter:
 
     def _room_locked(self, now: float) -> tuple[float, float]:
         """The same by the last word; somebody waits for it, so the limit may grow."""
-        urgent, others = self._room()
+        urgent, others = self._free_slots()
         if urgent > 0 and others > 0:
             return urgent, others
         self._grow_in_silence_locked(now)
-        return self._room()
+        return self._free_slots()
 
     def place(self, priority: int) -> Slot:
         """One for a call of that priority, not taken yet."""
@@ -143,14 +171,14 @@ class ConcurrencyLimiter:
             place.taken.add(place)
             return True
 
-    def starve(self, wake: Callable[[], None]) -> None:
+    def notify_when_free(self, wake: Callable[[], None]) -> None:
         """Call *wake* once when one has come back."""
         with self._lock:
             self._starved.add(wake)
         if self.in_use >= self.granted:
-            self.hungry()
+            self.wants_slot()
 
-    def wake_starved(self) -> None:
+    def notify_waiters(self) -> None:
         """Wake the lanes that found none. Call it with no lane's mutex held."""
         if not self._starved:
             return
@@ -193,7 +221,7 @@ class ConcurrencyLimiter:
         with self._lock:
             self._probing = False
             self._found = max(self._found, LEAST_KNOWN)
-        self.wake_starved()
+        self.notify_waiters()
 
     def answered(self) -> None:
         """The server took one."""
@@ -248,7 +276,7 @@ class ConcurrencyLimiter:
             if not rate_is_told and math.isinf(self._found):
                 self._found = max(LEAST_KNOWN, self.in_use)
                 self._full_since = None
-        self.wake_starved()
+        self.notify_waiters()
 
     def hold_still(self) -> int:
         """Borrow no more until the next grant(); returns how many are out.
@@ -276,4 +304,4 @@ class ConcurrencyLimiter:
     def grant(self, places: float) -> None:
         """So many of the shared places are ours now."""
         self.granted = places
-        self.wake_starved()
+        self.notify_waiters()

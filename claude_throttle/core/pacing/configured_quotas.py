@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.core.pacing import gcra
-from claude_throttle.core.pacing.gcra import Quota
 from claude_throttle.errors import QuotaTooSmall
 
 #: Which part of a cost a quota counts.

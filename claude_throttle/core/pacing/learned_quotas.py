@@ -80,7 +80,7 @@ class LearnedQuota:
         self.margin = 0.0
         self._rounding = 0.0 if kind == "requests" else TOKEN_ROUNDING
         self._is_output = kind == "output_tokens"
-        self._heard = False
+        self._from_headers = False
         self._blind_growth = 0.0
         self._grown_at = -math.inf
         self._newest_at = -math.inf
@@ -136,42 +136,42 @@ class LearnedQuota:
         self.empty_at += change / self.rate
 
     def read(
-        self, reading: RateLimit, stamp: Dispatch, now: float, latency: LatencyEstimator
+        self, reading: RateLimit, dispatch: Dispatch, now: float, latency: LatencyEstimator
     ) -> bool:
         """Take in what an answer says; True if the limit is another now.
 
-        *stamp* is of the attempt that was answered. A late, older answer changes nothing.
+        *dispatch* is of the attempt that was answered. A late, older answer changes nothing.
         """
-        if reading.limit <= 0 or stamp.at < self._newest_at:
+        if reading.limit <= 0 or dispatch.at < self._newest_at:
             return False
-        self._newest_at = stamp.at
+        self._newest_at = dispatch.at
         if reading.remaining > reading.limit:  # more than a minute's worth is none the API has
             reading = reading._replace(remaining=reading.limit)
-        if not self._heard:
-            self._begin(reading, stamp, now)
+        if not self._from_headers:
+            self._begin(reading, dispatch, now)
             return True
         changed = reading.limit != self.limit
         if changed:
             self._change_limit(reading, now)
-        self._correct(*self._bounds(reading, stamp, now, latency), now)
+        self._correct(*self._bounds(reading, dispatch, now, latency), now)
         return changed
 
-    def _begin(self, reading: RateLimit, stamp: Dispatch, now: float) -> None:
-        self._heard = True
+    def _begin(self, reading: RateLimit, dispatch: Dispatch, now: float) -> None:
+        self._from_headers = True
         self.limit, self.source = reading.limit, "headers"
         sure = max(0.0, reading.remaining - self._rounding)
         self.burst = min(self.most_burst, max(1.0, sure))
-        self._set_level(sure - self._left_after(stamp), now)
+        self._set_level(sure - self._left_after(dispatch), now)
 
     def start_with(self, limit: float, source: str, now: float) -> None:
         """A limit from elsewhere, until a header tells better."""
-        if not self._heard:
+        if not self._from_headers:
             self.limit, self.source = limit, source
             self._set_level(1.0, now)
 
     def adopt(self, limit: float, burst: float, margin: float, trusted: bool, source: str) -> None:
         """What another process learned of the same quota."""
-        self._heard = source == "headers"
+        self._from_headers = source == "headers"
         self.limit, self.source = limit, source
         self.burst = min(self.most_burst, burst)
         self.margin, self.trusted = margin, trusted
@@ -189,31 +189,31 @@ class LearnedQuota:
         self.limit = reading.limit
         self._set_level(level, now)
 
-    def _left_after(self, stamp: Dispatch) -> float:
-        return self._of(self._traffic.taken) - self._of(stamp.taken)
+    def _left_after(self, dispatch: Dispatch) -> float:
+        return self._of(self._traffic.taken) - self._of(dispatch.taken)
 
     def _of(self, cost: Cost) -> float:
         return float(getattr(cost, self.kind))
 
     def _bounds(
-        self, reading: RateLimit, stamp: Dispatch, now: float, latency: LatencyEstimator
+        self, reading: RateLimit, dispatch: Dispatch, now: float, latency: LatencyEstimator
     ) -> tuple[float, float]:
         """What our level must be at least and at most, whenever the header was stamped."""
         unsure = self._rounding
-        gained = (self.rate - self.others.value(now)) * (now - stamp.at)
+        gained = (self.rate - self.others.value(now)) * (now - dispatch.at)
         if self._is_output:
             # Counted as it is produced: what is in flight is still to come, and the refill of the
             # time it takes with it.
             pending = self._of(self._traffic.pending)
             coming = pending * latency.stretch(now) - self.rate * latency.mean(now)
             remaining = reading.remaining - max(0.0, coming)
-            drift = gained - (self._of(self._traffic.produced) - stamp.produced)
+            drift = gained - (self._of(self._traffic.produced) - dispatch.produced)
         else:
             remaining = reading.remaining
-            drift = gained - self._left_after(stamp)
+            drift = gained - self._left_after(dispatch)
             # What left just before may arrive just after, and be missing in what the header shows;
             # so may what left just before now, if the header was stamped at the answer.
-            unsure += max(map(self._of, (stamp.recent, self._traffic.lately.value(now))))
+            unsure += max(map(self._of, (dispatch.recent, self._traffic.lately.value(now))))
         low = remaining + min(0.0, drift) - unsure
         high = remaining + max(0.0, drift) + self._rounding
         return low, high
@@ -233,14 +233,14 @@ class LearnedQuota:
     def _set_level(self, level: float, now: float) -> None:
         self.empty_at = now - min(self.burst, level) / self.rate
 
-    def refused(self, reading: RateLimit, stamp: Dispatch, units: float, in_flight: int) -> None:
+    def refused(self, reading: RateLimit, dispatch: Dispatch, units: float, in_flight: int) -> None:
         """A call of *units* met a rate limit; the headers of the refusal decide what was wrong."""
-        if not self.known or stamp.at <= self._refused_at:
+        if not self.known or dispatch.at <= self._refused_at:
             return  # of one wave only the first says something new
-        self._refused_at = max(self._refused_at, stamp.at)
+        self._refused_at = max(self._refused_at, dispatch.at)
         a_call = max(1.0, self._of(self._traffic.mean.value))
         if reading.remaining - self._rounding >= units:
-            self.trusted, self._distrusted_at = False, stamp.at
+            self.trusted, self._distrusted_at = False, dispatch.at
             calls = min(self.burst, (in_flight + 1) * a_call)
             self.burst = max(1.0, calls / 2.0)
         elif self.burst < SMALL_BURST * a_call:
@@ -248,13 +248,13 @@ class LearnedQuota:
             self.margin = min(MARGIN_MOST / self.rate, self.margin + step)
 
     def refused_blindly(
-        self, stamp: Dispatch, used_a_minute: float, allowed: float, now: float
+        self, dispatch: Dispatch, used_a_minute: float, allowed: float, now: float
     ) -> None:
         """A rate limit refused and no header tells which: what was used lately was too much.
 
         *allowed* is what the server's ``retry-after`` promises a minute.
         """
-        if self._heard or stamp.at <= self._refused_at:
+        if self._from_headers or dispatch.at <= self._refused_at:
             return
         self._refused_at = now  # whatever left before now belongs to the same wave
         self._blind_growth = BLIND_GROWTH if self.known else FIRST_BLIND_GROWTH
@@ -263,9 +263,9 @@ class LearnedQuota:
         self._grown_at = now
         self._set_level(0.0, now)
 
-    def answered_blindly(self, stamp: Dispatch, now: float) -> None:
+    def answered_blindly(self, dispatch: Dispatch, now: float) -> None:
         """An answer without headers: if the limit was guessed and binds, it may be higher."""
-        if self.source != BLIND or stamp.at <= self._refused_at or self.level(now) >= self.burst:
+        if self.source != BLIND or dispatch.at <= self._refused_at or self.level(now) >= self.burst:
             return
         level, seconds = self.level(now), min(LONGEST_BLIND_SECONDS, now - self._grown_at)
         self.limit *= (1.0 + self._blind_growth) ** seconds

@@ -30,10 +30,10 @@ from claude_throttle.core.domain.feedback import (
     RetryDelay,
 )
 from claude_throttle.core.domain.ports import Ahead, Step
+from claude_throttle.core.domain.quota import AUTO, Burst, Quota
 from claude_throttle.core.pacing.averages import LastMinute, LatencyEstimator
 from claude_throttle.core.pacing.circuit_breaker import CircuitBreaker
 from claude_throttle.core.pacing.configured_quotas import ConfiguredQuota, ConfiguredQuotas
-from claude_throttle.core.pacing.gcra import AUTO, Burst, Quota
 from claude_throttle.core.pacing.learned_quotas import LearnedQuota
 from claude_throttle.core.pacing.pause import Pause, pause_jitter
 from claude_throttle.core.pacing.retry_budget import RetryBudget
@@ -187,12 +187,12 @@ class Pacer:
 
     # -- the server speaks -----------------------------------------------------------------------
 
-    def _read(self, heard: Feedback, stamp: Dispatch, now: float) -> list[Event]:
+    def _read(self, feedback: Feedback, dispatch: Dispatch, now: float) -> list[Event]:
         events: list[Event] = []
-        for kind, reading in heard.readings.items():
+        for kind, reading in feedback.rate_limits.items():
             learned = self.learned[kind]
             before = learned.limit
-            if learned.read(reading, stamp, now, self.latency):
+            if learned.read(reading, dispatch, now, self.latency):
                 events.append(LimitLearned(self.lane, kind, learned.limit, before))
         if self._burst == AUTO:
             self.told.set_burst(self._told_burst(), now)
@@ -200,26 +200,30 @@ class Pacer:
             self._keep_headroom(now)
         return events
 
-    def answered(self, heard: Feedback, stamp: Dispatch, change: Cost, now: float) -> list[Event]:
+    def answered(
+        self, feedback: Feedback, dispatch: Dispatch, change: Cost, now: float
+    ) -> list[Event]:
         """The server took an attempt, which cost *change* more than was booked."""
-        self.latency.end(now, max(0.0, now - stamp.at))
-        if not heard.readings:
-            self.learned["requests"].answered_blindly(stamp, now)
-        return self.begun(heard, stamp, change, now)
+        self.latency.end(now, max(0.0, now - dispatch.at))
+        if not feedback.rate_limits:
+            self.learned["requests"].answered_blindly(dispatch, now)
+        return self.begun(feedback, dispatch, change, now)
 
-    def begun(self, heard: Feedback, stamp: Dispatch, change: Cost, now: float) -> list[Event]:
+    def begun(
+        self, feedback: Feedback, dispatch: Dispatch, change: Cost, now: float
+    ) -> list[Event]:
         """The same as soon as its answer begins."""
-        closes = self.circuit.answered(stamp.number)
-        if heard.readings:
+        closes = self.circuit.answered(dispatch.number)
+        if feedback.rate_limits:
             # Settled already: what its own estimate was wrong by did not leave after it.
-            stamp = stamp._replace(taken=stamp.taken.plus(change))
-        events = self._read(heard, stamp, now)
+            dispatch = dispatch._replace(taken=dispatch.taken.plus(change))
+        events = self._read(feedback, dispatch, now)
         return [*events, CircuitClosed(self.lane)] if closes else events
 
     def refused(
         self,
-        heard: Feedback,
-        stamp: Dispatch,
+        feedback: Feedback,
+        dispatch: Dispatch,
         cost: Cost,
         wait_seconds: float,
         in_flight: int,
@@ -227,22 +231,22 @@ class Pacer:
     ) -> tuple[RetryDelay, list[Event]]:
         """An attempt of *cost* was refused or lost; alone it would wait *wait_seconds*."""
         self.latency.lose(now)
-        events = self._read(heard, stamp, now)
-        if heard.cause == RATE:
-            self._limited(heard, stamp, cost, in_flight, now)
-        elif heard.cause == RAMP:
-            self._grow_slowly(heard.growth, wait_seconds, now)
-        if heard.cause in (OVERLOAD, FAULT):
-            if self.circuit.failed(stamp.number, now):
+        events = self._read(feedback, dispatch, now)
+        if feedback.cause == RATE:
+            self._limited(feedback, dispatch, cost, in_flight, now)
+        elif feedback.cause == RAMP:
+            self._grow_slowly(feedback.growth, wait_seconds, now)
+        if feedback.cause in (OVERLOAD, FAULT):
+            if self.circuit.failed(dispatch.number, now):
                 events.append(CircuitOpened(self.lane, self.circuit.ready_at() - now))
         # A refusal is an answer, too: the server is there.
-        elif heard.cause != SILENCE and self.circuit.answered(stamp.number):
+        elif feedback.cause != SILENCE and self.circuit.answered(dispatch.number):
             events.append(CircuitClosed(self.lane))
-        if heard.pauses_lane:
+        if feedback.pauses_lane:
             seconds = self.pause_for(wait_seconds, now)
-            events.append(LanePaused(self.lane, heard.status, seconds))
+            events.append(LanePaused(self.lane, feedback.status, seconds))
             return RetryDelay(seconds, alone=False, free=self.circuit.is_open), events
-        if heard.final:
+        if feedback.final:
             return RetryDelay(0.0, alone=True), events
         return self._delay(wait_seconds, now), events
 
@@ -268,18 +272,18 @@ class Pacer:
         self.latency.lose(now)
 
     def _limited(
-        self, heard: Feedback, stamp: Dispatch, cost: Cost, in_flight: int, now: float
+        self, feedback: Feedback, dispatch: Dispatch, cost: Cost, in_flight: int, now: float
     ) -> None:
-        kind = heard.kind or self._scarcest(heard, cost)
-        reading = heard.readings.get(kind)
+        kind = feedback.kind or self._scarcest(feedback, cost)
+        reading = feedback.rate_limits.get(kind)
         if reading is not None:
-            self.learned[kind].refused(reading, stamp, getattr(cost, kind), in_flight)
-        elif not heard.readings:
-            used, allowed = self._last_minute.total(now), 60.0 / (heard.retry_after or 60.0)
-            self.learned["requests"].refused_blindly(stamp, used.requests, allowed, now)
+            self.learned[kind].refused(reading, dispatch, getattr(cost, kind), in_flight)
+        elif not feedback.rate_limits:
+            used, allowed = self._last_minute.total(now), 60.0 / (feedback.retry_after or 60.0)
+            self.learned["requests"].refused_blindly(dispatch, used.requests, allowed, now)
 
-    def _scarcest(self, heard: Feedback, cost: Cost) -> str:
-        left = {kind: reading.remaining for kind, reading in heard.readings.items()}
+    def _scarcest(self, feedback: Feedback, cost: Cost) -> str:
+        left = {kind: reading.remaining for kind, reading in feedback.rate_limits.items()}
         return min(left, key=lambda k: left[k] / max(1.0, getattr(cost, k)), default="requests")
 
     def _grow_slowly(self, growth: Optional[RampLimit], seconds: float, now: float) -> None:

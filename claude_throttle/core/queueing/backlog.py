@@ -205,7 +205,7 @@ class Backlog(queue.Queue[Ticket]):
         return self._shares.latest
 
     def _line_of(self, ticket: Ticket) -> PriorityQueue:
-        return self._needing if ticket.rides is None else self._riding
+        return self._needing if ticket.parent_slot is None else self._riding
 
     def reprice_locked(self, ticket: Ticket) -> None:
         """A waiting ticket may cost more, or less, than was thought when it came."""

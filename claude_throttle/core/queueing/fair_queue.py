@@ -40,31 +40,31 @@ class _TenantShare:
 class _FairLevel:
     """The tenants of one priority, while somebody of that priority waits."""
 
-    __slots__ = ("accounts", "sweep_from", "virtual")
+    __slots__ = ("accounting", "sweep_from", "virtual")
 
     def __init__(self, virtual: float) -> None:
         #: The largest tag of those that have left or were waited for at the head.
         self.virtual = virtual
-        self.accounts: dict[Optional[str], _TenantShare] = {}
+        self.accounting: dict[Optional[str], _TenantShare] = {}
         self.sweep_from = SWEEP_FROM
 
     def open_account(self, tenant: Optional[str]) -> _TenantShare:
-        if len(self.accounts) >= self.sweep_from:
+        if len(self.accounting) >= self.sweep_from:
             self._sweep()
-        account = self.accounts[tenant] = _TenantShare(self.virtual)
+        account = self.accounting[tenant] = _TenantShare(self.virtual)
         return account
 
     def _sweep(self) -> None:
         """Forget tenants of whom nothing waits and who would begin at the virtual time anyway."""
         self._forget_idle(up_to=self.virtual)
-        if len(self.accounts) > MOST_IDLE:
+        if len(self.accounting) > MOST_IDLE:
             self._forget_idle(up_to=math.inf)
-        self.sweep_from = SWEEP_FROM + 2 * len(self.accounts)
+        self.sweep_from = SWEEP_FROM + 2 * len(self.accounting)
 
     def _forget_idle(self, up_to: float) -> None:
-        for tenant, account in list(self.accounts.items()):
+        for tenant, account in list(self.accounting.items()):
             if account.waiting <= 0 and account.finish <= up_to:
-                self.accounts.pop(tenant, None)
+                self.accounting.pop(tenant, None)
 
 
 class FairQueue:
@@ -81,7 +81,7 @@ class FairQueue:
         rank = self._ranks.get(ticket.priority)
         if rank is None:
             rank = self._ranks.setdefault(ticket.priority, _FairLevel(self.latest))
-        account = rank.accounts.get(ticket.tenant) or rank.open_account(ticket.tenant)
+        account = rank.accounting.get(ticket.tenant) or rank.open_account(ticket.tenant)
         start = account.finish if account.finish > rank.virtual else rank.virtual
         ticket.tag = start
         account.finish = finish = start + _weight(ticket)
@@ -118,7 +118,7 @@ class FairQueue:
 
     def _account_of(self, ticket: Ticket) -> Optional[_TenantShare]:
         rank = self._ranks.get(ticket.priority) if ticket.pays else None
-        return None if rank is None else rank.accounts.get(ticket.tenant)
+        return None if rank is None else rank.accounting.get(ticket.tenant)
 
 
 def _weight(ticket: Ticket) -> float:

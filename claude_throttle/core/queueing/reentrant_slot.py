@@ -25,38 +25,38 @@ class ReentrantSlot:
         #: Its permit is closed.
         self.closed = False
 
-    def open(self, lender: SlotOwner) -> None:
-        """The permit is granted; its place goes back to *lender* in the end."""
-        self._place.append(lender)
+    def open(self, slot_owner: SlotOwner) -> None:
+        """The permit is granted; its place goes back to *slot_owner* in the end."""
+        self._place.append(slot_owner)
 
     @property
     def has_place(self) -> bool:
         """Whether it sees to it that the place goes back, if nobody rides on it."""
         return bool(self._place)
 
-    def try_take(self) -> bool:
+    def try_acquire(self) -> bool:
         """Take a ride, if nobody else does."""
         if not self._place:
             return False
         try:
-            lender = self._place.pop()
+            slot_owner = self._place.pop()
         except IndexError:
             return False
         # A loop that drops permits would else stand on all those it ever dropped.
-        while isinstance(lender, ReentrantSlot) and lender.closed:
-            lender = lender._lent.pop()
-        self._lent.append(lender)
+        while isinstance(slot_owner, ReentrantSlot) and slot_owner.closed:
+            slot_owner = slot_owner._lent.pop()
+        self._lent.append(slot_owner)
         if self.closed:  # perhaps a moment ago, and the place may have gone back
-            self.give_back_quietly()
+            self.release_nowait()
             return False
         return True
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """The rider is done; the place goes back if the permit was closed meanwhile."""
         self._place.append(self._lent.pop())
         self._end()
 
-    def give_back_quietly(self) -> None:
+    def release_nowait(self) -> None:
         """The same without a lock."""
         self._place.append(self._lent.pop())
         self._end(quietly=True)
@@ -73,19 +73,19 @@ class ReentrantSlot:
             if not seat.closed:
                 return
             try:
-                lender = seat._place[-1]
-                if isinstance(lender, ReentrantSlot):
+                slot_owner = seat._place[-1]
+                if isinstance(slot_owner, ReentrantSlot):
                     seat._place.pop()
-                    lender._place.append(lender._lent.pop())
+                    slot_owner._place.append(slot_owner._lent.pop())
             except IndexError:
                 return
-            seat = lender
+            seat = slot_owner
         # A place, or a stream's, may be given back again. So who is interrupted here begins anew,
         # and closing and the rider's end may come together.
         if quietly:
-            seat.give_back_quietly()
+            seat.release_nowait()
         else:
-            seat.give_back()
+            seat.release()
 
 
 class StreamSlotOwner:
@@ -94,11 +94,11 @@ class StreamSlotOwner:
     def __init__(self, seat: ReentrantSlot) -> None:
         self._seat = seat
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """The stream is over."""
         self._seat.close()
 
-    def give_back_quietly(self) -> None:
+    def release_nowait(self) -> None:
         """The same without a lock."""
         self._seat.close(quietly=True)
 
@@ -117,7 +117,7 @@ class OpenPermits(ThreadLocal):
         """The seats of those, oldest first."""
         return self.list_of_mine("seats")
 
-    def seat_of_this_thread(self) -> ReentrantSlot | None:
+    def slot_of_this_thread(self) -> ReentrantSlot | None:
         """The seat of the permit this thread opened last, if it holds one."""
         return self.last_of(self.mine_by_age)
 

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Optional
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.feedback import Dispatch
 from claude_throttle.core.domain.ports import SlotOwner
+from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
-
-
-class Priority(enum.IntEnum):
-    """Lower leaves first. Any int works; these are the usual ones."""
-
-    INTERACTIVE = 0
-    NORMAL = 10
-    BATCH = 20
 
 
 class Ticket:
@@ -32,10 +24,10 @@ class Ticket:
         "deadline",
         "ended",
         "number",
+        "parent_slot",
         "priority",
         "queued",
         "reserved",
-        "rides",
         "tag",
         "tenant",
     )
@@ -56,7 +48,7 @@ class Ticket:
         priority: int = Priority.NORMAL,
         tenant: Optional[str] = None,
         deadline: Optional[float] = None,
-        rides: Optional[ReentrantSlot] = None,
+        parent_slot: Optional[ReentrantSlot] = None,
     ) -> None:
         self.number = number
         self.cost = cost
@@ -68,7 +60,7 @@ class Ticket:
         #: Instant, on the clock's monotonic scale.
         self.deadline = deadline
         #: It may go on the permit its thread holds open, instead of one of its own.
-        self.rides = rides
+        self.parent_slot = parent_slot
         self.queued = False
         #: It has a place in the count, not yet one in the line.
         self.reserved = False
@@ -98,8 +90,8 @@ class Ticket:
     def finish_cancel(self) -> None:
         """It was not wanted any more. Called by a sender thread, outside the lane's mutex."""
 
-    def commit(self, stamp: Dispatch, lender: SlotOwner) -> None:
-        """Its cost was taken, and a place in flight, which goes back to *lender*.
+    def commit(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
+        """Its cost was taken, and a place in flight, which goes back to *slot_owner*.
 
         Requires the lane's mutex.
         """

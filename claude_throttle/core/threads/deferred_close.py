@@ -30,8 +30,8 @@ class DroppedResource(Protocol):
 class DeferredCloser:
     """Closes what was dropped. Thread-safe."""
 
-    def __init__(self, senders: ThreadPool) -> None:
-        self._senders = senders
+    def __init__(self, thread_pool: ThreadPool) -> None:
+        self._thread_pool = thread_pool
         self._dropped: Mailbox[Optional[DroppedResource]] = Mailbox()
         # Guards what follows; held for arithmetic only. Reentrant for the same reason as the
         # lane's mutex.
@@ -47,7 +47,7 @@ class DeferredCloser:
                 self._open += 1
                 start, self._running = not self._running, True
             if start:
-                self._senders.run(partial(self._close_each, threading.get_ident()))
+                self._thread_pool.run(partial(self._close_each, threading.get_ident()))
         except BaseException:  # Ctrl-C: the next one starts it, and two would do no harm
             if start:
                 self._running = False

@@ -130,7 +130,7 @@ class Batches:
         return [_shown(state) for state in desk.recent(desk.deadline(timeout), count)]
 
     def _desk(self) -> BatchClient:
-        return self._process().batch_desk()
+        return self._process().batch_client()
 
 
 def _create(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 from claude_throttle.account.admission import BATCHES
 from claude_throttle.config.timeouts import checked
 from claude_throttle.core.dispatch.permit import AdmissionOptions
-from claude_throttle.core.queueing.ticket import Priority
+from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.condition import Condition
 from claude_throttle.core.threads.thread_pool import ThreadPool
@@ -47,7 +47,7 @@ class BatchClient:
         self,
         settings: Settings,
         wire: HttpTransport,
-        senders: ThreadPool,
+        thread_pool: ThreadPool,
         admission: Admission,
         clock: Clock,
     ) -> None:
@@ -59,7 +59,7 @@ class BatchClient:
         self._closed = False
         self._settings = settings
         self._wire = wire
-        self._senders = senders
+        self._thread_pool = thread_pool
         self._admission = admission
         admission.at_end(self._close)
 
@@ -136,7 +136,7 @@ class BatchClient:
         self, question: RequestSpec, deadline: Optional[float], creates: bool
     ) -> Union[RawResponse, Exception]:
         terms = AdmissionOptions(Priority.NORMAL, None, self._timeout(deadline))
-        attempt = self._admission.admit_beside(BATCHES, terms)
+        attempt = self._admission.admit_endpoint(BATCHES, terms)
         try:
             outcome = self._in_a_sender(question, deadline)
         except BaseException as error:
@@ -170,7 +170,7 @@ class BatchClient:
                 self.changed.notify_all()
 
         try:
-            self._senders.run(carry)
+            self._thread_pool.run(carry)
             with self.changed:
                 while not outcomes:
                     self.wait_locked(None, deadline)
@@ -195,7 +195,7 @@ class BatchClient:
         may_be_done = verdict.retry or not 300 <= status < 500 or status in (408, 409, 499)
         if creates and may_be_done and status not in batch_format.CREATES_NOTHING:
             raise CreationUncertain from error
-        if verdict.heard.pauses_lane:
+        if verdict.feedback.pauses_lane:
             return error, verdict.retry, 0.0  # the lane waits
         return error, verdict.retry, verdict.retry_after or backoff(failures)
 

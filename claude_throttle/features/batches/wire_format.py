@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.errors import BrokenAnswer, InvalidCall
-from claude_throttle.features.streaming.stream_error import STATUS_BY_TYPE, UNKNOWN_STATUS
 from claude_throttle.transport import sdk
-from claude_throttle.transport.verdicts import read_json
+from claude_throttle.transport.verdicts import STATUS_BY_TYPE, UNKNOWN_STATUS, read_json
 
 #: Requests in a batch, and bytes of it (rate-limit and errors pages, 2026-09 to 2026-11).
 MOST_REQUESTS = 100_000

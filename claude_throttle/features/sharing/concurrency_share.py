@@ -36,14 +36,14 @@ class ConcurrencyShare:
 
     def __init__(
         self,
-        permits: ConcurrencyLimiter,
+        limiter: ConcurrencyLimiter,
         lanes: Callable[[], list[Lane]],
         median_latency: Callable[[], float],
         lease_seconds: float,
         time: ClockOffset,
         monotonic: Callable[[], float],
     ) -> None:
-        self._permits = permits
+        self._limiter = limiter
         self._lanes = lanes
         self._median_latency = median_latency
         self.lease_seconds = lease_seconds
@@ -54,22 +54,22 @@ class ConcurrencyShare:
         self._is_alone = True
         #: As the ledger has it.
         self.held = 0
-        permits.too_many = self._refused
+        limiter.too_many = self._refused
         if self._is_shared:
-            permits.grant(0)
+            limiter.grant(0)
 
     def _refused(self) -> None:
         """The server refused one more: nobody may take its place before all know."""
         least = 1 if self._is_alone else 0
-        self._permits.grant(max(least, min(self._permits.granted, self._permits.in_use - 1)))
+        self._limiter.grant(max(least, min(self._limiter.granted, self._limiter.in_use - 1)))
         if not self._is_alone:
             self._places.refused(self._time.at(self._monotonic()))
-            self._permits.hungry()
+            self._limiter.wants_slot()
 
     @property
     def _is_shared(self) -> bool:
         """Whether there is a number of places to share out."""
-        return self._permits.of_all < math.inf
+        return self._limiter.of_all < math.inf
 
     @property
     def _waiting(self) -> int:
@@ -78,25 +78,25 @@ class ConcurrencyShare:
     @property
     def busy(self) -> bool:
         """Whether anything waits or is out."""
-        return self._permits.in_use > 0 or self._waiting > 0
+        return self._limiter.in_use > 0 or self._waiting > 0
 
     @property
-    def hungry(self) -> bool:
+    def wants_slot(self) -> bool:
         """Whether somebody waits for a place, or has to tell that there are fewer."""
-        return self._places.has_news or (
-            self._is_shared and self._waiting > 0 and self._permits.in_use >= self._permits.granted
+        return self._places.has_pending or (
+            self._is_shared and self._waiting > 0 and self._limiter.in_use >= self._limiter.granted
         )
 
     def patience(self, most: float) -> float:
         """Seconds until the next look."""
-        if not self.hungry:
+        if not self.wants_slot:
             return most
         return min(most, max(LEAST_PATIENCE_SECONDS, self._median_latency() / 4.0))
 
     def order(self, member: str, not_after: float) -> ExchangeRequest:
         """What to ask the ledger for."""
         is_shared, waiting = self._is_shared, self._waiting
-        in_use = self._permits.hold_still() if is_shared else self._permits.in_use
+        in_use = self._limiter.hold_still() if is_shared else self._limiter.in_use
         want = in_use + (min(MOST_WANTED, waiting) if is_shared else 0)
         order = ExchangeRequest(member, not_after, (), seat=self._seat(in_use, want))
         at = self._time.at(self._monotonic())
@@ -108,23 +108,23 @@ class ConcurrencyShare:
 
     def _seat(self, in_use: int, want: int) -> MemberClaim:
         self.held = max(in_use, want)
-        limit = float(self._permits.of_all) if self._is_shared else 0.0
+        limit = float(self._limiter.of_all) if self._is_shared else 0.0
         return MemberClaim(in_use, want, limit, self.lease_seconds * SECOND, self._info())
 
     def _info(self) -> str:
         lanes = {lane.name: [lane.backlog.calls, lane.in_flight()] for lane in self._lanes()}
         return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "lanes": lanes})
 
-    def take_in(self, order: ExchangeRequest, reply: ExchangeResponse) -> None:
+    def apply(self, order: ExchangeRequest, reply: ExchangeResponse) -> None:
         """The ledger has answered."""
         self._is_alone = False
-        self._places.take_in(order, reply)
+        self._places.apply(order, reply)
         if self._places.found is not None:
-            self._permits.keep_to(self._places.found.places)
-        self._permits.grant(reply.granted if self._is_shared else math.inf)
+            self._limiter.keep_to(self._places.found.places)
+        self._limiter.grant(reply.granted if self._is_shared else math.inf)
 
     def alone(self, members: int) -> None:
         """The ledger is silent: our part of all places."""
         self._is_alone = True
-        of_all = self._permits.of_all
-        self._permits.grant(max(1, of_all // max(1, members)) if self._is_shared else of_all)
+        of_all = self._limiter.of_all
+        self._limiter.grant(max(1, of_all // max(1, members)) if self._is_shared else of_all)

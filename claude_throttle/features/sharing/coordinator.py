@@ -60,7 +60,7 @@ class Coordinator:
         pacers: Callable[[], list[SharedPacer]],
         observe: Callable[[Event, Optional[Call]], None],
         notice: Callable[[str], None],
-        senders: ThreadPool,
+        thread_pool: ThreadPool,
         clock: Clock,
         time: ClockOffset,
     ) -> None:
@@ -73,8 +73,8 @@ class Coordinator:
         self._seats = seats
         self._pacers = pacers
         self._observe = observe
-        self._notices = SuspensionBroadcast(lambda word: senders.run(partial(notice, word)))
-        self._senders = senders
+        self._notices = SuspensionBroadcast(lambda word: thread_pool.run(partial(notice, word)))
+        self._thread_pool = thread_pool
         self._clock = clock
         self._pid = os.getpid()
         self.member = member_name()
@@ -96,7 +96,7 @@ class Coordinator:
 
     # -- from the lanes --------------------------------------------------------------------------
 
-    def has_news(self) -> None:
+    def has_pending(self) -> None:
         """Something is to be told, soon. A lane's mutex may be held."""
         if not self._has_news:
             with self._changed:
@@ -113,7 +113,7 @@ class Coordinator:
     def tell_notice(self, notice: str) -> None:
         """The account is suspended, and why; "" = it is not any more."""
         self._notices.tell(notice)
-        self.has_news()
+        self.has_pending()
 
     # -- asking ----------------------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ class Coordinator:
                     pacer.untold(order, self._clock.monotonic(), in_doubt=True)
                 else:
                     said_at = self._time.instant(reply.now)
-                    events = pacer.take_in(order, reply, said_at, self._clock.monotonic())
+                    events = pacer.apply(order, reply, said_at, self._clock.monotonic())
         for event in events:
             self._announce(event)
 
@@ -160,8 +160,8 @@ class Coordinator:
             return reply
         if order.seat is not None:
             self.members = reply.members
-            self._seats.take_in(order, reply)
-        self._notices.take_in(reply.notice)
+            self._seats.apply(order, reply)
+        self._notices.apply(reply.notice)
         return reply
 
     def not_after(self) -> float:
@@ -205,7 +205,7 @@ class Coordinator:
             if self.alone:
                 self._clock.wait(self._changed, LOOK_SECONDS)
             elif not self._has_news:
-                self._is_patient = not self._seats.hungry
+                self._is_patient = not self._seats.wants_slot
                 seconds = self._seats.patience(min(self._beat_gap, STALE_SECONDS))
                 self._clock.wait(self._changed, seconds)
                 self._is_patient = False
@@ -221,7 +221,7 @@ class Coordinator:
         for pacer in self._pacers():
             if self._closed:
                 return
-            if pacer.has_news or pacer.is_stale(self._clock.monotonic()):
+            if pacer.has_pending or pacer.is_stale(self._clock.monotonic()):
                 self.reserve(pacer, [])
         now = self._clock.monotonic()
         # While the account is suspended, to hear of its end.
@@ -231,7 +231,7 @@ class Coordinator:
         is_time = now >= self._beat_at and (busy or self._seats.held > 0)
         if self._closed:
             return
-        if is_time or self._seats.hungry or self._notices.is_news:
+        if is_time or self._seats.wants_slot or self._notices.is_news:
             self._be_there()
 
     def _be_there(self) -> bool:
@@ -282,7 +282,7 @@ class Coordinator:
 
     def _announce(self, event: Event) -> None:
         # Listeners may take their time: neither a worker nor this thread waits for them.
-        self._senders.run(partial(self._observe, event, None))
+        self._thread_pool.run(partial(self._observe, event, None))
 
     def close(self) -> None:
         """Tell what is left, say good-bye, and let go of the store."""
@@ -295,7 +295,7 @@ class Coordinator:
             thread.join(2.0 * self.store.timeout_seconds)
         if not self.alone and self._time.ahead is not None:
             for pacer in self._pacers():
-                if pacer.has_news:
+                if pacer.has_pending:
                     self.reserve(pacer, [])
             order = ExchangeRequest(self.member, self.not_after(), (), seat=self._seats.none())
             self.exchange(NO_LANE, order)

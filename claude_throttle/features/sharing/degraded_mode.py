@@ -7,12 +7,12 @@ import random
 from collections.abc import Iterable
 from typing import Union
 
+from claude_throttle.core.domain.quota import Quota
 from claude_throttle.core.pacing.configured_quotas import (
     A_MINUTE,
     ConfiguredQuota,
     ConfiguredQuotas,
 )
-from claude_throttle.core.pacing.gcra import Quota
 from claude_throttle.core.pacing.learned_quotas import LearnedQuota
 
 #: Its part of each quota; nothing; all that it knows of, as if there were no others.

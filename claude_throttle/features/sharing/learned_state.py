@@ -43,7 +43,7 @@ class LearnedState:
         self._levels: dict[str, float] = {}
 
     @property
-    def has_news(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether there is something to read or to tell."""
         return bool(self.unread) or self.facts_to_tell() is not None
 
@@ -78,7 +78,7 @@ class LearnedState:
 
     # -- from the ledger -------------------------------------------------------------------------
 
-    def take_in(self, order: ExchangeRequest, reply: ExchangeResponse) -> None:
+    def apply(self, order: ExchangeRequest, reply: ExchangeResponse) -> None:
         """What the others took and learned."""
         for (kind, _), total in zip(order.counts, reply.totals):
             produced = total - self._asked[kind][1]
@@ -93,7 +93,7 @@ class LearnedState:
                 self._traffic.taken = self._traffic.taken.more_of(bucket.name, others)
 
     def is_anothers(self, order: ExchangeRequest, reply: ExchangeResponse) -> bool:
-        """Whether the facts in force are new, and another process's. Ask before take_in()."""
+        """Whether the facts in force are new, and another process's. Ask before apply()."""
         return reply.facts not in ("", order.facts, self._facts)
 
     def _take_over(self, facts: str) -> None:

@@ -29,10 +29,10 @@ SALT = b"claude_throttle account"
 _in_memory: dict[str, Store] = {}
 
 
-def make_clerk(
+def make_coordinator(
     settings: Settings,
-    permits: ConcurrencyLimiter,
-    rooms: ModelGroups,
+    limiter: ConcurrencyLimiter,
+    model_groups: ModelGroups,
     access: Suspensions,
     median_latency: Callable[[], float],
     clock: Clock,
@@ -40,22 +40,22 @@ def make_clerk(
     """Who keeps this process in step with the others. Starts and connects nothing yet."""
     time, lease_seconds = ClockOffset(), settings.store_lease
     seats = ConcurrencyShare(
-        permits, rooms.lanes, median_latency, lease_seconds, time, clock.monotonic
+        limiter, model_groups.lanes, median_latency, lease_seconds, time, clock.monotonic
     )
-    clerk = Coordinator(
+    coordinator = Coordinator(
         open_store(settings, clock),
         seats,
-        rooms.shared_pacers,
-        rooms.observe,
-        access.take_in,
-        rooms.senders,
+        model_groups.shared_pacers,
+        model_groups.observe,
+        access.apply,
+        model_groups.thread_pool,
         clock,
         time,
     )
-    rooms.clerk = clerk
-    permits.hungry = clerk.hurry
-    access.publish = clerk.tell_notice
-    return clerk
+    model_groups.coordinator = coordinator
+    limiter.wants_slot = coordinator.hurry
+    access.publish = coordinator.tell_notice
+    return coordinator
 
 
 def open_store(settings: Settings, clock: Clock) -> ReservingStore:

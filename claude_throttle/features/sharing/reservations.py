@@ -67,9 +67,9 @@ class Reservations:
     def missed(self, now: float) -> None:
         """None of them will be used, perhaps because none is left in time."""
         self._luckless = self._luckless or (bool(self._slots) and self.next(now) is None)
-        self.give_back()
+        self.release()
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """None of them will be used."""
         while self._slots:
             self._unused(self._slots.popleft())

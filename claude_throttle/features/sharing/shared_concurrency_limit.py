@@ -55,7 +55,7 @@ class SharedConcurrencyLimit:
         self._counted: Optional[float] = None
 
     @property
-    def has_news(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether a refusal has to be told."""
         return self._refused_at is not None
 
@@ -95,7 +95,7 @@ class SharedConcurrencyLimit:
         least = max(let_in, int(found.places * (1.0 - MOST_AT_ONCE)))
         return SharedLimit(max(1, min(found.places - 1, least)), gap, at, LOWERED)
 
-    def take_in(self, order: ExchangeRequest, reply: ExchangeResponse) -> None:
+    def apply(self, order: ExchangeRequest, reply: ExchangeResponse) -> None:
         """What the ledger answered to such an order. One that lost it is told again."""
         ours = max(reply.granted, order.seat.in_use if order.seat is not None else 0)
         self._others = reply.in_flight - ours

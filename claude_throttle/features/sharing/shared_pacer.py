@@ -46,14 +46,14 @@ STALE_SECONDS = 0.25
 class SharedPacer(Pacer):
     """As :class:`Pacer`; the lane's mutex guards it, too."""
 
-    def share(self, clerk: CoordinatorPort, mutex: threading.RLock, wake: Step) -> None:
+    def share(self, coordinator: CoordinatorPort, mutex: threading.RLock, wake: Step) -> None:
         """Once, before the first call. *wake*: have the worker look again; under the mutex."""
         self.mutex = mutex
         self.wake = wake
         #: An exchange is under way.
         self.asking = False
         self.replica = LearnedState(self.learned, self.traffic)
-        self._clerk = clerk
+        self._coordinator = coordinator
         self._slots = Reservations(self._unused)
         self._news: dict[str, QuotaDelta] = {}
         self._sequence = -1.0
@@ -74,7 +74,7 @@ class SharedPacer(Pacer):
 
     def ready_at(self, cost: Cost, now: float) -> float:
         """The instant at which *cost* may leave; inf if a slot has to be reserved first."""
-        if self._clerk.alone:
+        if self._coordinator.alone:
             return self._ready_alone(cost, now)
         gate = self.gate_at(cost, now)
         if not any(True for _ in self.quotas()):
@@ -104,15 +104,15 @@ class SharedPacer(Pacer):
         """Reserve slots for those *ahead*, if none is left that the head can use."""
         if self.gate_at(cost, now) > now:
             return None  # whatever was reserved now would not be used
-        if self.asking or self._clerk.alone or self.ready_at(cost, now) < math.inf:
+        if self.asking or self._coordinator.alone or self.ready_at(cost, now) < math.inf:
             return None
         self._slots.missed(now)
         costs = [cost, *ahead(MOST_SLOTS - 1)]
-        return lambda: self._clerk.reserve(self, costs)
+        return lambda: self._coordinator.reserve(self, costs)
 
     def take(self, cost: Cost, now: float, answers: bool = True) -> Dispatch:
         """*cost* leaves now, on the first slot."""
-        if self._clerk.alone:
+        if self._coordinator.alone:
             self._take_alone(cost, now)
             return super().take(cost, now, answers)
         slot = self._slots.use(now)
@@ -123,11 +123,11 @@ class SharedPacer(Pacer):
         for kind, learned in self.learned.items():
             if not learned.known:
                 self._unreserved[kind] += getattr(cost, kind)
-        stamp = super().take(cost, now, answers)
+        dispatch = super().take(cost, now, answers)
         # Others may overtake us, too.
-        recent = Cost(*(units * self._clerk.members for units in stamp.recent))
-        taken = (slot.taken.get(kind, of) for kind, of in zip(self.learned, stamp.taken))
-        return stamp._replace(recent=recent, taken=Cost(*taken))
+        recent = Cost(*(units * self._coordinator.members for units in dispatch.recent))
+        taken = (slot.taken.get(kind, of) for kind, of in zip(self.learned, dispatch.taken))
+        return dispatch._replace(recent=recent, taken=Cost(*taken))
 
     def _unused(self, slot: Reservation) -> None:
         for name, units in slot.units.items():
@@ -136,7 +136,7 @@ class SharedPacer(Pacer):
     def _shift(self, name: str, rate: float, units: float) -> None:
         if units:
             self._of(name).shift += units / rate * SECOND
-            self._clerk.has_news()
+            self._coordinator.has_pending()
 
     def _of(self, name: str) -> QuotaDelta:
         news = self._news.get(name)
@@ -157,26 +157,26 @@ class SharedPacer(Pacer):
         """As the pacer's; it holds for everybody, and what was reserved before is stale."""
         remaining = super().pause_for(seconds, now)
         self._pause_until = now + remaining
-        self._slots.give_back()
-        self._clerk.has_news()
+        self._slots.release()
+        self._coordinator.has_pending()
         return remaining
 
-    def _read(self, heard: Feedback, stamp: Dispatch, now: float) -> list[Event]:
+    def _read(self, feedback: Feedback, dispatch: Dispatch, now: float) -> list[Event]:
         """Headers tell of what all have taken: they wait until the others' part is known."""
-        if not heard.readings:
+        if not feedback.rate_limits:
             return []
-        self._clerk.has_news()
-        if self._clerk.alone or not any(learned.known for learned in self.learned.values()):
-            return super()._read(heard, stamp, now)
-        self.replica.unread.append((heard, stamp))
+        self._coordinator.has_pending()
+        if self._coordinator.alone or not any(learned.known for learned in self.learned.values()):
+            return super()._read(feedback, dispatch, now)
+        self.replica.unread.append((feedback, dispatch))
         return []
 
     # -- the ledger ------------------------------------------------------------------------------
 
     @property
-    def has_news(self) -> bool:
+    def has_pending(self) -> bool:
         """Whether there is something to tell."""
-        return any(list(self._news.values())) or self._pause_until > 0 or self.replica.has_news
+        return any(list(self._news.values())) or self._pause_until > 0 or self.replica.has_pending
 
     def is_stale(self, now: float) -> bool:
         """Whether slots are held of which the ledger may think otherwise by now."""
@@ -193,7 +193,7 @@ class SharedPacer(Pacer):
             not_after,
             tuple(self._bucket(name, quota, now, latency) for name, quota in quotas),
             tuple(tuple(float(getattr(cost, q.kind)) for _, q in quotas) for cost in costs),
-            horizon=SECOND * min(HORIZON_SECONDS, ALL_HORIZONS_SECONDS / self._clerk.members),
+            horizon=SECOND * min(HORIZON_SECONDS, ALL_HORIZONS_SECONDS / self._coordinator.members),
             sequence=self._sequence,
             pause=max(0.0, (self._pause_until - now) * SECOND),
             counts=self.replica.counts(),
@@ -224,7 +224,7 @@ class SharedPacer(Pacer):
         if order.pause > 0:
             self._pause_until = max(self._pause_until, now + order.pause / SECOND)
 
-    def take_in(
+    def apply(
         self, order: ExchangeRequest, reply: ExchangeResponse, said_at: float, now: float
     ) -> list[Event]:
         """What the ledger answered: said at *said_at* by our clock, received now."""
@@ -243,7 +243,7 @@ class SharedPacer(Pacer):
         is_anothers = self.replica.is_anothers(order, reply)
         if order.facts is not None and reply.facts == order.facts:
             self._unreserved = dict.fromkeys(self.learned, 0.0)  # the account begins with them
-        self.replica.take_in(order, reply)
+        self.replica.apply(order, reply)
         self._introduced, self._heard_at = True, now
         self._ahead = reply.now - said_at * SECOND
         if is_anothers:
@@ -261,23 +261,23 @@ class SharedPacer(Pacer):
         """Read the headers that came meanwhile: now the others' part is known."""
         events: list[Event] = []
         unread = self.replica.begin_reading(now)
-        for heard, stamp in unread:
-            events += super()._read(heard, stamp, now)
+        for feedback, dispatch in unread:
+            events += super()._read(feedback, dispatch, now)
         self.replica.end_reading(now)
         return events
 
     def _paused_elsewhere(self, until: float) -> None:
         if until > self.pause.until + LATE_SECONDS:
             self.pause.until = until
-            self._slots.give_back()
+            self._slots.release()
 
     # -- without the ledger ----------------------------------------------------------------------
 
     def _ready_alone(self, cost: Cost, now: float) -> float:
-        if self._clerk.on_failure == STOP:
+        if self._coordinator.on_failure == STOP:
             return math.inf
         at = super().ready_at(cost, now)
-        if self._clerk.on_failure == FULL:
+        if self._coordinator.on_failure == FULL:
             return at
         return max(at, self._part_of_all(now).ready_at(cost))
 
@@ -285,7 +285,9 @@ class SharedPacer(Pacer):
         rates = [(name, quota.rate) for name, quota in self.quotas()]
         if self._part is None or rates != self._part_rates:  # learned or reconfigured meanwhile
             self._part_rates = rates
-            self._part = part_of((quota for _, quota in self.quotas()), self._clerk.members, now)
+            self._part = part_of(
+                (quota for _, quota in self.quotas()), self._coordinator.members, now
+            )
         return self._part
 
     def _take_alone(self, cost: Cost, now: float) -> None:
@@ -301,7 +303,7 @@ class SharedPacer(Pacer):
 
     def rejoin(self, now: float, settle_seconds: float) -> None:
         """The ledger answers again. *settle_seconds*: until all others have noticed, too."""
-        if self._clerk.members > 1 and any(True for _ in self.quotas()):
+        if self._coordinator.members > 1 and any(True for _ in self.quotas()):
             # Until then they keep to their parts: nothing else may be given out.
             self._pause_until = max(self._pause_until, now + settle_seconds)
-        self._clerk.has_news()
+        self._coordinator.has_pending()

@@ -35,6 +35,6 @@ class CoordinatorPort(Protocol):
         """Ask for slots. Holds no mutex; may take as long as the store's timeout."""
         ...
 
-    def has_news(self) -> None:
+    def has_pending(self) -> None:
         """Something is to be told, soon."""
         ...

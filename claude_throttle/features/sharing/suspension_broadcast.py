@@ -40,7 +40,7 @@ class SuspensionBroadcast:
             if self._to_tell is None:
                 self._to_tell = notice
 
-    def take_in(self, notice: str) -> None:
+    def apply(self, notice: str) -> None:
         """What the ledger says."""
         with self._lock:
             is_new = self._to_tell is None and notice != self.in_force

@@ -58,8 +58,8 @@ class QueuePosition(NamedTuple):
 class VirtualQueue:
     """The tickets of one lane. Thread-safe; asks the store each time."""
 
-    def __init__(self, clerk: Coordinator, pacer: SharedPacer) -> None:
-        self._clerk = clerk
+    def __init__(self, coordinator: Coordinator, pacer: SharedPacer) -> None:
+        self._coordinator = coordinator
         self._pacer = pacer
 
     def join(self, cost: Cost) -> QueuePosition:
@@ -95,11 +95,13 @@ class VirtualQueue:
             return max((getattr(cost, q.kind) / q.rate for q in quotas), default=0.0)
 
     def _ask(self, bucket: StoredBucket, **asked: Any) -> Optional[ExchangeResponse]:
-        clerk = self._clerk
-        if clerk.alone:
+        coordinator = self._coordinator
+        if coordinator.alone:
             return None
-        order = ExchangeRequest(clerk.member, clerk.not_after(), (bucket,))._replace(**asked)
-        reply = clerk.exchange(self._pacer.lane + SUFFIX, order)
+        order = ExchangeRequest(coordinator.member, coordinator.not_after(), (bucket,))._replace(
+            **asked
+        )
+        reply = coordinator.exchange(self._pacer.lane + SUFFIX, order)
         return reply if reply is not None and reply.done else None
 
 
@@ -114,12 +116,12 @@ def line_up(
     process: Engine, params: Mapping[str, Any], ticket: Optional[LineTicket]
 ) -> tuple[LineTicket, float]:
     """A place for such a call, or where *ticket* stands by now; seconds until it may leave."""
-    if process.clerk is None:
+    if process.coordinator is None:
         raise ConfigurationError("a ticket needs a store that all share: Throttler(shared=…)")
-    room, cost = process.priced(params)
-    line = VirtualQueue(process.clerk, cast("SharedPacer", room.pacer))
+    model_group, cost = process.priced(params)
+    line = VirtualQueue(process.coordinator, cast("SharedPacer", model_group.pacer))
     found = line.look(ticket, cost) if ticket is not None else line.join(cost)
-    leaves_in = process.seconds_until_leave(room, cost)
+    leaves_in = process.seconds_until_leave(model_group, cost)
     if max(0.0, found.seconds) < leaves_in < math.inf:
         line.push_back(found, leaves_in)
     return found.ticket, max(found.seconds, leaves_in)
@@ -129,5 +131,7 @@ def line_up_alone(
     process: Engine, params: Mapping[str, Any], ticket: Optional[LineTicket]
 ) -> tuple[LineTicket, float]:
     """The same in testing mode, which keeps away from the store: nobody else is in line."""
-    room, cost = process.priced(params)
-    return ticket or LineTicket(room.lane.name, 0.0), process.seconds_until_leave(room, cost)
+    model_group, cost = process.priced(params)
+    return ticket or LineTicket(model_group.lane.name, 0.0), process.seconds_until_leave(
+        model_group, cost
+    )

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 class StreamContext(NamedTuple):
     """What all streams of one process have in common."""
 
-    rooms: ModelGroups
+    model_groups: ModelGroups
     access: Suspensions
     open_permits: OpenPermits
-    abandoned: DeferredCloser
+    deferred_closer: DeferredCloser
 
 
 #: What may come before content.
@@ -105,7 +105,7 @@ class OpenStream:
         if attempts.stopped:
             raise StreamEnded(Outcome(error=attempts.stopped_by))
         if not self._attempt:
-            self._desk.abandoned.opened()
+            self._desk.deferred_closer.opened()
         self._attempt = attempts.number
         self._sit_down()
 
@@ -114,9 +114,9 @@ class OpenStream:
         call, answer = self.call, self._answer
         usage = self.received.usage()
         counted = usage and usage.counted_input_tokens(call.home.counts_cache_reads)
-        call.begin(self._attempts, answer.heard, counted)
+        call.begin(self._attempts, answer.feedback, counted)
         answer.begin(call.timeout)
-        self._desk.access.answered(call, self._attempts.stamp.at)
+        self._desk.access.answered(call, self._attempts.dispatch.at)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -190,7 +190,7 @@ class OpenStream:
     def _learn(self) -> None:
         usage, call = self.received.usage(), self.call
         if usage is not None and self.received.counted:
-            self._desk.rooms.of_call(call).learn(call, usage)
+            self._desk.model_groups.of_call(call).learn(call, usage)
 
     def _sit_down(self) -> None:
         """Calls made by this thread ride on its place, wherever it was opened."""
@@ -239,7 +239,7 @@ class OpenStream:
     def drop(self) -> None:
         """Have it closed soon, by another thread. Takes no lock."""
         if self._pid == os.getpid() and not self.ended:
-            self._desk.abandoned.drop(self)
+            self._desk.deferred_closer.drop(self)
 
     def _settle(self, outcome: Outcome) -> None:
         """Book what it took and give its place back, once."""
@@ -251,7 +251,7 @@ class OpenStream:
                     outcome = outcome._replace(usage=self._took())
                 settle(self.call, outcome)
                 if self._attempt:
-                    self._desk.abandoned.closed()
+                    self._desk.deferred_closer.closed()
         except KeyboardInterrupt:
             if not self.call.ended:
                 self._unsettled[:] = [True]  # whoever closes it now does it

@@ -68,12 +68,12 @@ class ResponseStream:
         return None if self._response is None else self._response.headers.get("request-id")
 
     @property
-    def heard(self) -> Feedback:
+    def feedback(self) -> Feedback:
         """What the head of the answer says of the limits."""
         return (
             Feedback()
             if self._response is None
-            else Feedback(readings=read_limits(self._response.headers))
+            else Feedback(rate_limits=read_limits(self._response.headers))
         )
 
     # -- until content begins --------------------------------------------------------------------
@@ -220,8 +220,8 @@ class ResponseStream:
                 self._wire.url, error.status, error.headers, error.body, read_json(error.body)
             )
             refused = error.status < 500 or (verdict is not None and not verdict.keeps_tokens)
-            heard = Feedback() if verdict is None else verdict.heard
-            return Outcome(None, said, None, error.status, self.request_id, refused, heard)
+            feedback = Feedback() if verdict is None else verdict.feedback
+            return Outcome(None, said, None, error.status, self.request_id, refused, feedback)
         if not self._begun:
             return self._wire.no_answer(self._call, exchange, error)
         if exchange.attempts.stopped:

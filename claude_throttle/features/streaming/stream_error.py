@@ -10,25 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from claude_throttle.transport.verdicts import error_message
-
-#: The status that an error would have had before the answer began (errors page, 2026-11).
-STATUS_BY_TYPE = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "conflict_error": 409,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
-
-#: For types that nobody knows yet: they "will grow over time" (errors page).
-UNKNOWN_STATUS = 500
+from claude_throttle.transport.verdicts import STATUS_BY_TYPE, UNKNOWN_STATUS, error_message
 
 #: Seconds that the lane pauses for a rate limit met within an answer; the API names none there.
 RATE_LIMIT_SECONDS = 5.0

@@ -29,7 +29,7 @@ class CannedStream(ResponseStream):
         return self._request_id
 
     @property
-    def heard(self) -> Feedback:
+    def feedback(self) -> Feedback:
         """Nobody said anything of limits."""
         return Feedback()
 

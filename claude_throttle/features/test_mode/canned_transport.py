@@ -119,7 +119,7 @@ class CannedTransport(HttpTransport):
             "stop_reason": "end_turn",
             "stop_sequence": None,
             "usage": {
-                "input_tokens": max(1, round(call.guessed_input)),
+                "input_tokens": max(1, round(call.estimated_input)),
                 "cache_creation_input_tokens": 0,
                 "cache_read_input_tokens": 0,
                 "output_tokens": min(max(1, tokens), call.max_tokens),

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Callable, Optional
 
 from claude_throttle.account.admission import COUNTS, ONE_REQUEST
-from claude_throttle.account.endpoint_lanes import side_lane
+from claude_throttle.account.endpoint_lanes import endpoint_lane
 from claude_throttle.config.settings import Settings
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.domain.cost import Cost
@@ -35,7 +35,7 @@ PAUSE_SECONDS = 5.0
 class CountTicket(Ticket):
     """The turn of one call to be counted."""
 
-    __slots__ = ("_begin", "call", "lender", "stamp")
+    __slots__ = ("_begin", "call", "dispatch", "slot_owner")
 
     answers = False
 
@@ -49,11 +49,11 @@ class CountTicket(Ticket):
         )
         self.call = call
         self._begin = begin
-        self.stamp: Optional[Dispatch] = None
-        self.lender: Optional[SlotOwner] = None
+        self.dispatch: Optional[Dispatch] = None
+        self.slot_owner: Optional[SlotOwner] = None
 
-    def commit(self, stamp: Dispatch, lender: SlotOwner) -> None:
-        self.stamp, self.lender = stamp, lender
+    def commit(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
+        self.dispatch, self.slot_owner = dispatch, slot_owner
 
     def leave(self) -> None:
         self._begin(self)
@@ -73,12 +73,12 @@ class TokenCounter:
     """Has calls counted, then places them. Of one process; thread-safe."""
 
     def __init__(
-        self, settings: Settings, wire: HttpTransport, senders: ThreadPool, clock: Clock
+        self, settings: Settings, wire: HttpTransport, thread_pool: ThreadPool, clock: Clock
     ) -> None:
-        self.lane = side_lane(COUNTS, settings, senders, clock, MOST_AT_ONCE)
+        self.lane = endpoint_lane(COUNTS, settings, thread_pool, clock, MOST_AT_ONCE)
         self._pacer = self.lane.pacer
         self._wire = wire
-        self._senders = senders
+        self._thread_pool = thread_pool
 
     def begin(self, call: Call) -> None:
         """Queue *call* for counting; it is placed in its own lane afterwards."""
@@ -97,7 +97,7 @@ class TokenCounter:
         return self.lane.seconds_until_leave(count.cost) > in_its_own_lane + PATIENCE_SECONDS
 
     def _leave(self, count: CountTicket) -> None:
-        self._senders.run(partial(self._count, count))
+        self._thread_pool.run(partial(self._count, count))
 
     def _count(self, count: CountTicket) -> None:
         call = count.call
@@ -105,24 +105,24 @@ class TokenCounter:
             if call.reserved:  # else it was cancelled meanwhile
                 self._hear(count, *self._wire.count(call))
         finally:
-            if count.lender is not None:
-                count.lender.give_back()
+            if count.slot_owner is not None:
+                count.slot_owner.release()
             count.place()
 
     def _hear(self, count: CountTicket, tokens: Optional[int], refusal: Feedback) -> None:
         if tokens is not None:
-            count.call.guessed_input, count.call.counted = float(tokens), True
-        lane, stamp = self.lane, count.stamp
-        if stamp is None:
+            count.call.estimated_input, count.call.counted = float(tokens), True
+        lane, dispatch = self.lane, count.dispatch
+        if dispatch is None:
             return
         with lane.mutex:
             now = lane.now()
             if tokens is not None:
-                self._pacer.answered(Feedback(), stamp, Cost(0.0, 0.0, 0.0), now)
+                self._pacer.answered(Feedback(), dispatch, Cost(0.0, 0.0, 0.0), now)
             elif refusal.cause == RATE:
                 wait = refusal.retry_after or PAUSE_SECONDS
-                heard = refusal._replace(retry_after=wait, final=True)
-                self._pacer.refused(heard, stamp, count.cost, wait, 1, now)
+                feedback = refusal._replace(retry_after=wait, final=True)
+                self._pacer.refused(feedback, dispatch, count.cost, wait, 1, now)
         if refusal.cause == RATE:
             self.lane.end_all(Closed("not counted"))  # on with their estimates
 

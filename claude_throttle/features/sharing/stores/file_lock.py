@@ -71,10 +71,10 @@ class FileLock:
             self._lock.release()
 
     def hold(self) -> bool:
-        """Let no turn begin until :meth:`let_go`, as a fork must copy none. False: did not work."""
+        """Let no turn begin until :meth:`detach`, as a fork must copy none. False: did not work."""
         return self._lock.acquire(timeout=self._timeout)
 
-    def let_go(self) -> None:
+    def detach(self) -> None:
         """After :meth:`hold`."""
         self._lock.release()
 

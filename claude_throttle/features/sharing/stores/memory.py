@@ -26,13 +26,13 @@ class MemoryStore:
         # Guards the records. Held for arithmetic only.
         self._lock = threading.Lock()
         self._lanes: dict[tuple[str, str], LaneRecord] = defaultdict(LaneRecord)
-        self._accounts: dict[str, AccountRecord] = defaultdict(AccountRecord)
+        self._accounting: dict[str, AccountRecord] = defaultdict(AccountRecord)
 
     def exchange(self, account: str, lane: str, order: ExchangeRequest) -> ExchangeResponse:
         """One transaction; cannot fail."""
         with self._lock:
             now = self._monotonic() * SECOND
-            return exchange(self._lanes[account, lane], self._accounts[account], order, now)
+            return exchange(self._lanes[account, lane], self._accounting[account], order, now)
 
     def now(self) -> float:
         """Microseconds."""
@@ -41,7 +41,7 @@ class MemoryStore:
     def fleet(self) -> FleetSnapshot:
         """All that it holds."""
         with self._lock:
-            return fleet_of(self._lanes, self._accounts, self.now())
+            return fleet_of(self._lanes, self._accounting, self.now())
 
     def abandon(self) -> None:
         """A child's is its own."""

@@ -121,16 +121,16 @@ class RedisStore:
 
     def _fleet(self, left: Left) -> FleetSnapshot:
         lanes: dict[tuple[str, str], LaneRecord] = {}
-        accounts: dict[str, AccountRecord] = {}
+        accounting: dict[str, AccountRecord] = {}
 
         def collect(line: RespConnection, left: Left) -> None:
             redis_fleet.collect(
-                lambda asked: line.ask(b"".join(asked), left, len(asked)), lanes, accounts
+                lambda asked: line.ask(b"".join(asked), left, len(asked)), lanes, accounting
             )
 
         for address in self._through(None, self._primaries, left):
             self._through(address, collect, left)
-        return fleet_of(lanes, accounts, self._through(None, _time, left))
+        return fleet_of(lanes, accounting, self._through(None, _time, left))
 
     def _primaries(self, line: RespConnection, left: Left) -> list[Optional[Address]]:
         """All that hold slots of a Cluster; or the one and only."""
@@ -165,7 +165,7 @@ class RedisStore:
             line.close()
             lines.hang_up()
             raise
-        lines.give_back(line)
+        lines.release(line)
         return answer
 
     def _lines_to(self, address: Optional[Address]) -> ConnectionPool:

@@ -52,7 +52,7 @@ class ConnectionPool:
                     self._begin(attempt)
                 self._wait_for(attempt, left)
 
-    def give_back(self, line: RespConnection) -> None:
+    def release(self, line: RespConnection) -> None:
         """For the next call."""
         with self._condition:
             if not self._closed:
@@ -101,7 +101,7 @@ class ConnectionPool:
         except BaseException as error:  # noqa: BLE001 - it is raised where somebody waits for it
             self._end(attempt, error)
         else:
-            self.give_back(line)
+            self.release(line)
             self._end(attempt, None)
 
     def _end(self, attempt: DialAttempt, error: Optional[BaseException]) -> None:

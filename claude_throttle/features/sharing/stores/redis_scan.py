@@ -25,12 +25,12 @@ Lanes = dict[tuple[str, str], LaneRecord]
 Accounts = dict[str, AccountRecord]
 
 
-def collect(ask: Ask, lanes: Lanes, accounts: Accounts) -> None:
+def collect(ask: Ask, lanes: Lanes, accounting: Accounts) -> None:
     """Add all that one server holds."""
     keys = _keys(ask)
     while step := list(islice(keys, READ_STEP)):
         for key, answer in zip(step, ask([command(b"HGETALL", key.encode()) for key in step])):
-            _add(key, _fields(answer), lanes, accounts)
+            _add(key, _fields(answer), lanes, accounting)
 
 
 def _keys(ask: Ask) -> Iterator[str]:
@@ -55,12 +55,12 @@ def _fields(answer: list[bytes]) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2]))
 
 
-def _add(key: str, fields: dict[str, str], lanes: Lanes, accounts: Accounts) -> None:
+def _add(key: str, fields: dict[str, str], lanes: Lanes, accounting: Accounts) -> None:
     account, closed, rest = key[len(PREFIX) :].partition("}:")
     if not fields or not closed or not account.startswith("{"):
         return
     if rest == "account":
-        accounts[account[1:]] = _account(fields)
+        accounting[account[1:]] = _account(fields)
     elif rest.startswith("lane:"):
         lanes[account[1:], rest[len("lane:") :]] = _lane(fields)
 

@@ -15,7 +15,7 @@ from claude_throttle.features.sharing.stores.transaction import AccountRecord, L
 
 def fleet_of(
     lanes: Mapping[tuple[str, str], LaneRecord],
-    accounts: Mapping[str, AccountRecord],
+    accounting: Mapping[str, AccountRecord],
     now: float,
 ) -> FleetSnapshot:
     """All members that are there, and all lanes."""
@@ -23,11 +23,11 @@ def fleet_of(
         [_lane(account, lane, record, now) for (account, lane), record in lanes.items()],
         [
             StoredMember(account, name, held.places, (held.until - now) / SECOND, held.info)
-            for account, record in accounts.items()
+            for account, record in accounting.items()
             for name, held in record.members.items()
             if held.until > now
         ],
-        {account: record.notice for account, record in accounts.items() if record.notice},
+        {account: record.notice for account, record in accounting.items() if record.notice},
     )
 
 

@@ -135,7 +135,7 @@ class SqliteStore:
     def _after_fork(self) -> None:
         shared = self._forking.pop(threading.get_ident(), None)
         if shared is not None:
-            shared.turns.let_go()
+            shared.turns.detach()
 
     def _forget_parent(self) -> None:
         self._forking.clear()
@@ -198,7 +198,7 @@ class _SharedFile:
         if self._connection is not None and self.turns.hold():
             with suppress(sqlite3.Error):
                 self._disconnect()
-            self.turns.let_go()
+            self.turns.detach()
         self.turns.close()
 
     def abandon(self) -> None:
@@ -273,9 +273,9 @@ def _exchange(
 
 def _fleet(connection: sqlite3.Connection, now: float) -> FleetSnapshot:
     lanes = connection.execute("SELECT account, lane, record FROM lane")
-    accounts = connection.execute("SELECT account, record FROM account")
+    accounting = connection.execute("SELECT account, record FROM account")
     return fleet_of(
         {(account, lane): lane_record(text) for account, lane, text in lanes},
-        {account: account_record(text) for account, text in accounts},
+        {account: account_record(text) for account, text in accounting},
         now,
     )

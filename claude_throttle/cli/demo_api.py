@@ -19,7 +19,7 @@ BATCH_SECONDS = 2.0
 KEY = "fake-key"
 
 
-def pretended_api(latency: float, **limits: Any) -> FakeClaude:
+def demo_api(latency: float, **limits: Any) -> FakeClaude:
     """One with the limits of tier Start, where *limits* say nothing else; to be started."""
     fake = FakeClaude(latency=latency, log_limit=LOG_LIMIT, **{**TIER_START, **limits})
     fake.batches.seconds = BATCH_SECONDS
