@@ -138,7 +138,7 @@ def section(name):
 
 def settings_table():
     """One line a setting, from the comments above the fields."""
-    source = (ROOT / "claude_throttle" / "settings.py").read_text(encoding="utf-8")
+    source = (ROOT / "claude_throttle" / "config" / "settings.py").read_text(encoding="utf-8")
     body = source[source.index("class Settings:") : source.index("def __post_init__")]
     told = dict(_comments(body))
     rows = ["| setting | default | |", "|---|---|---|"]

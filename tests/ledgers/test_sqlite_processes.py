@@ -25,7 +25,7 @@ MINUTE = 60e6
 
 START = """
 import json, os, signal, sys, threading, time
-from claude_throttle.ledgers import sqlite
+from claude_throttle.features.sharing.stores import sqlite
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from tests.ledgers.orders import LANE, order
 ledger = sqlite.SqliteLedger(sys.argv[1], time.monotonic, 5.0)
