@@ -1,4 +1,4 @@
-"""The file of a SqliteLedger: whose it is, what is in it, and what else it may be."""
+"""The file of a SqliteStore: whose it is, what is in it, and what else it may be."""
 
 from __future__ import annotations
 
@@ -318,10 +318,10 @@ def test_a_shell_that_locks_the_file_is_waited_for(open_ledger, path):
 FULL = """
 import resource, signal, sys, time
 from claude_throttle.features.sharing.stores.contract import StoreFailed
-from claude_throttle.features.sharing.stores.sqlite import SqliteLedger
+from claude_throttle.features.sharing.stores.sqlite import SqliteStore
 from tests.ledgers.orders import LANE, order
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-ledger = SqliteLedger(sys.argv[1], time.monotonic, 5.0)
+ledger = SqliteStore(sys.argv[1], time.monotonic, 5.0)
 ledger.exchange("a", LANE, order())
 _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
@@ -346,12 +346,12 @@ def test_a_disk_that_is_full_and_has_room_again(path):
 READ_ONLY = """
 import os, sys, time
 from claude_throttle.features.sharing.stores.contract import StoreFailed
-from claude_throttle.features.sharing.stores.sqlite import SqliteLedger
+from claude_throttle.features.sharing.stores.sqlite import SqliteStore
 from tests.ledgers.orders import LANE, order
 if os.geteuid() == 0:
     os.chown(sys.argv[2], 65534, 65534)
     os.setuid(65534)
-ledger = SqliteLedger(sys.argv[1], time.monotonic, 5.0)
+ledger = SqliteStore(sys.argv[1], time.monotonic, 5.0)
 os.chmod(sys.argv[2], 0o500)
 try:
     ledger.exchange("a", LANE, order())

@@ -17,7 +17,6 @@ from claude_throttle.features.sharing.stores.contract import (
     StoredBucket,
     StoreFailed,
 )
-from claude_throttle.features.sharing.stores.file_lock import IDLE_SECONDS
 from claude_throttle.features.sharing.stores.sqlite import SqliteStore
 from tests.ledgers.orders import ALWAYS, LANE, order
 
@@ -28,7 +27,7 @@ import json, os, signal, sys, threading, time
 from claude_throttle.features.sharing.stores import sqlite
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from tests.ledgers.orders import LANE, order
-ledger = sqlite.SqliteLedger(sys.argv[1], time.monotonic, 5.0)
+ledger = sqlite.SqliteStore(sys.argv[1], time.monotonic, 5.0)
 """
 
 #: Says so when it is in the middle of a transaction, and then does to itself what it was told.
@@ -138,7 +137,7 @@ def test_closing_while_a_holder_is_stopped(start, path):
     began = time.monotonic()
     ledger.close()
     assert time.monotonic() - began < 1.5
-    assert (mine._connection, mine.turns._descriptor) == (None, None)
+    assert (mine._connection, mine.lock._descriptor) == (None, None)
 
 
 GREEN = (
@@ -167,7 +166,7 @@ print(ledger.now() > 0, flush=True)
 
 
 def test_greenlets_go_on_while_one_waits_for_a_turn(start, path):
-    """A blocked thread is the whole process with gevent, so there it looks again and again."""
+    """With gevent, a blocked thread is the whole process: the wait must let the others run."""
     stopped = start(STRUCK, path, int(signal.SIGSTOP))
     stopped.stdout.readline()
     green = start(GREEN, path)
@@ -202,35 +201,17 @@ def test_all_threads_are_bounded_while_a_holder_is_stopped(start, path):
 
 
 def test_a_stopped_holder_that_is_killed_frees_the_others(start, path, ledger):
-    """The deputy that waited meanwhile does the work of whoever waits now."""
+    """The kernel lets its lock go, and whoever waits takes it."""
     stopped = start(STRUCK, path, int(signal.SIGSTOP))
     stopped.stdout.readline()
     got = []
     waiter = threading.Thread(target=lambda: got.append(ledger.exchange("a", LANE, order())))
     waiter.start()
-    while not ledger._by_pid[os.getpid()].turns._deputy._is_there:
+    while not (shared := ledger._by_pid.get(os.getpid())) or not shared.lock._lock.locked():
         assert waiter.is_alive()
     stopped.kill()
     waiter.join(30)
     assert [reply.sequence for reply in got] == [2.0]
-
-
-def test_a_deputy_without_errands_ends(start, path, ledger):
-    """And closes what it had open."""
-    descriptors = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
-    stopped = start(STRUCK, path, int(signal.SIGSTOP))
-    stopped.stdout.readline()
-    impatient, before = SqliteStore(path, time.monotonic, 0.05), set(threading.enumerate())
-    with pytest.raises(StoreFailed):
-        impatient.now()
-    (deputy,) = set(threading.enumerate()) - before
-    stopped.kill()
-    stopped.communicate()
-    deputy.join(IDLE_SECONDS + 30)
-    impatient.close()
-    assert not deputy.is_alive()
-    if descriptors is not None:
-        assert len(set(os.listdir("/proc/self/fd"))) <= len(descriptors)
 
 
 def test_four_processes_and_one_killed_among_them(start, path, ledger):

@@ -16,7 +16,6 @@ from contextlib import suppress
 from typing import Callable, Optional, TypeVar
 
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
-from claude_throttle.features.sharing.stores import file_lock as turns
 from claude_throttle.features.sharing.stores.contract import (
     SECOND,
     ExchangeRequest,
@@ -24,6 +23,7 @@ from claude_throttle.features.sharing.stores.contract import (
     FleetSnapshot,
     StoreFailed,
 )
+from claude_throttle.features.sharing.stores.file_lock import FileLock, LockTimedOut
 from claude_throttle.features.sharing.stores.snapshot import fleet_of
 from claude_throttle.features.sharing.stores.sqlite_rows import (
     account_record,
@@ -109,7 +109,7 @@ class SqliteStore:
     def _transact(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         try:
             return self._mine().transact(work, self._now)
-        except turns.LockTimedOut:
+        except LockTimedOut:
             raise StoreFailed(
                 f"{self._path} was in use for all of {self._timeout:g} s: is a process that shares "
                 "it stopped (SIGSTOP, a debugger)? It is free again when that one goes on or ends"
@@ -129,13 +129,13 @@ class SqliteStore:
     def _before_fork(self) -> None:
         """No thread may be within SQLite: the child would copy locks that nobody frees there."""
         shared = self._by_pid.get(os.getpid())
-        if shared is not None and shared.turns.hold():
+        if shared is not None and shared.lock.block():
             self._forking[threading.get_ident()] = shared
 
     def _after_fork(self) -> None:
         shared = self._forking.pop(threading.get_ident(), None)
         if shared is not None:
-            shared.turns.detach()
+            shared.lock.unblock()
 
     def _forget_parent(self) -> None:
         self._forking.clear()
@@ -167,7 +167,7 @@ class _SharedFile:
     def __init__(self, path: str, timeout_seconds: float) -> None:
         self._path = path
         #: Guards the connection, too.
-        self.turns = turns.FileLock(path + ".lock", timeout_seconds)
+        self.lock = FileLock(path + ".lock", timeout_seconds)
         self._connection: Optional[sqlite3.Connection] = None
         self._identity: Optional[tuple[int, int]] = None
         self._good_until = 0.0
@@ -177,7 +177,7 @@ class _SharedFile:
     ) -> Result:
         """All of *work*, or nothing."""
 
-        def in_turn(deadline: float) -> Result:
+        def locked(deadline: float) -> Result:
             try:
                 connection = self._connected(now(), deadline)
                 _begin(connection, deadline)
@@ -189,22 +189,22 @@ class _SharedFile:
                 raise
             return result
 
-        return self.turns.take(in_turn)
+        return self.lock.run(locked)
 
     def close(self) -> None:
-        """In a turn if there is one: the last to close removes the log."""
-        with suppress(turns.LockTimedOut, sqlite3.Error, OSError):
-            self.turns.take(lambda _: self._disconnect())
-        if self._connection is not None and self.turns.hold():
+        """Under the lock, if it can be had: the last to close removes the log."""
+        with suppress(LockTimedOut, sqlite3.Error, OSError):
+            self.lock.run(lambda _: self._disconnect())
+        if self._connection is not None and self.lock.block():
             with suppress(sqlite3.Error):
                 self._disconnect()
-            self.turns.detach()
-        self.turns.close()
+            self.lock.unblock()
+        self.lock.close()
 
     def abandon(self) -> None:
         """In a child: not closed, as SQLite asks; it would let go of what others still use."""
         _INHERITED.append(self)
-        self.turns.abandon()
+        self.lock.abandon()
 
     def _connected(self, now: float, deadline: float) -> sqlite3.Connection:
         connection = self._connection
@@ -229,7 +229,7 @@ def _open(path: str, now: float, deadline: float) -> sqlite3.Connection:
     )
     try:
         prepare(connection, path, now)
-        # From now on it need not wait: whoever else uses the file waits for a turn.
+        # From now on it need not wait: other throttlers wait for the file lock.
         connection.execute("PRAGMA busy_timeout = 0")
     except BaseException:
         connection.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from claude_throttle.errors import ConfigurationError
-from claude_throttle.features.sharing.stores import file_lock as turns
+from claude_throttle.features.sharing.stores import file_lock
 from claude_throttle.features.sharing.stores.contract import SECOND
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class UnusableFile(Exception):
 
 def refuse_impossible(path: str) -> None:
     """Raises ConfigurationError where there cannot be such a file."""
-    if not hasattr(turns, "flock"):
+    if not hasattr(file_lock, "flock"):
         raise ConfigurationError(
             "a shared SQLite file needs flock(), which this system lacks: use Redis, or one process"
         )
