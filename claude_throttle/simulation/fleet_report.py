@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from claude_throttle.simulation.fleet_simulation import FleetDeparture, FleetSimulation
-from claude_throttle.testing.arrivals import worst_excess
+from claude_throttle.simulation.windows import worst_excess
 
 
 class FleetReport(NamedTuple):

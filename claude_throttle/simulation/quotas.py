@@ -14,6 +14,9 @@ from claude_throttle.simulation.acceleration import STEP, AccelerationLimit, Ram
 from claude_throttle.simulation.buckets import CRUMB, SimulatedBucket
 from claude_throttle.simulation.others import OtherClients
 
+#: When the rate-limit headers are computed: as a request is admitted, or as its answer is sent.
+ADMISSION, ANSWER = "admission", "answer"
+
 
 @dataclass(frozen=True)
 class SimulatedLimits:

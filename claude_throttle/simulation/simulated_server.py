@@ -17,8 +17,7 @@ from claude_throttle.core.domain.feedback import (
     RateLimits,
 )
 from claude_throttle.simulation.acceleration import RampRefusal
-from claude_throttle.simulation.quotas import ModelQuotas, SimulatedLimits
-from claude_throttle.testing.behaviour import ADMISSION, ANSWER
+from claude_throttle.simulation.quotas import ADMISSION, ANSWER, ModelQuotas, SimulatedLimits
 
 #: Tokens. ``remaining`` is told rounded to the nearest thousand (rate-limit page, 2026-09).
 TOKEN_STEP = 1000.0

@@ -16,6 +16,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from claude_throttle.simulation.windows import worst_excess
 from claude_throttle.testing.accounts import (
     BILLING_PROBLEM,
     CONTRACT_SPEND_LIMIT,
@@ -27,7 +28,7 @@ from claude_throttle.testing.accounts import (
     OWN_SPEND_LIMIT,
     WORKSPACE_SPEND_LIMIT,
 )
-from claude_throttle.testing.arrivals import Arrival, worst_excess
+from claude_throttle.testing.arrivals import Arrival
 from claude_throttle.testing.faults import (
     Drip,
     Garbage,

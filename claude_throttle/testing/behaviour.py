@@ -8,13 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
 from claude_throttle.core.threads.clock import Clock
-from claude_throttle.simulation.quotas import SimulatedLimits
+from claude_throttle.simulation.quotas import ADMISSION, ANSWER, SimulatedLimits
 
 Latency = Union[float, Callable[[random.Random, dict[str, Any]], float]]
 OutputTokens = Union[int, Callable[[random.Random, dict[str, Any]], int]]
-
-#: When the headers' account of the limits is taken: as a request is let in, or as the answer goes.
-ADMISSION, ANSWER = "admission", "answer"
 
 #: How keys of the Admin API begin.
 ADMIN_PREFIX = "sk-ant-admin"

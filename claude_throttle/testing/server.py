@@ -10,9 +10,9 @@ from concurrent.futures import Future
 from typing import Optional
 
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
-from claude_throttle.simulation.quotas import SimulatedLimits
+from claude_throttle.simulation.quotas import ADMISSION, SimulatedLimits
 from claude_throttle.testing.arrivals import Arrival
-from claude_throttle.testing.behaviour import ADMISSION, Behaviour, Latency, OutputTokens
+from claude_throttle.testing.behaviour import Behaviour, Latency, OutputTokens
 from claude_throttle.testing.connection import Connection
 from claude_throttle.testing.fake_batches import FakeBatches
 from claude_throttle.testing.faults import OVERLOADED, Scripted

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Optional
 
-from claude_throttle.simulation.quotas import ModelQuotas, SimulatedLimits
+from claude_throttle.simulation.quotas import ANSWER, ModelQuotas, SimulatedLimits
 from claude_throttle.testing import rate_limits_api, replies
 from claude_throttle.testing.accounts import KEY_REFUSED
 from claude_throttle.testing.arrivals import MESSAGES, Arrival, ArrivalLog
-from claude_throttle.testing.behaviour import ANSWER, Behaviour
+from claude_throttle.testing.behaviour import Behaviour
 from claude_throttle.testing.fake_batches import PATH as BATCHES
 from claude_throttle.testing.fake_batches import FakeBatches
 from claude_throttle.testing.faults import FaultDice, Ok, Reply, Reset, Scripted, SpendCap

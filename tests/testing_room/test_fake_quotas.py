@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.simulation.quotas import Bucket, ModelQuotas, SimulatedLimits
+from claude_throttle.simulation.buckets import SimulatedBucket
+from claude_throttle.simulation.quotas import ModelQuotas, SimulatedLimits
 from claude_throttle.testing import worst_excess
 
 gaps = st.lists(st.floats(0, 5, allow_nan=False), min_size=1, max_size=60)
@@ -98,7 +99,7 @@ def test_output_is_owed_and_refilled():
 
 def test_changed_limits_keep_what_is_in_the_bucket():
     """A smaller bucket spills, a larger one does not fill by itself."""
-    bucket = Bucket(60, 10, 0.0)
+    bucket = SimulatedBucket(60, 10, 0.0)
     bucket.reshape(60, 4, 0.0)
     assert bucket.level(0.0) == 4
     bucket.reshape(120, 100, 0.0)
@@ -107,7 +108,7 @@ def test_changed_limits_keep_what_is_in_the_bucket():
 
 def test_time_that_stands_or_goes_back_refills_nothing():
     """Two threads may read the clock in one order and come in the other."""
-    bucket = Bucket(60, 10, 5.0)
+    bucket = SimulatedBucket(60, 10, 5.0)
     bucket.take(10, 5.0)
     assert bucket.level(4.0) == 0
     bucket.take(0, 4.0)
