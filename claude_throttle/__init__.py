@@ -37,6 +37,8 @@ from claude_throttle.core.domain.events import (
 )
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.domain.quota import Quota
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
+from claude_throttle.core.threads.exit_hooks import close_all
 from claude_throttle.errors import (
     AccountSuspended,
     BatchIncomplete,
@@ -60,6 +62,7 @@ from claude_throttle.throttler import Throttler
 
 if TYPE_CHECKING:
     from claude_throttle.account.limits import LaneState, Limits, QuotaState
+    from claude_throttle.cli.application import ApplicationCommands
     from claude_throttle.features.batches.api import (
         Batches,
         BatchHandle,
@@ -118,6 +121,11 @@ __all__ = [
     "CallFailed",
     "PermitGranted",
     "PermitClosed",
+    # For integrations
+    "ApplicationCommands",
+    "Clock",
+    "SYSTEM_CLOCK",
+    "close_all",
     # Errors
     "ThrottleError",
     "ConfigurationError",
@@ -138,8 +146,9 @@ __all__ = [
 ]
 
 
-#: Only for who looks: an import that most programs would pay for in vain.
+#: Imported on first use: most programs need none of these, and should not pay for their import.
 _ON_USE = {
+    "ApplicationCommands": "cli.application",
     **dict.fromkeys(("LaneState", "Limits", "QuotaState"), "account.limits"),
     **dict.fromkeys(("fleet", "FleetState", "FleetMember", "FleetLane"), "features.sharing.fleet"),
     **dict.fromkeys(

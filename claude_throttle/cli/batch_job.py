@@ -19,7 +19,6 @@ from claude_throttle.cli.line_errors import LineErrors
 from claude_throttle.cli.lines import Line, Problem
 from claude_throttle.cli.progress import Snapshot
 from claude_throttle.cli.results import Results
-from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 
 #: Seconds that this machine's clock and the API's may be apart. A clock that is set to another
 #: zone's time must not make a batch that was paid for look older than its creation.
@@ -202,7 +201,7 @@ class BatchJob:
 
     def _noting(self, batch_id: Optional[str], custom_ids: Sequence[str]) -> None:
         if batch_id is None:
-            self._journal.creating(custom_ids, SYSTEM_CLOCK.wall())
+            self._journal.creating(custom_ids, claude_throttle.SYSTEM_CLOCK.wall())
         else:
             self._journal.created(batch_id, digest_of(custom_ids))
             self._out += len(custom_ids)

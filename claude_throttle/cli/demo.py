@@ -19,10 +19,10 @@ from concurrent import futures
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from claude_throttle import SYSTEM_CLOCK
 from claude_throttle.cli import baseline, quota_options
 from claude_throttle.cli.exits import ALL_WELL, SOME_FAILED
 from claude_throttle.cli.progress import Progress, Snapshot
-from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.testing import FakeClaude
 
 SUMMARY = "see it work, without a key and without a network"

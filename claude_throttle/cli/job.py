@@ -26,7 +26,6 @@ from claude_throttle.cli.lines import Line, LineRequest, Problem
 from claude_throttle.cli.outage_watch import OutageWatch
 from claude_throttle.cli.progress import Snapshot, in_words, learned_rpm
 from claude_throttle.cli.results import Results
-from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 
 #: Ctrl-C can be lost on a wait without an end, if it comes just before the wait begins or the
 #: system gives it to another thread.
@@ -85,7 +84,7 @@ class Job:
         # Hears the throttler's events.
         self._reach = reach if reach is not None else OutageWatch()
         self._total = total
-        self._started_at = SYSTEM_CLOCK.monotonic()
+        self._started_at = claude_throttle.SYSTEM_CLOCK.monotonic()
         # Guards tally and _open; notified when a call ends or everything stops.
         self._changed = threading.Condition()
         self._open = 0
@@ -137,7 +136,7 @@ class Job:
             self._stop(error)
 
     def _look_after_the_server(self) -> None:
-        doomed = self._reach.given_up(SYSTEM_CLOCK.monotonic())
+        doomed = self._reach.given_up(claude_throttle.SYSTEM_CLOCK.monotonic())
         if doomed is not None:
             self._stop(JobStopped(f"{self.throttler.settings.base_url}: {doomed}"))
 
@@ -145,7 +144,7 @@ class Job:
         """How far it is; from any thread."""
         stats = self.throttler.stats()
         tally = self.tally
-        minutes = (SYSTEM_CLOCK.monotonic() - self._started_at) / 60
+        minutes = (claude_throttle.SYSTEM_CLOCK.monotonic() - self._started_at) / 60
         # Skipped lines took no time, so they say nothing of the time to come.
         rate = (tally.succeeded + tally.failed) / minutes if minutes > 0 else 0.0
         left = None if self._total is None else max(0, self._total - tally.finished)

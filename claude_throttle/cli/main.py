@@ -73,10 +73,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except SystemExit as end:
         # argparse has said what it had to say.
         return int(end.code or 0)
-    return carry_out(arguments)
+    return run_command(arguments)
 
 
-def carry_out(arguments: argparse.Namespace) -> int:
+def run_command(arguments: argparse.Namespace) -> int:
     """``arguments.command``; returns the exit code. Says on stderr why it could not start."""
     try:
         code = COMMANDS[arguments.command].execute(arguments)

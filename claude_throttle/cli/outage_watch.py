@@ -9,9 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Optional
 
-import claude_throttle
-from claude_throttle import CallFailed, CallSucceeded, CircuitClosed, CircuitOpened, RetryScheduled
-from claude_throttle.core.threads.clock import SYSTEM_CLOCK
+from claude_throttle import (
+    SYSTEM_CLOCK,
+    CallFailed,
+    CallSucceeded,
+    CircuitClosed,
+    CircuitOpened,
+    Event,
+    RetryScheduled,
+)
 
 #: Seconds of probes without one answer ever: longer than a server takes to restart, shorter than
 #: a newcomer's patience.
@@ -29,7 +35,7 @@ class OutageWatch:
         #: What became of the last failed attempt, in one or two words.
         self._reason = "no answer"
 
-    def __call__(self, event: claude_throttle.Event) -> None:
+    def __call__(self, event: Event) -> None:
         if isinstance(event, (RetryScheduled, CallFailed)):
             self._answered = self._answered or event.status is not None
         elif isinstance(event, CallSucceeded):

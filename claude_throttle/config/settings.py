@@ -210,6 +210,15 @@ class Settings:
         given = {k: v for k, v in options.items() if v is not None or k not in SECRETS}
         return cls(**{**environment.read(environ, given), **given})
 
+    @staticmethod
+    def parse_value(name: str, text: str, source: str) -> Any:
+        """The value that *text* means for the setting *name*, read as an environment variable is.
+
+        For programs that keep settings as text, in a file of their own or under other names. Raises
+        :class:`ConfigurationError`, which names *source*, where the text came from.
+        """
+        return environment.value_of(name, text, source)
+
     @classmethod
     def given(cls, settings: Optional[Settings], options: Mapping[str, Any]) -> Settings:
         """*settings* with *options* changed; without settings, what the environment adds."""

@@ -17,8 +17,7 @@ from typing import Any, NoReturn, Optional
 from celery import Task, current_app, signals  # type: ignore[import-untyped]
 from celery.exceptions import Retry  # type: ignore[import-untyped]
 
-from claude_throttle import LineTicket, ThrottleError, Throttler
-from claude_throttle.core.threads.exit_hooks import close_all
+from claude_throttle import LineTicket, ThrottleError, Throttler, close_all
 
 #: Seconds for the calls that are left when a child ends.
 SHUTDOWN_SECONDS = 5.0

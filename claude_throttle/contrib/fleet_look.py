@@ -7,7 +7,7 @@ import socket
 from typing import Any, Callable, NamedTuple, Optional
 
 import claude_throttle
-from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
+from claude_throttle import SYSTEM_CLOCK, Clock
 
 #: Seconds for which an answer is good, and a failure: a store that stands still must not hold up
 #: a thread of the web server at every look.

@@ -15,7 +15,7 @@ from django.core.management import CommandError, call_command
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
 
-from claude_throttle.contrib import commands
+from claude_throttle import ApplicationCommands
 from claude_throttle.testing import Stall
 from tests.servers.running import wait_until
 
@@ -57,7 +57,7 @@ def test_status(told, tmp_path):
     told(default={"rpm": 50}, batch={"shared": f"sqlite:///{tmp_path}/claude.db"})
     first, second, *rest = called("status").splitlines()
     assert first.startswith("default: <Throttler http://127.0.0.1")
-    assert second.startswith("  shared with nobody")
+    assert second.startswith("  not shared:")
     assert rest[0].startswith("batch: <Throttler")
     assert all(rest)
 
@@ -114,7 +114,7 @@ def test_ctrl_c(told, monkeypatch, command):
         raise KeyboardInterrupt
 
     told(default={})
-    monkeypatch.setattr(commands, "_show", interrupted)
+    monkeypatch.setattr(ApplicationCommands, "_show", interrupted)
     monkeypatch.setattr("claude_throttle.cli.limits.execute", interrupted)
     with pytest.raises(CommandError) as caught:
         called(command)
@@ -126,7 +126,7 @@ def test_exit_codes_in_a_shell(fake, tmp_path):
     server = fake()
     code, out, err = from_a_shell("status", FAKE_URL=server.url)
     assert (code, err) == (0, "")
-    assert out.startswith(f"default: <Throttler {server.url} rpm=60000 open>\n  shared")
+    assert out.startswith(f"default: <Throttler {server.url} rpm=60000 open>\n  not shared")
     code, out, err = from_a_shell("run", "none", "-o", str(tmp_path / "out"), FAKE_URL=server.url)
     assert (code, out) == (2, "")
     assert err.startswith("claude-throttle run: ")

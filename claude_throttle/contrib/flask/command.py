@@ -34,9 +34,10 @@ def _add(found: AppGroup, name: str, summary: str, throttlers: Throttlers) -> No
     @click.argument("words", nargs=-1, type=click.UNPROCESSED)
     @click.pass_context
     def carry_out(context: click.Context, words: tuple[str, ...]) -> None:
-        from claude_throttle.contrib import commands  # no web server needs it
+        from claude_throttle import ApplicationCommands  # argparse and more: no web server needs it
 
         above = context.parent.command_path if context.parent is not None else None
         parser = argparse.ArgumentParser(prog=above)
+        commands = ApplicationCommands(throttlers, throttlers.options)
         commands.add_arguments(parser)
-        context.exit(commands.execute(parser.parse_args([name, *words]), throttlers))
+        context.exit(commands.execute(parser.parse_args([name, *words])))

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 from flask import Config
 
 from claude_throttle import ConfigurationError, Settings, UnknownSetting
-from claude_throttle.config import environment
 from claude_throttle.contrib.throttlers import DEFAULT, OPTIONS, Told
 
 PREFIX = "CLAUDE_THROTTLE_"
@@ -20,6 +19,9 @@ NAMED = "CLAUDE_THROTTLE_THROTTLERS"
 
 #: Whether refusals are answered by us, True or False.
 HANDLE_ERRORS = "CLAUDE_THROTTLE_HANDLE_ERRORS"
+
+#: What a text or a number means for a flag, whatever its case: as in the environment.
+_FLAG_WORDS = {"1": True, "true": True, "0": False, "false": False}
 
 _FLAGS = tuple(field.name for field in dataclasses.fields(Settings) if field.type == "bool")
 
@@ -93,12 +95,12 @@ def _read(prefix: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _value(source: str, key: str, value: Any) -> Any:
     if key in _FLAGS:
         return _flag(source, value)
-    return environment.value_of(key, value, source) if isinstance(value, str) else value
+    return Settings.parse_value(key, value, source) if isinstance(value, str) else value
 
 
 def _flag(source: str, value: Any) -> bool:
     """``FLASK_CLAUDE_THROTTLE_TESTING=1`` arrives as a number."""
-    found = environment.FLAG_WORDS.get(str(value).strip().lower())
+    found = _FLAG_WORDS.get(str(value).strip().lower())
     if found is None:
         raise ConfigurationError(f"{source} must be True or False, not {value!r:.80}")
     return found

@@ -28,7 +28,11 @@ def longest_wait() -> float:
 
 
 class Clock(Protocol):
-    """What the corridor asks of time. Instants are seconds on one monotonic scale."""
+    """The time source of a throttler: ``Throttler(clock=…)``.
+
+    Instants are seconds on one monotonic scale. :data:`claude_throttle.SYSTEM_CLOCK` is the
+    machine's own; :class:`claude_throttle.testing.ManualClock` moves when a test says so.
+    """
 
     def monotonic(self) -> float:
         """Now, on a scale that never jumps."""
@@ -58,4 +62,5 @@ class SystemClock:
         condition.wait(longest if seconds is None else min(seconds, longest))
 
 
+#: The clock that a throttler uses by default.
 SYSTEM_CLOCK = SystemClock()

@@ -55,9 +55,14 @@ def forget(closable: Closable) -> None:
 
 
 def close_all(timeout: float) -> None:
-    """Finish and close everything this process has, in *timeout* seconds together.
+    """Close every throttler of this process, within *timeout* seconds for all of them together.
 
-    For a process that ends without Python's exit hooks. What is left is cancelled, or cut off.
+    Python's exit hooks do this in most programs. A process that ends without them, such as a child
+    of Celery or of ``multiprocessing``, calls it last, or its unfinished calls are lost. Calls that
+    are not finished in time raise :class:`claude_throttle.Closed`. Call it from any thread::
+
+        claude_throttle.close_all(5.0)
+        os._exit(0)
     """
     give_up_at = SYSTEM_CLOCK.monotonic() + timeout
     for closable in _mine():

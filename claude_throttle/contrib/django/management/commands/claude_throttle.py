@@ -9,9 +9,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from claude_throttle.contrib import commands
+from claude_throttle import ApplicationCommands
 from claude_throttle.contrib.django import throttlers
 from claude_throttle.contrib.django.checks import TAG
+
+COMMANDS = ApplicationCommands(throttlers, throttlers.options)
 
 
 class Command(BaseCommand):
@@ -30,7 +32,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Those of claude-throttle, and ``--throttler NAME``."""
-        commands.add_arguments(parser)
+        COMMANDS.add_arguments(parser)
 
     def run_from_argv(self, argv: Sequence[str]) -> None:
         """From a shell."""
@@ -43,7 +45,7 @@ class Command(BaseCommand):
         with contextlib.ExitStack() as stack:
             if not self._from_shell:
                 self._write_to_ours(stack)
-            code = commands.execute(arguments, throttlers)
+            code = COMMANDS.execute(arguments)
         if code and self._from_shell:
             raise SystemExit(code)
         if code:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from claude_throttle.contrib import commands
+from claude_throttle import ApplicationCommands
 from claude_throttle.contrib.throttlers import Throttlers
 
 KEY = "sk-ant-test"
@@ -21,8 +21,10 @@ def command(fake):
     def run(*argv, **named):
         told = {"default": {"api_key": KEY, "base_url": server.url, "rpm": 600}, **named}
         parser = argparse.ArgumentParser()
+        throttlers = Throttlers(lambda: told)
+        commands = ApplicationCommands(throttlers, throttlers.options)
         commands.add_arguments(parser)
-        return commands.execute(parser.parse_args(argv), Throttlers(lambda: told))
+        return commands.execute(parser.parse_args(argv))
 
     run.server = server
     return run
@@ -83,7 +85,7 @@ def test_status_shows_all_and_who_shares(command, capsys, tmp_path):
     shared = {"api_key": KEY, "shared": f"sqlite:///{tmp_path}/q.db"}
     assert command("status", batch=shared, testing={"testing": True}) == 0
     said = capsys.readouterr().out
-    assert f"default: <Throttler {command.server.url} rpm=600 open>\n  shared with nobody" in said
+    assert f"default: <Throttler {command.server.url} rpm=600 open>\n  not shared:" in said
     assert "batch: " in said
     assert "nobody is there" in said
     assert "TESTING MODE" in said

@@ -1,0 +1,95 @@
+"""The command line inside an application: the same commands, configured by its own settings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import claude_throttle
+from claude_throttle import Throttler
+from claude_throttle.cli import exits
+from claude_throttle.cli.main import add_commands, run_command
+
+#: Commands that take ``--throttler``.
+CONFIGURED = ("limits", "run")
+
+DEFAULT = "default"
+
+STATUS = "show the throttlers of the settings, and the processes that share their quotas"
+
+
+class ApplicationCommands:
+    """The commands of ``claude-throttle`` for an application with throttlers of its own.
+
+    ``limits`` and ``run`` take ``--throttler NAME`` beside their other arguments and use that
+    throttler's options; ``status`` shows every throttler and the processes that share its quota;
+    ``serve-fake`` is unchanged. *throttlers* maps names to throttlers; *options* returns the
+    keyword arguments of ``Throttler`` for a name, and may raise :class:`ConfigurationError`.
+    Django's and Flask's commands are made of it; another framework's can be::
+
+        commands = ApplicationCommands({"default": throttler}, lambda name: {"rpm": 50})
+        commands.add_arguments(parser)
+        sys.exit(commands.execute(parser.parse_args()))
+    """
+
+    def __init__(
+        self, throttlers: Mapping[str, Throttler], options: Callable[[str], Mapping[str, Any]]
+    ) -> None:
+        self._throttlers = throttlers
+        self._options = options
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the commands and their arguments to *parser*, an application's own."""
+        commands = add_commands(parser, (*CONFIGURED, "serve-fake"))
+        commands.add_parser("status", help=STATUS, description=STATUS)
+        for name in CONFIGURED:
+            commands.choices[name].add_argument(
+                "--throttler",
+                default=DEFAULT,
+                metavar="NAME",
+                help=f"whose settings ({DEFAULT}); arguments given here override them",
+            )
+
+    def execute(self, arguments: argparse.Namespace) -> int:
+        """Run ``arguments.command``; return the exit code: 0, 1, 2 or 130, as in a shell.
+
+        Writes to ``sys.stdout`` and ``sys.stderr``. Does not raise for wrong settings or Ctrl-C.
+        """
+        try:
+            if arguments.command == "status":
+                return self._show()
+            if arguments.command in CONFIGURED:
+                arguments.application_settings = self._options(arguments.throttler)
+        except claude_throttle.ConfigurationError as error:
+            print(f"claude-throttle {arguments.command}: {error}", file=sys.stderr)
+            return exits.WRONG_USAGE
+        except KeyboardInterrupt:
+            print(f"claude-throttle {arguments.command}: interrupted", file=sys.stderr)
+            return exits.INTERRUPTED
+        return run_command(arguments)
+
+    def _show(self) -> int:
+        code = exits.ALL_WELL
+        for name in self._throttlers:
+            throttler = self._throttlers[name]
+            try:
+                lines = list(_status_of(throttler))
+            except claude_throttle.ConfigurationError:
+                raise
+            except claude_throttle.ThrottleError as error:
+                lines, code = [str(error)], exits.SOME_FAILED
+            print(f"{name}: {throttler!r}")
+            print("".join(f"  {line}".rstrip() + "\n" for line in lines), end="")
+        return code
+
+
+def _status_of(throttler: Throttler) -> Iterator[str]:
+    settings = throttler.settings
+    if settings.api_key is None and settings.auth_token is None and not settings.testing:
+        yield "no API key: set ANTHROPIC_API_KEY"
+    if settings.shared is None:
+        yield "not shared: each process uses the whole quota, and other processes are not visible"
+    else:
+        yield from str(claude_throttle.fleet(settings.shared)).splitlines()
