@@ -40,7 +40,7 @@ STAGES = {
     "an event is recorded": lambda p, lane, pacer: (p._recorder, "record"),
     "the lanes that wait for a permit are woken": lambda p, lane, pacer: (
         p.limiter,
-        "wake_starved",
+        "notify_waiters",
     ),
 }
 

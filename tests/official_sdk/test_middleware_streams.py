@@ -138,7 +138,7 @@ def test_a_dropped_stream_comes_back_without_a_lock(fake, throttle, client, begu
     assert was_dropped
     assert in_flight(throttler) == 0
     assert echo(throttler.submit(**ask()).result(10)) == "hello"
-    assert not lane.accounts.dropped
+    assert not lane.accounting.dropped
 
 
 def test_a_call_made_while_iterating_rides_on_it(fake, throttle, client):

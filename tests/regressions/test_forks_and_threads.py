@@ -150,7 +150,7 @@ def test_leaving_an_inherited_permit_takes_no_inherited_lock(fake):
 import signal
 held, go = threading.Event(), threading.Event()
 with throttler.permit(model="m"):
-    lane = throttler._process().room("m").lane
+    lane = throttler._process().model_group("m").lane
     def hold():
         with lane.mutex:
             held.set(); go.wait(20)

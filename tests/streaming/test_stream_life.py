@@ -278,7 +278,7 @@ if pid == 0:
         os._exit(0 if mine.get_final_text() == "echo: child" else 4)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), stream.get_final_text())
 throttler.close()
-print(throttler._process().permits.in_use)
+print(throttler._process().limiter.in_use)
 """,
     )
     assert out.splitlines() == ["0 echo: parent", "0"], err
