@@ -30,13 +30,14 @@ from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.deferred_close import DeferredCloser
 from claude_throttle.core.threads.thread_pool import ThreadPool
-from claude_throttle.errors import Closed
+from claude_throttle.errors import Closed, ConfigurationError
 from claude_throttle.metrics.event_bus import EventBus, Listener
 from claude_throttle.metrics.recorder import Recorder, Stats
 from claude_throttle.transport import sdk
 from claude_throttle.transport.headers import brings_own_proof
 from claude_throttle.transport.http import HttpTransport
 from claude_throttle.transport.request import PreparedRequest, require_options, serialise
+from claude_throttle.transport.transport import Transport
 
 if TYPE_CHECKING:
     from claude_throttle.account.admission import Admission
@@ -64,7 +65,7 @@ class Engine:
         settings: Settings,
         clock: Clock,
         listener: Optional[Listener],
-        wire: Optional[HttpTransport] = None,
+        transport: Optional[Transport] = None,
     ) -> None:
         self.pid = os.getpid()
         self.settings = settings
@@ -81,14 +82,17 @@ class Engine:
         self.observe = self._event_bus.observe
         self._open_permits = OpenPermits()
         self._numbers = itertools.count(1)
-        self._wire = wire or HttpTransport(settings.wire, clock)
+        http: Optional[HttpTransport] = None  # in testing mode nothing can reach the network
+        if transport is None:
+            transport = http = HttpTransport(settings.wire, clock)
+        self._wire = transport
         self._access = Suspensions(self.lanes, self.observe, clock)
         thread_pool, observe = self.thread_pool, self.observe
         self._model_groups = ModelGroups(
             settings, self.limiter, thread_pool, clock, self.carry, observe, self._access.suspend
         )
         latency = self._recorder.median_latency
-        self._counter = _make_counter(settings, self._wire, thread_pool, clock)
+        self._counter = _make_counter(settings, http, thread_pool, clock)
         beside = partial(_endpoint_lane, self._counter, settings, thread_pool, clock)
         #: The way in for what others send.
         self.admission = Admission(
@@ -101,10 +105,10 @@ class Engine:
             clock,
         )
         self.batch_client = _batch_client_factory(
-            settings, self._wire, thread_pool, self.admission, clock
+            settings, http, thread_pool, self.admission, clock
         )
         self._organization = _make_organization_limits(
-            settings, self._wire, self._model_groups, thread_pool
+            settings, http, self._model_groups, thread_pool
         )
         self.coordinator = _make_coordinator_if_shared(
             settings, self.limiter, self._model_groups, self._access, latency, clock
@@ -320,10 +324,10 @@ class Engine:
 
 
 def _make_counter(
-    settings: Settings, wire: HttpTransport, thread_pool: ThreadPool, clock: Clock
+    settings: Settings, wire: Optional[HttpTransport], thread_pool: ThreadPool, clock: Clock
 ) -> Optional[TokenCounter]:
     """Who counts tokens before a call leaves, if the API is to do it."""
-    if settings.count_tokens != "api":
+    if wire is None or settings.count_tokens != "api":
         return None
     from claude_throttle.features.token_counting.counter import TokenCounter
 
@@ -346,10 +350,13 @@ def _endpoint_lane(
 
 
 def _make_organization_limits(
-    settings: Settings, wire: HttpTransport, model_groups: ModelGroups, thread_pool: ThreadPool
+    settings: Settings,
+    wire: Optional[HttpTransport],
+    model_groups: ModelGroups,
+    thread_pool: ThreadPool,
 ) -> Optional[OrganizationLimits]:
     """Who asks for the organization's limits, if there is a key for that."""
-    if not settings.admin_key:
+    if wire is None or not settings.admin_key:
         return None
     from claude_throttle.account.rate_limits_api import OrganizationLimits
 
@@ -374,7 +381,7 @@ def _make_coordinator_if_shared(
 
 def _batch_client_factory(
     settings: Settings,
-    wire: HttpTransport,
+    wire: Optional[HttpTransport],
     thread_pool: ThreadPool,
     admission: Admission,
     clock: Clock,
@@ -385,11 +392,13 @@ def _batch_client_factory(
 
 def _make_batch_client(
     settings: Settings,
-    wire: HttpTransport,
+    wire: Optional[HttpTransport],
     thread_pool: ThreadPool,
     admission: Admission,
     clock: Clock,
 ) -> BatchClient:
     from claude_throttle.features.batches.client import BatchClient
 
+    if wire is None:
+        raise ConfigurationError("testing mode answers no batches; FakeClaude does")
     return BatchClient(settings, wire, thread_pool, admission, clock)

@@ -8,7 +8,6 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from claude_throttle.transport.connections import (
-    current,
     keepalive_options,
     renew_locks,
     use_owned_connections,
@@ -17,16 +16,17 @@ from claude_throttle.transport.retry import PacedRetry
 
 
 class PacedAdapter(HTTPAdapter):
-    """An adapter whose retries are the current call's own."""
+    """Sends each request once, over connections that another thread can end.
 
-    _default_retries: Any = None
+    Its ``PacedRetry`` decides nothing: whether to send again is asked of one for each request.
+    """
 
     def __init__(self, **options: Any) -> None:
         # What requests would work out anew for each call, a tenth of its cost: by URL, and there
         # is only one. A plain dict: at worst two threads find the same.
         self._pools: dict[Optional[str], Any] = {}
         self._targets: dict[Optional[str], str] = {}
-        super().__init__(**options)
+        super().__init__(max_retries=PacedRetry.once(), **options)
 
     def get_connection_with_tls_context(self, request: Any, *args: Any, **options: Any) -> Any:
         pool = self._pools.get(request.url)
@@ -61,16 +61,6 @@ class PacedAdapter(HTTPAdapter):
         if target is None:
             target = self._targets[request.url] = super().request_url(request, proxies)
         return target
-
-    # HTTPAdapter.send passes one shared ``self.max_retries``; a call needs its own.
-    @property
-    def max_retries(self) -> Any:
-        exchange = current.exchange
-        return self._default_retries if exchange is None else PacedRetry.of(exchange)
-
-    @max_retries.setter
-    def max_retries(self, value: Any) -> None:
-        self._default_retries = value
 
     def init_poolmanager(
         self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any

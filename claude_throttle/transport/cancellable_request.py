@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Callable, NamedTuple, Optional
 
 from claude_throttle.core.dispatch.attempt import AttemptStopped
-from claude_throttle.transport.connections import current
 from claude_throttle.transport.http import HttpTransport
 from claude_throttle.transport.sdk import Headers
 from claude_throttle.transport.verdicts import broken
@@ -64,15 +63,6 @@ class CancellableRequest:
 
     def send(self, wire: HttpTransport, question: RequestSpec) -> RawResponse:
         """Ask, once. Raises what requests raises, or BrokenAnswer for half an answer."""
-        slot = current.slot
-        before = slot[:]
-        try:
-            slot[:] = (self,)
-            return self._send(wire, question)
-        finally:
-            slot[:] = before
-
-    def _send(self, wire: HttpTransport, question: RequestSpec) -> RawResponse:
         if question.sink is not None:
             question.sink(None)
         response = wire.ask(
@@ -82,6 +72,7 @@ class CancellableRequest:
             question.make_body(),
             question.read_timeout,
             stream=True,
+            owner=self,
         )
         try:
             return self._read(response, question)

@@ -11,44 +11,46 @@ import os
 import socket
 import threading
 import weakref
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Optional
+from typing import Any, Callable, Optional, Protocol
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from claude_throttle.core.dispatch.attempt import Attempt, AttemptStopped
+from claude_throttle.core.dispatch.attempt import AttemptStopped
 from claude_throttle.core.threads.fork import dead_end
-from claude_throttle.core.threads.thread_local import ThreadLocal
 
 
-class _Current(ThreadLocal):
-    """Whose call this thread is sending."""
+class RequestOwner(Protocol):
+    """Who may end a request from another thread."""
 
-    __slots__ = ()
+    def connected(self, hang_up: Callable[[], None]) -> None:
+        """The request is about to go over a connection that *hang_up* can end.
 
-    @property
-    def slot(self) -> list[Any]:
-        """This thread's: empty, or what it sends, and the exchange that is for, if there is one.
-
-        Written by one assignment, both ways: what Ctrl-C left there would be taken for the next
-        call's.
+        Raises AttemptStopped if it must not.
         """
-        return self.list_of_mine("sending")
-
-    @property
-    def attempts(self) -> Optional[Attempt]:
-        """None if it sends none."""
-        return next(iter(self.slot), None)
-
-    @property
-    def exchange(self) -> Any:
-        """The whole story of that call; for the adapter, which makes its retries of it."""
-        return next(iter(self.slot[1:]), None)
+        ...
 
 
-current = _Current()
+class OwnedHeaders(dict[str, str]):
+    """Header fields of one request, and its owner.
+
+    They are the only argument that requests and urllib3, 1.26 and 2, hand on from the adapter to
+    the connection.
+    """
+
+    __slots__ = ("owner",)
+
+    def __init__(self, fields: Mapping[str, str], owner: Optional[RequestOwner]) -> None:
+        super().__init__(fields)
+        self.owner = owner
+
+    def copy(self) -> OwnedHeaders:
+        """A copy with the same owner; urllib3 makes one before it adds a proxy's fields."""
+        return OwnedHeaders(self, self.owner)
+
 
 #: Seconds for which a server may read nothing of a request; then it waits as the call says.
 SEND_TIMEOUT_SECONDS = 60.0
@@ -69,7 +71,7 @@ class _Owned:
         # Guards `owner`, so that nobody hangs up on a successor's call. Held for an assignment,
         # or for a shutdown, which does not block.
         self._ownership = threading.Lock()
-        self.owner: Optional[Attempt] = None
+        self.owner: Optional[RequestOwner] = None
         # Kept apart: http.client lets go of `sock` when an answer ends its connection.
         self._open_sock: Any = None
         # The descriptor of the socket that is being wrapped in TLS, and has none of its own then.
@@ -83,7 +85,7 @@ class _Owned:
         super().__init__(*args, **kwargs)
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
-        self._belong_to(current.attempts)
+        self._belong_to(getattr(kwargs.get("headers"), "owner", None))
         self._unsent = []
         try:
             answer = super().request(*args, **kwargs)  # type: ignore[misc]
@@ -125,19 +127,19 @@ class _Owned:
         if self.sock is not None:
             self.sock.settimeout(SEND_TIMEOUT_SECONDS)
         # It may have been stopped meanwhile, when there was no socket to shut down.
-        self._belong_to(current.attempts)
+        self._belong_to(self.owner)
         return connected
 
-    def _belong_to(self, attempts: Optional[Attempt]) -> None:
+    def _belong_to(self, owner: Optional[RequestOwner]) -> None:
         with self._ownership:
-            self.owner = attempts
+            self.owner = owner
             self._open_sock = self.sock
-        if attempts is not None:
-            attempts.connected(partial(self._hang_up, attempts))
+        if owner is not None:
+            owner.connected(partial(self._hang_up, owner))
 
-    def _hang_up(self, attempts: Attempt) -> None:
+    def _hang_up(self, owner: RequestOwner) -> None:
         with self._ownership:
-            sock = self._open_sock if self.owner is attempts else None
+            sock = self._open_sock if self.owner is owner else None
             if sock is not None:
                 _shut_down(sock)
 

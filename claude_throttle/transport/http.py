@@ -7,6 +7,7 @@ the call. Redirects are never followed: ``requests`` would carry the key to anot
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 import requests
@@ -17,20 +18,20 @@ from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.settlement import Outcome
 from claude_throttle.core.domain.feedback import Feedback
 from claude_throttle.core.threads.clock import Clock
-from claude_throttle.errors import BrokenAnswer
 from claude_throttle.transport import sdk
 from claude_throttle.transport.adapter import PacedAdapter
-from claude_throttle.transport.connections import current, cut_off_inherited
+from claude_throttle.transport.connections import OwnedHeaders, RequestOwner, cut_off_inherited
 from claude_throttle.transport.count_tokens import count_body, read_count
 from claude_throttle.transport.endpoints import COUNT_PATH, MESSAGES_PATH
 from claude_throttle.transport.error_text import describe
 from claude_throttle.transport.headers import merged_headers
 from claude_throttle.transport.limit_headers import read_limits
-from claude_throttle.transport.retry import RetryExchange, RetryRules, Unwound, verdict_on_error
-from claude_throttle.transport.verdicts import broken, classify, read_json, read_message, read_usage
+from claude_throttle.transport.outcomes import no_answer, refused
+from claude_throttle.transport.retry import RetriedAttempt, RetryExchange, RetryRules
+from claude_throttle.transport.verdicts import broken, classify, read_message, read_usage
 
 if TYPE_CHECKING:
-    from claude_throttle.features.streaming.response_stream import ResponseStream
+    from claude_throttle.transport.response_stream import ResponseStream
 
 #: Seconds to wait for a connection (SDK 2.11 ``DEFAULT_TIMEOUT``).
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -94,11 +95,18 @@ class HttpTransport:
         body: Any = None,
         timeout: float = QUESTION_TIMEOUT_SECONDS,
         stream: bool = False,
+        owner: Optional[RequestOwner] = None,
     ) -> requests.Response:
-        """A small question outside the lanes, asked once. Raises OSError if it is not answered."""
+        """Send a small request outside the lanes, once. Raises OSError if it is not answered.
+
+        *owner* may end it from another thread.
+        """
         url = self._settings.base_url + path
+        prepared = requests.Request(method, url, headers=headers, data=body).prepare()
+        # Read only: the adapter looks names up as they are written here.
+        prepared.headers = OwnedHeaders(prepared.headers, owner)  # type: ignore[assignment]
         return self._adapter.send(
-            requests.Request(method, url, headers=headers, data=body).prepare(),
+            prepared,
             stream=stream,
             timeout=(min(CONNECT_TIMEOUT_SECONDS, timeout), timeout),
             verify=self._verify,
@@ -124,29 +132,26 @@ class HttpTransport:
             response.status_code, response.headers, response.content, wall
         ).feedback
 
-    def send(self, call: Call, attempts: Attempt) -> Outcome:
-        """Carry a call to its end, all attempts included; what can happen is returned."""
-        exchange = RetryExchange(attempts, self._settings.rules, self._clock)
-        slot = current.slot
+    def send(self, call: Call, attempt: Attempt) -> Outcome:
+        """Send a call until it is answered or final; every failure is returned, not raised."""
+        exchange = self.exchange(attempt)
         try:
-            slot[:] = attempts, exchange
-            return self._outcome(call, self._response(call, attempts), exchange)
-        except Exception as error:  # noqa: BLE001 - requests dresses up what urllib3 raised
-            return self.no_answer(call, exchange, error)
-        finally:
-            slot[:] = ()
+            return self._outcome(call, self.open(call, exchange, attempt), exchange)
+        except Exception as error:  # noqa: BLE001 - requests wraps what urllib3 raised
+            return no_answer(self.url, attempt, exchange, error)
 
-    def streamed(self, call: Call, attempts: Attempt) -> ResponseStream:
-        """The events of the answer to a call; nothing is sent yet."""
-        from claude_throttle.features.streaming.response_stream import (
-            ResponseStream,  # only for who streams
+    def events(self, call: Call, attempt: Attempt) -> ResponseStream:
+        """The events of a streamed call; nothing is sent yet."""
+        from claude_throttle.transport.response_stream import ResponseStream  # only for streams
+
+        exchange = self.exchange(attempt)
+        return ResponseStream(
+            partial(self.open, call, exchange, attempt), self.url, exchange, attempt
         )
 
-        return ResponseStream(self, call, attempts)
-
-    def exchange(self, attempts: Attempt) -> RetryExchange:
-        """The story of a call that its caller carries himself."""
-        return RetryExchange(attempts, self._settings.rules, self._clock)
+    def exchange(self, attempt: RetriedAttempt) -> RetryExchange:
+        """The retry loop for one request."""
+        return RetryExchange(attempt, self._settings.rules, self._clock)
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -158,47 +163,37 @@ class HttpTransport:
         """Where messages are made."""
         return self._url
 
-    def response(self, call: Call, exchange: RetryExchange) -> requests.Response:
-        """The head of the last answer to a call, all refused attempts included."""
-        slot = current.slot
-        before = slot[:]  # a listener may open a stream within a send
-        try:
-            slot[:] = exchange.attempts, exchange
-            return self._response(call, exchange.attempts)
-        finally:
-            slot[:] = before
+    def open(self, call: Call, exchange: RetryExchange, attempt: Attempt) -> requests.Response:
+        """The head of the last response to a call, all refused attempts included."""
+        prepared = self._prepared(call, attempt)
+        return exchange.send(
+            lambda: self._adapter.send(
+                prepared,
+                stream=True,
+                timeout=self._timeout(call, attempt),
+                verify=self._verify,
+                proxies=self._proxies,
+            )
+        )
 
-    def _response(self, call: Call, attempts: Attempt) -> requests.Response:
-        prepared = self._prepared(call)
-        while True:
-            try:
-                return self._adapter.send(
-                    prepared,
-                    stream=True,
-                    timeout=self._timeout(call, attempts),
-                    verify=self._verify,
-                    proxies=self._proxies,
-                )
-            except Unwound:
-                continue
-
-    def _prepared(self, call: Call) -> requests.PreparedRequest:
+    def _prepared(self, call: Call, attempt: Attempt) -> requests.PreparedRequest:
         prepared = requests.PreparedRequest()
         prepared.method = "POST"
         prepared.url = self._url
         prepared.body = call.body
-        headers = {**self._settings.headers, "Content-Length": str(len(call.body))}
+        headers = OwnedHeaders(self._settings.headers, attempt)
+        headers["Content-Length"] = str(len(call.body))
         if call.streams:
             headers["Accept-Encoding"] = "identity"  # what packs, waits for more to pack
         if call.extra_headers:
-            headers = merged_headers(headers, call.extra_headers)
+            headers = OwnedHeaders(merged_headers(headers, call.extra_headers), attempt)
         # A plain dict: the adapter only looks names up as they are written here.
         prepared.headers = headers  # type: ignore[assignment]
         return prepared
 
-    def _timeout(self, call: Call, attempts: Attempt) -> tuple[float, float]:
+    def _timeout(self, call: Call, attempt: Attempt) -> tuple[float, float]:
         read = max(READ_TIMEOUT_SECONDS, call.max_tokens * SECONDS_PER_TOKEN)
-        left = attempts.seconds_left()
+        left = attempt.seconds_left()
         if left is None:
             return CONNECT_TIMEOUT_SECONDS, read
         left = max(left, 0.001)  # urllib3 refuses zero
@@ -210,44 +205,11 @@ class HttpTransport:
     def _outcome(self, call: Call, response: requests.Response, exchange: RetryExchange) -> Outcome:
         request_id = response.headers.get("request-id")
         if response.status_code != 200:
-            return self.refused(response, exchange, request_id)
+            return refused(self.url, response, exchange)
         message = read_message(_read_whole(response, exchange, request_id), request_id)
         value = message if call.raw else sdk.build_message(message, request_id)
         feedback = Feedback(rate_limits=read_limits(response.headers))
         return Outcome(value, None, read_usage(message), 200, request_id, feedback=feedback)
-
-    def refused(
-        self, response: requests.Response, exchange: RetryExchange, request_id: Optional[str]
-    ) -> Outcome:
-        """How a call ended that was answered with anything but 200."""
-        status = response.status_code
-        # The hook has read the body of a 4xx or 5xx already.
-        content = exchange.refusal if status >= 400 else b""
-        response.close()
-        verdict = classify(status, response.headers, content, self._clock.wall())
-        error = sdk.status_error(self._url, status, response.headers, content, read_json(content))
-        refused = not verdict.keeps_tokens or status < 500
-        return Outcome(None, error, None, status, request_id, refused, verdict.feedback)
-
-    def no_answer(self, call: Call, exchange: RetryExchange, error: Exception) -> Outcome:
-        """How a call ended that was not answered, or not whole."""
-        attempts = exchange.attempts
-        if attempts.stopped:  # whatever our own cut looked like
-            return Outcome(error=attempts.stopped_by)
-        if isinstance(error, BrokenAnswer):
-            return Outcome(error=error, status=error.status, request_id=error.request_id)
-        if attempts.seconds_left() == 0.0:
-            return Outcome(error=call.deadline_exceeded(sent=attempts.on_the_wire))
-        cause = exchange.error or error
-        verdict = verdict_on_error(cause, exchange.rules)
-        tries = f"{attempts.number} attempt{'s' * (attempts.number > 1)}"
-        if verdict.reason == "read timeout":
-            text = f"no answer in time ({tries}); it may be billed, so it is not sent again"
-            return Outcome(error=sdk.timeout_error(self._url, text))
-        text = f"{verdict.reason} after {tries}: {describe(cause)}"
-        return Outcome(
-            error=sdk.connection_error(self._url, text), refused=not verdict.keeps_tokens
-        )
 
 
 def _read_whole(
@@ -260,7 +222,7 @@ def _read_whole(
     except Exception as error:
         response.close()
         exchange.error = None
-        if exchange.attempts.stopped or type(error).__name__ == "ReadTimeoutError":
+        if exchange.attempt.stopped or type(error).__name__ == "ReadTimeoutError":
             raise
         raise broken(f"an answer that broke off ({describe(error)})", request_id) from None
     promised = response.headers.get("content-length", "")

@@ -1,19 +1,21 @@
-"""``PacedRetry``: a urllib3 ``Retry`` that queues again for its turn before it re-sends.
+"""Whether a request is sent again: ``PacedRetry`` decides, ``RetryExchange`` is the loop.
 
-urllib3 asks it after each refusal or failure, in the sender's thread: ``increment`` decides,
-``sleep`` waits for the next turn in the lane's queue. What must not be sent again is not:
+``PacedRetry`` is a urllib3 ``Retry``. The adapter holds one that sends each request once;
+``RetryExchange.send()`` asks one of its own after each refusal or failure: ``increment`` decides,
+``sleep`` waits for the next turn in the lane's queue. Never sent again:
 
-* an answer the verdict table calls final;
+* an answer that the verdict table calls final;
 * a request whose read timed out, unless the caller allowed it: the server may be working on it;
-* a connection that we cut ourselves, or that was lost in the midst of an answer.
+* a connection that we cut ourselves, or that was lost after the answer began.
 """
 
 from __future__ import annotations
 
 from http.client import RemoteDisconnected
 from types import TracebackType
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional, Protocol
 
+import requests
 from urllib3.exceptions import (
     ConnectTimeoutError,
     MaxRetryError,
@@ -26,25 +28,25 @@ from urllib3.exceptions import (
 )
 from urllib3.util.retry import Retry
 
-from claude_throttle.core.dispatch.attempt import Attempt, AttemptStopped
+from claude_throttle.core.dispatch.attempt import AttemptStopped
 from claude_throttle.core.domain.feedback import CONCURRENCY, FAULT, SILENCE, Feedback, RetryDelay
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.transport.verdicts import Verdict, backoff, classify
 
-#: urllib3 calls itself for each re-send, and in a long outage there is no end of them.
-MOST_NESTED = 100
-
 NO_DELAY = RetryDelay(0.0, alone=True)
 
-#: What the pace understands when the server is not there.
+#: For the pacer: the server was not there.
 _LOST = Feedback(FAULT)
 
-#: And when all it said, or did not say, is no answer.
+#: For the pacer: no answer, which says nothing about the server.
 _SILENT = Feedback(SILENCE)
+
+#: The errors after which urllib3 itself asks for a decision. All others are bugs or wrong settings.
+_ASKED_ABOUT = (ConnectTimeoutError, ReadTimeoutError, ProtocolError, ProxyError, SSLError)
 
 
 class RetryRules(NamedTuple):
-    """What the caller allows."""
+    """What may be sent again."""
 
     #: Re-sends after the first attempt.
     max_retries: int
@@ -52,13 +54,46 @@ class RetryRules(NamedTuple):
     read_timeouts: bool
     #: Send again when the connection was lost before any byte of answer.
     resets: bool
+    #: Send again only if the server certainly did nothing: 429, 529, no connection.
+    only_untaken: bool = False
+
+
+class RetriedAttempt(Protocol):
+    """What the retry loop needs of the request it sends: its deadline, its pacer, its next turn."""
+
+    @property
+    def number(self) -> int:
+        """1 for the first send."""
+        ...
+
+    @property
+    def stopped(self) -> bool:
+        """It must end, whatever came back."""
+        ...
+
+    def seconds_left(self) -> Optional[float]:
+        """Until its deadline; None without one."""
+        ...
+
+    def refused(self, feedback: Feedback, wait_seconds: float) -> RetryDelay:
+        """Tell the pacer of a refusal; the delay it asks for, given the request's own."""
+        ...
+
+    def again(
+        self, *, status: Optional[int], reason: str, delay: RetryDelay, keep_tokens: bool
+    ) -> None:
+        """Give the permit back, wait, and return when the next attempt may leave."""
+        ...
 
 
 class RetryExchange:
-    """What one call went through on the wire; owned by its sender's thread."""
+    """One request and all its attempts: sends it, asks ``PacedRetry``, sends it again.
 
-    def __init__(self, attempts: Attempt, rules: RetryRules, clock: Clock) -> None:
-        self.attempts = attempts
+    Used by one thread at a time.
+    """
+
+    def __init__(self, attempt: RetriedAttempt, rules: RetryRules, clock: Clock) -> None:
+        self.attempt = attempt
         self.rules = rules
         self.clock = clock
         #: Body of the last refusal: reading it empties the response.
@@ -69,29 +104,62 @@ class RetryExchange:
         #: Before the next attempt.
         self.delay = NO_DELAY
         self.status: Optional[int] = None
-        self.retries_left = rules.max_retries
-        #: Re-sends on the stack.
-        self.nested = 0
+        # Made at the first refusal: most requests never need it.
+        self._retry: Optional[PacedRetry] = None
 
+    def send(self, send_once: Callable[[], requests.Response]) -> requests.Response:
+        """The first response below 400, or the refusal after which nothing is sent again.
 
-class Unwound(Exception):
-    """It is this call's turn, but urllib3 must be entered anew for it.
+        Raises what broke the last attempt, as *send_once* raised it, or AttemptStopped.
+        """
+        while True:
+            try:
+                response = send_once()
+            except Exception as error:
+                cause = _urllib3_error(error)
+                if cause is None or not self.may_resend(error=cause):
+                    raise
+            else:
+                if response.status_code < 400 or not self.may_resend(response=response.raw):
+                    return response
+                response.raw.drain_conn()  # back to the pool, before the wait
+            self.wait()
 
-    A plain Exception: urllib3 and requests would dress up an OSError as a connection error.
-    """
+    def may_resend(self, response: Any = None, error: Optional[Exception] = None) -> bool:
+        """Tell the pacer of a refusal or an error; whether another attempt may follow.
+
+        Raises AttemptStopped if the request was stopped.
+        """
+        retry = self._retry or PacedRetry.of(self)
+        try:
+            self._retry = retry.increment("POST", "", response=response, error=error)
+        except MaxRetryError:
+            return False
+        return True
+
+    def wait(self) -> None:
+        """Return when the next attempt may leave. Raises AttemptStopped."""
+        if self._retry is not None:
+            self._retry.sleep()
 
 
 class PacedRetry(Retry):
-    """Per call; ``exchange`` is carried along from one attempt to the next."""
+    """Decides, for one request, whether and when it is sent again."""
 
-    exchange: RetryExchange
+    #: The request it decides about; None: each is sent once, and nothing is decided.
+    exchange: Optional[RetryExchange] = None
+
+    @classmethod
+    def once(cls) -> PacedRetry:
+        """For the adapter: each request is sent once, and its errors are raised as they are."""
+        return cls(False, raise_on_status=False, respect_retry_after_header=False)
 
     @classmethod
     def of(cls, exchange: RetryExchange) -> PacedRetry:
-        """The retries of one call."""
+        """For one request."""
         # None of backoff_jitter, backoff_max, retry_after_max: urllib3 1.26 lacks them.
         retry = cls(
-            total=exchange.retries_left,
+            total=exchange.rules.max_retries,
             redirect=0,
             allowed_methods=None,
             raise_on_status=False,
@@ -107,78 +175,96 @@ class PacedRetry(Retry):
 
     def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:  # noqa: ARG002
         # Every refusal is a matter for increment(), which sees headers and body.
-        return status_code >= 400
+        return self.exchange is not None and status_code >= 400
 
     def increment(
         self,
-        method: Optional[str] = None,  # noqa: ARG002 - Retry's signature
+        method: Optional[str] = None,
         url: Optional[str] = None,
         response: Any = None,
         error: Optional[Exception] = None,
         _pool: Any = None,
         _stacktrace: Optional[TracebackType] = None,
     ) -> PacedRetry:
-        """Decide about another attempt; raises MaxRetryError, or Stopped, if there is none."""
+        """Decide about another attempt; raises MaxRetryError or AttemptStopped if there is none."""
         exchange = self.exchange
-        if exchange.attempts.stopped:
+        if exchange is None:
+            once: PacedRetry = super().increment(method, url, response, error, _pool, _stacktrace)
+            return once
+        if exchange.attempt.stopped:
             raise AttemptStopped
         verdict = (
             _judge_response(exchange, response) if error is None else _judge_error(exchange, error)
         )
-        # Even if this call goes no further, the others must not run into the same wall.
-        wait = self._wait_seconds(verdict)
-        delay = exchange.delay = _in_time(exchange, verdict, wait)
+        # Even if this request goes no further, the others must not run into the same wall.
+        delay = exchange.delay = _delay(exchange, verdict)
         left = int(self.total or 0)
-        # What is refused while the circuit is open was not this call's fault.
-        may = left > 0 or (delay.free and exchange.rules.max_retries > 0)
-        if not (verdict.retry and may and exchange.attempts.has_time_for(delay.seconds)):
+        # What is refused while the circuit is open was not this request's fault.
+        has_retries = left > 0 or (delay.free and exchange.rules.max_retries > 0)
+        if not (verdict.retry and has_retries and _has_time_for(exchange.attempt, delay.seconds)):
             raise MaxRetryError(_pool, url or "", error or ResponseError(verdict.reason))
         return self.new(total=left if delay.free else left - 1)
 
-    def _wait_seconds(self, verdict: Verdict) -> float:
-        if verdict.feedback.cause == CONCURRENCY and not verdict.retry_after:
-            # Somebody else's answer makes room, at any time.
-            return backoff(1) / 2
-        if not verdict.retry_after:  # "0" says nothing either
-            return backoff(self.exchange.attempts.number)
-        if verdict.pauses_lane:
-            return verdict.retry_after  # the lane adds its jitter, once per pause
-        return verdict.retry_after + backoff(1) / 5
-
     def sleep(self, response: Any = None) -> None:  # noqa: ARG002 - Retry's signature
         """Give the permit back, wait, and queue for another turn."""
-        exchange, verdict = self.exchange, self.exchange.verdict
-        if verdict is None:  # increment() was not asked
+        exchange = self.exchange
+        if exchange is None or exchange.verdict is None:  # increment() was not asked
             return
-        exchange.attempts.again(
+        exchange.attempt.again(
             status=exchange.status,
-            reason=verdict.reason,
+            reason=exchange.verdict.reason,
             delay=exchange.delay,
-            keep_tokens=verdict.keeps_tokens,
+            keep_tokens=exchange.verdict.keeps_tokens,
         )
-        exchange.nested += 1
-        if exchange.nested >= MOST_NESTED:
-            exchange.nested, exchange.retries_left = 0, int(self.total or 0)
-            raise Unwound
 
 
-def _in_time(exchange: RetryExchange, verdict: Verdict, wait_seconds: float) -> RetryDelay:
+def _delay(exchange: RetryExchange, verdict: Verdict) -> RetryDelay:
     """Tell the lane, and learn when to try again: an empty retry budget delays, it fails none."""
-    delay = exchange.attempts.refused(verdict.feedback, wait_seconds)
-    left = exchange.attempts.seconds_left()
+    attempt = exchange.attempt
+    wait_seconds = _wait_seconds(verdict, attempt.number)
+    delay = attempt.refused(verdict.feedback, wait_seconds)
+    left = attempt.seconds_left()
     if left is None or not delay.alone or delay.seconds <= wait_seconds:
         return delay
     return delay._replace(seconds=max(wait_seconds, min(delay.seconds, left / 2)))
+
+
+def _wait_seconds(verdict: Verdict, failures: int) -> float:
+    """How long this request alone would wait, after so many failures."""
+    if verdict.feedback.cause == CONCURRENCY and not verdict.retry_after:
+        # Another request's answer makes room, at any time.
+        return backoff(1) / 2
+    if not verdict.retry_after:  # "0" says nothing either
+        return backoff(failures)
+    if verdict.pauses_lane:
+        return verdict.retry_after  # the lane adds its jitter, once per pause
+    return verdict.retry_after + backoff(1) / 5
+
+
+def _has_time_for(attempt: RetriedAttempt, seconds: float) -> bool:
+    left = attempt.seconds_left()
+    return left is None or seconds < left
 
 
 def _judge_response(exchange: RetryExchange, response: Any) -> Verdict:
     exchange.error = None
     exchange.status = int(response.status)
     exchange.refusal = _read(response)
-    exchange.verdict = classify(
-        exchange.status, response.headers, exchange.refusal, exchange.clock.wall()
-    )
-    return exchange.verdict
+    verdict = classify(exchange.status, response.headers, exchange.refusal, exchange.clock.wall())
+    return _keep(exchange, verdict)
+
+
+def _judge_error(exchange: RetryExchange, error: Exception) -> Verdict:
+    exchange.error = error
+    exchange.status = None
+    return _keep(exchange, verdict_on_error(error, exchange.rules))
+
+
+def _keep(exchange: RetryExchange, verdict: Verdict) -> Verdict:
+    if exchange.rules.only_untaken and verdict.keeps_tokens:
+        verdict = verdict._replace(retry=False)
+    exchange.verdict = verdict
+    return verdict
 
 
 def _read(response: Any) -> bytes:
@@ -189,11 +275,11 @@ def _read(response: Any) -> bytes:
     return body
 
 
-def _judge_error(exchange: RetryExchange, error: Exception) -> Verdict:
-    exchange.error = error
-    exchange.status = None
-    exchange.verdict = verdict_on_error(error, exchange.rules)
-    return exchange.verdict
+def _urllib3_error(error: Exception) -> Optional[Exception]:
+    """What urllib3 raised, without what requests wraps around it; None for any other error."""
+    if isinstance(error, requests.RequestException) and error.args:
+        error = error.args[0]
+    return error if isinstance(error, _ASKED_ABOUT) else None
 
 
 def verdict_on_error(error: BaseException, rules: RetryRules) -> Verdict:

@@ -18,9 +18,9 @@ from claude_throttle import (
     LanePaused,
     RetryScheduled,
 )
-from claude_throttle.features.streaming import response_stream as streamed
-from claude_throttle.features.streaming import stream_error as in_stream
 from claude_throttle.testing import Garbage, Ok, Reply, Reset, Streamed, StreamError
+from claude_throttle.transport import response_stream as streamed
+from claude_throttle.transport import stream_error as in_stream
 from tests.flow.test_cancel_and_deadline import wait_until
 
 from .asking import ask, permits_in_use

@@ -13,7 +13,7 @@ import pytest
 from claude_throttle import BrokenAnswer, Throttler
 from claude_throttle.testing import FakeClaude, Ok, Redirect, Reset, Stall, Truncated
 from claude_throttle.transport import connections, http
-from claude_throttle.transport.connections import _Owned, keepalive_options
+from claude_throttle.transport.connections import OwnedHeaders, _Owned, keepalive_options
 from claude_throttle.transport.http import TransportSettings
 from claude_throttle.transport.retry import RetryRules
 
@@ -184,7 +184,7 @@ class _Line:
 
     sock = None
 
-    def request(self, *args):
+    def request(self, *args, **_options):
         return args
 
     def connect(self):
@@ -215,23 +215,15 @@ class _Caller:
         self.hang_up = hang_up
 
 
-@pytest.fixture
-def sending():
-    """``sending(*whose)``: that this thread is sending; nobody's at the end."""
-    slot = connections.current.slot
-
-    def send(*whose):
-        slot[:] = whose
-
-    yield send
-    send()
+def begin_request(line, owner=None):
+    """Send over *line*; *owner* may hang up on it."""
+    return line.request("POST", "/", headers=OwnedHeaders({}, owner))
 
 
-def test_a_call_hangs_up_on_its_own_connection(sending):
+def test_a_call_hangs_up_on_its_own_connection():
     """As often as it likes; a socket that is closed already is no error."""
     line, caller = _OwnedLine(), _Caller()
-    sending(caller)
-    assert line.request("POST", "/") == ("POST", "/")
+    assert begin_request(line, caller) == ("POST", "/")
     caller.hang_up()  # there is no socket yet
     line.connect()
     assert not line.was_shut
@@ -242,20 +234,27 @@ def test_a_call_hangs_up_on_its_own_connection(sending):
     caller.hang_up()
 
 
-def test_nobody_hangs_up_on_a_successors_call(sending):
+def test_nobody_hangs_up_on_a_successors_call():
     """A connection from the pool belongs to whoever sends over it now."""
     line, first, second = _OwnedLine(), _Caller(), _Caller()
-    sending(first)
+    begin_request(line, first)
     line.connect()
-    sending(second)
-    line.request()
+    begin_request(line, second)
     first.hang_up()
     assert not line.was_shut
-    sending()
-    line.request()
+    begin_request(line)
     second.hang_up()
     assert not line.was_shut
     line.close()
+
+
+def test_headers_keep_their_owner_when_urllib3_copies_them():
+    """It copies them before it adds a proxy's own."""
+    owner = _Caller()
+    fields = OwnedHeaders({"a": "1"}, owner)
+    copy = fields.copy()
+    copy["b"] = "2"
+    assert (copy.owner, copy, fields) == (owner, {"a": "1", "b": "2"}, {"a": "1"})
 
 
 def test_what_the_wire_was_told_shows_no_key():

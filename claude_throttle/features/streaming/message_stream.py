@@ -8,7 +8,7 @@ from typing import Any, Callable, Optional
 from claude_throttle.core.dispatch.stream_call import StreamCall
 from claude_throttle.features.streaming.open_stream import OpenStream, StreamContext
 from claude_throttle.transport import sdk
-from claude_throttle.transport.http import HttpTransport
+from claude_throttle.transport.transport import Transport
 
 
 class MessageStream:
@@ -112,7 +112,7 @@ class MessageStream:
 
 
 def open_stream(
-    desk: StreamContext, wire: HttpTransport, accept: Callable[..., StreamCall]
+    desk: StreamContext, wire: Transport, accept: Callable[..., StreamCall]
 ) -> MessageStream:
     """Queue a call by *accept*, carry it in this thread, and return with its first event."""
     call = accept(StreamCall)
@@ -120,7 +120,7 @@ def open_stream(
         if not call.raw:
             sdk.begin_import()
         attempts = call.wait()
-        inner = OpenStream(desk, call, attempts, wire.streamed(call, attempts))
+        inner = OpenStream(desk, call, attempts, wire.events(call, attempts))
         inner.open()
         return MessageStream(inner)
     except BaseException:

@@ -22,8 +22,8 @@ from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, Ree
 from claude_throttle.core.threads.deferred_close import DeferredCloser
 from claude_throttle.errors import Closed
 from claude_throttle.features.streaming.accumulator import MessageAccumulator
-from claude_throttle.features.streaming.response_stream import ResponseStream, StreamEnded
 from claude_throttle.transport import sdk
+from claude_throttle.transport.response_stream import EventStream, StreamEnded
 from claude_throttle.transport.verdicts import broken
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class OpenStream:
     """
 
     def __init__(
-        self, desk: StreamContext, call: StreamCall, attempts: Attempt, answer: ResponseStream
+        self, desk: StreamContext, call: StreamCall, attempts: Attempt, answer: EventStream
     ) -> None:
         #: It has left.
         self.call = call

@@ -10,14 +10,13 @@ from typing import Any, Callable, Optional
 from claude_throttle.core.dispatch.attempt import Attempt, AttemptStopped
 from claude_throttle.core.dispatch.settlement import Outcome
 from claude_throttle.core.domain.feedback import Feedback
-from claude_throttle.features.streaming.response_stream import ResponseStream, StreamEnded
+from claude_throttle.transport.response_stream import StreamEnded
 
 
-class CannedStream(ResponseStream):
+class CannedStream:
     """Word by word, all at once. *answer* gives the message, after its latency."""
 
     def __init__(self, answer: Callable[[], dict[str, Any]], attempts: Attempt) -> None:
-        # Not a streamed answer's own: nothing of it comes over a wire.
         self._answer = answer
         self._attempts = attempts
         self._events: Iterator[dict[str, Any]] = iter(())
@@ -54,9 +53,6 @@ class CannedStream(ResponseStream):
 
     def finish(self) -> None:
         """There is no connection to keep."""
-
-    def hang_up(self) -> None:
-        """Nor one to cut."""
 
     def close(self) -> None:
         """Nor one to close."""

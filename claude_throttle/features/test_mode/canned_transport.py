@@ -16,7 +16,6 @@ from claude_throttle.core.threads.clock import Clock
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.test_mode.canned_stream import CannedStream
 from claude_throttle.transport import sdk
-from claude_throttle.transport.http import HttpTransport
 from claude_throttle.transport.verdicts import read_usage
 
 #: What is answered if nothing else is told.
@@ -45,11 +44,10 @@ class CannedAnswer(NamedTuple):
             _seconds(self.latency)
 
 
-class CannedTransport(HttpTransport):
+class CannedTransport:
     """Carries nothing anywhere. Thread-safe; the functions are called in sender threads."""
 
     def __init__(self, canned: CannedAnswer, clock: Clock) -> None:
-        # Not the wire's own: this one has no session and no adapter.
         self._canned = canned
         self._clock = clock
 
@@ -75,7 +73,7 @@ class CannedTransport(HttpTransport):
             return Outcome(error=error, request_id=request_id)
         return Outcome(value, None, read_usage(message), 200, request_id)
 
-    def streamed(self, call: Call, attempts: Attempt) -> CannedStream:
+    def events(self, call: Call, attempts: Attempt) -> CannedStream:
         """The same, piece by piece."""
         return CannedStream(partial(self._answer, call, attempts), attempts)
 

@@ -1,7 +1,7 @@
 """A streamed answer on the wire: from the first send to the last event.
 
-Until content begins, an error is a refusal like any other and ``PacedRetry`` decides. Afterwards
-nothing is sent again: somebody has seen half of it.
+Until content begins, an error is a refusal like any other, and the retry loop decides. Afterwards
+nothing is sent again: the reader has seen half of it.
 """
 
 from __future__ import annotations
@@ -9,26 +9,23 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Callable, Optional, Protocol
 
-from urllib3.exceptions import MaxRetryError, ReadTimeoutError
+import requests
+from urllib3.exceptions import ReadTimeoutError
 
 from claude_throttle.core.dispatch.attempt import Attempt
-from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.settlement import Outcome
 from claude_throttle.core.domain.feedback import Feedback
 from claude_throttle.errors import BrokenAnswer
-from claude_throttle.features.streaming.stream_error import InStreamError
 from claude_throttle.transport import sdk
 from claude_throttle.transport.error_text import describe
-from claude_throttle.transport.http import HttpTransport
 from claude_throttle.transport.limit_headers import read_limits
-from claude_throttle.transport.retry import PacedRetry, Unwound
+from claude_throttle.transport.outcomes import no_answer, refused
+from claude_throttle.transport.retry import RetryExchange
 from claude_throttle.transport.sse import SseDecoder, TooLong
+from claude_throttle.transport.stream_error import InStreamError
 from claude_throttle.transport.verdicts import broken, read_json
-
-if TYPE_CHECKING:
-    import requests
 
 #: Seconds without a byte, once content has begun, after which a stream counts as dead: four times
 #: the longest gap between pings that was seen (30 s, 2026).
@@ -49,13 +46,55 @@ class StreamEnded(Exception):
         self.outcome = outcome
 
 
-class ResponseStream:
-    """The events of one call. Used by one thread at a time, but for ``hang_up``."""
+class EventStream(Protocol):
+    """The events of one streamed call. Used by one thread at a time."""
 
-    def __init__(self, wire: HttpTransport, call: Call, attempts: Attempt) -> None:
-        self._wire = wire
-        self._call = call
-        self._exchange = wire.exchange(attempts)
+    @property
+    def request_id(self) -> Optional[str]:
+        """The server's name for the response; None if it gave none."""
+        ...
+
+    @property
+    def feedback(self) -> Feedback:
+        """What the head of the response says of the limits."""
+        ...
+
+    def open(self) -> dict[str, Any]:
+        """Send the call; its first event. Raises :class:`StreamEnded`."""
+        ...
+
+    def begin(self, seconds: Optional[float]) -> None:
+        """Content came: from now on *seconds* without a byte are the end (None: the default)."""
+        ...
+
+    def next(self) -> dict[str, Any]:
+        """The next event. Raises :class:`StreamEnded`."""
+        ...
+
+    def finish(self) -> None:
+        """All events were read: keep the connection, if the body ends now."""
+        ...
+
+    def close(self) -> None:
+        """Release the connection; one with an unread rest is closed."""
+        ...
+
+
+class ResponseStream:
+    """The events of a call's response, as they come over the wire."""
+
+    def __init__(
+        self,
+        send: Callable[[], requests.Response],
+        url: str,
+        exchange: RetryExchange,
+        attempt: Attempt,
+    ) -> None:
+        """*send* gives the head of the last response, all refused attempts included."""
+        self._send_call = send
+        self._url = url
+        self._exchange = exchange
+        self._attempt = attempt
         self._response: Optional[requests.Response] = None
         self._chunks: Iterator[bytes] = iter(())
         self._decoder = SseDecoder()
@@ -64,12 +103,12 @@ class ResponseStream:
 
     @property
     def request_id(self) -> Optional[str]:
-        """The server's name for it; None if it gave none."""
+        """The server's name for the response; None if it gave none."""
         return None if self._response is None else self._response.headers.get("request-id")
 
     @property
     def feedback(self) -> Feedback:
-        """What the head of the answer says of the limits."""
+        """What the head of the response says of the limits."""
         return (
             Feedback()
             if self._response is None
@@ -90,32 +129,29 @@ class ResponseStream:
     def _send(self) -> None:
         self._decoder, self._ready = SseDecoder(), deque()
         try:
-            response = self._response = self._wire.response(self._call, self._exchange)
-        except Exception as error:  # noqa: BLE001 - requests dresses up what urllib3 raised
-            raise StreamEnded(self._wire.no_answer(self._call, self._exchange, error)) from None
+            response = self._response = self._send_call()
+        except Exception as error:  # noqa: BLE001 - requests wraps what urllib3 raised
+            raise StreamEnded(self._no_answer(error)) from None
         if response.status_code != 200:
-            raise StreamEnded(self._wire.refused(response, self._exchange, self.request_id))
+            raise StreamEnded(refused(self._url, response, self._exchange))
         self._chunks = _chunks(response.raw)
 
-    def _wait_for_another_turn(self, why: Exception) -> None:
+    def _wait_for_another_turn(self, error: Exception) -> None:
         """Raises StreamEnded if there is none."""
-        response, exchange = self._response, self._exchange
-        retry = getattr(getattr(response, "raw", None), "retries", None)
-        if not isinstance(retry, PacedRetry):  # nothing was sent by urllib3
-            retry = PacedRetry.of(exchange)
         self.close()
         try:
-            if isinstance(why, InStreamError):
-                retry = retry.increment("POST", self._wire.url, response=why)
-            else:
-                retry = retry.increment("POST", self._wire.url, error=why)
-            exchange.retries_left = int(retry.total or 0)
-            with contextlib.suppress(Unwound):
-                retry.sleep()
-        except MaxRetryError:
-            raise StreamEnded(self._outcome(why)) from None
-        except Exception as stop:  # noqa: BLE001 - Stopped, or a bug: it ends either way
-            raise StreamEnded(self._wire.no_answer(self._call, exchange, stop)) from None
+            if not self._may_resend(error):
+                raise StreamEnded(self._outcome(error))
+            self._exchange.wait()
+        except StreamEnded:
+            raise
+        except Exception as stop:  # noqa: BLE001 - AttemptStopped, or a bug: it ends either way
+            raise StreamEnded(self._no_answer(stop)) from None
+
+    def _may_resend(self, error: Exception) -> bool:
+        if isinstance(error, InStreamError):
+            return self._exchange.may_resend(response=error)
+        return self._exchange.may_resend(error=error)
 
     # -- event by event --------------------------------------------------------------------------
 
@@ -144,11 +180,10 @@ class ResponseStream:
         return self.open()
 
     def _too_late(self, error: Exception) -> Outcome:
-        """For another try, not for the pace to hear of it."""
+        """It cannot be sent again; the pacer hears of the refusal all the same."""
         if isinstance(error, InStreamError):
-            self._exchange.retries_left = 0
             with contextlib.suppress(Exception):
-                PacedRetry.of(self._exchange).increment(response=error)
+                self._exchange.may_resend(response=error)
         return self._outcome(error)
 
     def _next(self) -> dict[str, Any]:
@@ -159,8 +194,8 @@ class ResponseStream:
                     raise broken("a stream that ended without message_stop", self.request_id)
                 self._take_in(chunk)
             except (InStreamError, ReadTimeoutError):
-                if self._exchange.attempts.stopped:
-                    raise StreamEnded(Outcome(error=self._exchange.attempts.stopped_by)) from None
+                if self._attempt.stopped:
+                    raise StreamEnded(Outcome(error=self._attempt.stopped_by)) from None
                 raise
             except Exception as error:  # noqa: BLE001 - whatever broke, it is its end
                 raise StreamEnded(self._broke_off(error)) from None
@@ -193,12 +228,8 @@ class ResponseStream:
         except Exception:  # noqa: BLE001 - the message is whole; the connection is lost, that is all
             self.close()
 
-    def hang_up(self) -> None:
-        """End a read, whoever is in it. From any thread."""
-        self._exchange.attempts.hang_up()
-
     def close(self) -> None:
-        """Let go of the connection; a half-read one is closed."""
+        """Release the connection; one with an unread rest is closed."""
         response = self._response
         if response is not None:
             with contextlib.suppress(Exception):
@@ -210,24 +241,27 @@ class ResponseStream:
         elif not isinstance(error, BrokenAnswer):
             error = broken(f"a stream that broke off ({describe(error)})", self.request_id)
         self._exchange.error = None
-        return self._wire.no_answer(self._call, self._exchange, error)
+        return self._no_answer(error)
+
+    def _no_answer(self, error: Exception) -> Outcome:
+        return no_answer(self._url, self._attempt, self._exchange, error)
 
     def _outcome(self, error: Exception) -> Outcome:
         exchange = self._exchange
         if isinstance(error, InStreamError):
             verdict = exchange.verdict
             said = sdk.status_error(
-                self._wire.url, error.status, error.headers, error.body, read_json(error.body)
+                self._url, error.status, error.headers, error.body, read_json(error.body)
             )
-            refused = error.status < 500 or (verdict is not None and not verdict.keeps_tokens)
+            took_nothing = error.status < 500 or (verdict is not None and not verdict.keeps_tokens)
             feedback = Feedback() if verdict is None else verdict.feedback
-            return Outcome(None, said, None, error.status, self.request_id, refused, feedback)
+            return Outcome(None, said, None, error.status, self.request_id, took_nothing, feedback)
         if not self._begun:
-            return self._wire.no_answer(self._call, exchange, error)
-        if exchange.attempts.stopped:
-            return Outcome(error=exchange.attempts.stopped_by)
+            return self._no_answer(error)
+        if self._attempt.stopped:
+            return Outcome(error=self._attempt.stopped_by)
         text = f"the stream was silent for {self._patience:g} s; what came before may be billed"
-        return Outcome(error=sdk.timeout_error(self._wire.url, text))
+        return Outcome(error=sdk.timeout_error(self._url, text))
 
 
 def _chunks(raw: Any) -> Iterator[bytes]:

@@ -1,0 +1,43 @@
+"""How a request ended that was not answered with a whole message."""
+
+from __future__ import annotations
+
+import requests
+
+from claude_throttle.core.dispatch.attempt import Attempt
+from claude_throttle.core.dispatch.settlement import Outcome
+from claude_throttle.errors import BrokenAnswer
+from claude_throttle.transport import sdk
+from claude_throttle.transport.error_text import describe
+from claude_throttle.transport.retry import RetryExchange, verdict_on_error
+from claude_throttle.transport.verdicts import classify, read_json
+
+
+def refused(url: str, response: requests.Response, exchange: RetryExchange) -> Outcome:
+    """The outcome of a response that is not 200."""
+    status, request_id = response.status_code, response.headers.get("request-id")
+    # The retry loop has read the body of a 4xx or 5xx already.
+    content = exchange.refusal if status >= 400 else b""
+    response.close()
+    verdict = classify(status, response.headers, content, exchange.clock.wall())
+    error = sdk.status_error(url, status, response.headers, content, read_json(content))
+    took_nothing = not verdict.keeps_tokens or status < 500
+    return Outcome(None, error, None, status, request_id, took_nothing, verdict.feedback)
+
+
+def no_answer(url: str, attempt: Attempt, exchange: RetryExchange, error: Exception) -> Outcome:
+    """The outcome of a request that was not answered, or whose answer broke off."""
+    if attempt.stopped:  # whatever our own cut looked like
+        return Outcome(error=attempt.stopped_by)
+    if isinstance(error, BrokenAnswer):
+        return Outcome(error=error, status=error.status, request_id=error.request_id)
+    if attempt.seconds_left() == 0.0:
+        return Outcome(error=attempt.call.deadline_exceeded(sent=attempt.on_the_wire))
+    cause = exchange.error or error
+    verdict = verdict_on_error(cause, exchange.rules)
+    tries = f"{attempt.number} attempt{'s' * (attempt.number > 1)}"
+    if verdict.reason == "read timeout":
+        text = f"no answer in time ({tries}); it may be billed, so it is not sent again"
+        return Outcome(error=sdk.timeout_error(url, text))
+    text = f"{verdict.reason} after {tries}: {describe(cause)}"
+    return Outcome(error=sdk.connection_error(url, text), refused=not verdict.keeps_tokens)
