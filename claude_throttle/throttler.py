@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from claude_throttle.config.settings import SettingsOptions
     from claude_throttle.engine import Engine
     from claude_throttle.features.batches.api import Batches
+    from claude_throttle.features.batches.client import BatchClient
     from claude_throttle.features.sharing.virtual_queue import LineTicket
     from claude_throttle.features.streaming.message_stream import MessageStream
     from claude_throttle.features.test_mode.canned_transport import CannedLatency, CannedText
@@ -66,12 +67,12 @@ class Throttler:
         # before the first call, which may come from any thread while another one forks.
         from claude_throttle.engine import Engine
 
-        self._make_process = Engine
+        self._make_engine = Engine
         self._settings = Settings.given(settings, options)
         self._on_event = on_event
         self._clock = clock
         self._closed = False
-        self._processes = ProcessLocal(self._begin)
+        self._processes: ProcessLocal[Engine] = ProcessLocal(self._begin)
         #: The last one is in force.
         self._canned: list[CannedAnswers] = []
         if self._settings.testing:
@@ -97,7 +98,7 @@ class Throttler:
         """Message Batches: ``submit(requests)``, ``resume(ids)``, ``recent()``."""
         from claude_throttle.features.batches.api import Batches  # few programs need it
 
-        return Batches(self._process_for_batches)
+        return Batches(self._batch_client)
 
     # -- calls -----------------------------------------------------------------------------------
 
@@ -339,7 +340,8 @@ class Throttler:
         )
 
         ask = line_up_alone if self._canned and self._settings.shared is not None else line_up
-        return ask(self._process(), without_ours(params), ticket)
+        engine = self._process()
+        return ask(engine.account, *engine.priced(without_ours(params)), ticket)
 
     # -- steering --------------------------------------------------------------------------------
 
@@ -383,7 +385,13 @@ class Throttler:
 
         canned = CannedAnswer(CANNED_TEXT if text is None else text, latency)
         return CannedAnswers(
-            self._canned, canned, lambda: self._settings, self._clock, self._on_event
+            self._canned,
+            canned,
+            lambda: self._settings,
+            self._clock,
+            lambda settings, transport: self._make_engine(
+                settings, self._clock, self._on_event, transport
+            ),
         )
 
     # -- the end ---------------------------------------------------------------------------------
@@ -461,20 +469,18 @@ class Throttler:
             )
         return self._process().admission
 
-    def _process_for_batches(self) -> Engine:
-        if self._canned:
-            raise ConfigurationError("testing mode answers no batches; FakeClaude does")
+    def _batch_client(self) -> BatchClient:
         self._require_key()
         if self._closed:
             raise Closed("the throttler is closed; make a new one to go on")
-        return self._process()
+        return self._process().batch_client()
 
     def _require_key(self) -> None:
         if not self._canned:
             self._settings.require_key()
 
     def _begin(self) -> Engine:
-        process = self._make_process(self._settings, self._clock, self._on_event)
+        process = self._make_engine(self._settings, self._clock, self._on_event)
         exit_hooks.finish_at_exit(process)
         return process
 

@@ -332,7 +332,7 @@ def test_the_canned_wire_has_no_way_out(make):
     """Whatever is asked of it besides is refused, not sent."""
     throttler = make(testing=True)
     with pytest.raises(AttributeError, match="testing mode makes no call"):
-        throttler._process()._wire.ask("GET", "/v1/models", {})
+        throttler._process().account.transport.ask("GET", "/v1/models", {})
 
 
 # -- threads and forks -----------------------------------------------------------------------------

@@ -1,10 +1,10 @@
-"""The rooms of a process: one for each lane, made when it is first needed."""
+"""The model groups of an account: one for each rate-limit bucket, made when first needed."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
 
 from claude_throttle.account.model_group import ModelGroup
 from claude_throttle.config.settings import Settings
@@ -23,16 +23,39 @@ from claude_throttle.errors import Closed
 if TYPE_CHECKING:
     from claude_throttle.account.limits import Limits
     from claude_throttle.account.suspension import Suspension
-    from claude_throttle.features.sharing.coordinator import Coordinator
-    from claude_throttle.features.sharing.shared_pacer import SharedPacer
 
 
-def _nothing(_model: str) -> Mapping[str, float]:
+class SharedQuotas(Protocol):
+    """What model groups need of a coordinator, where processes share their quotas."""
+
+    @property
+    def state(self) -> str:
+        """The store and its condition, for people to read."""
+        ...
+
+    def ensure(self) -> None:
+        """Start the coordinator's thread, unless it runs."""
+        ...
+
+    def make_pacer(self, *quotas: Any, **options: Any) -> Pacer:
+        """A pacer that reserves in the store; its arguments are those of :class:`Pacer`."""
+        ...
+
+    def adopt(self, lane: Lane, pacer: Pacer) -> None:
+        """*lane* was made for a pacer of make_pacer(). Once, before its first call."""
+        ...
+
+
+def _no_limits(_model: str) -> Mapping[str, float]:
     return {}
 
 
 class ModelGroups:
-    """By lane, and found by model. Thread-safe."""
+    """All model groups of one account, found by model. Thread-safe.
+
+    *send* is called in a sender thread with each call that leaves, *suspend* with a call that was
+    refused together with its account. *shared*: the coordinator; None if nothing is shared.
+    """
 
     def __init__(
         self,
@@ -40,33 +63,33 @@ class ModelGroups:
         limiter: ConcurrencyLimiter,
         thread_pool: ThreadPool,
         clock: Clock,
-        carry: Callable[[Call], None],
+        send: Callable[[Call], None],
         observe: Callable[[Event, Optional[Call]], None],
         suspend: Callable[[Call, AccountRefusal], None],
+        shared: Optional[SharedQuotas] = None,
     ) -> None:
         self._settings = settings
         self._limiter = limiter
-        self.thread_pool = thread_pool
+        self._thread_pool = thread_pool
         self._clock = clock
-        self._carry = carry
-        self.observe = observe
+        self._send = send
+        self._observe = observe
         self._suspend = suspend
+        self._shared = shared
         # Guards all below: no lane is made after the close. Never held while calling out.
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
         self._by_lane: dict[str, ModelGroup] = {}
         self._by_model: dict[str, ModelGroup] = {}
-        #: What the Rate Limits API told.
-        self._told_of: Callable[[str], Mapping[str, float]] = _nothing
+        #: A model's limits as the Rate Limits API told them, by kind and per minute.
+        self._limits_of: Callable[[str], Mapping[str, float]] = _no_limits
         self._closed = False
         self._paused = False
-        #: Who asks the ledger, if processes share one.
-        self.coordinator: Optional[Coordinator] = None
 
     def of(self, model: str) -> ModelGroup:
-        """The room of a model. Raises :class:`Closed`."""
-        if self.coordinator is not None:
-            self.coordinator.ensure()
+        """The group of a model. Raises :class:`Closed`."""
+        if self._shared is not None:
+            self._shared.ensure()
         model_group = self._by_model.get(model)
         if model_group is None or self._closed:
             with self._lock:
@@ -78,12 +101,13 @@ class ModelGroups:
         return model_group
 
     def of_call(self, call: Call) -> ModelGroup:
-        """The same for a call that was accepted, closed or not."""
+        """The group of a call that was accepted; also after close()."""
         return self._by_model[call.model]
 
     def _make(self, name: str, model: str) -> ModelGroup:
         settings = self._settings
-        pacer = self._kind_of_pacer()(
+        make_pacer = Pacer if self._shared is None else self._shared.make_pacer
+        pacer = make_pacer(
             settings.quotas,
             settings.burst_in_force,
             lane=name,
@@ -95,15 +119,15 @@ class ModelGroups:
             from claude_throttle.core.domain.tiers import starting_limits  # only for this
 
             pacer.start_with(starting_limits(settings.tier, name), f"tier {settings.tier}", now)
-        pacer.start_with(self._told_of(model), "rate limits API", now)
+        pacer.start_with(self._limits_of(model), "rate limits API", now)
         lane = Lane(
             name,
             pacer=pacer,
             limiter=self._limiter,
-            thread_pool=self.thread_pool,
+            thread_pool=self._thread_pool,
             price=self._price,
-            carry=self._carry,
-            observe=self.observe,
+            carry=self._send,
+            observe=self._observe,
             suspend=self._suspend,
             counts_cache_reads=counts_cache_reads(name),
             max_queue=settings.max_queue,
@@ -112,46 +136,27 @@ class ModelGroups:
         )
         if self._paused:
             lane.pause()
-        self._share(lane, pacer)
+        if self._shared is not None:
+            self._shared.adopt(lane, pacer)
         return ModelGroup(lane, pacer)
-
-    def _kind_of_pacer(self) -> type[Pacer]:
-        if self.coordinator is None:
-            return Pacer
-        from claude_throttle.features.sharing.shared_pacer import SharedPacer  # only for who shares
-
-        return SharedPacer
-
-    def _share(self, lane: Lane, pacer: Pacer) -> None:
-        if self.coordinator is not None:
-            pacer.share(self.coordinator, lane.mutex, lane.backlog.not_empty.notify)  # type: ignore[attr-defined]
-
-    @property
-    def store(self) -> Optional[str]:
-        """Which store is in force, for people to read; None where nothing is shared."""
-        return None if self.coordinator is None else self.coordinator.state
-
-    def shared_pacers(self) -> list[SharedPacer]:
-        """Those of all lanes, if processes share a ledger."""
-        return [model_group.pacer for model_group in self.all()]  # type: ignore[misc]
 
     def _price(self, call: Call) -> Cost:
         return self.of_call(call).price(call)
 
-    def start_with(self, told_of: Callable[[str], Mapping[str, float]]) -> None:
-        """The Rate Limits API has told of each model: believe it until the headers tell."""
+    def start_with(self, limits_of: Callable[[str], Mapping[str, float]]) -> None:
+        """Use the Rate Limits API's limits of each model until response headers say better."""
         with self._lock:
-            self._told_of = told_of
+            self._limits_of = limits_of
             found = dict(self._by_model)
         for model, model_group in found.items():
-            model_group.start_with(told_of(model), "rate limits API")
+            model_group.start_with(limits_of(model), "rate limits API")
 
     def all(self) -> list[ModelGroup]:
-        """Those there are."""
+        """The groups that were made so far."""
         return list(self._by_lane.values())
 
     def lanes(self) -> list[Lane]:
-        """Their lanes."""
+        """The lanes of those groups."""
         return [model_group.lane for model_group in self.all()]
 
     def limits(self, suspension: Callable[[str], Optional[Suspension]]) -> Limits:
@@ -163,19 +168,20 @@ class ModelGroups:
             for model_group in self.all()
         }
         limiter = self._limiter
-        return Limits(lanes, limiter.limit, limiter.in_use, self.store, self._paused)
+        store = None if self._shared is None else self._shared.state
+        return Limits(lanes, limiter.limit, limiter.in_use, store, self._paused)
 
     def pause(self, paused: bool) -> None:
         """Stop or go on letting calls leave."""
         with self._lock:
             if paused and self._closed:
-                return  # nobody would end it, and a drain would never end
+                return  # it could not be ended, and a drain would never end
             self._paused = paused
         for lane in self.lanes():
             lane.pause() if paused else lane.resume()
 
     def reconfigure(self, settings: Settings) -> None:
-        """Keep other quotas from now on."""
+        """Keep to other quotas from now on."""
         with self._lock:
             self._settings = settings
             model_groups = self.all()

@@ -32,6 +32,7 @@ class Suspensions:
         lanes: Callable[[], list[Lane]],
         observe: Callable[[Event, Optional[Call]], None],
         clock: Clock,
+        publish: Callable[[str], None],
     ) -> None:
         self._lanes = lanes
         self._observe = observe
@@ -40,8 +41,7 @@ class Suspensions:
         # lane's mutex.
         self._lock = threading.RLock()
         self._suspensions: dict[str, Suspension] = {}
-        #: Tells other processes what is suspended; set where they share it.
-        self.publish: Callable[[str], None] = _nobody
+        self._publish = publish
 
     def require(self, lane: str, probes: bool = True) -> bool:
         """Raise AccountSuspended, unless all is well or, if it *probes*, it is time: then True."""
@@ -82,7 +82,7 @@ class Suspensions:
         # A key may be refused one model; anything else is about all of them.
         scope = lane if refusal.reason == NOT_PERMITTED else WHOLE_ACCOUNT
         if self._begin(scope, refusal, call):
-            self.publish(self._notice())
+            self._publish(self._notice())
 
     def _begin(self, scope: str, refusal: AccountRefusal, call: Optional[Call]) -> bool:
         from claude_throttle.account.suspension import suspend  # rare, so loaded on use
@@ -131,7 +131,7 @@ class Suspensions:
         if ended:
             self._reopen()
             if tell:
-                self.publish(self._notice())
+                self._publish(self._notice())
         for scope in ended:
             self._observe(SuspensionEnded(scope), call)
 
@@ -154,7 +154,3 @@ class Suspensions:
         self._end(
             [scope for scope in list(self._suspensions) if scope not in feedback], None, tell=False
         )
-
-
-def _nobody(_notice: str) -> None:
-    """No other process is told."""

@@ -26,7 +26,7 @@ def pairs(count, name="r"):
 
 def bounded(throttler, bounds):
     """Batches that are cut smaller than the API would have them."""
-    return Batches(throttler._process_for_batches, bounds)
+    return Batches(throttler._batch_client, bounds)
 
 
 def text_of(result):

@@ -186,7 +186,7 @@ def test_no_event_comes_from_the_worker_or_under_a_lock(fake, throttle):
         process = throttler._process()
         yield from (lane.mutex for lane in process.lanes())
         yield from (process.limiter._lock, process.thread_pool._lock)
-        yield from (process._access._lock, process._model_groups._lock)
+        yield from (process.account.suspensions._lock, process.account.model_groups._lock)
 
     def listen(event):
         name = threading.current_thread().name

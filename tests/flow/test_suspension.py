@@ -131,7 +131,7 @@ def test_a_waiting_permit_and_a_waiting_retry_end_with_it(fake, throttle):
         permit = pool.submit(throttler.permit, model=MODEL)
         lane = throttler._process().model_group(MODEL).lane
         wait_until(lambda: lane.backlog.waiting_locked())
-        throttler._process()._access.suspend(*suspended_by(throttler))
+        throttler._process().account.suspensions.suspend(*suspended_by(throttler))
         assert isinstance(permit.exception(10), AccountSuspended)
     assert isinstance(resting.exception(10), AccountSuspended)
     server.release_stalled()

@@ -117,7 +117,7 @@ def test_a_dropped_stream_comes_back_without_a_lock(fake, throttle, client, begu
         with (
             lane.mutex,
             throttler._process().thread_pool._lock,
-            throttler._process()._model_groups._lock,
+            throttler._process().account.model_groups._lock,
         ):
             held.set()
             let_go.wait(10)

@@ -252,7 +252,7 @@ def test_a_pause_while_draining_does_not_stop_the_drain(fake, throttle):
     futures[0].result(5)
     closer = threading.Thread(target=throttler.close, daemon=True)
     closer.start()
-    wait_until(lambda: throttler._process()._model_groups._closed)
+    wait_until(lambda: throttler._process().account.model_groups._closed)
     throttler.pause()
     closer.join(4)
     assert not closer.is_alive()

@@ -122,7 +122,7 @@ def test_a_child_that_ends_normally_touches_no_inherited_pool(fake):
         """
 throttler.call(**ask())
 proc = throttler._process()
-pool = proc._wire._adapter.poolmanager.connection_from_url(sys.argv[1])
+pool = proc.account.transport._adapter.poolmanager.connection_from_url(sys.argv[1])
 held, go = threading.Event(), threading.Event()
 def hold():
     with pool.pool.mutex:

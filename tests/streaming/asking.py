@@ -22,6 +22,6 @@ def permits_in_use(throttler):
 
 def open_connections(throttler):
     """Sockets of the process that are not idle in a pool."""
-    manager = throttler._process()._wire._adapter.poolmanager
+    manager = throttler._process().account.transport._adapter.poolmanager
     pools = list(manager.pools._container.values())
     return sum(pool.num_connections for pool in pools), pools

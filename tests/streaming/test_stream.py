@@ -138,7 +138,7 @@ def test_the_connection_is_used_again(fake, throttle):
         with throttler.stream(**ask()) as stream:
             stream.until_done()
         throttler.call(raw=True, **ask())
-    (pool,) = throttler._process()._wire._adapter.poolmanager.pools._container.values()
+    (pool,) = throttler._process().account.transport._adapter.poolmanager.pools._container.values()
     assert pool.num_connections == 1
 
 

@@ -170,7 +170,7 @@ def test_an_abandoned_stream_is_closed_without_a_lock(fake, throttle, how):
         held = [held]
         held.append(held)
     process = throttler._process()
-    lane, pools = process.model_group(MODEL).lane, process._wire._adapter.poolmanager.pools
+    lane, pools = process.model_group(MODEL).lane, process.account.transport._adapter.poolmanager.pools
     locked, done = threading.Event(), threading.Event()
 
     def hold_all():
@@ -239,7 +239,7 @@ def test_fifty_streams_half_of_them_abandoned(fake, throttle):
     lane = throttler._process().model_group(MODEL).lane
     assert not lane.out
     assert lane.backlog.accepted == type(lane.backlog.accepted)()
-    (pool,) = throttler._process()._wire._adapter.poolmanager.pools._container.values()
+    (pool,) = throttler._process().account.transport._adapter.poolmanager.pools._container.values()
     wait_until(lambda: len(server._connections) == 25)  # those that were read are kept
     idle = [connection for connection in list(pool.pool.queue) if connection is not None]
     assert len([c for c in idle if c.sock is not None]) == 25

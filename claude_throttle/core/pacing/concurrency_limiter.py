@@ -39,6 +39,10 @@ AFTER_OUTAGE = 8
 TOLD_GROWTH = 1.5
 
 
+def _nothing() -> None:
+    """Nothing is shared, so no other process need know."""
+
+
 class Slot:
     """Taken while it is in the set of those that are; whoever wants one makes it first.
 
@@ -72,6 +76,8 @@ class ConcurrencyLimiter:
     """Permits, borrowed and put back. Thread-safe.
 
     *told*: never more than that. *probing*: nothing is known of the server, so begin with a few.
+    *wants_slot* is called when a call waits for more than was granted, *too_many* when the server
+    refused one more; both matter where the limit is shared with other processes.
     """
 
     def __init__(
@@ -80,6 +86,8 @@ class ConcurrencyLimiter:
         *,
         probing: bool = False,
         interactive_share: float = 0.0,
+        wants_slot: Callable[[], None] = _nothing,
+        too_many: Callable[[], None] = _nothing,
     ) -> None:
         self.told = told
         #: What was told, or one of those who share it found: all together may use so many.
@@ -87,10 +95,8 @@ class ConcurrencyLimiter:
         self._found_by_all = math.inf
         #: What we have of the places that processes share; inf where nothing is shared.
         self.granted = math.inf
-        #: Called when somebody waits for a place of those.
-        self.wants_slot: Callable[[], None] = lambda: None
-        #: Called when the server refused one more; None: nothing is shared.
-        self.too_many: Optional[Callable[[], None]] = None
+        self._wants_slot = wants_slot
+        self._too_many = too_many
         #: Share of the permits kept for priority INTERACTIVE.
         self.interactive_share = interactive_share
         #: The places that are out. None comes in without the lock; each goes out by itself.
@@ -176,7 +182,7 @@ class ConcurrencyLimiter:
         with self._lock:
             self._starved.add(wake)
         if self.in_use >= self.granted:
-            self.wants_slot()
+            self._wants_slot()
 
     def notify_waiters(self) -> None:
         """Wake the lanes that found none. Call it with no lane's mutex held."""
@@ -240,8 +246,7 @@ class ConcurrencyLimiter:
         with self._lock:
             if self._found_by_all == math.inf:
                 self._lower_locked(self.in_use - 1, now)
-        if self.too_many is not None:
-            self.too_many()
+        self._too_many()
 
     def _lower_locked(self, others: int, now: float) -> None:
         if self._stepped and not self._fast:

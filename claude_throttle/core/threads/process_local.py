@@ -1,4 +1,4 @@
-"""One state per process: what a parent owns is never touched by its child.
+"""One value per process: what a parent owns is never touched by its forked child.
 
 Measured on gunicorn, uWSGI and Celery in all their modes: only a state keyed by pid *and* a fork
 hook get through all of them. A pid check alone meets the parent's waiting thread in the inherited
@@ -10,49 +10,56 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from typing import TYPE_CHECKING, Callable, Optional
-
-if TYPE_CHECKING:
-    from claude_throttle.engine import Engine
+from typing import Any, Callable, Generic, Optional, Protocol, TypeVar
 
 
-class ProcessLocal:
-    """Makes a Process on first use, in each process anew. Thread-safe without a lock."""
+class Abandonable(Protocol):
+    """A value that a forked child can let go of without a lock."""
 
-    def __init__(self, make: Callable[[], Engine]) -> None:
+    def abandon(self) -> None: ...
+
+
+Value = TypeVar("Value", bound=Abandonable)
+
+
+class ProcessLocal(Generic[Value]):
+    """A value made on first use, anew in each process. Thread-safe without a lock."""
+
+    def __init__(self, make: Callable[[], Value]) -> None:
         self._make = make
         # A plain dict: setdefault and pop are atomic, and no lock can be left held by a fork.
-        self._by_pid: dict[int, Engine] = {}
-        self._inherited: list[Engine] = []
+        self._by_pid: dict[int, Value] = {}
+        self._inherited: list[Value] = []
         _everyone.add(self)
         _hook_into_uwsgi()
 
-    def mine(self) -> Engine:
-        """This process's own."""
+    def mine(self) -> Value:
+        """This process's value; made if there is none yet."""
         pid = os.getpid()
-        process = self._by_pid.get(pid)
-        if process is not None:
-            return process
+        value = self._by_pid.get(pid)
+        if value is not None:
+            return value
         self.forget_parent()
         return self._by_pid.setdefault(pid, self._make())
 
-    def mine_if_any(self) -> Optional[Engine]:
-        """The same, if it was ever used here."""
+    def mine_if_any(self) -> Optional[Value]:
+        """This process's value; None if it was never used here."""
         return self._by_pid.get(os.getpid())
 
     def forget_parent(self) -> None:
-        """In a forked child: let go of what was inherited."""
+        """In a forked child: let go of the values of other processes."""
         for pid in list(self._by_pid):
             if pid != os.getpid():
-                process = self._by_pid.pop(pid, None)
-                if process is not None:
-                    # Kept, not collected: closing its pools takes locks nobody may hold here.
-                    self._inherited.append(process)
-                    process.abandon()
+                value = self._by_pid.pop(pid, None)
+                if value is not None:
+                    # Kept, not collected: closing its pools takes locks that no thread of this
+                    # process can release.
+                    self._inherited.append(value)
+                    value.abandon()
 
 
 #: Weakly: a hook can never be unregistered.
-_everyone: weakref.WeakSet[ProcessLocal] = weakref.WeakSet()
+_everyone: weakref.WeakSet[ProcessLocal[Any]] = weakref.WeakSet()
 
 
 def _forget_parents() -> None:

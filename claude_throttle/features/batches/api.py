@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from claude_throttle.config.timeouts import checked
 from claude_throttle.errors import BatchIncomplete, DeadlineExceeded, InvalidCall
@@ -19,9 +19,6 @@ from claude_throttle.features.batches.upload import (
     split,
 )
 from claude_throttle.features.batches.wire_format import State, require_batch_id, require_custom_id
-
-if TYPE_CHECKING:
-    from claude_throttle.engine import Engine
 
 __all__ = ["BatchHandle", "BatchProgress", "BatchResult", "BatchState", "Batches"]
 
@@ -48,8 +45,13 @@ class Batches:
     requests apart from messages, and take nothing from it.
     """
 
-    def __init__(self, process: Callable[[], Engine], bounds: BatchBounds = BatchBounds()) -> None:  # noqa: B008 - frozen
-        self._process = process
+    def __init__(
+        self,
+        client: Callable[[], BatchClient],
+        bounds: BatchBounds = BatchBounds(),  # noqa: B008 - frozen
+    ) -> None:
+        # Asked each time: a forked child has another one.
+        self._client = client
         self._bounds = bounds
 
     def submit(
@@ -79,14 +81,14 @@ class Batches:
         :class:`BatchIncomplete` is raised with the ids there are; else what the API says, as the
         SDK's exceptions, :class:`DeadlineExceeded`, :class:`AccountSuspended`, :class:`Closed`.
         """
-        desk = self._desk()
-        deadline = desk.deadline(timeout)
+        client = self._client()
+        deadline = client.deadline(timeout)
         if poll_seconds is not None:
             checked(poll_seconds)  # now: afterwards there would be ids to lose
         parts = split(requests, self._bounds)
         sent: list[CreatedBatch] = []
         try:
-            states = [_create(desk, part, deadline, sent, on_create) for part in parts]
+            states = [_create(client, part, deadline, sent, on_create) for part in parts]
         except Exception as error:
             if not sent and not isinstance(error, CreationUncertain):
                 raise
@@ -96,7 +98,7 @@ class Batches:
             raise
         finally:
             close_all(parts)
-        return BatchHandle(desk, sent, states, None, raw, poll_seconds)
+        return BatchHandle(client, sent, states, None, raw, poll_seconds)
 
     def resume(
         self,
@@ -118,7 +120,7 @@ class Batches:
         if not names:
             raise InvalidCall("resume() needs at least one id of a batch")
         sent = [CreatedBatch(name, None) for name in names]
-        return BatchHandle(self._desk(), sent, [], order, raw, poll_seconds)
+        return BatchHandle(self._client(), sent, [], order, raw, poll_seconds)
 
     def check(self, request: Any) -> str:
         """Its ``custom_id``, were it the first of submit(); raises :class:`InvalidCall` as that."""
@@ -126,15 +128,12 @@ class Batches:
 
     def recent(self, count: int = 100, timeout: Optional[float] = None) -> list[BatchState]:
         """The newest batches of the key's workspace, newest first; a request for each hundred."""
-        desk = self._desk()
-        return [_shown(state) for state in desk.recent(desk.deadline(timeout), count)]
-
-    def _desk(self) -> BatchClient:
-        return self._process().batch_client()
+        client = self._client()
+        return [_shown(state) for state in client.recent(client.deadline(timeout), count)]
 
 
 def _create(
-    desk: BatchClient,
+    client: BatchClient,
     part: BatchUpload,
     deadline: Optional[float],
     sent: list[CreatedBatch],
@@ -142,7 +141,7 @@ def _create(
 ) -> State:
     if on_create is not None:
         on_create(None, part.custom_ids)
-    state = desk.create(part.body, deadline)
+    state = client.create(part.body, deadline)
     sent.append(CreatedBatch(state.id, part.custom_ids))
     part.close()
     logger.info("batch %s was created: %d requests", state.id, len(part.custom_ids))

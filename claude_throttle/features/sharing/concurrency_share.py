@@ -42,6 +42,7 @@ class ConcurrencyShare:
         lease_seconds: float,
         time: ClockOffset,
         monotonic: Callable[[], float],
+        hurry: Callable[[], None],
     ) -> None:
         self._limiter = limiter
         self._lanes = lanes
@@ -49,22 +50,22 @@ class ConcurrencyShare:
         self.lease_seconds = lease_seconds
         self._time = time
         self._monotonic = monotonic
+        self._hurry = hurry
         self._places = SharedConcurrencyLimit()
         #: The ledger cannot be asked now.
         self._is_alone = True
         #: As the ledger has it.
         self.held = 0
-        limiter.too_many = self._refused
         if self._is_shared:
             limiter.grant(0)
 
-    def _refused(self) -> None:
+    def too_many(self) -> None:
         """The server refused one more: nobody may take its place before all know."""
         least = 1 if self._is_alone else 0
         self._limiter.grant(max(least, min(self._limiter.granted, self._limiter.in_use - 1)))
         if not self._is_alone:
             self._places.refused(self._time.at(self._monotonic()))
-            self._limiter.wants_slot()
+            self._hurry()
 
     @property
     def _is_shared(self) -> bool:

@@ -10,11 +10,13 @@ import logging
 import os
 import threading
 from functools import partial
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event, StoreLost, StoreReturned
+from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.condition import Condition
 from claude_throttle.core.threads.thread_pool import ThreadPool
@@ -109,6 +111,23 @@ class Coordinator:
             with self._changed:
                 self._is_patient = False
                 self._changed.notify()
+
+    def too_many(self) -> None:
+        """The server refused one more request in flight. Called with no lock held."""
+        self._seats.too_many()
+
+    def make_pacer(self, *quotas: Any, **options: Any) -> SharedPacer:
+        """A pacer for a new lane, which reserves in the store. As :class:`Pacer`."""
+        return SharedPacer(*quotas, **options)
+
+    def adopt(self, lane: Lane, pacer: Pacer) -> None:
+        """A lane was made for that pacer. Once, before its first call."""
+        if isinstance(pacer, SharedPacer):
+            pacer.share(self, lane.mutex, lane.backlog.not_empty.notify)
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's connection to the store. Takes no lock."""
+        self.store.ledger.abandon()
 
     def tell_notice(self, notice: str) -> None:
         """The account is suspended, and why; "" = it is not any more."""

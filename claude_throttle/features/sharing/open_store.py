@@ -5,21 +5,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any
 from urllib.parse import unquote
 
+from claude_throttle.account.account import Account, ProcessResources
 from claude_throttle.config.settings import Settings
-from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.features.sharing.clock_offset import ClockOffset
 from claude_throttle.features.sharing.concurrency_share import ConcurrencyShare
 from claude_throttle.features.sharing.coordinator import Coordinator
+from claude_throttle.features.sharing.shared_pacer import SharedPacer
 from claude_throttle.features.sharing.store import ReservingStore
 from claude_throttle.features.sharing.stores.contract import Store
-
-if TYPE_CHECKING:
-    from claude_throttle.account.model_groups import ModelGroups
-    from claude_throttle.account.suspensions import Suspensions
 
 #: Makes a table of hashed keys, made for something else, worthless here.
 SALT = b"claude_throttle account"
@@ -30,31 +27,29 @@ _in_memory: dict[str, Store] = {}
 
 
 def make_coordinator(
-    settings: Settings,
-    limiter: ConcurrencyLimiter,
-    model_groups: ModelGroups,
-    access: Suspensions,
-    median_latency: Callable[[], float],
-    clock: Clock,
+    settings: Settings, resources: ProcessResources, account: Account
 ) -> Coordinator:
-    """Who keeps this process in step with the others. Starts and connects nothing yet."""
-    time, lease_seconds = ClockOffset(), settings.store_lease
-    seats = ConcurrencyShare(
-        limiter, model_groups.lanes, median_latency, lease_seconds, time, clock.monotonic
+    """The coordinator of *account*, which is still being made. Starts and connects nothing yet."""
+    time, clock = ClockOffset(), resources.clock
+    share = ConcurrencyShare(
+        account.limiter,
+        account.lanes,
+        resources.median_latency,
+        settings.store_lease,
+        time,
+        clock.monotonic,
+        lambda: coordinator.hurry(),
     )
     coordinator = Coordinator(
         open_store(settings, clock),
-        seats,
-        model_groups.shared_pacers,
-        model_groups.observe,
-        access.apply,
-        model_groups.thread_pool,
+        share,
+        lambda: [pacer for pacer in account.pacers() if isinstance(pacer, SharedPacer)],
+        resources.observe,
+        account.apply_suspensions,
+        resources.thread_pool,
         clock,
         time,
     )
-    model_groups.coordinator = coordinator
-    limiter.wants_slot = coordinator.hurry
-    access.publish = coordinator.tell_notice
     return coordinator
 
 

@@ -9,7 +9,6 @@ an instant: where the line moves more slowly than thought, all behind move with 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, cast
 
 from claude_throttle.core.domain.cost import Cost
@@ -22,7 +21,8 @@ from claude_throttle.features.sharing.stores.contract import (
 )
 
 if TYPE_CHECKING:
-    from claude_throttle.engine import Engine
+    from claude_throttle.account.account import Account
+    from claude_throttle.account.model_group import ModelGroup
     from claude_throttle.features.sharing.coordinator import Coordinator
     from claude_throttle.features.sharing.shared_pacer import SharedPacer
 
@@ -113,25 +113,23 @@ def _standing(ticket: LineTicket, reply: Optional[ExchangeResponse]) -> QueuePos
 
 
 def line_up(
-    process: Engine, params: Mapping[str, Any], ticket: Optional[LineTicket]
+    account: Account, model_group: ModelGroup, cost: Cost, ticket: Optional[LineTicket]
 ) -> tuple[LineTicket, float]:
-    """A place for such a call, or where *ticket* stands by now; seconds until it may leave."""
-    if process.coordinator is None:
+    """A place for a call of that cost, or where *ticket* is by now; seconds until it may leave."""
+    coordinator = cast("Optional[Coordinator]", account.coordinator)
+    if coordinator is None:
         raise ConfigurationError("a ticket needs a store that all share: Throttler(shared=…)")
-    model_group, cost = process.priced(params)
-    line = VirtualQueue(process.coordinator, cast("SharedPacer", model_group.pacer))
+    line = VirtualQueue(coordinator, cast("SharedPacer", model_group.pacer))
     found = line.look(ticket, cost) if ticket is not None else line.join(cost)
-    leaves_in = process.seconds_until_leave(model_group, cost)
+    leaves_in = account.seconds_until_leave(model_group, cost)
     if max(0.0, found.seconds) < leaves_in < math.inf:
         line.push_back(found, leaves_in)
     return found.ticket, max(found.seconds, leaves_in)
 
 
 def line_up_alone(
-    process: Engine, params: Mapping[str, Any], ticket: Optional[LineTicket]
+    account: Account, model_group: ModelGroup, cost: Cost, ticket: Optional[LineTicket]
 ) -> tuple[LineTicket, float]:
-    """The same in testing mode, which keeps away from the store: nobody else is in line."""
-    model_group, cost = process.priced(params)
-    return ticket or LineTicket(model_group.lane.name, 0.0), process.seconds_until_leave(
-        model_group, cost
-    )
+    """line_up() for testing mode, which asks no store: no other process is in line."""
+    seconds = account.seconds_until_leave(model_group, cost)
+    return ticket or LineTicket(model_group.lane.name, 0.0), seconds

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import Any, Callable, Optional, Protocol
 
+from claude_throttle.config.settings import Settings
 from claude_throttle.core.threads import exit_hooks
 from claude_throttle.core.threads.clock import Clock
-from claude_throttle.core.threads.process_local import ProcessLocal
-from claude_throttle.engine import Engine
+from claude_throttle.core.threads.exit_hooks import Closable
+from claude_throttle.core.threads.process_local import Abandonable, ProcessLocal
 from claude_throttle.features.test_mode.canned_transport import CannedAnswer, CannedTransport
-
-if TYPE_CHECKING:
-    from claude_throttle.config.settings import Settings
-    from claude_throttle.metrics.event_bus import Listener
+from claude_throttle.transport.transport import Transport
 
 logger = logging.getLogger("claude_throttle")
 
@@ -21,10 +19,19 @@ logger = logging.getLogger("claude_throttle")
 OFF = {"shared": None, "admin_key": None, "count_tokens": "estimate"}
 
 
-class CannedAnswers:
-    """What :meth:`Throttler.testing_mode` gives: a context manager. Thread-safe.
+class CannedEngine(Closable, Abandonable, Protocol):
+    """What testing mode needs of an engine."""
 
-    It has lanes and counters of its own, so it leaves no trace in what the throttler has learned.
+
+#: Makes an engine from settings and what takes the network's place.
+MakeEngine = Callable[[Settings, Transport], Any]
+
+
+class CannedAnswers:
+    """Testing mode in force: a context manager that ends it. Thread-safe.
+
+    It has an engine of its own in each process, so it leaves no trace in what the throttler has
+    learned. *among*: all testing modes of the throttler; the last one is in force.
     """
 
     def __init__(
@@ -33,38 +40,38 @@ class CannedAnswers:
         canned: CannedAnswer,
         settings: Callable[[], Settings],
         clock: Clock,
-        listener: Optional[Listener],
+        make_engine: MakeEngine,
     ) -> None:
         canned.require()
         self._canned = canned
         self._settings = settings
         self._clock = clock
-        self._listener = listener
-        self.processes = ProcessLocal(self._begin)
-        # The last one is in force. Single list operations only, so no lock.
+        self._make_engine = make_engine
+        self.processes: ProcessLocal[Any] = ProcessLocal(self._begin)
+        # Single list operations only, so no lock.
         self._among = among
         among.append(self)
         logger.warning("testing mode: answers are canned, and no call to Claude is made")
 
-    def _begin(self) -> Engine:
-        settings, clock = self._settings().replaced(OFF), self._clock
-        process = Engine(settings, clock, self._listener, CannedTransport(self._canned, clock))
-        exit_hooks.finish_at_exit(process)
-        return process
+    def _begin(self) -> CannedEngine:
+        transport = CannedTransport(self._canned, self._clock)
+        engine: CannedEngine = self._make_engine(self._settings().replaced(OFF), transport)
+        exit_hooks.finish_at_exit(engine)
+        return engine
 
     def end(self, cancel_pending: bool = False) -> None:
         """Finish, or cancel, what is to be answered here; calls go where they went before.
 
-        Idempotent. Who calls from another thread at this moment may get :class:`Closed`.
+        Idempotent. A call made by another thread at this moment may raise :class:`Closed`.
         """
         try:
             self._among.remove(self)
         except ValueError:  # it has ended
             return
-        process = self.processes.mine_if_any()
-        if process is not None:
-            process.close(0 if cancel_pending else None, cancel_pending)
-            exit_hooks.forget(process)
+        engine = self.processes.mine_if_any()
+        if engine is not None:
+            engine.close(0 if cancel_pending else None, cancel_pending)
+            exit_hooks.forget(engine)
         if not self._among:
             logger.warning("testing mode is over: calls go to %s", self._settings().base_url)
 

@@ -1,0 +1,298 @@
+"""Everything that belongs to one API key: lanes, limits, suspensions, and the way to the API."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Protocol
+
+from claude_throttle.account import refusal_messages
+from claude_throttle.account.admission import Admission
+from claude_throttle.account.endpoint_lanes import endpoint_lane
+from claude_throttle.account.model_group import ModelGroup
+from claude_throttle.account.model_groups import ModelGroups, SharedQuotas
+from claude_throttle.account.suspensions import Suspensions
+from claude_throttle.config.settings import Settings
+from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.drain import wait_until_done
+from claude_throttle.core.dispatch.lane import Lane
+from claude_throttle.core.dispatch.settlement import Outcome, in_progress, mark_in_progress, settle
+from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.events import Event
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
+from claude_throttle.core.pacing.pacer import Pacer
+from claude_throttle.core.queueing.reentrant_slot import OpenPermits
+from claude_throttle.core.threads.clock import Clock
+from claude_throttle.core.threads.thread_pool import ThreadPool
+from claude_throttle.errors import Closed
+from claude_throttle.transport import sdk
+from claude_throttle.transport.transport import Transport
+
+if TYPE_CHECKING:
+    from claude_throttle.account.limits import Limits
+    from claude_throttle.account.rate_limits_api import OrganizationLimits
+    from claude_throttle.transport.http import HttpTransport
+
+#: Seconds that stopped calls are given to end by themselves before they are ended from outside.
+GRACE_SECONDS = 1.0
+
+
+class ProcessResources(NamedTuple):
+    """What all accounts of one process use together."""
+
+    clock: Clock
+    thread_pool: ThreadPool
+    #: Tells the counters, the log and the listener of an event; the call it is about, if any.
+    observe: Callable[[Event, Optional[Call]], None]
+    #: Seconds from send to answer, of the median call.
+    median_latency: Callable[[], float]
+    #: The permits that each thread holds open.
+    open_permits: OpenPermits
+    #: Of calls and permits, from 1.
+    numbers: itertools.count[int]
+
+
+class AccountCoordinator(SharedQuotas, Protocol):
+    """Keeps an account in step with other processes that use the same key."""
+
+    def hurry(self) -> None:
+        """A call waits for a slot. May be called with a lane's mutex held."""
+        ...
+
+    def too_many(self) -> None:
+        """The API refused one more request in flight. Called with no lock held."""
+        ...
+
+    def tell_notice(self, notice: str) -> None:
+        """Tell the other processes what is suspended."""
+        ...
+
+    def close(self) -> None:
+        """Report what is left, and leave the store."""
+        ...
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's connection. Takes no lock."""
+        ...
+
+
+class CallCounter(Protocol):
+    """Has the API count a call's input tokens before the call is queued."""
+
+    #: The lane of the counting endpoint.
+    lane: Lane
+
+    def begin(self, call: Call) -> None:
+        """Count *call*, then place it in its own lane."""
+        ...
+
+    def close(self) -> None:
+        """Count no more; calls that wait for their count are placed with their estimate."""
+        ...
+
+
+class Account:
+    """One API key and everything that belongs to it. Thread-safe; belongs to one process.
+
+    *transport* sends calls; *http*, if there is a network, asks for the organization's limits.
+    *share* makes the coordinator where the key's quotas are shared with other processes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        resources: ProcessResources,
+        transport: Transport,
+        *,
+        http: Optional[HttpTransport] = None,
+        counter: Optional[CallCounter] = None,
+        share: Optional[Callable[[Account], AccountCoordinator]] = None,
+    ) -> None:
+        self._settings = settings
+        self._resources = resources
+        self.transport = transport
+        self._counter = counter
+        self.limiter = ConcurrencyLimiter(
+            settings.max_concurrency,
+            probing=not settings.tells_rate,
+            interactive_share=settings.interactive_share,
+            wants_slot=self._wants_slot,
+            too_many=self._too_many,
+        )
+        self.coordinator = None if share is None else share(self)
+        self.suspensions = Suspensions(
+            self.lanes, resources.observe, resources.clock, self._publish_suspensions
+        )
+        self.model_groups = ModelGroups(
+            settings,
+            self.limiter,
+            resources.thread_pool,
+            resources.clock,
+            self._send_call,
+            resources.observe,
+            self.suspensions.suspend,
+            self.coordinator,
+        )
+        #: Admits what other clients send with this key.
+        self.admission = Admission(
+            self.model_group,
+            resources.open_permits,
+            resources.numbers,
+            self.suspensions,
+            filter(None, (settings.api_key, settings.auth_token)),
+            self._endpoint_lane,
+            resources.clock,
+        )
+        self._organization_limits = self._make_organization_limits(http)
+
+    def _make_organization_limits(
+        self, http: Optional[HttpTransport]
+    ) -> Optional[OrganizationLimits]:
+        if http is None or not self._settings.admin_key:
+            return None
+        from claude_throttle.account.rate_limits_api import OrganizationLimits  # rarely needed
+
+        return OrganizationLimits(
+            self._settings, http, self.model_groups, self._resources.thread_pool
+        )
+
+    def _endpoint_lane(self, name: str) -> Lane:
+        if self._counter is not None and self._counter.lane.name == name:
+            return self._counter.lane
+        resources = self._resources
+        return endpoint_lane(name, self._settings, resources.thread_pool, resources.clock)
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def model_group(self, model: str) -> ModelGroup:
+        """The group that *model* belongs to. Raises :class:`Closed`."""
+        if self._organization_limits is not None:
+            self._organization_limits.ask_once()
+        return self.model_groups.of(model)
+
+    def lanes(self) -> list[Lane]:
+        """The lanes of all models that were asked for so far."""
+        return self.model_groups.lanes()
+
+    def pacers(self) -> list[Pacer]:
+        """The pacers of those lanes."""
+        return [group.pacer for group in self.model_groups.all()]
+
+    def put(self, call: Call, block: bool) -> None:
+        """Queue *call* in its lane, once its tokens are counted. Raises ``queue.Full``, Closed."""
+        call.home.put(call, block, None if self._counter is None else self._counter.begin)
+
+    def _send_call(self, call: Call) -> None:
+        """Send a call that has left, and settle it. Runs in a sender thread."""
+        try:
+            with mark_in_progress(call):
+                outcome = self._outcome_of(call)
+        except BaseException as error:  # noqa: BLE001 - whatever happens, its future is resolved
+            outcome = Outcome(error=error)
+        settle(call, outcome)
+
+    def _outcome_of(self, call: Call) -> Outcome:
+        if not call.raw:
+            sdk.begin_import()
+        call.future.set_running_or_notify_cancel()
+        attempts = call.attempts
+        if attempts is None or call.sent_at is None:  # the lane sets both as it leaves
+            raise RuntimeError("a call was carried before it left")
+        attempts.announce()
+        outcome = self.transport.send(call, attempts)
+        if outcome.usage is not None:
+            self.model_groups.of_call(call).learn(call, outcome.usage)
+        if outcome.error is None:
+            self.suspensions.answered(call, attempts.dispatch.at)
+        return outcome
+
+    def limits(self) -> Limits:
+        """What is known of each lane's limits."""
+        return self.model_groups.limits(self.suspensions.suspension)
+
+    def seconds_until_leave(self, model_group: ModelGroup, cost: Cost) -> float:
+        """Seconds that a call of that cost, queued now, would wait."""
+        latency = self._resources.median_latency()
+        return model_group.seconds_until_leave(cost, self.limiter, latency)
+
+    # -- other processes -------------------------------------------------------------------------
+    # The coordinator is made from what calls these, so each looks it up when it is called.
+
+    def _wants_slot(self) -> None:
+        if self.coordinator is not None:
+            self.coordinator.hurry()
+
+    def _too_many(self) -> None:
+        if self.coordinator is not None:
+            self.coordinator.too_many()
+
+    def _publish_suspensions(self, notice: str) -> None:
+        if self.coordinator is not None:
+            self.coordinator.tell_notice(notice)
+
+    def apply_suspensions(self, notice: str) -> None:
+        """Another process says what is suspended."""
+        self.suspensions.apply(notice)
+
+    # -- steering --------------------------------------------------------------------------------
+
+    def hold(self, held: bool) -> None:
+        """Stop letting requests leave, or go on."""
+        self.model_groups.pause(held)
+        self.admission.hold(held)
+        if self._counter is not None:
+            self._counter.lane.pause() if held else self._counter.lane.resume()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Keep to other quotas and bounds from now on."""
+        self._settings = settings
+        self.model_groups.reconfigure(settings)
+        self.limiter.interactive_share = settings.interactive_share
+        self.limiter.set_told(settings.max_concurrency, settings.tells_rate)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def wait_until_done(self, timeout: Optional[float]) -> int:
+        """Wait until no call is left, *timeout* seconds at most; return how many are."""
+        now = self._resources.clock.monotonic
+        return wait_until_done(self.lanes(), now, timeout, refusal_messages.closed)
+
+    def refuse_new(self) -> None:
+        """Accept no more calls; those that were accepted go on."""
+        self.model_groups.close()
+
+    def cancel_waiting(self) -> None:
+        """Cancel the calls that have not been sent."""
+        for lane in self.lanes():
+            lane.cancel_waiting(Closed("the throttler was closed"))
+
+    def close(self) -> None:
+        """End everything that is left, and free what the account holds."""
+        self.admission.close()
+        if self._counter is not None:
+            self._counter.close()
+        self._end_the_rest()
+        if self.coordinator is not None:
+            self.coordinator.close()
+
+    def _end_the_rest(self) -> None:
+        for lane in self.lanes():
+            # Permits that wait, too: they are no calls, so no drain waited for them.
+            lane.end_all(Closed("the throttler was closed before this call could leave"))
+            lane.stop_all(refusal_messages.closed)
+        if self.wait_until_done(GRACE_SECONDS):
+            # A sender may be stuck where nothing reaches it, in a name lookup; its caller is not.
+            for call in self._unsettled():
+                if call not in in_progress.calls:
+                    settle(call, Outcome(error=refusal_messages.closed(call)))
+
+    def _unsettled(self) -> Iterable[Call]:
+        return (call for lane in self.lanes() for call in lane.unsettled())
+
+    def abandon(self) -> None:
+        """In a forked child: end our copies of the parent's futures. Takes no lock."""
+        for call in self._unsettled():
+            call.abandon(refusal_messages.forked(call))
+        self.transport.abandon()
+        if self.coordinator is not None:
+            self.coordinator.abandon()
