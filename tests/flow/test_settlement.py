@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from claude_throttle import engine as process_module
+from claude_throttle.account import account as account_module
 from claude_throttle.core.dispatch import lane as lane_module
 from tests.conftest import MODEL, ask, echo
 
@@ -120,7 +120,7 @@ def test_settling_twice_resolves_once(fake, throttle):
     future = throttler.submit(**ask())
     call = future._call
     lane_module.settle(call, lane_module.Outcome(error=ValueError("first")))
-    process_module.settle(call, process_module.Outcome(error=KeyError("second")))
+    account_module.settle(call, account_module.Outcome(error=KeyError("second")))
     with pytest.raises(ValueError, match="first"):
         future.result(0)
     throttler.resume()

@@ -170,7 +170,10 @@ def test_an_abandoned_stream_is_closed_without_a_lock(fake, throttle, how):
         held = [held]
         held.append(held)
     process = throttler._process()
-    lane, pools = process.model_group(MODEL).lane, process.account.transport._adapter.poolmanager.pools
+    lane, pools = (
+        process.model_group(MODEL).lane,
+        process.account.transport._adapter.poolmanager.pools,
+    )
     locked, done = threading.Event(), threading.Event()
 
     def hold_all():
