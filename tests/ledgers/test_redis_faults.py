@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -190,7 +192,7 @@ def test_a_name_that_is_looked_up_in_vain_holds_nobody(start_redis, hasty, monke
 
 def test_a_connection_that_hangs_for_ever_is_given_up(start_redis, hasty, monkeypatch):
     """After some seconds another is begun."""
-    monkeypatch.setattr("claude_throttle.features.sharing.stores.redis_pool.GIVE_UP_SECONDS", 0.1)
+    monkeypatch.setattr("claude_throttle.features.sharing.stores.time_limiter.GIVE_UP_SECONDS", 0.1)
     server = start_redis()
     ledger = hasty(server.url)
     never, look_up, tries = threading.Event(), socket.getaddrinfo, []
@@ -218,3 +220,45 @@ def test_where_no_thread_can_start_it_fails_at_once(start_redis, hasty, monkeypa
 
 def _cannot_start(thread):
     raise RuntimeError("can't start new thread")
+
+
+GREEN = """
+from gevent import monkey; monkey.patch_all()
+import gevent, sys, time
+from claude_throttle.features.sharing.stores.contract import StoreFailed
+from claude_throttle.features.sharing.stores.redis import RedisStore
+from tests.ledgers.orders import LANE, order
+store, others = RedisStore(sys.argv[1], time.monotonic, 0.4), []
+
+def go_on():
+    while True:
+        others.append(None)
+        gevent.sleep(0.01)
+
+store.now()
+print("ready", flush=True)
+sys.stdin.readline()
+gevent.spawn(go_on)
+began = time.monotonic()
+try:
+    store.exchange("a", LANE, order())
+except StoreFailed:
+    print(time.monotonic() - began, len(others), flush=True)
+sys.stdin.readline()
+print(store.exchange("b", LANE, order()).waits, flush=True)
+"""
+
+
+def test_greenlets_go_on_while_one_waits_for_an_answer(start_redis):
+    """With gevent, a blocked thread is the whole process."""
+    server = start_redis()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", GREEN, server.url], **pipes) as green:
+        assert green.stdout.readline() == "ready\n"
+        server.freeze()
+        print("go", file=green.stdin, flush=True)
+        took, others = green.stdout.readline().split()
+        server.wake()
+        assert green.communicate("go\n", timeout=60)[0] == "(0.0,)\n"
+    assert 0.3 < float(took) < BOUND
+    assert int(others) > 5

@@ -96,19 +96,20 @@ def test_a_child_can_neither_read_nor_write_what_is_its_parents(redis_url, ledge
     ledger = ledger_at(redis_url)
     account = new_account()
     ledger.exchange(account, LANE, order())
-    ((line,),) = [lines._idle for lines in ledger._lines.values()]
+    ((connection,),) = ledger._idle.values()
+    sock = connection._sock
     pid = os.fork()
     if pid == 0:
         got = b"nothing was tried"
         with contextlib.suppress(BaseException):
             ledger.abandon()
             got = b""
-            for use in (lambda: line._socket.send(b"PING\r\n"), lambda: line._socket.recv(1)):
+            for use in (lambda: sock.send(b"PING\r\n"), lambda: sock.recv(1)):
                 with contextlib.suppress(OSError):
                     got = use()
         os._exit(1 if got else 0)
     assert os.waitpid(pid, 0)[1] == 0
     assert ledger.exchange(account, LANE, order()).taken == (2.0,)
-    assert [lines._idle for lines in ledger._lines.values()] == [[line]]
+    assert list(ledger._idle.values()) == [[connection]]
     ledger.abandon()  # in the process that made it, nothing
     assert ledger.exchange(account, LANE, order()).taken == (3.0,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -30,11 +31,15 @@ def tls_port(start_redis):
 
     def serve(plain):
         with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as client:
-            behind = socket.create_connection(("127.0.0.1", server.port))
-            with behind:
-                while asked := client.recv(65536):
-                    behind.sendall(asked)
-                    client.sendall(behind.recv(65536))
+            with socket.create_connection(("127.0.0.1", server.port)) as behind:
+                sides = {client: behind, behind: client}
+                while True:
+                    ready = [client] if client.pending() else select.select(list(sides), [], [])[0]
+                    for side in ready:
+                        piece = side.recv(65536)
+                        if not piece:
+                            return
+                        sides[side].sendall(piece)
 
     def accept():
         with contextlib.suppress(OSError):

@@ -1,20 +1,23 @@
-"""A ledger in a Redis (or Valkey), for the processes of many machines.
+"""A store in a Redis (or Valkey), for the processes of many machines.
 
-One script, one round trip for each exchange. Read in this order: :mod:`redis_orders` (what is sent
-and said), ``exchange.lua`` (what the server does with it), :mod:`resp` (a connection),
-:mod:`redis_lines` (several), :mod:`redis_servers` (to whom); :mod:`redis_fleet` reads all that a
-server holds; :mod:`redis_failures` says what went wrong.
+redis-py (or valkey-py) makes the connections and talks through them. One script, one round trip for
+each exchange. Read in this order: :mod:`redis_format` (what is sent and answered), ``exchange.lua``
+(what the server does with it), :mod:`redis_connections` (to which server), :mod:`time_limiter` (how
+long a caller waits), :mod:`redis_errors` (what went wrong).
 """
 
 from __future__ import annotations
 
-import functools
+import os
 import threading
+from collections import defaultdict
+from collections.abc import Iterator
 from importlib import import_module
+from itertools import islice
 from typing import Any, Callable, Optional, TypeVar, Union
 
+from claude_throttle.core.threads.fork import dead_end
 from claude_throttle.errors import ConfigurationError
-from claude_throttle.features.sharing.stores import redis_scan as redis_fleet
 from claude_throttle.features.sharing.stores.contract import (
     SECOND,
     ExchangeRequest,
@@ -22,23 +25,26 @@ from claude_throttle.features.sharing.stores.contract import (
     FleetSnapshot,
     StoreFailed,
 )
-from claude_throttle.features.sharing.stores.redis_errors import failure
-from claude_throttle.features.sharing.stores.redis_format import BY_HASH, IN_FULL, read, written
-from claude_throttle.features.sharing.stores.redis_pool import ConnectionPool
-from claude_throttle.features.sharing.stores.redis_protocol import (
-    CommandRefused,
-    Left,
-    RespConnection,
-    command,
-    countdown,
-    cut_off_inherited,
+from claude_throttle.features.sharing.stores.redis_connections import Address, server
+from claude_throttle.features.sharing.stores.redis_errors import code_of, failure
+from claude_throttle.features.sharing.stores.redis_format import (
+    PREFIX,
+    SCRIPT,
+    SHA,
+    add_record,
+    decode,
+    encode,
 )
-from claude_throttle.features.sharing.stores.redis_url import Address, server
 from claude_throttle.features.sharing.stores.snapshot import fleet_of
+from claude_throttle.features.sharing.stores.time_limiter import Task, TimeLimiter
 from claude_throttle.features.sharing.stores.transaction import AccountRecord, LaneRecord
 
 #: For everything that :meth:`RedisStore.fleet` asks.
 FLEET_SECONDS = 2.0
+
+#: Keys looked at by the server in one step; hashes read in one step.
+SCAN_STEP = 1000
+READ_STEP = 100
 
 Answer = TypeVar("Answer")
 
@@ -62,126 +68,217 @@ class RedisStore:
         self.name = self._server.name
         self._monotonic = monotonic
         self._timeout_seconds = timeout_seconds
+        self._limiter = TimeLimiter("claude-throttle-redis", monotonic)
+        self._pid = os.getpid()
         # Guards the three below. Held for a look only.
         self._lock = threading.Lock()
-        self._lines: dict[Optional[Address], ConnectionPool] = {}
-        self._moved: dict[str, Address] = {}
+        #: Connections that nobody uses, by where to; None: where the URL says.
+        self._idle: dict[Optional[Address], list[Any]] = defaultdict(list)
+        #: All that are open or being made.
+        self._connections: set[Any] = set()
         self._closed = False
+        #: Where a Cluster keeps an account.
+        self._moved: dict[str, Address] = {}
 
     def exchange(self, account: str, lane: str, order: ExchangeRequest) -> ExchangeResponse:
         """One transaction, one round trip. Raises :class:`StoreFailed` after the timeout at most.
 
         What was asked in vain may still be done, until ``order.not_after``.
         """
-        count, words = written(account, lane, order)
+        words = encode(account, lane, order)
 
-        def asked(line: RespConnection, left: Left) -> ExchangeResponse:
-            try:
-                (answer,) = line.ask(count + BY_HASH + words, left)
-            except CommandRefused as refused:
-                if refused.code != "NOSCRIPT":
-                    raise
-                (answer,) = line.ask(count + IN_FULL + words, left)
-            return read(answer, order)
+        def evaluate(connection: Any) -> ExchangeResponse:
+            return decode(_evaluate(connection, words), order)
 
-        def routed(left: Left) -> ExchangeResponse:
+        def ask(task: Task) -> ExchangeResponse:
             try:
-                return self._through(self._moved.get(account), asked, left)
-            except CommandRefused as refused:
-                if refused.code != "MOVED":
+                return self._through(self._moved.get(account), evaluate, task)
+            except Exception as error:
+                if code_of(error) != "MOVED":
                     raise
-                self._moved[account] = self._server.moved_to(str(refused))
-            return self._through(self._moved[account], asked, left)
+                address = self._moved[account] = self._server.moved_to(str(error))
+            return self._through(address, evaluate, task)
 
         try:
-            return self._bounded(routed, self._timeout_seconds)
+            return self._call(ask, self._timeout_seconds)
         except StoreFailed:
             self._moved.pop(account, None)
             raise
 
     def now(self) -> float:
         """The server's time; also finds out whether it is there. Raises :class:`StoreFailed`."""
-        return self._bounded(lambda left: self._through(None, _time, left), self._timeout_seconds)
+        return self._call(lambda task: self._through(None, _time, task), self._timeout_seconds)
 
     def fleet(self) -> FleetSnapshot:
         """All that it holds, within two seconds. Raises :class:`StoreFailed`."""
-        return self._bounded(self._fleet, FLEET_SECONDS)
+        return self._call(self._fleet, FLEET_SECONDS)
 
     def abandon(self) -> None:
-        """In a forked child: these connections are the parent's."""
-        cut_off_inherited()
+        """In a forked child: nobody here can read or write what is the parent's. Takes no lock."""
+        if self._pid == os.getpid():
+            return
+        with dead_end() as dead:
+            for connection in list(self._connections):
+                sock = connection._sock
+                if sock is not None and sock.fileno() >= 0:
+                    os.dup2(dead, sock.fileno(), inheritable=False)
 
     def close(self) -> None:
         """Close all connections; who asks just now gets its answer or :class:`StoreFailed`."""
         with self._lock:
             self._closed = True
-            lines = list(self._lines.values())
-        for each in lines:
-            each.close()
+            addresses = list(self._idle)
+        for address in addresses:
+            self._hang_up(address)
+        self._limiter.stop()
 
-    def _fleet(self, left: Left) -> FleetSnapshot:
-        lanes: dict[tuple[str, str], LaneRecord] = {}
-        accounting: dict[str, AccountRecord] = {}
-
-        def collect(line: RespConnection, left: Left) -> None:
-            redis_fleet.collect(
-                lambda asked: line.ask(b"".join(asked), left, len(asked)), lanes, accounting
-            )
-
-        for address in self._through(None, self._primaries, left):
-            self._through(address, collect, left)
-        return fleet_of(lanes, accounting, self._through(None, _time, left))
-
-    def _primaries(self, line: RespConnection, left: Left) -> list[Optional[Address]]:
-        """All that hold slots of a Cluster; or the one and only."""
-        try:
-            (slots,) = line.ask(command(b"CLUSTER", b"SLOTS"), left)
-        except CommandRefused:
-            return [None]
-        found = {(host or b"", port) for _, _, (host, port, *_), *_ in slots}
-        return [self._server.moved_to(f"{host.decode()}:{port}") for host, port in sorted(found)]
-
-    def _bounded(self, asked: Callable[[Left], Answer], seconds: float) -> Answer:
+    def _call(self, ask: Callable[[Task], Answer], seconds: float) -> Answer:
         began = self._monotonic()
         try:
-            return asked(countdown(self._monotonic, seconds))
-        except Exception as error:  # noqa: BLE001 - of which library, nobody knows
+            return self._limiter.call(ask, seconds)  # type: ignore[no-any-return]
+        except Exception as error:  # noqa: BLE001 - those of several libraries
             took = self._monotonic() - began
             # Not "from error": the library's own texts are not ours to vouch for.
             raise failure(error, self.name, took, self._server.secrets) from None
 
+    # -- in a thread of the limiter --------------------------------------------------------------
+
     def _through(
-        self,
-        address: Optional[Address],
-        asked: Callable[[RespConnection, Left], Answer],
-        left: Left,
+        self, address: Optional[Address], ask: Callable[[Any], Answer], task: Task
     ) -> Answer:
-        lines = self._lines_to(address)
-        line = lines.take(left)
+        connection = self._take(address) or self._connect(address, task)
         try:
-            answer = asked(line, left)
+            task.connected(connection)
         except BaseException:
-            # Even if it only refused: it may be the wrong one by now, and is looked up anew.
-            line.close()
-            lines.hang_up()
+            self._give_back(address, connection)  # for the next caller
             raise
-        lines.release(line)
+        try:
+            answer = ask(connection)
+        except BaseException:
+            task.release()
+            # Even if it only refused: it may be the wrong one by now, and is looked up anew.
+            self._disconnect(connection)
+            self._hang_up(address)
+            raise
+        task.release()
+        self._give_back(address, connection)
         return answer
 
-    def _lines_to(self, address: Optional[Address]) -> ConnectionPool:
+    def _take(self, address: Optional[Address]) -> Any:
+        """An idle connection that the server has not closed; None if there is none."""
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise ConnectionAbortedError("it is closed")
+                idle = self._idle[address]
+                connection = idle.pop() if idle else None
+            if connection is None or _is_quiet(connection):
+                return connection
+            self._disconnect(connection)
+
+    def _connect(self, address: Optional[Address], task: Task) -> Any:
+        connection = self._server.connection(address)
+        self._connections.add(connection)
+        task.connecting(connection)
+        try:
+            connection.connect()
+        except BaseException:
+            self._disconnect(connection)
+            raise
+        return connection
+
+    def _give_back(self, address: Optional[Address], connection: Any) -> None:
         with self._lock:
-            if self._closed:
-                raise ConnectionAbortedError("it is closed")
-            lines = self._lines.get(address)
-            if lines is None:
-                dial = functools.partial(self._server.dial, address)
-                lines = self._lines[address] = ConnectionPool(dial, self._monotonic)
-            return lines
+            if not self._closed:
+                self._idle[address].append(connection)
+                return
+        self._disconnect(connection)
+
+    def _hang_up(self, address: Optional[Address]) -> None:
+        """Close what is idle: after a failure, all of it goes to the wrong place or nowhere."""
+        with self._lock:
+            idle = self._idle.pop(address, [])
+        for connection in idle:
+            self._disconnect(connection)
+
+    def _disconnect(self, connection: Any) -> None:
+        connection.disconnect()
+        self._connections.discard(connection)
+
+    def _fleet(self, task: Task) -> FleetSnapshot:
+        lanes: dict[tuple[str, str], LaneRecord] = {}
+        accounts: dict[str, AccountRecord] = {}
+
+        def collect(connection: Any) -> None:
+            for key, fields in _hashes(connection):
+                add_record(key, fields, lanes, accounts)
+
+        for address in self._through(None, self._primaries, task):
+            self._through(address, collect, task)
+        return fleet_of(lanes, accounts, self._through(None, _time, task))
+
+    def _primaries(self, connection: Any) -> list[Optional[Address]]:
+        """All that hold slots of a Cluster; or the one and only."""
+        try:
+            slots = _command(connection, b"CLUSTER", b"SLOTS")
+        except Exception as error:
+            if type(error).__name__ != "ResponseError":
+                raise
+            return [None]
+        found = {(host or b"", port) for _, _, (host, port, *_), *_ in slots}
+        return [self._server.moved_to(f"{host.decode()}:{port}") for host, port in sorted(found)]
 
 
-def _time(line: RespConnection, left: Left) -> float:
-    ((seconds, microseconds),) = line.ask(command(b"TIME"), left)
+def _command(connection: Any, *words: bytes) -> Any:
+    connection.send_command(*words)
+    return connection.read_response(disable_decoding=True)
+
+
+def _evaluate(connection: Any, words: list[bytes]) -> Any:
+    """Run the script: by its hash, as long as the server knows it."""
+    try:
+        return _command(connection, b"EVALSHA", SHA, *words)
+    except Exception as error:
+        if code_of(error) != "NOSCRIPT":
+            raise
+    return _command(connection, b"EVAL", SCRIPT, *words)
+
+
+def _time(connection: Any) -> float:
+    seconds, microseconds = _command(connection, b"TIME")
     return int(seconds) * SECOND + int(microseconds)
+
+
+def _is_quiet(connection: Any) -> bool:
+    """Whether nothing came that nobody asked for: the end of it, or a late answer."""
+    try:
+        return not connection.can_read(timeout=0)
+    except Exception:  # noqa: BLE001 - those of several libraries
+        return False
+
+
+def _hashes(connection: Any) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Each key of ours, and the fields and values of its hash."""
+    keys = _keys(connection)
+    while step := list(islice(keys, READ_STEP)):
+        commands = connection.pack_commands([(b"HGETALL", key) for key in step])
+        connection.send_packed_command(commands)
+        for key in step:
+            yield key, connection.read_response(disable_decoding=True)
+
+
+def _keys(connection: Any) -> Iterator[bytes]:
+    cursor, seen = b"0", set[bytes]()
+    step = b"%d" % SCAN_STEP
+    while True:
+        scan = (b"SCAN", cursor, b"MATCH", f"{PREFIX}*".encode(), b"COUNT", step)
+        cursor, found = _command(connection, *scan)
+        for key in found:
+            if key not in seen:  # a scan may tell one twice
+                seen.add(key)
+                yield key
+        if cursor == b"0":
+            return
 
 
 def _library(module: str) -> Any:

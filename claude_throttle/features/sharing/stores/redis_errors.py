@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-
 from claude_throttle.features.sharing.stores.contract import StoreFailed
-from claude_throttle.features.sharing.stores.redis_protocol import CommandRefused
 
 #: By the first word of the server's own text.
 ADVICE = {
     "READONLY": "It is a replica: name the primary, or ask Sentinel by redis+sentinel://.",
     "LOADING": "It is reading its data; it will answer soon.",
-    "BUSY": "It is busy with somebody's script.",
+    "BUSY": "It is busy with another client's script.",
     "MASTERDOWN": "It is a replica that lost its primary.",
     "CLUSTERDOWN": "The Cluster is not complete.",
     "ASK": "The Cluster is moving its slots; it will answer soon.",
@@ -26,16 +23,28 @@ ADVICE = {
     "WRONGTYPE": "Something else keeps keys that begin with claude-throttle: there.",
 }
 
-#: By class, where there is no such word; of several libraries, so by name.
-ADVICE_BY_CLASS = {
-    "AuthenticationError": ADVICE["WRONGPASS"],
-    "BusyLoadingError": ADVICE["LOADING"],
-    "timeout": "Is it reachable, and not overloaded or frozen?",
-    "TimeoutError": "Is it reachable, and not overloaded or frozen?",
-    "ConnectionRefusedError": "Is it running?",
+#: That word, by the class of the error, whose text lacks it then. By the names of the classes:
+#: each of several libraries has its own.
+WORDS = {
+    "NoScriptError": "NOSCRIPT",
+    "MovedError": "MOVED",
+    "ReadOnlyError": "READONLY",
+    "BusyLoadingError": "LOADING",
+    "MasterDownError": "MASTERDOWN",
+    "ClusterDownError": "CLUSTERDOWN",
+    "AskError": "ASK",
+    "TryAgainError": "TRYAGAIN",
+    "OutOfMemoryError": "OOM",
+    "AuthenticationError": "WRONGPASS",
+    "NoPermissionError": "NOPERM",
 }
 
 LONGEST_TEXT = 200
+
+
+def code_of(error: BaseException) -> str:
+    """The first word of the server's answer, such as ``NOSCRIPT``; any word if it gave none."""
+    return WORDS.get(type(error).__name__) or str(error).partition(" ")[0]
 
 
 def failure(
@@ -48,15 +57,17 @@ def failure(
 
 
 def _what(error: BaseException, secrets: tuple[str, ...]) -> str:
-    if isinstance(error, CommandRefused):
-        return f"refused: {scrubbed(str(error), secrets)}"
-    if isinstance(error, socket.timeout):
-        said = str(error)
-        return (
-            "is not connected in time" if said == "no connection yet" else "did not answer in time"
-        )
     said = scrubbed(str(error), secrets) or "no reason given"
+    if _is_timeout(error):
+        is_connected = "connect" not in said
+        return "did not answer in time" if is_connected else "is not connected in time"
+    if any(base.__name__ == "ResponseError" for base in type(error).__mro__):
+        return f"refused: {said}"
     return f"failed: {type(error).__name__}: {said}"
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return type(error).__name__ in ("timeout", "TimeoutError")
 
 
 def scrubbed(text: str, secrets: tuple[str, ...]) -> str:
@@ -69,13 +80,11 @@ def scrubbed(text: str, secrets: tuple[str, ...]) -> str:
 
 def _advice(error: BaseException) -> str:
     text = str(error)
-    if "unauthenticated" in text:  # what it says to so many words at once, before NOAUTH
+    # The second is what it answers to a command of so many words, before any other.
+    if "Authentication required" in text or "unauthenticated" in text:
         return ADVICE["NOAUTH"]
-    if isinstance(error, CommandRefused):
-        return ADVICE.get(error.code, "")
-    for word, advice in ADVICE.items():
-        if text.startswith(f"{word} "):
-            return advice
-    if "refused" in text:
-        return ADVICE_BY_CLASS["ConnectionRefusedError"]
-    return ADVICE_BY_CLASS.get(type(error).__name__, "")
+    if _is_timeout(error):
+        return "Is it reachable, and not overloaded or frozen?"
+    if "Connection refused" in text:
+        return "Is it running?"
+    return ADVICE.get(code_of(error), "")

@@ -1,4 +1,4 @@
-"""An order on its way to the script, and the script's reply: exchange.lua has the other end."""
+"""A request on its way to the script, and the script's response: exchange.lua has the other end."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from claude_throttle.features.sharing.stores.contract import (
     ExchangeResponse,
     MemberClaim,
 )
-from claude_throttle.features.sharing.stores.redis_protocol import packed
+from claude_throttle.features.sharing.stores.transaction import (
+    AccountRecord,
+    LaneRecord,
+    MemberRecord,
+)
 
 SCRIPT = pkgutil.get_data(__name__, "exchange.lua") or b""
 SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 
 #: Before each key.
 PREFIX = "claude-throttle:"
-
-#: By hash of the script, as long as the server knows it; else with the script itself.
-BY_HASH = packed(b"EVALSHA", SHA)
-IN_FULL = packed(b"EVAL", SCRIPT)
 
 NO_SEAT = MemberClaim(0, 0, 0.0, 0.0, "")
 
@@ -41,36 +41,36 @@ def lane_key(account: str, lane: str) -> str:
     return f"{PREFIX}{{{account}}}:lane:{lane}"
 
 
-def written(account: str, lane: str, order: ExchangeRequest) -> tuple[bytes, bytes]:
-    """All of a command but its verb: what comes before :data:`BY_HASH`, and what after."""
+def encode(account: str, lane: str, order: ExchangeRequest) -> list[bytes]:
+    """All words of the command that come after the script."""
     buckets = tuple([bucket.name for bucket in order.buckets])
     counts = tuple([name for name, _ in order.counts])
-    count, keys, fields = _frame(account, lane, buckets, counts)
+    keys, fields = _keys_and_fields(account, lane, buckets, counts)
     numbers = _numbers(order)
     facts, notice, seat = order.facts or "", order.notice or "", order.seat or NO_SEAT
-    words = packed(
+    return [
+        *keys,
         struct.pack(f"<{len(numbers)}d", *numbers),
         order.member.encode(),
         facts.encode(),
         notice.encode(),
         seat.info.encode(),
-    )
-    return count, b"".join((keys, words, fields))
+        *fields,
+    ]
 
 
 @functools.lru_cache(maxsize=256)
-def _frame(
+def _keys_and_fields(
     account: str, lane: str, buckets: tuple[str, ...], counts: tuple[str, ...]
-) -> tuple[bytes, bytes, bytes]:
-    keys = packed(b"2", lane_key(account, lane).encode(), account_key(account).encode())
+) -> tuple[list[bytes], list[bytes]]:
+    keys = [b"2", lane_key(account, lane).encode(), account_key(account).encode()]
     fields = [
         *(f"at:{name}".encode() for name in buckets),
         *(f"interval:{name}".encode() for name in buckets),
         *(f"taken:{name}".encode() for name in buckets),
         *(f"total:{name}".encode() for name in counts),
     ]
-    # The verb, the script, 2, two keys, five words of every order.
-    return b"*%d\r\n" % (10 + len(fields)), keys, packed(*fields)
+    return keys, fields
 
 
 def _numbers(order: ExchangeRequest) -> list[float]:
@@ -101,8 +101,8 @@ def _numbers(order: ExchangeRequest) -> list[float]:
     return numbers + slots
 
 
-def read(answer: bytes, order: ExchangeRequest) -> ExchangeResponse:
-    """What the script said."""
+def decode(answer: bytes, order: ExchangeRequest) -> ExchangeResponse:
+    """What the script returned."""
     if len(answer) == 16:
         return ExchangeResponse(struct.unpack_from("<d", answer)[0], done=False)
     head = struct.unpack_from(f"<{REPLY_HEAD}d", answer)
@@ -131,3 +131,54 @@ def read(answer: bytes, order: ExchangeRequest) -> ExchangeResponse:
         members=int(members),
         in_flight=int(in_flight),
     )
+
+
+# -- all that a server holds -----------------------------------------------------------------------
+
+
+def add_record(
+    key: bytes,
+    hash_fields: list[bytes],
+    lanes: dict[tuple[str, str], LaneRecord],
+    accounts: dict[str, AccountRecord],
+) -> None:
+    """Add what the hash at *key* says of a lane or an account, if it is one of ours."""
+    name = key.decode("utf-8", "replace")
+    words = [word.decode("utf-8", "replace") for word in hash_fields]
+    fields = dict(zip(words[::2], words[1::2]))
+    account, closed, rest = name[len(PREFIX) :].partition("}:")
+    if not fields or not closed or not account.startswith("{"):
+        return
+    if rest == "account":
+        accounts[account[1:]] = _account(fields)
+    elif rest.startswith("lane:"):
+        lanes[account[1:], rest[len("lane:") :]] = _lane(fields)
+
+
+def _lane(fields: dict[str, str]) -> LaneRecord:
+    lane = LaneRecord()
+    for field, value in fields.items():
+        kind, _, name = field.partition(":")
+        if kind == "facts":
+            lane.facts = value
+        elif kind == "pause_until":
+            lane.pause_until = float(value)
+        elif kind == "at":
+            lane.empty_at[name] = float(value)
+        elif kind == "interval":
+            lane.intervals[name] = float(value)
+        elif kind == "taken":
+            lane.taken[name] = float(value)
+    return lane
+
+
+def _account(fields: dict[str, str]) -> AccountRecord:
+    account = AccountRecord()
+    account.notice = fields.pop("notice", "")
+    for field, value in fields.items():
+        places, want, until, info = value.split(" ", 3)
+        member = field[len("member:") :]
+        account.members[member] = MemberRecord(
+            int(float(places)), int(float(want)), float(until), info
+        )
+    return account

@@ -9,8 +9,8 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urls
 
 from claude_throttle.errors import ConfigurationError
 
-#: What a connection may take to be made, in a thread of its own; a caller waits less long. Also
-#: what each Sentinel may take.
+#: What each step of a connection being made may take; a caller waits less long. Also what each
+#: Sentinel may take.
 CONNECT_SECONDS = 1.0
 
 #: Brings a module of the library's.
@@ -45,43 +45,34 @@ class RedisServer:
             "socket_timeout": CONNECT_SECONDS,
             "socket_connect_timeout": CONNECT_SECONDS,
             "health_check_interval": 0,
-            # What resp.py reads.
+            # Nothing needs version 3, and the server answers its HELLO with a page of text.
             "protocol": 2,
         }
         self.name = _name_of(pool)
-        self.secrets = _secrets_of(given)
+        self.secrets = _secrets_of(given, *_sentinel_settings(pool))
         self._forget_what_is_unknown()
 
-    def dial(self, address: Optional[Address] = None) -> Any:
-        """An established connection; to another *address* if a Cluster said so."""
+    def connection(self, address: Optional[Address] = None) -> Any:
+        """One that is not made yet; to another *address* if a Cluster said so."""
         settings = self._settings
         if address is not None:
             settings = {**settings, "host": address[0], "port": address[1]}
-        connection = self._new(settings)
-        try:
-            connection.connect()
-        except BaseException:
-            connection.disconnect()
-            raise
-        return connection
+        return self._class(**settings)
 
     def moved_to(self, said: str) -> Address:
         """The address in ``MOVED 3999 host:port``; no host means the one that was asked."""
         host, _, port = said.rpartition(" ")[2].rpartition(":")
         return host or self._settings.get("host", "localhost"), int(port)
 
-    def _new(self, settings: dict[str, Any]) -> Any:
-        return self._class(**settings)
-
     def _forget_what_is_unknown(self) -> None:
         """Old versions know one protocol only, and no time-out to connect to a unix socket."""
         for name in ("protocol", "socket_connect_timeout"):
             try:
-                self._new(self._settings)
+                self._class(**self._settings)
                 return
             except TypeError:
                 del self._settings[name]
-        self._new(self._settings)
+        self._class(**self._settings)
 
 
 def server(url_or_client: Any, library: Library) -> RedisServer:
@@ -166,12 +157,15 @@ def _name_of(pool: Any) -> str:
 
 
 def _sentinels_of(pool: Any) -> str:
-    known = [
-        sentinel.connection_pool.connection_kwargs for sentinel in pool.sentinel_manager.sentinels
-    ]
-    return ",".join(f"{one.get('host')}:{one.get('port')}" for one in known)
+    return ",".join(f"{one.get('host')}:{one.get('port')}" for one in _sentinel_settings(pool))
 
 
-def _secrets_of(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    values = [str(settings[name]) for name in SECRET if settings.get(name)]
-    return tuple(text for value in values for text in {value, quote(value, safe="")})
+def _sentinel_settings(pool: Any) -> list[Mapping[str, Any]]:
+    manager = getattr(pool, "sentinel_manager", None)
+    sentinels = () if manager is None else manager.sentinels
+    return [sentinel.connection_pool.connection_kwargs for sentinel in sentinels]
+
+
+def _secrets_of(*settings: Mapping[str, Any]) -> tuple[str, ...]:
+    values = {str(some[name]) for some in settings for name in SECRET if some.get(name)}
+    return tuple({text for value in values for text in (value, quote(value, safe=""))})

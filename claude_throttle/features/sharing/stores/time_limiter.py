@@ -1,0 +1,128 @@
+"""Blocking work on connections, whose callers wait no longer than they want to.
+
+A socket's timeouts bound neither an answer that trickles nor the look-up of a host's name. So
+threads of our own do the work, and the callers wait for them.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+from functools import partial
+from typing import Any, Callable, Optional
+
+from claude_throttle.core.threads.thread_pool import ThreadPool
+
+#: Seconds for which no further work is begun while a connection is made that no caller waits for.
+GIVE_UP_SECONDS = 5.0
+
+
+class Task:
+    """One piece of work, and the connection that it uses. Thread-safe."""
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.result: Any = None
+        self.error: Optional[BaseException] = None
+        # Held while the work goes on; the caller waits for it.
+        self.in_progress = threading.Lock()
+        self.in_progress.acquire()
+        # Guards what follows. Held for assignments, and to shut down a socket.
+        self._lock = threading.Lock()
+        self._connection: Any = None
+        self._is_connected = False
+        self._has_caller = True
+
+    def connecting(self, connection: Any) -> None:
+        """The connection is being made. It is not cut off: it serves the next caller."""
+        self._connection = connection
+
+    def connected(self, connection: Any) -> None:
+        """The connection will be used. Raises ``socket.timeout`` if the caller has given up."""
+        with self._lock:
+            if not self._has_caller:
+                raise socket.timeout("no connection yet")
+            self._connection, self._is_connected = connection, True
+
+    def release(self) -> None:
+        """The connection is not used any more."""
+        with self._lock:
+            self._connection = None
+
+    def give_up(self) -> bool:
+        """The caller waits no longer. Ends the use of a connection; True if none was made yet."""
+        with self._lock:
+            self._has_caller = False
+            if self._is_connected:
+                self._cut_off_locked()
+            return not self._is_connected
+
+    def abort(self) -> None:
+        """End the making of a connection, too, unless that looks up a name, which nothing ends."""
+        with self._lock:
+            self._cut_off_locked()
+
+    def _cut_off_locked(self) -> None:
+        sock = getattr(self._connection, "_sock", None)
+        if sock is not None:
+            with suppress(OSError):  # not connected any more
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+class TimeLimiter:
+    """Runs work in threads of its own. Thread-safe. *monotonic* tells the time in seconds."""
+
+    def __init__(self, thread_name: str, monotonic: Callable[[], float]) -> None:
+        self._threads = ThreadPool(thread_name)
+        self._monotonic = monotonic
+        # Guards the set. Held for a look.
+        self._lock = threading.Lock()
+        #: Connections that are being made although no caller waits for them any more.
+        self._late: set[Task] = set()
+
+    def call(self, work: Callable[[Task], Any], seconds: float) -> Any:
+        """What *work* returns. Raises what it raises; after *seconds*, ``socket.timeout``."""
+        now = self._monotonic()
+        self._raise_if_stuck(now)
+        task = Task(now)
+        self._threads.run(partial(self._run, work, task, threading.get_ident()))
+        if not task.in_progress.acquire(timeout=seconds):
+            self._give_up(task)
+        if task.error is not None:
+            raise task.error
+        return task.result
+
+    def stop(self) -> None:
+        """Let idle threads end."""
+        self._threads.stop()
+
+    def _give_up(self, task: Task) -> None:
+        if not task.give_up():
+            raise socket.timeout("time is up")
+        with self._lock:
+            if task.in_progress.locked():
+                self._late.add(task)
+        raise socket.timeout("no connection yet")
+
+    def _run(self, work: Callable[[Task], Any], task: Task, caller: int) -> None:
+        try:
+            if threading.get_ident() == caller:  # where a pool has no thread at all, it does this
+                raise RuntimeError("can't start new thread")
+            task.result = work(task)
+        except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
+            task.error = error
+        with self._lock:
+            task.in_progress.release()
+            self._late.discard(task)
+
+    def _raise_if_stuck(self, now: float) -> None:
+        """Or each look at a server whose name is not found would leave one more thread behind."""
+        if not self._late:
+            return
+        with self._lock:
+            if any(now - task.began < GIVE_UP_SECONDS for task in self._late):
+                raise socket.timeout("no connection yet")
+            stuck, self._late = self._late, set()
+        for task in stuck:
+            task.abort()
