@@ -8,7 +8,7 @@ from .conftest import ROOT
 
 pytest_plugins = ["pytester"]
 
-GUIDE = (ROOT / "examples" / "testing_guide.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "examples" / "guides" / "testing.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", GUIDE, re.M | re.S)
 
 
