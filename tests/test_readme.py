@@ -1,19 +1,22 @@
-"""The README tells the truth: its blocks run, its tables are the code's own."""
+"""README and guides tell the truth: their blocks run, their tables are the code's own."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from claude_throttle import Settings
+from claude_throttle import Settings, Throttler
 from claude_throttle.core.domain.feedback import (
     ACCOUNT,
     CONCURRENCY,
@@ -27,35 +30,161 @@ from claude_throttle.core.pacing.circuit_breaker import FAILURES_IN_A_ROW
 from claude_throttle.transport.verdicts import NOT_PERMITTED, RULES, classify
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.M | re.S)
+GUIDES = sorted((ROOT / "examples" / "guides").glob("*.md"))
+DOCUMENTS = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "README.md", *GUIDES)}
 
 
-def blocks(language):
-    return [text for name, text in BLOCKS if name == language]
+class Block(NamedTuple):
+    """A code block of a document."""
+
+    file: str
+    #: Of its opening fence.
+    line: int
+    language: str
+    text: str
+
+    def __str__(self):
+        return f"{Path(self.file).name}:{self.line}"
+
+
+def _blocks_of(file):
+    opened, lines = None, []
+    for number, line in enumerate(DOCUMENTS[file].read_text("utf-8").splitlines(), 1):
+        if opened is None and line.startswith("```"):
+            opened, lines = (number, line[3:]), []
+        elif line == "```":
+            yield Block(file, *opened, "".join(lines))
+            opened = None
+        elif opened is not None:
+            lines.append(f"{line}\n")
+    assert opened is None, f"{file}:{opened} is never closed"
+
+
+BLOCKS = [block for file in DOCUMENTS for block in _blocks_of(file)]
+
+
+def blocks(language, file="README.md"):
+    """The texts of a document's blocks."""
+    return [block.text for block in BLOCKS if (block.language, block.file) == (language, file)]
+
+
+class Check(NamedTuple):
+    """Which blocks a test checks."""
+
+    by: str
+    is_for: Callable[[Block], bool]
+    #: Why they do not run as they stand; empty if they do.
+    why: str = ""
+
+
+#: A block is checked by the first of these that is for it.
+CHECKS = [
+    Check(
+        "test_readme.py::test_the_two_commands_are_the_ones_ci_runs",
+        lambda block: block.language == "bash" and block.file == "README.md",
+        "they install from the network; .ci/run runs them in fresh clones",
+    ),
+    Check(
+        "test_guides.py::test_the_picture_shows_the_folders_there_are",
+        lambda block: block.language == "text" and block.text.startswith("claude_throttle/\n"),
+        "a picture of folders",
+    ),
+    Check(
+        "test_guides.py::test_the_way_of_a_call_names_what_there_is",
+        lambda block: block.language == "text" and block.text.startswith("caller"),
+        "a picture of a call",
+    ),
+    Check(
+        "test_readme.py::test_the_fake_api_of_the_command_line_answers",
+        lambda block: block.language == "console" and " serve-fake" in block.text,
+        "it runs until Ctrl-C",
+    ),
+    Check("test_readme.py::test_console_blocks_run", lambda block: block.language == "console"),
+    Check(
+        "test_readme.py::test_django_blocks_make_a_site",
+        lambda block: block.language == "python" and block.text.startswith("# settings.py\n"),
+        "parts of several files of a site, which has more than these lines",
+    ),
+    Check(
+        "pytest_plugin/test_guide.py::test_the_guides_own_tests_pass",
+        lambda block: block.language == "python" and bool(re.match(r"# \w+\.py\n", block.text)),
+        "files of one project, for pytest",
+    ),
+    Check(
+        "test_readme.py::test_flask_blocks_answer",
+        lambda block: block.language == "python" and "ClaudeThrottle(app)" in block.text,
+        "they make an application, which then has to be asked",
+    ),
+    Check(
+        "test_readme.py::test_celery_blocks_answer",
+        lambda block: block.language == "python" and "ClaudeTask" in block.text,
+        "they need a Redis and a worker; with both: tests/servers/test_celery_tickets.py",
+    ),
+    Check("test_readme.py::test_python_blocks_run", lambda block: block.language == "python"),
+]
+
+
+def check_of(block):
+    return next((check for check in CHECKS if check.is_for(block)), None)
+
+
+def checked_by(test):
+    """The blocks that are left to a test."""
+    return [block for block in BLOCKS if check_of(block) and check_of(block).by.endswith(test)]
+
+
+def each(test):
+    return pytest.mark.parametrize("block", checked_by(f"::{test}"), ids=str)
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_every_block_is_left_to_a_test(block):
+    """One that does not run as it stands says why in CHECKS."""
+    check = check_of(block)
+    assert check is not None, f"add a Check for {block.file}:{block.line}"
+    file, _, test = check.by.partition("::")
+    assert f"\ndef {test}(" in (ROOT / "tests" / file).read_text("utf-8")
+
+
+def test_no_check_is_left_without_a_block():
+    """What the list says of blocks is of blocks that exist."""
+    assert {check.by for check in CHECKS} == {check_of(block).by for block in BLOCKS}
+
+
+@pytest.mark.parametrize("file", DOCUMENTS)
+def test_no_fence_is_overlooked(file):
+    """Neither an indented one nor one of tildes."""
+    lines = DOCUMENTS[file].read_text("utf-8").splitlines()
+    fences = [line for line in lines if re.match(r"\s*(```|~~~)", line)]
+    assert len(fences) == 2 * sum(block.file == file for block in BLOCKS)
 
 
 def environment(server):
     return {**os.environ, "ANTHROPIC_API_KEY": "sk-ant-readme", "ANTHROPIC_BASE_URL": server.url}
 
 
-#: Of a site, which has more than these lines.
-DJANGO = next(text for text in blocks("python") if text.startswith("# settings.py"))
-
-
-@pytest.mark.parametrize("block", [text for text in blocks("python") if text != DJANGO])
-def test_python_blocks_run(fake, block):
-    """As they stand, against the fake API."""
+def run(command, environment, folder):
+    """What it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", block],
-        env=environment(fake()),
-        capture_output=True,
-        text=True,
-        timeout=60,
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    for expected in re.findall(r"print\(.*#\s*(\[.*\])", block):
-        assert expected in done.stdout
+    return done.stdout
+
+
+def run_python(text, server, folder, **more):
+    """In a process of its own; files in a folder of its own, instead of /tmp."""
+    paths = os.pathsep.join([str(folder), str(ROOT)])
+    variables = {**environment(server), "PYTHONPATH": paths, **more}
+    return run([sys.executable, "-c", text.replace("/tmp/", f"{folder}/")], variables, folder)
+
+
+@each("test_python_blocks_run")
+def test_python_blocks_run(fake, tmp_path, block):
+    """As they stand, against the fake API."""
+    printed = run_python(block.text, fake(), tmp_path)
+    for expected in re.findall(r"print\(.*#\s*(\[.*\])", block.text):
+        assert expected in printed
 
 
 #: What a project has before it reads this.
@@ -72,7 +201,7 @@ urlpatterns = [path("answer", answer)]
 """,
 }
 
-VISIT = """
+VISIT_DJANGO = """
 import django, django.test
 django.setup()
 client = django.test.Client()
@@ -85,41 +214,107 @@ print(client.get("/claude/").status_code, client.get("/claude/data.json").status
 """
 
 
-def test_the_django_block_makes_a_site(fake, tmp_path):
+@each("test_django_blocks_make_a_site")
+def test_django_blocks_make_a_site(fake, tmp_path, block):
     """Each part in the file that it names; somebody visits it."""
-    _, *parts = re.split(r"^# (\w+\.py)\n", DJANGO, flags=re.M)
-    assert set(parts[::2]) == set(BEFORE)
-    for name, text in zip(parts[::2], parts[1::2]):
-        text = text.replace("/tmp/", f"{tmp_path}/")
-        (tmp_path / name).write_text(f"{BEFORE[name]}\n{text}")
-    paths = f"{tmp_path}{os.pathsep}{ROOT}"
-    done = subprocess.run(
-        [sys.executable, "-c", VISIT],
-        env={**environment(fake()), "DJANGO_SETTINGS_MODULE": "settings", "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["echo: Why?", "503", "403 403"]
+    _, *parts = re.split(r"^# (\w+\.py)\n", block.text, flags=re.M)
+    written = dict(zip(parts[::2], parts[1::2]))
+    whole = set(written) == set(BEFORE)
+    assert whole or (block.file == "README.md" and set(written) == {"settings.py", "views.py"})
+    for name, before in BEFORE.items():
+        text = written.get(name, "").replace("/tmp/", f"{tmp_path}/")
+        (tmp_path / name).write_text(f"{before}\n{text}")
+    printed = run_python(VISIT_DJANGO, fake(), tmp_path, DJANGO_SETTINGS_MODULE="settings")
+    status_page = "403 403" if whole else "404 404"
+    assert printed.splitlines() == ["echo: Why?", "503", status_page]
 
 
-def test_the_command_line_block_runs(fake, tmp_path):
-    """With a file of two prompts."""
-    (command,) = (line[2:] for line in blocks("console")[0].splitlines())
+VISIT_FLASK = """
+claude.throttlers(app)["default"].preload()
+response = app.test_client().get("/hello")
+print(response.status_code, response.text)
+claude.reset(app)
+"""
+
+
+@each("test_flask_blocks_answer")
+def test_flask_blocks_answer(fake, tmp_path, block):
+    """By the application's own client."""
+    printed = run_python(block.text + VISIT_FLASK, fake(), tmp_path)
+    assert printed == "200 echo: Say hello.\n"
+
+
+@each("test_celery_blocks_answer")
+def test_celery_blocks_answer(fake, tmp_path, block):
+    """Eagerly, which needs no broker and no worker; on a store that is there."""
+    assert block.text.count("shared=REDIS") == 1
+    text = block.text.replace("shared=REDIS", 'shared="sqlite:////tmp/celery.db"')
+    visit = 'print(summarise.apply(args=["Tea."]).get())\n'
+    assert run_python(text + visit, fake(), tmp_path) == "echo: Summarise: Tea.\n"
+
+
+@pytest.fixture
+def claude_throttle(fake, tmp_path):
+    """``claude_throttle(block)``: what the command of a console block prints."""
+    server = fake(rpm=1_000)
+
+    def words(block):
+        (command,) = (line[2:] for line in block.text.splitlines())
+        first, *rest = shlex.split(command.replace("/tmp/", f"{tmp_path}/"))
+        assert first == "claude-throttle"
+        return [sys.executable, "-m", "claude_throttle", *rest]
+
+    def claude_throttle(block):
+        return run(words(block), environment(server), tmp_path)
+
+    claude_throttle.words, claude_throttle.server = words, server
+    return claude_throttle
+
+
+@each("test_console_blocks_run")
+def test_console_blocks_run(claude_throttle, tmp_path, block):
+    """With a file of two prompts, and a process that shares a quota."""
     (tmp_path / "prompts.jsonl").write_text('"one"\n"two"\n')
-    words = shlex.split(command)
-    assert words[0] == "claude-throttle"
-    done = subprocess.run(
-        [sys.executable, "-m", "claude_throttle", *words[1:]],
-        cwd=tmp_path,
-        env=environment(fake()),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 2
+    name = claude_throttle.words(block)[3]
+    if name == "run":
+        claude_throttle(block)
+        assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 2
+        assert len(claude_throttle.server.arrivals) == (0 if "--fake" in block.text else 2)
+    elif name == "limits":
+        assert "requests" in claude_throttle(block)
+        assert len(claude_throttle.server.arrivals) == 1
+    else:
+        assert name == "fleet"
+        shared = f"sqlite:///{tmp_path}/claude-readme.db"
+        settings = {"api_key": "any", "base_url": claude_throttle.server.url, "rpm": 600}
+        with Throttler(shared=shared, **settings) as throttler:
+            throttler.call(
+                model="claude-haiku-4-5",
+                max_tokens=9,
+                messages=[{"role": "user", "content": "Hi"}],
+                raw=True,
+            )
+            assert str(os.getpid()) in claude_throttle(block)
+
+
+@each("test_the_fake_api_of_the_command_line_answers")
+def test_the_fake_api_of_the_command_line_answers(claude_throttle, tmp_path, block):
+    """At the address on its first line, with any key."""
+    command = claude_throttle.words(block)
+    server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    with server:
+        try:
+            address = server.stdout.readline().strip()
+            with Throttler(api_key="any", base_url=address) as throttler:
+                answer = throttler.call(
+                    model="claude-haiku-4-5",
+                    max_tokens=9,
+                    messages=[{"role": "user", "content": "Hi"}],
+                    raw=True,
+                )
+        finally:
+            server.terminate()
+    assert answer["content"][0]["text"] == "echo: Hi"
 
 
 def test_the_two_commands_are_the_ones_ci_runs():
@@ -127,19 +322,27 @@ def test_the_two_commands_are_the_ones_ci_runs():
     demo, tests = blocks("bash")
     assert demo.strip().endswith("claude-throttle demo")
     assert tests.strip().endswith("pytest -q")
+    assert demo.count("\n") == tests.count("\n") == 1
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
+#: Where the generated tables are.
+TABLES = {
+    "settings": DOCUMENTS["examples/guides/settings.md"],
+    "refusals": DOCUMENTS["examples/guides/refusals.md"],
+}
+
+
 def section(name):
-    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", README, re.S)
-    assert found is not None
-    return found.group(1)
+    text = TABLES[name].read_text(encoding="utf-8")
+    (found,) = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.S)
+    return found
 
 
 def settings_table():
     """One line a setting, from the comments above the fields."""
-    source = (ROOT / "claude_throttle" / "config" / "settings.py").read_text(encoding="utf-8")
-    body = source[source.index("class Settings:") : source.index("def __post_init__")]
+    source = inspect.getsource(Settings)
+    body = source[: source.index("def __post_init__")]
     told = dict(_comments(body))
     rows = ["| setting | default | |", "|---|---|---|"]
     for field in dataclasses.fields(Settings):
@@ -229,15 +432,15 @@ def _meanwhile(rule):
 
 @pytest.mark.parametrize("table", [settings_table, refusals_table])
 def test_tables_are_the_codes_own(table):
-    """Run this file as a script to write them anew."""
+    """Run ``python -m tests.test_readme`` to write them anew."""
     name = table.__name__.partition("_")[0]
     assert section(name) == table()
 
 
 if __name__ == "__main__":
-    text = README
     for make in (settings_table, refusals_table):
         name = make.__name__.partition("_")[0]
         old, new = section(name), make()
+        text = TABLES[name].read_text(encoding="utf-8")
         text = text.replace(f"<!-- {name} -->\n{old}", f"<!-- {name} -->\n{new}")
-    (ROOT / "README.md").write_text(text, encoding="utf-8")
+        TABLES[name].write_text(text, encoding="utf-8")

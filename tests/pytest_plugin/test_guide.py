@@ -1,23 +1,25 @@
-"""The guide in examples/ tells the truth: its blocks are a project whose tests pass."""
+"""The guides to tests tell the truth: their blocks are a project whose tests pass."""
 
 from __future__ import annotations
 
 import re
 
-from .conftest import ROOT
+from tests.test_readme import DOCUMENTS, checked_by
 
 pytest_plugins = ["pytester"]
 
-GUIDE = (ROOT / "examples" / "guides" / "testing.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```", GUIDE, re.M | re.S)
+GUIDE = DOCUMENTS["examples/guides/testing.md"].read_text(encoding="utf-8")
+BLOCKS = checked_by("test_guide.py::test_the_guides_own_tests_pass")
+PARTS = [re.match(r"# (\w+\.py)\n(.*)", block.text, re.S).groups() for block in BLOCKS]
 
 
 def test_the_guides_own_tests_pass(project):
-    """All of them, in the files it names, with warnings as errors."""
-    assert GUIDE.count("```python") == len(BLOCKS)
-    for name, text in BLOCKS:
+    """All of them, in the files they name, with warnings as errors."""
+    assert GUIDE.count("```python\n# ") == sum("testing.md" in block.file for block in BLOCKS)
+    assert len(dict(PARTS)) == len(PARTS)
+    for name, text in PARTS:
         (project.path / name).write_text(text, encoding="utf-8")
-    written = sum(text.count("\ndef test_") for _, text in BLOCKS)
+    written = sum(text.count("\ndef test_") for _, text in PARTS)
     done = project.runpytest_subprocess(timeout=90)
     done.assert_outcomes(passed=written + 1)  # one has two parameters
 
