@@ -49,6 +49,7 @@ class Lane:
         counts_cache_reads: bool = False,
         ageing: Optional[float],
         clock: Clock,
+        worker_type: type[Worker] = Worker,
     ) -> None:
         self.name = name
         #: Whether its limits count what is read from the prompt cache, too.
@@ -73,7 +74,7 @@ class Lane:
         self._thread_pool = thread_pool
         self._carry = carry
         self._clock = clock
-        self._worker = Worker(self, limiter, thread_pool, clock)
+        self._worker = worker_type(self, limiter, thread_pool, clock)
 
     # -- in --------------------------------------------------------------------------------------
 

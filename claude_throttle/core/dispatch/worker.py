@@ -109,15 +109,10 @@ class Worker:
             # Greenlets survive a fork: the copy in the child must let nothing leave.
             while self._pid == os.getpid():
                 now = self._clock.monotonic()
-                self._looking_at = None
-                due = self._take_due_locked(now)
-                if due:
-                    return partial(self.end_elsewhere, due, methodcaller("time_is_up"))
-                ticket = self._looking_at = self._head_locked(now)
-                step = self._step_locked(ticket, now) if ticket is not None else None
+                step = self.next_step_locked(now)
                 if step is not None:
                     return step
-                wake_at = self._wake_at_locked(ticket, now)
+                wake_at = self.wake_at_locked(now)
                 if wake_at is None:
                     wake_at = idle_since + IDLE_SECONDS
                     if self._backlog.closed or wake_at <= now:
@@ -125,6 +120,15 @@ class Worker:
                         return None
                 self._clock.wait(self._backlog.not_empty, wake_at - now)
         return None
+
+    def next_step_locked(self, now: float) -> Optional[Step]:
+        """What is to be done at *now*, with the mutex released; None: wait. Needs no thread."""
+        self._looking_at = None
+        due = self._take_due_locked(now)
+        if due:
+            return partial(self.end_elsewhere, due, methodcaller("time_is_up"))
+        ticket = self._looking_at = self._head_locked(now)
+        return self._step_locked(ticket, now) if ticket is not None else None
 
     def _step_locked(self, head: Ticket, now: float) -> Optional[Step]:
         self._backlog.reprice_locked(head)
@@ -222,9 +226,9 @@ class Worker:
             return ticket.parent_slot
         return place if place.try_acquire(now) else None
 
-    def _wake_at_locked(self, ticket: Optional[Ticket], now: float) -> Optional[float]:
-        """When to look again if nobody calls; None if nothing is going on at all."""
-        instants = []
+    def wake_at_locked(self, now: float) -> Optional[float]:
+        """The next instant at which next_step_locked() may find something; None if idle."""
+        ticket, instants = self._looking_at, []
         deadline = self._backlog.next_deadline_locked()
         if deadline is not None:
             instants.append(deadline)

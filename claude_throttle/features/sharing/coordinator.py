@@ -17,6 +17,7 @@ from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event, StoreLost, StoreReturned
 from claude_throttle.core.pacing.pacer import Pacer
+from claude_throttle.core.threads.blocking import Blocking, Wait, run_blocking
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.condition import Condition
 from claude_throttle.core.threads.thread_pool import ThreadPool
@@ -138,8 +139,12 @@ class Coordinator:
 
     def reserve(self, pacer: SharedPacer, costs: list[Cost]) -> None:
         """Tell the news, and ask for slots. Holds no mutex."""
+        run_blocking(self.reserving(pacer, costs))
+
+    def reserving(self, pacer: SharedPacer, costs: list[Cost]) -> Blocking[None]:
+        """The steps of reserve()."""
         if self._time.ahead is None:
-            self._be_there()  # first, to know how many share it
+            yield from self._be_there()  # first, to know how many share it
         with pacer.mutex:
             if pacer.asking or self.alone:
                 return
@@ -148,7 +153,7 @@ class Coordinator:
         reply: Optional[ExchangeResponse] = None
         events: list[Event] = []
         try:
-            reply = self.exchange(pacer.lane, order)
+            reply = yield from self.exchanging(pacer.lane, order)
         finally:
             # In one step: an order made in between would tell the same once more.
             with pacer.mutex:
@@ -164,10 +169,14 @@ class Coordinator:
 
     def exchange(self, lane: str, order: ExchangeRequest) -> Optional[ExchangeResponse]:
         """Ask; None if the ledger did not answer. Holds no lock."""
+        return run_blocking(self.exchanging(lane, order))
+
+    def exchanging(self, lane: str, order: ExchangeRequest) -> Blocking[Optional[ExchangeResponse]]:
+        """The steps of exchange()."""
         notice, asked_at = self._notices.take(), self._clock.monotonic()
         try:
-            reply = self.store.ledger.exchange(
-                self.store.account, lane, order._replace(notice=notice)
+            reply: ExchangeResponse = yield partial(
+                self.store.ledger.exchange, self.store.account, lane, order._replace(notice=notice)
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, no call may fail by it
             self._notices.untold(notice)
@@ -206,15 +215,19 @@ class Coordinator:
                 self._thread = None
 
     def _work(self) -> None:
+        run_blocking(self.working())
+
+    def working(self) -> Blocking[None]:
+        """The steps of its thread; ends when there was nothing to do for long."""
         self._idle_at = self._clock.monotonic() + IDLE_SECONDS
-        while self._wait_for_a_reason():
+        while (yield from self._wait_for_a_reason()):
             try:
-                self._look() if self.alone else self._tell()
+                yield from self._look() if self.alone else self._tell()
             except Exception:
                 logger.exception("the clerk met a bug; the store is taken for lost")
                 self.alone = True
 
-    def _wait_for_a_reason(self) -> bool:
+    def _wait_for_a_reason(self) -> Blocking[bool]:
         """False if there was none for long."""
         with self._changed:
             now = self._clock.monotonic()
@@ -222,18 +235,18 @@ class Coordinator:
                 self._thread = None
                 return False
             if self.alone:
-                self._clock.wait(self._changed, LOOK_SECONDS)
+                yield Wait(self._clock, self._changed, LOOK_SECONDS)
             elif not self._has_news:
                 self._is_patient = not self._seats.wants_slot
                 seconds = self._seats.patience(min(self._beat_gap, STALE_SECONDS))
-                self._clock.wait(self._changed, seconds)
+                yield Wait(self._clock, self._changed, seconds)
                 self._is_patient = False
             if self._has_news and not self.alone:
-                self._clock.wait(self._changed, NEWS_SECONDS)  # more of it may come
+                yield Wait(self._clock, self._changed, NEWS_SECONDS)  # more may come
             # Greenlets survive a fork: the copy in the child must ask nobody.
             return not self._closed and self._pid == os.getpid()
 
-    def _tell(self) -> None:
+    def _tell(self) -> Blocking[None]:
         """Tell the ledger what is new, and, if it is time, that we are there."""
         with self._changed:
             self._has_news = False
@@ -241,7 +254,7 @@ class Coordinator:
             if self._closed:
                 return
             if pacer.has_pending or pacer.is_stale(self._clock.monotonic()):
-                self.reserve(pacer, [])
+                yield from self.reserving(pacer, [])
         now = self._clock.monotonic()
         # While the account is suspended, to hear of its end.
         busy = self._seats.busy or bool(self._notices.in_force)
@@ -251,13 +264,14 @@ class Coordinator:
         if self._closed:
             return
         if is_time or self._seats.wants_slot or self._notices.is_news:
-            self._be_there()
+            yield from self._be_there()
 
-    def _be_there(self) -> bool:
+    def _be_there(self) -> Blocking[bool]:
         longest = max(BEAT_SECONDS, BEAT_SECONDS_A_MEMBER * self.members)
         self._beat_gap = min(2.0 * self._beat_gap, longest, self._seats.lease_seconds / 3.0)
         self._beat_at = self._clock.monotonic() + self._beat_gap
-        reply = self.exchange(NO_LANE, self._seats.order(self.member, self.not_after()))
+        order = self._seats.order(self.member, self.not_after())
+        reply = yield from self.exchanging(NO_LANE, order)
         if reply is None or not reply.done:
             self._seats.alone(self.members)
         return reply is not None
@@ -280,16 +294,17 @@ class Coordinator:
                 pacer.wake()
         self._announce(StoreLost(self.store.ledger.name, str(error), self.members))
 
-    def _look(self) -> None:
+    def _look(self) -> Blocking[None]:
         """Find out whether it is back."""
         self._idle_at = self._clock.monotonic() + IDLE_SECONDS
         asked_at = self._clock.monotonic()
         try:
-            said = self.store.ledger.now()  # nothing that a sleeping server could do later
+            # Nothing that a sleeping server could do later.
+            said: float = yield self.store.ledger.now
         except Exception:  # noqa: BLE001 - as above
             return
         self._time.hear(said, asked_at, self._clock.monotonic())
-        if not self._be_there():
+        if not (yield from self._be_there()):
             return
         with self._changed:
             self.alone = False
