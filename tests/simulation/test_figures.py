@@ -224,10 +224,11 @@ def test_a_cap_on_growth(run):
 def test_a_server_that_lets_in_one_at_a_time(run, network):
     """A documented way to enforce it. Each 429 costs a second, and teaches some distance.
 
-    1.2 of the least time and five 429s; over the wide network 1.3 and twelve, since the distance
-    must outgrow what one call may catch up on the one before.
+    1.2 of the least time and five 429s; over the wide network 1.35 (measured over 40 seeds: 1.26,
+    1.335 at most) and twelve, since the distance must outgrow what one call may catch up on the
+    one before.
     """
-    most, limited = (1.2, 5) if network == "loopback" else (1.3, 12)
+    most, limited = (1.2, 5) if network == "loopback" else (1.35, 12)
     done = run(SimulatedLimits(rpm=120, burst=1), [ONE] * 100)
     assert seconds(done) <= most * 99 / 2
     assert refusals(done) <= limited

@@ -22,9 +22,9 @@ from claude_throttle.core.domain.feedback import (
     Feedback,
     RampLimit,
 )
+from claude_throttle.simulation.client import MAX_RETRIES
 from claude_throttle.simulation.quotas import SimulatedLimits
 from claude_throttle.simulation.simulated_server import SimulatedRequest
-from claude_throttle.simulation.simulation import MAX_RETRIES
 from tests.simulation.scenes import (
     NETWORKS,
     between,

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from claude_throttle.simulation.client import MAX_RETRIES
 from claude_throttle.simulation.quotas import SimulatedLimits
-from claude_throttle.simulation.simulation import MAX_RETRIES
 from tests.simulation.scenes import refusals, simulate, spread_over, unanswered
 from tests.simulation.test_properties import (
     calls,

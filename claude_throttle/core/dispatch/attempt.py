@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.cost import NO_COST, Cost
 from claude_throttle.core.domain.events import CallSent, RetryScheduled
 from claude_throttle.core.domain.feedback import Dispatch, Feedback, RetryDelay
 from claude_throttle.core.domain.ports import SlotOwner
@@ -64,8 +64,10 @@ class RetryTicket(WaitingTicket):
 
     pays = False
 
-    def __init__(self, attempts: Attempt, cost: Cost) -> None:
+    def __init__(self, attempts: Attempt) -> None:
         call = attempts.call
+        # Tokens that are still booked are not booked again: the server may have counted them.
+        cost = NO_COST._replace(requests=1.0) if attempts.held.tokens > 0 else call.cost
         # No deadline of its own: the call's is being watched already.
         super().__init__(call.number, cost, call.priority, None, None, call.parent_slot)
         self.tag = call.tag

@@ -17,7 +17,7 @@ from claude_throttle.core.dispatch.attempt import Attempt, AttemptStopped, Retry
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.settlement import Outcome, in_progress, mark_in_progress, settle
 from claude_throttle.core.dispatch.worker import Worker
-from claude_throttle.core.domain.cost import NO_COST, Cost
+from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import CallQueued, CircuitHalfOpened, Event, LaneResumed
 from claude_throttle.core.domain.feedback import AccountRefusal, Dispatch
 from claude_throttle.core.domain.ports import LanePacer, LimiterPort
@@ -49,7 +49,7 @@ class Lane:
         counts_cache_reads: bool = False,
         ageing: Optional[float],
         clock: Clock,
-        worker_type: type[Worker] = Worker,
+        worker_type: Callable[..., Worker] = Worker,
     ) -> None:
         self.name = name
         #: Whether its limits count what is read from the prompt cache, too.
@@ -158,23 +158,28 @@ class Lane:
 
         Raises Stopped if the call must end.
         """
-        kept = attempts.held.tokens > 0
-        cost = NO_COST._replace(requests=1.0) if kept else attempts.call.cost
         with self.mutex:
             attempts.resting = True
             due = self.now() + wait_seconds
             while attempts.stopped_by is None and self.now() < due:
                 self._clock.wait(self.stopped, due - self.now())
-            turn = RetryTicket(attempts, cost)
-            if behind:
-                turn.tag = self.backlog.last_tag
-            attempts.stopped_by = attempts.stopped_by or self.backlog.refusal_locked(turn)
-            if attempts.stopped_by is not None:
-                raise AttemptStopped
-            attempts.turn = turn
-            self.backlog.put_again_locked(turn)
+            turn = RetryTicket(attempts)
+            self.place_retry_locked(turn, attempts, behind)
         self._worker.ensure()
         turn.wait()
+
+    def place_retry_locked(self, turn: RetryTicket, attempts: Attempt, behind: bool) -> None:
+        """Queue *turn*, at the place of its call or *behind* all others.
+
+        Raises :class:`AttemptStopped` if the call must end instead.
+        """
+        if behind:
+            turn.tag = self.backlog.last_tag
+        attempts.stopped_by = attempts.stopped_by or self.backlog.refusal_locked(turn)
+        if attempts.stopped_by is not None:
+            raise AttemptStopped
+        attempts.turn = turn
+        self.backlog.put_again_locked(turn)
 
     def wake(self) -> None:
         """Have the worker look again."""

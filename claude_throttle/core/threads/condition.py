@@ -5,7 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from itertools import islice
-from typing import Any, Optional
+from typing import Any, Optional, Protocol
+
+
+class Waiter(Protocol):
+    """Stands for a waiting thread: a held lock, or what is to be told in its place."""
+
+    def release(self) -> None:
+        """The condition was notified; its lock is held."""
+        ...
 
 
 class Condition(threading.Condition):
@@ -64,3 +72,12 @@ class Condition(threading.Condition):
                 n -= 1
             with contextlib.suppress(ValueError):
                 self._waiters.remove(waiter)
+
+    def add_waiter(self, waiter: Waiter) -> None:
+        """Have the next notify() tell *waiter*, once, instead of a thread. Requires the lock."""
+        self._waiters.append(waiter)
+
+    def remove_waiter(self, waiter: Waiter) -> None:
+        """Undo add_waiter(); nothing happens if it was told meanwhile."""
+        with contextlib.suppress(ValueError):
+            self._waiters.remove(waiter)
