@@ -9,6 +9,7 @@ import html
 import logging
 import math
 import pkgutil
+from collections.abc import Iterable
 from string import Template
 from typing import Any, NamedTuple
 
@@ -96,6 +97,19 @@ def _page() -> Template:
     if found is None:
         raise FileNotFoundError("claude_throttle/contrib/unavailable.html is not installed")
     return Template(found.decode())
+
+
+#: What browsers name in ``Accept`` when a person opens a page, and programs do not.
+PAGES = ("text/html", "application/xhtml+xml")
+
+
+def prefers_page(media_types: Iterable[str]) -> bool:
+    """Whether a page is named before JSON among what a client accepts, its preferred type first.
+
+    ``*/*``, which ``fetch()``, curl and ``requests`` send, gets JSON.
+    """
+    named = (kind for kind in media_types if kind in (*PAGES, "application/json"))
+    return next(named, None) in PAGES
 
 
 def _words(seconds: int) -> str:

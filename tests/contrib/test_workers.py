@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from claude_throttle.contrib.gunicorn_told import visible_workers
+from claude_throttle.contrib.gunicorn_options import visible_workers
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,8 @@ from django.core.checks import CheckMessage, Warning  # noqa: A004 - its name th
 
 from claude_throttle import Settings
 from claude_throttle.contrib.django import SETTING
-from claude_throttle.contrib.django.sources import where_written
-from claude_throttle.contrib.gunicorn_told import Workers, gunicorn_workers
+from claude_throttle.contrib.gunicorn_options import Workers, gunicorn_workers
 from claude_throttle.contrib.throttlers import DEFAULT
-
-#: What must not be in a repository.
-SECRETS = ("api_key", "auth_token", "admin_key")
 
 #: By their names: what was told.
 Named = Mapping[str, Mapping[str, Any]]
@@ -23,9 +19,9 @@ Named = Mapping[str, Mapping[str, Any]]
 def warnings(named: Named) -> Iterator[CheckMessage]:
     """Of settings that have no error."""
     made = {name: _settings(options) for name, options in named.items()}
-    for name, options in named.items():
-        yield from _about_keys(name, options, made[name])
-        if made[name].testing:
+    for name, settings in made.items():
+        yield from _about_keys(name, settings)
+        if settings.testing:
             yield _warning(4, f"{_at(name)} is in testing mode: it makes no call.", UNTEST)
     workers = gunicorn_workers()
     if workers is not None:
@@ -52,22 +48,14 @@ KEY = (
     "has. (If only this check runs without it: SILENCED_SYSTEM_CHECKS.)"
 )
 
-WRITTEN = "Whoever reads the source has it. Take it from the environment, and replace it by a new."
 
-
-def _about_keys(
-    name: str, options: Mapping[str, Any], settings: Settings
-) -> Iterator[CheckMessage]:
+def _about_keys(name: str, settings: Settings) -> Iterator[CheckMessage]:
     if settings.api_key is None and settings.auth_token is None and not settings.testing:
         yield _warning(1, f"{_at(name)} has no API key, and the environment has none.", KEY)
-    for option in SECRETS:
-        place = where_written(options.get(option))
-        if place is not None:
-            yield _warning(2, f"{_at(name)}: {option} is written in {place}.", WRITTEN)
 
 
 def _about_waiting(settings: Settings, workers: Workers) -> Iterator[CheckMessage]:
-    if settings.testing or workers.wait_apart or not workers.timeout_seconds:
+    if settings.testing or workers.alive_while_waiting or not workers.timeout_seconds:
         return
     patience = workers.timeout_seconds
     if settings.timeout is not None and settings.timeout < patience:

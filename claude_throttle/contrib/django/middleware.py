@@ -15,12 +15,12 @@ from django.template.loader import get_template
 from django.utils.deprecation import MiddlewareMixin
 
 from claude_throttle import ThrottleError
-from claude_throttle.contrib.accept import wants_page
 from claude_throttle.contrib.unavailable import (
     REFUSALS,
     STATUS,
     TEMPLATE,
     Unavailable,
+    prefers_page,
     unavailable,
 )
 
@@ -96,7 +96,7 @@ def refused(request: HttpRequest, error: ThrottleError) -> HttpResponse:
 
 
 def _response(request: HttpRequest, answer: Unavailable) -> HttpResponse:
-    if not wants_page(request.headers.get("Accept", "")):
+    if not prefers_page(f"{kind.main_type}/{kind.sub_type}" for kind in request.accepted_types):
         return JsonResponse(answer.json, status=STATUS)
     try:
         template = get_template(TEMPLATE)

@@ -11,7 +11,7 @@ from werkzeug.local import LocalProxy
 
 from claude_throttle import ConfigurationError, Throttler
 from claude_throttle.contrib.flask import command, configuration, refusals, status_page
-from claude_throttle.contrib.gunicorn_told import visible_workers
+from claude_throttle.contrib.gunicorn_options import visible_workers
 from claude_throttle.contrib.throttlers import DEFAULT, Throttlers
 
 logger = logging.getLogger("claude_throttle")

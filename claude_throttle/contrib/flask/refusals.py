@@ -10,12 +10,12 @@ from flask.typing import ResponseReturnValue
 from jinja2 import TemplateNotFound
 
 from claude_throttle import ThrottleError
-from claude_throttle.contrib.accept import wants_page
 from claude_throttle.contrib.unavailable import (
     REFUSALS,
     STATUS,
     TEMPLATE,
     Unavailable,
+    prefers_page,
     unavailable,
 )
 
@@ -37,7 +37,8 @@ def answer(error: ThrottleError) -> ResponseReturnValue:
     if theirs is not None:
         told: ResponseReturnValue = current_app.ensure_sync(theirs)(error)
         return told
-    said, as_page = unavailable(error), wants_page(request.headers.get("Accept", ""))
+    said = unavailable(error)
+    as_page = prefers_page(kind for kind, quality in request.accept_mimetypes if quality > 0)
     response = make_response(_page(said) if as_page else jsonify(said.json), STATUS)
     response.headers.update(said.headers)
     response.headers["Vary"] = "Accept"
