@@ -1,1 +1,1 @@
-"""Guests: each file joins claude_throttle to one other package, which it alone imports."""
+"""Integrations: each file or folder joins claude_throttle to one package, which only it imports."""

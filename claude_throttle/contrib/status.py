@@ -1,9 +1,9 @@
-"""The status page: for whichever framework serves it, and imported by none of them.
+"""The status page, independent of any web framework.
 
-``page()`` is one self-contained HTML file; it asks for ``data.json`` beside it every two seconds.
-So whoever mounts it serves two URLs to people who may see them: one that ends with a slash, with
-``page()`` and ``page_headers()``, and ``data.json`` below it, with ``data()`` as JSON and
-``data_headers()``. Both hold facts of this process only, and of those it shares a quota with.
+:func:`page` is one self-contained HTML file that fetches ``data.json`` beside it every two seconds.
+To mount it, serve two URLs to authorised people: one that ends with a slash, with :func:`page` and
+:func:`page_headers`, and ``data.json`` below it, with :func:`data` as JSON and
+:func:`data_headers`. They show this process, and the processes it shares a quota with.
 
 All functions may be called from any thread, and in forked children.
 """
@@ -22,10 +22,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from claude_throttle import Settings, ThrottleError, Throttler, __version__
-from claude_throttle.contrib.fleet_look import FleetLook
+from claude_throttle.contrib.fleet_cache import FleetCache
 
-#: What is worth showing of what a throttler was told. No key, no address but the API's, which can
-#: hold no password.
+#: Settings that are shown. No key, and no address but the API's, which cannot contain a password.
 SHOWN_SETTINGS = (
     "base_url",
     "tier",
@@ -45,19 +44,19 @@ SHOWN_WHERE_SHARED = ("on_store_failure", "store_timeout", "store_lease")
 
 QUOTAS = ("rpm", "rpd", "itpm", "otpm", "tpm", "tpd")
 
-#: Nobody else may keep it, guess what it is, or learn from where it was asked.
+#: No cache keeps it, no browser guesses its type, no other site learns its address.
 _PRIVATE = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
 
-_looks = FleetLook()
+_fleets = FleetCache()
 
 
 @functools.cache
 def page() -> bytes:
-    """The HTML, in UTF-8. It needs nothing from elsewhere but ``data.json``."""
+    """The page's HTML in UTF-8. It loads nothing but ``data.json``."""
     found = pkgutil.get_data("claude_throttle.contrib", "status.html")
     if found is None:
         raise FileNotFoundError("claude_throttle/contrib/status.html is not installed")
@@ -65,7 +64,7 @@ def page() -> bytes:
 
 
 def page_headers() -> dict[str, str]:
-    """What must go with the page; its own script and style run by it, and no others."""
+    """The headers that the page must be sent with; they allow its own script and style only."""
     return {
         "Content-Type": "text/html; charset=utf-8",
         "Content-Security-Policy": _policy(),
@@ -85,7 +84,7 @@ def _policy() -> str:
             "frame-ancestors 'self'",
             "base-uri 'none'",
             "form-action 'none'",
-            # A text that became HTML by a slip of ours would raise instead.
+            # Text that became HTML by a mistake in the script would raise instead.
             "require-trusted-types-for 'script'",
             "trusted-types 'none'",
         )
@@ -93,13 +92,13 @@ def _policy() -> str:
 
 
 def _hash_of(element: bytes) -> str:
-    """Of the one inline element of that name."""
+    """The CSP hash of the page's one inline *element*."""
     (text,) = re.findall(rb"<%b>(.*?)</%b>" % (element, element), page(), re.S)
     return f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
 
 
 def data_headers() -> dict[str, str]:
-    """What must go with ``data.json``."""
+    """The headers that ``data.json`` must be sent with."""
     return {
         "Content-Type": "application/json",
         "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -108,22 +107,22 @@ def data_headers() -> dict[str, str]:
 
 
 def data(throttlers: Mapping[str, Throttler]) -> dict[str, Any]:
-    """What the page shows: this process, and each throttler by its name. Ready for ``json.dumps``.
+    """The state of this process and of each throttler in *throttlers*, ready for ``json.dumps``.
 
-    Starts no thread and makes no call to Claude; what has no bound is None. Where ``shared=`` is
-    set the store is asked, for a second at most and once in two for all who look; what goes wrong
-    there is told in words, and not tried again for ten. A throttler that cannot be had, because a
-    setting of it is wrong, is told in words, too.
+    Starts no thread and makes no call to Claude. What has no limit is None. Where ``shared=`` is
+    set the store is queried, for at most one second and at most once in two, however many viewers
+    there are; a failure is shown as text and not retried for ten seconds. A throttler with wrong
+    settings is shown with its error.
     """
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "version": __version__,
-        "throttlers": [_told(name, throttlers) for name in throttlers],
+        "throttlers": [_entry(name, throttlers) for name in throttlers],
     }
 
 
-def _told(name: str, throttlers: Mapping[str, Throttler]) -> dict[str, Any]:
+def _entry(name: str, throttlers: Mapping[str, Throttler]) -> dict[str, Any]:
     try:
         throttler = throttlers[name]
         found = {"name": name, "error": None, **_state(throttler), "fleet": _fleet(throttler)}
@@ -141,7 +140,7 @@ def _state(throttler: Throttler) -> dict[str, Any]:
         "paused": limits.paused,
         "settings": shown_settings(throttler.settings),
         "waiting": stats.waiting,
-        # Those of others under a permit are in it, too.
+        # Requests that run under a permit are counted, too.
         "in_flight": limits.in_flight,
         "max_concurrency": limits.max_concurrency,
         "store": limits.store,
@@ -152,11 +151,11 @@ def _state(throttler: Throttler) -> dict[str, Any]:
 
 
 def shown_settings(settings: Settings) -> dict[str, Any]:
-    """What may be seen of them, by name."""
-    told = {name: quota for name in QUOTAS if (quota := getattr(settings, name)) is not None}
+    """The settings that may be shown, by name."""
+    configured = {name: quota for name in QUOTAS if (quota := getattr(settings, name)) is not None}
     shown = SHOWN_SETTINGS + (SHOWN_WHERE_SHARED if settings.shared is not None else ())
     return {
-        "quotas": {name: {"amount": q.amount, "per": q.per} for name, q in told.items()},
+        "quotas": {name: {"amount": q.amount, "per": q.per} for name, q in configured.items()},
         "burst": settings.burst_in_force,
         **{name: getattr(settings, name) for name in shown},
     }
@@ -164,11 +163,11 @@ def shown_settings(settings: Settings) -> dict[str, Any]:
 
 def _fleet(throttler: Throttler) -> Any:
     shared = throttler.settings.shared
-    return None if shared is None or throttler.testing else _looks.at(shared)
+    return None if shared is None or throttler.testing else _fleets.state(shared)
 
 
 def as_plain(value: Any) -> Any:
-    """The same in what JSON has: named tuples by name, and null for what is no finite number."""
+    """*value* as JSON has it: named tuples become objects, infinity and NaN become null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if hasattr(value, "_asdict"):

@@ -1,4 +1,4 @@
-"""Throttlers by name, as an application's settings tell them; what Django and Flask are given."""
+"""Named throttlers, made from an application's settings: what Django and Flask have in common."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Any
 
 from claude_throttle import ConfigurationError, Settings, Throttler
 
-#: The one that a program means that names none.
+#: The throttler of programs that give no name.
 DEFAULT = "default"
 
-#: What ``Throttler`` may be told there.
+#: The options that the settings may have.
 OPTIONS = (*Settings.__dataclass_fields__, "on_event")
 
-#: By name: options of ``Throttler``, in lower or upper case.
-Told = Mapping[str, Mapping[str, Any]]
+#: Options of ``Throttler``, in lower or upper case, by the throttler's name.
+NamedOptions = Mapping[str, Mapping[str, Any]]
 
 
 class NoSuchThrottler(ConfigurationError, KeyError):
-    """A name that the settings do not have."""
+    """The settings have no throttler of that name."""
 
-    # KeyError's would show the text in quotes.
+    # KeyError's own would show the text in quotes.
     __str__ = Exception.__str__
 
 
 class Throttlers(Mapping[str, Throttler]):
-    """``throttlers["batch"]``: one for the whole process, made when it is first asked for.
+    """``throttlers["batch"]``: one throttler of each name for the process, made on first use.
 
-    Thread-safe and fork-safe: however many threads ask at once get the same one, no lock is held,
-    and making one starts no thread. ``for name in throttlers`` names them without making any.
-    Raises :class:`NoSuchThrottler`, and :class:`claude_throttle.ConfigurationError` for options
-    that cannot work.
+    Thread-safe and fork-safe: concurrent threads get the same throttler, no lock is held, and no
+    thread is started. ``for name in throttlers`` gives the names without making any throttler.
+    Raises :class:`NoSuchThrottler` for an unknown name, and
+    :class:`claude_throttle.ConfigurationError` for options that are wrong.
     """
 
-    def __init__(self, read: Callable[[], Told], source: str = "CLAUDE_THROTTLE") -> None:
-        """*read* is called each time, so that what it reads may change; *source* is its name."""
+    def __init__(self, read: Callable[[], NamedOptions], source: str = "CLAUDE_THROTTLE") -> None:
+        """*read* returns the current options; *source* is their name in error messages."""
         self._read = read
         self._source = source
         self._made: dict[str, Throttler] = {}
@@ -45,8 +45,8 @@ class Throttlers(Mapping[str, Throttler]):
         made = self._made.get(name)
         if made is None:
             mine = Throttler(**self.options(name))
-            # Two threads may both come here: one throttler is kept, the other has not begun. Looked
-            # up only now: there may have been a reset() meanwhile.
+            # Of two threads that come here one throttler is kept; the other one has no threads yet.
+            # self._made is looked up after that: reset() may have replaced it meanwhile.
             made = self._made.setdefault(name, mine)
         return made
 
@@ -60,29 +60,29 @@ class Throttlers(Mapping[str, Throttler]):
         return name in self._read()
 
     def made(self) -> dict[str, Throttler]:
-        """Those that were asked for in this process, or in the one it was forked from."""
+        """The throttlers made so far, in this process or in the one it was forked from."""
         return dict(self._made)
 
     def options(self, name: str) -> dict[str, Any]:
-        """What ``Throttler`` is given for *name*."""
-        told = self._read()
-        if name not in told:
-            close = difflib.get_close_matches(str(name), map(str, told), n=1)
-            there = ", ".join(map(repr, told)) or "none"
+        """The keyword arguments of ``Throttler`` for *name*."""
+        named = self._read()
+        if name not in named:
+            close = difflib.get_close_matches(str(name), map(str, named), n=1)
+            there = ", ".join(map(repr, named)) or "none"
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise NoSuchThrottler(f"{self._source} has no {name!r}; it has {there}{hint}")
-        return options_of(told[name])
+        return options_of(named[name])
 
     def reset(self) -> None:
-        """Forget all; what they had not sent is cancelled. For tests that change settings."""
+        """Close all throttlers and make new ones on next use. Cancels unsent calls. For tests."""
         made, self._made = self._made, {}
         for throttler in made.values():
             throttler.close(timeout=0, cancel_pending=True)
 
 
-def options_of(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of ``Throttler``: names in lower case, a listener by its dotted name."""
-    options = {str(name).lower(): value for name, value in told.items()}
+def options_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of ``Throttler``: names in lower case, the listener imported."""
+    options = {str(name).lower(): value for name, value in settings.items()}
     listener = options.get("on_event")
     if isinstance(listener, str):
         options["on_event"] = _import(listener)
@@ -93,5 +93,5 @@ def _import(dotted: str) -> Any:
     module, _, name = dotted.rpartition(".")
     try:
         return getattr(import_module(module), name)
-    except Exception as error:  # whatever its module does when it is imported
+    except Exception as error:  # importing its module runs arbitrary code
         raise ConfigurationError(f"on_event={dotted!r} cannot be imported: {error}") from error

@@ -1,5 +1,7 @@
-"""What a web application answers where a call was refused before it was sent: 503, and when to ask
-again. A passing limit and a problem of the account are told apart; no inner word gets outside.
+"""The 503 response of a web application whose call to Claude was refused before it was sent.
+
+It has ``Retry-After``, distinguishes a temporary limit from a problem of the account, and reveals
+nothing of either.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ logger = logging.getLogger("claude_throttle")
 #: "Service Unavailable" (RFC 9110 §15.6.4).
 STATUS = 503
 
-#: Seconds, where the error does not say.
-ASK_AGAIN_SECONDS = 5
+#: Seconds in ``Retry-After`` where the error has none.
+DEFAULT_RETRY_AFTER = 5
 
-#: Seconds at most: a daily quota or a suspension may end sooner than it seems.
-LONGEST_SECONDS = 3600
+#: Seconds in ``Retry-After`` at most: a daily quota or a suspension may end early.
+LONGEST_RETRY_AFTER = 3600
 
 KINDS: dict[type[ThrottleError], str] = {
     QueueFull: "queue_full",
@@ -39,48 +41,49 @@ KINDS: dict[type[ThrottleError], str] = {
     AccountSuspended: "account_suspended",
 }
 
-#: Those that are answered so. Others are mistakes of the program, or of what it was told.
+#: Errors that become a 503. Other errors are mistakes in the program or its settings.
 REFUSALS = tuple(KINDS)
 
-#: The application's own page, if it has one; it is given ``unavailable``, an :class:`Unavailable`.
+#: The application's own template, if there is one. Its variable ``unavailable`` is an
+#: :class:`Unavailable`.
 TEMPLATE = "claude_throttle/unavailable.html"
 
 
 class Unavailable(NamedTuple):
-    """An answer. For whoever is outside: it names no account, no limit and no model."""
+    """The content of a 503 response. It names no account, no limit and no model."""
 
     #: "queue_full", "deadline_exceeded", "circuit_open", "account_suspended".
     kind: str
-    #: False: somebody has to look after the account.
+    #: False where the account needs attention: waiting does not help.
     passing: bool
-    #: Whole seconds, 1 at least.
+    #: Whole seconds, at least 1.
     retry_after: int
 
     @property
     def message(self) -> str:
-        """One sentence for people."""
+        """One sentence for the visitor."""
         if self.passing:
-            return f"This service is busy. Please try again in {_words(self.retry_after)}."
+            return f"This service is busy. Please try again in {_duration(self.retry_after)}."
         return "This service is out of order, and trying again will not help until it is repaired."
 
     @property
     def title(self) -> str:
-        """Two or three words for people."""
+        """Two to four words for the visitor."""
         return "Busy for the moment" if self.passing else "Out of order"
 
     @property
     def html(self) -> str:
-        """A page, for people: self-contained, for light and dark, and any width."""
+        """A self-contained page, for light and dark mode and any width."""
         return _page().substitute(title=html.escape(self.title), message=html.escape(self.message))
 
     @property
     def headers(self) -> dict[str, str]:
-        """Beside the content's own."""
+        """The response's headers, beside Content-Type."""
         return {"Retry-After": str(self.retry_after), "Cache-Control": "no-store"}
 
     @property
     def json(self) -> dict[str, Any]:
-        """The body, for programs."""
+        """The body for programs."""
         return {
             "error": {
                 "type": self.kind,
@@ -112,18 +115,18 @@ def prefers_page(media_types: Iterable[str]) -> bool:
     return next(named, None) in PAGES
 
 
-def _words(seconds: int) -> str:
+def _duration(seconds: int) -> str:
     if seconds < 90:
         return "a second" if seconds == 1 else f"{seconds} seconds"
     return f"{math.ceil(seconds / 60)} minutes"
 
 
 def unavailable(error: ThrottleError) -> Unavailable:
-    """The answer to one of :data:`REFUSALS`. Logs it: an account's problem as an error."""
+    """The response to *error*, one of :data:`REFUSALS`, which is logged."""
     kind = next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
     passing = kind != "account_suspended"
     logger.log(logging.INFO if passing else logging.ERROR, "answered with %d: %s", STATUS, error)
     seconds = error.retry_after
     if seconds is None or not math.isfinite(seconds):
-        seconds = ASK_AGAIN_SECONDS
-    return Unavailable(kind, passing, max(1, math.ceil(min(seconds, LONGEST_SECONDS))))
+        seconds = DEFAULT_RETRY_AFTER
+    return Unavailable(kind, passing, max(1, math.ceil(min(seconds, LONGEST_RETRY_AFTER))))

@@ -14,12 +14,12 @@ import pytest
 import claude_throttle
 from claude_throttle import ConfigurationError, Throttler
 from claude_throttle.contrib import status
-from claude_throttle.contrib.fleet_look import FleetLook
+from claude_throttle.contrib.fleet_cache import FleetCache
 from claude_throttle.testing import KEY_REFUSED, OWN_SPEND_LIMIT, Reply, Stall
 from tests.conftest import ask
 from tests.flow.test_cancel_and_deadline import wait_until
 from tests.status import samples
-from tests.status.test_fleet_look import FLEET, STORE
+from tests.status.test_fleet_cache import FLEET, STORE
 
 
 def told(throttler, name="default"):
@@ -305,6 +305,6 @@ def test_the_samples_for_the_browser_are_like_the_truth(fake, throttle, manual):
     real = told(throttler)
     (sample,) = samples.fleet()["throttlers"]
     assert names_in(real["lanes"][0]["quotas"]) == names_in(sample["lanes"][0]["quotas"])
-    fleet = FleetLook(lambda *_args, **_more: FLEET, manual).at(STORE)
+    fleet = FleetCache(lambda *_args, **_more: FLEET, manual).state(STORE)
     fleet["members"][0]["lanes"] = sample["fleet"]["members"][0]["lanes"]
     assert names_in({**real, "fleet": fleet}) == names_in(sample)

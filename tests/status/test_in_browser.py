@@ -105,8 +105,8 @@ def test_requests_of_others_are_drawn_too(fake, throttle, site, opened):
     tiles = dict(zip(texts(browser, ".tile dt"), texts(browser, ".tile dd:not(.note)")))
     assert (tiles["Answered"], tiles["Failed"]) == ("2", "0")
     facts = dict(zip(texts(browser, ".rest dt"), texts(browser, ".rest dd")))
-    told = "3 requests of the SDK, a session or permit(): 2 answered, 1 refused"
-    assert facts["Of others"] == told
+    told = "3 requests through the SDK, a session or permit(): 2 answered, 1 refused"
+    assert facts["Other requests"] == told
     no_complaint(browser)
 
 
@@ -147,7 +147,7 @@ def test_gauges_that_need_words(site, opened):
     assert free[1] == "400 of 1,000 free now"
     assert free[2] == "0 of 35,000 free now, 812 overdrawn"
     assert free[3] == "0 of 1 free now, next in 720 ms"
-    assert texts(browser, ".gauges .none") == ["No limit is known yet: the first answer tells."]
+    assert texts(browser, ".gauges .none") == ["No limit is known before the first answer."]
     assert texts(browser, ".narrow td")[1:5] == ["42 ms", "9.7 s", "17 s", "18 s"]
 
 
@@ -328,7 +328,7 @@ def test_who_is_signed_out_is_told(answer, site, opened):
     refresh(browser, site, "document.querySelector('#connection').dataset.state === 'out'")
     (said,) = texts(browser, "#connection")
     assert said.startswith("You are signed out, or may not see this.")
-    assert "The figures are of" in said
+    assert "Figures from" in said
     assert browser.run("return document.querySelector('#again').href") == site.url
     assert texts(browser, "h2") == ["default"]
     site.instead = samples.busy
@@ -426,7 +426,7 @@ def test_workers_are_kept_apart(site, opened):
 
     site.instead = worker
     browser = opened(default=None)
-    assert "other workers count for themselves" in texts(browser, "#about")[0]
+    assert "other workers have their own" in texts(browser, "#about")[0]
     assert (answered(), bars()) == ("2,000", 18)
     refresh(browser, site)
     assert "2 processes answer here in turn" in texts(browser, "#about")[0]

@@ -65,7 +65,7 @@ def test_nothing_is_wrong():
     [
         (["default"], "must be a dict of dicts, not list"),
         ({"default": "rpm=50"}, "CLAUDE_THROTTLE['default'] must be a dict of options, not str"),
-        ({"default": {}, 7: {}}, "a throttler's name must be text, not 7"),
+        ({"default": {}, 7: {}}, "a throttler's name must be a string, not 7"),
         ({"batch": {}}, "has no 'default'"),
         ({}, "has no 'default'"),
     ],
@@ -85,7 +85,7 @@ def test_e002_unknown_option(name, hint):
     with override_settings(CLAUDE_THROTTLE={"default": {name: 5}}):
         (message,) = check_settings()
     assert message.id == "claude_throttle.E002"
-    assert f"CLAUDE_THROTTLE['default']: {name!r} is no option" in message.msg
+    assert f"CLAUDE_THROTTLE['default']: {name!r} is not an option" in message.msg
     assert hint in message.hint
 
 
@@ -106,7 +106,7 @@ def test_every_mistake_is_told():
         ({"base_url": f"https://{KEY}@host"}, "base_url must hold no user"),
         ({"on_event": "tests.nowhere.listener"}, "on_event='tests.nowhere.listener' cannot be"),
         ({"on_event": 5}, "on_event must be a function"),
-        ({"rpm": 5, "RPM": 6}, "tells an option twice"),
+        ({"rpm": 5, "RPM": 6}, "has an option twice"),
     ],
 )
 def test_e003_what_cannot_work(told, words):
@@ -154,7 +154,7 @@ def test_w001_no_key(monkeypatch):
 def test_w003_a_worker_that_is_killed(monkeypatch, tmp_path):
     """What happens, and what to do; a short time, or a worker that waits apart, is fine."""
     said = warnings(monkeypatch, {})["W003"]
-    assert "may wait for ever" in said
+    assert "may wait without limit" in said
     assert "after 30 s: the visitor gets a 500" in said
     assert "may wait 45 s" in warnings(monkeypatch, {}, timeout=45)["W003"]
     assert warnings(monkeypatch, {}, timeout=29) == {}
@@ -176,7 +176,7 @@ def test_w005_processes_that_share_nothing(monkeypatch, tmp_path):
     """Only where they can be seen to be several."""
     assert warnings(monkeypatch, {"WEB_CONCURRENCY": "1", **THREADS}) == {}
     said = warnings(monkeypatch, {"WEB_CONCURRENCY": "4", **THREADS})["W005"]
-    assert said.startswith("CLAUDE_THROTTLE['default']: several worker processes")
+    assert said.startswith("CLAUDE_THROTTLE['default']: there are several worker processes")
     assert warnings(monkeypatch, shared=f"sqlite:///{tmp_path}/claude.db") == {}
     assert list(warnings(monkeypatch, testing=True)) == ["W004"]
 

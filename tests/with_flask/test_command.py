@@ -87,7 +87,7 @@ def test_a_slip_in_the_configuration_is_said_in_a_line(run):
     run.app.config["CLAUDE_THROTTLE_RPMM"] = 1
     result = run.app.test_cli_runner().invoke(args=["claude-throttle", "status"])
     assert result.exit_code == 2
-    assert "claude-throttle status: CLAUDE_THROTTLE_RPMM is no setting" in result.output
+    assert "claude-throttle status: CLAUDE_THROTTLE_RPMM is not a setting" in result.output
 
 
 def test_as_people_run_it(fake, tmp_path):

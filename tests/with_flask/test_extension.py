@@ -103,7 +103,7 @@ def test_registering_twice(make_app):
     """By whatever object; the first one stays."""
     app = make_app()
     before = app.claude.throttlers(app)
-    with pytest.raises(ConfigurationError, match="'shop' has a ClaudeThrottle already"):
+    with pytest.raises(ConfigurationError, match="'shop' already has a ClaudeThrottle"):
         ClaudeThrottle(app)
     assert app.claude.throttlers(app) is before
 

@@ -122,7 +122,7 @@ def test_what_was_not_called_is_no_verdict(client, give):
     looking = client(give)
     looking.application.testing = True
     for path in (PAGE, DATA):
-        with pytest.raises(TypeError, match="says nothing until it is called"):
+        with pytest.raises(TypeError, match="has to be called first"):
             looking.get(path)
 
 
@@ -135,7 +135,7 @@ def test_an_async_function_is_no_yes(client):
 def test_somebody_must_say_who_may(make_app, allow):
     """There is no page without."""
     claude = make_app().claude
-    with pytest.raises(ConfigurationError, match="must be a function that says who may see"):
+    with pytest.raises(ConfigurationError, match="must be a function that returns whether"):
         claude.status_blueprint(allow=allow)
     with pytest.raises(TypeError, match="allow"):
         claude.status_blueprint()

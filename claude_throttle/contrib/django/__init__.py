@@ -1,12 +1,12 @@
-"""For Django: the throttlers that the settings tell.
+"""Django: throttlers that are configured in the settings.
 
-``INSTALLED_APPS = ["claude_throttle.contrib.django", …]`` brings system checks and the command
-``manage.py claude_throttle``; :mod:`.middleware` answers refusals with 503, :mod:`.urls` has a
-status page for staff. Nothing is read, made or started before it is used.
+``INSTALLED_APPS = ["claude_throttle.contrib.django", …]`` adds system checks and the command
+``manage.py claude_throttle``. :mod:`.middleware` turns refusals into 503 responses; :mod:`.urls`
+has a status page for staff. Nothing is read, made or started before its first use.
 
-``CLAUDE_THROTTLE = {"default": {"rpm": 50}, "batch": {…}}`` has the keywords of ``Throttler``, in
-lower or upper case, for each name. Without it there is "default", which learns its limits and has
-its key from the environment.
+``CLAUDE_THROTTLE = {"default": {"rpm": 50}, "batch": {…}}`` holds the keyword arguments of
+``Throttler``, in lower or upper case, for each name. Without the setting there is one throttler,
+"default", which learns its limits and takes its key from the environment.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ __all__ = ["throttler", "throttlers", "MissingThrottler", "WrongSettings"]
 
 SETTING = "CLAUDE_THROTTLE"
 
-#: Where the setting is missing.
-UNTOLD: dict[str, dict[str, Any]] = {DEFAULT: {}}
+#: The value of a setting that is missing.
+MISSING: dict[str, dict[str, Any]] = {DEFAULT: {}}
 
 
 class WrongSettings(ConfigurationError, ImproperlyConfigured):
-    """The setting is not what throttlers could be made of; a system check says so, too."""
+    """The setting has the wrong shape; a system check reports it, too."""
 
 
 class MissingThrottler(NoSuchThrottler, ImproperlyConfigured):
-    """A name that the setting does not have; the message names the closest one."""
+    """The setting has no throttler of that name; the message suggests the closest one."""
 
 
 class DjangoThrottlers(Throttlers):
-    """:class:`Throttlers` whose mistakes are Django's ``ImproperlyConfigured``, too."""
+    """:class:`Throttlers` whose errors are Django's ``ImproperlyConfigured``, too."""
 
     def options(self, name: str) -> dict[str, Any]:
-        """What ``Throttler`` is given for *name*."""
+        """The keyword arguments of ``Throttler`` for *name*."""
         try:
             return super().options(name)
         except NoSuchThrottler as error:
@@ -50,39 +50,39 @@ class DjangoThrottlers(Throttlers):
 
 
 class _Default(ConnectionProxy):
-    """Looks the throttler up at each use, so that it may be imported before it can be made."""
+    """A proxy that looks the throttler up at each use: importing it does not need the settings."""
 
     def __repr__(self) -> str:
         return repr(throttlers[DEFAULT])
 
     def __hash__(self) -> int:
-        return hash(throttlers[DEFAULT])  # equal to it, and so alike as a key
+        return hash(throttlers[DEFAULT])  # it equals the throttler, so it must hash like it
 
 
-def told() -> Mapping[str, Mapping[str, Any]]:
-    """The setting. Raises :class:`WrongSettings` unless it names dicts."""
-    found = getattr(settings, SETTING, UNTOLD)
+def read_setting() -> Mapping[str, Mapping[str, Any]]:
+    """The setting CLAUDE_THROTTLE. Raises :class:`WrongSettings` unless it is a dict of dicts."""
+    found = getattr(settings, SETTING, MISSING)
     if not isinstance(found, Mapping):
         raise WrongSettings(f"{SETTING} must be a dict of dicts, not {type(found).__name__}")
     for name, options in found.items():
         if not isinstance(name, str):
-            raise WrongSettings(f"{SETTING}: a throttler's name must be text, not {name!r:.40}")
+            raise WrongSettings(f"{SETTING}: a throttler's name must be a string, not {name!r:.40}")
         if not isinstance(options, Mapping):
             kind = type(options).__name__
             raise WrongSettings(f"{SETTING}[{name!r}] must be a dict of options, not {kind}")
     return found
 
 
-def _forget(*, setting: str, **_rest: Any) -> None:
+def _on_setting_changed(*, setting: str, **_rest: Any) -> None:
     if setting == SETTING:
         throttlers.reset()
 
 
-#: ``throttlers["batch"]``; one of each name in a process, for all its threads.
-throttlers = DjangoThrottlers(told, SETTING)
+#: ``throttlers["batch"]``: one throttler of each name in a process, for all its threads.
+throttlers = DjangoThrottlers(read_setting, SETTING)
 
-#: ``throttlers["default"]``.
+#: The same as ``throttlers["default"]``.
 throttler: Throttler = _Default(throttlers, DEFAULT)
 
-# Sent by override_settings() and its relatives alone.
-setting_changed.connect(_forget, dispatch_uid="claude_throttle.contrib.django")
+# Only override_settings() and its relatives send this signal.
+setting_changed.connect(_on_setting_changed, dispatch_uid="claude_throttle.contrib.django")

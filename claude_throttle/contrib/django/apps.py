@@ -1,4 +1,4 @@
-"""What Django is told of us."""
+"""The application's configuration, as Django loads it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.apps import AppConfig
 
 
 class ClaudeThrottleConfig(AppConfig):
-    """Starts nothing: ``ready()`` runs before the workers fork, and for every command."""
+    """Starts no thread: ``ready()`` runs before the workers fork, and for every command."""
 
     name = "claude_throttle.contrib.django"
     label = "claude_throttle"
@@ -14,4 +14,4 @@ class ClaudeThrottleConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks."""
-        from claude_throttle.contrib.django import checks  # noqa: F401 - that is all it takes
+        from claude_throttle.contrib.django import checks  # noqa: F401 - importing it registers them

@@ -1,31 +1,31 @@
-"""System checks: what the settings say, held against what can work.
+"""System checks of the setting CLAUDE_THROTTLE.
 
-``manage.py check`` finds errors, ``manage.py check --deploy`` warns of what is fine on a desk and
-not in production. No message holds a key, or anything else that was told for one.
+``manage.py check`` finds errors; ``manage.py check --deploy`` warns of what works in development
+but not in production. No message contains a key, or a value that was given for one.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Optional
 
 from django.core.checks import CheckMessage, Error, register
 
 from claude_throttle import ConfigurationError, Settings
-from claude_throttle.contrib.django import SETTING, WrongSettings, deployment, told
+from claude_throttle.contrib.django import SETTING, WrongSettings, deployment, read_setting
 from claude_throttle.contrib.throttlers import DEFAULT, OPTIONS, options_of
 
 TAG = "claude_throttle"
 
-SHAPE = 'CLAUDE_THROTTLE = {"default": {"rpm": 50}}; leave it out to have the limits learned'
+SHAPE = 'CLAUDE_THROTTLE = {"default": {"rpm": 50}}; without it the limits are learned'
 
 
 @register(TAG)
 def check_settings(**_given: Any) -> list[CheckMessage]:
-    """E001 to E004: no throttler could be made."""
+    """E001 to E004: a throttler cannot be made."""
     try:
-        named = told()
+        named = read_setting()
     except WrongSettings as error:
         return [Error(str(error), hint=SHAPE, id="claude_throttle.E001")]
     found = [message for name in named for message in _wrong(name, named[name])]
@@ -37,10 +37,10 @@ def check_settings(**_given: Any) -> list[CheckMessage]:
 
 @register(TAG, deploy=True)
 def check_deployment(**_given: Any) -> list[CheckMessage]:
-    """W001 to W005: it would work, but not as it should in production."""
+    """W001 to W005: the settings work, but are not fit for production."""
     if check_settings():
-        return []  # one thing after the other
-    named = told()
+        return []  # warnings assume valid settings
+    named = read_setting()
     return list(deployment.warnings({name: options_of(named[name]) for name in named}))
 
 
@@ -49,31 +49,30 @@ def _wrong(name: str, options: Mapping[Any, Any]) -> Iterator[CheckMessage]:
     unknown = [option for option in options if str(option).lower() not in OPTIONS]
     for option in unknown:
         close = difflib.get_close_matches(str(option).lower(), OPTIONS, n=1)
-        hint = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(OPTIONS)}."
-        message = f"{where}: {str(option)[:40]!r} is no option."
+        hint = f"Did you mean {close[0]!r}?" if close else f"The options are {', '.join(OPTIONS)}."
+        message = f"{where}: {str(option)[:40]!r} is not an option."
         yield Error(message, hint=hint, id="claude_throttle.E002")
-    yield from _unworkable(where, {k: v for k, v in options.items() if k not in unknown})
+    yield from _rejected(where, {k: v for k, v in options.items() if k not in unknown})
 
 
-def _unworkable(where: str, told: Mapping[str, Any]) -> Iterator[CheckMessage]:
+def _rejected(where: str, settings: Mapping[str, Any]) -> Iterator[CheckMessage]:
     hint = "The README of claude_throttle explains every option."
-    if len({option.lower() for option in told}) < len(told):
-        message = f"{where} tells an option twice, in lower and in upper case."
+    if len({option.lower() for option in settings}) < len(settings):
+        message = f"{where} has an option twice, in lower and in upper case."
         yield Error(message, hint="Keep one of them.", id="claude_throttle.E003")
     try:
-        options = options_of(told)
+        options = options_of(settings)
         listener = options.pop("on_event", None)
         if listener is not None and not callable(listener):
             raise ConfigurationError("on_event must be a function, or the dotted path of one")
-        store = _refused({**options, "shared": None}), _refused(options)
+        without_store, complete = _error_of({**options, "shared": None}), _error_of(options)
     except ConfigurationError as error:
         yield Error(f"{where}: {error}.", hint=hint, id="claude_throttle.E003")
         return
-    rest, whole = store
-    if rest is not None:
-        yield Error(f"{where}: {rest}.", hint=hint, id="claude_throttle.E003")
-    elif whole is not None:
-        yield Error(f"{where}: {whole}.", hint=STORE, id="claude_throttle.E004")
+    if without_store is not None:
+        yield Error(f"{where}: {without_store}.", hint=hint, id="claude_throttle.E003")
+    elif complete is not None:
+        yield Error(f"{where}: {complete}.", hint=STORE, id="claude_throttle.E004")
 
 
 STORE = (
@@ -82,8 +81,8 @@ STORE = (
 )
 
 
-def _refused(options: Mapping[str, Any]) -> object:
-    """Why they cannot work, if they cannot; the environment counts, too."""
+def _error_of(options: Mapping[str, Any]) -> Optional[ConfigurationError]:
+    """The error that *options*, completed from the environment, would raise; None if none."""
     try:
         Settings.from_env(options)
     except ConfigurationError as error:

@@ -1,4 +1,4 @@
-"""What ``manage.py check --deploy`` warns of."""
+"""The warnings of ``manage.py check --deploy``."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from claude_throttle.contrib.django import SETTING
 from claude_throttle.contrib.gunicorn_options import Workers, gunicorn_workers
 from claude_throttle.contrib.throttlers import DEFAULT
 
-#: By their names: what was told.
+#: Options of each throttler, by its name.
 Named = Mapping[str, Mapping[str, Any]]
 
 
 def warnings(named: Named) -> Iterator[CheckMessage]:
-    """Of settings that have no error."""
+    """Warnings about settings that have no error."""
     made = {name: _settings(options) for name, options in named.items()}
     for name, settings in made.items():
         yield from _about_keys(name, settings)
         if settings.testing:
-            yield _warning(4, f"{_at(name)} is in testing mode: it makes no call.", UNTEST)
+            yield _warning(4, f"{_at(name)} is in testing mode: it makes no call.", LEAVE_TESTING)
     workers = gunicorn_workers()
     if workers is not None:
         yield from _about_waiting(made[DEFAULT], workers)
@@ -41,11 +41,11 @@ def _warning(number: int, message: str, hint: str) -> CheckMessage:
     return Warning(message, hint=hint, id=f"claude_throttle.W{number:03}")
 
 
-UNTEST = "Leave testing out, and CLAUDE_THROTTLE_TESTING out of the environment."
+LEAVE_TESTING = "Remove testing, or CLAUDE_THROTTLE_TESTING from the environment."
 
 KEY = (
-    "Set ANTHROPIC_API_KEY where this runs, or api_key in the settings to what your secret store "
-    "has. (If only this check runs without it: SILENCED_SYSTEM_CHECKS.)"
+    "Set ANTHROPIC_API_KEY where this runs, or api_key in the settings, from your secret store. "
+    "(If only this check runs without it: SILENCED_SYSTEM_CHECKS.)"
 )
 
 
@@ -57,26 +57,27 @@ def _about_keys(name: str, settings: Settings) -> Iterator[CheckMessage]:
 def _about_waiting(settings: Settings, workers: Workers) -> Iterator[CheckMessage]:
     if settings.testing or workers.alive_while_waiting or not workers.timeout_seconds:
         return
-    patience = workers.timeout_seconds
-    if settings.timeout is not None and settings.timeout < patience:
+    killed_after = workers.timeout_seconds
+    if settings.timeout is not None and settings.timeout < killed_after:
         return
-    waits = "for ever" if settings.timeout is None else f"{settings.timeout:g} s"
+    waits = "without limit" if settings.timeout is None else f"{settings.timeout:g} s"
     yield _warning(
         3,
         f"{_at(DEFAULT)} may wait {waits} for the quota and the answer, but gunicorn kills a sync "
-        f"worker after {patience:g} s: the visitor gets a 500, and what was sent is paid for.",
-        f"Run gunicorn with --worker-class gthread --threads 8, or set timeout below {patience:g}: "
-        "then DeadlineExceeded is raised, which the middleware answers with 503.",
+        f"worker after {killed_after:g} s: the visitor gets a 500, and the call that was sent is "
+        "billed.",
+        "Run gunicorn with --worker-class gthread --threads 8, or set timeout below "
+        f"{killed_after:g}: then DeadlineExceeded is raised, which the middleware turns into 503.",
     )
 
 
 def _about_sharing(made: Mapping[str, Settings]) -> Iterator[CheckMessage]:
-    alone = [name for name, told in made.items() if told.shared is None and not told.testing]
-    if alone:
+    unshared = [name for name, it in made.items() if it.shared is None and not it.testing]
+    if unshared:
         yield _warning(
             5,
-            f"{', '.join(map(_at, alone))}: several worker processes, and each takes the whole "
-            "quota for its own.",
-            'Give them shared="sqlite:///…" on one machine, shared="redis://…" on many. (If the '
-            "quotas told are already divided: SILENCED_SYSTEM_CHECKS.)",
+            f"{', '.join(map(_at, unshared))}: there are several worker processes, and each uses "
+            "the whole quota.",
+            'Set shared="sqlite:///…" on one machine, shared="redis://…" on several. (If the '
+            "quotas are already divided by the processes: SILENCED_SYSTEM_CHECKS.)",
         )

@@ -1,4 +1,4 @@
-"""Refusals become 503, with ``Retry-After``: for the whole site, or for single views."""
+"""503 responses with ``Retry-After`` for refused calls: for the whole site, or for single views."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 
 class ThrottleErrorMiddleware(MiddlewareMixin):
-    """Answers ``QueueFull``, ``DeadlineExceeded``, ``CircuitOpen``, ``AccountSuspended`` with 503.
+    """Turns ``QueueFull``, ``DeadlineExceeded``, ``CircuitOpen`` and ``AccountSuspended`` into 503.
 
-    A page where ``Accept`` names one, else JSON. Put it last in MIDDLEWARE, so that it comes first
-    to what a view raises; in asynchronous chains, too. It sees what a view raises before it returns
-    its response: a streaming view should open its stream before that, since nothing can be said any
-    more once the response has begun. With ATOMIC_REQUESTS the view's transaction is rolled back.
+    The body is a page if ``Accept`` prefers one, otherwise JSON. Put it last in MIDDLEWARE, so that
+    it is the first to see a view's exception. It works in asynchronous chains. It sees what a view
+    raises before it returns its response, so a streaming view should open its stream before that.
+    With ATOMIC_REQUESTS the view's transaction is rolled back.
     """
 
     def process_exception(
         self, request: HttpRequest, exception: Exception
     ) -> Optional[HttpResponse]:
-        """None leaves it to others: it is no refusal."""
+        """The 503 for a refusal; None for other exceptions."""
         return refused(request, exception) if isinstance(exception, REFUSALS) else None
 
 
 def refusals_as_503(view: View) -> View:
-    """The same for one view, synchronous or not; ``method_decorator`` takes it to classes."""
+    """Decorate one view, synchronous or not; for class-based views use ``method_decorator``."""
     if inspect.iscoroutinefunction(view):
         return cast(View, wraps(view)(_awaiting(view)))
 
@@ -55,7 +55,7 @@ def refusals_as_503(view: View) -> View:
         except REFUSALS as error:
             _roll_back(getattr(answer, "_non_atomic_requests", ()))
             return refused(request, error)
-        # A class's dispatch() says only by what it returns that it has to be awaited.
+        # An asynchronous class's dispatch() is a plain function that returns a coroutine.
         return _finished(request, response) if inspect.isawaitable(response) else response
 
     return cast(View, answer)
@@ -72,22 +72,22 @@ async def _finished(request: HttpRequest, response: Any) -> Any:
     try:
         return await response
     except REFUSALS as error:
-        # A project's page may ask the database who the visitor is: not in the event loop.
+        # A project's template may query the database for the user: not in the event loop.
         return await sync_to_async(refused, thread_sensitive=True)(request, error)
 
 
-def _roll_back(but: Collection[str]) -> None:
-    # Django would commit, seeing a response and no error. Not in the middleware's case: there the
-    # error has passed the transaction by then.
+def _roll_back(non_atomic: Collection[str]) -> None:
+    # Django would commit, as it sees a response and no exception. In the middleware the exception
+    # has already passed through the transaction.
     for connection in connections.all():
-        if connection.alias in but:  # marked by @transaction.non_atomic_requests
+        if connection.alias in non_atomic:  # marked by @transaction.non_atomic_requests
             continue
         if connection.settings_dict["ATOMIC_REQUESTS"] and connection.in_atomic_block:
             connection.set_rollback(True)
 
 
 def refused(request: HttpRequest, error: ThrottleError) -> HttpResponse:
-    """The answer to one of the four; it is logged, and tells nothing of what is inside."""
+    """The 503 response to a refusal. Logs the error; the response reveals nothing of it."""
     answer = unavailable(error)
     response = _response(request, answer)
     for name, value in answer.headers.items():

@@ -1,4 +1,4 @@
-"""For staff: ``path("claude/", include("claude_throttle.contrib.django.urls"))``."""
+"""The status page: ``path("claude/", include("claude_throttle.contrib.django.urls"))``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from claude_throttle.contrib.django import views
 app_name = "claude_throttle"
 
 urlpatterns = [
-    # Its address ends with a slash: the page asks for what is beside it.
+    # The address must end with a slash: the page fetches data.json relative to it.
     path("", views.status, name="status"),
     path("data.json", views.data, name="data"),
 ]

@@ -1,4 +1,4 @@
-"""The status page, and what it fetches: for staff only, and never from a cache."""
+"""The views of the status page: for staff only, never cached."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from claude_throttle.contrib.django import throttlers
 @require_safe
 @never_cache
 def status(request: HttpRequest) -> HttpResponse:
-    """The page; whoever is not of the staff is sent to the admin's login, or to LOGIN_URL."""
+    """The page. Redirects users who are not staff to the admin's login, or to LOGIN_URL."""
     if not _is_staff(request):
         return _to_login(request)
     return _with_headers(HttpResponse(page.page()), page.page_headers())
@@ -26,7 +26,7 @@ def status(request: HttpRequest) -> HttpResponse:
 @require_safe
 @never_cache
 def data(request: HttpRequest) -> HttpResponse:
-    """What the page shows; 403 to those it is not for, who may have been signed out meanwhile."""
+    """The data that the page shows; 403 for users who are not staff (any more)."""
     if not _is_staff(request):
         error = {"type": "forbidden", "message": "Sign in as a member of the staff."}
         return JsonResponse({"error": error}, status=403)
@@ -40,13 +40,17 @@ def _with_headers(response: HttpResponse, headers: dict[str, str]) -> HttpRespon
 
 
 def _is_staff(request: HttpRequest) -> bool:
-    # Without django.contrib.auth there is no user, and nobody to show it to.
+    # Without django.contrib.auth there is no user, so the page is for no one.
     user = getattr(request, "user", None)
     return user is not None and bool(user.is_active and user.is_staff)
 
 
 def _to_login(request: HttpRequest) -> HttpResponse:
-    """The admin's own page lets people sign in as somebody else; others may send them back here."""
+    """Redirect to a login page.
+
+    The admin's lets a signed-in user sign in as another one. LOGIN_URL may send them straight back
+    here, so signed-in users get 403 instead.
+    """
     try:
         login = reverse("admin:login")
     except NoReverseMatch:
@@ -54,6 +58,6 @@ def _to_login(request: HttpRequest) -> HttpResponse:
         if user is None or user.is_authenticated:
             raise PermissionDenied from None
         login = resolve_url(settings.LOGIN_URL)
-    from django.contrib.auth.views import redirect_to_login  # cannot be where there are no users
+    from django.contrib.auth.views import redirect_to_login  # needs django.contrib.auth
 
     return redirect_to_login(request.get_full_path(), login)

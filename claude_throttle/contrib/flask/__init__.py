@@ -1,8 +1,7 @@
-"""For Flask: throttlers told by the application's configuration, and what belongs around them.
+"""Flask: throttlers that are configured in ``app.config``.
 
-In the order of reading: ``extension.py`` (what an application is given), ``configuration.py`` (what
-it may tell), ``refusals.py`` (503), ``command.py`` (``flask claude-throttle``) and
-``status_page.py``.
+Read ``extension.py`` first, then ``configuration.py`` (the keys), ``refusals.py`` (503 responses),
+``command.py`` (``flask claude-throttle``) and ``status_page.py``.
 """
 
 from claude_throttle.contrib.flask.extension import (

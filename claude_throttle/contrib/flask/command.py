@@ -1,4 +1,4 @@
-"""``flask claude-throttle …``: the command line, told by the application's configuration."""
+"""``flask claude-throttle …``: the command line, configured by the application."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from flask.cli import AppGroup
 
 from claude_throttle.contrib.throttlers import Throttlers
 
-#: What each does, in ``flask claude-throttle --help``. Their modules are loaded by their use.
+#: Summaries in ``flask claude-throttle --help``; the command line is imported when one is used.
 COMMANDS = {
-    "status": "Show the throttlers, and who shares their quotas.",
-    "limits": "Show what the API allows, after one cheap call.",
-    "run": "Send the requests of a file, and write down the answers.",
+    "status": "Show the throttlers, and the processes that share their quotas.",
+    "limits": "Show the limits of your key, after one cheap call.",
+    "run": "Send the requests of a file, and save the answers.",
     "serve-fake": "Serve a fake Claude API that enforces quotas.",
 }
 
 
-def group(throttlers: Throttlers) -> AppGroup:
-    """The commands of an application with these *throttlers*."""
-    found = AppGroup("claude-throttle", help="All of a Claude API quota, without a 429.")
+def command_group(throttlers: Throttlers) -> AppGroup:
+    """The command group of an application with these *throttlers*."""
+    group = AppGroup("claude-throttle", help="All of a Claude API quota, without a 429.")
     for name, summary in COMMANDS.items():
-        _add(found, name, summary, throttlers)
-    return found
+        _add(group, name, summary, throttlers)
+    return group
 
 
-def _add(found: AppGroup, name: str, summary: str, throttlers: Throttlers) -> None:
-    # Its own parser reads all that follows the name, --help included.
-    all_of_it = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+def _add(commands: AppGroup, name: str, summary: str, throttlers: Throttlers) -> None:
+    # argparse reads everything after the name, --help included.
+    pass_through = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
-    @found.command(name, help=summary, add_help_option=False, context_settings=all_of_it)
+    @commands.command(name, help=summary, add_help_option=False, context_settings=pass_through)
     @click.argument("words", nargs=-1, type=click.UNPROCESSED)
     @click.pass_context
-    def carry_out(context: click.Context, words: tuple[str, ...]) -> None:
-        from claude_throttle import ApplicationCommands  # argparse and more: no web server needs it
+    def run(context: click.Context, words: tuple[str, ...]) -> None:
+        from claude_throttle import ApplicationCommands  # a web server does not need it
 
-        above = context.parent.command_path if context.parent is not None else None
-        parser = argparse.ArgumentParser(prog=above)
-        commands = ApplicationCommands(throttlers, throttlers.options)
-        commands.add_arguments(parser)
-        context.exit(commands.execute(parser.parse_args([name, *words])))
+        prog = context.parent.command_path if context.parent is not None else None
+        parser = argparse.ArgumentParser(prog=prog)
+        application = ApplicationCommands(throttlers, throttlers.options)
+        application.add_arguments(parser)
+        context.exit(application.execute(parser.parse_args([name, *words])))

@@ -1,4 +1,4 @@
-"""What an application's configuration tells: ``CLAUDE_THROTTLE_*``."""
+"""The keys of ``app.config``: ``CLAUDE_THROTTLE_*``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, NoReturn
 from flask import Config
 
 from claude_throttle import ConfigurationError, Settings, UnknownSetting
-from claude_throttle.contrib.throttlers import DEFAULT, OPTIONS, Told
+from claude_throttle.contrib.throttlers import DEFAULT, OPTIONS, NamedOptions
 
 PREFIX = "CLAUDE_THROTTLE_"
 
-#: Where the others are told, by name.
+#: The options of the other throttlers, by name.
 NAMED = "CLAUDE_THROTTLE_THROTTLERS"
 
-#: Whether refusals are answered by us, True or False.
+#: Whether the extension answers refusals with 503: True or False.
 HANDLE_ERRORS = "CLAUDE_THROTTLE_HANDLE_ERRORS"
 
 #: What a text or a number means for a flag, whatever its case: as in the environment.
@@ -26,11 +26,12 @@ _FLAG_WORDS = {"1": True, "true": True, "0": False, "false": False}
 _FLAGS = tuple(field.name for field in dataclasses.fields(Settings) if field.type == "bool")
 
 
-def told(config: Config) -> Told:
-    """Options by name, texts (as ``from_prefixed_env()`` leaves them) read as in the environment.
+def read_config(config: Config) -> NamedOptions:
+    """The options of each throttler, by name.
 
-    An empty text tells nothing. Raises :class:`ConfigurationError` for a key, or an option of a
-    named throttler, that means nothing, with the closest one.
+    Strings, as ``from_prefixed_env()`` leaves them, are read as environment variables are; an empty
+    one counts as missing. Raises :class:`ConfigurationError` for an unknown key or option, and
+    suggests the closest one.
     """
     mine = config.get_namespace(PREFIX)
     named = mine.pop("throttlers", None) or {}
@@ -42,11 +43,11 @@ def told(config: Config) -> Told:
 
 
 def check(config: Config) -> bool:
-    """Raise :class:`ConfigurationError` for what cannot work; return whether to handle errors.
+    """Raise :class:`ConfigurationError` for wrong options; return whether to handle errors.
 
-    A listener named by its path is not imported: it may need the application that is being made.
+    A listener given by its dotted name is not imported: it may need the unfinished application.
     """
-    for name, options in told(config).items():
+    for name, options in read_config(config).items():
         settings = {key: value for key, value in options.items() if key != "on_event"}
         try:
             Settings.from_env(settings)
@@ -56,21 +57,21 @@ def check(config: Config) -> bool:
     return handle_errors == "" or _flag(HANDLE_ERRORS, handle_errors)
 
 
-def _named(named: Any) -> Told:
+def _named(named: Any) -> NamedOptions:
     if not isinstance(named, Mapping):
         raise ConfigurationError(
             f'{NAMED} must be like {{"batch": {{"rpm": 10}}}}, not {type(named).__name__}'
         )
     if DEFAULT in named:
         raise ConfigurationError(
-            f"{NAMED} has {DEFAULT!r}: that one is told by {PREFIX}RPM and the like"
+            f"{NAMED} has {DEFAULT!r}: that one is configured by {PREFIX}RPM and similar keys"
         )
     return {name: _options(name, options) for name, options in named.items()}
 
 
 def _options(name: Any, options: Any) -> dict[str, Any]:
     if not isinstance(name, str):
-        raise ConfigurationError(f"{NAMED}: a throttler's name must be text, not {name!r:.40}")
+        raise ConfigurationError(f"{NAMED}: a throttler's name must be a string, not {name!r:.40}")
     if not isinstance(options, Mapping):
         raise ConfigurationError(
             f'{_source(name)} must be like {{"rpm": 10}}, not {type(options).__name__}'
@@ -79,16 +80,16 @@ def _options(name: Any, options: Any) -> dict[str, Any]:
     for key in lowered:
         if key not in OPTIONS:
             hint = _closest(key, OPTIONS)
-            raise UnknownSetting(f"{_source(name)} has {key!r}, which is no setting{hint}")
+            raise UnknownSetting(f"{_source(name)} has {key!r}, which is not a setting{hint}")
     return _read(f"{_source(name)} ", lowered)
 
 
 def _read(prefix: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """*prefix* is put before a setting's name in an error."""
-    said = {key: value for key, value in options.items() if value != ""}
+    """*options* with their strings parsed; *prefix* precedes a setting's name in an error."""
+    given = {key: value for key, value in options.items() if value != ""}
     return {
         key: _value(f"{prefix}{key.upper() if prefix == PREFIX else key}", key, value)
-        for key, value in said.items()
+        for key, value in given.items()
     }
 
 
@@ -99,7 +100,7 @@ def _value(source: str, key: str, value: Any) -> Any:
 
 
 def _flag(source: str, value: Any) -> bool:
-    """``FLASK_CLAUDE_THROTTLE_TESTING=1`` arrives as a number."""
+    """True or False; ``FLASK_CLAUDE_THROTTLE_TESTING=1`` arrives as a number."""
     found = _FLAG_WORDS.get(str(value).strip().lower())
     if found is None:
         raise ConfigurationError(f"{source} must be True or False, not {value!r:.80}")
@@ -112,7 +113,7 @@ def _source(name: object) -> str:
 
 def _refuse_key(name: str) -> NoReturn:
     hint = _closest(name, (*OPTIONS, "throttlers", "handle_errors"), str.upper, PREFIX)
-    raise UnknownSetting(f"{PREFIX}{name.upper()} is no setting{hint}")
+    raise UnknownSetting(f"{PREFIX}{name.upper()} is not a setting{hint}")
 
 
 def _closest(name: str, names: Any, case: Any = str, prefix: str = "") -> str:

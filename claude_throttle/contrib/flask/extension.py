@@ -1,4 +1,4 @@
-"""``ClaudeThrottle``: what an application is given."""
+"""The extension: ``ClaudeThrottle(app)``."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from claude_throttle.contrib.throttlers import DEFAULT, Throttlers
 
 logger = logging.getLogger("claude_throttle")
 
-#: The key in ``app.extensions``; what is there is the application's whole state.
+#: The key in ``app.extensions`` that holds all state of an application.
 EXTENSION = "claude_throttle"
 
 
 class AppThrottlers(Throttlers):
-    """Those of one application. Says once if its processes cannot see each other's calls."""
+    """The throttlers of one application. Warns once if its processes do not share their quota."""
 
     def __init__(self, app: Flask) -> None:
-        super().__init__(lambda: configuration.told(app.config), configuration.NAMED)
-        #: Emptied by the first who looks.
-        self._to_warn = [True]
+        super().__init__(lambda: configuration.read_config(app.config), configuration.NAMED)
+        # Emptied by the first thread that checks: list.pop() is atomic.
+        self._unchecked = [True]
 
     def __getitem__(self, name: str) -> Throttler:
         throttler = super().__getitem__(name)
-        if self._to_warn and throttler.settings.shared is None and not throttler.settings.testing:
-            self._warn(name)
+        if self._unchecked and throttler.settings.shared is None and not throttler.settings.testing:
+            self._warn_if_several(name)
         return throttler
 
-    def _warn(self, name: str) -> None:
+    def _warn_if_several(self, name: str) -> None:
         try:
-            self._to_warn.pop()
-        except IndexError:  # another thread was faster
+            self._unchecked.pop()
+        except IndexError:  # another thread was first
             return
         workers = visible_workers()
         if workers > 1:
@@ -53,19 +53,19 @@ def _key_of_shared(name: str) -> str:
 
 
 class ClaudeThrottle:
-    """Gives applications their throttlers: ``ClaudeThrottle(app)``, or ``init_app`` in a factory.
+    """The Flask extension: ``ClaudeThrottle(app)``, or ``init_app(app)`` in a factory.
 
-    ``app.config`` tells them. ``CLAUDE_THROTTLE_RPM = 50`` and the like, one key for each setting
-    and for ``on_event`` (a function, or its dotted name), are the default throttler's;
-    ``CLAUDE_THROTTLE_THROTTLERS = {"batch": {"rpm": 10}}`` tells others, which inherit nothing.
-    The environment fills in what is left out, as for any ``Throttler``.
+    It is configured in ``app.config``. ``CLAUDE_THROTTLE_RPM = 50`` and similar keys, one for each
+    setting and for ``on_event`` (a function, or its dotted name), are the default throttler's.
+    ``CLAUDE_THROTTLE_THROTTLERS = {"batch": {"rpm": 10}}`` defines others, which inherit nothing.
+    Missing values come from the environment, as for any ``Throttler``.
 
-    Configuration is checked by ``init_app``, and read again when a throttler is first asked for:
-    what is changed until then counts. Both raise :class:`claude_throttle.ConfigurationError`.
+    The configuration is checked by ``init_app``, and read again when a throttler is first used:
+    changes until then count. Both raise :class:`claude_throttle.ConfigurationError`.
 
-    Each application has throttlers of its own, for all its threads; nothing is kept here. A
-    throttler starts no thread before its first call, so that servers may fork after the import,
-    and is not closed with a request: what was submitted goes on, and is finished at exit.
+    Each application has throttlers of its own, shared by all its threads. A throttler starts no
+    thread before its first call, so servers may fork after the import. It is not closed with a
+    request: submitted calls continue, and are finished when the process exits.
     """
 
     def __init__(self, app: Optional[Flask] = None) -> None:
@@ -73,15 +73,15 @@ class ClaudeThrottle:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Add throttlers, ``flask claude-throttle`` and error handlers to *app*. Once for each.
+        """Add throttlers, ``flask claude-throttle`` and error handlers to *app*.
 
-        ``CLAUDE_THROTTLE_HANDLE_ERRORS = False``, before this, leaves the handlers out.
+        With ``CLAUDE_THROTTLE_HANDLE_ERRORS = False`` in its configuration it adds no handlers.
         """
         if EXTENSION in app.extensions:
-            raise ConfigurationError(f"application {app.name!r} has a ClaudeThrottle already")
+            raise ConfigurationError(f"application {app.name!r} already has a ClaudeThrottle")
         handle_errors = configuration.check(app.config)
         throttlers = app.extensions[EXTENSION] = AppThrottlers(app)
-        app.cli.add_command(command.group(throttlers))
+        app.cli.add_command(command.command_group(throttlers))
         if handle_errors:
             refusals.handle(app)
 
@@ -90,17 +90,17 @@ class ClaudeThrottle:
         return self.throttlers()[name]
 
     def throttlers(self, app: Optional[Flask] = None) -> AppThrottlers:
-        """Those of *app*, by name; without, of the current one. For threads without a context.
+        """The throttlers of *app*, by name; of the current application if it is left out.
 
-        Raises RuntimeError outside of an application context.
+        Threads without an application context must give *app*, or get a RuntimeError.
         """
-        # The proxy is as good: only its extensions are looked at.
+        # The proxy will do: only its attribute extensions is read.
         return _of(app if app is not None else current_app)
 
     def reset(self, app: Optional[Flask] = None) -> None:
-        """Forget the throttlers of *app*, and cancel what they have not sent.
+        """Close the throttlers of *app*, cancel their unsent calls, and make new ones on next use.
 
-        For tests that change the configuration: the next use reads it anew.
+        For tests that change the configuration.
         """
         self.throttlers(app).reset()
 
@@ -111,12 +111,12 @@ class ClaudeThrottle:
         url_prefix: Optional[str] = "/claude-throttle",
         name: str = "claude_throttle",
     ) -> Blueprint:
-        """A page that shows the throttlers of whichever application it is registered with.
+        """A blueprint with a page that shows the throttlers of the application that registers it.
 
-        *allow* is asked before each answer, in the request: something true shows the page, a
-        response (or a tuple that makes one) is given instead, something false is 403. A text, a
-        dict or a method is no verdict, and raises TypeError. Its ``data.json`` is shown or 403.
-        Nothing is ever cached.
+        *allow* is called before each response, in the request: a true value shows the page, a
+        response (or a tuple that makes one) is returned instead of it, a false value means 403. A
+        string, a dict or a method is taken for a mistake and raises TypeError. ``data.json``
+        beside the page is sent if *allow* returns a true value, otherwise 403. Nothing is cached.
         """
         return status_page.blueprint(allow, url_prefix, name, lambda: self.throttlers())
 
@@ -131,8 +131,8 @@ def _of(app: Flask) -> AppThrottlers:
         ) from None
 
 
-#: Of the current application, by name. Outside of a context: RuntimeError.
+#: The throttlers of the current application, by name. RuntimeError outside of its context.
 current_throttlers = cast(AppThrottlers, LocalProxy(lambda: _of(current_app)))
 
-#: The default one of the current application.
+#: The default throttler of the current application.
 current_throttler = cast(Throttler, LocalProxy(lambda: _of(current_app)[DEFAULT]))

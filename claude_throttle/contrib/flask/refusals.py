@@ -1,4 +1,4 @@
-"""503 for calls that were refused before they were sent, in the words the client reads."""
+"""503 responses, as JSON or as a page, for calls that were refused before they were sent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from claude_throttle.contrib.unavailable import (
 
 
 def handle(app: Flask) -> None:
-    """Answer refusals, unless the application does."""
+    """Register :func:`answer` for refusals that the application has no handler for."""
     theirs = app.error_handler_spec[None][None]
     for refusal in REFUSALS:
         if refusal not in theirs:
@@ -29,24 +29,21 @@ def handle(app: Flask) -> None:
 
 
 def answer(error: ThrottleError) -> ResponseReturnValue:
-    """503 and Retry-After; a page for whoever names HTML, no less than JSON; JSON for all others.
-
-    So a browser gets a page, and ``*/*``, which ``fetch()``, curl and ``requests`` send, gets JSON.
-    """
+    """A 503 response with ``Retry-After``: a page if ``Accept`` prefers one, otherwise JSON."""
     theirs = _handler_of_the_application(error)
     if theirs is not None:
-        told: ResponseReturnValue = current_app.ensure_sync(theirs)(error)
-        return told
-    said = unavailable(error)
+        response_of_theirs: ResponseReturnValue = current_app.ensure_sync(theirs)(error)
+        return response_of_theirs
+    content = unavailable(error)
     as_page = prefers_page(kind for kind, quality in request.accept_mimetypes if quality > 0)
-    response = make_response(_page(said) if as_page else jsonify(said.json), STATUS)
-    response.headers.update(said.headers)
+    response = make_response(_page(content) if as_page else jsonify(content.json), STATUS)
+    response.headers.update(content.headers)
     response.headers["Vary"] = "Accept"
     return response
 
 
 def _handler_of_the_application(error: ThrottleError) -> Optional[Callable[[Any], Any]]:
-    """One for what several of these have in common: Flask found ours, which is closer."""
+    """A handler that the application has for a base class of *error*; Flask prefers ours to it."""
     handlers = current_app.error_handler_spec[None][None]
     for kind in type(error).__mro__:
         theirs: Any = handlers.get(kind)
@@ -56,9 +53,9 @@ def _handler_of_the_application(error: ThrottleError) -> Optional[Callable[[Any]
     return None
 
 
-def _page(said: Unavailable) -> str:
+def _page(content: Unavailable) -> str:
     try:
         current_app.jinja_env.get_template(TEMPLATE)
     except TemplateNotFound:
-        return said.html
-    return render_template(TEMPLATE, unavailable=said)
+        return content.html
+    return render_template(TEMPLATE, unavailable=content)

@@ -1,4 +1,4 @@
-"""The status page, as a blueprint."""
+"""The blueprint of the status page."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from werkzeug.wrappers import Response as BaseResponse
 from claude_throttle import ConfigurationError, Throttler
 from claude_throttle.contrib import status
 
-#: Nobody keeps the page, nor a refusal to show it, for the next who sits here.
+#: Neither the page nor a refusal may be shown to the next user of a browser.
 NEVER_CACHED = "no-store"
 
-#: What a view may return for a page.
+#: Types that a view may return as the content of a page.
 BODIES = (str, bytes, dict, list)
 
 
@@ -30,8 +30,8 @@ def blueprint(
     """See ``ClaudeThrottle.status_blueprint``."""
     if not callable(allow):
         raise ConfigurationError(
-            f"allow= must be a function that says who may see the page, not {allow!r}; "
-            "allow=lambda: True shows it to everybody"
+            f"allow= must be a function that returns whether to show the page, not {allow!r}; "
+            "allow=lambda: True shows it to everyone"
         )
     found = Blueprint(name, __name__, url_prefix=url_prefix)
 
@@ -55,9 +55,9 @@ def blueprint(
 
 
 def _refusal(allow: Callable[[], Any], as_page: bool = True) -> Optional[Response]:
-    """None for whoever may see it. A function that may be ``async`` is run as a view would be."""
+    """None if *allow* permits the request; it may be ``async``, as a view may be."""
     verdict = current_app.ensure_sync(allow)()
-    _require_a_verdict(verdict)
+    _require_verdict(verdict)
     if isinstance(verdict, (BaseResponse, HTTPException, tuple)):
         return make_response(verdict)
     if verdict:
@@ -65,13 +65,13 @@ def _refusal(allow: Callable[[], Any], as_page: bool = True) -> Optional[Respons
     return abort(403) if as_page else make_response("", 403)
 
 
-def _require_a_verdict(verdict: Any) -> None:
-    """What is true only by a slip would show the page to everybody."""
+def _require_verdict(verdict: Any) -> None:
+    """Raise TypeError for values that are probably true by mistake."""
     if inspect.iscoroutine(verdict):
-        verdict.close()  # nobody will await it
+        verdict.close()  # it will not be awaited
     if inspect.isroutine(verdict) or inspect.isawaitable(verdict):
-        raise TypeError(f"allow= returned {verdict!r}, which says nothing until it is called")
-    # Perhaps a user's name, perhaps a page that asks for one.
+        raise TypeError(f"allow= returned {verdict!r}, which has to be called first")
+    # It may be a user's name, or a login page.
     if verdict and isinstance(verdict, BODIES):
         raise TypeError(
             f"allow= returned a {type(verdict).__name__}: return True, False, or a response "

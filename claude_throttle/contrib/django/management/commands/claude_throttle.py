@@ -17,49 +17,49 @@ COMMANDS = ApplicationCommands(throttlers, throttlers.options)
 
 
 class Command(BaseCommand):
-    """The command line of claude_throttle, told by CLAUDE_THROTTLE.
+    """The commands of ``claude-throttle``, configured by the setting CLAUDE_THROTTLE.
 
-    From a shell its exit codes are those of ``claude-throttle``: 0, 1 (some calls failed), 2 (it
-    could not start), 130 (Ctrl-C). ``call_command()`` raises ``CommandError`` with that as its
-    ``returncode``, and writes to ``stdout=`` and ``stderr=``.
+    From a shell the exit codes are 0, 1 (some calls failed), 2 (wrong usage) and 130 (Ctrl-C).
+    ``call_command()`` raises ``CommandError`` with the exit code as ``returncode``, and writes to
+    its ``stdout=`` and ``stderr=``.
     """
 
     help = "Shows the throttlers and their limits, sends a file of requests, serves a fake API."
-    #: Not those of the whole project: they may ask a database.
-    requires_system_checks = [TAG]  # noqa: RUF012 - as Django has it
+    #: Only ours: others of the project may query a database.
+    requires_system_checks = [TAG]  # noqa: RUF012 - Django's own type
 
     _from_shell = False
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Those of claude-throttle, and ``--throttler NAME``."""
+        """Add the commands, with ``--throttler NAME``."""
         COMMANDS.add_arguments(parser)
 
     def run_from_argv(self, argv: Sequence[str]) -> None:
-        """From a shell."""
+        """Run from a shell."""
         self._from_shell = True
         super().run_from_argv(argv)
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Ends by ``SystemExit`` or ``CommandError`` unless all went well."""
-        arguments = _without_djangos(options)
+        """Raise ``SystemExit`` or ``CommandError`` with the exit code unless it is 0."""
+        arguments = _own_arguments(options)
         with contextlib.ExitStack() as stack:
             if not self._from_shell:
-                self._write_to_ours(stack)
+                self._redirect_output(stack)
             code = COMMANDS.execute(arguments)
         if code and self._from_shell:
             raise SystemExit(code)
         if code:
             raise CommandError(f"{arguments.command} ended with {code}", returncode=code)
 
-    def _write_to_ours(self, stack: contextlib.ExitStack) -> None:
-        # They end each write with a line break, print() writes its own.
+    def _redirect_output(self, stack: contextlib.ExitStack) -> None:
+        # Django's streams end each write with a line break; print() writes its own.
         self.stdout.ending = self.stderr.ending = ""
         stack.enter_context(contextlib.redirect_stdout(self.stdout))
         stack.enter_context(contextlib.redirect_stderr(self.stderr))
 
 
-def _without_djangos(options: dict[str, Any]) -> argparse.Namespace:
-    """What the command line itself has asked for: --verbosity is nothing it knows."""
+def _own_arguments(options: dict[str, Any]) -> argparse.Namespace:
+    """*options* without those that every Django command has, such as --verbosity."""
     theirs = vars(BaseCommand().create_parser("", "").parse_args([]))
     theirs = {*theirs, *BaseCommand.base_stealth_options}
     return argparse.Namespace(**{k: v for k, v in options.items() if k not in theirs})

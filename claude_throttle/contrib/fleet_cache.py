@@ -1,4 +1,4 @@
-"""What a shared store says of the fleet: asked once for all who look."""
+"""A cache in front of a shared store: many viewers of the fleet's state cause one query."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ from typing import Any, Callable, NamedTuple, Optional
 import claude_throttle
 from claude_throttle import SYSTEM_CLOCK, Clock
 
-#: Seconds for which an answer is good, and a failure: a store that stands still must not hold up
-#: a thread of the web server at every look.
-GOOD_SECONDS = 2.0
+#: Seconds for which an answer is reused.
+FRESH_SECONDS = 2.0
+
+#: Seconds for which a failure is reused: a store that does not answer must not block a thread of
+#: the web server at every request.
 FAILED_SECONDS = 10.0
 
-#: Seconds that the store is given, for the connection and then for its answer.
+#: Seconds that the store has for the connection, and again for its answer.
 TIMEOUT_SECONDS = 0.5
 
-#: Seconds after which a store that nobody looks at is forgotten.
-FORGOTTEN_SECONDS = 60.0
+#: Seconds after which the answer of a store that is no longer asked for is dropped.
+DROP_SECONDS = 60.0
 
 
 class _Answer(NamedTuple):
-    """What one store said."""
+    """The last answer of one store, or its failure."""
 
-    #: Kept, so that no other client of a store can have its id.
+    #: Kept alive, so that no other client object can have its id.
     shared: Any
     fleet: Optional[claude_throttle.FleetState]
     error: Optional[str]
     at: float
-    good_until: float
+    fresh_until: float
 
 
-class FleetLook:
-    """The last answer of each store. Thread-safe, and good in forked children."""
+class FleetCache:
+    """The last answer of each store. Thread-safe; forked children start with an empty cache."""
 
     def __init__(
         self,
@@ -46,25 +48,25 @@ class FleetLook:
         self._answers: dict[tuple[int, object], _Answer] = {}
         self._asking: dict[tuple[int, object], object] = {}
 
-    def at(self, shared: Any) -> dict[str, Any]:
-        """The fleet that *shared* holds, two seconds old at most; or why there is none, in words.
+    def state(self, shared: Any) -> dict[str, Any]:
+        """The fleet's state in *shared*, two seconds old at most; or an error text in its place.
 
-        One caller asks, and waits a second at most; others meanwhile get the answer before.
+        One caller queries the store, for a second at most; concurrent callers get the last answer.
         """
         key = (os.getpid(), shared if isinstance(shared, str) else id(shared))
         mine = object()
-        if not self._is_good(key) and self._asking.setdefault(key, mine) is mine:
+        if not self._is_fresh(key) and self._asking.setdefault(key, mine) is mine:
             try:
-                if not self._is_good(key):  # who asked before may have ended just now
+                if not self._is_fresh(key):  # another query may have ended just now
                     self._answers[key] = self._answer(shared)
             finally:
                 del self._asking[key]
-            self._forget()
+            self._drop_old()
         return self._shown(self._answers.get(key))
 
-    def _is_good(self, key: tuple[int, object]) -> bool:
+    def _is_fresh(self, key: tuple[int, object]) -> bool:
         known = self._answers.get(key)
-        return known is not None and self._clock.monotonic() < known.good_until
+        return known is not None and self._clock.monotonic() < known.fresh_until
 
     def _answer(self, shared: Any) -> _Answer:
         fleet, error = None, None
@@ -72,15 +74,17 @@ class FleetLook:
             fleet = (self._ask or claude_throttle.fleet)(shared, timeout=TIMEOUT_SECONDS)
         except claude_throttle.ThrottleError as problem:
             error = str(problem)
-        except Exception as problem:  # noqa: BLE001 - what somebody else wrote there, perhaps
-            error = f"the store holds what cannot be read ({type(problem).__name__})"
+        except Exception as problem:  # noqa: BLE001 - other programs write there, too
+            error = f"the store's content cannot be read ({type(problem).__name__})"
         now = self._clock.monotonic()
-        return _Answer(shared, fleet, error, now, now + (FAILED_SECONDS if error else GOOD_SECONDS))
+        return _Answer(
+            shared, fleet, error, now, now + (FAILED_SECONDS if error else FRESH_SECONDS)
+        )
 
-    def _forget(self) -> None:
+    def _drop_old(self) -> None:
         now = self._clock.monotonic()
         for key, answer in list(self._answers.items()):
-            if now > answer.at + FORGOTTEN_SECONDS:
+            if now > answer.at + DROP_SECONDS:
                 self._answers.pop(key, None)
 
     def _shown(self, answer: Optional[_Answer]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from claude_throttle import ConfigurationError, FleetLane, FleetMember, FleetState, ThrottleError
-from claude_throttle.contrib.fleet_look import FAILED_SECONDS, GOOD_SECONDS, FleetLook
+from claude_throttle.contrib.fleet_cache import FAILED_SECONDS, FRESH_SECONDS, FleetCache
 
 STORE = "redis://host:6379/0"
 HERE = socket.gethostname()
@@ -43,7 +43,7 @@ class Store:
 
 def test_what_is_told(manual):
     """Members with their sums, lanes with their quotas, and whose page it is."""
-    told = FleetLook(Store(FLEET), manual).at(STORE)
+    told = FleetCache(Store(FLEET), manual).state(STORE)
     mine, other = told["members"]
     assert (mine["waiting"], mine["in_flight"], mine["this"]) == (4, 6, True)
     assert (other["waiting"], other["in_flight"], other["this"]) == (0, 0, False)
@@ -57,23 +57,23 @@ def test_what_is_told(manual):
 def test_it_is_asked_once_in_two_seconds(manual):
     """Whoever looks meanwhile is told the same, and how old it is."""
     store = Store(FLEET)
-    look = FleetLook(store, manual)
+    cache = FleetCache(store, manual)
     for _ in range(5):
-        look.at(STORE)
-    manual.advance(GOOD_SECONDS - 0.1)
-    assert look.at(STORE)["age_seconds"] == pytest.approx(GOOD_SECONDS - 0.1)
+        cache.state(STORE)
+    manual.advance(FRESH_SECONDS - 0.1)
+    assert cache.state(STORE)["age_seconds"] == pytest.approx(FRESH_SECONDS - 0.1)
     assert len(store.asked) == 1
     manual.advance(0.1)
-    assert look.at(STORE)["age_seconds"] == 0.0
+    assert cache.state(STORE)["age_seconds"] == 0.0
     assert len(store.asked) == 2
 
 
 def test_each_store_by_itself(manual):
     """Two addresses are two stores; clients are told apart by what they are."""
     store, client = Store(FLEET), object()
-    look = FleetLook(store, manual)
+    cache = FleetCache(store, manual)
     for shared in (STORE, "redis://other", client, client, STORE):
-        look.at(shared)
+        cache.state(shared)
     assert [shared for shared, _ in store.asked] == [STORE, "redis://other", client]
 
 
@@ -83,14 +83,14 @@ def test_each_store_by_itself(manual):
 def test_a_failure_is_told_in_words_and_kept_longer(manual, error):
     """Asking a store that stands still costs half a second each time."""
     store = Store(error, FLEET)
-    look = FleetLook(store, manual)
-    told = look.at(STORE)
+    cache = FleetCache(store, manual)
+    told = cache.state(STORE)
     assert (told["error"], told["members"], told["store"]) == (str(error), [], None)
     manual.advance(FAILED_SECONDS - 0.1)
-    look.at(STORE)
+    cache.state(STORE)
     assert len(store.asked) == 1
     manual.advance(0.2)
-    assert look.at(STORE)["error"] is None
+    assert cache.state(STORE)["error"] is None
 
 
 def test_who_comes_while_it_is_asked_does_not_wait(manual):
@@ -102,22 +102,22 @@ def test_who_comes_while_it_is_asked_does_not_wait(manual):
         assert may_answer.wait(10)
         return FLEET
 
-    look = FleetLook(slow, manual)
+    cache = FleetCache(slow, manual)
     found = []
-    thread = threading.Thread(target=lambda: found.append(look.at(STORE)))
+    thread = threading.Thread(target=lambda: found.append(cache.state(STORE)))
     thread.start()
     assert asked.wait(10)
-    assert look.at(STORE)["error"] == "the store is being asked"
+    assert cache.state(STORE)["error"] == "the store is being asked"
     may_answer.set()
     thread.join()
     assert found[0]["error"] is None
     asked.clear()
     may_answer.clear()
     manual.advance(3.0)
-    thread = threading.Thread(target=look.at, args=(STORE,))
+    thread = threading.Thread(target=cache.state, args=(STORE,))
     thread.start()
     assert asked.wait(10)
-    assert look.at(STORE)["age_seconds"] == 3.0
+    assert cache.state(STORE)["age_seconds"] == 3.0
     may_answer.set()
     thread.join()
 
@@ -125,10 +125,10 @@ def test_who_comes_while_it_is_asked_does_not_wait(manual):
 def test_a_bug_in_the_asking_does_not_end_it(manual):
     """Nor does Ctrl-C: the next one asks again."""
     store = Store(KeyboardInterrupt(), FLEET)
-    look = FleetLook(store, manual)
+    cache = FleetCache(store, manual)
     with pytest.raises(KeyboardInterrupt):
-        look.at(STORE)
-    assert look.at(STORE)["error"] is None
+        cache.state(STORE)
+    assert cache.state(STORE)["error"] is None
 
 
 def test_a_child_forked_in_the_midst_asks_for_itself(manual):
@@ -137,14 +137,14 @@ def test_a_child_forked_in_the_midst_asks_for_itself(manual):
 
     def forking(_shared, timeout):
         if os.getpid() == parent and os.fork() == 0:
-            told = look.at(STORE)
+            told = cache.state(STORE)
             os.write(writing, b"none" if told["error"] else b"told")
             os._exit(0)
         return FLEET
 
     parent = os.getpid()
-    look = FleetLook(forking, manual)
-    look.at(STORE)
+    cache = FleetCache(forking, manual)
+    cache.state(STORE)
     os.wait()
     assert os.read(reading, 10) == b"told"
     os.close(reading)
@@ -153,23 +153,23 @@ def test_a_child_forked_in_the_midst_asks_for_itself(manual):
 
 def test_stores_nobody_looks_at_are_forgotten(manual):
     """A web site under test makes many."""
-    look = FleetLook(Store(FLEET), manual)
+    cache = FleetCache(Store(FLEET), manual)
     for n in range(100):
-        look.at(f"redis://{n}")
+        cache.state(f"redis://{n}")
         manual.advance(5.0)
-    assert len(look._answers) < 20
+    assert len(cache._answers) < 20
 
 
 def test_a_store_that_never_answers_is_given_up():
     """A real one: it takes the connection, and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        look = FleetLook()
+        cache = FleetCache()
         shared = f"redis://:hush-hush@127.0.0.1:{silent.getsockname()[1]}/0"
         begun = time.monotonic()
-        told = look.at(shared)
+        told = cache.state(shared)
         assert told["error"]
         assert "hush" not in str(told)
         assert time.monotonic() - begun < 3.0
         begun = time.monotonic()
-        assert look.at(shared)["error"] == told["error"]
+        assert cache.state(shared)["error"] == told["error"]
         assert time.monotonic() - begun < 0.2
