@@ -20,7 +20,6 @@ from claude_throttle.core.dispatch.settlement import Outcome, in_progress, mark_
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
-from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.thread_pool import ThreadPool
@@ -173,10 +172,6 @@ class Account:
     def lanes(self) -> list[Lane]:
         """The lanes of all models that were asked for so far."""
         return self.model_groups.lanes()
-
-    def pacers(self) -> list[Pacer]:
-        """The pacers of those lanes."""
-        return [group.pacer for group in self.model_groups.all()]
 
     def put(self, call: Call, block: bool) -> None:
         """Queue *call* in its lane, once its tokens are counted. Raises ``queue.Full``, Closed."""

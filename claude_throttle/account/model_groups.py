@@ -41,8 +41,8 @@ class SharedQuotas(Protocol):
         """A pacer that reserves in the store; its arguments are those of :class:`Pacer`."""
         ...
 
-    def adopt(self, lane: Lane, pacer: Pacer) -> None:
-        """*lane* was made for a pacer of make_pacer(). Once, before its first call."""
+    def reserve(self, lane: Lane, costs: list[Cost]) -> None:
+        """Reserve in the store what the pacer of *lane* needs. Blocks; holds no lock."""
         ...
 
 
@@ -133,11 +133,10 @@ class ModelGroups:
             max_queue=settings.max_queue,
             ageing=settings.ageing,
             clock=self._clock,
+            reserve=None if self._shared is None else self._shared.reserve,
         )
         if self._paused:
             lane.pause()
-        if self._shared is not None:
-            self._shared.adopt(lane, pacer)
         return ModelGroup(lane, pacer)
 
     def _price(self, call: Call) -> Cost:

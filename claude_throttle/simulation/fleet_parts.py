@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import threading
 from typing import Any, Callable, NamedTuple, Protocol
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event
-from claude_throttle.core.domain.ports import LanePacer, Step
+from claude_throttle.core.domain.ports import LanePacer
 from claude_throttle.simulation.fleet_store import FleetStore
 
 
@@ -20,10 +19,6 @@ class FleetPacer(LanePacer, Protocol):
     @property
     def has_pending(self) -> bool:
         """Whether there is something to tell."""
-        ...
-
-    def share(self, coordinator: Any, mutex: threading.RLock, wake: Step) -> None:
-        """Once, before the first call."""
         ...
 
     def order(self, member: str, not_after: float, costs: list[Cost], now: float) -> Any:
@@ -74,8 +69,8 @@ class FleetClockOffset(Protocol):
 class FleetParts(NamedTuple):
     """What is simulated: the real things, as the top level would make them."""
 
-    #: The pacer of the process of that number.
-    pacer: Callable[[int], FleetPacer]
+    #: The pacer of the process of that number, and its coordinator.
+    pacer: Callable[[int, Any], FleetPacer]
     #: The ledger, by a clock that tells seconds.
     ledger: Callable[[Callable[[], float]], FleetStore]
     #: The order with which a member says that it is there: its name, and not_after.

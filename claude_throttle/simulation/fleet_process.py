@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Optional
@@ -13,7 +12,6 @@ from claude_throttle.core.domain.feedback import Dispatch, Feedback
 from claude_throttle.simulation.fleet_parts import (
     FROM_THE_BACKLOG,
     FleetCall,
-    FleetPacer,
     FleetParts,
     Work,
 )
@@ -59,8 +57,7 @@ class SimulatedProcess:
         self._news_at = self._look_at = math.inf
         self._out = self._ticks = 0
         self._beat_at, self._beat_gap = -math.inf, FIRST_BEAT_SECONDS / 2.0
-        self.pacer = parts.pacer(number)
-        self.pacer.share(self, threading.RLock(), lambda: None)
+        self.pacer = parts.pacer(number, self)
 
     # -- its life --------------------------------------------------------------------------------
 
@@ -124,15 +121,16 @@ class SimulatedProcess:
         return [self._fleet.cost] * min(most, waiting) if self._fleet.batches else []
 
     def _look(self) -> None:
-        """As flow/worker.py does it: an errand first, then whoever may leave."""
+        """As flow/worker.py does it: a reservation first, then whoever may leave."""
         while not self._worker_asks:
             head, now = self._head, self._fleet.now
             if head is None:
                 return None
-            errand = self.pacer.errand(self._fleet.cost, partial(self._ahead, head), now)
-            if errand is not None:
+            ahead = partial(self._ahead, head)
+            costs = self.pacer.needs_reservation(self._fleet.cost, ahead, now)
+            if costs is not None:
                 self._worker_asks = True
-                errand()
+                self._ask(costs)
                 continue
             ready_at = self.pacer.ready_at(self._fleet.cost, now)
             if ready_at > now:
@@ -184,10 +182,6 @@ class SimulatedProcess:
 
     def _pause(self, seconds: float) -> None:
         self.pacer.pause_for(seconds, self._fleet.now)
-
-    def reserve(self, _pacer: FleetPacer, costs: list[Cost]) -> None:
-        """As the worker's errand."""
-        self._ask(costs)
 
     def has_pending(self) -> None:
         """To be told soon."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.feedback import RATE, Feedback, RateLimit
 from claude_throttle.core.domain.quota import Quota
@@ -39,13 +37,11 @@ class Desk:
         self.told_late = 0
         burst = told.pop("burst", 1.0 if told else "auto")
         quotas = {kind: q if isinstance(q, Quota) else Quota(q) for kind, q in told.items()}
-        self.pacer = SharedPacer(quotas, burst, lane="lane", jitter=lambda seconds: 0.0)
-        self.pacer.share(self, threading.RLock(), lambda: None)
+        self.pacer = SharedPacer(
+            quotas, burst, lane="lane", jitter=lambda seconds: 0.0, coordinator=self
+        )
 
-    # What a pacer wants of its clerk.
-
-    def reserve(self, pacer, costs):
-        self.exchange(costs)
+    # What a pacer wants of its coordinator.
 
     def has_pending(self):
         self.told_late += 1
@@ -65,9 +61,9 @@ class Desk:
         """When *cost* may leave; reserves if it has to, as soon as it may."""
         for _ in range(5):
             now = self.clock.monotonic()
-            errand = self.pacer.errand(cost, lambda most: list(behind)[:most], now)
-            if errand is not None:
-                errand()
+            costs = self.pacer.needs_reservation(cost, lambda most: list(behind)[:most], now)
+            if costs is not None:
+                self.exchange(costs)
                 continue
             at = self.pacer.ready_at(cost, now)
             if self.alone or self.pacer._slots or at <= now:

@@ -254,7 +254,7 @@ def test_a_pause_by_hand_reserves_nothing():
     _, one, two_ = two(rpm=600)
     one.leave()
     one.pacer.held_until = math.inf
-    assert one.pacer.errand(CALL, lambda most: [], one.clock.monotonic()) is None
+    assert one.pacer.needs_reservation(CALL, lambda most: [], one.clock.monotonic()) is None
     assert two_.leaves_at() <= one.clock.monotonic() + 0.1
 
 
@@ -265,9 +265,9 @@ def test_who_is_always_woken_late_leaves_all_the_same():
     for _ in range(200):
         for desk in (one, two_):
             now = clock.monotonic()
-            errand = desk.pacer.errand(CALL, lambda most: [], now)
-            if errand is not None:
-                errand()
+            costs = desk.pacer.needs_reservation(CALL, lambda most: [], now)
+            if costs is not None:
+                desk.exchange(costs)
             at = desk.pacer.ready_at(CALL, now)
             if at < math.inf:
                 clock.advance(max(0.0, at - now) + 0.006)

@@ -27,7 +27,9 @@ def parts(rpm, burst=1.0):
     """The real things, told so much a minute."""
     quotas = {"rpm": Quota(rpm)}
     return FleetParts(
-        lambda number: SharedPacer(quotas, burst, lane="lane", jitter=lambda seconds: 0.0),
+        lambda number, coordinator: SharedPacer(
+            quotas, burst, lane="lane", jitter=lambda seconds: 0.0, coordinator=coordinator
+        ),
         MemoryStore,
         _beat,
         ClockOffset,

@@ -31,6 +31,10 @@ from claude_throttle.core.threads.thread_pool import ThreadPool
 BUSY_LOOK_SECONDS = 0.05
 
 
+def _nothing_to_reserve(_lane: Lane, _costs: list[Cost]) -> None:
+    """Where no process shares the quotas, no pacer asks for a reservation."""
+
+
 class Lane:
     """One queue, one worker, one pace. All methods may be called from any thread."""
 
@@ -50,6 +54,7 @@ class Lane:
         ageing: Optional[float],
         clock: Clock,
         worker_type: Callable[..., Worker] = Worker,
+        reserve: Optional[Callable[[Lane, list[Cost]], None]] = None,
     ) -> None:
         self.name = name
         #: Whether its limits count what is read from the prompt cache, too.
@@ -74,7 +79,9 @@ class Lane:
         self._thread_pool = thread_pool
         self._carry = carry
         self._clock = clock
-        self._worker = worker_type(self, limiter, thread_pool, clock)
+        self._worker = worker_type(
+            self, limiter, thread_pool, clock, partial(reserve or _nothing_to_reserve, self)
+        )
 
     # -- in --------------------------------------------------------------------------------------
 

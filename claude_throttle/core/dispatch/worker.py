@@ -48,9 +48,15 @@ class Worker:
     """One thread for one lane, started when it is needed; what it guards is the lane's mutex's."""
 
     def __init__(
-        self, lane: Lane, limiter: LimiterPort, thread_pool: ThreadPool, clock: Clock
+        self,
+        lane: Lane,
+        limiter: LimiterPort,
+        thread_pool: ThreadPool,
+        clock: Clock,
+        reserve: Callable[[list[Cost]], None],
     ) -> None:
         self._lane = lane
+        self._reserve = reserve
         self._backlog = lane.backlog
         self._limiter = limiter
         self._thread_pool = thread_pool
@@ -133,8 +139,10 @@ class Worker:
     def _step_locked(self, head: Ticket, now: float) -> Optional[Step]:
         self._backlog.reprice_locked(head)
         ahead = partial(self._costs_behind_locked, head)
-        errand = self._lane.pacer.errand(head.cost, ahead, now)
-        return errand or self.commit_locked(head, now)
+        costs = self._lane.pacer.needs_reservation(head.cost, ahead, now)
+        if costs is not None:
+            return partial(self._reserve, costs)
+        return self.commit_locked(head, now)
 
     def _costs_behind_locked(self, head: Ticket, most: int) -> list[Cost]:
         free = self._limiter.limit - self._limiter.in_use - 1  # one is the head's

@@ -31,8 +31,11 @@ class LanePacer(Protocol):
         """The instant at which *cost* may leave, as things stand. Changes nothing."""
         ...
 
-    def errand(self, cost: Cost, ahead: Ahead, now: float) -> Optional[Step]:
-        """What must be done, with no mutex held, before *cost*, the head's, may leave; or None."""
+    def needs_reservation(self, cost: Cost, ahead: Ahead, now: float) -> Optional[list[Cost]]:
+        """Costs to be reserved, with no mutex held, before *cost*, the head's, may leave; or None.
+
+        Where processes share a quota; the first is *cost* itself.
+        """
         ...
 
     def leaves_at(self, queued: Cost, cost: Cost, now: float) -> float:

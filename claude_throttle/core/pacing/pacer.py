@@ -29,7 +29,7 @@ from claude_throttle.core.domain.feedback import (
     RampLimit,
     RetryDelay,
 )
-from claude_throttle.core.domain.ports import Ahead, Step
+from claude_throttle.core.domain.ports import Ahead
 from claude_throttle.core.domain.quota import AUTO, Burst, Quota
 from claude_throttle.core.pacing.averages import LastMinute, LatencyEstimator
 from claude_throttle.core.pacing.circuit_breaker import CircuitBreaker
@@ -126,8 +126,8 @@ class Pacer:
             at = max(at, self._ramp_ready_at(self.ramp, cost, now))
         return at
 
-    def errand(self, _cost: Cost, _ahead: Ahead, _now: float) -> Optional[Step]:
-        """What must be done, with no mutex held, before *cost* may leave: here nothing."""
+    def needs_reservation(self, _cost: Cost, _ahead: Ahead, _now: float) -> Optional[list[Cost]]:
+        """Costs to be reserved before *cost* may leave: none where nothing is shared."""
         return None
 
     def _ramp_ready_at(self, ramp: GrowthLimit, cost: Cost, now: float) -> float:

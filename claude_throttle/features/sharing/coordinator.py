@@ -10,13 +10,12 @@ import logging
 import os
 import threading
 from functools import partial
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional, cast
 
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event, StoreLost, StoreReturned
-from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.threads.blocking import Blocking, Wait, run_blocking
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.condition import Condition
@@ -24,10 +23,10 @@ from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.features.sharing.clock_offset import ClockOffset
 from claude_throttle.features.sharing.concurrency_share import ConcurrencyShare, member_name
 from claude_throttle.features.sharing.shared_pacer import STALE_SECONDS, SharedPacer
-from claude_throttle.features.sharing.store import ReservingStore
 from claude_throttle.features.sharing.stores.contract import (
     ExchangeRequest,
     ExchangeResponse,
+    Store,
     StoreFailed,
 )
 from claude_throttle.features.sharing.suspension_broadcast import SuspensionBroadcast
@@ -53,6 +52,17 @@ IDLE_SECONDS = 60.0
 NO_LANE = ""
 
 
+class ReservingStore(NamedTuple):
+    """A store, the account in it, and what to do without it."""
+
+    ledger: Store
+    #: A salted hash of the key.
+    account: str
+    timeout_seconds: float
+    #: "share", "stop", "full".
+    on_failure: str
+
+
 class Coordinator:
     """One per process. Thread-safe."""
 
@@ -60,7 +70,7 @@ class Coordinator:
         self,
         store: ReservingStore,
         seats: ConcurrencyShare,
-        pacers: Callable[[], list[SharedPacer]],
+        lanes: Callable[[], list[Lane]],
         observe: Callable[[Event, Optional[Call]], None],
         notice: Callable[[str], None],
         thread_pool: ThreadPool,
@@ -74,7 +84,7 @@ class Coordinator:
         self.members = 1
         self.on_failure = store.on_failure
         self._seats = seats
-        self._pacers = pacers
+        self._lanes = lanes
         self._observe = observe
         self._notices = SuspensionBroadcast(lambda word: thread_pool.run(partial(notice, word)))
         self._thread_pool = thread_pool
@@ -119,12 +129,7 @@ class Coordinator:
 
     def make_pacer(self, *quotas: Any, **options: Any) -> SharedPacer:
         """A pacer for a new lane, which reserves in the store. As :class:`Pacer`."""
-        return SharedPacer(*quotas, **options)
-
-    def adopt(self, lane: Lane, pacer: Pacer) -> None:
-        """A lane was made for that pacer. Once, before its first call."""
-        if isinstance(pacer, SharedPacer):
-            pacer.share(self, lane.mutex, lane.backlog.not_empty.notify)
+        return SharedPacer(*quotas, coordinator=self, **options)
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's connection to the store. Takes no lock."""
@@ -137,15 +142,19 @@ class Coordinator:
 
     # -- asking ----------------------------------------------------------------------------------
 
-    def reserve(self, pacer: SharedPacer, costs: list[Cost]) -> None:
-        """Tell the news, and ask for slots. Holds no mutex."""
-        run_blocking(self.reserving(pacer, costs))
+    def reserve(self, lane: Lane, costs: list[Cost]) -> None:
+        """Reserve for the pacer of *lane*, and report to the store what it has pending.
 
-    def reserving(self, pacer: SharedPacer, costs: list[Cost]) -> Blocking[None]:
+        Holds no mutex while it asks; may take as long as the store's timeout.
+        """
+        run_blocking(self.reserving(lane, costs))
+
+    def reserving(self, lane: Lane, costs: list[Cost]) -> Blocking[None]:
         """The steps of reserve()."""
+        pacer = _pacer_of(lane)
         if self._time.ahead is None:
             yield from self._be_there()  # first, to know how many share it
-        with pacer.mutex:
+        with lane.mutex:
             if pacer.asking or self.alone:
                 return
             order = pacer.order(self.member, self.not_after(), costs, self._clock.monotonic())
@@ -153,12 +162,12 @@ class Coordinator:
         reply: Optional[ExchangeResponse] = None
         events: list[Event] = []
         try:
-            reply = yield from self.exchanging(pacer.lane, order)
+            reply = yield from self.exchanging(lane.name, order)
         finally:
             # In one step: an order made in between would tell the same once more.
-            with pacer.mutex:
+            with lane.mutex:
                 pacer.asking = False
-                pacer.wake()
+                lane.backlog.not_empty.notify()
                 if reply is None:
                     pacer.untold(order, self._clock.monotonic(), in_doubt=True)
                 else:
@@ -250,11 +259,12 @@ class Coordinator:
         """Tell the ledger what is new, and, if it is time, that we are there."""
         with self._changed:
             self._has_news = False
-        for pacer in self._pacers():
+        for lane in self._lanes():
             if self._closed:
                 return
+            pacer = _pacer_of(lane)
             if pacer.has_pending or pacer.is_stale(self._clock.monotonic()):
-                yield from self.reserving(pacer, [])
+                yield from self.reserving(lane, [])
         now = self._clock.monotonic()
         # While the account is suspended, to hear of its end.
         busy = self._seats.busy or bool(self._notices.in_force)
@@ -288,10 +298,10 @@ class Coordinator:
         if not lost:
             return
         self._seats.alone(self.members)
-        for pacer in self._pacers():
-            with pacer.mutex:
-                pacer.lose()
-                pacer.wake()
+        for lane in self._lanes():
+            with lane.mutex:
+                _pacer_of(lane).lose()
+                lane.backlog.not_empty.notify()
         self._announce(StoreLost(self.store.ledger.name, str(error), self.members))
 
     def _look(self) -> Blocking[None]:
@@ -308,10 +318,10 @@ class Coordinator:
             return
         with self._changed:
             self.alone = False
-        for pacer in self._pacers():
-            with pacer.mutex:
-                pacer.rejoin(self._clock.monotonic(), LOOK_SECONDS)
-                pacer.wake()
+        for lane in self._lanes():
+            with lane.mutex:
+                _pacer_of(lane).rejoin(self._clock.monotonic(), LOOK_SECONDS)
+                lane.backlog.not_empty.notify()
         self._announce(StoreReturned(self.store.ledger.name, self.members))
 
     def _announce(self, event: Event) -> None:
@@ -328,9 +338,14 @@ class Coordinator:
             # What it asks just now would come after the good-bye, and keep our places.
             thread.join(2.0 * self.store.timeout_seconds)
         if not self.alone and self._time.ahead is not None:
-            for pacer in self._pacers():
-                if pacer.has_pending:
-                    self.reserve(pacer, [])
+            for lane in self._lanes():
+                if _pacer_of(lane).has_pending:
+                    self.reserve(lane, [])
             order = ExchangeRequest(self.member, self.not_after(), (), seat=self._seats.none())
             self.exchange(NO_LANE, order)
         self.store.ledger.close()
+
+
+def _pacer_of(lane: Lane) -> SharedPacer:
+    """As it was made by :meth:`Coordinator.make_pacer`."""
+    return cast("SharedPacer", lane.pacer)

@@ -13,9 +13,7 @@ from claude_throttle.config.settings import Settings
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.features.sharing.clock_offset import ClockOffset
 from claude_throttle.features.sharing.concurrency_share import ConcurrencyShare
-from claude_throttle.features.sharing.coordinator import Coordinator
-from claude_throttle.features.sharing.shared_pacer import SharedPacer
-from claude_throttle.features.sharing.store import ReservingStore
+from claude_throttle.features.sharing.coordinator import Coordinator, ReservingStore
 from claude_throttle.features.sharing.stores.contract import Store
 
 #: Makes a table of hashed keys, made for something else, worthless here.
@@ -43,7 +41,7 @@ def make_coordinator(
     coordinator = Coordinator(
         open_store(settings, clock),
         share,
-        lambda: [pacer for pacer in account.pacers() if isinstance(pacer, SharedPacer)],
+        account.lanes,
         resources.observe,
         account.apply_suspensions,
         resources.thread_pool,

@@ -7,14 +7,13 @@ lets a call leave when one is due. Pure state, as the pacer; the clerk asks the 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
-from typing import Optional
+from typing import Any, Optional, Protocol
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event
 from claude_throttle.core.domain.feedback import Dispatch, Feedback
-from claude_throttle.core.domain.ports import Ahead, Step
+from claude_throttle.core.domain.ports import Ahead
 from claude_throttle.core.pacing.configured_quotas import ConfiguredQuotas
 from claude_throttle.core.pacing.learned_quotas import LearnedQuota
 from claude_throttle.core.pacing.pacer import Pacer
@@ -22,7 +21,6 @@ from claude_throttle.features.sharing.degraded_mode import FULL, STOP, part_of
 from claude_throttle.features.sharing.learned_state import LearnedState
 from claude_throttle.features.sharing.quota_delta import AnyQuota, QuotaDelta
 from claude_throttle.features.sharing.reservations import LATE_SECONDS, Reservation, Reservations
-from claude_throttle.features.sharing.store import CoordinatorPort
 from claude_throttle.features.sharing.stores.contract import (
     NEVER,
     SECOND,
@@ -43,13 +41,26 @@ ALL_HORIZONS_SECONDS = 1.0
 STALE_SECONDS = 0.25
 
 
+class CoordinatorPort(Protocol):
+    """What a shared pacer asks of its process's coordinator."""
+
+    #: The store cannot be reached.
+    alone: bool
+    #: Processes that shared the store when it was last reached.
+    members: int
+    #: What to do without the store: "share", "stop", "full".
+    on_failure: str
+
+    def has_pending(self) -> None:
+        """Report to the store soon. May be called with a lane's mutex held."""
+        ...
+
+
 class SharedPacer(Pacer):
     """As :class:`Pacer`; the lane's mutex guards it, too."""
 
-    def share(self, coordinator: CoordinatorPort, mutex: threading.RLock, wake: Step) -> None:
-        """Once, before the first call. *wake*: have the worker look again; under the mutex."""
-        self.mutex = mutex
-        self.wake = wake
+    def __init__(self, *quotas: Any, coordinator: CoordinatorPort, **options: Any) -> None:
+        super().__init__(*quotas, **options)
         #: An exchange is under way.
         self.asking = False
         self.replica = LearnedState(self.learned, self.traffic)
@@ -100,15 +111,14 @@ class SharedPacer(Pacer):
             if learned.known:
                 yield kind, learned
 
-    def errand(self, cost: Cost, ahead: Ahead, now: float) -> Optional[Step]:
-        """Reserve slots for those *ahead*, if none is left that the head can use."""
+    def needs_reservation(self, cost: Cost, ahead: Ahead, now: float) -> Optional[list[Cost]]:
+        """The costs of those *ahead*, if no reservation is left that the head can use."""
         if self.gate_at(cost, now) > now:
             return None  # whatever was reserved now would not be used
         if self.asking or self._coordinator.alone or self.ready_at(cost, now) < math.inf:
             return None
         self._slots.missed(now)
-        costs = [cost, *ahead(MOST_SLOTS - 1)]
-        return lambda: self._coordinator.reserve(self, costs)
+        return [cost, *ahead(MOST_SLOTS - 1)]
 
     def take(self, cost: Cost, now: float, answers: bool = True) -> Dispatch:
         """*cost* leaves now, on the first slot."""

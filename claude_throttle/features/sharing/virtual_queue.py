@@ -23,6 +23,7 @@ from claude_throttle.features.sharing.stores.contract import (
 if TYPE_CHECKING:
     from claude_throttle.account.account import Account
     from claude_throttle.account.model_group import ModelGroup
+    from claude_throttle.core.dispatch.lane import Lane
     from claude_throttle.features.sharing.coordinator import Coordinator
     from claude_throttle.features.sharing.shared_pacer import SharedPacer
 
@@ -58,15 +59,15 @@ class QueuePosition(NamedTuple):
 class VirtualQueue:
     """The tickets of one lane. Thread-safe; asks the store each time."""
 
-    def __init__(self, coordinator: Coordinator, pacer: SharedPacer) -> None:
+    def __init__(self, coordinator: Coordinator, lane: Lane) -> None:
         self._coordinator = coordinator
-        self._pacer = pacer
+        self._lane = lane
 
     def join(self, cost: Cost) -> QueuePosition:
         """A place behind all others."""
         seconds = self._seconds_of(cost)
         reply = self._ask(StoredBucket(BUCKET, SECOND, seconds), slots=((seconds,),))
-        ticket = LineTicket(self._pacer.lane, 0.0 if reply is None else reply.taken[0])
+        ticket = LineTicket(self._lane.name, 0.0 if reply is None else reply.taken[0])
         return _standing(ticket, reply)
 
     def look(self, ticket: LineTicket, cost: Cost) -> QueuePosition:
@@ -74,7 +75,7 @@ class VirtualQueue:
         reply = self._ask(StoredBucket(BUCKET, SECOND, 0.0))
         if reply is None:
             return _standing(ticket, reply)
-        if ticket.lane != self._pacer.lane or ticket.position > reply.taken[0] + ROUNDING_SECONDS:
+        if ticket.lane != self._lane.name or ticket.position > reply.taken[0] + ROUNDING_SECONDS:
             return self.join(cost)
         return _standing(ticket, reply)
 
@@ -90,8 +91,8 @@ class VirtualQueue:
 
     def _seconds_of(self, cost: Cost) -> float:
         """For which such a call occupies the lane; 0 while its quotas are not known."""
-        with self._pacer.mutex:
-            quotas = [quota for _, quota in self._pacer.quotas()]
+        with self._lane.mutex:
+            quotas = [quota for _, quota in cast("SharedPacer", self._lane.pacer).quotas()]
             return max((getattr(cost, q.kind) / q.rate for q in quotas), default=0.0)
 
     def _ask(self, bucket: StoredBucket, **asked: Any) -> Optional[ExchangeResponse]:
@@ -101,7 +102,7 @@ class VirtualQueue:
         order = ExchangeRequest(coordinator.member, coordinator.not_after(), (bucket,))._replace(
             **asked
         )
-        reply = coordinator.exchange(self._pacer.lane + SUFFIX, order)
+        reply = coordinator.exchange(self._lane.name + SUFFIX, order)
         return reply if reply is not None and reply.done else None
 
 
@@ -119,7 +120,7 @@ def line_up(
     coordinator = cast("Optional[Coordinator]", account.coordinator)
     if coordinator is None:
         raise ConfigurationError("a ticket needs a store that all share: Throttler(shared=…)")
-    line = VirtualQueue(coordinator, cast("SharedPacer", model_group.pacer))
+    line = VirtualQueue(coordinator, model_group.lane)
     found = line.look(ticket, cost) if ticket is not None else line.join(cost)
     leaves_in = account.seconds_until_leave(model_group, cost)
     if max(0.0, found.seconds) < leaves_in < math.inf:
