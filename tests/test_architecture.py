@@ -111,7 +111,7 @@ FLASK = ("extension", "configuration", "refusals", "command", "status_page")
                 "features/interop/requests_adapter.py",
                 "transport/outcomes.py",
                 "transport/response_stream.py",
-                "cli/baseline.py",
+                "cli/demo.py",
             },
         ),
         ({"anthropic"}, {"transport/sdk.py"}),
@@ -127,7 +127,7 @@ FLASK = ("extension", "configuration", "refusals", "command", "status_page")
     ids=lambda value: "-".join(sorted(value)) if len(value) < 4 else "",
 )
 def test_a_library_is_imported_in_its_own_files_only(packages, files):
-    """So that it can be changed, or do without, in one place. cli/baseline.py does without us."""
+    """So that it can be replaced in one place. cli/demo.py sends calls without us, to compare."""
     mine = [i for i in IMPORTS if i.name.split(".")[0] in packages and not i.only_typing]
     assert _wrong(i for i in mine if i.file not in files) == []
 

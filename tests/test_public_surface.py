@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 import claude_throttle
-from claude_throttle import ConfigurationError, Permit, Priority, Settings, Throttler
-from claude_throttle.cli import exits
+from claude_throttle import ConfigurationError, Permit, Priority, Settings, Throttler, cli
 from claude_throttle.cli.main import build_parser
 from tests.conftest import ask
 
@@ -111,7 +110,7 @@ def surface():
         "environment": environment_of_settings(),
         "priorities": {one.name: one.value for one in Priority},
         "exit codes": {
-            name: value for name, value in sorted(vars(exits).items()) if isinstance(value, int)
+            name: value for name, value in sorted(vars(cli).items()) if isinstance(value, int)
         },
         "commands": options_of(build_parser()),
     }

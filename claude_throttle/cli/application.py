@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import claude_throttle
-from claude_throttle import Throttler
-from claude_throttle.cli import exits
+from claude_throttle import Throttler, cli
 from claude_throttle.cli.main import add_commands, run_command
 
 #: Commands that take ``--throttler``.
@@ -64,14 +63,14 @@ class ApplicationCommands:
                 arguments.application_settings = self._options(arguments.throttler)
         except claude_throttle.ConfigurationError as error:
             print(f"claude-throttle {arguments.command}: {error}", file=sys.stderr)
-            return exits.WRONG_USAGE
+            return cli.WRONG_USAGE
         except KeyboardInterrupt:
             print(f"claude-throttle {arguments.command}: interrupted", file=sys.stderr)
-            return exits.INTERRUPTED
+            return cli.INTERRUPTED
         return run_command(arguments)
 
     def _show(self) -> int:
-        code = exits.ALL_WELL
+        code = cli.ALL_WELL
         for name in self._throttlers:
             throttler = self._throttlers[name]
             try:
@@ -79,7 +78,7 @@ class ApplicationCommands:
             except claude_throttle.ConfigurationError:
                 raise
             except claude_throttle.ThrottleError as error:
-                lines, code = [str(error)], exits.SOME_FAILED
+                lines, code = [str(error)], cli.SOME_FAILED
             print(f"{name}: {throttler!r}")
             print("".join(f"  {line}".rstrip() + "\n" for line in lines), end="")
         return code

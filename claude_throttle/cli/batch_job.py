@@ -1,35 +1,33 @@
-"""A run at work as Message Batches: lines in, batches through the API, results out.
+"""One ``run --batch``: lines are sent as Message Batches, and their results are written.
 
-All in the main thread: reading, sending, waiting and writing come one after the other, and Ctrl-C
-ends any of them.
+Everything happens in the main thread, one step after the other, so Ctrl-C can end any of them.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any, Optional
 
 import claude_throttle
-from claude_throttle.cli import outcomes
+from claude_throttle.cli import CannotStart, outcomes
 from claude_throttle.cli.batch_journal import Journal, JournalEntry, digest_of
-from claude_throttle.cli.exits import CannotStart
 from claude_throttle.cli.job import JobStopped, Tally
-from claude_throttle.cli.line_errors import LineErrors
-from claude_throttle.cli.lines import Line, Problem
+from claude_throttle.cli.lines import Line, LineErrors, Problem
 from claude_throttle.cli.progress import Snapshot
 from claude_throttle.cli.results import Results
 
-#: Seconds that this machine's clock and the API's may be apart. A clock that is set to another
-#: zone's time must not make a batch that was paid for look older than its creation.
+#: Seconds by which this machine's clock and the API's may differ. Even a clock in the wrong time
+#: zone must not make a batch that is paid for look older than its creation.
 CLOCK_SLACK_SECONDS = 86_400.0
 
-#: Batches that are looked through for one that a killed run may have made.
-MOST_RECENT = 10_000
+#: Batches that are searched for one that a killed run may have created.
+SEARCHED_BATCHES = 10_000
 
 
 class BatchJob:
-    """One run over one input."""
+    """One run over one input. Owned by one thread; :meth:`snapshot` may be called from any."""
 
     def __init__(
         self,
@@ -45,34 +43,37 @@ class BatchJob:
         self._journal = journal
         self._total = total
         self._poll_seconds = poll_seconds
-        self._complaints = LineErrors(print)
+        self._line_errors = LineErrors(print)
         self._say: Callable[[str], None] = print
         # Requests in batches that have not ended.
-        self._out = 0
-        # Answered in batches of an earlier run, and counted as they came.
-        self._came: set[str] = set()
+        self._in_batches = 0
+        # Answers from batches of an earlier run that this run has counted.
+        self._counted: set[str] = set()
 
     def __enter__(self) -> BatchJob:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Nothing runs beside it."""
+        """Do nothing: no other thread has to be ended."""
 
     def snapshot(self) -> Snapshot:
-        """How far it is; from any thread."""
-        words = f"{self._out:,} in batches" if self._out else "reading"
+        """The progress so far."""
+        words = f"{self._in_batches:,} in batches" if self._in_batches else "reading"
         return Snapshot(self.tally.finished, self._total, words)
 
     def closing_words(self) -> str:
-        """Nothing that the counts do not tell."""
+        """No more than the counts: batches have no totals of their own."""
         return ""
 
     def work(self, lines: Generator[Line, None, None], say: Callable[[str], None]) -> None:
-        """Collect what earlier runs sent, send what is missing, wait; raises what stopped it."""
+        """Collect the batches of earlier runs, send what is missing, and wait for the results.
+
+        Raises :class:`JobStopped` or :class:`CannotStart` with the reason if it cannot go on.
+        """
         self._say = say
-        self._complaints = LineErrors(say)
+        self._line_errors = LineErrors(say)
         try:
-            self._find_lost_ones()
+            self._find_unrecorded()
             self._collect_earlier()
             self._send(lines)
         except claude_throttle.ConfigurationError as error:
@@ -82,7 +83,7 @@ class BatchJob:
         except claude_throttle.ThrottleError as error:
             raise JobStopped(str(error)) from None
         except Exception as error:
-            # The SDK's, known by its looks: importing it for a name takes half a second.
+            # An error of the SDK is known by its module: importing the SDK takes half a second.
             if not type(error).__module__.startswith("anthropic"):
                 raise
             raise JobStopped(self._refusal(error)) from None
@@ -93,11 +94,11 @@ class BatchJob:
             text += f"; to send its requests again, remove {self._journal.path}"
         return text
 
-    # -- what earlier runs left ------------------------------------------------------------------
+    # -- batches of earlier runs -----------------------------------------------------------------
 
-    def _find_lost_ones(self) -> None:
-        """Batches that were about to be made when a run ended: were they?"""
-        for attempt in list(self._journal.noted.unsure):
+    def _find_unrecorded(self) -> None:
+        """Find out which batches were created that a run was about to create when it ended."""
+        for attempt in list(self._journal.contents.unsure):
             found = self._find(attempt)
             if found is None:
                 self._journal.never_created(attempt.digest)
@@ -105,13 +106,13 @@ class BatchJob:
                 self._journal.created(found, attempt.digest)
 
     def _find(self, attempt: JournalEntry) -> Optional[str]:
-        """The id of a batch of just these requests."""
-        for state in self.throttler.batches.recent(MOST_RECENT):
-            if state.id in self._journal.noted.known_ids or not _may_be(state, attempt):
+        """The id of the batch that has exactly the requests of *attempt*, if there is one."""
+        for state in self.throttler.batches.recent(SEARCHED_BATCHES):
+            if state.id in self._journal.contents.known_ids or not _may_be(state, attempt):
                 continue
             if not state.ended:
-                self._say(f"batch {state.id} may be one whose id a killed run never heard; waiting")
-            # Only results tell what is in a batch.
+                self._say(f"batch {state.id} may be one that a killed run did not record; waiting")
+            # Only its results show which requests are in a batch.
             handle = self._resume([state.id])
             names = [result.custom_id for result in handle.results()]
             if digest_of(names) == attempt.digest:
@@ -119,13 +120,13 @@ class BatchJob:
             total = handle.progress().total
             if len(names) < total:
                 raise JobStopped(
-                    f"batch {state.id} may be one whose id an earlier run never heard, but only "
+                    f"batch {state.id} may be one that an earlier run did not record, but only "
                     f"{len(names)} of its {total} results can be read; run it again later"
                 )
         return None
 
     def _collect_earlier(self) -> None:
-        ids = list(self._journal.noted.open_ids)
+        ids = list(self._journal.contents.open_ids)
         if not ids:
             return
         self._say(f"waiting for {_several(ids)} of an earlier run: {', '.join(ids)}")
@@ -134,7 +135,7 @@ class BatchJob:
         except Exception as error:
             if not _is_gone(error):
                 raise
-            for batch_id in ids:  # what the others brought is paid for
+            for batch_id in ids:  # the results of the others are paid for
                 self._collect_unless_gone(batch_id)
             raise
 
@@ -143,8 +144,8 @@ class BatchJob:
             self._keep(result)
             if result.error is None:
                 self.tally.succeeded += 1
-                self._came.add(result.custom_id)
-            # Else its line is sent again, and counted then.
+                self._counted.add(result.custom_id)
+            # Otherwise its line is sent again, and counted then.
 
     def _collect_unless_gone(self, batch_id: str) -> None:
         try:
@@ -156,7 +157,7 @@ class BatchJob:
     def _resume(self, ids: Sequence[str]) -> claude_throttle.BatchHandle:
         return self.throttler.batches.resume(ids, raw=True, poll_seconds=self._poll_seconds)
 
-    # -- what is missing -------------------------------------------------------------------------
+    # -- new batches -----------------------------------------------------------------------------
 
     def _send(self, lines: Iterator[Line]) -> None:
         requests = self._requests(lines)
@@ -164,20 +165,20 @@ class BatchJob:
         if first is None:
             return
         handle = self.throttler.batches.submit(
-            _all_of(first, requests),
+            itertools.chain([first], requests),
             raw=True,
             poll_seconds=self._poll_seconds,
-            on_create=self._noting,
+            on_create=self._record_batch,
         )
-        several = f"{self._out:,} request{'s' * (self._out != 1)}"
-        self._say(f"{several} in {_several(handle.ids)}, noted in {self._journal.path}")
+        several = f"{self._in_batches:,} request{'s' * (self._in_batches != 1)}"
+        self._say(f"{several} in {_several(handle.ids)}, recorded in {self._journal.path}")
         for result in self._results_of(handle):
             self._count(result, self._keep(result))
 
     def _requests(self, lines: Iterator[Line]) -> Iterator[tuple[str, dict[str, Any]]]:
         for line in lines:
             if line.custom_id in self.results.recorded.succeeded:
-                self.tally.skipped += line.custom_id not in self._came
+                self.tally.skipped += line.custom_id not in self._counted
             elif isinstance(line, Problem):
                 self._refuse(line, "InvalidLine", line.reason)
             else:
@@ -188,46 +189,46 @@ class BatchJob:
                     self._refuse(line, type(error).__name__, str(error))
                 else:
                     yield request
-        self._complaints.sum_up()
+        self._line_errors.sum_up()
 
     def _refuse(self, line: Line, kind: str, reason: str) -> None:
         self.tally.unusable += 1
-        mended_at_once = isinstance(line, Problem) and line.mended_at_once
-        self._complaints.add(line.number, reason, mended_at_once)
-        # The next run finds the same fault in the same line: once in the output is enough.
+        fixed_by_option = isinstance(line, Problem) and line.fixed_by_option
+        self._line_errors.add(line.number, reason, fixed_by_option)
+        # Each run finds the same fault in the same line; one entry in the output is enough.
         if line.custom_id not in self.results.recorded.errored:
             result = outcomes.refused(kind, f"line {line.number}: {reason}")
             self.results.append(line.custom_id, result)
 
-    def _noting(self, batch_id: Optional[str], custom_ids: Sequence[str]) -> None:
+    def _record_batch(self, batch_id: Optional[str], custom_ids: Sequence[str]) -> None:
         if batch_id is None:
             self._journal.creating(custom_ids, claude_throttle.SYSTEM_CLOCK.wall())
         else:
             self._journal.created(batch_id, digest_of(custom_ids))
-            self._out += len(custom_ids)
+            self._in_batches += len(custom_ids)
 
-    # -- what came of it -------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------------
 
     def _results_of(
         self, handle: claude_throttle.BatchHandle
     ) -> Iterator[claude_throttle.BatchResult]:
-        """Wait, tell the results, note that they are in the output."""
-        whole = True
+        """Wait for the results, yield them, and record that they are in the output."""
+        complete = True
         for result in handle.results():
-            whole = whole and result.kind != "missing"
-            # A kill may have come when some of them were in it.
+            complete = complete and result.kind != "missing"
+            # Some may be in the output already: an earlier run was killed while it wrote them.
             if result.custom_id not in self.results.recorded.succeeded:
                 yield result
-        for batch_id in handle.ids if whole else ():  # else the next run asks once more
+        for batch_id in handle.ids if complete else ():  # otherwise the next run asks again
             self._journal.collected(batch_id)
-        self._out = 0
+        self._in_batches = 0
 
     def _keep(self, result: claude_throttle.BatchResult) -> outcomes.Result:
         if result.error is not None or result.message is None:
             outcome = outcomes.errored(result.error or ValueError("no message"))
         else:
             outcome = outcomes.succeeded(result.message)
-            # Its line need not be sent any more.
+            # Its line need not be sent again.
             self.results.recorded.succeeded.add(result.custom_id)
         self.results.append(result.custom_id, outcome)
         return outcome
@@ -239,13 +240,8 @@ class BatchJob:
             self.tally.add_failure(outcome)
 
 
-def _all_of(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
-
-
 def _is_gone(error: Exception) -> bool:
-    """Deleted, or another workspace's."""
+    """Whether a batch was deleted, or belongs to another workspace."""
     return getattr(error, "status_code", None) == 404
 
 
@@ -254,7 +250,7 @@ def _several(ids: Sequence[str]) -> str:
 
 
 def _may_be(state: claude_throttle.BatchState, attempt: JournalEntry) -> bool:
-    # An API that counts nothing before the end says 0.
+    # The total may be 0 until the batch has ended.
     if state.progress.total not in (0, attempt.count):
         return False
     try:

@@ -1,7 +1,8 @@
-"""Which batches a run has made: a file beside its output, added to and read again to resume.
+"""The journal of ``run --batch``: a file beside the output that records the batches it created.
 
-Lines of JSON. A batch is noted before it is made and when its id is known, so that a kill at any
-point leaves a trace; and when its results are in the output.
+It has one JSON object per line, and is read to resume a run. A batch is recorded before it is
+created, when its id is known, and when its results are in the output, so a kill at any point leaves
+a trace.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Optional
 
-from claude_throttle.cli.exits import CannotStart
+from claude_throttle.cli import CannotStart
 
 SUFFIX = ".batches"
 
 
 def digest_of(custom_ids: Iterable[str]) -> str:
-    """A name for a set of requests, whatever their order."""
+    """A digest of a set of requests, independent of their order."""
     return hashlib.sha256("\n".join(sorted(custom_ids)).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """A batch of which nobody knows whether it was made."""
+    """A batch that was about to be created; whether it was is unknown."""
 
     digest: str
     count: int
@@ -35,16 +36,16 @@ class JournalEntry:
 
 
 @dataclass
-class Noted:
-    """What earlier runs left."""
+class JournalContents:
+    """The batches that earlier runs recorded."""
 
-    #: Made, and not yet in the output; oldest first.
+    #: Created, and not yet in the output; oldest first.
     open_ids: list[str] = field(default_factory=list)
     known_ids: set[str] = field(default_factory=set)
     unsure: list[JournalEntry] = field(default_factory=list)
 
-    def take(self, line: dict[str, Any]) -> None:
-        """One more line."""
+    def add(self, line: dict[str, Any]) -> None:
+        """Add one line of the journal."""
         digest = line.get("requests")
         if "creating" in line:
             self.unsure.append(JournalEntry(str(digest), int(line["creating"]), float(line["at"])))
@@ -59,54 +60,54 @@ class Noted:
 
 
 class Journal:
-    """Of one run. Owned by one thread; the lock on the output keeps other runs away."""
+    """The journal of one run. Owned by one thread; the output's lock keeps other runs away."""
 
     def __init__(self, path: str, stream: BinaryIO) -> None:
         self.path = path
-        self.noted = Noted()
+        self.contents = JournalContents()
         self._stream = stream
         stream.seek(0)
         lines = stream.read().split(b"\n")
         for data in lines:
             try:
-                self.noted.take(json.loads(data))
+                self.contents.add(json.loads(data))
             except (ValueError, KeyError, TypeError, AttributeError):
-                continue  # cut short by a kill: what it was about is unsure, as it should be
+                continue  # cut off by a kill: its batch remains unsure, which is right
         if lines[-1]:
             stream.write(b"\n")
 
     def creating(self, custom_ids: Sequence[str], wall: float) -> None:
-        """These are about to be sent."""
-        self._note({"creating": len(custom_ids), "requests": digest_of(custom_ids), "at": wall})
+        """Record that a batch of *custom_ids* is about to be created."""
+        self._write({"creating": len(custom_ids), "requests": digest_of(custom_ids), "at": wall})
 
     def created(self, batch_id: str, digest: str) -> None:
-        """They are a batch."""
-        self._note({"created": batch_id, "requests": digest})
+        """Record that the requests of *digest* are batch *batch_id*."""
+        self._write({"created": batch_id, "requests": digest})
 
     def never_created(self, digest: str) -> None:
-        """They are none."""
-        self._note({"not created": True, "requests": digest})
+        """Record that no batch of these requests exists."""
+        self._write({"not created": True, "requests": digest})
 
     def collected(self, batch_id: str) -> None:
-        """Its results are in the output."""
-        self._note({"collected": batch_id})
+        """Record that the results of *batch_id* are in the output."""
+        self._write({"collected": batch_id})
 
-    def _note(self, line: dict[str, Any]) -> None:
+    def _write(self, line: dict[str, Any]) -> None:
         left = memoryview(json.dumps(line).encode() + b"\n")
         while left:
             left = left[self._stream.write(left) :]
-        self.noted.take(line)
+        self.contents.add(line)
 
 
 @contextlib.contextmanager
 def journal_beside(output: Optional[str]) -> Iterator[Journal]:
-    """The journal of the run that writes *output*; one in which nothing was noted goes again."""
+    """Open the journal of the run that writes *output*. An empty one is deleted at the end."""
     if output is None:
-        raise CannotStart("--batch needs -o OUT: its batches are noted beside it, in OUT.batches")
-    # However it is spelled: each of its names must lead to the same journal.
+        raise CannotStart("--batch needs -o OUT: its batches are recorded in OUT.batches")
+    # Each path of the same output must lead to the same journal.
     path = os.path.realpath(output) + SUFFIX
     try:
-        # Unbuffered: a line is with the system when it is written.
+        # Unbuffered: a written line survives a kill.
         stream: BinaryIO = open(path, "ab+", buffering=0)  # noqa: SIM115 - closed below; here only its opening may fail
     except OSError as error:
         raise CannotStart(f"cannot write {path}: {error.strerror}") from None

@@ -1,10 +1,10 @@
 """See it work: no key, no network, less than half a minute.
 
-Starts a pretended Claude API with a tight quota and sends it the same work three times: first as
-many programs do, from a pool of threads that knows nothing of quotas; then through a Throttler that
-was told the quota; then through one that was told nothing and learns it from the answers. The table
-at the end is on stdout; its 429s are those the server counted, its least seconds what nobody can
-beat: the quota's own pace after a full burst, and one answer's time.
+Starts a fake Claude API with a tight quota and sends it the same calls three times: from a pool of
+threads without regard to the quota, as many programs do; through a Throttler that is given the
+quota; and through one that learns it from the answers. The table at the end goes to stdout. Its
+429s are those that the server counted; its least seconds are a lower bound: a full burst, then the
+quota's pace, then the time of one answer.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from concurrent import futures
 from dataclasses import dataclass
 from typing import Any, Optional
 
+import requests
+
 from claude_throttle import SYSTEM_CLOCK
-from claude_throttle.cli import baseline, quota_options
-from claude_throttle.cli.exits import ALL_WELL, SOME_FAILED
+from claude_throttle.cli import ALL_WELL, SOME_FAILED, quota_options
 from claude_throttle.cli.progress import Progress, Snapshot
 from claude_throttle.testing import FakeClaude
 
@@ -29,17 +30,17 @@ SUMMARY = "see it work, without a key and without a network"
 
 MODEL = "claude-sonnet-5-5"
 
-#: Sends all bodies to a URL, and tells of each whether it succeeded.
-Way = Callable[[str, Sequence[dict[str, Any]], Callable[[bool], None]], None]
+#: Sends all bodies to a URL, and reports for each whether it succeeded.
+Send = Callable[[str, Sequence[dict[str, Any]], Callable[[bool], None]], None]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Everything ``demo`` takes."""
+    """Add the arguments of ``demo``."""
     amount, whole = quota_options.amount, quota_options.whole
     for name, kind, default, meaning in (
-        ("calls", whole(1), 100, "calls to make, each way"),
+        ("calls", whole(1), 100, "calls to make, three times"),
         ("rpm", amount, 600, "the server's quota, requests a minute"),
-        ("burst", amount, 5, "requests the server lets come at once"),
+        ("burst", amount, 5, "requests that the server admits at once"),
         ("latency", quota_options.seconds, 0.2, "seconds the server takes to answer"),
         ("threads", whole(1), 20, "size of the thread pool"),
     ):
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """What came of sending the work one way."""
+    """The result of sending the calls in one way."""
 
     name: str
     calls: int
@@ -64,7 +65,7 @@ class ResultRow:
 
 
 class CallCounter:
-    """Ended calls, counted from many threads."""
+    """Counts finished calls. Thread-safe."""
 
     def __init__(self, calls: int) -> None:
         self._calls = calls
@@ -73,61 +74,92 @@ class CallCounter:
         self._succeeded = 0
         self._failed = 0
 
-    def ended(self, well: bool) -> None:
-        """One more."""
+    def add(self, well: bool) -> None:
+        """Count one call that ended, well or not."""
         with self._changed:
             self._succeeded += well
             self._failed += not well
             self._changed.notify_all()
 
     def succeeded(self) -> int:
-        """How many succeeded, once all have ended.
+        """Wait until all calls have ended; return how many succeeded.
 
-        A future tells its waiters before it calls its callbacks: to wait for the futures alone
-        would miss the last ones.
+        Waiting for the futures would miss the last ones: a future wakes its waiters before it
+        calls its callbacks.
         """
         with self._changed:
             while self._succeeded + self._failed < self._calls:
-                # Ctrl-C can be lost on a wait without an end.
+                # In slices: Ctrl-C can be lost during a wait without a timeout.
                 self._changed.wait(0.25)
             return self._succeeded
 
     def snapshot(self) -> Snapshot:
-        """For the bar."""
+        """The progress so far."""
         words = f"{self._succeeded} succeeded, {self._failed} failed"
         return Snapshot(self._succeeded + self._failed, self._calls, words)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """All ways, one after the other; returns the exit code."""
-    before = _try(f"{arguments.threads} threads", _naively(arguments), arguments)
-    told = _try(f"Throttler(rpm={arguments.rpm})", _throttled(rpm=arguments.rpm), arguments)
+    """Send the calls in three ways, print the table, return the exit code."""
+    naive = _try(f"{arguments.threads} threads", _unthrottled(arguments), arguments)
+    configured = _try(f"Throttler(rpm={arguments.rpm})", _throttled(rpm=arguments.rpm), arguments)
     learned = _try("Throttler()", _throttled(), arguments)
-    print(table([before, told, learned], _columns()))
-    # Who is told nothing may be refused once or twice while it learns.
-    well = all(row.succeeded == row.calls for row in (told, learned))
-    return ALL_WELL if well and not told.refused else SOME_FAILED
+    print(table([naive, configured, learned], _columns()))
+    # While it learns the quota, a throttler may be refused once or twice.
+    well = all(row.succeeded == row.calls for row in (configured, learned))
+    return ALL_WELL if well and not configured.refused else SOME_FAILED
 
 
 def _columns() -> Optional[int]:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _naively(arguments: argparse.Namespace) -> Way:
+def _unthrottled(arguments: argparse.Namespace) -> Send:
     def send(url: str, bodies: Sequence[dict[str, Any]], ended: Callable[[bool], None]) -> None:
-        baseline.send_all(url, bodies, arguments.threads, ended)
+        send_unthrottled(url, bodies, arguments.threads, ended)
 
     return send
 
 
-def _throttled(**told: float) -> Way:
+def send_unthrottled(
+    url: str, bodies: Sequence[dict[str, Any]], threads: int, ended: Callable[[bool], None]
+) -> None:
+    """Post every body from a pool of threads, as many programs do; *ended* gets each result."""
+    pool = futures.ThreadPoolExecutor(threads)
+    try:
+        for body in bodies:
+            pool.submit(_post, url, body, ended)
+        pool.shutdown()
+    except BaseException:
+        # Ctrl-C must not wait for the whole queue.
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+def _post(url: str, body: dict[str, Any], ended: Callable[[bool], None]) -> None:
+    try:
+        answer = requests.post(
+            f"{url}/v1/messages",
+            json=body,
+            headers={"x-api-key": "demo-key", "anthropic-version": "2023-06-01"},
+            timeout=60,
+            # A proxy in the environment does not reach the server on this machine.
+            proxies={"no_proxy": "127.0.0.1"},
+        )
+    except requests.RequestException:
+        ended(False)
+    else:
+        ended(answer.ok)
+
+
+def _throttled(**quotas: float) -> Send:
     def send(url: str, bodies: Sequence[dict[str, Any]], ended: Callable[[bool], None]) -> None:
         def done(future: futures.Future[Any]) -> None:
             if not future.cancelled():  # by Ctrl-C
                 ended(future.exception() is None)
 
         with quota_options.open_throttler(
-            api_key="demo-key", base_url=url, proxies={}, testing=False, **told
+            api_key="demo-key", base_url=url, proxies={}, testing=False, **quotas
         ) as throttler:
             for body in bodies:
                 throttler.submit(raw=True, block=True, **body).add_done_callback(done)
@@ -135,16 +167,16 @@ def _throttled(**told: float) -> Way:
     return send
 
 
-def _try(name: str, send: Way, arguments: argparse.Namespace) -> ResultRow:
-    # A server of its own for each: the first way leaves its quota empty.
-    gc.collect()  # what the last server left: a Ctrl-C that comes in a destructor is lost
+def _try(name: str, send: Send, arguments: argparse.Namespace) -> ResultRow:
+    # Each way has its own server: the first one leaves its quota empty.
+    gc.collect()  # objects of the last server: a Ctrl-C that comes in a destructor is lost
     server = FakeClaude(rpm=arguments.rpm, burst=arguments.burst, latency=arguments.latency)
     count = CallCounter(arguments.calls)
     with server as fake, Progress(count.snapshot, quiet=arguments.quiet) as progress:
         if not arguments.quiet:
             progress.say(f"{arguments.calls} calls at {arguments.rpm} a minute: {name}")
         started_at = SYSTEM_CLOCK.monotonic()
-        send(fake.url, _bodies(arguments.calls), count.ended)
+        send(fake.url, _bodies(arguments.calls), count.add)
         succeeded = count.succeeded()
         seconds = SYSTEM_CLOCK.monotonic() - started_at
         refused = sum(arrival.status == 429 for arrival in fake.arrivals)
@@ -168,7 +200,7 @@ def _bodies(calls: int) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[ResultRow], columns: Optional[int] = None) -> str:
-    """Rows as text, with a head; one under the other if the terminal has too few *columns*."""
+    """The rows as a table with a heading, or as a list if the terminal has too few *columns*."""
     width = max(len(row.name) for row in rows)
     head = (
         f"{'':<{width}}{'calls':>7}{'succeeded':>11}{'429s':>7}{'seconds':>9}{'least seconds':>15}"

@@ -1,10 +1,10 @@
-"""Show who shares a quota: processes, lanes, what waits, what is in flight, what is paused and why.
+"""Show the processes that share a quota, and their lanes: calls that wait or are in flight, pauses.
 
---shared names the store, as the programs have it: sqlite:///path or redis://host:6379/0. Without it
+--shared is the store that the programs use: sqlite:///path or redis://host:6379/0. Without it
 CLAUDE_THROTTLE_SHARED is used. Nothing is sent to the Claude API, and no key is needed.
 
-Exit code: 0 somebody is there, 1 nobody is, or the store cannot be asked, 2 wrong usage,
-130 interrupted.
+Exit code: 0 at least one process shares the quota, 1 none does, or the store cannot be reached,
+2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import os
 import sys
 
 import claude_throttle
-from claude_throttle.cli import quota_options
-from claude_throttle.cli.exits import ALL_WELL, SOME_FAILED, CannotStart
+from claude_throttle.cli import ALL_WELL, SOME_FAILED, CannotStart, quota_options
 
 SUMMARY = "show the processes that share a quota"
 
@@ -25,14 +24,14 @@ TIMEOUT_SECONDS = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Everything ``fleet`` takes."""
+    """Add the arguments of ``fleet``."""
     parser.add_argument(
         "--shared",
         metavar="URL",
         default=os.environ.get("CLAUDE_THROTTLE_SHARED"),
         help="the store; sqlite:///path or redis://host:6379/0",
     )
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--timeout",
         type=quota_options.amount,
@@ -43,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Print it; returns the exit code."""
+    """Print the fleet's state; return the exit code."""
     if not arguments.shared:
         raise CannotStart("name the store with --shared, or in CLAUDE_THROTTLE_SHARED")
     try:

@@ -1,10 +1,9 @@
-"""A run at work: lines in, calls through the throttler, results out.
+"""One ``run``: lines are sent as calls through the throttler, and their results are written.
 
-Three kinds of threads, so that nothing waits for the wrong thing. A reader takes lines and submits
-them; it may be blocked for long, in a full queue or an empty pipe, and no more is read ahead than
-the throttler's ``max_queue`` lets in. Answers are written by the threads that bring them, in the
-futures' callbacks: what is paid for waits for nobody. The main thread only waits, so that Ctrl-C
-can never cut through a lock the others need.
+There are three kinds of threads. A reader submits the lines; it may block for long, in a full queue
+or an empty pipe, and the throttler's ``max_queue`` limits how far it reads ahead. The throttler's
+sender threads write the answers, in the futures' callbacks, so an answer is written at once. The
+main thread only waits, so Ctrl-C never interrupts the holder of a lock.
 """
 
 from __future__ import annotations
@@ -19,48 +18,46 @@ from functools import partial
 from typing import Any, Optional
 
 import claude_throttle
-from claude_throttle.cli import outcomes
-from claude_throttle.cli.exits import CannotStart
-from claude_throttle.cli.line_errors import LineErrors
-from claude_throttle.cli.lines import Line, LineRequest, Problem
+from claude_throttle.cli import CannotStart, outcomes
+from claude_throttle.cli.lines import Line, LineErrors, LineRequest, Problem
 from claude_throttle.cli.outage_watch import OutageWatch
 from claude_throttle.cli.progress import Snapshot, in_words, learned_rpm
 from claude_throttle.cli.results import Results
 
-#: Ctrl-C can be lost on a wait without an end, if it comes just before the wait begins or the
-#: system gives it to another thread.
+#: Seconds of one wait. Ctrl-C can be lost during a longer one, if it comes just before the wait
+#: begins or the system delivers it to another thread.
 SLICE_SECONDS = 0.25
 
-#: How long the end waits for the reader: it may be blocked in a pipe that nothing comes through.
+#: Seconds that the end waits for the reader, which may be blocked in an empty pipe.
 READER_GRACE_SECONDS = 1.0
 
 
 class JobStopped(Exception):
-    """Nothing more is sent, and why."""
+    """The run ends early; its text is the reason, for the user."""
 
 
 @dataclass
 class Tally:
-    """Lines, by how they ended."""
+    """Counts of lines, by how they ended."""
 
     succeeded: int = 0
     failed: int = 0
-    #: Never sent: broken lines, and requests that could only be refused.
+    #: Never sent: broken lines, and requests that are certain to be refused.
     unusable: int = 0
     #: Answered by an earlier run.
     skipped: int = 0
     #: Failed ones by type of error.
     reasons: Counter[str] = field(default_factory=Counter)
-    #: What the first of each type said.
+    #: The message of the first error of each type.
     examples: dict[str, str] = field(default_factory=dict)
 
     @property
     def finished(self) -> int:
-        """All that need nothing more."""
+        """Lines that need no more work in this run."""
         return self.succeeded + self.failed + self.unusable + self.skipped
 
     def add_failure(self, result: outcomes.Result) -> None:
-        """One more that failed, and why."""
+        """Count one failed line, and its error."""
         self.failed += 1
         kind = outcomes.kind(result)
         self.reasons[kind] += 1
@@ -68,27 +65,27 @@ class Tally:
 
 
 class Job:
-    """One run over one input."""
+    """One run over one input. :meth:`snapshot` may be called from any thread."""
 
     def __init__(
         self,
         throttler: claude_throttle.Throttler,
         results: Results,
         total: Optional[int] = None,
-        reach: Optional[OutageWatch] = None,
+        outage_watch: Optional[OutageWatch] = None,
     ) -> None:
         self.tally = Tally()
         self.throttler = throttler
         self.results = results
-        self._complaints = LineErrors(print)
-        # Hears the throttler's events.
-        self._reach = reach if reach is not None else OutageWatch()
+        self._line_errors = LineErrors(print)
+        # A listener of the throttler's events.
+        self._outage_watch = outage_watch if outage_watch is not None else OutageWatch()
         self._total = total
         self._started_at = claude_throttle.SYSTEM_CLOCK.monotonic()
         # Guards tally and _open; notified when a call ends or everything stops.
         self._changed = threading.Condition()
         self._open = 0
-        # Set once, by whoever stops it; the main thread sets it without the lock.
+        # Set once, by the first thread that stops the run. The main thread takes no lock for it.
         self._stopped_by: Optional[BaseException] = None
         self._reader: Optional[threading.Thread] = None
 
@@ -96,19 +93,19 @@ class Job:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """To be left after the throttler is closed: that ends the reader's wait in a full queue."""
+        """Wait for the reader. Close the throttler first: that ends its wait in a full queue."""
         if self._reader is not None:
             self._reader.join(READER_GRACE_SECONDS)
 
     def work(self, lines: Generator[Line, None, None], say: Callable[[str], None]) -> None:
-        """Send what is missing and wait for the answers; raises what stopped it.
+        """Send the lines that have no answer yet, and wait; raise whatever stopped the run.
 
-        *say* is told of lines that cannot be sent, and of outages. *lines* is closed by the thread
-        that reads it.
+        *say* is called with messages about outages and lines that cannot be sent. The thread that
+        reads *lines* closes it.
         """
-        self._complaints = LineErrors(say)
-        self._reach.say = say
-        # A daemon: a read from a terminal or pipe cannot be ended by anything else.
+        self._line_errors = LineErrors(say)
+        self._outage_watch.say = say
+        # A daemon thread: nothing can interrupt its read from a terminal or a pipe.
         self._reader = threading.Thread(
             target=self._read, args=(lines,), name="claude-throttle-reader", daemon=True
         )
@@ -116,7 +113,7 @@ class Job:
         try:
             while self._reader.is_alive() and self._stopped_by is None:
                 self._reader.join(SLICE_SECONDS)
-                self._look_after_the_server()
+                self._check_server()
         except BaseException as error:
             self._stopped_by = error
             raise
@@ -130,22 +127,22 @@ class Job:
                     self._take(line)
                     if self._stopped_by is not None:
                         return
-            self._complaints.sum_up()
+            self._line_errors.sum_up()
             self._wait_for_answers()
         except BaseException as error:  # noqa: BLE001 - work() raises it
             self._stop(error)
 
-    def _look_after_the_server(self) -> None:
-        doomed = self._reach.given_up(claude_throttle.SYSTEM_CLOCK.monotonic())
-        if doomed is not None:
-            self._stop(JobStopped(f"{self.throttler.settings.base_url}: {doomed}"))
+    def _check_server(self) -> None:
+        reason = self._outage_watch.give_up_reason(claude_throttle.SYSTEM_CLOCK.monotonic())
+        if reason is not None:
+            self._stop(JobStopped(f"{self.throttler.settings.base_url}: {reason}"))
 
     def snapshot(self) -> Snapshot:
-        """How far it is; from any thread."""
+        """The progress so far."""
         stats = self.throttler.stats()
         tally = self.tally
         minutes = (claude_throttle.SYSTEM_CLOCK.monotonic() - self._started_at) / 60
-        # Skipped lines took no time, so they say nothing of the time to come.
+        # Skipped lines took no time, so they do not count for the estimate.
         rate = (tally.succeeded + tally.failed) / minutes if minutes > 0 else 0.0
         left = None if self._total is None else max(0, self._total - tally.finished)
         words = in_words(
@@ -159,7 +156,7 @@ class Job:
         return Snapshot(tally.finished, self._total, words)
 
     def closing_words(self) -> str:
-        """What there is to say beside the counts, in the end."""
+        """Totals that follow the counts in the last line."""
         stats, learned = self.throttler.stats(), learned_rpm(self.throttler.limits())
         text = f"; {stats.input_tokens:,} input and {stats.output_tokens:,} output tokens, "
         text += f"{stats.rate_limited:,} 429s"
@@ -181,7 +178,7 @@ class Job:
         except (claude_throttle.ThrottleError, TypeError, ValueError) as error:
             if outcomes.stops_all(error):
                 self._stop(JobStopped(outcomes.suspended(error)))
-            # Once everything is stopped, the line is not to blame.
+            # After a stop the line is not the cause of the error.
             if self._stopped_by is None:
                 self._refuse(line, type(error).__name__, str(error))
             return
@@ -190,16 +187,16 @@ class Job:
         future.add_done_callback(partial(self._ended, line))
 
     def _refuse(self, line: Line, kind: str, reason: str) -> None:
-        """Report a line that is not sent."""
+        """Report a line that cannot be sent."""
         self.tally.unusable += 1
-        mended_at_once = isinstance(line, Problem) and line.mended_at_once
-        self._complaints.add(line.number, reason, mended_at_once)
-        # The next run finds the same fault in the same line: once in the output is enough.
+        fixed_by_option = isinstance(line, Problem) and line.fixed_by_option
+        self._line_errors.add(line.number, reason, fixed_by_option)
+        # Each run finds the same fault in the same line; one entry in the output is enough.
         if line.custom_id not in self.results.recorded.errored:
             self._write(line, outcomes.refused(kind, f"line {line.number}: {reason}"))
 
     def _ended(self, line: Line, future: Future[Any]) -> None:
-        """Called in the thread that brought the answer."""
+        """Called in the thread that resolved the future."""
         try:
             if not future.cancelled():
                 self._record(line, future)
@@ -216,7 +213,7 @@ class Job:
         if error is None:
             if self._write(line, outcomes.succeeded(future.result())):
                 self._count(None)
-        # What fails because everything was stopped is not done, rather than failed.
+        # A call that fails because the run was stopped counts as not done.
         elif outcomes.stops_all(error):
             self._stop(JobStopped(outcomes.suspended(error)))
         elif self._stopped_by is None:
@@ -238,7 +235,7 @@ class Job:
         try:
             self.results.append(line.custom_id, result)
         except (OSError, ValueError) as error:
-            # A full disk or a closed pipe: nothing more may be paid for that cannot be kept.
+            # A full disk or a closed pipe: no further answer could be kept, so none is paid for.
             self._stop(error)
             return False
         return True

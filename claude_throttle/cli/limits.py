@@ -1,22 +1,22 @@
-"""Ask the API what your key may do, and print it: told, learned and in force, for each model.
+"""Ask the API for the limits of your key and print them: told, learned and in force, by model.
 
 Limits come with every answer, so one call is made for each --model: a word of input, one token of
 output. That costs next to nothing, but it is a call, and it needs a key (ANTHROPIC_API_KEY);
---fake asks a pretended API instead.
+--fake asks a fake API instead.
 
   quota      requests, input tokens, output tokens; a minute or a day
-  told       what this program was told, by CLAUDE_THROTTLE_RPM and the like
-  learned    what the answer's headers say
+  told       configured, by CLAUDE_THROTTLE_RPM and similar variables
+  learned    from the headers of the answer
   in force   the smaller of both
-  at once    what may leave at once after a rest; grows as answers come
-  left now   what may leave at this moment, others' use of the key included
-  from       where the figure in force comes from
+  at once    what may be sent at once after a pause; grows as answers come
+  left now   what may be sent now, with other users of the key taken into account
+  from       the origin of the figure in force
 
-The table, or with --json one JSON object, is all that goes to stdout. An amount nobody knows is -,
-in JSON null.
+Only the table, or with --json one JSON object, goes to stdout. An unknown amount is -, in JSON
+null.
 
-Exit code: 0 limits are told for every model, 1 some are not (stderr says why), 2 wrong usage or no
-key, 130 interrupted.
+Exit code: 0 the limits of every model are known, 1 some are not (stderr says why), 2 wrong usage or
+no key, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -31,41 +31,40 @@ from concurrent import futures
 from typing import Any, NamedTuple, Optional
 
 import claude_throttle
-from claude_throttle.cli import demo_api, outcomes, quota_options
-from claude_throttle.cli.exits import ALL_WELL, SOME_FAILED
+from claude_throttle.cli import ALL_WELL, SOME_FAILED, outcomes, quota_options, serve_fake
 
-SUMMARY = "print what your key may do, after one cheap call"
+SUMMARY = "print the limits of your key, after one cheap call"
 
 #: The cheapest of the current models (models overview, 2026-11: $0.10 a million tokens in, $0.50
 #: out, so a call here is some 0.0002 cents).
 CHEAPEST_MODEL = "claude-haiku-5-5"
 
-#: Seconds for everything. A person waits for it.
+#: Seconds for everything: a person is waiting.
 TIMEOUT_SECONDS = 30
 
-#: Enough for a hiccup; an address where nobody is is told within two seconds.
+#: Enough for a passing fault; a wrong address is reported within two seconds.
 MAX_RETRIES = 2
 
-NO_HEADERS = "the answer told no limits: no anthropic-ratelimit headers"
+NO_HEADERS = "no limits are known: the answer has no anthropic-ratelimit headers"
 
 
-class ProbeRequest(NamedTuple):
-    """What came of asking."""
+class Answers(NamedTuple):
+    """The limits, and the models whose call failed."""
 
     limits: claude_throttle.Limits
-    #: By model; None if it answered.
+    #: The reason by model; None where the call was answered.
     failures: dict[str, Optional[str]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Everything ``limits`` takes."""
+    """Add the arguments of ``limits``."""
     parser.add_argument(
         "--model",
         action="append",
         metavar="MODEL",
-        help=f"whose limits; repeatable (default: {CHEAPEST_MODEL})",
+        help=f"the model whose limits are printed; repeatable (default: {CHEAPEST_MODEL})",
     )
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--timeout",
         type=quota_options.amount,
@@ -76,12 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--base-url", metavar="URL", help="another server than the Claude API")
     where.add_argument(
-        "--fake", action="store_true", help="ask a pretended API with the limits of tier Start"
+        "--fake", action="store_true", help="ask a fake API with the limits of tier Start"
     )
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Ask and print; returns the exit code."""
+    """Ask the API and print the limits; return the exit code."""
     asked = _ask(arguments)
     known = any(lane.quotas for lane in asked.limits.values())
     if arguments.json:
@@ -94,21 +93,21 @@ def execute(arguments: argparse.Namespace) -> int:
     return SOME_FAILED if reasons else ALL_WELL
 
 
-def _ask(arguments: argparse.Namespace) -> ProbeRequest:
+def _ask(arguments: argparse.Namespace) -> Answers:
     models = list(dict.fromkeys(arguments.model or [CHEAPEST_MODEL]))
     with contextlib.ExitStack() as stack:
         if arguments.fake:
-            fake = stack.enter_context(demo_api.demo_api(latency=0.0))
-            settings = demo_api.settings_for(fake)
+            fake = stack.enter_context(serve_fake.fake_api(latency=0.0))
+            settings = serve_fake.settings_for_fake(fake)
         else:
-            settings = quota_options.of_the_application(arguments)
+            settings = quota_options.application_settings(arguments)
             if arguments.base_url is not None:
                 settings["base_url"] = arguments.base_url
         settings.update(max_retries=MAX_RETRIES, timeout=arguments.timeout)
         throttler = stack.enter_context(quota_options.open_throttler(**settings))
         quota_options.require_key(throttler)
         failures = dict(zip(models, _call(throttler, models)))
-        return ProbeRequest(throttler.limits(), failures)
+        return Answers(throttler.limits(), failures)
 
 
 def _call(throttler: claude_throttle.Throttler, models: Sequence[str]) -> list[Optional[str]]:
@@ -120,14 +119,14 @@ def _submit(throttler: claude_throttle.Throttler, model: str) -> futures.Future[
     messages = [{"role": "user", "content": "Hi"}]
     try:
         return throttler.submit(raw=True, model=model, max_tokens=1, messages=messages)
-    except claude_throttle.AccountSuspended as error:  # the model before it was refused already
+    except claude_throttle.AccountSuspended as error:  # the first model was refused already
         refused: futures.Future[Any] = futures.Future()
         refused.set_exception(error)
         return refused
 
 
 def _reason(error: Optional[BaseException], url: str) -> Optional[str]:
-    """Why there is no answer, on one line; None if there is one."""
+    """Why a call failed, on one line; None if it was answered."""
     if error is None:
         return None
     result = outcomes.errored(error)
@@ -146,7 +145,7 @@ def _reason(error: Optional[BaseException], url: str) -> Optional[str]:
     return f"{url}: {words}"
 
 
-def _reasons(asked: ProbeRequest, known: bool) -> Sequence[str]:
+def _reasons(asked: Answers, known: bool) -> Sequence[str]:
     by_reason: dict[str, list[str]] = {}
     for model, reason in asked.failures.items():
         if reason is not None:
@@ -154,12 +153,12 @@ def _reasons(asked: ProbeRequest, known: bool) -> Sequence[str]:
     if not by_reason and not known:
         return [NO_HEADERS]
     if len(by_reason) == 1 and len(asked.failures) == len(next(iter(by_reason.values()))):
-        return list(by_reason)  # it is not about a model
+        return list(by_reason)  # the same for all models
     return [f"{', '.join(models)}: {reason}" for reason, models in by_reason.items()]
 
 
 def as_json(limits: claude_throttle.Limits) -> dict[str, Any]:
-    """The same as the table, by name; what has no bound is null."""
+    """The table as JSON; what has no limit is null."""
     return {
         "max_concurrency": _finite(limits.max_concurrency),
         "in_flight": limits.in_flight,

@@ -1,20 +1,21 @@
-"""From the lines of an input file to requests, and to problems with a line number.
+"""Parses the lines of an input file into requests, and into problems with a line number.
 
 A line is one of
 
 * a JSON string: a prompt;
-* an object with ``prompt``: the same, with any other field of a Messages request beside it;
+* an object with ``prompt`` and any other field of a Messages request;
 * a Messages request;
 * a line of a Message Batch: ``{"custom_id": ..., "params": {a Messages request}}``.
 
-Any object may carry a ``custom_id``. Nothing here reads ahead: a line is read when it is asked for.
+Any object may have a ``custom_id``. Lines are read lazily, one by one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, BinaryIO, NoReturn, Optional, Union
@@ -26,8 +27,11 @@ _BOM = b"\xef\xbb\xbf"
 #: NUL is the second half of a newline in UTF-16; a line of nothing else is empty.
 _BLANK = b" \t\r\n\0"
 
-#: Words of ``Throttler.submit`` that are no fields of a request: taken from a file they would
-#: change how the call is made instead of what is asked.
+#: Lines that are reported one by one; more would only hide the cause.
+REPORTED_LINES = 50
+
+#: Arguments of ``Throttler.submit`` that are not fields of a request. A line must not set them:
+#: they change how a call is made.
 RESERVED = frozenset(
     {"block", "extra_headers", "priority", "raw", "self", "stream", "tenant", "timeout"}
 )
@@ -35,7 +39,7 @@ RESERVED = frozenset(
 
 @dataclass(frozen=True)
 class RawLine:
-    """One line that is not empty, as bytes."""
+    """The bytes of one line that is not empty."""
 
     #: From 1, empty lines counted.
     number: int
@@ -45,7 +49,7 @@ class RawLine:
 
     @cached_property
     def own_id(self) -> str:
-        """An id for a line without one: the same in every run over the same file."""
+        """The id of a line that has none: the same in every run over the same file."""
         return f"line-{self.number}-{hashlib.sha256(self.data).hexdigest()[:8]}"
 
 
@@ -66,8 +70,8 @@ class Problem:
     number: int
     custom_id: str
     reason: str
-    #: An argument of the command would mend it, in every line that lacks the same.
-    mended_at_once: bool = False
+    #: An option of the command would fix it, in all lines with the same problem.
+    fixed_by_option: bool = False
 
 
 Line = Union[LineRequest, Problem]
@@ -76,21 +80,21 @@ Line = Union[LineRequest, Problem]
 class _Unusable(Exception):
     """Why a line cannot be sent."""
 
-    mended_at_once = False
+    fixed_by_option = False
 
 
 class _Incomplete(_Unusable):
-    """It lacks what the command could fill in."""
+    """It lacks a field that an option of the command can fill in."""
 
-    mended_at_once = True
+    fixed_by_option = True
 
 
 def read_lines(stream: BinaryIO, fill: Mapping[str, Any]) -> Iterator[Line]:
-    """Every line of *stream* that is not empty.
+    """Parse every line of *stream* that is not empty.
 
-    *fill* holds what requests may leave out: ``model``, ``max_tokens``. A ``custom_id`` belongs to
-    the first line that has it; a later one gets an id of its own, so that its error cannot stand
-    in the place of the first one's answer.
+    *fill* has default values for fields that requests may leave out: ``model``, ``max_tokens``. A
+    ``custom_id`` belongs to the first line that has it; a later one gets an id of its own, so that
+    its error does not replace the first one's answer.
     """
     taken: set[str] = set()
     for raw in raw_lines(stream):
@@ -99,15 +103,14 @@ def read_lines(stream: BinaryIO, fill: Mapping[str, Any]) -> Iterator[Line]:
             reason = f"custom_id {line.custom_id!r} was used by an earlier line"
             yield Problem(raw.number, raw.own_id, reason)
             continue
-        # An id made from number and content is unique anyway; a million of them would only
-        # fill the memory.
+        # An id made from number and content is unique; a million of them would fill the memory.
         if line.custom_id != raw.own_id:
             taken.add(line.custom_id)
         yield line
 
 
 def raw_lines(stream: BinaryIO) -> Iterator[RawLine]:
-    """Lines that are not empty, never more than :data:`LINE_LIMIT` bytes of one in memory."""
+    """Lines that are not empty, with at most :data:`LINE_LIMIT` bytes of a line in memory."""
     number = 0
     while True:
         data = stream.readline(LINE_LIMIT + 1)
@@ -125,7 +128,7 @@ def raw_lines(stream: BinaryIO) -> Iterator[RawLine]:
 
 
 def count_lines(stream: BinaryIO) -> Optional[int]:
-    """How many lines there are to come, or None if that cannot be known without taking them."""
+    """The number of lines that follow; None if they cannot be counted without reading them."""
     if not stream.seekable():
         return None
     here = stream.tell()
@@ -142,7 +145,7 @@ def _skip_line(stream: BinaryIO) -> None:
 
 
 def parse(raw: RawLine, fill: Mapping[str, Any]) -> Line:
-    """What one line asks for."""
+    """Parse one line."""
     custom_id: Optional[str] = None
     try:
         value = _decode(raw)
@@ -153,14 +156,14 @@ def parse(raw: RawLine, fill: Mapping[str, Any]) -> Line:
         _check(params)
     except _Unusable as reason:
         own_id = custom_id or raw.own_id
-        return Problem(raw.number, own_id, str(reason), reason.mended_at_once)
+        return Problem(raw.number, own_id, str(reason), reason.fixed_by_option)
     return LineRequest(raw.number, custom_id or raw.own_id, params)
 
 
 def _decode(raw: RawLine) -> Any:
     if raw.too_long:
         raise _Unusable(f"longer than {LINE_LIMIT // 1024 // 1024} MB")
-    # UTF-16 of plain English is valid UTF-8 with NULs; the JSON error would hide the cause.
+    # UTF-16 of ASCII text is valid UTF-8 with NULs; the JSON error would hide the cause.
     if b"\0" in raw.data or raw.data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise _Unusable("not UTF-8 but, it seems, UTF-16; convert the file (iconv -f UTF-16)")
     try:
@@ -176,7 +179,7 @@ def _decode(raw: RawLine) -> Any:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise _Unusable(f"not JSON: {name} is no JSON number")
+    raise _Unusable(f"not JSON: {name} is not a JSON number")
 
 
 def _custom_id(value: Any) -> Optional[str]:
@@ -229,4 +232,34 @@ def _check(params: Mapping[str, Any]) -> None:
         them = "them" if missing[1:] else "it"
         raise _Incomplete(f"no {' and no '.join(missing)}; give {them} here or as {flags}")
     for name in RESERVED.intersection(params):
-        raise _Unusable(f"{name} cannot be asked for in a line")
+        raise _Unusable(f"{name} cannot be set in a line")
+
+
+class LineErrors:
+    """Reports lines that cannot be sent, but never thousands of them. Owned by one thread."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._reported = 0
+        # Problems that an option would fix: the first line with each, and the number of later ones.
+        self._first: dict[str, int] = {}
+        self._more: Counter[str] = Counter()
+
+    def add(self, number: int, reason: str, fixed_by_option: bool) -> None:
+        """Report one line and its problem."""
+        if fixed_by_option:
+            if reason in self._first:
+                self._more[reason] += 1
+                return
+            self._first[reason] = number
+        self._reported += 1
+        if self._reported <= REPORTED_LINES:
+            self._say(f"line {number}: {reason}")
+        elif self._reported == REPORTED_LINES + 1:
+            self._say("there are more such lines; the output has the reason of each")
+
+    def sum_up(self) -> None:
+        """Report the number of lines whose problem was reported once for all."""
+        for reason, count in self._more.items():
+            lines = "line" if count == 1 else "lines"
+            self._say(f"{count:,} more {lines} like line {self._first[reason]}")

@@ -1,4 +1,4 @@
-"""``claude-throttle``: the parser, and the way to each command."""
+"""``claude-throttle``: the parser and the dispatch to each command."""
 
 from __future__ import annotations
 
@@ -9,24 +9,33 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Optional, Protocol
 
 from claude_throttle._version import __version__
-from claude_throttle.cli import demo, fleet, limits, run, serve_fake
-from claude_throttle.cli.exits import INTERRUPTED, SOME_FAILED, WRONG_USAGE, CannotStart
+from claude_throttle.cli import (
+    INTERRUPTED,
+    SOME_FAILED,
+    WRONG_USAGE,
+    CannotStart,
+    demo,
+    fleet,
+    limits,
+    run,
+    serve_fake,
+)
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 class CommandModule(Protocol):
-    """What a module of a command has."""
+    """The interface of a command's module."""
 
     SUMMARY: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Say what it takes."""
+        """Add the command's arguments."""
         ...
 
     def execute(self, arguments: argparse.Namespace) -> int:
-        """Do it; returns the exit code."""
+        """Run the command; return the exit code."""
         ...
 
 
@@ -40,7 +49,7 @@ COMMANDS: dict[str, CommandModule] = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All commands with all their arguments."""
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="claude-throttle",
         description="All of a Claude API quota, without a 429.",
@@ -51,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_commands(parser: argparse.ArgumentParser, names: Iterable[str]) -> Subparsers:
-    """Those of :data:`COMMANDS`, for this parser or an application's own."""
+    """Add the commands *names* of :data:`COMMANDS` to *parser*, which may be an application's."""
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in names:
         command = COMMANDS[name]
@@ -67,17 +76,17 @@ def add_commands(parser: argparse.ArgumentParser, names: Iterable[str]) -> Subpa
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Run one command; returns the exit code, never raises ``SystemExit``."""
+    """Run one command; return the exit code. Never raises ``SystemExit``."""
     try:
         arguments = build_parser().parse_args(argv)
     except SystemExit as end:
-        # argparse has said what it had to say.
+        # argparse has printed its message.
         return int(end.code or 0)
     return run_command(arguments)
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """``arguments.command``; returns the exit code. Says on stderr why it could not start."""
+    """Run ``arguments.command``; return the exit code. Errors are printed on stderr."""
     try:
         code = COMMANDS[arguments.command].execute(arguments)
         sys.stdout.flush()
@@ -85,7 +94,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         print(f"claude-throttle {arguments.command}: {reason}", file=sys.stderr)
         return WRONG_USAGE
     except BrokenPipeError:
-        _forget_stdout()
+        _discard_stdout()
         return SOME_FAILED
     except KeyboardInterrupt:
         print(f"claude-throttle {arguments.command}: interrupted", file=sys.stderr)
@@ -93,8 +102,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _forget_stdout() -> None:
-    # The reader, such as head, has gone. Python would complain at exit of what is still buffered.
+def _discard_stdout() -> None:
+    # The reader, such as head, has ended. Python would report at exit that it cannot flush.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

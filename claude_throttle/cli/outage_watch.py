@@ -1,7 +1,7 @@
-"""Whether the server can be reached, told from a throttler's events.
+"""Decides from a throttler's events whether a run should give up on its server.
 
-A throttler waits out an outage, however long: that is right in the middle of a run, with a person
-asleep. But a run that never got a single answer has most likely been given a wrong address.
+A throttler waits for the end of an outage, however long. That is right for a run in the middle of
+the night; but a run that never got an answer most likely has a wrong address.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from claude_throttle import (
     RetryScheduled,
 )
 
-#: Seconds of probes without one answer ever: longer than a server takes to restart, shorter than
-#: a newcomer's patience.
+#: Seconds of probes without any answer: longer than a restart of a server takes, and not too long
+#: for a user who mistyped an address.
 GIVE_UP_SECONDS = 30.0
 
 
 class OutageWatch:
-    """A listener for ``on_event``. Thread-safe: every field is set in one step."""
+    """A listener for ``on_event``. Thread-safe: each field is set in one step."""
 
     def __init__(self) -> None:
-        #: Told of outages and their ends.
+        #: Called with a message when an outage begins or ends.
         self.say: Callable[[str], None] = lambda _: None
         self._answered = False
         self._silent_since: Optional[float] = None
-        #: What became of the last failed attempt, in one or two words.
+        # The reason of the last failed attempt, in one or two words.
         self._reason = "no answer"
 
     def __call__(self, event: Event) -> None:
@@ -48,15 +48,15 @@ class OutageWatch:
             self._silent_since = SYSTEM_CLOCK.monotonic()
             self.say(
                 f"{event.lane}: the server keeps failing ({self._reason}); "
-                "one request at a time tries it"
+                "one request at a time is sent as a probe"
             )
         elif isinstance(event, CircuitClosed):
             self._silent_since = None
             self.say(f"{event.lane}: the server answers again")
 
-    def given_up(self, now: float) -> Optional[str]:
-        """Why there is no hope, or None."""
+    def give_up_reason(self, now: float) -> Optional[str]:
+        """Why the run should end; None if it should go on."""
         since = self._silent_since
         if self._answered or since is None or now - since < GIVE_UP_SECONDS:
             return None
-        return f"nothing answers ({self._reason}), in {now - since:.0f} s of trying"
+        return f"no answer ({self._reason}) in {now - since:.0f} s of retries"

@@ -1,7 +1,7 @@
-"""How a call ended, in the shape of a Message Batches result.
+"""The outcome of a call, in the format of a Message Batches result.
 
-The errors of the official SDK are known by their looks (``status_code``, ``body``): importing them
-takes half a second, and a run without errors never needs it.
+Errors of the official SDK are recognised by their attributes (``status_code``, ``body``): importing
+the SDK takes half a second, and a run without errors does not need it.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import claude_throttle
 
 Result = dict[str, Any]
 
-#: What a gateway may quote of a key it refuses.
+#: A key, which a gateway may quote when it refuses it.
 _KEY = re.compile(r"\bsk-[\w-]+")
 
-#: Characters of an error that are shown.
+#: Characters of an error message that are shown.
 LONGEST_WORDS = 300
 
-#: Statuses that speak of the account, not of the request: 401 the key, 402 the bill.
+#: Statuses that concern the account, not the request: 401 the key, 402 the bill.
 _ACCOUNT_STATUSES = (401, 402)
-#: ``error.details.error_code`` of the same, whatever the status.
+#: Parts of ``error.details.error_code`` that concern the account, whatever the status.
 _ACCOUNT_CODES = ("spend_limit", "linked_organization", "organization_on_hold")
 
 
 def succeeded(message: Mapping[str, Any]) -> Result:
-    """An answer."""
+    """The result of a call that was answered."""
     return {"type": "succeeded", "message": message}
 
 
 def errored(error: BaseException) -> Result:
-    """A refusal: the API's own words if it was the API that spoke, else ours."""
+    """The result of a failed call: the API's own error, or *error* in its format."""
     body = getattr(error, "body", None)
     if isinstance(body, dict) and isinstance(body.get("error"), dict):
         return {"type": "errored", "error": body}
@@ -44,7 +44,7 @@ def errored(error: BaseException) -> Result:
 
 
 def refused(name: str, message: str) -> Result:
-    """A refusal that the API had no part in, in its shape."""
+    """The result of a refusal that did not come from the API, in its format."""
     return {
         "type": "errored",
         "error": {"type": "error", "error": {"type": name, "message": message}},
@@ -57,24 +57,24 @@ def kind(result: Result) -> str:
 
 
 def words(result: Result) -> str:
-    """What an errored result says, on one line."""
+    """The message of an errored result, on one line."""
     text = " ".join(str(result["error"]["error"].get("message")).split())
     return _KEY.sub("sk-…", text)[:LONGEST_WORDS]
 
 
 def stops_all(error: BaseException) -> bool:
-    """Whether the whole account is refused; a key may be refused one model only."""
+    """Whether the whole account is suspended, not only one model."""
     return isinstance(error, claude_throttle.AccountSuspended) and not error.lane
 
 
 def suspended(error: BaseException) -> str:
-    """The same of an AccountSuspended, without what it says to programs."""
+    """The message of an AccountSuspended, without its part for programmers."""
     text = str(error).partition("; nothing is sent")[0]
     return words(refused("", text))
 
 
 def account_trouble(error: BaseException) -> Optional[str]:
-    """What stops every further call too, such as a bad key or a spend limit; else None."""
+    """A problem that stops all further calls, such as a bad key or a spend limit; else None."""
     status = getattr(error, "status_code", None)
     code = _error_code(getattr(error, "body", None))
     if status in _ACCOUNT_STATUSES or any(part in code for part in _ACCOUNT_CODES):

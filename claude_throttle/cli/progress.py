@@ -1,6 +1,6 @@
-"""A line on stderr that says how far it is: a bar with tqdm installed, a plain line without.
+"""A progress line on stderr: a bar if tqdm is installed, otherwise plain text.
 
-Shown only to people: a stderr that is no terminal gets what is said, and nothing else.
+It is shown on a terminal only; elsewhere stderr gets only messages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Callable, Optional, Protocol
 
 from claude_throttle import Limits
 
-#: Seconds between two looks.
+#: Seconds between two updates.
 REFRESH_SECONDS = 0.25
 _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 _CLEAR_LINE = "\r\x1b[K"
@@ -21,32 +21,32 @@ _CLEAR_LINE = "\r\x1b[K"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How far it is."""
+    """Progress at one moment."""
 
     finished: int
-    #: None if nobody knows, as with a pipe.
+    #: None if it is unknown, as for a pipe.
     total: Optional[int]
     words: str
 
 
 class Display(Protocol):
-    """Something that shows one snapshot after another in the same place."""
+    """Shows one snapshot after another in the same place."""
 
     def show(self, snapshot: Snapshot) -> None:
-        """Put this one in the place of the last."""
+        """Replace the last snapshot by this one."""
         ...
 
     def clear(self) -> None:
-        """Make room for a line of text."""
+        """Clear the line, so that a message can be printed."""
         ...
 
     def close(self) -> None:
-        """Leave the last one standing."""
+        """End with the last snapshot visible."""
         ...
 
 
 class PlainLine:
-    """Needs nothing but a terminal."""
+    """Plain text; needs nothing but a terminal."""
 
     def show(self, snapshot: Snapshot) -> None:
         total = "?" if snapshot.total is None else snapshot.total
@@ -62,14 +62,14 @@ class PlainLine:
 
 
 class Bar:
-    """The same with tqdm; raises ImportError without it."""
+    """A bar of tqdm; raises ImportError if it is not installed."""
 
     def __init__(self) -> None:
         from tqdm import tqdm
 
-        # Its monitor is a thread that looks after bars nobody refreshes; this one is refreshed.
+        # tqdm's monitor is a thread that refreshes bars; this bar is refreshed by Progress.
         tqdm.monitor_interval = 0
-        # A terminal that does not tell its size has none for tqdm, which then shows nothing.
+        # On a terminal without a known size tqdm would show nothing.
         width, height = shutil.get_terminal_size()
         self._bar = tqdm(file=sys.stderr, bar_format=_BAR, ncols=width, nrows=height)
 
@@ -87,37 +87,37 @@ class Bar:
 
 
 def best_display() -> Display:
-    """The bar, or the line."""
+    """A bar if tqdm is installed, otherwise plain text."""
     try:
         return Bar()
     except ImportError:
         return PlainLine()
 
 
-def watched(quiet: bool) -> bool:
-    """Whether somebody is there to look."""
+def is_shown(quiet: bool) -> bool:
+    """Whether progress is shown: on a terminal, unless *quiet*."""
     return not quiet and sys.stderr.isatty()
 
 
 class Progress:
-    """Looks and shows, a few times a second, in a thread of its own.
+    """Shows snapshots a few times a second, from a thread of its own.
 
     The caller's thread may be blocked for long, in a full queue or an empty pipe.
     """
 
-    def __init__(self, look: Callable[[], Snapshot], *, quiet: bool = False) -> None:
-        self._look = look
+    def __init__(self, snapshot: Callable[[], Snapshot], *, quiet: bool = False) -> None:
+        self._snapshot = snapshot
         self._display: Optional[Display] = None
-        self._watched = watched(quiet)
+        self._is_shown = is_shown(quiet)
         self._over = threading.Event()
         self._thread = threading.Thread(
             target=self._keep_showing, name="claude-throttle-progress", daemon=True
         )
-        # Guards the terminal: a word and a bar must not be written into each other.
+        # Guards the terminal: a message and a bar must not be mixed.
         self._lock = threading.Lock()
 
     def __enter__(self) -> Progress:
-        if self._watched:
+        if self._is_shown:
             self._display = best_display()
             self._thread.start()
         return self
@@ -126,7 +126,7 @@ class Progress:
         self._over.set()
         if self._display is not None:
             self._thread.join()
-            self._display.show(self._look())
+            self._display.show(self._snapshot())
             self._display.close()
             self._display = None
 
@@ -140,7 +140,7 @@ class Progress:
     def _keep_showing(self) -> None:
         display = self._display
         while display is not None and not self._over.wait(REFRESH_SECONDS):
-            snapshot = self._look()
+            snapshot = self._snapshot()
             with self._lock:
                 display.show(snapshot)
 
@@ -154,7 +154,7 @@ def in_words(
     eta: Optional[float],
     learned: Optional[float] = None,
 ) -> str:
-    """What a person wants to know of a run, in one line."""
+    """The state of a run, in one line."""
     words = [
         f"{rate_per_minute:,.0f}/min",
         f"{waiting:,} waiting",
@@ -169,10 +169,10 @@ def in_words(
 
 
 def learned_rpm(limits: Limits) -> Optional[float]:
-    """Requests a minute as the answers told, over all models; None if nobody told."""
+    """Learned requests a minute, over all models; None if none are learned."""
     quotas = [quota for lane in limits.values() for quota in lane.quotas]
-    told = [q.learned for q in quotas if q.kind == "requests" and q.learned is not None]
-    return sum(told) if told else None
+    learned = [q.learned for q in quotas if q.kind == "requests" and q.learned is not None]
+    return sum(learned) if learned else None
 
 
 def clock_face(seconds: float) -> str:

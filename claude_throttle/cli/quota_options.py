@@ -1,4 +1,4 @@
-"""Arguments that become settings of a Throttler, and numbers checked in the user's words."""
+"""Arguments of the command line that become settings of a Throttler, and their number types."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 from typing import Any, Callable, Union
 
 import claude_throttle
-from claude_throttle.cli.exits import CannotStart
+from claude_throttle.cli import CannotStart
 
 Number = Union[int, float]
 
 
 def amount(text: str) -> Number:
-    """A number above 0; underscores are fine (``30_000``)."""
+    """A number above 0; underscores are allowed (``30_000``)."""
     number = _number(text)
     if number <= 0:
         raise argparse.ArgumentTypeError(f"must be above 0, not {text!r}")
@@ -29,7 +29,7 @@ def seconds(text: str) -> Number:
 
 
 def share(text: str) -> Number:
-    """A part of a whole that leaves something."""
+    """A part of a whole: from 0 to less than 1."""
     number = _number(text)
     if not 0 <= number < 1:
         raise argparse.ArgumentTypeError(f"must be from 0 to less than 1, not {text!r}")
@@ -37,7 +37,7 @@ def share(text: str) -> Number:
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """A whole number from *least* on."""
+    """The type of whole numbers from *least* on."""
 
     def parse(text: str) -> int:
         number = _number(text)
@@ -65,7 +65,7 @@ def _number(text: str) -> Number:
     return int(number) if number.is_integer() else number
 
 
-#: Name of the setting: (reader of its argument, what it means).
+#: Name of the setting: (type of its argument, its meaning).
 QUOTAS: dict[str, tuple[Callable[[str], Any], str]] = {
     "rpm": (amount, "requests a minute"),
     "itpm": (amount, "input tokens a minute"),
@@ -73,14 +73,17 @@ QUOTAS: dict[str, tuple[Callable[[str], Any], str]] = {
     "tpm": (amount, "input and output tokens together, a minute"),
     "rpd": (amount, "requests a day"),
     "tpd": (amount, "tokens a day"),
-    "tier": (str, "where to start until the first answer: start, build, scale, or the old 1 to 4"),
+    "tier": (
+        str,
+        "limits until the first answer: start, build, scale, or the old 1 to 4",
+    ),
 }
 HANDLING: dict[str, tuple[Callable[[str], Any], str]] = {
     "max_concurrency": (whole(1), "most calls in flight at once"),
     "burst": (
         burst,
-        "requests that may leave at once after a rest; auto learns it "
-        "(default: auto; 1 if a quota is told)",
+        "requests that may be sent at once after a pause; auto learns it "
+        "(default: auto; 1 if a quota is given)",
     ),
     "headroom": (share, "share of every quota to leave unused, such as 0.05"),
     "max_retries": (whole(0), "how often a refused call is sent again"),
@@ -89,9 +92,13 @@ HANDLING: dict[str, tuple[Callable[[str], Any], str]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add every quota and handling argument."""
+    """Add the arguments of all quotas, and those of handling calls."""
     for title, what, table in (
-        ("quotas of your key", "learned from the answers; what is told is never exceeded", QUOTAS),
+        (
+            "quotas of your key",
+            "learned from the answers; one that is given here is never exceeded",
+            QUOTAS,
+        ),
         ("handling of calls", None, HANDLING),
     ):
         group = parser.add_argument_group(title, what)
@@ -101,29 +108,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def flag(name: str) -> str:
-    """``max_retries`` as it is typed: ``--max-retries``."""
+    """The option of the setting *name*: ``--max-retries`` for ``max_retries``."""
     return "--" + name.replace("_", "-")
 
 
-def told(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Those of *names* (by default: every setting) that were given a value."""
+def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The values of those *names* (by default: all settings) that were given."""
     values = {name: getattr(arguments, name) for name in names or (*QUOTAS, *HANDLING)}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def of_the_application(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What an application's own settings tell, where one lends its command line; else nothing."""
+def application_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Settings from the application whose command line this is; otherwise none."""
     return dict(getattr(arguments, "application_settings", ()))
 
 
 def open_throttler(**settings: Any) -> claude_throttle.Throttler:
-    """A Throttler, or the reason why there cannot be one."""
+    """Make a Throttler; raise :class:`CannotStart` with the reason if that is impossible."""
     try:
         throttler = claude_throttle.Throttler(**settings)
     except claude_throttle.ConfigurationError as error:
         raise CannotStart(str(error)) from None
     if throttler.settings.testing:
-        # A file of canned answers looks like one of real ones.
+        # A file of canned answers would look like one of real answers.
         raise CannotStart(
             "CLAUDE_THROTTLE_TESTING is set, so no call would be made; unset it, or add --fake"
         )
@@ -131,7 +138,7 @@ def open_throttler(**settings: Any) -> claude_throttle.Throttler:
 
 
 def require_key(throttler: claude_throttle.Throttler) -> None:
-    """The library's own words speak to programs; these to somebody at a prompt."""
+    """Raise :class:`CannotStart` without a key, with a message for a user of the command line."""
     try:
         throttler.settings.require_key()
     except claude_throttle.ConfigurationError:

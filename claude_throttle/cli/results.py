@@ -1,7 +1,7 @@
-"""The output file: one line per answer, appended as it comes, read again to resume.
+"""The output file: one line per answer, appended as it comes, and read to resume a run.
 
 The newest line of an id counts. An id that succeeded is done; one that errored is sent again by the
-next run. A line that a kill cut short (torn) is no result: its call is sent again too.
+next run. A line that a kill cut off (torn) does not count: its call is sent again, too.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from claude_throttle.cli.exits import CannotStart
+from claude_throttle.cli import CannotStart
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What an earlier run left in the output."""
+    """The results that earlier runs left in the output."""
 
     succeeded: set[str] = field(default_factory=set)
     errored: set[str] = field(default_factory=set)
-    #: How many lines are no result.
+    #: The number of lines that are not results.
     unreadable: int = 0
     #: The last line has no newline.
     torn: bool = False
 
 
 def read_recorded(lines: Iterable[bytes]) -> Recorded:
-    """Take in an output, line by line; only the ids stay in memory."""
+    """Read an output line by line; only the ids stay in memory."""
     succeeded: set[str] = set()
     errored: set[str] = set()
     unreadable = 0
@@ -60,7 +60,7 @@ def _read_result(line: bytes) -> tuple[str, str]:
 
 
 class Results:
-    """Appends results; safe from any thread."""
+    """Appends results to the output. Thread-safe."""
 
     def __init__(self, stream: BinaryIO, recorded: Recorded) -> None:
         self.recorded = recorded
@@ -70,14 +70,13 @@ class Results:
         self._line_is_open = recorded.torn
 
     def append(self, custom_id: str, result: Mapping[str, Any]) -> None:
-        """Write one line, and hand it to the operating system before returning.
+        """Write one line, and flush it to the operating system before returning.
 
-        That is enough for a killed process to lose nothing. There is no ``fsync``: only a machine
-        that loses power would need it, and it would cost a disk's milliseconds for each answer.
+        So a killed process loses nothing. There is no ``fsync``: it helps only if the machine loses
+        power, and costs milliseconds of the disk for each answer.
         """
         line = json.dumps({"custom_id": custom_id, "result": result}, ensure_ascii=False)
-        # The one thing UTF-8 cannot hold is a lone surrogate, and Python's backslash escape of it
-        # happens to be JSON's.
+        # Only a lone surrogate cannot be encoded; Python's backslash escape of it is JSON's, too.
         data = line.encode("utf-8", "backslashreplace") + b"\n"
         with self._lock:
             if self._line_is_open:
@@ -88,7 +87,7 @@ class Results:
             self._line_is_open = False
 
     def _write_all(self, data: bytes) -> None:
-        # A raw file may take less than it is given.
+        # A raw file may write less than it is given.
         left = memoryview(data)
         while left:
             left = left[self._stream.write(left) :]
@@ -97,9 +96,9 @@ class Results:
 
 @contextlib.contextmanager
 def results_file(path: str) -> Iterator[tuple[BinaryIO, Results]]:
-    """Open an output to append to, with what earlier runs left in it."""
+    """Open an output to append to, and read the results of earlier runs."""
     try:
-        # Unbuffered: what a full disk refused must not be tried again when the file is closed.
+        # Unbuffered: data that a full disk refused must not be written again on close.
         stream: BinaryIO = open(path, "ab", buffering=0)  # noqa: SIM115 - closed below; here only its opening may fail
     except OSError as error:
         raise CannotStart(f"cannot write {path}: {error.strerror}") from None
@@ -109,8 +108,8 @@ def results_file(path: str) -> Iterator[tuple[BinaryIO, Results]]:
 
 
 def _lock_for_this_run(stream: BinaryIO, path: str) -> None:
-    # Two runs over one output would both pay for every call. The lock dies with its process,
-    # however that dies; a file system without locks is no reason to refuse the work.
+    # Two runs over one output would both pay for every call. The lock ends with the process,
+    # however it ends. On a file system without locks the run goes on without one.
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -120,7 +119,7 @@ def _lock_for_this_run(stream: BinaryIO, path: str) -> None:
 
 
 def _recorded_in(path: str) -> Recorded:
-    # A pipe or /dev/null remembers nothing, and reading a pipe would wait for ever.
+    # A pipe or /dev/null has no earlier results, and reading a pipe would block.
     if not os.path.isfile(path):
         return Recorded()
     try:

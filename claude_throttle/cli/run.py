@@ -4,29 +4,30 @@ A line of IN (UTF-8; - reads stdin) is a prompt as a JSON string, an object with
 Messages request, or a line of a Message Batch: {"custom_id": ..., "params": {...}}. --model and
 --max-tokens fill in what a line leaves out. The key is read from ANTHROPIC_API_KEY.
 
-Nothing need be told of quotas: a few calls leave at first, the answers tell what is allowed, and
-all of that is used. What you tell (--rpm, --itpm ...) is a ceiling on top of it.
+You need not know your quotas: the first few calls return your limits, and all of them are used.
+Quotas that you give (--rpm, --itpm ...) are never exceeded, either.
 
 A line of OUT is a Message Batch result, in the order of arrival:
   {"custom_id": ..., "result": {"type": "succeeded", "message": {...}}}
   {"custom_id": ..., "result": {"type": "errored", "error": {...}}}
-A line without a custom_id gets line-NUMBER-HASH, made from its place and its content.
+A line without a custom_id gets line-NUMBER-HASH, made from its number and its content.
 
-Every answer is in OUT as soon as it is there, so a kill loses nothing that was answered. Run the
-same command again to go on: lines that succeeded are skipped, all others (missing, errored, cut
-off by a kill) are sent again, and the newest line of a custom_id counts. OUT is only ever added
-to. Without -o answers go to stdout and cannot be resumed.
+Every answer is written to OUT at once, so a kill loses no answer. Run the same command again to
+continue: lines that succeeded are skipped, all others (missing, errored, cut off by a kill) are
+sent again, and the newest line of a custom_id counts. OUT is only appended to. Without -o answers
+go to stdout, and the run cannot be resumed.
 
 A line that cannot be sent (broken, over 32 MB, not UTF-8, a custom_id an earlier line has) is
 reported on stderr with its number and goes to OUT as errored; a second use of a custom_id gets an
-id of its own there. Empty lines are passed over. The rest runs. A refusal that concerns the whole
-account (a bad key, a spend limit) stops the run: what was not sent is sent by the next one. So
-does a server that has not answered once; one that falls silent later is waited for.
+id of its own there. Empty lines are skipped. The other lines are sent. A refusal that concerns the
+whole account (a bad key, a spend limit) stops the run; the next run sends the rest. A server that
+never answers stops it, too; the end of a later outage is waited for.
 
-With --batch the lines go out as Message Batches: at half the price, within a day, with limits of
-their own (up to 100,000 lines or 256 MB each, cut as needed). The ids are noted in OUT.batches as
-soon as they are known: after a kill the same command waits for those batches, instead of paying
-again, and sends only what is in none. A custom_id then takes 1 to 64 of a-z A-Z 0-9 _ -.
+With --batch the lines are sent as Message Batches: at half the price, within a day, with limits of
+their own (up to 100,000 lines or 256 MB each, split as needed). Their ids are recorded in
+OUT.batches as soon as they are known: after a kill the same command waits for those batches instead
+of paying again, and sends only lines that are in none. A custom_id then has 1 to 64 of a-z A-Z 0-9
+_ -.
 
 Exit code: 0 all lines succeeded, 1 some did not, 2 wrong usage, 130 interrupted.
 """
@@ -42,35 +43,41 @@ from collections.abc import Generator, Iterator
 from typing import Any, BinaryIO, Optional, Union
 
 import claude_throttle
-from claude_throttle.cli import demo_api, quota_options
+from claude_throttle.cli import (
+    ALL_WELL,
+    INTERRUPTED,
+    SOME_FAILED,
+    CannotStart,
+    quota_options,
+    serve_fake,
+)
 from claude_throttle.cli.batch_job import BatchJob
 from claude_throttle.cli.batch_journal import journal_beside
-from claude_throttle.cli.exits import ALL_WELL, INTERRUPTED, SOME_FAILED, CannotStart
 from claude_throttle.cli.job import Job, JobStopped, Tally
 from claude_throttle.cli.lines import Line, count_lines, read_lines
 from claude_throttle.cli.outage_watch import OutageWatch
-from claude_throttle.cli.progress import Progress, watched
+from claude_throttle.cli.progress import Progress, is_shown
 from claude_throttle.cli.results import Recorded, Results, results_file
 
-#: Kinds of failures that are quoted at the end.
+#: Types of errors that are quoted at the end.
 QUOTED_FAILURES = 3
 
 SUMMARY = "send a file of requests, one per line; resumes where it was stopped"
 
-#: Calls read ahead of the pace: enough that the worker never waits for the file, few enough that
-#: a file of any length fits in memory.
+#: Calls that are read ahead: enough that the worker never waits for the file, few enough that a
+#: file of any length fits in memory.
 LOOK_AHEAD = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Everything ``run`` takes."""
+    """Add the arguments of ``run``."""
     parser.add_argument("input", metavar="IN", help="file with one request per line; - is stdin")
     parser.add_argument(
         "-o", "--output", metavar="OUT", type=_output, help="file to add answers to (- is stdout)"
     )
-    parser.add_argument("--model", help="for lines that name none")
+    parser.add_argument("--model", help="for lines without one")
     parser.add_argument(
-        "--max-tokens", type=quota_options.whole(1), metavar="N", help="for lines that name none"
+        "--max-tokens", type=quota_options.whole(1), metavar="N", help="for lines without one"
     )
     parser.add_argument(
         "--batch", action="store_true", help="as Message Batches: half the price, within a day"
@@ -79,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--poll-seconds",
         type=quota_options.amount,
         metavar="N",
-        help="between looks at batches (default: 5 at first, 60 in the end)",
+        help="seconds between requests for a batch's state (default: 5 at first, 60 in the end)",
     )
     parser.add_argument("--quiet", action="store_true", help="no bar and no summary on stderr")
     where = parser.add_mutually_exclusive_group()
@@ -87,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--fake",
         action="store_true",
-        help="try it with a pretended API of tier Start: no key, no network",
+        help="try it with a fake API of tier Start: no key, no network",
     )
     quota_options.add_arguments(parser)
 
@@ -97,51 +104,51 @@ def _output(path: str) -> Optional[str]:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Run to the end; returns the exit code."""
-    with contextlib.ExitStack() as stack, contextlib.ExitStack() as until_it_runs:
-        source = until_it_runs.enter_context(_source(arguments.input))
+    """Send all lines; return the exit code."""
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as until_started:
+        source = until_started.enter_context(_source(arguments.input))
         results = stack.enter_context(_destination(arguments.output, source))
-        reach = OutageWatch()
+        outage_watch = OutageWatch()
         journal = None
         if arguments.batch:
             journal = stack.enter_context(journal_beside(arguments.output))
-        throttler = _throttler(arguments, stack, reach)
-        total = count_lines(source) if watched(_without_bar(arguments)) else None
-        lines = _lines(source, quota_options.told(arguments, "model", "max_tokens"))
+        throttler = _throttler(arguments, stack, outage_watch)
+        total = count_lines(source) if is_shown(_hides_bar(arguments)) else None
+        lines = _lines(source, quota_options.given(arguments, "model", "max_tokens"))
         if journal is not None:
             batch = BatchJob(throttler, results, journal, total, arguments.poll_seconds)
-            return _carry_out(batch, lines, arguments)
-        # From here on the reader closes it: nobody else knows when nothing is being read any more.
-        until_it_runs.pop_all()
-        return _carry_out(Job(throttler, results, total, reach), lines, arguments)
+            return _run(batch, lines, arguments)
+        # From here on the reader closes it: only the reader knows when reading has ended.
+        until_started.pop_all()
+        return _run(Job(throttler, results, total, outage_watch), lines, arguments)
 
 
-def _without_bar(arguments: argparse.Namespace) -> bool:
-    # Answers on the same terminal would be written into it.
+def _hides_bar(arguments: argparse.Namespace) -> bool:
+    # Answers on the same terminal would be mixed with the bar.
     return arguments.quiet or (arguments.output is None and sys.stdout.isatty())
 
 
-def _carry_out(
+def _run(
     job: Union[Job, BatchJob], lines: Generator[Line, None, None], arguments: argparse.Namespace
 ) -> int:
-    ending = _Ending(arguments)
-    bar = Progress(job.snapshot, quiet=_without_bar(arguments))
+    summary = _Summary(arguments)
+    bar = Progress(job.snapshot, quiet=_hides_bar(arguments))
     try:
         with bar as progress, job, job.throttler:
             if job.results.recorded.unreadable:
-                progress.say(f"{job.results.recorded.unreadable:,} lines of OUT are no results")
+                progress.say(f"{job.results.recorded.unreadable:,} lines of OUT are not results")
             job.work(lines, progress.say)
     except KeyboardInterrupt:
-        return ending.interrupted(job.tally)
+        return summary.interrupted(job.tally)
     except BrokenPipeError:
         raise
     except (JobStopped, OSError) as reason:
-        return ending.stopped(job.tally, reason)
-    return ending.done(job)
+        return summary.stopped(job.tally, reason)
+    return summary.done(job)
 
 
 def _source(path: str) -> BinaryIO:
-    # Not sys.stdin.buffer: Python closes that at exit, and dies if the reader is still in it.
+    # Not sys.stdin.buffer: Python closes it at exit, and aborts if the reader is still in it.
     stdin = path == "-"
     try:
         return open(0 if stdin else path, "rb", closefd=not stdin)
@@ -166,7 +173,7 @@ def _destination(path: Optional[str], source: BinaryIO) -> Iterator[Results]:
 
 
 def _refuse_same_file(source: BinaryIO, output: BinaryIO) -> None:
-    # Read lazily and added to, it would never end, and every answer would be a prompt.
+    # Otherwise every answer would become a prompt, and the run would never end.
     try:
         one, other = os.fstat(source.fileno()), os.fstat(output.fileno())
     except OSError:
@@ -176,25 +183,25 @@ def _refuse_same_file(source: BinaryIO, output: BinaryIO) -> None:
 
 
 def _throttler(
-    arguments: argparse.Namespace, stack: contextlib.ExitStack, reach: OutageWatch
+    arguments: argparse.Namespace, stack: contextlib.ExitStack, outage_watch: OutageWatch
 ) -> claude_throttle.Throttler:
-    settings = quota_options.told(arguments)
+    settings = quota_options.given(arguments)
     if arguments.fake:
-        limits = quota_options.told(arguments, "rpm", "itpm", "otpm", "max_concurrency")
-        fake = stack.enter_context(demo_api.demo_api(latency=0.3, **limits))
-        settings.update(demo_api.settings_for(fake))
+        limits = quota_options.given(arguments, "rpm", "itpm", "otpm", "max_concurrency")
+        fake = stack.enter_context(serve_fake.fake_api(latency=0.3, **limits))
+        settings.update(serve_fake.settings_for_fake(fake))
     else:
-        settings = {**quota_options.of_the_application(arguments), **settings}
+        settings = {**quota_options.application_settings(arguments), **settings}
         if arguments.base_url is not None:
             settings["base_url"] = arguments.base_url
-    settings.update(max_queue=LOOK_AHEAD, on_event=reach)
+    settings.update(max_queue=LOOK_AHEAD, on_event=outage_watch)
     throttler = quota_options.open_throttler(**settings)
     quota_options.require_key(throttler)
     return throttler
 
 
-class _Ending:
-    """The last words, on stderr."""
+class _Summary:
+    """Prints the summary of a run on stderr, and returns its exit code."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._output = arguments.output
@@ -202,34 +209,34 @@ class _Ending:
         self._batch = arguments.batch
 
     def interrupted(self, tally: Tally) -> int:
-        self._tell(f"interrupted: {_counts(tally)}. {self._way_on()}")
+        self._print(f"interrupted: {_counts(tally)}. {self._how_to_continue()}")
         return INTERRUPTED
 
     def stopped(self, tally: Tally, reason: BaseException) -> int:
         print(f"claude-throttle run: stopped: {reason}", file=sys.stderr)
-        self._tell(f"{_counts(tally)}. {self._way_on()}")
+        self._print(f"{_counts(tally)}. {self._how_to_continue()}")
         self._quote(tally, but=str(reason))
         return SOME_FAILED
 
     def done(self, job: Union[Job, BatchJob]) -> int:
         tally = job.tally
-        self._tell(_counts(tally) + job.closing_words())
+        self._print(_counts(tally) + job.closing_words())
         self._quote(tally)
         return SOME_FAILED if tally.failed or tally.unusable else ALL_WELL
 
     def _quote(self, tally: Tally, but: str = "") -> None:
         for kind, _ in tally.reasons.most_common(QUOTED_FAILURES):
             if tally.examples[kind] not in but:
-                self._tell(f"{kind}: {tally.examples[kind]}")
+                self._print(f"{kind}: {tally.examples[kind]}")
 
-    def _way_on(self) -> str:
+    def _how_to_continue(self) -> str:
         if self._output is None:
             return "Without -o there is nothing to resume from."
         if self._batch:
-            return "Batches go on at the API; run the same command again to get their results."
+            return "Batches continue at the API; run the same command again to get their results."
         return "Run the same command again to send the rest."
 
-    def _tell(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if not self._quiet:
             print(text, file=sys.stderr, flush=True)
 

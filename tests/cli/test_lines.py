@@ -129,10 +129,10 @@ def test_what_the_command_can_fill_in_is_told_apart() -> None:
     both = read_one("hi", {})
     assert isinstance(both, Problem)
     assert both.reason.startswith("no model and no max_tokens; give them here or as --model and")
-    assert both.mended_at_once
+    assert both.fixed_by_option
     without = read_one({"custom_id": "a"}, {})
     assert isinstance(without, Problem)
-    assert (without.reason, without.mended_at_once) == ("no messages", False)
+    assert (without.reason, without.fixed_by_option) == ("no messages", False)
 
 
 def test_a_huge_line_is_reported_and_the_rest_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

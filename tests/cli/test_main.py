@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from claude_throttle._version import __version__
-from claude_throttle.cli import baseline, demo, main, serve_fake
-from claude_throttle.cli.exits import CannotStart
+from claude_throttle.cli import CannotStart, demo, main, serve_fake
 from claude_throttle.testing import FakeClaude
 
 from .conftest import Start
@@ -65,7 +64,7 @@ def test_ctrl_c_is_one_line(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(baseline, "send_all", interrupted)
+    monkeypatch.setattr(demo, "send_unthrottled", interrupted)
     assert main.main(["demo", "--quiet"]) == 130
     assert capsys.readouterr() == ("", "claude-throttle demo: interrupted\n")
 
@@ -133,7 +132,7 @@ def test_a_demo_that_failed_says_so(
 def test_a_server_that_is_not_there_is_a_failed_call(fake: FakeClaude) -> None:
     ended: list[bool] = []
     fake.stop()
-    baseline.send_all(fake.url, [{}], 1, ended.append)
+    demo.send_unthrottled(fake.url, [{}], 1, ended.append)
     assert ended == [False]
 
 
@@ -143,7 +142,7 @@ def test_ctrl_c_does_not_wait_for_the_naive_queue(fake: FakeClaude) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        baseline.send_all(fake.url, Interrupted(), 1, lambda _: None)
+        demo.send_unthrottled(fake.url, Interrupted(), 1, lambda _: None)
 
 
 def test_the_fake_is_served_until_ctrl_c(start: Start) -> None:

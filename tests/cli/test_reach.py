@@ -26,7 +26,7 @@ def long_after(*events: Event) -> str | None:
     reach = OutageWatch()
     for event in events:
         reach(event)
-    return reach.given_up(SYSTEM_CLOCK.monotonic() + GIVE_UP_SECONDS)
+    return reach.give_up_reason(SYSTEM_CLOCK.monotonic() + GIVE_UP_SECONDS)
 
 
 def test_a_server_that_never_answered_is_given_up() -> None:
@@ -57,7 +57,7 @@ def test_it_is_not_given_up_at_once() -> None:
     """A server may be starting just now."""
     reach = OutageWatch()
     reach(OPENED)
-    assert reach.given_up(SYSTEM_CLOCK.monotonic()) is None
+    assert reach.give_up_reason(SYSTEM_CLOCK.monotonic()) is None
 
 
 def test_an_outage_and_its_end_are_told() -> None:

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from claude_throttle.cli import outcomes
-from claude_throttle.cli.exits import CannotStart
+from claude_throttle.cli import CannotStart, outcomes
 from claude_throttle.cli.results import Recorded, Results, read_recorded, results_file
 
 WELL = outcomes.succeeded({"id": "msg"})

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from claude_throttle.cli import line_errors, outage_watch, run
+from claude_throttle.cli import lines, outage_watch, run
 from claude_throttle.cli.main import main
 from claude_throttle.testing import FakeClaude, Garbage, Reply
 
@@ -110,7 +110,7 @@ def test_a_torn_line_is_sent_again_on_a_fresh_line(
     whole = out.read_bytes()
     out.write_bytes(whole[:-20])
     assert run_lines(["one", "two"]) == 0
-    assert "1 lines of OUT are no results" in capsys.readouterr().err
+    assert "1 lines of OUT are not results" in capsys.readouterr().err
     assert len(fake.arrivals) == 3
     lines = out.read_bytes().splitlines()
     assert len(lines) == 3
@@ -214,7 +214,7 @@ def test_thousands_of_broken_lines_do_not_flood_the_terminal(
     run_lines: Run, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_lines(b"{\n" * 1000) == 1
-    assert len(capsys.readouterr().err.splitlines()) == line_errors.REPORTED_LINES + 2
+    assert len(capsys.readouterr().err.splitlines()) == lines.REPORTED_LINES + 2
     assert len(results(out)) == 1000
 
 
@@ -255,7 +255,7 @@ def test_a_server_that_was_never_there_is_one_reason(
     assert run_lines([str(n) for n in range(50)]) == 1
     outage, stopped, counts = capsys.readouterr().err.splitlines()
     assert outage.startswith("m: the server keeps failing (no connection)")
-    assert f"stopped: {fake.url}: nothing answers (no connection), in " in stopped
+    assert f"stopped: {fake.url}: no answer (no connection) in " in stopped
     assert counts == "0 answered. Run the same command again to send the rest."
 
 

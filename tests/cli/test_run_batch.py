@@ -53,7 +53,7 @@ def test_lines_go_as_one_batch_and_results_come_in_their_order(
     assert fake.arrivals == []
     assert [sorted(line)[0] for line in noted(out)] == ["at", "created", "collected"]
     said = capsys.readouterr().err
-    assert "3 requests in a batch, noted in" in said
+    assert "3 requests in a batch, recorded in" in said
     assert said.endswith("3 answered\n")
 
 
@@ -193,7 +193,7 @@ def test_ctrl_c_says_how_to_go_on(
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert b"Batches go on at the API; run the same command again" in said
+    assert b"Batches continue at the API; run the same command again" in said
     assert b"Traceback" not in said
 
 
