@@ -138,7 +138,7 @@ class Engine:
         call = kind(
             number=next(self._resources.numbers),
             cost=cost,
-            home=model_group.lane,
+            callbacks=model_group.lane.callbacks,
             body=request.body,
             model=request.model,
             max_tokens=request.max_tokens,
@@ -157,10 +157,12 @@ class Engine:
 
     def _queue(self, call: Call, model_group: ModelGroup, block: bool) -> None:
         try:
-            self.account.put(call, block)
+            self.account.put(call, model_group.lane, block)
         except queue.Full:
             seconds = self.seconds_until_leave(model_group, call.cost)
-            raise refusal_messages.no_place(call, seconds, block) from None
+            raise refusal_messages.no_place(
+                call, model_group.lane.backlog, seconds, block
+            ) from None
 
     def stream(self, params: Mapping[str, Any], **options: Any) -> MessageStream:
         """Queue one call, send it in this thread, return with its first event."""

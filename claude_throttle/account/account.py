@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Protocol
 
 from claude_throttle.account import refusal_messages
@@ -13,10 +14,9 @@ from claude_throttle.account.model_group import ModelGroup
 from claude_throttle.account.model_groups import ModelGroups, SharedQuotas
 from claude_throttle.account.suspensions import Suspensions
 from claude_throttle.config.settings import Settings
-from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.call import Call, Outcome, forget_in_progress, in_progress
 from claude_throttle.core.dispatch.drain import wait_until_done
 from claude_throttle.core.dispatch.lane import Lane
-from claude_throttle.core.dispatch.settlement import Outcome, in_progress, mark_in_progress, settle
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
@@ -81,8 +81,8 @@ class CallCounter(Protocol):
     #: The lane of the counting endpoint.
     lane: Lane
 
-    def begin(self, call: Call) -> None:
-        """Count *call*, then place it in its own lane."""
+    def begin(self, lane: Lane, call: Call) -> None:
+        """Count *call*, then place it in its own *lane*."""
         ...
 
     def close(self) -> None:
@@ -173,24 +173,25 @@ class Account:
         """The lanes of all models that were asked for so far."""
         return self.model_groups.lanes()
 
-    def put(self, call: Call, block: bool) -> None:
-        """Queue *call* in its lane, once its tokens are counted. Raises ``queue.Full``, Closed."""
-        call.home.put(call, block, None if self._counter is None else self._counter.begin)
+    def put(self, call: Call, lane: Lane, block: bool) -> None:
+        """Queue *call* in *lane*, once its tokens are counted. Raises ``queue.Full``, Closed."""
+        lane.put(call, block, None if self._counter is None else partial(self._counter.begin, lane))
 
     def _send_call(self, call: Call) -> None:
         """Send a call that has left, and settle it. Runs in a sender thread."""
+        in_progress.mine().append(call)
         try:
-            with mark_in_progress(call):
-                outcome = self._outcome_of(call)
+            outcome = self._outcome_of(call)
         except BaseException as error:  # noqa: BLE001 - whatever happens, its future is resolved
             outcome = Outcome(error=error)
-        settle(call, outcome)
+        call.finish(outcome)
+        forget_in_progress(call)
 
     def _outcome_of(self, call: Call) -> Outcome:
         if not call.raw:
             sdk.begin_import()
         call.future.set_running_or_notify_cancel()
-        attempts = call.attempts
+        attempts = call.attempt
         if attempts is None or call.sent_at is None:  # the lane sets both as it leaves
             raise RuntimeError("a call was carried before it left")
         attempts.announce()
@@ -273,13 +274,13 @@ class Account:
     def _end_the_rest(self) -> None:
         for lane in self.lanes():
             # Permits that wait, too: they are no calls, so no drain waited for them.
-            lane.end_all(Closed("the throttler was closed before this call could leave"))
+            lane.reject_all(Closed("the throttler was closed before this call could leave"))
             lane.stop_all(refusal_messages.closed)
         if self.wait_until_done(GRACE_SECONDS):
             # A sender may be stuck where nothing reaches it, in a name lookup; its caller is not.
             for call in self._unsettled():
-                if call not in in_progress.calls:
-                    settle(call, Outcome(error=refusal_messages.closed(call)))
+                if call not in in_progress.mine():
+                    call.reject(refusal_messages.closed(call))
 
     def _unsettled(self) -> Iterable[Call]:
         return (call for lane in self.lanes() for call in lane.unsettled())

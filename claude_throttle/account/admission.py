@@ -149,7 +149,7 @@ class Admission:
             lanes, told = list(self._endpoint_lanes.values()), list(self._at_end)
         for lane in lanes:
             lane.close()
-            lane.end_all(Closed("the throttler was closed"))
+            lane.reject_all(Closed("the throttler was closed"))
         for tell in told:
             tell()
 

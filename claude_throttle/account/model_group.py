@@ -50,7 +50,7 @@ class ModelGroup:
         Long answers are still out while the short ones are known: so longer than those.
         """
         cost = self.estimator.cost(call.model, call.estimated_input, call.max_tokens)
-        entered = call.estimated_input if call.counted else cost.input_tokens
+        entered = call.estimated_input if call.input_is_counted else cost.input_tokens
         output = cost.output_tokens * self.pacer.stretch(self.lane.now())
         return Cost(cost.requests, entered, min(float(call.max_tokens), output))
 

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.queueing.backlog import Backlog
 from claude_throttle.errors import (
     AccountSuspended,
     Closed,
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
     from claude_throttle.account.suspension import Suspension
 
 
-def no_place(call: Call, seconds: float, waited: bool) -> ThrottleError:
+def no_place(call: Call, backlog: Backlog, seconds: float, waited: bool) -> ThrottleError:
     """The queue is full; one more would wait *seconds*. *waited*: it did, until its time was up."""
-    backlog = call.home.backlog
     paused = math.isinf(seconds)
     wait = "until resume()" if paused else f"about {seconds:,.1f} s"
     text = f"{backlog.calls:,} calls to {call.model} are already waiting "
@@ -59,7 +59,7 @@ def _suspended_text(why: Suspension, lane: str, seconds: str) -> str:
 
 def closed(call: Call) -> Closed:
     """The throttler was closed while the call was out."""
-    attempts = call.attempts  # read once: it is let go of when the call ends
+    attempts = call.attempt  # read once: it is let go of when the call ends
     sent = attempts is not None and attempts.on_the_wire
     where = "was on the wire; it may be billed" if sent else "waited for another try"
     return Closed(f"the throttler was closed while call {call.number} {where}", sent=sent)

@@ -75,7 +75,7 @@ class Suspensions:
     def suspend(self, call: Call, refusal: AccountRefusal) -> None:
         """*call* was refused with the account: send nothing more, as soon as that is heard."""
         if not brings_own_proof(call.extra_headers):
-            self.suspend_lane(call.home.name, refusal, call)
+            self.suspend_lane(call.callbacks.lane, refusal, call)
 
     def suspend_lane(self, lane: str, refusal: AccountRefusal, call: Optional[Call]) -> None:
         """The same of a request in *lane*, which may be no *call*."""
@@ -105,7 +105,7 @@ class Suspensions:
         An answer to what left before the refusal says nothing.
         """
         if self._suspensions and not brings_own_proof(call.extra_headers):
-            self.answered_in(call.home.name, left_at, call)
+            self.answered_in(call.callbacks.lane, left_at, call)
 
     def answered_in(self, lane: str, left_at: float, call: Optional[Call]) -> None:
         """The same of a request in *lane*, which may be no *call*."""

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, Optional
 
-from claude_throttle.core.dispatch.attempt import Attempt, RetryTicket
-from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.call import Attempt, Call, Outcome
 from claude_throttle.core.dispatch.lane import Lane
-from claude_throttle.core.dispatch.settlement import Outcome, settle
+from claude_throttle.core.dispatch.retry_ticket import RetryTicket
 from claude_throttle.core.dispatch.worker import Worker
 from claude_throttle.core.domain.cost import NO_COST, Cost, Usage
 from claude_throttle.core.domain.events import Event
@@ -76,7 +75,7 @@ class RetriesExhausted(Exception):
 class SteppedWorker(Worker):
     """A worker whose steps are taken by a :class:`VirtualThread` instead of a thread of its own."""
 
-    def ensure(self) -> None:
+    def ensure_thread(self) -> None:
         """Nothing to start: the simulation has it from the beginning."""
 
     def _has_thread_locked(self) -> bool:
@@ -115,7 +114,7 @@ class VirtualRetryTicket(RetryTicket):
         super().__init__(attempt)
         self._send = send
 
-    def leave(self) -> None:
+    def proceed(self) -> None:
         self._send()
 
 
@@ -213,7 +212,7 @@ class SimulatedClient:
             record,
             number=record.number,
             cost=self._price(record),
-            home=self.lane,
+            callbacks=self.lane.callbacks,
             max_tokens=record.request.max_tokens,
             submitted_at=self._time.now,
             priority=priority,
@@ -222,7 +221,7 @@ class SimulatedClient:
 
     def _carry(self, call: Call) -> None:
         """What a sender thread does with a call that left."""
-        attempt = call.attempts
+        attempt = call.attempt
         if not isinstance(call, OutgoingCall) or attempt is None:
             raise TypeError(f"only calls of the simulation that left are sent (got {call!r})")
         record = call.record
@@ -244,7 +243,7 @@ class SimulatedClient:
         self._end(call, Outcome(usage=usage, status=200, feedback=feedback))
 
     def _end(self, call: OutgoingCall, outcome: Outcome) -> None:
-        settle(call, outcome)
+        call.finish(outcome)
         call.record.done_at = self._time.now
 
     def _retry(self, call: OutgoingCall, attempt: Attempt, feedback: Feedback) -> None:

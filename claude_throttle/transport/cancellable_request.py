@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple, Optional
 
-from claude_throttle.core.dispatch.attempt import AttemptStopped
+from claude_throttle.core.dispatch.call import AttemptStopped
 from claude_throttle.transport.http import HttpTransport
 from claude_throttle.transport.sdk import Headers
 from claude_throttle.transport.verdicts import broken

@@ -19,7 +19,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from claude_throttle.core.dispatch.attempt import AttemptStopped
+from claude_throttle.core.dispatch.call import AttemptStopped
 from claude_throttle.core.threads.fork import dead_end
 
 

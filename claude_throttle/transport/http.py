@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 import requests
 from requests.utils import get_environ_proxies
 
-from claude_throttle.core.dispatch.attempt import Attempt
-from claude_throttle.core.dispatch.call import Call
-from claude_throttle.core.dispatch.settlement import Outcome
+from claude_throttle.core.dispatch.call import Attempt, Call, Outcome
 from claude_throttle.core.domain.feedback import Feedback
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.transport import sdk

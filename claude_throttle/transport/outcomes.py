@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import requests
 
-from claude_throttle.core.dispatch.attempt import Attempt
-from claude_throttle.core.dispatch.settlement import Outcome
+from claude_throttle.core.dispatch.call import Attempt, Outcome
 from claude_throttle.errors import BrokenAnswer
 from claude_throttle.transport import sdk
 from claude_throttle.transport.error_text import describe

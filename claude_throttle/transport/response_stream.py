@@ -14,8 +14,7 @@ from typing import Any, Callable, Optional, Protocol
 import requests
 from urllib3.exceptions import ReadTimeoutError
 
-from claude_throttle.core.dispatch.attempt import Attempt
-from claude_throttle.core.dispatch.settlement import Outcome
+from claude_throttle.core.dispatch.call import Attempt, Outcome
 from claude_throttle.core.domain.feedback import Feedback
 from claude_throttle.errors import BrokenAnswer
 from claude_throttle.transport import sdk

@@ -28,7 +28,7 @@ from urllib3.exceptions import (
 )
 from urllib3.util.retry import Retry
 
-from claude_throttle.core.dispatch.attempt import AttemptStopped
+from claude_throttle.core.dispatch.call import AttemptStopped
 from claude_throttle.core.domain.feedback import CONCURRENCY, FAULT, SILENCE, Feedback, RetryDelay
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.transport.verdicts import Verdict, backoff, classify

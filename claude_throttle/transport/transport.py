@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from claude_throttle.core.dispatch.attempt import Attempt
-    from claude_throttle.core.dispatch.call import Call
-    from claude_throttle.core.dispatch.settlement import Outcome
+    from claude_throttle.core.dispatch.call import Attempt, Call, Outcome
     from claude_throttle.transport.response_stream import EventStream
 
 

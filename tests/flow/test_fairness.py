@@ -28,7 +28,7 @@ TOKENS = st.integers(0, 5000)
 class Retry(Ticket):
     """Another turn, paid for already."""
 
-    pays = False
+    charges_tenant = False
 
 
 class Calls:

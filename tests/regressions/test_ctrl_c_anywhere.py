@@ -18,7 +18,7 @@ import pytest
 import requests
 
 import claude_throttle
-from claude_throttle.core.dispatch.settlement import in_progress
+from claude_throttle.core.dispatch.call import in_progress
 from claude_throttle.core.threads.condition import Condition
 from tests.conftest import MODEL, ask, echo
 from tests.official_sdk.conftest import HELLO
@@ -69,7 +69,7 @@ def what_is_left(throttler):
     (lane,) = process.lanes()
     backlog = lane.backlog
     counts = (backlog.calls, len(backlog.waiting_locked()), len(backlog.accepted))
-    return (*counts, len(lane.out), process.limiter.in_use, len(in_progress.calls))
+    return (*counts, len(lane.out), process.limiter.in_use, len(in_progress.mine()))
 
 
 def wait_until_nothing_is_left(throttler, where):

@@ -106,7 +106,7 @@ def test_closing_while_calls_end_raises_nothing(fake):
 
 
 def test_an_attempt_that_ends_between_two_looks_does_not_break_close(fake):
-    """refusals.closed() reads call.attempts twice; its sender may let go in between."""
+    """refusals.closed() reads call.attempt twice; its sender may let go in between."""
     from claude_throttle.account import refusal_messages as refusals
 
     class Call:

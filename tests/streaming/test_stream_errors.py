@@ -331,7 +331,9 @@ def test_ctrl_c_in_a_wait_for_another_attempt(fake, throttle, monkeypatch):
     throttler = throttle(server, max_concurrency=1)
     lane = throttler._process().model_group(ask()["model"]).lane
     with monkeypatch.context() as patch:
-        patch.setattr("claude_throttle.core.dispatch.attempt.RetryTicket.wait", _interrupt)
+        patch.setattr(
+            "claude_throttle.core.dispatch.retry_ticket.RetryTicket.wait_for_grant", _interrupt
+        )
         with throttler.permit(model=ask()["model"]), pytest.raises(KeyboardInterrupt):
             throttler.stream(**ask())
     assert permits_in_use(throttler) == 0

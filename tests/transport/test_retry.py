@@ -7,7 +7,7 @@ from http.client import RemoteDisconnected
 import pytest
 from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError, ResponseError
 
-from claude_throttle.core.dispatch.attempt import AttemptStopped
+from claude_throttle.core.dispatch.call import AttemptStopped
 from claude_throttle.core.domain.feedback import ACCOUNT, CONCURRENCY, FAULT, RATE, RetryDelay
 from claude_throttle.transport.retry import PacedRetry
 

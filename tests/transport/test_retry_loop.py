@@ -8,7 +8,7 @@ import pytest
 import requests
 from urllib3.exceptions import LocationValueError, ProtocolError, ReadTimeoutError
 
-from claude_throttle.core.dispatch.attempt import AttemptStopped
+from claude_throttle.core.dispatch.call import AttemptStopped
 from claude_throttle.transport.retry import PacedRetry, RetryExchange
 
 from .scripted import RULES, ScriptedAttempts, StillClock, response

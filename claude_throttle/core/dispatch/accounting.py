@@ -1,32 +1,30 @@
-"""What calls took from the quotas, and what the server said of them: settled as they end."""
+"""What the calls of one lane took from the quotas, and what the server said of them."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
-from claude_throttle.core.dispatch.attempt import Attempt
-from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.call import Attempt, Call, Outcome
+from claude_throttle.core.dispatch.stream_call import StreamCall
 from claude_throttle.core.domain.cost import NO_COST, Cost
 from claude_throttle.core.domain.events import CircuitClosed, Event
 from claude_throttle.core.domain.feedback import (
     CONCURRENCY,
+    AccountRefusal,
     Dispatch,
     Feedback,
     ResponseReport,
     RetryDelay,
 )
-from claude_throttle.core.domain.ports import LimiterPort
+from claude_throttle.core.domain.ports import LanePacer, LimiterPort
+from claude_throttle.core.queueing.backlog import Backlog
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.errors import CircuitOpen
 
-if TYPE_CHECKING:
-    from claude_throttle.core.dispatch.lane import Lane
-
-
 #: Probes of an open circuit that one call may fail as before they count as its retries: a minute
-#: and a half of an outage in which nobody else waits.
+#: and a half of an outage in which no other call waits.
 MOST_PROBES = 20
 
 
@@ -38,118 +36,137 @@ class DroppedPermit(NamedTuple):
     #: What it took, if that is known.
     actual: Optional[Cost]
     booked_at: float
-    #: Somebody was to say how it ended, and has not.
-    unheard: bool
+    #: An outcome was to be reported, and was not.
+    unreported: bool
 
 
 class Accounting:
-    """Of one lane; under the lane's mutex. All methods may be called from any thread."""
+    """The books of one lane. All methods may be called from any thread."""
 
-    def __init__(self, lane: Lane, limiter: LimiterPort) -> None:
-        self._lane = lane
+    def __init__(
+        self,
+        name: str,
+        *,
+        pacer: LanePacer,
+        limiter: LimiterPort,
+        backlog: Backlog,
+        now: Callable[[], float],
+        observe: Callable[[Event, Optional[Call]], None],
+        suspend: Callable[[Call, AccountRefusal], None],
+        reject_elsewhere: Callable[[list[Ticket], Callable[[Ticket], BaseException]], None],
+        counts_cache_reads: bool,
+    ) -> None:
+        self._name = name
+        self._pacer = pacer
         self._limiter = limiter
-        #: Permits that were dropped without a word.
+        self._backlog = backlog
+        self._mutex = backlog.mutex
+        self._now = now
+        self._observe = observe
+        self._suspend = suspend
+        self._reject_elsewhere = reject_elsewhere
+        self._counts_cache_reads = counts_cache_reads
+        #: Permits that the garbage collector closed.
         self.dropped: deque[DroppedPermit] = deque()
         self._looked_for = -math.inf
 
     # -- a call ends -----------------------------------------------------------------------------
 
-    def close(self, call: Call, actual: Optional[Cost], answer: Optional[Feedback]) -> None:
-        """Settle what a call took from the quotas; *actual* None leaves its estimate booked.
-
-        *answer* is what the server's answer said, if there was one.
-        """
-        lane, attempts = self._lane, call.attempts
-        with lane.mutex:
-            lane.backlog.take_locked(call)
-            lane.backlog.forget_deadline_locked(call)
-            if attempts is None:
-                return
-            lane.out.discard(attempts)
-            events = self._settle_locked(attempts, actual or attempts.held, answer)
-        if answer is not None:
-            self._tell(events, answer, call)
-
-    def _settle_locked(
-        self, attempts: Attempt, actual: Cost, answer: Optional[Feedback]
-    ) -> list[Event]:
-        lane = self._lane
-        change = actual.minus(attempts.held)
-        self._correct_locked(attempts.held, actual, attempts.booked_at)
-        if answer is None:
-            if not attempts.outcome_reported:
-                lane.pacer.lost(lane.now())
+    def settle_call_locked(self, call: Call, outcome: Outcome) -> list[Event]:
+        """Settle what an ended call took from the quotas; return what is to be told of it."""
+        attempt, now = call.attempt, self._now()
+        if attempt is None:
             return []
-        events = lane.pacer.answered(answer, attempts.dispatch, change, lane.now())
-        lane.backlog.look_again_locked()  # the server may have room for the head
+        actual = self._final_cost(attempt, outcome)
+        change = actual.minus(attempt.held)
+        self._correct_locked(attempt.held, actual, attempt.booked_at)
+        if not is_answer(outcome):
+            if not attempt.outcome_reported:
+                self._pacer.lost(now)
+            return []
+        events = self._pacer.answered(outcome.feedback, attempt.dispatch, change, now)
+        self._backlog.look_again_locked()  # the server may have more for the head
         return events
 
-    def _correct_locked(self, held: Cost, actual: Cost, booked_at: float) -> None:
-        if self._lane.pacer.settle(held, actual, booked_at):
-            self._lane.backlog.look_again_locked()  # the head may leave earlier now
+    def _final_cost(self, attempt: Attempt, outcome: Outcome) -> Cost:
+        """What it really took of what it holds; the estimate if that is all we know."""
+        if outcome.usage is not None:
+            usage = outcome.usage
+            counted = usage.counted_input_tokens(self._counts_cache_reads)
+            return Cost(attempt.held.requests, counted - attempt.counted_input, usage.output_tokens)
+        return Cost(attempt.held.requests, 0.0, 0.0) if outcome.refused else attempt.held
 
-    def _tell(
+    def _correct_locked(self, held: Cost, actual: Cost, booked_at: float) -> None:
+        if self._pacer.settle(held, actual, booked_at):
+            self._backlog.look_again_locked()  # the head may leave earlier now
+
+    def tell(
         self, events: list[Event], feedback: Feedback, call: Optional[Call], over: bool = True
     ) -> None:
-        """Tell the permits and the listener what an attempt brought. Holds no mutex."""
+        """Tell the limiter and the listener what a send brought. Holds no mutex.
+
+        Not *over*: its answer has only begun.
+        """
+        limiter = self._limiter
         if feedback.rate_limits:
-            self._limiter.headers_came()
+            limiter.headers_came()
         if over and not feedback.cause:
-            self._limiter.answered()
+            limiter.answered()
         if events and any(isinstance(event, CircuitClosed) for event in events):
-            self._limiter.ramp()
-        news = self._limiter.news()
+            limiter.ramp()
+        news = limiter.news()
         for event in events if news is None else (*events, news):
-            self._lane.observe(event, call)
+            self._observe(event, call)
 
     # -- a stream begins -------------------------------------------------------------------------
 
-    def begun(self, attempts: Attempt, feedback: Feedback, counted: Optional[int]) -> None:
-        """An answer began: what its headers say, and the *counted* input tokens, count from now."""
-        lane = self._lane
-        with lane.mutex:
-            if attempts.call.ended:
-                return
-            held = attempts.held
+    def stream_begun(self, call: StreamCall, feedback: Feedback, counted: Optional[int]) -> None:
+        """Content came: the headers, and the *counted* input tokens, count from now."""
+        attempt = call.attempt
+        with self._mutex:
+            if call.ended or attempt is None:
+                return  # its time was up in this very moment
+            call.begun = True
+            held = attempt.held
             was = now = Cost(0.0, held.input_tokens, 0.0)
             if counted is not None:
                 now = was._replace(input_tokens=float(counted))
-                self._correct_locked(was, now, attempts.booked_at)
-                attempts.held, attempts.counted = held._replace(input_tokens=0.0), counted
-            events = lane.pacer.begun(feedback, attempts.dispatch, now.minus(was), lane.now())
-        self._tell(events, feedback, attempts.call, over=False)
+                self._correct_locked(was, now, attempt.booked_at)
+                attempt.held, attempt.counted_input = held._replace(input_tokens=0.0), counted
+            events = self._pacer.begun(feedback, attempt.dispatch, now.minus(was), self._now())
+        self.tell(events, feedback, call, over=False)
 
     # -- an attempt was refused ------------------------------------------------------------------
 
-    def refused(self, attempts: Attempt, feedback: Feedback, wait_seconds: float) -> RetryDelay:
-        """An attempt was refused or lost; alone it would wait *wait_seconds*."""
-        lane, call = self._lane, attempts.call
+    def refused(self, attempt: Attempt, feedback: Feedback, wait_seconds: float) -> RetryDelay:
+        """A send was refused or lost; without the lane's delay it would wait *wait_seconds*."""
+        call = attempt.call
         if feedback.cause == CONCURRENCY:
-            self._limiter.refused(lane.now())
-        with lane.mutex:
-            in_flight, now = self._limiter.in_use, lane.now()
-            delay, events = lane.pacer.refused(
-                feedback, attempts.dispatch, call.cost, wait_seconds, in_flight, now
+            self._limiter.refused(self._now())
+        with self._mutex:
+            in_flight, now = self._limiter.in_use, self._now()
+            delay, events = self._pacer.refused(
+                feedback, attempt.dispatch, call.cost, wait_seconds, in_flight, now
             )
-            attempts.outcome_reported = True
-            if attempts.dispatch.probes and delay.free:
-                attempts.probes += 1
-                # Waiting is free, failing for ever is not.
-                delay = delay._replace(free=attempts.probes <= MOST_PROBES)
+            attempt.outcome_reported = True
+            if attempt.dispatch.probes and delay.free:
+                attempt.probes += 1
+                # Waiting is free, but a call must not fail probes without end.
+                delay = delay._replace(free=attempt.probes <= MOST_PROBES)
             doomed = self._take_doomed_locked(now)
         if feedback.account is not None:
-            lane.suspend(call, feedback.account)
-        lane.refuse_elsewhere(doomed, lambda ticket: circuit_open(lane, ticket))
-        self._tell(events, feedback, call)
+            self._suspend(call, feedback.account)
+        self._reject_elsewhere(doomed, self.circuit_open)
+        self.tell(events, feedback, call)
         return delay
 
     def _take_doomed_locked(self, now: float) -> list[Ticket]:
         """Those whose time will be up before the circuit lets anything leave."""
-        opens_at, backlog = self._lane.pacer.opens_at(), self._lane.backlog
-        # Hundreds may fail together, and the line may be long: once for each instant.
-        is_news = opens_at > now and opens_at != self._looked_for
+        opens_at, backlog = self._pacer.opens_at(), self._backlog
+        # Hundreds may fail together, and the backlog may be long: once for each instant.
+        is_new = opens_at > now and opens_at != self._looked_for
         self._looked_for = opens_at
-        waiting = backlog.waiting_locked() if is_news else []
+        waiting = backlog.waiting_locked() if is_new else []
         return [
             ticket
             for ticket in waiting
@@ -158,34 +175,40 @@ class Accounting:
             and backlog.take_locked(ticket)
         ]
 
-    def release(self, attempts: Attempt, keep_tokens: bool) -> None:
-        """Return a refused attempt's permit, and its tokens unless the server may count them."""
-        if not keep_tokens:
-            with self._lane.mutex:
-                spent = Cost(attempts.held.requests, 0.0, 0.0)
-                self._correct_locked(attempts.held, spent, attempts.booked_at)
-                attempts.held = spent
-        self.return_permit(attempts)
+    def release(self, attempt: Attempt, keep_tokens: bool) -> None:
+        """Give back a refused attempt's slot, and its tokens unless the server may count them."""
+        with self._mutex:
+            if not keep_tokens:
+                spent = Cost(attempt.held.requests, 0.0, 0.0)
+                self._correct_locked(attempt.held, spent, attempt.booked_at)
+                attempt.held = spent
+            released = self.release_slot_locked(attempt)
+        if released:
+            self.slot_released(attempt.call)
 
-    def return_permit(self, attempts: Attempt) -> None:
-        """Give back the permit of an attempt that has ended; idempotent."""
-        with self._lane.mutex:
-            if attempts.slot_owner is None:
-                return
-            attempts.slot_owner.release_nowait()
-            attempts.slot_owner = None
+    def release_slot_locked(self, attempt: Attempt) -> bool:
+        """Give back the slot of an attempt; False if it has none. Then call slot_released()."""
+        slot_owner, attempt.slot_owner = attempt.slot_owner, None
+        if slot_owner is None:
+            return False
+        slot_owner.release_nowait()
+        return True
+
+    def slot_released(self, ticket: Ticket) -> None:
+        """Wake those that wait for a slot. Holds no mutex."""
         self._limiter.notify_waiters()
-        if attempts.call.parent_slot is not None:
-            self._lane.wake()  # others may wait for the same ride
+        if ticket.parent_slot is not None:
+            with self._mutex:
+                self._backlog.not_empty.notify()  # others may wait for the same slot
 
     # -- permits ---------------------------------------------------------------------------------
 
     def settle_permit(self, held: Cost, actual: Cost, booked_at: float) -> None:
         """Correct what a permit booked."""
-        with self._lane.mutex:
+        with self._mutex:
             self._correct_locked(held, actual, booked_at)
 
-    def hear_of_permit(
+    def report_permit(
         self,
         held: Cost,
         actual: Optional[Cost],
@@ -194,32 +217,32 @@ class Accounting:
         expected: bool,
     ) -> None:
         """What came of the request a permit was for; *actual* None corrects nothing."""
-        lane, feedback = self._lane, report.feedback
+        feedback = report.feedback
         if feedback.cause == CONCURRENCY:
-            self._limiter.refused(lane.now())
+            self._limiter.refused(self._now())
         doomed: list[Ticket] = []
-        with lane.mutex:
-            now = lane.now()
+        with self._mutex:
+            now = self._now()
             if not expected:
-                lane.pacer.expect(now)
+                self._pacer.expect(now)
             if actual is not None:
-                lane.pacer.settle(held, actual, dispatch.at)
+                self._pacer.settle(held, actual, dispatch.at)
             if report.refused:
                 in_flight, wait = self._limiter.in_use, report.wait_seconds
-                _, events = lane.pacer.refused(feedback, dispatch, held, wait, in_flight, now)
+                _, events = self._pacer.refused(feedback, dispatch, held, wait, in_flight, now)
                 doomed = self._take_doomed_locked(now)
             else:
                 change = NO_COST if actual is None else actual.minus(held)
-                events = lane.pacer.answered(feedback, dispatch, change, now)
-            lane.backlog.look_again_locked()
+                events = self._pacer.answered(feedback, dispatch, change, now)
+            self._backlog.look_again_locked()
         if doomed:
-            lane.refuse_elsewhere(doomed, lambda ticket: circuit_open(lane, ticket))
-        self._tell(events, feedback, None)
+            self._reject_elsewhere(doomed, self.circuit_open)
+        self.tell(events, feedback, None)
 
-    def permit_ended_unheard(self) -> None:
-        """Nobody will say any more how the request of a permit ended."""
-        with self._lane.mutex:
-            self._lane.pacer.lost(self._lane.now())
+    def permit_unreported(self) -> None:
+        """No outcome will be reported any more for the request of a permit."""
+        with self._mutex:
+            self._pacer.lost(self._now())
 
     def settle_dropped_locked(self) -> None:
         """Settle permits that the garbage collector closed: it must not take a lock."""
@@ -228,22 +251,27 @@ class Accounting:
             if dropped.held is not None:
                 actual = dropped.actual or dropped.held
                 self._correct_locked(dropped.held, actual, dropped.booked_at)
-            if dropped.unheard:
-                self._lane.pacer.lost(self._lane.now())
+            if dropped.unreported:
+                self._pacer.lost(self._now())
+
+    # -- an open circuit -------------------------------------------------------------------------
+
+    def raise_if_never_ready(self, ticket: Ticket) -> None:
+        """Raise :class:`CircuitOpen` if its time is up before the circuit lets anything leave."""
+        if ticket.ends_at is not None and ticket.ends_at < self._pacer.opens_at():
+            raise self.circuit_open(ticket)
+
+    def circuit_open(self, ticket: Ticket) -> CircuitOpen:
+        """The error for a ticket whose time is up before the next probe."""
+        seconds = max(0.0, self._pacer.opens_at() - self._now())
+        sent = "nothing was sent" if ticket.charges_tenant else "it is not sent again"
+        return CircuitOpen(
+            f"call {ticket.number} ({self._name}): several calls in a row failed; the next is "
+            f"tried in {seconds:.1f} s, when this one's time is up; {sent}",
+            retry_after=seconds,
+        )
 
 
-def raise_if_never_ready(lane: Lane, ticket: Ticket) -> None:
-    """Raise :class:`CircuitOpen` if its time is up before the circuit lets anything leave."""
-    if ticket.ends_at is not None and ticket.ends_at < lane.pacer.opens_at():
-        raise circuit_open(lane, ticket)
-
-
-def circuit_open(lane: Lane, ticket: Ticket) -> CircuitOpen:
-    """What to say to a call whose time is up before the next probe."""
-    seconds = max(0.0, lane.pacer.opens_at() - lane.now())
-    sent = "nothing was sent" if ticket.pays else "it is not sent again"
-    return CircuitOpen(
-        f"call {ticket.number} ({lane.name}): several calls in a row failed; the next is tried in "
-        f"{seconds:.1f} s, when this one's time is up; {sent}",
-        retry_after=seconds,
-    )
+def is_answer(outcome: Outcome) -> bool:
+    """Whether the server took the request. A refusal was reported to the pacer when it came."""
+    return outcome.status is not None and outcome.status < 400

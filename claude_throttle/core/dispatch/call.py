@@ -1,40 +1,221 @@
-"""What was asked: a body, a place in the line, a future."""
+"""One request of a caller: what was asked, what it holds while it is being sent, its future."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
-from claude_throttle.core.dispatch.attempt import Attempt
-from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.feedback import Dispatch
+from claude_throttle.core.domain.cost import Cost, Usage
+from claude_throttle.core.domain.feedback import Dispatch, Feedback, RetryDelay
 from claude_throttle.core.domain.ports import SlotOwner
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.core.threads.clock import longest_wait
+from claude_throttle.core.threads.thread_local import ThreadLocalList
 from claude_throttle.errors import Closed, DeadlineExceeded
 
-if TYPE_CHECKING:
-    from claude_throttle.core.dispatch.lane import Lane
+
+class AttemptStopped(Exception):
+    """Raised through the transport when a call must not be sent (again).
+
+    A plain Exception: urllib3 and requests would turn an OSError into a connection error.
+    """
+
+
+class Outcome(NamedTuple):
+    """How the last attempt of a call ended."""
+
+    value: Any = None
+    error: Optional[BaseException] = None
+    #: None if the server did not say.
+    usage: Optional[Usage] = None
+    status: Optional[int] = None
+    request_id: Optional[str] = None
+    #: The server did not take this attempt (429, 529, no connection): its tokens come back.
+    #: Otherwise, without usage, the estimate stays booked.
+    refused: bool = False
+    #: For the pacer, if the attempt was answered. A refusal was reported when it came.
+    feedback: Feedback = Feedback()
+
+
+class LaneCallbacks(NamedTuple):
+    """What a call may ask of its lane. One per lane; given to each call when it is made."""
+
+    #: Name of the lane.
+    lane: str
+    #: The lane's clock, in seconds.
+    now: Callable[[], float]
+    #: Requires the lane's mutex: the call was dispatched.
+    begin: Callable[[Call, Dispatch, SlotOwner], None]
+    #: Hands a dispatched call to a sender thread.
+    send: Callable[[Call], None]
+    finish: Callable[[Call, Outcome], None]
+    stop: Callable[[Attempt, BaseException], None]
+    refused: Callable[[Attempt, Feedback, float], RetryDelay]
+    retry: Callable[[Attempt, Optional[int], str, RetryDelay, bool], None]
+    announce: Callable[[Attempt], None]
+
+
+#: The calls that this thread has to bring to their end, in a listener or done-callback perhaps:
+#: it must not wait for them.
+in_progress: ThreadLocalList[Call] = ThreadLocalList()
+
+
+def forget_in_progress(call: Call) -> None:
+    """Ctrl-C took this thread away from *call*: it has not to end it any more."""
+    calls = in_progress.mine()
+    calls[:] = [other for other in calls if other is not call]
+
+
+class Attempt:
+    """What a call holds from its first dispatch to its end.
+
+    Owned by one sender thread; what other threads touch is guarded by the lane's mutex.
+    """
+
+    __slots__ = (
+        "_callbacks",
+        "_hang_up",
+        "booked_at",
+        "call",
+        "counted_input",
+        "dispatch",
+        "held",
+        "number",
+        "on_the_wire",
+        "outcome_reported",
+        "probes",
+        "resting",
+        "retry_ticket",
+        "slot_owner",
+        "stopped_by",
+        "when_stopped",
+    )
+
+    def __init__(
+        self, call: Call, dispatch: Dispatch, slot_owner: SlotOwner, callbacks: LaneCallbacks
+    ) -> None:
+        self.call = call
+        self._callbacks = callbacks
+        #: The instant at which *held* was first booked.
+        self.booked_at = dispatch.at
+        #: The latest dispatch. Guarded by the lane's mutex.
+        self.dispatch = dispatch
+        #: 1 for the first send.
+        self.number = 1
+        #: Booked in the quotas and not settled yet. Guarded by the lane's mutex.
+        self.held = call.cost
+        #: Its place among the requests in flight; None once given back. Guarded by the mutex.
+        self.slot_owner: Optional[SlotOwner] = slot_owner
+        #: The pacer was told how the latest send ended.
+        self.outcome_reported = False
+        #: How often it was sent as a probe of an open circuit, and failed.
+        self.probes = 0
+        #: Bytes may have reached the server. Written by the sender alone.
+        self.on_the_wire = False
+        #: Refused, and waiting for another send. Guarded by the lane's mutex.
+        self.resting = False
+        #: Why it must end. Guarded by the lane's mutex.
+        self.stopped_by: Optional[BaseException] = None
+        #: Waits in the backlog for another send. Guarded by the lane's mutex.
+        self.retry_ticket: Optional[Ticket] = None
+        self._hang_up: Optional[Callable[[], None]] = None
+        #: Input tokens that were settled when the answer began; no longer in *held*.
+        self.counted_input = 0
+        #: Called when a stream is stopped, after its connection was cut.
+        self.when_stopped: Optional[Callable[[], None]] = None
+
+    def begin_again_locked(self, dispatch: Dispatch, slot_owner: SlotOwner, cost: Cost) -> None:
+        """Another send was dispatched; *cost* was booked for it. Requires the lane's mutex."""
+        self.number += 1
+        self.dispatch = dispatch
+        self.held = self.held.plus(cost)
+        self.slot_owner = slot_owner
+        self.retry_ticket = None
+        self.resting = self.outcome_reported = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it must end instead of being sent again."""
+        return self.stopped_by is not None
+
+    def seconds_left(self) -> Optional[float]:
+        """Seconds until the deadline, never negative; None without a deadline."""
+        deadline = self.call.deadline
+        return None if deadline is None else max(0.0, deadline - self._callbacks.now())
+
+    def has_time_for(self, seconds: float) -> bool:
+        """Whether a wait of *seconds* ends before the deadline."""
+        left = self.seconds_left()
+        return left is None or seconds < left
+
+    def connected(self, hang_up: Callable[[], None]) -> None:
+        """The request is about to go over a connection that *hang_up* can end.
+
+        Raises :class:`AttemptStopped` if it must not.
+        """
+        # No lock: this writes _hang_up and then reads stopped_by; stop() does the reverse.
+        self._hang_up = hang_up
+        self.on_the_wire = True
+        if self.stopped_by is not None:
+            self.on_the_wire = False
+            raise AttemptStopped
+
+    def refused(self, feedback: Feedback, wait_seconds: float) -> RetryDelay:
+        """Report to the pacer that this send was refused or lost; return when to send again.
+
+        *wait_seconds* is how long this call would wait if the lane were not held up.
+        """
+        return self._callbacks.refused(self, feedback, wait_seconds)
+
+    def again(
+        self, *, status: Optional[int], reason: str, delay: RetryDelay, keep_tokens: bool
+    ) -> None:
+        """Give the slot back, wait, queue again; return when the next send may begin.
+
+        While the lane is held up the call queues at once, at its own place; otherwise it waits
+        first. *keep_tokens* leaves the estimate booked: the server may have counted it. Raises
+        :class:`AttemptStopped` when the call must end instead.
+        """
+        self.on_the_wire = False
+        self._callbacks.retry(self, status, reason, delay, keep_tokens)
+
+    def announce(self) -> None:
+        """Emit the events of this send. Called in the sender's thread."""
+        self._callbacks.announce(self)
+
+    def detach(self) -> None:
+        """Drop what would let a pooled connection keep an ended call alive."""
+        self._hang_up = self.when_stopped = None
+
+    def hang_up(self) -> None:
+        """End the connection it is on, whichever thread reads from it."""
+        hang_up = self._hang_up
+        if hang_up is not None:
+            hang_up()
+
+    def stop(self, error: BaseException) -> None:
+        """End it with *error*, wherever it is: in a read, a wait, the backlog."""
+        self._callbacks.stop(self, error)
 
 
 class Call(Ticket):
-    """One request on its way; owned by one thread at a time."""
+    """One request, from submit to its end; owned by one thread at a time."""
 
     __slots__ = (
-        "attempts",
+        "attempt",
         "body",
+        "callbacks",
         "context",
-        "counted",
         "estimated_input",
         "extra_headers",
         "future",
-        "home",
+        "input_is_counted",
         "max_tokens",
         "model",
         "raw",
@@ -43,9 +224,9 @@ class Call(Ticket):
         "timeout",
     )
 
-    counts = True
+    is_call = True
 
-    #: Its answer comes in pieces.
+    #: Its answer is read event by event.
     streams = False
 
     def __init__(
@@ -53,7 +234,7 @@ class Call(Ticket):
         *,
         number: int,
         cost: Cost,
-        home: Lane,
+        callbacks: LaneCallbacks,
         body: bytes,
         model: str,
         max_tokens: int,
@@ -68,38 +249,29 @@ class Call(Ticket):
         context: Optional[Context] = None,
     ) -> None:
         deadline = None if timeout is None else submitted_at + timeout
-        super().__init__(
-            number=number,
-            cost=cost,
-            priority=priority,
-            tenant=tenant,
-            deadline=deadline,
-            parent_slot=parent_slot,
-        )
-        self.home = home
-        #: The request as it will go on the wire: a snapshot taken at submit.
+        super().__init__(number, cost, priority, tenant, deadline, parent_slot)
+        self.callbacks = callbacks
+        #: The request as it is sent: a snapshot taken at submit.
         self.body = body
         self.model = model
         self.max_tokens = max_tokens
-        #: Input tokens by the size of the text, before what was learned scales it.
+        #: Input tokens by the size of the text, before calibration.
         self.estimated_input = estimated_input
-        #: The server itself counted it.
-        self.counted = False
+        #: The API counted *estimated_input* (count_tokens="api"): it needs no calibration.
+        self.input_is_counted = False
         self.submitted_at = submitted_at
+        #: Seconds, as the caller gave it.
         self.timeout = timeout
         self.raw = raw
         self.extra_headers = extra_headers
         self.context = context
         self.sent_at: Optional[float] = None
-        self.attempts: Optional[Attempt] = None
+        self.attempt: Optional[Attempt] = None
         self.future = CallFuture(self)
 
     @property
-    def out(self) -> bool:
-        return self.attempts is not None
-
-    def reprice(self) -> Cost:
-        return self.home.price(self)
+    def has_left(self) -> bool:
+        return self.attempt is not None
 
     def claim(self) -> bool:
         return self.future.claim()
@@ -107,31 +279,36 @@ class Call(Ticket):
     def finish_cancel(self) -> None:
         self.future.finish_cancel()
 
-    def commit(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
-        self.sent_at = dispatch.at
-        self.attempts = Attempt(self, self.cost, slot_owner, dispatch)
-        self.home.out.add(self.attempts)
+    def grant_locked(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
+        self.callbacks.begin(self, dispatch, slot_owner)
 
-    def leave(self) -> None:
-        self.home.deliver(self)
+    def proceed(self) -> None:
+        self.callbacks.send(self)
+
+    def finish(self, outcome: Outcome) -> None:
+        """End it with *outcome*; does nothing if it has ended already."""
+        self.callbacks.finish(self, outcome)
+
+    def reject(self, error: BaseException) -> None:
+        self.callbacks.finish(self, Outcome(error=error))
 
     def detach(self) -> None:
-        """It has ended: whatever still refers to it must not keep its text, nor its attempts."""
+        """Drop its text and its attempt: a reference to an ended call must not keep them."""
         self.body = b""
-        attempts, self.attempts = self.attempts, None
-        if attempts is not None:
-            attempts.detach()
+        attempt, self.attempt = self.attempt, None
+        if attempt is not None:
+            attempt.detach()
 
-    def time_is_up(self) -> None:
-        attempts = self.attempts
-        error = self.deadline_exceeded(sent=attempts is not None and attempts.on_the_wire)
-        if attempts is not None:
-            attempts.stop(error)
-        # Not left to its sender, which may be stuck where nothing reaches it, looking up a name.
-        self.refuse(error)
+    def expire(self) -> None:
+        attempt = self.attempt
+        error = self.deadline_exceeded(sent=attempt is not None and attempt.on_the_wire)
+        if attempt is not None:
+            attempt.stop(error)
+        # Not left to its sender, which may be stuck in a name look-up that nothing can end.
+        self.reject(error)
 
     def deadline_exceeded(self, sent: bool) -> DeadlineExceeded:
-        """What to say when its time is up."""
+        """The error for a call whose deadline has passed."""
         where = (
             "was on the wire; it may be billed" if sent else "was still waiting; nothing was sent"
         )
@@ -139,38 +316,35 @@ class Call(Ticket):
             f"call {self.number} ({self.model}) was given {self.timeout:g} s and {where}", sent=sent
         )
 
-    def refuse(self, error: BaseException) -> None:
-        self.home.end(self, error)
-
     def abandon(self, error: BaseException) -> None:
-        """In a forked child: this is the parent's. Takes no lock.
+        """End a forked child's copy of it. Takes no lock.
 
         Greenlets survive a fork, and may be about to send it, or wait for its answer.
         """
         self.ended = True
-        if self.attempts is not None:
-            self.attempts.stopped_by = error
+        if self.attempt is not None:
+            self.attempt.stopped_by = error
         self.future.abandon(error)
 
 
 class CallFuture(Future[Any]):
-    """A future whose ``cancel()`` frees its place in the line at once.
+    """A future whose ``cancel()`` frees its place in the backlog at once.
 
-    A call that has left cannot be cancelled: ``cancel()`` returns False then.
+    A call that was dispatched cannot be cancelled: ``cancel()`` returns False then.
     """
 
     def __init__(self, call: Call) -> None:
         super().__init__()
         # An empty deque takes 624 bytes, a third of all a waiting call needs; a list does, too.
         self._condition._waiters = []  # type: ignore[attr-defined]
-        # Popped by whoever sends it, cancels it, or ends it unsent.
+        # Popped by the thread that sends it, cancels it, or ends it unsent.
         self._unclaimed = [True]
-        #: Dropped at the end, or call and future would keep each other alive until the next
+        #: Dropped at the end: call and future would keep each other alive until the next
         #: collection.
         self._call: Optional[Call] = call
 
     def claim(self) -> bool:
-        """Whether it is the caller's to send: nobody can cancel it any more.
+        """Take the right to send or end the call; False if another thread has it.
 
         Takes no lock: the worker asks while it holds the lane's mutex, and a thread that holds this
         future's lock may be waiting for that.
@@ -203,11 +377,12 @@ class CallFuture(Future[Any]):
         return self.cancelled()
 
     def finish_cancel(self) -> None:
-        """End what cancel() claimed. As its turn comes, too: Ctrl-C may have ended the cancel()."""
+        """End what cancel() claimed; called again by the worker if Ctrl-C ended the cancel()."""
         with self._condition:
-            is_news = self._state == PENDING
-            if is_news:
-                # Notified here and now: nobody else would, and futures.wait would wait for ever.
+            is_first = self._state == PENDING
+            if is_first:
+                # Notified here: concurrent.futures leaves it to the executor's worker, and
+                # futures.wait() would not return before that.
                 self._state = CANCELLED_AND_NOTIFIED
                 for waiter in self._waiters:
                     waiter.add_cancelled(self)
@@ -215,37 +390,37 @@ class CallFuture(Future[Any]):
             call = self._call
         try:
             if call is not None and self.cancelled():
-                call.home.withdraw(call)
+                call.reject(CancelledError())
         finally:
-            if is_news:
+            if is_first:
                 self._invoke_callbacks()  # type: ignore[attr-defined]
 
     def set_running_or_notify_cancel(self) -> bool:
-        """Say that it was sent; False, and no word in the log, if it has ended before."""
+        """Mark it as running; False, without a log record, if it has ended before."""
         with self._condition:
             return not self.done() and super().set_running_or_notify_cancel()
 
     def give_up(self) -> None:
-        """Nobody waits for the answer any more: cancel the call, or end it where it is."""
+        """Cancel the call or, if it was dispatched, end it where it is: its caller is gone."""
         call = self._call
-        attempts = None if call is None else call.attempts
-        if self.cancel() or call is None or attempts is None:
+        attempt = None if call is None else call.attempt
+        if self.cancel() or call is None or attempt is None:
             return
-        error = Closed("the caller gave up", sent=attempts.on_the_wire)
-        attempts.stop(error)
-        call.refuse(error)
+        error = Closed("the caller gave up", sent=attempt.on_the_wire)
+        attempt.stop(error)
+        call.reject(error)
 
     def abandon(self, error: BaseException) -> None:
         """End a copy that a fork left behind: its lock may be held by a thread that is not here."""
         self._unclaimed.clear()
         self._condition = threading.Condition()
-        # Whoever they would tell is in the parent, and may hold locks there.
+        # Those they would notify are in the parent, and may hold locks there.
         self._waiters.clear()
         self._done_callbacks.clear()  # type: ignore[attr-defined]
         self._call = None
         if not self.done():
             self.set_exception(error)
 
-    def forget(self) -> None:
-        """Let go of the call."""
+    def forget_call(self) -> None:
+        """Drop the reference to the call, which has ended."""
         self._call = None

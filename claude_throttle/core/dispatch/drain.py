@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Callable, Optional
+from typing import Callable, Optional
 
+from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.stream_call import StreamCall
 
-if TYPE_CHECKING:
-    from claude_throttle.core.dispatch.call import Call
-    from claude_throttle.core.dispatch.lane import Lane
-
-#: Seconds between looks for streams that nobody reads any more.
-FORGOTTEN_LOOK_SECONDS = 0.25
+#: Seconds between looks for streams whose reader's thread has ended.
+ORPHAN_LOOK_SECONDS = 0.25
 
 
 def wait_until_done(
@@ -23,14 +21,14 @@ def wait_until_done(
 ) -> int:
     """Wait, *timeout* seconds at most; return how many calls have not ended.
 
-    Without one, streams whose reader's thread has ended are stopped: they would be waited for for
-    ever.
+    Without a timeout, streams whose reader's thread has ended are stopped: their end would never
+    come.
     """
     if timeout is not None:
         return _wait(lanes, now() + timeout)
-    while left := _wait(lanes, now() + FORGOTTEN_LOOK_SECONDS):
+    while left := _wait(lanes, now() + ORPHAN_LOOK_SECONDS):
         for lane in lanes:
-            _stop_forgotten(lane, why)
+            _stop_orphans(lane, why)
     return left
 
 
@@ -38,10 +36,8 @@ def _wait(lanes: Sequence[Lane], give_up_at: float) -> int:
     return sum(lane.wait_until_done(give_up_at) for lane in lanes)
 
 
-def _stop_forgotten(lane: Lane, why: Callable[[Call], BaseException]) -> None:
-    with lane.mutex:
-        out = list(lane.out)
-    for attempts in out:
-        call = attempts.call
-        if isinstance(call, StreamCall) and call.forgotten:
-            attempts.stop(why(call))
+def _stop_orphans(lane: Lane, why: Callable[[Call], BaseException]) -> None:
+    for attempt in list(lane.out):
+        call = attempt.call
+        if isinstance(call, StreamCall) and call.is_orphan:
+            attempt.stop(why(call))

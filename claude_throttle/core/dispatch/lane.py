@@ -1,34 +1,53 @@
 """One lane per rate-limit bucket: what waits, what is out, and one pace for both.
 
-A lane owns a backlog, a worker and a pacer; permits and senders are shared by all lanes. One
-model's exhausted quota never holds up another's calls.
+A lane owns a backlog, a worker and a pacer; the concurrency limiter and the sender threads are
+shared by all lanes. One model's exhausted quota never holds up another's calls.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
-from concurrent.futures import CancelledError
 from functools import partial
 from typing import Callable, Optional
 
-from claude_throttle.core.dispatch.accounting import Accounting, raise_if_never_ready
-from claude_throttle.core.dispatch.attempt import Attempt, AttemptStopped, RetryTicket
-from claude_throttle.core.dispatch.call import Call
-from claude_throttle.core.dispatch.settlement import Outcome, in_progress, mark_in_progress, settle
+from claude_throttle.core.dispatch.accounting import Accounting, is_answer
+from claude_throttle.core.dispatch.call import (
+    Attempt,
+    AttemptStopped,
+    Call,
+    LaneCallbacks,
+    Outcome,
+    forget_in_progress,
+    in_progress,
+)
+from claude_throttle.core.dispatch.retry_ticket import RetryTicket
 from claude_throttle.core.dispatch.worker import Worker
-from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.events import CallQueued, CircuitHalfOpened, Event, LaneResumed
-from claude_throttle.core.domain.feedback import AccountRefusal, Dispatch
-from claude_throttle.core.domain.ports import LanePacer, LimiterPort
+from claude_throttle.core.domain.cost import NO_USAGE, Cost
+from claude_throttle.core.domain.events import (
+    CallFailed,
+    CallQueued,
+    CallSent,
+    CallSucceeded,
+    CircuitHalfOpened,
+    Event,
+    LaneResumed,
+    RetryScheduled,
+)
+from claude_throttle.core.domain.feedback import AccountRefusal, Dispatch, RetryDelay
+from claude_throttle.core.domain.ports import LanePacer, LimiterPort, SlotOwner
 from claude_throttle.core.queueing.backlog import Backlog
+from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot, StreamSlotOwner
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.condition import Condition
 from claude_throttle.core.threads.thread_pool import ThreadPool
 
-#: Seconds between looks of a busy thread at the futures it waits for.
-BUSY_LOOK_SECONDS = 0.05
+logger = logging.getLogger("claude_throttle")
+
+#: Seconds between looks at the futures that a thread with calls in progress waits for.
+IN_PROGRESS_LOOK_SECONDS = 0.05
 
 
 def _nothing_to_reserve(_lane: Lane, _costs: list[Cost]) -> None:
@@ -36,7 +55,7 @@ def _nothing_to_reserve(_lane: Lane, _costs: list[Cost]) -> None:
 
 
 class Lane:
-    """One queue, one worker, one pace. All methods may be called from any thread."""
+    """One backlog, one worker, one pace. All methods may be called from any thread."""
 
     def __init__(
         self,
@@ -61,50 +80,82 @@ class Lane:
         self.counts_cache_reads = counts_cache_reads
         self.pacer = pacer
         self.observe = observe
-        #: The account was refused. Called with no mutex held.
-        self.suspend = suspend
-        # Guards the backlog, the pacer, who is out, and the worker's existence. Held for
+        # Guards the backlog, the pacer, what is out, and the worker's existence. Held for
         # arithmetic only: never while waiting, sending, logging or calling out.
-        # Reentrant: the garbage collector, or a signal handler, may come in the midst of it and
+        # Reentrant: the garbage collector or a signal handler may interrupt its holder and
         # cancel a future or ask for stats.
         self.mutex = threading.RLock()
-        self.backlog = Backlog(max_queue, self.mutex, clock, ageing)
+        self.backlog = Backlog(max_queue, self.mutex, clock, ageing, self._price)
         # Notified when calls are stopped; retries that wait out a delay wait there.
         self.stopped = Condition(self.mutex)
+        #: Calls that were dispatched and have not ended.
         self.out: set[Attempt] = set()
         self.now = clock.monotonic
-        #: What a waiting call will cost, as far as is known by now.
-        self.price = price
-        self.accounting = Accounting(self, limiter)
+        self._price_call = price
         self._thread_pool = thread_pool
         self._carry = carry
         self._clock = clock
-        self._worker = worker_type(
-            self, limiter, thread_pool, clock, partial(reserve or _nothing_to_reserve, self)
+        self.accounting = Accounting(
+            name,
+            pacer=pacer,
+            limiter=limiter,
+            backlog=self.backlog,
+            now=self.now,
+            observe=observe,
+            suspend=suspend,
+            reject_elsewhere=self.reject_elsewhere,
+            counts_cache_reads=counts_cache_reads,
         )
+        self._worker = worker_type(
+            name,
+            self.backlog,
+            pacer,
+            limiter,
+            thread_pool,
+            clock,
+            self.accounting.settle_dropped_locked,
+            partial(reserve or _nothing_to_reserve, self),
+        )
+        #: For the calls of this lane.
+        self.callbacks = LaneCallbacks(
+            name,
+            self.now,
+            self._begin,
+            self._send,
+            self.finish,
+            self._stop,
+            self.accounting.refused,
+            self._retry,
+            self._announce_send,
+        )
+
+    def _price(self, ticket: Ticket) -> Cost:
+        """What a waiting ticket will cost, by what is known now."""
+        return self._price_call(ticket) if isinstance(ticket, Call) else ticket.cost
 
     # -- in --------------------------------------------------------------------------------------
 
     def put(self, call: Call, block: bool, first: Optional[Callable[[Call], None]] = None) -> None:
-        """Queue a call, and say so. Raises ``queue.Full`` or :class:`Closed`.
+        """Queue a call, and tell the listener. Raises ``queue.Full`` or :class:`Closed`.
 
-        *first* is called with it instead, and sees to it that place() is called in the end.
+        *first* is called with it instead of queueing it, and must see to it that place() is called.
         """
-        raise_if_never_ready(self, call)
+        self.accounting.raise_if_never_ready(call)
         try:
             self.backlog.reserve(call, block, call.timeout)
-            with mark_in_progress(call):
-                self.observe(CallQueued(call.number, call.model, self.backlog.calls), call)
+            in_progress.mine().append(call)
+            self.observe(CallQueued(call.number, call.model, self.backlog.calls), call)
+            forget_in_progress(call)
             if first is not None:
                 first(call)
                 return
             if not self._worker.try_send(call):
                 self.backlog.place(call)
-                self._worker.ensure()
+                self._worker.ensure_thread()
         except BaseException:  # Closed, Full, or Ctrl-C anywhere: the caller gets no future
-            in_progress.forget(call)
+            forget_in_progress(call)
             self.backlog.give_up(call)
-            if call.out:
+            if call.has_left:
                 call.future.give_up()
             raise
 
@@ -115,85 +166,182 @@ class Lane:
             if refusal is None:
                 self.backlog.place_locked(call)
         if refusal is not None:
-            self.end(call, refusal)
+            call.reject(refusal)
             return
-        self._worker.ensure()
+        self._worker.ensure_thread()
 
     def ask(self, ticket: Ticket) -> None:
         """Queue for a permit. Raises :class:`Closed`, or why it can never be had in time."""
-        raise_if_never_ready(self, ticket)
+        self.accounting.raise_if_never_ready(ticket)
         with self.mutex:
             self.backlog.require_open_locked(ticket)
             self.backlog.put_locked(ticket)
-        self._worker.ensure()
+        self._worker.ensure_thread()
 
-    def try_leave(self, ticket: Ticket) -> bool:
+    def try_grant(self, ticket: Ticket) -> bool:
         """Let *ticket* leave in the caller's own thread, if nothing is in its way."""
         with self.mutex:
             return self._worker.commit_at_once_locked(ticket) is not None
 
     # -- out -------------------------------------------------------------------------------------
 
-    def deliver(self, call: Call) -> None:
-        """Put a call that left on the wire, in a sender thread."""
+    def _begin(self, call: Call, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
+        """A call leaves for the first time. Requires the mutex."""
+        call.sent_at = dispatch.at
+        call.attempt = Attempt(call, dispatch, slot_owner, self.callbacks)
+        self.out.add(call.attempt)
+
+    def _send(self, call: Call) -> None:
         self._thread_pool.run(partial(self._carry, call))
 
     def announce(self, dispatch: Dispatch, call: Optional[Call]) -> None:
-        """Say what it means for the lane that this left. Not in the worker's thread."""
+        """Emit what a dispatch means for the lane. Not called in the worker's thread."""
         if dispatch.resumes:
             self.observe(LaneResumed(self.name), call)
         if dispatch.probes:
             self.observe(CircuitHalfOpened(self.name), call)
 
-    def end(self, call: Call, error: BaseException) -> None:
-        """It will not be sent (again)."""
-        settle(call, Outcome(error=error))
+    def _announce_send(self, attempt: Attempt) -> None:
+        call, dispatch = attempt.call, attempt.dispatch
+        self.announce(dispatch, call)
+        waited = dispatch.at - call.submitted_at
+        self.observe(CallSent(call.number, call.model, attempt.number, waited), call)
 
-    def withdraw(self, call: Call) -> None:
-        """Its future was cancelled while it waited."""
-        settle(call, Outcome(error=CancelledError()))
+    def _retry(
+        self,
+        attempt: Attempt,
+        status: Optional[int],
+        reason: str,
+        delay: RetryDelay,
+        keep_tokens: bool,
+    ) -> None:
+        """Give the slot back, wait, queue again; return when the next send may begin."""
+        call = attempt.call
+        self.observe(
+            RetryScheduled(call.number, call.model, attempt.number, status, reason, delay.seconds),
+            call,
+        )
+        self.accounting.release(attempt, keep_tokens)
+        # Behind a failed probe others come first: it may be this call that no server can stand.
+        ticket = self._rest(attempt, delay.seconds if delay.alone else 0.0, attempt.dispatch.probes)
+        self._worker.ensure_thread()
+        ticket.wait_for_grant()
+        self._announce_send(attempt)
 
-    def forget(self, ticket: Ticket) -> None:
+    def _rest(self, attempt: Attempt, wait_seconds: float, behind: bool) -> RetryTicket:
+        """Wait *wait_seconds*, then queue: at the call's own place, or *behind* all others."""
+        with self.mutex:
+            attempt.resting = True
+            due = self.now() + wait_seconds
+            while attempt.stopped_by is None and self.now() < due:
+                self._clock.wait(self.stopped, due - self.now())
+            ticket = RetryTicket(attempt)
+            self.place_retry_locked(ticket, attempt, behind)
+        return ticket
+
+    def place_retry_locked(self, ticket: RetryTicket, attempt: Attempt, behind: bool) -> None:
+        """Queue *ticket*, at the place of its call or *behind* all others.
+
+        Raises :class:`AttemptStopped` if the call must end instead.
+        """
+        if behind:
+            ticket.tag = self.backlog.last_tag
+        attempt.stopped_by = attempt.stopped_by or self.backlog.refusal_locked(ticket)
+        if attempt.stopped_by is not None:
+            raise AttemptStopped
+        attempt.retry_ticket = ticket
+        self.backlog.put_again_locked(ticket)
+
+    def lend_slot(self, attempt: Attempt) -> ReentrantSlot:
+        """Let the reader of a stream use its slot, while the answer comes, for other calls."""
+        seat = ReentrantSlot()
+        with self.mutex:
+            slot_owner = attempt.slot_owner
+            if slot_owner is not None:
+                seat.open(slot_owner)
+                attempt.slot_owner = StreamSlotOwner(seat)
+        return seat
+
+    # -- the end of a call -----------------------------------------------------------------------
+
+    def finish(self, call: Call, outcome: Outcome) -> None:
+        """End *call* with *outcome*, exactly once; does nothing if it has ended already.
+
+        The only place that resolves a future, and never with the mutex held: a done-callback that
+        submits would hang the worker. Whatever fails on the way, the future is resolved.
+        """
+        is_ours = False
+        try:
+            with self.mutex:
+                if call.ended:
+                    return
+                is_ours = call.ended = True
+                events, released, bug = self._end_locked(call, outcome)
+            in_progress.mine().append(call)
+            self._tell_end(call, outcome, events, bug)
+            if released:
+                self.accounting.slot_released(call)
+            self._let_go(call, outcome)
+        except KeyboardInterrupt:  # a stream is ended by its reader, maybe in the main thread
+            if is_ours:
+                self._let_go(call, outcome)
+            raise
+
+    def _end_locked(
+        self, call: Call, outcome: Outcome
+    ) -> tuple[list[Event], bool, Optional[BaseException]]:
+        """Take it out of everything; the events, whether a slot came back, and what failed."""
+        events: list[Event] = []
+        bug: Optional[BaseException] = None
+        attempt = call.attempt
+        try:
+            self.backlog.take_locked(call)
+            self.backlog.forget_deadline_locked(call)
+            events = self.accounting.settle_call_locked(call, outcome)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - an answer was paid for; a bug must not lose it
+            bug = error
+        if attempt is None:
+            return events, False, bug
+        self.out.discard(attempt)
+        return events, self.accounting.release_slot_locked(attempt), bug
+
+    def _tell_end(
+        self, call: Call, outcome: Outcome, events: list[Event], bug: Optional[BaseException]
+    ) -> None:
+        try:
+            if bug is not None:
+                raise bug
+            if call.attempt is not None and is_answer(outcome):
+                self.accounting.tell(events, outcome.feedback, call)
+            self.observe(_end_event(call, outcome, self.now()), call)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            logger.exception("accounting for call %d failed; this is a bug", call.number)
+
+    def _let_go(self, call: Call, outcome: Outcome) -> None:
+        """Resolve the future and forget the call. Idempotent, for Ctrl-C comes anywhere."""
+        attempt = call.attempt
+        if attempt is not None and attempt.slot_owner is not None:
+            with self.mutex:
+                self.out.discard(attempt)
+                self.accounting.release_slot_locked(attempt)
+            self.accounting.slot_released(call)
+        _resolve(call, outcome)
+        self.backlog.settled(call)
+        call.detach()
+        forget_in_progress(call)
+
+    # -- from outside ----------------------------------------------------------------------------
+
+    def withdraw_ticket(self, ticket: Ticket) -> None:
         """A permit is closed, or no longer waited for."""
         with self.mutex:
             ticket.ended = True
             self.backlog.take_locked(ticket)
             self.backlog.forget_deadline_locked(ticket)
-
-    def queue_again(self, attempts: Attempt, wait_seconds: float, behind: bool = False) -> None:
-        """Wait *wait_seconds*, then for another turn: at its own place, or *behind* all others.
-
-        Raises Stopped if the call must end.
-        """
-        with self.mutex:
-            attempts.resting = True
-            due = self.now() + wait_seconds
-            while attempts.stopped_by is None and self.now() < due:
-                self._clock.wait(self.stopped, due - self.now())
-            turn = RetryTicket(attempts)
-            self.place_retry_locked(turn, attempts, behind)
-        self._worker.ensure()
-        turn.wait()
-
-    def place_retry_locked(self, turn: RetryTicket, attempts: Attempt, behind: bool) -> None:
-        """Queue *turn*, at the place of its call or *behind* all others.
-
-        Raises :class:`AttemptStopped` if the call must end instead.
-        """
-        if behind:
-            turn.tag = self.backlog.last_tag
-        attempts.stopped_by = attempts.stopped_by or self.backlog.refusal_locked(turn)
-        if attempts.stopped_by is not None:
-            raise AttemptStopped
-        attempts.turn = turn
-        self.backlog.put_again_locked(turn)
-
-    def wake(self) -> None:
-        """Have the worker look again."""
-        with self.mutex:
-            self.backlog.not_empty.notify()
-
-    # -- from outside ----------------------------------------------------------------------------
 
     def pause(self) -> None:
         """Let nothing leave until resume()."""
@@ -206,38 +354,41 @@ class Lane:
             self.pacer.held_until = -math.inf
             self.backlog.not_empty.notify()
 
+    def wake(self) -> None:
+        """Have the worker look again."""
+        self._worker.wake()
+
     def seconds_until_leave(self, cost: Cost) -> float:
         """How long a call of that cost, put now, would wait for the quotas."""
         with self.mutex:
             now = self.now()
             return self.pacer.leaves_at(self.backlog.load, cost, now) - now
 
-    def end_all(self, error: BaseException) -> None:
-        """Refuse everything that waits in the line."""
-        for ticket in self._take_all_out():
-            ticket.refuse(error)
+    def reject_all(self, error: BaseException) -> None:
+        """Reject everything that waits in the backlog."""
+        self._worker.reject_all(error)
+
+    def reject_elsewhere(
+        self, tickets: list[Ticket], why: Callable[[Ticket], BaseException]
+    ) -> None:
+        """Reject them in other threads: their callbacks may wait for what this one is to end."""
+        self._worker.end_elsewhere(tickets, lambda ticket: ticket.reject(why(ticket)))
 
     def shut(self, why: Callable[[float], BaseException]) -> None:
-        """Refuse what waits for a send, first or not, and what comes; told now in seconds.
+        """Reject what waits for a send, first or not, and what comes; *why* is given the time.
 
-        What is on the wire goes on, and ends with what is heard.
+        What is on the wire goes on.
         """
         with self.mutex:
             self.backlog.shut_locked(why)
-            waiting = self._take_all_out()
-            resting = [attempts for attempts in self.out if attempts.resting]
-        for attempts in resting:
-            attempts.stop(why(self.now()))
-        self.refuse_elsewhere(waiting, lambda _: why(self.now()))
-
-    def refuse_elsewhere(
-        self, tickets: list[Ticket], why: Callable[[Ticket], BaseException]
-    ) -> None:
-        """End them in other threads: a callback of theirs may wait for what this one is to end."""
-        self._worker.end_elsewhere(tickets, lambda ticket: ticket.refuse(why(ticket)))
+            waiting = self.backlog.take_all()
+            resting = [attempt for attempt in self.out if attempt.resting]
+        for attempt in resting:
+            attempt.stop(why(self.now()))
+        self.reject_elsewhere(waiting, lambda _: why(self.now()))
 
     def admit_probe(self, ticket: Ticket) -> None:
-        """One that finds out whether all is well again."""
+        """Let *ticket* through shut(): it finds out whether the account is accepted again."""
         with self.mutex:
             self.backlog.let_through_locked(ticket.number)
 
@@ -246,17 +397,25 @@ class Lane:
         with self.mutex:
             self.backlog.shut_locked(None)
 
-    def _take_all_out(self) -> list[Ticket]:
+    def _stop(self, attempt: Attempt, error: BaseException) -> None:
+        """End an attempt wherever it is: in a read, a wait, the backlog. Its sender finishes it."""
         with self.mutex:
-            waiting = self.backlog.waiting_locked()
-            return [ticket for ticket in waiting if self.backlog.take_locked(ticket)]
+            if attempt.stopped_by is None:
+                attempt.stopped_by = error
+            ticket = attempt.retry_ticket
+            waits = ticket is not None and self.backlog.take_locked(ticket)
+            self.stopped.notify_all()
+        if ticket is not None and waits:
+            ticket.reject(error)
+        attempt.hang_up()
+        when_stopped = attempt.when_stopped
+        if when_stopped is not None:
+            when_stopped()
 
     def stop_all(self, why: Callable[[Call], BaseException]) -> None:
         """End everything that is out, wherever it is."""
-        with self.mutex:
-            out = list(self.out)
-        for attempts in out:
-            attempts.stop(why(attempts.call))
+        for attempt in list(self.out):
+            attempt.stop(why(attempt.call))
 
     def close(self) -> None:
         """Accept no more; what was accepted goes on."""
@@ -264,48 +423,76 @@ class Lane:
             self.backlog.close_locked()
 
     def cancel_waiting(self, error: BaseException) -> None:
-        """Cancel the calls that wait for their first send; refuse what else waits."""
+        """Cancel the calls that wait for their first send; reject what else waits."""
         with self.mutex:
             waiting = self.backlog.waiting_locked()
-            resting = [attempts for attempts in self.out if attempts.resting]
-        for attempts in resting:
-            attempts.stop(error)
+            resting = [attempt for attempt in self.out if attempt.resting]
+        for attempt in resting:
+            attempt.stop(error)
         for ticket in waiting:
             if isinstance(ticket, Call):
                 ticket.future.cancel()
-            elif self._take_out(ticket):
-                ticket.refuse(error)
+            elif self._take(ticket):
+                ticket.reject(error)
 
-    def _take_out(self, ticket: Ticket) -> bool:
+    def _take(self, ticket: Ticket) -> bool:
         with self.mutex:
             return self.backlog.take_locked(ticket)
 
     def wait_until_done(self, give_up_at: Optional[float]) -> int:
         """Wait until every accepted call has ended; return how many have not by *give_up_at*.
 
-        A thread that is in the midst of a call itself, in a callback that closes, say, waits
-        neither for that nor for others' callbacks: they may be waiting for it.
+        A thread that has calls in progress itself, in a callback that closes, say, waits neither
+        for those nor for others' callbacks: they may be waiting for it.
         """
         with self.mutex:
             while left := self._count_unfinished_locked():
                 seconds = math.inf if give_up_at is None else give_up_at - self.now()
                 if seconds <= 0:
                     break
-                # Nobody tells when a future is done and only its callbacks are not.
-                longest = BUSY_LOOK_SECONDS if in_progress.calls else math.inf
+                # Nothing notifies when a future is done and only its callbacks are not.
+                longest = IN_PROGRESS_LOOK_SECONDS if in_progress.mine() else math.inf
                 self._clock.wait(self.backlog.all_tasks_done, min(seconds, longest))
             return left
 
     def _count_unfinished_locked(self) -> int:
-        if not in_progress.calls:
+        mine = in_progress.mine()
+        if not mine:
             return len(self.backlog.accepted)
-        others = (call for call in self.unsettled() if call not in in_progress.calls)
+        others = (call for call in self.unsettled() if call not in mine)
         return sum(not call.future.done() for call in others)
 
     def in_flight(self) -> int:
         """Requests on the wire."""
-        return sum(not attempts.resting for attempts in list(self.out))
+        return sum(not attempt.resting for attempt in list(self.out))
 
     def unsettled(self) -> list[Call]:
-        """Every call that has not ended. Takes no lock: after a fork nobody could give it back."""
+        """Every call that has not ended. Takes no lock: after a fork nothing could give it back."""
         return [ticket for ticket in list(self.backlog.accepted) if isinstance(ticket, Call)]
+
+
+def _end_event(call: Call, outcome: Outcome, now: float) -> Event:
+    attempts = call.attempt.number if call.attempt is not None else 0
+    if outcome.error is not None:
+        name = type(outcome.error).__name__
+        return CallFailed(call.number, call.model, attempts, name, outcome.status)
+    latency = now - (call.sent_at if call.sent_at is not None else now)
+    usage = outcome.usage or NO_USAGE
+    return CallSucceeded(call.number, call.model, attempts, latency, usage, outcome.request_id)
+
+
+def _resolve(call: Call, outcome: Outcome) -> None:
+    future = call.future
+    try:
+        future.forget_call()
+        future.claim()
+        if future.done():  # cancelled, or resolved before Ctrl-C
+            return
+        if outcome.error is not None:
+            future.set_exception(outcome.error)
+        else:
+            future.set_result(outcome.value)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        logger.exception("a done-callback of call %d raised", call.number)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from claude_throttle.core.dispatch.accounting import DroppedPermit
-from claude_throttle.core.dispatch.attempt import WaitingTicket
+from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import NO_USAGE, Cost, Usage
 from claude_throttle.core.domain.events import PermitClosed, PermitGranted
 from claude_throttle.core.domain.feedback import Dispatch, ResponseReport
 from claude_throttle.core.domain.ports import FeedbackReader, SlotOwner
 from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, ReentrantSlot
+from claude_throttle.core.queueing.ticket import WaitingTicket
 from claude_throttle.errors import DeadlineExceeded
-
-if TYPE_CHECKING:
-    from claude_throttle.core.dispatch.lane import Lane
 
 
 class AdmissionOptions(NamedTuple):
@@ -36,28 +34,28 @@ class PermitTicket(WaitingTicket):
     is dropped must be found by the garbage collector at once.
     """
 
-    __slots__ = ("answers", "dispatch", "granted", "seat")
+    __slots__ = ("dispatch", "granted", "reports_outcome", "seat")
 
-    def __init__(self, answers: bool, *place: Any) -> None:
+    def __init__(self, reports_outcome: bool, *place: Any) -> None:
         super().__init__(*place)
         #: Somebody is sure to say how it ended, if only that nobody knows.
-        self.answers = answers
+        self.reports_outcome = reports_outcome
         self.dispatch: Optional[Dispatch] = None
         self.seat = ReentrantSlot()
         # Whoever pops it does the closing: a list's pop is atomic, and needs no lock in __del__.
         self.granted: list[bool] = []
 
-    def commit(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
+    def grant_locked(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
         self.dispatch = dispatch
         self.seat.open(slot_owner)
         self.granted.append(True)
 
     @property
-    def out(self) -> bool:
+    def has_left(self) -> bool:
         return self.seat.has_place
 
-    def time_is_up(self) -> None:
-        self.refuse(DeadlineExceeded("no permit was free in time; nothing was sent"))
+    def expire(self) -> None:
+        self.reject(DeadlineExceeded("no permit was free in time; nothing was sent"))
 
 
 class Permit:
@@ -103,17 +101,17 @@ class Permit:
         lane, turn = self._lane, self.ticket
         asked_at = lane.now()
         try:
-            if not lane.try_leave(turn):
+            if not lane.try_grant(turn):
                 lane.ask(turn)
-                turn.wait()
-                lane.forget(turn)  # its deadline was one for the wait
+                turn.wait_for_grant()
+                lane.withdraw_ticket(turn)  # its deadline was one for the wait
             OpenPermits.add(self._entry)
             dispatch = turn.dispatch
             if dispatch is not None:
                 lane.announce(dispatch, None)
                 lane.observe(PermitGranted(turn.number, lane.name, dispatch.at - asked_at), None)
         except BaseException:
-            lane.forget(turn)
+            lane.withdraw_ticket(turn)
             self.close()
             raise
 
@@ -154,7 +152,9 @@ class Permit:
         self._took = took
         if not self._settled and (took is not None or not report.keeps_tokens):
             self._settled, actual = True, self._cost_of(took or NO_USAGE)
-        lane.accounting.hear_of_permit(turn.cost, actual, turn.dispatch, report, turn.answers)
+        lane.accounting.report_permit(
+            turn.cost, actual, turn.dispatch, report, turn.reports_outcome
+        )
         if report.feedback.account is not None:
             self._feedback_reader.account_refused(lane.name, report.feedback.account)
         elif not report.refused:
@@ -188,8 +188,8 @@ class Permit:
         if self._take_closing():
             try:
                 self._settle(self.ticket.cost)
-                if self.ticket.answers and self._report is None:
-                    self._lane.accounting.permit_ended_unheard()
+                if self.ticket.reports_outcome and self._report is None:
+                    self._lane.accounting.permit_unreported()
                 self.ticket.seat.close()
             except BaseException:
                 self.ticket.seat.close(quietly=True)
@@ -218,7 +218,7 @@ class Permit:
             if turn.dispatch is not None:
                 held = None if self._settled else turn.cost
                 actual = None if took is None else self._cost_of(took, ended)
-                unheard = turn.answers and self._report is None
+                unheard = turn.reports_outcome and self._report is None
                 self._lane.accounting.dropped.append(
                     DroppedPermit(held, actual, turn.dispatch.at, unheard)
                 )

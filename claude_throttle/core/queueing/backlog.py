@@ -10,6 +10,7 @@ import heapq
 import math
 import queue
 import threading
+from operator import attrgetter
 from typing import Callable, Optional
 
 from claude_throttle.core.domain.cost import NO_COST, Cost
@@ -34,6 +35,7 @@ class Backlog(queue.Queue[Ticket]):
         mutex: threading.RLock,
         clock: Clock,
         ageing: Optional[float] = None,
+        price: Callable[[Ticket], Cost] = attrgetter("cost"),
     ) -> None:
         super().__init__(maxsize)
         # Two lines: while no permit is free the riders must not wait behind those who need one.
@@ -53,6 +55,8 @@ class Backlog(queue.Queue[Ticket]):
         #: Numbers of those that may be placed nevertheless.
         self._let_through: set[int] = set()
         self._clock = clock
+        #: What a waiting ticket will cost, by what is known now.
+        self.price = price
 
     def _init(self, maxsize: int) -> None:  # noqa: ARG002 - queue.Queue's own signature
         self._deadlines: list[tuple[float, int, Ticket]] = []
@@ -94,7 +98,7 @@ class Backlog(queue.Queue[Ticket]):
                 self._wait_for_place_locked(block, give_up_at)
             self.require_open_locked()
             self.accepted.add(ticket)
-            ticket.reserved = ticket.counted = True
+            ticket.reserved = ticket.takes_place = True
             self.calls += 1
 
     def place(self, ticket: Ticket) -> None:
@@ -112,7 +116,7 @@ class Backlog(queue.Queue[Ticket]):
     def give_up(self, ticket: Ticket) -> None:
         """Undo reserve() and place(), however far they came."""
         with self.mutex:
-            if ticket.out or ticket not in self.accepted:
+            if ticket.has_left or ticket not in self.accepted:
                 return  # it has left: its sender will settle it
             self.take_locked(ticket)
             self._settled_locked(ticket)
@@ -128,9 +132,9 @@ class Backlog(queue.Queue[Ticket]):
         self.all_tasks_done.notify_all()
 
     def _free_place_locked(self, ticket: Ticket) -> None:
-        if ticket.counted:
+        if ticket.takes_place:
             # With no call in between: there Ctrl-C could come, and the count would be wrong.
-            ticket.counted = False
+            ticket.takes_place = False
             self.calls -= 1
             self.not_full.notify()
 
@@ -209,7 +213,7 @@ class Backlog(queue.Queue[Ticket]):
 
     def reprice_locked(self, ticket: Ticket) -> None:
         """A waiting ticket may cost more, or less, than was thought when it came."""
-        cost = ticket.reprice()
+        cost = self.price(ticket)
         if cost is not ticket.cost:
             self.load = self.load.plus(cost).minus(ticket.cost)
             ticket.cost = cost
@@ -274,6 +278,11 @@ class Backlog(queue.Queue[Ticket]):
         if not self._needing and not self._riding:
             self.load = NO_COST  # sums of floats drift
         return True
+
+    def take_all(self) -> list[Ticket]:
+        """Take out everything that waits."""
+        with self.mutex:
+            return [ticket for ticket in self.waiting_locked() if self.take_locked(ticket)]
 
     def take_due_locked(self, now: float) -> list[Ticket]:
         """Forget and return the tickets whose deadline has passed, queued or not."""

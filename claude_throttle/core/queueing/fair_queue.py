@@ -117,7 +117,7 @@ class FairQueue:
         self._ranks.pop(priority, None)
 
     def _account_of(self, ticket: Ticket) -> Optional[_TenantShare]:
-        rank = self._ranks.get(ticket.priority) if ticket.pays else None
+        rank = self._ranks.get(ticket.priority) if ticket.charges_tenant else None
         return None if rank is None else rank.accounting.get(ticket.tenant)
 
 

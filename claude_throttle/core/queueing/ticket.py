@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Optional
+import threading
+from typing import Any, Optional
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.feedback import Dispatch
 from claude_throttle.core.domain.ports import SlotOwner
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
+from claude_throttle.core.threads.clock import longest_wait
 
 
 class Ticket:
-    """First by priority, then by tag (``fairness.py``), then by number.
+    """Ordered by priority, then by tag (``fair_queue.py``), then by number.
 
-    A call before its first send is one, a call before another send, a permit. ``queued`` and
-    ``ended`` are guarded by the lane's mutex; the rest does not change while the ticket waits.
+    A call before its first send is one; so is a call before another send, and a permit. ``queued``
+    and ``ended`` are guarded by the lane's mutex; the rest does not change while the ticket waits.
     """
 
     __slots__ = (
         "cost",
-        "counted",
         "deadline",
         "ended",
         "number",
@@ -29,17 +30,18 @@ class Ticket:
         "queued",
         "reserved",
         "tag",
+        "takes_place",
         "tenant",
     )
 
-    #: Whoever holds it will say how it ended: true of what we send ourselves.
-    answers = True
+    #: Its holder is sure to report how it ended: true of what we send ourselves.
+    reports_outcome = True
 
-    #: Only calls count against ``max_queue``: a retry had its place already.
-    counts = False
+    #: Counts against ``max_queue``: a retry had its place already, a permit needs none.
+    is_call = False
 
     #: Its tenant is charged for it: a retry was paid for as its call.
-    pays = True
+    charges_tenant = True
 
     def __init__(
         self,
@@ -55,59 +57,82 @@ class Ticket:
         # An enum's members are slow to compare.
         self.priority = priority if type(priority) is int else int(priority)
         self.tenant = tenant
-        #: Set as it takes its place: where its share of the tenant's begins, in tokens.
+        #: Set when it is queued: where its share of the tenant's begins, in tokens.
         self.tag = 0.0
         #: Instant, on the clock's monotonic scale.
         self.deadline = deadline
-        #: It may go on the permit its thread holds open, instead of one of its own.
+        #: It may use the slot of the permit its thread holds open, instead of one of its own.
         self.parent_slot = parent_slot
         self.queued = False
-        #: It has a place in the count, not yet one in the line.
+        #: It is counted, and not queued yet.
         self.reserved = False
-        #: It takes one of the places there are for calls that wait.
-        self.counted = False
-        #: True once, for ever.
+        #: It takes one of the ``max_queue`` places.
+        self.takes_place = False
+        #: Never False again once it is True.
         self.ended = False
 
     @property
     def ends_at(self) -> Optional[float]:
-        """The instant at which its time is up, whoever watches it."""
+        """The instant at which its time is up, whichever ticket's deadline is watched for it."""
         return self.deadline
 
     @property
-    def out(self) -> bool:
-        """It has left, and somebody else will see to its end."""
+    def has_left(self) -> bool:
+        """Whether it was dispatched: its end is not the backlog's concern any more."""
         return False
-
-    def reprice(self) -> Cost:
-        """What it will cost, as far as is known by now."""
-        return self.cost
 
     def claim(self) -> bool:
         """Asked in the instant of leaving: whether it is still wanted."""
         return True
 
     def finish_cancel(self) -> None:
-        """It was not wanted any more. Called by a sender thread, outside the lane's mutex."""
+        """claim() said that it was cancelled. Called by a sender thread, without the mutex."""
 
-    def commit(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
-        """Its cost was taken, and a place in flight, which goes back to *slot_owner*.
+    def grant_locked(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
+        """Its cost was booked, and it has a slot, which goes back to *slot_owner*.
 
         Requires the lane's mutex.
         """
         raise NotImplementedError
 
-    def leave(self) -> None:
-        """It may go. Called by the worker, or by the thread that asked; must not block.
+    def proceed(self) -> None:
+        """It was granted. Called without the mutex by the worker, or by the thread that asked.
 
-        Outside the lane's mutex.
+        Must not block.
         """
         raise NotImplementedError
 
-    def time_is_up(self) -> None:
-        """Its deadline has passed. Called by a sender thread, outside the lane's mutex."""
+    def expire(self) -> None:
+        """Its deadline has passed. Called by a sender thread, without the mutex."""
         raise NotImplementedError
 
-    def refuse(self, error: BaseException) -> None:
-        """It may never go. Called by a sender or a closing thread, outside the lane's mutex."""
+    def reject(self, error: BaseException) -> None:
+        """It will never be granted. Called by a sender or a closing thread, without the mutex."""
         raise NotImplementedError
+
+
+class WaitingTicket(Ticket):
+    """A ticket whose own thread waits until the worker grants or rejects it."""
+
+    __slots__ = ("_decided", "_error")
+
+    def __init__(self, *place: Any) -> None:
+        super().__init__(*place)
+        # Held until the ticket is granted or rejected. It guards nothing.
+        self._decided = threading.Lock()
+        self._decided.acquire()
+        self._error: Optional[BaseException] = None
+
+    def proceed(self) -> None:
+        self._decided.release()
+
+    def reject(self, error: BaseException) -> None:
+        self._error = error
+        self._decided.release()
+
+    def wait_for_grant(self) -> None:
+        """Return when it may go; raise what it was rejected with. Ctrl-C ends the wait."""
+        while not self._decided.acquire(timeout=longest_wait()):
+            pass
+        if self._error is not None:
+            raise self._error

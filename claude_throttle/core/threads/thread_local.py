@@ -7,7 +7,9 @@ then is one for all greenlets, and one call would answer for another.
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
 
 
 class ThreadLocal:
@@ -30,3 +32,31 @@ class ThreadLocal:
         mine: dict[str, list[Any]] = self.mine().__dict__
         found = mine.get(name)
         return found if found is not None else mine.setdefault(name, [])
+
+
+class ThreadLocalList(Generic[Item]):
+    """A list of its own for each thread, or greenlet; empty at first. Thread-safe without a lock.
+
+    Works if gevent patches ``threading`` after this was imported: gunicorn does that with
+    ``--preload`` and its gevent workers. What ``threading.local`` was until then is one for all
+    greenlets, and one call would answer for another. So there is one ``threading.local`` for each
+    kind there ever was.
+    """
+
+    __slots__ = ("_by_kind",)
+
+    def __init__(self) -> None:
+        # A plain dict: setdefault is atomic.
+        self._by_kind: dict[Any, threading.local] = {}
+
+    def mine(self) -> list[Item]:
+        """This thread's list."""
+        kind = threading.local
+        local = self._by_kind.get(kind)
+        if local is None:
+            local = self._by_kind.setdefault(kind, kind())
+        try:
+            items: list[Item] = local.items
+        except AttributeError:
+            items = local.__dict__.setdefault("items", [])
+        return items

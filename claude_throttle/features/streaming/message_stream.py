@@ -119,7 +119,7 @@ def open_stream(
     try:
         if not call.raw:
             sdk.begin_import()
-        attempts = call.wait()
+        attempts = call.wait_for_grant()
         inner = OpenStream(desk, call, attempts, wire.events(call, attempts))
         inner.open()
         return MessageStream(inner)

@@ -13,8 +13,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
 from claude_throttle.account import refusal_messages as refusals
-from claude_throttle.core.dispatch.attempt import Attempt
-from claude_throttle.core.dispatch.settlement import Outcome, in_progress, mark_in_progress, settle
+from claude_throttle.core.dispatch.call import Attempt, Outcome, forget_in_progress, in_progress
+from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.stream_call import StreamCall
 from claude_throttle.core.domain.cost import Usage
 from claude_throttle.core.estimation.input_tokens import BYTES_PER_TOKEN
@@ -61,6 +61,7 @@ class OpenStream:
         self.error: Optional[BaseException] = None
         self.request_id: Optional[str] = None
         self._desk = desk
+        self._lane: Lane = desk.model_groups.of_call(call).lane
         self._attempts = attempts
         self._answer = answer
         self._pid = os.getpid()
@@ -79,12 +80,13 @@ class OpenStream:
         """Send it, and read its first event; raises what went wrong."""
         call = self.call
         try:
-            with mark_in_progress(call):
-                call.future.set_running_or_notify_cancel()
-                self._attempts.announce()
-                first = self._answer.open()
-                self._lend()
-                self._take_in(first)
+            in_progress.mine().append(call)
+            call.future.set_running_or_notify_cancel()
+            self._attempts.announce()
+            first = self._answer.open()
+            forget_in_progress(call)
+            self._lend()
+            self._take_in(first)
         except StreamEnded as end:
             self._settle(end.outcome)
             self._answer.close()
@@ -100,7 +102,7 @@ class OpenStream:
         attempts = self._attempts
         self._stand_up()
         self.request_id = self._answer.request_id
-        self._seat = self.call.lend(attempts)
+        self._seat = self._lane.lend_slot(attempts)
         attempts.when_stopped = self.close
         if attempts.stopped:
             raise StreamEnded(Outcome(error=attempts.stopped_by))
@@ -113,8 +115,8 @@ class OpenStream:
         """Its content begins."""
         call, answer = self.call, self._answer
         usage = self.received.usage()
-        counted = usage and usage.counted_input_tokens(call.home.counts_cache_reads)
-        call.begin(self._attempts, answer.feedback, counted)
+        counted = usage and usage.counted_input_tokens(self._lane.counts_cache_reads)
+        self._lane.accounting.stream_begun(call, answer.feedback, counted)
         answer.begin(call.timeout)
         self._desk.access.answered(call, self._attempts.dispatch.at)
 
@@ -200,7 +202,7 @@ class OpenStream:
             self._entry = (mine, self._seat)
             self._desk.open_permits.add(self._entry)
             self.call.reader = threading.current_thread()
-            self._busy = in_progress.calls
+            self._busy = in_progress.mine()
             self._busy.append(self.call)
 
     def _stand_up(self) -> None:
@@ -229,7 +231,7 @@ class OpenStream:
 
     def _give_up(self, error: BaseException) -> None:
         """By Ctrl-C, or a bug."""
-        in_progress.forget(self.call)
+        forget_in_progress(self.call)
         if not isinstance(error, Exception):
             error = Closed("the caller gave up", sent=self._attempts.on_the_wire)
         if not self.ended:
@@ -249,7 +251,7 @@ class OpenStream:
                 self.error = outcome.error
                 if self.call.begun or outcome.error is None:
                     outcome = outcome._replace(usage=self._took())
-                settle(self.call, outcome)
+                self.call.finish(outcome)
                 if self._attempt:
                     self._desk.deferred_closer.closed()
         except KeyboardInterrupt:
@@ -281,7 +283,7 @@ class OpenStream:
 
     def _why(self, error: Optional[BaseException]) -> BaseException:
         """The error for its reader, with what was received."""
-        error = self.error = error or self.call.why()
+        error = self.error = error or self.call.end_reason()
         if not hasattr(error, "partial_message"):
             error.partial_message = self.message()  # type: ignore[attr-defined]
         return error

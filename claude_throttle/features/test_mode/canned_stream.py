@@ -7,8 +7,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
-from claude_throttle.core.dispatch.attempt import Attempt, AttemptStopped
-from claude_throttle.core.dispatch.settlement import Outcome
+from claude_throttle.core.dispatch.call import Attempt, AttemptStopped, Outcome
 from claude_throttle.core.domain.feedback import Feedback
 from claude_throttle.transport.response_stream import StreamEnded
 

@@ -9,9 +9,7 @@ import uuid
 from functools import partial
 from typing import Any, Callable, NamedTuple, NoReturn, Union
 
-from claude_throttle.core.dispatch.attempt import Attempt, AttemptStopped
-from claude_throttle.core.dispatch.call import Call
-from claude_throttle.core.dispatch.settlement import Outcome
+from claude_throttle.core.dispatch.call import Attempt, AttemptStopped, Call, Outcome
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.test_mode.canned_stream import CannedStream

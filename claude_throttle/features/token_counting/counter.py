@@ -13,6 +13,7 @@ from claude_throttle.account.admission import COUNTS, ONE_REQUEST
 from claude_throttle.account.endpoint_lanes import endpoint_lane
 from claude_throttle.config.settings import Settings
 from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.feedback import RATE, Dispatch, Feedback
 from claude_throttle.core.domain.ports import SlotOwner
@@ -35,11 +36,11 @@ PAUSE_SECONDS = 5.0
 class CountTicket(Ticket):
     """The turn of one call to be counted."""
 
-    __slots__ = ("_begin", "call", "dispatch", "slot_owner")
+    __slots__ = ("_begin", "_lane", "call", "dispatch", "slot_owner")
 
-    answers = False
+    reports_outcome = False
 
-    def __init__(self, call: Call, begin: Callable[[CountTicket], None]) -> None:
+    def __init__(self, call: Call, lane: Lane, begin: Callable[[CountTicket], None]) -> None:
         super().__init__(
             number=call.number,
             cost=ONE_REQUEST,
@@ -48,25 +49,26 @@ class CountTicket(Ticket):
             deadline=call.deadline,
         )
         self.call = call
+        self._lane = lane
         self._begin = begin
         self.dispatch: Optional[Dispatch] = None
         self.slot_owner: Optional[SlotOwner] = None
 
-    def commit(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
+    def grant_locked(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
         self.dispatch, self.slot_owner = dispatch, slot_owner
 
-    def leave(self) -> None:
+    def proceed(self) -> None:
         self._begin(self)
 
-    def time_is_up(self) -> None:
-        self.call.time_is_up()
+    def expire(self) -> None:
+        self.call.expire()
 
-    def refuse(self, error: BaseException) -> None:  # noqa: ARG002 - Ticket's signature
+    def reject(self, error: BaseException) -> None:  # noqa: ARG002 - Ticket's signature
         self.place()
 
     def place(self) -> None:
         """On to its own lane, counted or not."""
-        self.call.home.place(self.call)
+        self._lane.place(self.call)
 
 
 class TokenCounter:
@@ -80,20 +82,19 @@ class TokenCounter:
         self._wire = wire
         self._thread_pool = thread_pool
 
-    def begin(self, call: Call) -> None:
-        """Queue *call* for counting; it is placed in its own lane afterwards."""
-        count = CountTicket(call, self._leave)
+    def begin(self, lane: Lane, call: Call) -> None:
+        """Queue *call* for counting; it is placed in its own *lane* afterwards."""
+        count = CountTicket(call, lane, self._leave)
         try:
-            if self._takes_too_long(count):
+            if self._takes_too_long(count, lane):
                 count.place()
             else:
                 self.lane.ask(count)
         except Closed:
             count.place()
 
-    def _takes_too_long(self, count: CountTicket) -> bool:
-        call = count.call
-        in_its_own_lane = call.home.seconds_until_leave(call.cost)
+    def _takes_too_long(self, count: CountTicket, lane: Lane) -> bool:
+        in_its_own_lane = lane.seconds_until_leave(count.call.cost)
         return self.lane.seconds_until_leave(count.cost) > in_its_own_lane + PATIENCE_SECONDS
 
     def _leave(self, count: CountTicket) -> None:
@@ -111,7 +112,7 @@ class TokenCounter:
 
     def _hear(self, count: CountTicket, tokens: Optional[int], refusal: Feedback) -> None:
         if tokens is not None:
-            count.call.estimated_input, count.call.counted = float(tokens), True
+            count.call.estimated_input, count.call.input_is_counted = float(tokens), True
         lane, dispatch = self.lane, count.dispatch
         if dispatch is None:
             return
@@ -124,9 +125,9 @@ class TokenCounter:
                 feedback = refusal._replace(retry_after=wait, final=True)
                 self._pacer.refused(feedback, dispatch, count.cost, wait, 1, now)
         if refusal.cause == RATE:
-            self.lane.end_all(Closed("not counted"))  # on with their estimates
+            self.lane.reject_all(Closed("not counted"))  # on with their estimates
 
     def close(self) -> None:
         """Count no more; what waits for it is placed with its estimate."""
         self.lane.close()
-        self.lane.end_all(Closed("the throttler was closed"))
+        self.lane.reject_all(Closed("the throttler was closed"))
