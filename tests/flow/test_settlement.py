@@ -6,8 +6,7 @@ import threading
 
 import pytest
 
-from claude_throttle.account import account as account_module
-from claude_throttle.core.dispatch import lane as lane_module
+from claude_throttle.core.dispatch.call import Outcome
 from tests.conftest import MODEL, ask, echo
 
 
@@ -36,7 +35,7 @@ STAGES = {
     "the adapter sends": lambda p, lane, pacer: (p.account.transport._adapter, "send"),
     "an estimate is learned": lambda p, lane, pacer: (p.model_group(MODEL).estimator, "learn"),
     "the quotas are settled": lambda p, lane, pacer: (pacer, "settle"),
-    "the account is closed": lambda p, lane, pacer: (lane.accounting, "close"),
+    "the books are closed": lambda p, lane, pacer: (lane.accounting, "settle_call_locked"),
     "an event is recorded": lambda p, lane, pacer: (p._recorder, "record"),
     "the lanes that wait for a permit are woken": lambda p, lane, pacer: (
         p.limiter,
@@ -119,8 +118,8 @@ def test_settling_twice_resolves_once(fake, throttle):
     throttler.pause()
     future = throttler.submit(**ask())
     call = future._call
-    lane_module.settle(call, lane_module.Outcome(error=ValueError("first")))
-    account_module.settle(call, account_module.Outcome(error=KeyError("second")))
+    call.finish(Outcome(error=ValueError("first")))
+    call.finish(Outcome(error=KeyError("second")))
     with pytest.raises(ValueError, match="first"):
         future.result(0)
     throttler.resume()

@@ -113,7 +113,7 @@ def test_an_attempt_that_ends_between_two_looks_does_not_break_close(fake):
         number, model, looks = 1, "m", 0
 
         @property
-        def attempts(self):
+        def attempt(self):
             self.looks += 1
             return type("A", (), {"on_the_wire": True})() if self.looks == 1 else None
 

@@ -100,7 +100,7 @@ def test_input_is_settled_as_it_begins_and_output_at_the_end(fake, throttle, man
     with throttler.stream(**ask("x" * 1800)) as stream:
         next(stream.text_stream)
         (attempts,) = lane.out
-        assert (attempts.counted, attempts.held.input_tokens) == (10, 0)
+        assert (attempts.counted_input, attempts.held.input_tokens) == (10, 0)
         assert attempts.held.output_tokens > 5
         assert throttler.estimate_wait(**ask("x" * 1800)) < 2  # 500 tokens would take 50
         server.release_stalled()

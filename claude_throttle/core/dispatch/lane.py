@@ -278,9 +278,7 @@ class Lane:
                 is_ours = call.ended = True
                 events, released, bug = self._end_locked(call, outcome)
             in_progress.mine().append(call)
-            self._tell_end(call, outcome, events, bug)
-            if released:
-                self.accounting.slot_released(call)
+            self._tell_end(call, outcome, events, released, bug)
             self._let_go(call, outcome)
         except KeyboardInterrupt:  # a stream is ended by its reader, maybe in the main thread
             if is_ours:
@@ -308,9 +306,16 @@ class Lane:
         return events, self.accounting.release_slot_locked(attempt), bug
 
     def _tell_end(
-        self, call: Call, outcome: Outcome, events: list[Event], bug: Optional[BaseException]
+        self,
+        call: Call,
+        outcome: Outcome,
+        events: list[Event],
+        released: bool,
+        bug: Optional[BaseException],
     ) -> None:
         try:
+            if released:
+                self.accounting.slot_released(call)
             if bug is not None:
                 raise bug
             if call.attempt is not None and is_answer(outcome):
