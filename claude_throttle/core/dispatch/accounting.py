@@ -188,10 +188,11 @@ class Accounting:
 
     def release_slot_locked(self, attempt: Attempt) -> bool:
         """Give back the slot of an attempt; False if it has none. Then call slot_released()."""
-        slot_owner, attempt.slot_owner = attempt.slot_owner, None
+        slot_owner = attempt.slot_owner
         if slot_owner is None:
             return False
         slot_owner.release_nowait()
+        attempt.slot_owner = None  # last: after a Ctrl-C in between it is released once more
         return True
 
     def slot_released(self, ticket: Ticket) -> None:
