@@ -1,12 +1,15 @@
-"""A fake API, a throttler that talks to it, and a clock that moves when told."""
+"""A fake API, a throttler that talks to it, a clock that moves when told, and a Redis.
+
+A Redis is named by CLAUDE_THROTTLE_TEST_REDIS_URL, else we start one: one per xdist worker, emptied
+before each test. One that was named may hold other things, so each test uses an account of its own.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
-import threading
-from concurrent.futures import wait
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,11 +17,16 @@ from hypothesis import HealthCheck, settings
 from claude_throttle import Throttler
 from claude_throttle.testing import FakeClaude, ManualClock
 
+# Before anything imports them: their asserts explain themselves, too.
+pytest.register_assert_rewrite("tests.support")
+
+from tests.support.calls import KEY  # noqa: E402
+from tests.support.redis_server import RedisServer, Sentinel  # noqa: E402
+from tests.support.waiting import SERVERS, THROTTLERS  # noqa: E402
+
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
-
-MODEL = "claude-sonnet-5"
 
 # A shell's background job ignores Ctrl-C, and every program started here would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -30,77 +38,6 @@ def pytest_terminal_summary(terminalreporter):
     skipped = terminalreporter.stats.get("skipped", [])
     for reason in sorted({report.longrepr[2] for report in skipped}):
         terminalreporter.write_line(f"NOT TESTED: {reason}", red=True, bold=True)
-
-
-def ask(text="hello", **more):
-    """Keywords of one call."""
-    return {
-        "model": MODEL,
-        "max_tokens": 100,
-        "messages": [{"role": "user", "content": text}],
-        "raw": True,
-        **more,
-    }
-
-
-#: Of the test that runs.
-SERVERS, THROTTLERS = [], []
-
-
-def move_until_done(clock, futures, step=1.0):
-    """Move time on, *step* seconds at a time, until all *futures* are done."""
-    for _ in range(2000):
-        if not wait(futures, 0.02).not_done:
-            return
-        wait_for_the_wire()
-        clock.advance(step)
-    raise AssertionError("they never ended")
-
-
-def wait_for_the_wire(seconds=0.25):
-    """Until each request that left is with its server, and each answer with its caller.
-
-    Else time would move while they are on their way: what left a second after another could arrive
-    half a second after it. Not for longer than *seconds*: a permit() has no request to wait for.
-    """
-    never, before, quiet = threading.Event(), (), 0
-    for _ in range(int(seconds * 1000)):
-        now = out, held, _ = _look()
-        # A moment longer: what comes back may let the next one leave.
-        quiet = quiet + 1 if out == held and now == before else 0
-        if quiet > 2:
-            return
-        before = now
-        never.wait(0.001)
-
-
-def _look():
-    """Requests that are out, those that a server holds back, and all that ever came."""
-    processes = (process for throttler in THROTTLERS for process in throttler._begun())
-    connections = (one for server in SERVERS for one in list(server._connections))
-    return (
-        sum(process.limiter.in_use for process in processes),
-        sum(connection._plan is not None for connection in connections),
-        sum(len(server.arrivals) for server in SERVERS),
-    )
-
-
-def note_departures(throttler, noted=lambda cost, now: now, model=MODEL):
-    """What is *noted* of each call the worker lets leave, the instant if nothing else."""
-    pacer = throttler._process().model_group(model).pacer
-    departures, take = [], pacer.take
-
-    def noting(cost, now, answers=True):
-        departures.append(noted(cost, now))
-        return take(cost, now, answers)
-
-    pacer.take = noting
-    return departures
-
-
-def echo(message):
-    """What the fake API says it was asked."""
-    return message["content"][0]["text"].removeprefix("echo: ")
 
 
 @pytest.fixture(autouse=True)
@@ -145,10 +82,54 @@ def throttle(fake):
     def make(server, **settings):
         # A burst, so that pace binds nothing even while a manual clock stands still.
         settings = {"rpm": 1e6, "burst": 1000, **settings} if "rpm" not in settings else settings
-        throttler = Throttler(api_key="sk-ant-test-key-0000", base_url=server.url, **settings)
+        throttler = Throttler(api_key=KEY, base_url=server.url, **settings)
         THROTTLERS.append(throttler)
         return throttler
 
     yield make
     while THROTTLERS:
         THROTTLERS.pop().close(timeout=0, cancel_pending=True)
+
+
+@pytest.fixture(scope="session")
+def _own_redis():
+    server = RedisServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_url(request):
+    """The URL of a server; what the test finds there is not its own."""
+    named = os.environ.get("CLAUDE_THROTTLE_TEST_REDIS_URL")
+    if named:
+        return named
+    server = request.getfixturevalue("_own_redis")
+    assert server.ask("FLUSHALL").startswith(b"+OK")
+    return server.url
+
+
+@pytest.fixture
+def start_redis():
+    """``start_redis(*options)``; all are killed when the test ends."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*options, program=None):
+            server = RedisServer(*options, program=program)
+            stack.callback(server.stop)
+            return server
+
+        yield start
+
+
+@pytest.fixture
+def start_sentinel():
+    """``start_sentinel(primary)``; all are killed when the test ends."""
+    with contextlib.ExitStack() as stack:
+
+        def start(primary):
+            server = Sentinel(primary)
+            stack.callback(server.stop)
+            return server
+
+        yield start

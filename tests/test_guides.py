@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.bench.__main__ import ROWS
-from tests.test_readme import DOCUMENTS, GUIDES, ROOT, checked_by
+from tests.support.documents import DOCUMENTS, GUIDES, checked_by
+from tests.support.programs import ROOT
 
 PACKAGE = ROOT / "claude_throttle"
 TEXTS = {file: path.read_text(encoding="utf-8") for file, path in DOCUMENTS.items()}

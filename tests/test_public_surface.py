@@ -18,7 +18,7 @@ import pytest
 import claude_throttle
 from claude_throttle import ConfigurationError, Permit, Priority, Settings, Throttler, cli
 from claude_throttle.cli.main import build_parser
-from tests.conftest import ask
+from tests.support.calls import ask
 
 SNAPSHOT = json.loads((Path(__file__).parent / "public_surface.json").read_text(encoding="utf-8"))
 

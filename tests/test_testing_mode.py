@@ -25,10 +25,9 @@ from claude_throttle import (
 )
 from claude_throttle.features.test_mode.canned_transport import CANNED_TEXT
 from claude_throttle.testing import FakeClaude, Stall
-
-from .conftest import MODEL, ask, echo, move_until_done
-from .flow.test_cancel_and_deadline import wait_until
-from .testing_room.asking import wait_for_arrivals
+from tests.support.calls import MODEL, ask, echo
+from tests.support.fake_http import wait_for_arrivals
+from tests.support.waiting import move_until_done, wait_until
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from claude_throttle import (
     UnknownSetting,
 )
 from claude_throttle.testing import Ok, Reply
-from tests.conftest import MODEL, ask, echo
+from tests.support.calls import MODEL, ask, echo
 
 
 def test_a_typed_answer_is_the_sdks_own_message(fake, throttle):

@@ -22,9 +22,8 @@ from claude_throttle import (
 from claude_throttle.features.batches.upload import BatchBounds
 from claude_throttle.testing import Garbage, Redirect, Reply, Reset, Stall
 from claude_throttle.testing.fault_proxy import FaultProxy
-
-from ..flow.test_cancel_and_deadline import wait_until
-from .asking import asked, bounded, pairs, text_of
+from tests.support.batches import asked, bounded, pairs, text_of
+from tests.support.waiting import wait_until
 
 KEY = "sk-ant-test-key-0000"
 

@@ -13,9 +13,8 @@ import pytest
 from claude_throttle import BrokenAnswer, InvalidCall, Unprocessed
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.features.batches.upload import BatchBounds, split
-
-from ..conftest import MODEL
-from .asking import asked, bounded, pairs, params, text_of
+from tests.support.batches import asked, bounded, pairs, params, text_of
+from tests.support.calls import MODEL
 
 
 def test_results_come_in_the_callers_order(fake, throttle):

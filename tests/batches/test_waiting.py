@@ -15,10 +15,9 @@ from claude_throttle import Closed, ConfigurationError, DeadlineExceeded, Forked
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.features.batches.upload import BatchBounds
 from claude_throttle.testing import FakeClaude, Reply, Stall
-
-from ..conftest import ask, move_until_done
-from ..flow.test_cancel_and_deadline import wait_until
-from .asking import asked, bounded, pairs, params, text_of
+from tests.support.batches import asked, bounded, pairs, params, text_of
+from tests.support.calls import ask
+from tests.support.waiting import move_until_done, wait_until
 
 
 def looks(server):

@@ -11,7 +11,7 @@ import requests
 from tests.bench.cost import LATENCY_BLOCK
 from tests.bench.figures import at_most, scaled
 from tests.bench.server import Server
-from tests.servers.running import PATIENCE_SECONDS, listening, running, script
+from tests.support.running import PATIENCE_SECONDS, listening, running, script
 
 
 def request_thread(share):

@@ -11,7 +11,7 @@ from tests.bench.figures import Figure, at_most, none_of, scaled
 from tests.bench.logs import let_in, over_least, refused
 from tests.bench.server import Server
 from tests.bench.work import let_pass
-from tests.redis_server import RedisServer
+from tests.support.redis_server import RedisServer
 
 RPM = 1200
 

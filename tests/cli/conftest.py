@@ -6,17 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from claude_throttle.testing import FakeClaude
-
-ROOT = Path(__file__).parents[2]
-
-Start = Callable[..., "subprocess.Popen[bytes]"]
+from tests.support.command import Start
+from tests.support.programs import ROOT
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import claude_throttle
 from claude_throttle import Throttler
 from claude_throttle.cli.main import main
-from tests.conftest import ask
+from tests.support.calls import ask
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ import pytest
 from claude_throttle.cli import limits
 from claude_throttle.cli.main import main
 from claude_throttle.testing import FakeClaude, Reply
-
-from .conftest import Start
-from .judging import until
+from tests.support.command import Start
+from tests.support.waiting import wait_until
 
 Ask = Callable[..., "tuple[int, str, list[str]]"]
 
@@ -164,7 +163,7 @@ def test_ctrl_c_ends_the_wait(start: Start) -> None:
     """At once, with one line, and nothing on stdout."""
     with FakeClaude(latency=60) as fake:
         process = start("limits", "--base-url", fake.url)
-        until(lambda: len(fake.arrivals) == 1)
+        wait_until(lambda: len(fake.arrivals) == 1)
         process.send_signal(signal.SIGINT)
         out, said = process.communicate(timeout=20)
     assert process.returncode == 130

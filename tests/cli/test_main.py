@@ -14,8 +14,7 @@ import pytest
 from claude_throttle._version import __version__
 from claude_throttle.cli import CannotStart, demo, main, serve_fake
 from claude_throttle.testing import FakeClaude
-
-from .conftest import Start
+from tests.support.command import Start
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,7 @@ import pytest
 from claude_throttle import LaneState, Limits, QuotaState
 from claude_throttle.cli import progress
 from claude_throttle.cli.progress import Progress, Snapshot
-
-from .judging import until
+from tests.support.waiting import wait_until
 
 
 class Terminal(io.StringIO):
@@ -48,7 +47,7 @@ def test_it_is_shown_again_and_again_and_what_is_said_stands_above(
         return Snapshot(len(looks), 1000, "as it goes")
 
     with Progress(look) as shown:
-        until(lambda: "2/1000" in screen.getvalue())
+        wait_until(lambda: "2/1000" in screen.getvalue())
         shown.say("by the way")
     text = screen.getvalue()
     assert f"{len(looks)}/1000, as it goes" in text

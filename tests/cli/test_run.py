@@ -16,8 +16,8 @@ import pytest
 from claude_throttle.cli import lines, outage_watch, run
 from claude_throttle.cli.main import main
 from claude_throttle.testing import FakeClaude, Garbage, Reply
-
-from .judging import FAST, by_id, nonces, prompts, results, text_of, until
+from tests.support.command import FAST, by_id, nonces, prompts, results, text_of
+from tests.support.waiting import wait_until
 
 Run = Callable[..., int]
 
@@ -164,7 +164,7 @@ def test_ctrl_c_keeps_what_came_and_says_how_to_go_on(
     run_lines: Run, out: Path, fake: FakeClaude, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt() -> None:
-        until(lambda: out.exists() and len(results(out)) >= 2)
+        wait_until(lambda: out.exists() and len(results(out)) >= 2)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
@@ -188,7 +188,7 @@ def test_no_more_is_read_than_is_soon_sent(
     monkeypatch.setattr(run, "_source", lambda _: endless)
 
     def interrupt() -> None:
-        until(lambda: endless.taken > run.LOOK_AHEAD)
+        wait_until(lambda: endless.taken > run.LOOK_AHEAD)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()

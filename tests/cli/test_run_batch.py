@@ -12,9 +12,8 @@ import pytest
 
 from claude_throttle.cli.main import main
 from claude_throttle.testing import FakeClaude, Reply, Reset
-
-from .conftest import Start
-from .judging import FAST, by_id, prompts, results, text_of, until
+from tests.support.command import FAST, Start, by_id, prompts, results, text_of
+from tests.support.waiting import wait_until
 
 Run = Callable[..., int]
 
@@ -120,7 +119,7 @@ def test_after_a_kill_the_next_run_waits_for_the_batch_instead_of_paying_again(
     texts = ["one", "two", "three"]
     path = prompts(tmp_path / "in", texts)
     process = start("run", "--batch", path, "-o", out, "--base-url", fake.url, *FAST, *POLL)
-    until(lambda: len(fake.batches.arrivals) > 2)
+    wait_until(lambda: len(fake.batches.arrivals) > 2)
     process.kill()
     process.wait()
     assert out.read_bytes() == b""
@@ -189,7 +188,7 @@ def test_ctrl_c_says_how_to_go_on(
     fake.batches.seconds = 3600
     path = prompts(tmp_path / "in", ["one"])
     process = start("run", "--batch", path, "-o", out, "--base-url", fake.url, *FAST, *POLL)
-    until(lambda: len(fake.batches.arrivals) > 2)
+    wait_until(lambda: len(fake.batches.arrivals) > 2)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 130

@@ -13,9 +13,8 @@ import pytest
 
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.testing import FakeClaude
-
-from .conftest import Start
-from .judging import FAST, by_id, nonces, prompts, text_of, until
+from tests.support.command import FAST, Start, by_id, nonces, prompts, text_of
+from tests.support.waiting import wait_until
 
 TEXTS = [f"prompt {number}" for number in range(60)]
 
@@ -30,7 +29,7 @@ def test_after_a_kill_only_what_is_missing_is_sent(
     out = tmp_path / "out"
     arguments = ["run", prompts(tmp_path / "in", TEXTS), "-o", out, "--base-url", fake.url, *FAST]
     first = start(*arguments, "--rpm", "1800")
-    until(lambda: whole_lines(out) >= 10)
+    wait_until(lambda: whole_lines(out) >= 10)
     first.kill()
     first.wait()
     kept = {text_of(result) for result in by_id(out).values()}
@@ -47,7 +46,7 @@ def test_ctrl_c_ends_it_at_once_though_answers_are_long_in_coming(
     with FakeClaude(latency=60) as fake:
         arguments = ["run", prompts(tmp_path / "in", TEXTS), "-o", tmp_path / "out"]
         process = start(*arguments, "--base-url", fake.url, *FAST)
-        until(lambda: len(fake.arrivals) >= 5)
+        wait_until(lambda: len(fake.arrivals) >= 5)
         begun = SYSTEM_CLOCK.monotonic()
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=20)
@@ -117,7 +116,7 @@ def test_two_runs_at_once_over_one_output_are_refused(
     out = tmp_path / "out"
     arguments = ["run", prompts(tmp_path / "in", TEXTS), "-o", out, "--base-url", fake.url, *FAST]
     start(*arguments, "--rpm", "60")
-    until(lambda: whole_lines(out) >= 1)
+    wait_until(lambda: whole_lines(out) >= 1)
     second = start(*arguments)
     _, said = second.communicate(timeout=20)
     assert second.returncode == 2

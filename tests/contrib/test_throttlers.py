@@ -10,7 +10,7 @@ import pytest
 
 from claude_throttle import Closed, ConfigurationError, UnknownSetting
 from claude_throttle.contrib.throttlers import NoSuchThrottler, Throttlers
-from tests.conftest import ask
+from tests.support.calls import ask
 
 KEY = "sk-ant-test"
 

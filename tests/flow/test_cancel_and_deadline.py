@@ -10,7 +10,8 @@ import pytest
 
 from claude_throttle import DeadlineExceeded, QueueFull
 from claude_throttle.testing import Drip, Ok, Reply, Stall
-from tests.conftest import ask, echo
+from tests.support.calls import ask, echo
+from tests.support.waiting import wait_until
 
 
 def test_cancelling_a_queued_call_frees_its_place_at_once(fake, throttle):
@@ -66,16 +67,6 @@ def test_a_call_on_the_wire_cannot_be_cancelled(fake, throttle):
     assert not future.cancel()
     server.release_stalled()
     assert echo(future.result(10)) == "hello"
-
-
-def wait_until(true):
-    """Look again and again, for ten seconds at most."""
-    pause = threading.Event()
-    for _ in range(2000):
-        if true():
-            return
-        pause.wait(0.005)
-    raise AssertionError("it never happened")
 
 
 def test_sweeping_keeps_memory_to_the_living(fake, throttle):

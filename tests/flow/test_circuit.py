@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import anthropic
@@ -16,37 +15,12 @@ from claude_throttle import (
 )
 from claude_throttle.core.pacing.circuit_breaker import PROBE_GAPS_SECONDS
 from claude_throttle.testing import Ok, Reply, Reset, Stall
-from tests.conftest import MODEL, ask, echo, move_until_done, note_departures
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import LANE, MODEL, ask, echo
+from tests.support.circuits import FAULT, circuit, in_the_dark, open_circuit
+from tests.support.inside import note_departures
+from tests.support.waiting import move_until_done, wait_until
 
-LANE = "sonnet-5"
 DOWN = Reply(529, {"x-should-retry": "true"}, "overloaded_error", "Overloaded")
-FAULT = Reply(500, {}, "api_error")
-
-
-def circuit(throttler):
-    return throttler._process().model_group(MODEL).pacer.circuit
-
-
-def open_circuit(server, throttler, manual=None):
-    """Submit calls into an outage until the circuit is open; return them."""
-    server.outage()
-    futures = [throttler.submit(**ask(str(n))) for n in range(8)]
-    for _ in range(200):
-        if circuit(throttler).is_open:
-            return futures
-        if manual is not None:
-            manual.advance(0.25)
-        wait(futures, 0.02)
-    raise AssertionError("the circuit never opened")
-
-
-def in_the_dark(server, manual, seconds, step=0.5):
-    """Let an outage last; virtual *seconds*, with a moment of real time in each step."""
-    pause = threading.Event()
-    for _ in range(int(seconds / step)):
-        manual.advance(step)
-        pause.wait(0.005)
 
 
 def test_five_failures_one_after_another_open_it(fake, throttle, manual):

@@ -11,9 +11,9 @@ from claude_throttle import (
     RetryScheduled,
 )
 from claude_throttle.testing import Ok, Stall
-from tests.conftest import ask, echo, move_until_done
-from tests.flow.test_cancel_and_deadline import wait_until
-from tests.flow.test_circuit import FAULT, LANE, circuit, in_the_dark, open_circuit
+from tests.support.calls import LANE, ask, echo
+from tests.support.circuits import FAULT, circuit, in_the_dark, open_circuit
+from tests.support.waiting import move_until_done, wait_until
 
 # -- what may be done meanwhile --------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ import pytest
 
 from claude_throttle import Closed
 from claude_throttle.testing import Reply, Stall
-from tests.conftest import ask, echo
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import ask, echo
+from tests.support.waiting import wait_until
 
 
 def test_close_finishes_what_was_submitted(fake, throttle):

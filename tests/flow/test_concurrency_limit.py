@@ -7,8 +7,8 @@ import pytest
 from claude_throttle import ConcurrencyChanged, LanePaused, Priority
 from claude_throttle.testing import Ok, Stall
 from claude_throttle.testing.replies import too_many_connections
-from tests.conftest import ask, echo, move_until_done
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import ask, echo
+from tests.support.waiting import move_until_done, wait_until
 
 LANE = "sonnet-5"
 OTHER_MODEL = "claude-haiku-4-5"

@@ -16,9 +16,9 @@ from claude_throttle import (
     RetryScheduled,
     Suspended,
 )
-from tests.conftest import ask, echo
-from tests.flow.test_cancel_and_deadline import wait_until
-from tests.flow.test_events import EVERY_EVENT, a_day, keen
+from tests.support.a_day import EVERY_EVENT, a_day, keen
+from tests.support.calls import ask, echo
+from tests.support.waiting import wait_until
 
 # -- listeners that misbehave ----------------------------------------------------------------------
 

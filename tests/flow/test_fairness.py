@@ -17,8 +17,8 @@ from claude_throttle.core.queueing.backlog import Backlog
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.testing import ManualClock
-from tests.conftest import MODEL, ask, move_until_done
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import MODEL, ask
+from tests.support.waiting import move_until_done, wait_until
 
 TENANTS = st.sampled_from([None, "a", "b", "c"])
 PRIORITIES = st.sampled_from([Priority.INTERACTIVE, Priority.NORMAL, Priority.BATCH])

@@ -10,34 +10,8 @@ import sys
 import pytest
 
 from claude_throttle.testing import Stall
-from tests.flow.test_cancel_and_deadline import wait_until
-
-PRELUDE = """
-import os, sys, threading
-from claude_throttle import *
-def ask(text="hello", **more):
-    messages = [dict(role="user", content=text)]
-    return dict(model="m", max_tokens=9, messages=messages, raw=True, **more)
-throttler = Throttler(api_key="k", base_url=sys.argv[1], rpm=6000, max_concurrency=2)
-"""
-
-
-def start(server, program):
-    """A Python of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", PRELUDE + program, server.url],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(server, program):
-    """Its output, after a good end."""
-    process = start(server, program)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    return out, err
+from tests.support.programs import run, start
+from tests.support.waiting import wait_until
 
 
 def test_a_child_starts_afresh_and_the_parent_goes_on(fake):

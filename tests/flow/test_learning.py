@@ -8,11 +8,11 @@ import pytest
 
 from claude_throttle import LimitLearned
 from claude_throttle.testing import Reply, Stall
-from tests.conftest import MODEL, ask, echo, move_until_done, note_departures
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import LANE, MODEL, ask, echo
+from tests.support.inside import note_departures
+from tests.support.learning import LIMITS, answered, known, nothing_told
+from tests.support.waiting import move_until_done, wait_until
 
-LANE = "sonnet-5"
-LIMITS = {"rpm": 1200, "itpm": 100_000, "otpm": 50_000}
 ANSWER = {
     "id": "msg_1",
     "type": "message",
@@ -23,21 +23,6 @@ ANSWER = {
     "stop_sequence": None,
     "usage": {"input_tokens": 5, "output_tokens": 5},
 }
-
-
-def nothing_told(throttle, server, **settings):
-    """``Throttler()`` as a newcomer makes it."""
-    return throttle(server, rpm=None, **settings)
-
-
-def known(throttler, lane=LANE):
-    """Kind -> what is known of that quota."""
-    return {quota.kind: quota for quota in throttler.limits()[lane].quotas}
-
-
-def answered(futures):
-    """The texts that came back, or raises."""
-    return [echo(future.result(30)) for future in futures]
 
 
 def statuses(server):

@@ -8,10 +8,11 @@ from concurrent.futures import wait
 import pytest
 
 from claude_throttle.testing import Garbage, Ok, Reply, Reset, Stall, Truncated
-from tests.conftest import MODEL, ask, echo, move_until_done, note_departures
-from tests.flow.test_cancel_and_deadline import wait_until
-from tests.flow.test_fork_and_exit import run
-from tests.flow.test_learning import LANE, LIMITS, answered, known, nothing_told
+from tests.support.calls import LANE, MODEL, ask, echo
+from tests.support.inside import note_departures
+from tests.support.learning import LIMITS, answered, known, nothing_told
+from tests.support.programs import run
+from tests.support.waiting import move_until_done, wait_until
 
 # -- lanes -----------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ import pytest
 from claude_throttle import Closed, DeadlineExceeded
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.testing import Stall
-from tests.conftest import MODEL, ask, echo, note_departures
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import MODEL, ask, echo
+from tests.support.inside import note_departures
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

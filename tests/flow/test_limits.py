@@ -13,8 +13,8 @@ from claude_throttle.simulation.quotas import SimulatedLimits
 from claude_throttle.simulation.simulated_server import SimulatedRequest, SimulatedServer
 from claude_throttle.simulation.simulation import Simulation
 from claude_throttle.testing import Stall
-from tests.conftest import MODEL, ask
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import MODEL, ask
+from tests.support.waiting import wait_until
 
 LANE = "sonnet-5"
 

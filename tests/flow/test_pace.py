@@ -8,7 +8,9 @@ import pytest
 
 from claude_throttle import Quota
 from claude_throttle.testing import worst_excess
-from tests.conftest import ask, echo, move_until_done, note_departures
+from tests.support.calls import ask, echo
+from tests.support.inside import note_departures
+from tests.support.waiting import move_until_done
 
 
 def admitted(server):

@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from claude_throttle import DeadlineExceeded
-from tests.conftest import MODEL, ask, echo
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import MODEL, ask, echo
+from tests.support.waiting import wait_until
 
 
 def test_a_free_lane_grants_it_in_the_callers_thread(fake, throttle):

@@ -8,7 +8,7 @@ import pytest
 
 from claude_throttle import AccountSuspended, PermitClosed, PermitGranted, Usage
 from claude_throttle.core.pacing.circuit_breaker import FAILURES_IN_A_ROW
-from tests.conftest import MODEL, ask
+from tests.support.calls import MODEL, ask
 
 LANE = "sonnet-5"
 LIMITS = {

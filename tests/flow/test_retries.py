@@ -7,8 +7,9 @@ import pytest
 
 from claude_throttle import BrokenAnswer, LanePaused, RetryScheduled
 from claude_throttle.testing import Garbage, Ok, Reply, Reset, SpendCap, Stall, Truncated
-from tests.conftest import ask, echo, move_until_done, note_departures
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import ask, echo
+from tests.support.inside import note_departures
+from tests.support.waiting import move_until_done, wait_until
 
 
 def rate_limited(seconds="1", latency=None):

@@ -27,12 +27,11 @@ from claude_throttle.testing.accounts import (
     OWN_SPEND_LIMIT,
     WORKSPACE_SPEND_LIMIT,
 )
-from tests.conftest import MODEL, ask, echo
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import LANE, MODEL, ask, echo
+from tests.support.suspensions import refuse_one
+from tests.support.waiting import wait_until
 
-LANE = "sonnet-5"
 OTHER_MODEL = "claude-haiku-4-5"
-KEY = "sk-ant-test-key-0000"
 
 #: Answer, what it means, the SDK's own exception for the call that met it, the date it names.
 REFUSALS = [
@@ -46,16 +45,6 @@ REFUSALS = [
     (BILLING_PROBLEM, "billing", anthropic.APIStatusError, None),
     (KEY_REFUSED, "key refused", anthropic.AuthenticationError, None),
 ]
-
-
-def refuse_one(server, throttler, refusal, model=MODEL):
-    """Let one call meet *refusal*; return its error."""
-    server.script(refusal)
-    error = throttler.submit(**ask("refused", model=model)).exception(10)
-    wait_until(
-        lambda: throttler.limits()[throttler._process().model_group(model).lane.name].suspended
-    )
-    return error
 
 
 # -- all that waits is told ------------------------------------------------------------------------

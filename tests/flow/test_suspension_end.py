@@ -21,9 +21,9 @@ from claude_throttle.testing.accounts import (
     KEY_REFUSED,
     NOT_PERMITTED,
 )
-from tests.conftest import ask, echo
-from tests.flow.test_cancel_and_deadline import wait_until
-from tests.flow.test_suspension import KEY, LANE, refuse_one
+from tests.support.calls import KEY, LANE, ask, echo
+from tests.support.suspensions import refuse_one
+from tests.support.waiting import wait_until
 
 # -- how it ends -----------------------------------------------------------------------------------
 

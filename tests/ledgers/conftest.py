@@ -7,19 +7,46 @@ import time
 
 import pytest
 
+from claude_throttle.features.sharing.stores.memory import MemoryStore
 from claude_throttle.features.sharing.stores.redis import RedisStore
-from tests.ledgers.kinds import kind, make_ledger, shared
-from tests.redis_server import _own_redis, redis_url, start_redis, start_sentinel
+from claude_throttle.features.sharing.stores.sqlite import SqliteStore
 
-__all__ = [
-    "_own_redis",
-    "kind",
-    "make_ledger",
-    "redis_url",
-    "shared",
-    "start_redis",
-    "start_sentinel",
-]
+KINDS = ("memory", "sqlite", "redis")
+
+
+@pytest.fixture
+def make_ledger(request, tmp_path):
+    """``make_ledger(kind)``: a ledger of that kind; the second shares its store with the first.
+
+    Memory is shared by being the same object. *monotonic* moves all but a server's own time.
+    """
+    made = []
+
+    def make(kind, monotonic=time.monotonic):
+        if kind == "redis":
+            ledger = RedisStore(request.getfixturevalue("redis_url"), monotonic, 10)
+        elif kind == "sqlite":
+            ledger = SqliteStore(str(tmp_path / "quota.db"), monotonic, 10)
+        else:
+            mine = [one for one in made if isinstance(one, MemoryStore)]
+            ledger = mine[0] if mine else MemoryStore(monotonic)
+        made.append(ledger)
+        return ledger
+
+    yield make
+    for ledger in made:
+        ledger.close()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def shared(make_ledger, kind):
+    """A ledger of each kind in turn."""
+    return make_ledger(kind)
 
 
 @pytest.fixture

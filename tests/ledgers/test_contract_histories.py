@@ -22,7 +22,7 @@ from claude_throttle.features.sharing.stores.transaction import (
     LaneRecord,
     exchange,
 )
-from tests.ledgers.orders import ALWAYS, LANE, new_account
+from tests.support.store_requests import ALWAYS, LANE, new_account
 
 MEMBERS = ("one", "two", "three")
 INTERVALS = (37.0, 1e3 / 3, 6e7 / 50, 1e6 / 7)

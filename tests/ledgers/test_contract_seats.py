@@ -10,7 +10,7 @@ from claude_throttle.features.sharing.stores.contract import (
     MemberClaim,
     StoredBucket,
 )
-from tests.ledgers.orders import ALWAYS, LANE, new_account, order
+from tests.support.store_requests import ALWAYS, LANE, new_account, order
 
 MINUTE = 60e6
 

@@ -16,7 +16,7 @@ from claude_throttle.features.sharing.stores.contract import (
 )
 from claude_throttle.features.sharing.stores.redis import RedisStore
 from claude_throttle.features.sharing.stores.transaction import AccountRecord, LaneRecord, exchange
-from tests.ledgers.orders import ALWAYS, LANE, new_account
+from tests.support.store_requests import ALWAYS, LANE, new_account
 
 #: Times pass in a test as they do: some hundred microseconds from one exchange to the next.
 INTERVALS = st.sampled_from([1.0, 37.0, 1e3 / 3, 1200.0, 6e7 / 50, 1e6 / 7])

@@ -13,7 +13,7 @@ import pytest
 
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.testing.fault_proxy import FaultProxy
-from tests.ledgers.orders import LANE, new_account, order
+from tests.support.store_requests import LANE, new_account, order
 
 #: Seconds. The ledger's own bound is 0.25; a busy machine takes some more.
 BOUND = 1.0
@@ -227,7 +227,7 @@ from gevent import monkey; monkey.patch_all()
 import gevent, sys, time
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.features.sharing.stores.redis import RedisStore
-from tests.ledgers.orders import LANE, order
+from tests.support.store_requests import LANE, order
 store, others = RedisStore(sys.argv[1], time.monotonic, 0.4), []
 
 def go_on():

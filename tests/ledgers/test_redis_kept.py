@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from claude_throttle.features.sharing.stores.contract import MemberClaim, StoreFailed
-from tests.ledgers.orders import LANE, eventually, new_account, order
+from tests.support.store_requests import LANE, new_account, order
+from tests.support.waiting import wait_until
 
 
 def test_threads_share_connections(start_redis, ledger_at):
@@ -30,7 +31,7 @@ def test_threads_share_connections(start_redis, ledger_at):
     assert ledger.exchange(account, LANE, order(slots=0)).taken == (400.0,)
     assert 1 <= _clients(server) - 1 <= 8
     ledger.close()
-    eventually(lambda: _clients(server) == 1)
+    wait_until(lambda: _clients(server) == 1)
     with pytest.raises(StoreFailed, match="closed"):
         ledger.exchange(account, LANE, order())
 

@@ -9,7 +9,7 @@ import pytest
 
 from claude_throttle.features.sharing.stores.contract import MemberClaim
 from claude_throttle.features.sharing.stores.redis import RedisStore
-from tests.ledgers.orders import LANE, new_account, order
+from tests.support.store_requests import LANE, new_account, order
 
 PROCESSES = 3
 INTERVAL = 2000.0  # microseconds

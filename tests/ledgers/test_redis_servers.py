@@ -17,7 +17,8 @@ import redis.sentinel
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.features.sharing.stores.redis import RedisStore
-from tests.ledgers.orders import LANE, eventually, new_account, order
+from tests.support.store_requests import LANE, new_account, order
+from tests.support.waiting import wait_until
 
 
 def reserves(ledger, account=None):
@@ -136,7 +137,7 @@ def cluster(start_redis):
         assert node.ask(f"CLUSTER ADDSLOTSRANGE {slots}").startswith(b"+OK")
     assert nodes[0].ask(f"CLUSTER MEET 127.0.0.1 {nodes[1].port}").startswith(b"+OK")
     for node in nodes:
-        eventually(lambda node=node: b"cluster_state:ok" in node.ask("CLUSTER INFO"))
+        wait_until(lambda node=node: b"cluster_state:ok" in node.ask("CLUSTER INFO"))
     return nodes
 
 
@@ -158,7 +159,7 @@ def test_cluster_by_url_and_by_client(cluster, ledger_at):
 def test_cluster_whose_node_is_gone(cluster, ledger_at):
     """It fails in words, and looks anew afterwards."""
     ledger = ledger_at(cluster[0].url)
-    eventually(lambda: _kept_by_second(ledger, cluster))
+    wait_until(lambda: _kept_by_second(ledger, cluster))
     account = next(a for a in ACCOUNTS if ledger._moved.get(a))
     cluster[1].kill()
     with pytest.raises(StoreFailed):

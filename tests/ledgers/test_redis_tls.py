@@ -14,7 +14,7 @@ import pytest
 
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.features.sharing.stores.redis import RedisStore
-from tests.ledgers.orders import LANE, new_account, order
+from tests.support.store_requests import LANE, new_account, order
 
 CERTIFICATE = str(Path(__file__).with_name("tls.pem"))
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from claude_throttle.features.sharing.stores.contract import StoreFailed
-from tests.ledgers.orders import LANE, new_account, order
+from tests.support.store_requests import LANE, new_account, order
 
 
 @pytest.fixture

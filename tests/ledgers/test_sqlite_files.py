@@ -18,7 +18,7 @@ from claude_throttle.features.sharing.stores import file_lock as turns
 from claude_throttle.features.sharing.stores import sqlite_schema as schema
 from claude_throttle.features.sharing.stores.contract import MemberClaim, StoreFailed
 from claude_throttle.features.sharing.stores.sqlite import SqliteStore
-from tests.ledgers.orders import LANE, order
+from tests.support.store_requests import LANE, order
 
 DAY = 86_400.0
 
@@ -319,7 +319,7 @@ FULL = """
 import resource, signal, sys, time
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.features.sharing.stores.sqlite import SqliteStore
-from tests.ledgers.orders import LANE, order
+from tests.support.store_requests import LANE, order
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 ledger = SqliteStore(sys.argv[1], time.monotonic, 5.0)
 ledger.exchange("a", LANE, order())
@@ -347,7 +347,7 @@ READ_ONLY = """
 import os, sys, time
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.features.sharing.stores.sqlite import SqliteStore
-from tests.ledgers.orders import LANE, order
+from tests.support.store_requests import LANE, order
 if os.geteuid() == 0:
     os.chown(sys.argv[2], 65534, 65534)
     os.setuid(65534)

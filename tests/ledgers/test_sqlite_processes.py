@@ -18,7 +18,7 @@ from claude_throttle.features.sharing.stores.contract import (
     StoreFailed,
 )
 from claude_throttle.features.sharing.stores.sqlite import SqliteStore
-from tests.ledgers.orders import ALWAYS, LANE, order
+from tests.support.store_requests import ALWAYS, LANE, order
 
 MINUTE = 60e6
 
@@ -26,7 +26,7 @@ START = """
 import json, os, signal, sys, threading, time
 from claude_throttle.features.sharing.stores import sqlite
 from claude_throttle.features.sharing.stores.contract import StoreFailed
-from tests.ledgers.orders import LANE, order
+from tests.support.store_requests import LANE, order
 ledger = sqlite.SqliteStore(sys.argv[1], time.monotonic, 5.0)
 """
 

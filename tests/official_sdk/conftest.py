@@ -7,18 +7,7 @@ import contextlib
 import anthropic
 import pytest
 
-from tests.conftest import MODEL
-
-HELLO = {
-    "model": MODEL,
-    "max_tokens": 100,
-    "messages": [{"role": "user", "content": "hello"}],
-}
-
-
-def in_flight(throttler):
-    """Places that are taken."""
-    return throttler._process().limiter.in_use
+from tests.support.calls import KEY
 
 
 @pytest.fixture
@@ -29,7 +18,7 @@ def client():
         def make(server, throttler, before=(), terms=None, **options):
             middleware = [*before, throttler.middleware(**(terms or {}))]
             made = anthropic.Anthropic(
-                api_key="sk-ant-test-key-0000",
+                api_key=KEY,
                 base_url=server.url,
                 middleware=middleware,
                 **options,

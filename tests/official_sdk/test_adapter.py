@@ -12,8 +12,8 @@ import requests
 
 from claude_throttle import ConfigurationError, DeadlineExceeded
 from claude_throttle.testing import Ok, Reply, Reset
-from tests.conftest import MODEL, ask, echo
-from tests.official_sdk.conftest import HELLO, in_flight
+from tests.support.calls import HELLO, MODEL, ask, echo
+from tests.support.inside import slots_in_use
 
 KEY = {"x-api-key": "sk-ant-test-key-0000", "anthropic-version": "2023-06-01"}
 
@@ -43,7 +43,7 @@ def test_an_answer_comes_as_without_it(fake, throttle, session):
     for _ in range(2):
         answer = post(made, server)
         assert echo(answer.json()) == "hello"
-        assert in_flight(throttler) == 0
+        assert slots_in_use(throttler) == 0
     assert throttler._process().model_group(MODEL).pacer.learned["requests"].limit == 600
 
 
@@ -81,14 +81,14 @@ def test_a_stream_holds_its_place_until_its_end(fake, throttle, session, manual,
     answer = session(server, throttler).post(
         server.url + "/v1/messages", json=body, stream=True, timeout=10
     )
-    assert in_flight(throttler) == 1
+    assert slots_in_use(throttler) == 1
     text = {
         "iter_lines": lambda: b"\n".join(answer.iter_lines()),
         "content": lambda: answer.content,
         "raw": lambda: answer.raw.read(),
     }[how]()
     assert b"message_stop" in text
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
@@ -98,7 +98,7 @@ def test_events_read_at_once_settle_too(fake, throttle, session, manual):
     throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
     body = {**HELLO, "stream": True, "max_tokens": 1000}
     session(server, throttler).post(server.url + "/v1/messages", json=body, timeout=10)
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
@@ -110,12 +110,12 @@ def test_a_stream_that_is_closed_or_dropped_comes_back(fake, throttle, session):
     for end in ("close", "drop"):
         answer = post(made, server, stream=True)
         next(answer.iter_content(8))
-        assert in_flight(throttler) == 1
+        assert slots_in_use(throttler) == 1
         if end == "close":
             answer.close()
         del answer
         gc.collect()
-        assert in_flight(throttler) == 0
+        assert slots_in_use(throttler) == 0
     assert echo(throttler.submit(**ask()).result(10)) == "hello"
 
 
@@ -161,7 +161,7 @@ def test_what_breaks_gives_the_place_back(fake, throttle, session):
     server.script(Reset())
     with pytest.raises(requests.ConnectionError):
         post(made, server)
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_our_errors_come_as_they_are(fake, throttle, session):

@@ -22,9 +22,9 @@ from claude_throttle import (
 from claude_throttle.core.pacing.circuit_breaker import FAILURES_IN_A_ROW
 from claude_throttle.testing import KEY_REFUSED, Ok, Reply, Reset, worst_excess
 from claude_throttle.transport import sdk
-from tests.conftest import MODEL, ask, note_departures
-from tests.flow.test_cancel_and_deadline import wait_until
-from tests.official_sdk.conftest import HELLO, in_flight
+from tests.support.calls import HELLO, MODEL, ask
+from tests.support.inside import note_departures, slots_in_use
+from tests.support.waiting import wait_until
 
 RATE_429 = Reply(429, {"retry-after": "1"}, message="rate limit of 50 requests per minute")
 
@@ -38,11 +38,11 @@ def test_an_answer_comes_as_without_it_and_gives_its_place_back(fake, throttle, 
         message = made.messages.create(**HELLO)
         assert isinstance(message, anthropic.types.Message)
         assert message.content[0].text == "echo: hello"
-        assert in_flight(throttler) == 0
+        assert slots_in_use(throttler) == 0
     assert made.beta.messages.create(**HELLO).content[0].text == "echo: hello"
     raw = made.messages.with_raw_response.create(**HELLO)
     assert raw.parse().content[0].text == "echo: hello"
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_its_calls_and_ours_share_one_pace(fake, throttle, client):
@@ -87,7 +87,7 @@ def test_it_settles_whatever_its_caller_makes_of_the_answer(call, fake, throttle
     server.script(*[Ok(usage=USED)] * 2)
     throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
     call(client(server, throttler), **{**HELLO, "max_tokens": 1000})
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
@@ -104,7 +104,7 @@ def test_an_answer_its_caller_cannot_read_is_settled_all_the_same(fake, throttle
     with pytest.raises(pydantic.ValidationError):
         made.messages.parse(**{**HELLO, "max_tokens": 1000}, output_format=Weather)
     assert len(server.arrivals) == 1
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
@@ -118,11 +118,11 @@ def test_an_answer_that_is_none_keeps_what_was_booked(fake, throttle, client, ma
     made = client(server, throttler)
     with pytest.raises(ValueError, match="Expecting"):
         made.messages.create(**{**HELLO, "max_tokens": 1000})
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler.estimate_wait(**ask(max_tokens=900)) > 10
     manual.advance(600)
     assert made.messages.create(**HELLO).usage.input_tokens == "many"
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler.stats().input_tokens == 0
 
 
@@ -180,7 +180,7 @@ def test_a_429_pauses_the_lane_and_the_sdk_tries_again(fake, throttle, client):
     assert (refused.status, answered.status) == (429, 200)
     assert 0.5 < paused[0] < 2.0
     assert 1.0 <= answered.at - refused.at < 2.5
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_others_wait_out_the_pause(fake, throttle, client):
@@ -226,7 +226,7 @@ def test_a_lost_connection_gives_the_place_back(fake, throttle, client):
     throttler = throttle(server, max_concurrency=1)
     server.script(Reset(), Reset())
     assert client(server, throttler).messages.create(**HELLO).content[0].text == "echo: hello"
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 class Nowhere:
@@ -241,7 +241,7 @@ def test_nobody_there_takes_nothing(fake, throttle, client, manual):
     made = client(Nowhere, throttler, max_retries=0)
     with pytest.raises(anthropic.APIConnectionError):
         made.messages.create(**{**HELLO, "max_tokens": 900})
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
@@ -295,7 +295,7 @@ def test_what_is_no_request_is_the_apis_to_judge(fake, throttle, client):
     for body in ({}, {"model": 7}, {"model": MODEL, "messages": 3}, {"model": MODEL}):
         with pytest.raises(anthropic.BadRequestError):
             made.post("/v1/messages", body=body, cast_to=object)
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_extra_body_counts(fake, throttle, client):
@@ -404,7 +404,7 @@ def test_ctrl_c_in_the_midst_gives_the_place_back(fake, throttle, client):
     made = made.with_options(middleware=[*made.middleware, interrupt])
     with pytest.raises(KeyboardInterrupt):
         made.messages.create(**HELLO)
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler._process().model_group(MODEL).pacer.latency._in_flight == 0
 
 
@@ -415,7 +415,7 @@ def test_an_answer_that_another_middleware_makes_up_takes_nothing(fake, throttle
     made = client(server, throttler)
     made = made.with_options(middleware=[*made.middleware, lambda _request, _next: "cached"])
     assert made.messages.create(**{**HELLO, "max_tokens": 1000}) == "cached"
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 

@@ -13,8 +13,8 @@ import anthropic
 import pytest
 
 from claude_throttle.testing import Reply, Stall, StreamError
-from tests.conftest import MODEL, ask, echo
-from tests.official_sdk.conftest import HELLO, in_flight
+from tests.support.calls import HELLO, MODEL, ask, echo
+from tests.support.inside import slots_in_use
 
 
 def read(stream):
@@ -28,15 +28,15 @@ def test_the_stream_is_whole_and_its_place_comes_back_at_its_end(fake, throttle,
     throttler = throttle(server, max_concurrency=1)
     made = client(server, throttler)
     with made.messages.stream(**HELLO) as stream:
-        assert in_flight(throttler) == 1
+        assert slots_in_use(throttler) == 1
         assert read(stream) == "echo: hello"
-        assert in_flight(throttler) == 0
+        assert slots_in_use(throttler) == 0
         assert stream.get_final_message().usage.output_tokens == 20
     events = [event.type for event in made.messages.create(**HELLO, stream=True)]
     assert (events[0], events[-1]) == ("message_start", "message_stop")
     with made.beta.messages.stream(**HELLO) as stream:
         assert read(stream) == "echo: hello"
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_its_usage_settles_what_was_booked(fake, throttle, client, manual):
@@ -68,14 +68,14 @@ def test_leaving_early_gives_the_place_back(fake, throttle, client, how):
     if how == "stream":
         with made.messages.stream(**HELLO) as stream:
             next(iter(stream))
-            assert in_flight(throttler) == 1
+            assert slots_in_use(throttler) == 1
     else:
         stream = made.messages.create(**HELLO, stream=True)
         next(iter(stream))
-        assert in_flight(throttler) == 1
+        assert slots_in_use(throttler) == 1
         stream.close()
         stream.close()
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert echo(throttler.submit(**ask()).result(10)) == "hello"
 
 
@@ -136,7 +136,7 @@ def test_a_dropped_stream_comes_back_without_a_lock(fake, throttle, client, begu
     for thread in threads:
         thread.join(10)
     assert was_dropped
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert echo(throttler.submit(**ask()).result(10)) == "hello"
     assert not lane.accounting.dropped
 
@@ -151,7 +151,7 @@ def test_a_call_made_while_iterating_rides_on_it(fake, throttle, client):
         assert echo(throttler.call(**ask("nested"))) == "nested"
         assert made.messages.create(**HELLO).content[0].text == "echo: hello"
         assert read(stream) == "echo: hello"
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_a_stream_that_stalls_ends_by_the_sdks_timeout(fake, throttle, client):
@@ -162,7 +162,7 @@ def test_a_stream_that_stalls_ends_by_the_sdks_timeout(fake, throttle, client):
     made = client(server, throttler, timeout=0.3)
     with pytest.raises(Exception, match="timed out"):  # of httpx or of the SDK, by its release
         list(made.messages.create(**HELLO, stream=True))
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     server.release_stalled()
 
 
@@ -176,7 +176,7 @@ def test_another_thread_may_read_and_close_it(fake, throttle, client):
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -190,9 +190,9 @@ def test_a_forked_child_leaves_the_parents_stream_alone(fake, throttle, client):
             stream.response.stream._watch.closed()
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        assert in_flight(throttler) == 1
+        assert slots_in_use(throttler) == 1
         assert read(stream) == "echo: hello"
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_a_refused_stream_is_tried_again(fake, throttle, client):
@@ -204,7 +204,7 @@ def test_a_refused_stream_is_tried_again(fake, throttle, client):
         assert read(stream) == "echo: hello"
     refused, answered = server.arrivals
     assert answered.at - refused.at >= 1.0
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_a_refusal_reaches_the_caller_with_its_words(fake, throttle, client):
@@ -215,7 +215,7 @@ def test_a_refusal_reaches_the_caller_with_its_words(fake, throttle, client):
     made = client(server, throttler)
     with pytest.raises(anthropic.BadRequestError, match="such a request"):
         made.messages.create(**HELLO, stream=True)
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 class Broken(BaseHTTPRequestHandler):
@@ -252,7 +252,7 @@ def test_half_a_refusal_is_a_refusal(listening, throttle, client, retries):
         with pytest.raises(anthropic.APIStatusError) as refused:
             made.messages.create(**HELLO, stream=True)
         assert refused.value.status_code == 529
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_an_error_in_the_midst_gives_the_place_back(fake, throttle, client):
@@ -262,7 +262,7 @@ def test_an_error_in_the_midst_gives_the_place_back(fake, throttle, client):
     server.script(StreamError())
     with pytest.raises(anthropic.APIStatusError):
         list(client(server, throttler).messages.create(**HELLO, stream=True))
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_a_streaming_response_is_metered_too(fake, throttle, client, manual):
@@ -271,9 +271,9 @@ def test_a_streaming_response_is_metered_too(fake, throttle, client, manual):
     throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
     body = {**HELLO, "max_tokens": 1000}
     with client(server, throttler).messages.with_streaming_response.create(**body) as response:
-        assert in_flight(throttler) == 1
+        assert slots_in_use(throttler) == 1
         assert b"echo: hello" in b"".join(response.iter_bytes())
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
@@ -297,7 +297,7 @@ def test_many_streams_half_of_them_forgotten(fake, throttle, client):
     for thread in threads:
         thread.join(30)
     assert texts == ["echo: hello"] * 25
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler._process().model_group(MODEL).pacer.latency._in_flight == 0
 
 
@@ -365,5 +365,5 @@ def test_a_compressed_stream_tells_its_usage(listening, throttle, client, manual
     made = client(compressing, throttler)
     with made.messages.stream(**{**HELLO, "max_tokens": 1000}) as stream:
         assert stream.get_final_message().usage.output_tokens == 5
-    assert in_flight(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler.estimate_wait(**ask(max_tokens=900)) < 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.test_readme import DOCUMENTS, checked_by
+from tests.support.documents import DOCUMENTS, checked_by
 
 pytest_plugins = ["pytester"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from .conftest import ROOT, STRICT
+from tests.support.plugin_projects import STRICT
+from tests.support.programs import ROOT
 
 pytest_plugins = ["pytester"]
 

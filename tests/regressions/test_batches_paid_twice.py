@@ -8,7 +8,7 @@ import pytest
 
 from claude_throttle import BrokenAnswer
 from claude_throttle.testing import Garbage, Reply
-from tests.batches.asking import asked, pairs, text_of
+from tests.support.batches import asked, pairs, text_of
 
 
 def finished(fake):

@@ -20,8 +20,7 @@ import requests
 import claude_throttle
 from claude_throttle.core.dispatch.call import in_progress
 from claude_throttle.core.threads.condition import Condition
-from tests.conftest import MODEL, ask, echo
-from tests.official_sdk.conftest import HELLO
+from tests.support.calls import HELLO, MODEL, ask, echo
 
 # In a __del__, Python itself swallows it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from claude_throttle.core.threads.clock import MAIN_THREAD_WAIT_SECONDS
-from tests.conftest import ask, echo
+from tests.support.calls import ask, echo
 
 #: In a process of its own: what pytest and hypothesis hook into the collector would swallow some
 #: of the interrupts. Of CPU time, so that they fall into our code and not into its waits; again

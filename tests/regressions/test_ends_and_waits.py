@@ -11,8 +11,8 @@ import pytest
 
 from claude_throttle import Closed, DeadlineExceeded, InvalidCall, QueueFull, Throttler
 from claude_throttle.core.dispatch.call import Call
-from tests.conftest import MODEL, ask
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import MODEL, ask
+from tests.support.waiting import wait_until
 
 
 def ends(target, seconds=5.0):

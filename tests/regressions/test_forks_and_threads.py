@@ -8,9 +8,9 @@ import pytest
 
 from claude_throttle import Closed
 from claude_throttle.testing import Reply
-from tests.conftest import ask, echo
-from tests.flow.test_cancel_and_deadline import wait_until
-from tests.flow.test_fork_and_exit import run, start
+from tests.support.calls import ask, echo
+from tests.support.programs import run, start
+from tests.support.waiting import wait_until
 
 
 def test_first_use_racing_with_close_is_refused(fake, throttle):

@@ -10,8 +10,8 @@ from claude_throttle import ConfigurationError, Settings
 from claude_throttle.contrib.throttlers import options_of
 from claude_throttle.core.threads.deferred_close import DeferredCloser
 from claude_throttle.core.threads.thread_pool import ThreadPool
-from tests.conftest import MODEL
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import MODEL
+from tests.support.waiting import wait_until
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from claude_throttle.core.pacing.configured_quotas import ConfiguredQuotas
 from claude_throttle.core.pacing.pacer import AUTO, Pacer
 from claude_throttle.testing import Reply, Stall
 from claude_throttle.transport import http
-from tests.conftest import MODEL, ask
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import MODEL, ask
+from tests.support.waiting import wait_until
 
 KEY_REFUSED = Reply(401)
 CALL = Cost(1.0, 10.0, 10.0)

@@ -10,8 +10,8 @@ import pytest
 
 from claude_throttle.core.dispatch.permit import PermitTicket
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
-from tests.conftest import MODEL, ask, echo
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import MODEL, ask, echo
+from tests.support.waiting import wait_until
 
 #: Seconds; nothing here may wait for so long.
 LONG = 3600.0

@@ -8,8 +8,8 @@ import time
 
 from claude_throttle import Throttler
 from claude_throttle.testing import Stall
-from tests.conftest import MODEL, ask, echo
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.calls import MODEL, ask, echo
+from tests.support.waiting import wait_until
 
 
 def test_two_callbacks_that_close_do_not_wait_for_each_other(fake, throttle):

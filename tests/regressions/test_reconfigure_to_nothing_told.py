@@ -7,7 +7,7 @@ import math
 import pytest
 
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
-from tests.conftest import ask
+from tests.support.calls import ask
 
 
 def test_concurrency_is_found_out_once_no_rate_is_told(fake, throttle):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.flow.test_fork_and_exit import run
+from tests.support.programs import run
 
 GARBAGE = """
 import time

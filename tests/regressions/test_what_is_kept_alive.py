@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from claude_throttle import Closed, Throttler
-from tests.conftest import MODEL, ask
-from tests.flow.test_cancel_and_deadline import wait_until
-from tests.flow.test_fork_and_exit import run
+from tests.support.calls import MODEL, ask
+from tests.support.programs import run
+from tests.support.waiting import wait_until
 
 
 def test_a_call_that_has_ended_is_freed_without_the_collector(fake):

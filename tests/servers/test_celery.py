@@ -9,9 +9,10 @@ from celery import Celery, current_app, signals
 import claude_throttle.contrib.celery  # noqa: F401 - what is tested here
 from claude_throttle import Closed
 from claude_throttle.testing import Stall
-from tests.conftest import ask
-from tests.servers.running import latency, running, script, wait_until
-from tests.servers.visiting import hold_the_first, judge, wait_for_the_held
+from tests.support.calls import ask
+from tests.support.running import latency, running, script
+from tests.support.visiting import hold_the_first, judge, wait_for_the_held
+from tests.support.waiting import wait_until
 
 TASKS = 12
 

@@ -12,7 +12,8 @@ import pytest
 
 from claude_throttle.contrib.celery import ClaudeRefused, ClaudeTask
 from claude_throttle.testing import Reply
-from tests.servers.running import ROOT, running, script
+from tests.support.programs import ROOT
+from tests.support.running import running, script
 
 PATIENCE_SECONDS = 60
 

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from tests.servers.running import ROOT, running
+from tests.support.programs import ROOT
+from tests.support.running import running
 
 PROGRAM = str(ROOT / "tests/servers/forking.py")
 

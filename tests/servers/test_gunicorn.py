@@ -6,8 +6,8 @@ import contextlib
 
 import pytest
 
-from tests.servers.running import latency, listening, running, script
-from tests.servers.visiting import (
+from tests.support.running import latency, listening, running, script
+from tests.support.visiting import (
     hold_the_first,
     judge,
     judge_notes,

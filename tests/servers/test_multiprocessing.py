@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from tests.servers.running import PATIENCE_SECONDS, ROOT, latency, running
-from tests.servers.visiting import judge
+from tests.support.programs import ROOT
+from tests.support.running import PATIENCE_SECONDS, latency, running
+from tests.support.visiting import judge
 
 PROGRAM = str(ROOT / "tests/servers/pool.py")
 

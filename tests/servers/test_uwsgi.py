@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.servers.running import latency, listening, running, script
-from tests.servers.visiting import judge, stop_amid_a_call, visit_all
+from tests.support.running import latency, listening, running, script
+from tests.support.visiting import judge, stop_amid_a_call, visit_all
 
 WORKERS = 2
 

@@ -16,8 +16,8 @@ from claude_throttle.features.sharing import open_store as store
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.features.sharing.stores.memory import MemoryStore
 from claude_throttle.testing import CREDIT_TOO_LOW, FakeClaude, worst_excess
-from tests import conftest
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support import calls
+from tests.support.waiting import wait_until
 
 
 class Frail(MemoryStore):
@@ -70,7 +70,7 @@ def crew():
 
 
 #: Its lane is sonnet-4.
-ask = partial(conftest.ask, model="claude-sonnet-4-5")
+ask = partial(calls.ask, model="claude-sonnet-4-5")
 
 
 def kinds(crew):

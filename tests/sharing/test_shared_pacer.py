@@ -9,7 +9,7 @@ import pytest
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.quota import Quota
 from claude_throttle.features.sharing.reservations import LATE_SECONDS
-from tests.sharing.desk import CALL, headers, refusal, tokens, two
+from tests.support.shared_pacers import CALL, headers, refusal, tokens, two
 
 
 def test_two_processes_share_one_pace():

@@ -9,7 +9,7 @@ import pytest
 from claude_throttle import ConfigurationError, LineTicket, Throttler
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.testing import ManualClock
-from tests.conftest import ask
+from tests.support.calls import ask
 
 SETTINGS = {"api_key": "sk-ant-none", "rpm": 60}
 

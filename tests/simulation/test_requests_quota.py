@@ -16,15 +16,7 @@ from hypothesis import strategies as st
 from claude_throttle.simulation.client import MAX_RETRIES
 from claude_throttle.simulation.quotas import SimulatedLimits
 from tests.simulation.scenes import refusals, simulate, spread_over, unanswered
-from tests.simulation.test_properties import (
-    calls,
-    few,
-    latencies,
-    rates,
-    second_half,
-    seeds,
-    stamps,
-)
+from tests.support.simulated_calls import calls, few, latencies, rates, second_half, seeds, stamps
 
 often = settings(few, max_examples=100)
 

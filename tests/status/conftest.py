@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from tests.status import browser as driven
-from tests.status.site import serve
+from tests.support import browser as driven
+from tests.support.status_site import serve
 
 #: "required": a machine without a browser fails the tests that need one. CI sets it.
 WISH = os.environ.get("CLAUDE_THROTTLE_TEST_BROWSER", "")

@@ -16,10 +16,10 @@ from claude_throttle import ConfigurationError, Throttler
 from claude_throttle.contrib import status
 from claude_throttle.contrib.fleet_cache import FleetCache
 from claude_throttle.testing import KEY_REFUSED, OWN_SPEND_LIMIT, Reply, Stall
-from tests.conftest import ask
-from tests.flow.test_cancel_and_deadline import wait_until
-from tests.status import samples
-from tests.status.test_fleet_cache import FLEET, STORE
+from tests.support import status_samples as samples
+from tests.support.calls import ask
+from tests.support.fleet_samples import FLEET, STORE
+from tests.support.waiting import wait_until
 
 
 def told(throttler, name="default"):

@@ -9,21 +9,9 @@ import time
 
 import pytest
 
-from claude_throttle import ConfigurationError, FleetLane, FleetMember, FleetState, ThrottleError
+from claude_throttle import ConfigurationError, ThrottleError
 from claude_throttle.contrib.fleet_cache import FAILED_SECONDS, FRESH_SECONDS, FleetCache
-
-STORE = "redis://host:6379/0"
-HERE = socket.gethostname()
-
-LANE = FleetLane("0123456789", "sonnet-5", {"requests": (3.0, 60.0)}, 0.0, 4, 1, None, 0.0)
-FLEET = FleetState(
-    STORE,
-    (
-        FleetMember("0123456789", HERE, os.getpid(), {"a": (1, 2), "b": (3, 4)}, 9.0),
-        FleetMember("0123456789", "elsewhere", 7, {}, 9.0),
-    ),
-    (LANE,),
-)
+from tests.support.fleet_samples import FLEET, STORE
 
 
 class Store:

@@ -19,7 +19,7 @@ from claude_throttle.core.domain.events import (
 from claude_throttle.metrics.history import INTERVALS, SENT, RingBuffer
 from claude_throttle.metrics.recorder import Recorder
 from claude_throttle.testing import Reply
-from tests.conftest import ask
+from tests.support.calls import ask
 
 
 def sent_at(*instants, now):

@@ -8,10 +8,10 @@ import re
 import pytest
 
 from claude_throttle.testing import OWN_SPEND_LIMIT, Reply
-from tests.conftest import ask
-from tests.flow.test_cancel_and_deadline import wait_until
-from tests.status import samples
-from tests.status.contrast import contrast
+from tests.support import status_samples as samples
+from tests.support.calls import ask
+from tests.support.contrast import contrast
+from tests.support.waiting import wait_until
 
 LIVE = "document.querySelector('#connection').dataset.state === 'live'"
 

@@ -6,9 +6,9 @@ import pytest
 
 from claude_throttle import CallSucceeded, Closed, InvalidCall, MessageStream
 from claude_throttle.testing import Ok, Streamed
-from tests.flow.test_cancel_and_deadline import wait_until
-
-from .asking import TEXT, THOUGHT, TOOL, ask, permits_in_use
+from tests.support.inside import slots_in_use
+from tests.support.streams import TEXT, THOUGHT, TOOL, ask
+from tests.support.waiting import wait_until
 
 
 def test_it_yields_the_sdks_events_without_pings(fake, throttle):
@@ -124,9 +124,9 @@ def test_its_place_comes_back_with_its_last_event(fake, throttle):
     """Not only with close()."""
     throttler = throttle(fake(), max_concurrency=1)
     stream = throttler.stream(**ask())
-    assert permits_in_use(throttler) == 1
+    assert slots_in_use(throttler) == 1
     stream.until_done()
-    assert permits_in_use(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert list(stream) == []
 
 
@@ -149,7 +149,7 @@ def test_leaving_early_closes_the_connection_and_settles(fake, throttle):
     throttler = throttle(server, max_concurrency=1)
     with throttler.stream(**ask()) as stream:
         next(stream.text_stream)
-    assert permits_in_use(throttler) == 0
+    assert slots_in_use(throttler) == 0
     wait_until(lambda: not server._connections)
     stats = throttler.stats()
     assert (stats.succeeded, stats.failed_total) == (1, 0)
@@ -196,4 +196,4 @@ def test_an_answer_without_content(fake, throttle):
     throttler = throttle(server)
     with throttler.stream(raw=True, **ask()) as stream:
         assert stream.get_final_message()["content"] == []
-    assert permits_in_use(throttler) == 0
+    assert slots_in_use(throttler) == 0

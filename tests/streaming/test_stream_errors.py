@@ -21,9 +21,9 @@ from claude_throttle import (
 from claude_throttle.testing import Garbage, Ok, Reply, Reset, Streamed, StreamError
 from claude_throttle.transport import response_stream as streamed
 from claude_throttle.transport import stream_error as in_stream
-from tests.flow.test_cancel_and_deadline import wait_until
-
-from .asking import ask, permits_in_use
+from tests.support.inside import slots_in_use
+from tests.support.streams import ask
+from tests.support.waiting import wait_until
 
 FRAME = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": []}
 START = {"type": "message_start", "message": {**FRAME, "usage": {"input_tokens": 3}}}
@@ -39,7 +39,7 @@ def failed(throttler, **more):
     seen = []
     with pytest.raises(Exception) as info:
         seen.extend(throttler.stream(raw=True, **ask(**more)))
-    assert permits_in_use(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler.stats().in_flight == 0
     return info.value
 
@@ -252,7 +252,7 @@ def test_message_start_comes_at_once_and_once(fake, throttle):
         assert "message_start" not in [event.type for event in stream]
         assert stream.get_final_message().id != "msg_1"
         assert stream.get_final_message()._request_id == stream.request_id
-    assert permits_in_use(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler.stats().retried == 2
 
 
@@ -274,7 +274,7 @@ def test_close_ends_a_wait_for_another_attempt(fake, throttle):
     stream.close()
     thread.join(10)
     assert errors
-    wait_until(lambda: permits_in_use(throttler) == 0)
+    wait_until(lambda: slots_in_use(throttler) == 0)
     assert throttler.stats().in_flight == 0
     assert not throttler._process().model_group(ask()["model"]).lane.backlog.waiting_locked()
 
@@ -336,7 +336,7 @@ def test_ctrl_c_in_a_wait_for_another_attempt(fake, throttle, monkeypatch):
         )
         with throttler.permit(model=ask()["model"]), pytest.raises(KeyboardInterrupt):
             throttler.stream(**ask())
-    assert permits_in_use(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert not lane.backlog.waiting_locked()
     assert not lane.out
     assert throttler.stream(**ask()).get_final_text() == "echo: hello"
@@ -394,7 +394,7 @@ def test_close_ends_a_read_of_another_thread(fake, throttle):
     assert not thread.is_alive()
     assert "closed before its end" in str(errors[0])
     wait_until(lambda: not server._connections)
-    assert permits_in_use(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 @pytest.mark.parametrize("reads", [True, False])
@@ -419,7 +419,7 @@ def test_closing_the_throttler_ends_open_streams(fake, throttle, reads):
     thread.start()
     assert opened.wait(10)
     throttler.close(timeout=0)
-    assert permits_in_use(throttler) == 0
+    assert slots_in_use(throttler) == 0
     go.set()
     thread.join(10)
     assert errors[0].sent
@@ -442,11 +442,11 @@ def test_ctrl_c_in_a_read_leaves_nothing(fake, throttle, monkeypatch):
     with pytest.raises(KeyboardInterrupt), throttler.stream(**ask()) as stream:
         monkeypatch.setattr(stream._inner._answer, "next", _interrupt)
         stream.until_done()
-    assert permits_in_use(throttler) == 0
+    assert slots_in_use(throttler) == 0
     monkeypatch.setattr(streamed.ResponseStream, "open", _interrupt)
     with pytest.raises(KeyboardInterrupt):
         throttler.stream(**ask())
-    assert permits_in_use(throttler) == 0
+    assert slots_in_use(throttler) == 0
     assert throttler.stats().failed == {"Closed": 2}
 
 

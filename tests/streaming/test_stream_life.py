@@ -13,11 +13,11 @@ import pytest
 from claude_throttle import Throttler
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.testing import Streamed
-from tests.conftest import MODEL, echo
-from tests.flow.test_cancel_and_deadline import wait_until
-from tests.flow.test_fork_and_exit import PRELUDE
-
-from .asking import ask, permits_in_use
+from tests.support.calls import MODEL, echo
+from tests.support.inside import slots_in_use
+from tests.support.programs import PRELUDE
+from tests.support.streams import ask
+from tests.support.waiting import wait_until
 
 STALLED = Streamed(at=5, wrong="stall")
 
@@ -43,7 +43,7 @@ def sat_on():
 
 def settled(throttler, server):
     """Nothing is held any more, here or there."""
-    wait_until(lambda: permits_in_use(throttler) == 0)
+    wait_until(lambda: slots_in_use(throttler) == 0)
     wait_until(lambda: throttler.stats().in_flight == 0)
     wait_until(lambda: not sat_on())
 
@@ -67,7 +67,7 @@ def test_a_call_made_while_reading_rides_on_its_permit(fake, throttle):
             with throttler.permit(model=MODEL), throttler.stream(**ask("deep")) as deeper:
                 assert deeper.get_final_text() == "echo: deep"
     assert echo(blocked[0].result(10)) == "blocked"
-    assert permits_in_use(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_a_rider_keeps_the_place_of_a_stream_that_was_left(fake, throttle):
@@ -77,9 +77,9 @@ def test_a_rider_keeps_the_place_of_a_stream_that_was_left(fake, throttle):
     with throttler.stream(**ask()):
         server.script(STALLED)
         deeper = throttler.stream(**ask())
-    assert permits_in_use(throttler) == 1
+    assert slots_in_use(throttler) == 1
     deeper.close()
-    assert permits_in_use(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_a_retry_within_an_open_stream_rides_too(fake, throttle):
@@ -93,7 +93,7 @@ def test_a_retry_within_an_open_stream_rides_too(fake, throttle):
         with throttler.stream(**ask("inner")) as inner:
             assert inner.get_final_text() == "echo: inner"
         stream.until_done()
-    assert permits_in_use(throttler) == 0
+    assert slots_in_use(throttler) == 0
 
 
 # -- generators ------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_fifty_streams_half_of_them_abandoned(fake, throttle):
     throttler = throttle(server, rpm=None, itpm=1e6, otpm=1e6, burst=1000, max_concurrency=60)
     # In a thread each: a second one in the same would ride on the first.
     streams = [in_another_thread(lambda: throttler.stream(**ask("x" * 3600))) for _ in range(50)]
-    assert permits_in_use(throttler) == 50
+    assert slots_in_use(throttler) == 50
     for stream in streams[25:]:
         next(stream)
     del streams[25:], stream

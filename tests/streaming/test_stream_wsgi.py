@@ -11,9 +11,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import pytest
 
 from claude_throttle.testing import Streamed
-from tests.flow.test_cancel_and_deadline import wait_until
-
-from .asking import ask, permits_in_use
+from tests.support.inside import slots_in_use
+from tests.support.streams import ask
+from tests.support.waiting import wait_until
 
 
 class ThreadingServer(socketserver.ThreadingMixIn, WSGIServer):
@@ -73,11 +73,11 @@ def test_a_client_reads_it_as_it_is_written(fake, throttle, serve):
     throttler = throttle(server, max_concurrency=1)
     connection, response = get(serve(app_of(throttler)))
     first = response.read(3)
-    assert permits_in_use(throttler) == 1
+    assert slots_in_use(throttler) == 1
     server.release_stalled()
     assert first + response.read() == b"echo: hello"
     connection.close()
-    wait_until(lambda: permits_in_use(throttler) == 0)
+    wait_until(lambda: slots_in_use(throttler) == 0)
 
 
 def test_a_client_that_goes_away(fake, throttle, serve, monkeypatch):
@@ -94,6 +94,6 @@ def test_a_client_that_goes_away(fake, throttle, serve, monkeypatch):
         response.read(3)
         response.close()
         connection.close()
-    wait_until(lambda: permits_in_use(throttler) == 0 and throttler.stats().in_flight == 0)
+    wait_until(lambda: slots_in_use(throttler) == 0 and throttler.stats().in_flight == 0)
     wait_until(lambda: throttler.stats().succeeded == 4)
     assert throttler.call(raw=True, timeout=10, **ask())

@@ -7,8 +7,7 @@ import pytest
 import requests
 
 from claude_throttle.testing import FakeClaude, ManualClock, Reply
-
-from .asking import HEADERS, ask, body
+from tests.support.fake_http import HEADERS, ask, body
 
 
 def made(*names):

@@ -23,8 +23,7 @@ from claude_throttle.testing import (
     Stall,
     Truncated,
 )
-
-from .asking import ask, body, raw_request, raw_socket, wait_for_arrivals
+from tests.support.fake_http import ask, body, raw_request, raw_socket, wait_for_arrivals
 
 
 def statuses(server):

@@ -25,8 +25,7 @@ from claude_throttle.testing import (
     Truncated,
 )
 from claude_throttle.testing.faults import FAULTS, FaultDice
-
-from .asking import (
+from tests.support.fake_http import (
     ask,
     ask_until,
     body,

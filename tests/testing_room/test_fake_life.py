@@ -11,8 +11,15 @@ import pytest
 
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.testing import FakeClaude, Stall
-
-from .asking import ask, ask_until, body, raw_request, raw_socket, read_answer, wait_for_arrivals
+from tests.support.fake_http import (
+    ask,
+    ask_until,
+    body,
+    raw_request,
+    raw_socket,
+    read_answer,
+    wait_for_arrivals,
+)
 
 
 def fake_threads():

@@ -9,8 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from claude_throttle.testing import FakeClaude, Stall, worst_excess
-
-from .asking import HEADERS, ask, ask_until, body, raw_request, raw_socket, wait_for_arrivals
+from tests.support.fake_http import (
+    HEADERS,
+    ask,
+    ask_until,
+    body,
+    raw_request,
+    raw_socket,
+    wait_for_arrivals,
+)
 
 
 def test_the_refusal_names_the_limit_and_the_wait():

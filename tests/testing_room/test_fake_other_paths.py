@@ -7,8 +7,7 @@ import requests
 
 from claude_throttle import testing
 from claude_throttle.testing import FakeClaude, ManualClock
-
-from .asking import HEADERS, KEY, ask, body
+from tests.support.fake_http import HEADERS, KEY, ask, body
 
 ADMIN = {"x-api-key": "sk-ant-admin01-wxyz"}
 

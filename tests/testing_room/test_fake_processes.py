@@ -9,8 +9,7 @@ import pytest
 from claude_throttle.cli import main, serve_fake
 from claude_throttle.testing import FakeClaude
 from tests.bench.server import Server
-
-from .asking import ask
+from tests.support.fake_http import ask
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from claude_throttle.simulation.quotas import ModelQuotas, SimulatedLimits
 from claude_throttle.testing import FakeClaude, ManualClock
-
-from .asking import ask
+from tests.support.fake_http import ask
 
 traffic = st.lists(st.tuples(st.floats(0, 90), st.integers(1, 700)), min_size=1, max_size=40)
 

@@ -10,8 +10,7 @@ import requests
 
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.testing import FakeClaude
-
-from .asking import HEADERS, KEY, ask, body
+from tests.support.fake_http import HEADERS, KEY, ask, body
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ from claude_throttle.simulation.others import MOST_AT_ONCE
 from claude_throttle.simulation.quotas import ModelQuotas, SimulatedLimits
 from claude_throttle.testing import FakeClaude, ManualClock, worst_excess
 from claude_throttle.testing.replies import rate_limit_headers
-
-from .asking import ask
+from tests.support.fake_http import ask
 
 gaps = st.lists(st.floats(0, 5, allow_nan=False), min_size=1, max_size=40)
 rates = st.integers(1, 3000)

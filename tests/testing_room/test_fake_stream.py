@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.testing import FakeClaude, Ok
 from claude_throttle.testing.replies import block_events
-
-from .asking import ask, events
+from tests.support.fake_http import ask, events
 
 TOOL = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Zürich"}}
 OTHER = {"type": "redacted", "data": "x"}

@@ -9,8 +9,7 @@ import pytest
 
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.testing import ClaudeApi, ManualClock, Ok, Reset
-
-from .asking import ask, body, raw_request, raw_socket, read_answer
+from tests.support.fake_http import ask, body, raw_request, raw_socket, read_answer
 
 
 @pytest.fixture

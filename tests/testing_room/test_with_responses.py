@@ -13,8 +13,7 @@ import responses
 
 from claude_throttle import AccountSuspended, Throttler
 from claude_throttle.testing import OWN_SPEND_LIMIT, add_message, add_refusal, limit_headers
-
-from .asking import HEADERS, body, events
+from tests.support.fake_http import HEADERS, body, events
 
 URL = "https://api.anthropic.com/v1/messages"
 

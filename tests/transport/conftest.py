@@ -6,8 +6,7 @@ import pytest
 import responses
 
 from claude_throttle import Throttler
-
-from .playing import BASE, KEY
+from tests.support.played_server import BASE, KEY
 
 
 @pytest.fixture(autouse=True)

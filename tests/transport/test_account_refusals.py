@@ -12,8 +12,7 @@ from claude_throttle import AccountSuspended, testing
 from claude_throttle.core.domain.feedback import ACCOUNT
 from claude_throttle.testing.replies import SPEND_CAP, error_body, reply_body
 from claude_throttle.transport.verdicts import LONGEST_MESSAGE, classify
-
-from .playing import ASK, KEY, URL, failure
+from tests.support.played_server import ASK, KEY, URL, failure
 
 WALL = 1795262400.0
 PROMPT = "the-prompt-is-a-secret"

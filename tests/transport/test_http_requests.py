@@ -7,8 +7,7 @@ import json
 import pytest
 
 from claude_throttle import Throttler
-
-from .playing import ASK, KEY, URL, answer
+from tests.support.played_server import ASK, KEY, URL, answer
 
 TOKEN = "bearer-secret-0123456789"
 

@@ -17,8 +17,7 @@ import requests
 import responses
 
 from claude_throttle import BrokenAnswer, CallFailed, CallSucceeded, InvalidCall, Throttler
-
-from .playing import ANSWER, ASK, KEY, URL, answer, failure, refuse
+from tests.support.played_server import ANSWER, ASK, KEY, URL, answer, failure, refuse
 
 # -- answers ---------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from claude_throttle import Throttler
-from tests.conftest import ask
+from tests.support.calls import ask
 
 ANSWER = b'{"type": "message", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}}'
 

@@ -10,8 +10,7 @@ from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError,
 from claude_throttle.core.dispatch.call import AttemptStopped
 from claude_throttle.core.domain.feedback import ACCOUNT, CONCURRENCY, FAULT, RATE, RetryDelay
 from claude_throttle.transport.retry import PacedRetry
-
-from .scripted import RULES, ScriptedAttempts, lose, refuse, response, retry
+from tests.support.scripted_attempts import RULES, ScriptedAttempts, lose, refuse, response, retry
 
 
 def test_every_refusal_is_asked_about():

@@ -10,8 +10,7 @@ from urllib3.exceptions import LocationValueError, ProtocolError, ReadTimeoutErr
 
 from claude_throttle.core.dispatch.call import AttemptStopped
 from claude_throttle.transport.retry import PacedRetry, RetryExchange
-
-from .scripted import RULES, ScriptedAttempts, StillClock, response
+from tests.support.scripted_attempts import RULES, ScriptedAttempts, StillClock, response
 
 LOST = ProtocolError("Connection aborted.", RemoteDisconnected("closed"))
 

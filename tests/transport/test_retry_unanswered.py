@@ -17,8 +17,7 @@ from urllib3.exceptions import (
 
 from claude_throttle.core.domain.feedback import FAULT
 from claude_throttle.transport.retry import verdict_on_error
-
-from .scripted import RULES, lose, refuse, retry
+from tests.support.scripted_attempts import RULES, lose, refuse, retry
 
 NO_CONNECTION = [
     NewConnectionError(None, "refused"),

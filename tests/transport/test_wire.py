@@ -16,8 +16,7 @@ from claude_throttle.transport import connections, http
 from claude_throttle.transport.connections import OwnedHeaders, _Owned, keepalive_options
 from claude_throttle.transport.http import TransportSettings
 from claude_throttle.transport.retry import RetryRules
-
-from .playing import ASK, KEY
+from tests.support.played_server import ASK, KEY
 
 
 @pytest.fixture

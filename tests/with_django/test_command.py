@@ -17,7 +17,7 @@ from django.test import override_settings
 
 from claude_throttle import ApplicationCommands
 from claude_throttle.testing import Stall
-from tests.servers.running import wait_until
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 RUN = ("--model", "claude-haiku-4-5", "--max-tokens", "5")

@@ -14,8 +14,8 @@ from claude_throttle import ConfigurationError, QueueFull
 from claude_throttle.contrib.django import middleware
 from claude_throttle.contrib.django.middleware import refusals_as_503
 from claude_throttle.testing import Stall
-from tests.conftest import ask
-from tests.servers.running import wait_until
+from tests.support.calls import ask
+from tests.support.waiting import wait_until
 from tests.with_django import views
 
 BROWSER = {"HTTP_ACCEPT": "text/html,application/xhtml+xml,*/*;q=0.8"}

@@ -13,15 +13,9 @@ import pytest
 import requests
 
 from claude_throttle.testing import Ok, Stall, Streamed
-from tests.servers.running import (
-    PATIENCE_SECONDS,
-    ROOT,
-    latency,
-    listening,
-    running,
-    script,
-    wait_until,
-)
+from tests.support.programs import ROOT
+from tests.support.running import PATIENCE_SECONDS, latency, listening, running, script
+from tests.support.waiting import wait_until
 
 VISITORS = 8
 BROWSER = {"Accept": "text/html,*/*;q=0.8"}

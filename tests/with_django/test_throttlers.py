@@ -15,7 +15,7 @@ from django.test import override_settings
 
 from claude_throttle import Closed, ConfigurationError, Throttler, UnknownSetting
 from claude_throttle.contrib.django import MissingThrottler, throttler, throttlers
-from tests.conftest import ask, echo
+from tests.support.calls import ask, echo
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-ant-api03-of-the-tests"

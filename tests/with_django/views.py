@@ -17,7 +17,7 @@ from claude_throttle import (
 )
 from claude_throttle.contrib.django import throttler
 from claude_throttle.contrib.django.middleware import refusals_as_503
-from tests.conftest import ask
+from tests.support.calls import ask
 
 ERRORS = {
     "queue": QueueFull("10 calls of key 7 wait", retry_after=2.1),

@@ -9,7 +9,7 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "tests.with_django.settings"
 from django.core.wsgi import get_wsgi_application
 
 from claude_throttle.contrib.django import throttler
-from tests.conftest import ask
+from tests.support.calls import ask
 
 application = get_wsgi_application()
 

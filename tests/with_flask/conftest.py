@@ -6,9 +6,7 @@ import pytest
 from flask import Flask, request
 
 from claude_throttle.contrib.flask import ClaudeThrottle, current_throttlers
-from tests.conftest import ask
-
-KEY = "sk-ant-test-flask-0000"
+from tests.support.calls import KEY, ask
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from .conftest import KEY
+from tests.support.calls import KEY
 
 
 @pytest.fixture

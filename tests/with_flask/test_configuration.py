@@ -9,8 +9,7 @@ from flask import Flask
 
 from claude_throttle import ConfigurationError, UnknownSetting
 from claude_throttle.contrib.flask import ClaudeThrottle, current_throttler, current_throttlers
-
-from .conftest import KEY
+from tests.support.calls import KEY
 
 feedback = []
 

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.servers.running import listening, running, script, wait_until
-from tests.test_readme import blocks
+from tests.support.documents import blocks
+from tests.support.running import listening, running, script
+from tests.support.waiting import wait_until
 
 #: As gunicorn's graceful_timeout in that file; on a busy machine the SDK's import takes many.
 PATIENCE_SECONDS = 30

@@ -14,9 +14,7 @@ from flask import Flask, current_app
 from claude_throttle import Closed, ConfigurationError, Throttler
 from claude_throttle.contrib.flask import ClaudeThrottle, current_throttler, current_throttlers
 from claude_throttle.contrib.throttlers import NoSuchThrottler
-from tests.conftest import ask
-
-from .conftest import KEY
+from tests.support.calls import KEY, ask
 
 
 def test_a_view_asks_claude(asking_app):

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import pytest
 
 from claude_throttle.testing import Stall, Streamed
-from tests.servers.running import PATIENCE_SECONDS, listening, running, script, wait_until
+from tests.support.running import PATIENCE_SECONDS, listening, running, script
+from tests.support.waiting import wait_until
 
 #: Half a minute, if nobody ends it before.
 LONG = Streamed(blocks=({"type": "text", "text": "x" * 100_000},) * 100, seconds_between=0.05)

@@ -19,7 +19,7 @@ from claude_throttle import (
 from claude_throttle.contrib.flask import ClaudeThrottle
 from claude_throttle.contrib.unavailable import REFUSALS
 from claude_throttle.testing import KEY_REFUSED, Stall
-from tests.flow.test_cancel_and_deadline import wait_until
+from tests.support.waiting import wait_until
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 SECRET = "acme-inc may spend $500"

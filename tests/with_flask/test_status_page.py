@@ -8,8 +8,7 @@ from werkzeug.exceptions import Unauthorized
 
 from claude_throttle import ConfigurationError
 from claude_throttle.contrib import status
-
-from .conftest import KEY
+from tests.support.calls import KEY
 
 PAGE, DATA = "/claude-throttle/", "/claude-throttle/data.json"
 

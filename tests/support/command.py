@@ -1,27 +1,20 @@
-"""What the tests look at: output files, and things that take a moment."""
+"""Input files for the command, and what its output files hold."""
 
 from __future__ import annotations
 
 import json
-import threading
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from claude_throttle.testing import FakeClaude
 
-#: Calls that are no test of the pace.
+#: How the fixture ``start`` starts the command.
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+#: Options of calls whose pace is not what is tested.
 FAST = ("--rpm", "60000", "--model", "m", "--max-tokens", "5")
-
-
-def until(seen: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for something another thread or process does."""
-    never = threading.Event()
-    for _ in range(int(seconds / 0.02)):
-        if seen():
-            return
-        never.wait(0.02)
-    raise AssertionError("it did not happen")
 
 
 def prompts(path: Path, texts: Sequence[Any]) -> Path:

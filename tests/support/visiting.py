@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from claude_throttle.testing import FakeClaude, Ok, Stall
-from tests.servers.running import PATIENCE_SECONDS, Server, wait_until
+from tests.support.running import PATIENCE_SECONDS, Server
+from tests.support.waiting import wait_until
 
 VISITORS = 6
 MOST_ROUNDS = 20

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 from claude_throttle.features.batches.api import Batches
-
-from ..conftest import MODEL
+from tests.support.calls import MODEL
 
 
 def params(text="hello", **more):

@@ -1,11 +1,4 @@
-"""A real Redis (or Valkey) for tests: by CLAUDE_THROTTLE_TEST_REDIS_URL, else one of our own.
-
-Fixtures, to be imported by a conftest.py:
-
-- ``redis_url``: a server that may be shared. Ours is one per xdist worker, emptied before each
-  test; one that was named may hold other things, so each test uses an account of its own.
-- ``start_redis``: ``start_redis(*options)`` starts a :class:`RedisServer` that is the test's alone,
-  to be frozen, killed and restarted.
+"""A real Redis (or Valkey) in a process of its own.
 
 A server dies with the process that started it, even if that is killed.
 """
@@ -20,8 +13,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-
-import pytest
 
 #: Starts what it is told, says its process id, and kills it as soon as nobody holds our input.
 KEEPER = """
@@ -163,47 +154,3 @@ def _free_port():
             port = probe.getsockname()[1]
         if port < 55000:
             return port
-
-
-@pytest.fixture(scope="session")
-def _own_redis():
-    server = RedisServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def redis_url(request):
-    """The URL of a server; what the test finds there is not its own."""
-    named = os.environ.get("CLAUDE_THROTTLE_TEST_REDIS_URL")
-    if named:
-        return named
-    server = request.getfixturevalue("_own_redis")
-    assert server.ask("FLUSHALL").startswith(b"+OK")
-    return server.url
-
-
-@pytest.fixture
-def start_redis():
-    """``start_redis(*options)``; all are killed when the test ends."""
-    with contextlib.ExitStack() as stack:
-
-        def start(*options, program=None):
-            server = RedisServer(*options, program=program)
-            stack.callback(server.stop)
-            return server
-
-        yield start
-
-
-@pytest.fixture
-def start_sentinel():
-    """``start_sentinel(primary)``; all are killed when the test ends."""
-    with contextlib.ExitStack() as stack:
-
-        def start(primary):
-            server = Sentinel(primary)
-            stack.callback(server.stop)
-            return server
-
-        yield start

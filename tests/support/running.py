@@ -9,14 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from claude_throttle.testing import FakeClaude
+from tests.support.programs import ROOT
 
-ROOT = Path(__file__).parents[2]
 LEASH = str(Path(__file__).with_name("leash.py"))
 
 #: Seconds that the calls made at import take, so that they are out when the servers fork.
@@ -117,16 +116,6 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     if process.stdin is not None:
         process.stdin.close()
-
-
-def wait_until(true: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
-    """Look again and again."""
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.01)):
-        if true():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it never happened")
 
 
 @contextlib.contextmanager

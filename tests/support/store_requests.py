@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
-import time
 import uuid
 
 from claude_throttle.features.sharing.stores.contract import ExchangeRequest, StoredBucket
@@ -39,11 +37,3 @@ def order(slots=1, interval=1e6, burst=1.0, **more):
             **more,
         }
     )
-
-
-def eventually(condition, seconds=20):
-    """Look again and again, until it holds."""
-    until, look = time.monotonic() + seconds, threading.Event()
-    while not condition():
-        assert time.monotonic() < until
-        look.wait(0.02)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.conftest import MODEL
+from tests.support.calls import MODEL
 
 TEXT = {"type": "text", "text": "Grüße, \u2028 and so on"}
 THOUGHT = {"type": "thinking", "thinking": "hm … let me see", "signature": "c2ln"}
@@ -13,15 +13,3 @@ def ask(text="hello", **more):
     """Keywords of one stream, with the SDK's types unless told otherwise."""
     messages = [{"role": "user", "content": text}]
     return {"model": MODEL, "max_tokens": 100, "messages": messages, **more}
-
-
-def permits_in_use(throttler):
-    """Places in flight that somebody holds."""
-    return throttler._process().limiter.in_use
-
-
-def open_connections(throttler):
-    """Sockets of the process that are not idle in a pool."""
-    manager = throttler._process().account.transport._adapter.poolmanager
-    pools = list(manager.pools._container.values())
-    return sum(pool.num_connections for pool in pools), pools
