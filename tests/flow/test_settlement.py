@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from claude_throttle.core.dispatch.call import Outcome
-from tests.conftest import MODEL, ask, echo
+from tests.support.calls import MODEL, ask, echo
 
 
 class Bug(BaseException):
