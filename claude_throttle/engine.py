@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import itertools
 import os
-import queue
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from claude_throttle.account import refusal_messages
 from claude_throttle.account.account import Account, AccountCoordinator, ProcessResources
 from claude_throttle.account.admission import Admission
 from claude_throttle.account.model_group import ModelGroup
 from claude_throttle.config.settings import Settings
-from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.lane import Lane
+from claude_throttle.core.dispatch.stream_call import StreamCall
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.estimation.input_tokens import estimate_input_tokens
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
@@ -31,9 +29,8 @@ from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.metrics.event_bus import EventBus, Listener
 from claude_throttle.metrics.recorder import Recorder, Stats
-from claude_throttle.transport.headers import brings_own_proof
 from claude_throttle.transport.http import HttpTransport
-from claude_throttle.transport.request import PreparedRequest, require_options, serialise
+from claude_throttle.transport.request import PreparedRequest, prepare
 from claude_throttle.transport.transport import Transport
 
 if TYPE_CHECKING:
@@ -43,7 +40,13 @@ if TYPE_CHECKING:
     from claude_throttle.features.token_counting.counter import TokenCounter
     from claude_throttle.metrics.history import HistoryInterval
 
-AnyCall = TypeVar("AnyCall", bound=Call)
+#: What is left of the way of a call.
+NextStage = Callable[[PreparedRequest], "Future[Any]"]
+
+#: One decision on the way of a call. It answers the request, or passes it (or another one) to the
+#: next stage, or both, and returns the future that the caller gets. It runs in the caller's thread,
+#: so it never waits, and it holds no lock while it calls the next stage.
+Stage = Callable[[PreparedRequest, NextStage], "Future[Any]"]
 
 
 class Engine:
@@ -79,6 +82,7 @@ class Engine:
         if transport is None:
             transport = self._http = HttpTransport(settings.wire, clock)
         self.account = self._make_account(transport)
+        self._first_stage = _chain(self.stages())
         #: Makes the client for Message Batches on its first call; two threads at once may get two.
         self.batch_client = lru_cache(1)(self._make_batch_client)
 
@@ -115,71 +119,41 @@ class Engine:
             self.settings, self._http, self.thread_pool, self.account.admission, self._clock
         )
 
-    # -- in --------------------------------------------------------------------------------------
+    # -- calls -----------------------------------------------------------------------------------
 
-    def accept(
-        self,
-        kind: type[AnyCall],
-        params: Mapping[str, Any],
-        *,
-        block: bool,
-        extra_headers: Optional[Mapping[str, str]],
-        **place: Any,
-    ) -> AnyCall:
-        """Check, serialise, estimate, queue a call of that kind.
+    def stages(self) -> list[Stage]:
+        """What decides whether, when and by which account a call is sent, in this order."""
+        return [
+            self.account.admit,
+        ]
 
-        *place*: priority, tenant, timeout, raw.
-        """
-        require_options(place["priority"], place["tenant"], extra_headers)
-        request = serialise(params, kind.streams)
-        model_group = self.model_group(request.model)
-        guess = estimate_input_tokens(params)
-        cost = model_group.fitting_cost(request.model, guess, request.max_tokens)
-        call = kind(
-            number=next(self._resources.numbers),
-            cost=cost,
-            callbacks=model_group.lane.callbacks,
-            body=request.body,
-            model=request.model,
-            max_tokens=request.max_tokens,
-            estimated_input=guess,
-            submitted_at=self._clock.monotonic(),
-            parent_slot=self._resources.open_permits.slot_of_this_thread(),
-            extra_headers=None if extra_headers is None else dict(extra_headers),
-            context=self._event_bus.context(),
-            **place,
-        )
-        suspensions = self.account.suspensions
-        if brings_own_proof(extra_headers) or suspensions.require(model_group.lane.name):
-            model_group.lane.admit_probe(call)
-        self._queue(call, model_group, block)
-        return call
+    def submit(self, params: Mapping[str, Any], *options: Any) -> Future[Any]:
+        """Pass one call through all stages; *options* are prepare()'s, from ``raw`` on."""
+        return self._first_stage(prepare(params, self._event_bus.context(), None, *options))
 
-    def _queue(self, call: Call, model_group: ModelGroup, block: bool) -> None:
-        try:
-            self.account.put(call, model_group.lane, block)
-        except queue.Full:
-            seconds = self.seconds_until_leave(model_group, call.cost)
-            raise refusal_messages.no_place(
-                call, model_group.lane.backlog, seconds, block
-            ) from None
-
-    def stream(self, params: Mapping[str, Any], **options: Any) -> MessageStream:
-        """Queue one call, send it in this thread, return with its first event."""
-        from claude_throttle.features.streaming.message_stream import open_stream
+    def stream(self, params: Mapping[str, Any], *options: Any) -> MessageStream:
+        """Pass one call through all stages, send it in this thread, return with its first event."""
+        from claude_throttle.features.streaming.message_stream import open_stream, replay
         from claude_throttle.features.streaming.open_stream import StreamContext
 
-        account = self.account
+        account, admitted = self.account, list[StreamCall]()
         context = StreamContext(
             account.model_groups,
             account.suspensions,
             self._resources.open_permits,
             self.deferred_closer,
         )
-        # No partial: Ctrl-C may come as C code returns, and nothing would own the call.
-        return open_stream(
-            context, account.transport, lambda kind: self.accept(kind, params, **options)
-        )
+        request = prepare(params, self._event_bus.context(), admitted, *options)
+        try:
+            future = self._first_stage(request)
+            for call in admitted:
+                if call.future is future:
+                    return open_stream(context, account.transport, call)
+            return replay(future, request)
+        except BaseException:  # Ctrl-C, too: no other thread would end them
+            for call in admitted:
+                call.future.give_up()
+            raise
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -229,10 +203,12 @@ class Engine:
 
     def priced(self, params: Mapping[str, Any]) -> tuple[ModelGroup, Cost]:
         """The group a call belongs to, and what the call will cost."""
-        request: PreparedRequest = serialise(params)
+        request = prepare(params)
         model_group = self.model_group(request.model)
-        guess = estimate_input_tokens(params)
-        return model_group, model_group.estimator.cost(request.model, guess, request.max_tokens)
+        cost = model_group.estimator.cost(
+            request.model, request.estimated_input, request.max_tokens
+        )
+        return model_group, cost
 
     def seconds_until_leave(self, model_group: ModelGroup, cost: Cost) -> float:
         """Seconds that a call of that cost, queued now, would wait."""
@@ -278,3 +254,24 @@ class Engine:
     def abandon(self) -> None:
         """In a forked child: let go of what is the parent's. Takes no lock."""
         self.account.abandon()
+
+
+def _chain(stages: Sequence[Stage]) -> NextStage:
+    """The whole way of a call: each stage, given the rest of the way."""
+    *first, last = stages
+    way = _end_of_way(last)
+    for stage in reversed(first):
+        way = _passing(stage, way)
+    return way
+
+
+def _passing(stage: Stage, next_stage: NextStage) -> NextStage:
+    # No partial: Ctrl-C may come as C code returns, and the future would be lost.
+    return lambda request: stage(request, next_stage)
+
+
+def _end_of_way(last: Stage) -> NextStage:
+    def no_stage_left(_request: PreparedRequest) -> Future[Any]:
+        raise RuntimeError("the last stage admits a call, and passes nothing on")
+
+    return _passing(last, no_stage_left)

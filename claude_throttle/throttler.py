@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, overload
 
 from claude_throttle.config.settings import QUOTAS, Settings
 from claude_throttle.config.timeouts import UNSET, Timeout, seconds_of
-from claude_throttle.core.dispatch.call import Call, CallFuture
+from claude_throttle.core.dispatch.call import CallFuture
 from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.priority import Priority
@@ -152,17 +152,8 @@ class Throttler:
         :class:`BrokenAnswer`.
         """
         self._require_key()
-        call = self._process().accept(
-            Call,
-            params,
-            priority=priority,
-            tenant=tenant,
-            timeout=seconds_of(timeout, self._settings.timeout),
-            raw=raw,
-            block=block,
-            extra_headers=extra_headers,
-        )
-        return call.future
+        seconds = seconds_of(timeout, self._settings.timeout)
+        return self._process().submit(params, raw, priority, tenant, seconds, block, extra_headers)
 
     @overload
     def call(self, *, raw: Literal[True], **options: Any) -> dict[str, Any]: ...
@@ -202,15 +193,8 @@ class Throttler:
         """
         self._require_key()
         params.pop("stream", None)
-        return self._process().stream(
-            params,
-            priority=priority,
-            tenant=tenant,
-            timeout=seconds_of(timeout, self._settings.timeout),
-            raw=raw,
-            block=block,
-            extra_headers=extra_headers,
-        )
+        seconds = seconds_of(timeout, self._settings.timeout)
+        return self._process().stream(params, raw, priority, tenant, seconds, block, extra_headers)
 
     def map(
         self,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import queue
 from collections.abc import Iterable
+from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Callable, NamedTuple, Optional, Protocol
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Protocol
 
 from claude_throttle.account import refusal_messages
 from claude_throttle.account.admission import Admission
@@ -17,6 +19,7 @@ from claude_throttle.config.settings import Settings
 from claude_throttle.core.dispatch.call import Call, Outcome, forget_in_progress, in_progress
 from claude_throttle.core.dispatch.drain import wait_until_done
 from claude_throttle.core.dispatch.lane import Lane
+from claude_throttle.core.dispatch.stream_call import StreamCall
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
@@ -25,6 +28,8 @@ from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import Closed
 from claude_throttle.transport import sdk
+from claude_throttle.transport.headers import brings_own_proof
+from claude_throttle.transport.request import PreparedRequest
 from claude_throttle.transport.transport import Transport
 
 if TYPE_CHECKING:
@@ -173,9 +178,47 @@ class Account:
         """The lanes of all models that were asked for so far."""
         return self.model_groups.lanes()
 
-    def put(self, call: Call, lane: Lane, block: bool) -> None:
-        """Queue *call* in *lane*, once its tokens are counted. Raises ``queue.Full``, Closed."""
-        lane.put(call, block, None if self._counter is None else partial(self._counter.begin, lane))
+    def admit(self, request: PreparedRequest, _next: object = None) -> Future[Any]:
+        """Queue a call for *request* in its lane: the last stage, so *_next* is not called.
+
+        Raises what :meth:`Throttler.submit` raises.
+        """
+        group = self.model_group(request.model)
+        cost = group.fitting_cost(request.model, request.estimated_input, request.max_tokens)
+        call = self._make_call(request, group.lane, cost)
+        if request.admitted_streams is not None:
+            request.admitted_streams.append(call)
+        own_key = brings_own_proof(request.extra_headers)
+        if own_key or self.suspensions.require(group.lane.name):
+            group.lane.admit_probe(call)
+        count = None if self._counter is None else partial(self._counter.begin, group.lane)
+        try:
+            group.lane.put(call, request.block, count)
+        except queue.Full:
+            seconds, backlog = self.seconds_until_leave(group, cost), group.lane.backlog
+            raise refusal_messages.no_place(call, backlog, seconds, request.block) from None
+        return call.future
+
+    def _make_call(self, request: PreparedRequest, lane: Lane, cost: Cost) -> Call:
+        resources = self._resources
+        kind = Call if request.admitted_streams is None else StreamCall
+        return kind(
+            number=next(resources.numbers),
+            cost=cost,
+            callbacks=lane.callbacks,
+            body=request.body,
+            model=request.model,
+            max_tokens=request.max_tokens,
+            estimated_input=request.estimated_input,
+            submitted_at=resources.clock.monotonic(),
+            priority=request.priority,
+            tenant=request.tenant,
+            timeout=request.timeout,
+            parent_slot=resources.open_permits.slot_of_this_thread(),
+            raw=request.raw,
+            extra_headers=request.extra_headers,
+            context=request.context,
+        )
 
     def _send_call(self, call: Call) -> None:
         """Send a call that has left, and settle it. Runs in a sender thread."""
@@ -197,7 +240,7 @@ class Account:
         attempts.announce()
         outcome = self.transport.send(call, attempts)
         if outcome.usage is not None:
-            self.model_groups.of_call(call).learn(call, outcome.usage)
+            self.model_groups.learn(call, outcome.usage)
         if outcome.error is None:
             self.suspensions.answered(call, attempts.dispatch.at)
         return outcome

@@ -11,9 +11,9 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Optional
 
-from claude_throttle.account.model_group import ModelGroup
+from claude_throttle.account.model_group import ModelGroup, RequestEstimate
 from claude_throttle.account.suspensions import Suspensions
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit, PermitTicket
@@ -38,14 +38,6 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 #: Of what costs no tokens.
 ONE_REQUEST = Cost(1.0, 0.0, 0.0)
-
-
-class RequestEstimate(NamedTuple):
-    """A Messages request, as far as its cost goes."""
-
-    model: str
-    estimated_input: float
-    max_tokens: int
 
 
 class Admission:
@@ -100,13 +92,13 @@ class Admission:
 
     def admit(self, body: Mapping[str, Any], terms: AdmissionOptions) -> Optional[AdmittedAttempt]:
         """The same for a Messages request; None if it has no model."""
-        asked = _read(body)
-        if asked is None:
+        estimate = _read(body)
+        if estimate is None:
             return None  # the API will say what is wrong with it
-        model_group = self._model_group(asked.model)
-        cost = model_group.fitting_cost(*asked)
+        model_group = self._model_group(estimate.model)
+        cost = model_group.fitting_cost(*estimate)
         return AdmittedAttempt(
-            self._permit(model_group.lane, cost, terms, answers=True), model_group, asked, self
+            self._permit(model_group.lane, cost, terms, answers=True), model_group, estimate, self
         )
 
     def admit_endpoint(self, name: str, terms: AdmissionOptions) -> AdmittedAttempt:
@@ -210,18 +202,18 @@ class AdmittedAttempt:
     Whatever fails in here is logged and not raised: the answer was paid for.
     """
 
-    __slots__ = ("_admission", "_asked", "_model_group", "_permit")
+    __slots__ = ("_admission", "_estimate", "_model_group", "_permit")
 
     def __init__(
         self,
         permit: Permit,
         model_group: Optional[ModelGroup],
-        asked: Optional[RequestEstimate],
+        estimate: Optional[RequestEstimate],
         admission: Admission,
     ) -> None:
         self._permit = permit
         self._model_group = model_group
-        self._asked = asked
+        self._estimate = estimate
         self._admission = admission
 
     def head(
@@ -282,8 +274,8 @@ class AdmittedAttempt:
         self._permit.drop(usage)
 
     def _learn(self, usage: Usage) -> None:
-        if self._model_group is not None and self._asked is not None:
-            self._model_group.learn(self._asked, usage)
+        if self._model_group is not None and self._estimate is not None:
+            self._model_group.learn(self._estimate, usage)
 
 
 def _read(body: Mapping[str, Any]) -> Optional[RequestEstimate]:

@@ -1,10 +1,10 @@
-"""A lane, its pacer, and what is known about its model."""
+"""One model group: a lane, its pacer, and what was learned about its models."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Optional, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from claude_throttle.config.settings import Settings
 from claude_throttle.core.dispatch.call import Call
@@ -19,19 +19,17 @@ if TYPE_CHECKING:
     from claude_throttle.account.suspension import Suspension
 
 
-class EstimatedRequest(Protocol):
-    """What was asked for: a call, or somebody else's request."""
+class RequestEstimate(NamedTuple):
+    """What the cost of a Messages request is estimated from."""
 
-    @property
-    def model(self) -> str: ...
-    @property
-    def estimated_input(self) -> float: ...
-    @property
-    def max_tokens(self) -> int: ...
+    model: str
+    #: Input tokens by the size of the request.
+    estimated_input: float
+    max_tokens: int
 
 
 class ModelGroup:
-    """One per model. Thread-safe."""
+    """The models that share one rate limit: their lane, pacer and estimates. Thread-safe."""
 
     def __init__(self, lane: Lane, pacer: Pacer) -> None:
         self.lane = lane
@@ -67,13 +65,13 @@ class ModelGroup:
             self.pacer.start_with(limits, source, self.lane.now())
             self.lane.backlog.not_empty.notify()
 
-    def learn(self, call: EstimatedRequest, usage: Usage) -> None:
-        """What an answered call really took."""
+    def learn(self, estimate: RequestEstimate, usage: Usage) -> None:
+        """An answered request really took *usage*: correct the estimates."""
         self.estimator.learn(
-            call.model,
-            call.estimated_input,
+            estimate.model,
+            estimate.estimated_input,
             usage.counted_input_tokens(self.lane.counts_cache_reads),
-            call.max_tokens,
+            estimate.max_tokens,
             usage.output_tokens,
         )
 

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
 
-from claude_throttle.account.model_group import ModelGroup
+from claude_throttle.account.model_group import ModelGroup, RequestEstimate
 from claude_throttle.config.settings import Settings
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.lane import Lane
-from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.cost import Cost, Usage
 from claude_throttle.core.domain.events import Event
 from claude_throttle.core.domain.feedback import AccountRefusal
 from claude_throttle.core.domain.models import counts_cache_reads, lane_of
@@ -103,6 +103,11 @@ class ModelGroups:
     def of_call(self, call: Call) -> ModelGroup:
         """The group of a call that was accepted; also after close()."""
         return self._by_model[call.model]
+
+    def learn(self, call: Call, usage: Usage) -> None:
+        """An answered call really took *usage*: correct the estimates."""
+        estimate = RequestEstimate(call.model, call.estimated_input, call.max_tokens)
+        self.of_call(call).learn(estimate, usage)
 
     def _make(self, name: str, model: str) -> ModelGroup:
         settings = self._settings

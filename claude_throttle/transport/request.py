@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextvars import Context
 from functools import lru_cache
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
+from claude_throttle.core.estimation.input_tokens import estimate_input_tokens
 from claude_throttle.errors import InvalidCall
 from claude_throttle.transport.headers import header_flaw
 
@@ -46,16 +48,49 @@ OUR_KEYWORDS = ("block", "extra_headers", "priority", "raw", "tenant", "timeout"
 #: Characters; names, not documents: they are kept as long as a call waits.
 LONGEST_TENANT = 256
 
-# Compact, and non-ASCII text as itself: fewer bytes on the wire.
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+def _make_encoder() -> Callable[[Any], str]:
+    """An encoder for compact JSON, with non-ASCII text as itself: fewer bytes on the wire."""
+    # A text that contains itself is found by the depth of its recursion.
+    encoder = json.JSONEncoder(
+        ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+    )
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return encoder.encode
+    # encode() would make this anew for each request, which takes longer than a short request.
+    in_pieces: Callable[[Any, int], Iterable[str]] = make(
+        None, encoder.default, json.encoder.encode_basestring, None, ":", ",", False, False, False
+    )
+    return lambda value: "".join(in_pieces(value, 0))
+
+
+_encode = _make_encoder()
 
 
 class PreparedRequest(NamedTuple):
-    """A request ready for the wire."""
+    """One call, checked and serialised: a snapshot of what submit() was given."""
 
     body: bytes
     model: str
     max_tokens: int
+    #: By the size of what it holds; at least 1.0.
+    estimated_input: float = 1.0
+    #: In place of the account's own; a key or token among them is used for this call.
+    extra_headers: Optional[Mapping[str, str]] = None
+    #: The answer is wanted as a dict.
+    raw: bool = False
+    priority: int = 0
+    tenant: Optional[str] = None
+    #: Seconds for everything, from its admission on; None for no limit.
+    timeout: Optional[float] = None
+    #: Wait for a place in a full queue.
+    block: bool = False
+    #: The caller's context variables, for the event listener; None if there is no listener.
+    context: Optional[Context] = None
+    #: Where its admission puts the call before queueing it; None unless the answer is streamed.
+    #: So the thread that is to send a stream can end it wherever Ctrl-C comes.
+    admitted_streams: Optional[list[Any]] = None
 
 
 def without_ours(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,19 +98,46 @@ def without_ours(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in OUR_KEYWORDS}
 
 
-def serialise(params: Mapping[str, Any], streams: bool = False) -> PreparedRequest:
-    """Check *params* and take a snapshot of them. Raises :class:`InvalidCall`."""
+def prepare(
+    params: Mapping[str, Any],
+    context: Optional[Context] = None,
+    admitted_streams: Optional[list[Any]] = None,
+    raw: bool = False,
+    priority: int = 0,
+    tenant: Optional[str] = None,
+    timeout: Optional[float] = None,
+    block: bool = False,
+    extra_headers: Optional[Mapping[str, str]] = None,
+) -> PreparedRequest:
+    """Check, serialise and estimate one call. Raises :class:`InvalidCall`."""
+    require_options(priority, tenant, extra_headers)
+    body = serialise(params, admitted_streams is not None)
+    return PreparedRequest(
+        body,
+        params["model"],
+        params["max_tokens"],
+        estimate_input_tokens(params),
+        None if extra_headers is None else dict(extra_headers),
+        raw,
+        priority,
+        tenant,
+        timeout,
+        block,
+        context,
+        admitted_streams,
+    )
+
+
+def serialise(params: Mapping[str, Any], streams: bool = False) -> bytes:
+    """Check *params* and write them as JSON. Raises :class:`InvalidCall`."""
     if not _API_PARAMETERS.issuperset(params):
         for name in params.keys() - _API_PARAMETERS:
             _require_no_slip(name)
     for name in _REQUIRED:
         if name not in params:
             raise InvalidCall(f"{name}= is missing{_hint(_closest(params, name))}")
-    model, max_tokens = params["model"], params["max_tokens"]
-    _require_values(model, max_tokens, params["messages"])
-    return PreparedRequest(
-        _body({**params, "stream": True} if streams else params), model, max_tokens
-    )
+    _require_values(params["model"], params["max_tokens"], params["messages"])
+    return _body({**params, "stream": True} if streams else params)
 
 
 def require_options(

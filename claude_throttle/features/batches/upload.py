@@ -129,7 +129,7 @@ def read_request(request: Any, number: int) -> tuple[str, bytes]:
     for name in OUR_KEYWORDS:
         if name in params:
             raise InvalidCall(f"{name}= is a word of submit(); a batch has none for one request")
-    body = serialise(params).body
+    body = serialise(params)
     if custom_id is None:
         custom_id = f"request-{number}-{hashlib.sha256(body).hexdigest()[:8]}"
     batch_format.require_custom_id(custom_id)

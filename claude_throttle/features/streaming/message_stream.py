@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Callable, Optional
+from concurrent.futures import Future
+from typing import Any, Optional, Union
 
 from claude_throttle.core.dispatch.stream_call import StreamCall
 from claude_throttle.features.streaming.open_stream import OpenStream, StreamContext
+from claude_throttle.features.streaming.replayed_stream import ReplayedStream
 from claude_throttle.transport import sdk
+from claude_throttle.transport.request import PreparedRequest
 from claude_throttle.transport.transport import Transport
 
 
@@ -33,7 +36,7 @@ class MessageStream:
 
     __slots__ = ("__weakref__", "_inner")
 
-    def __init__(self, inner: OpenStream) -> None:
+    def __init__(self, inner: Union[OpenStream, ReplayedStream]) -> None:
         self._inner = inner
 
     def __iter__(self) -> Iterator[Any]:
@@ -111,18 +114,16 @@ class MessageStream:
         raise TypeError("a MessageStream holds a connection; get_final_message() can be pickled")
 
 
-def open_stream(
-    desk: StreamContext, wire: Transport, accept: Callable[..., StreamCall]
-) -> MessageStream:
-    """Queue a call by *accept*, carry it in this thread, and return with its first event."""
-    call = accept(StreamCall)
-    try:
-        if not call.raw:
-            sdk.begin_import()
-        attempts = call.wait_for_grant()
-        inner = OpenStream(desk, call, attempts, wire.events(call, attempts))
-        inner.open()
-        return MessageStream(inner)
-    except BaseException:
-        call.future.give_up()  # Ctrl-C, before anybody else would end it
-        raise
+def open_stream(desk: StreamContext, wire: Transport, call: StreamCall) -> MessageStream:
+    """Send a queued call in this thread when it may leave, and return with its first event."""
+    if not call.raw:
+        sdk.begin_import()
+    attempts = call.wait_for_grant()
+    inner = OpenStream(desk, call, attempts, wire.events(call, attempts))
+    inner.open()
+    return MessageStream(inner)
+
+
+def replay(future: Future[Any], request: PreparedRequest) -> MessageStream:
+    """The stream of an answer that a stage gives as a whole. Waits for it; raises its error."""
+    return MessageStream(ReplayedStream(request, future.result()))

@@ -192,7 +192,7 @@ class OpenStream:
     def _learn(self) -> None:
         usage, call = self.received.usage(), self.call
         if usage is not None and self.received.counted:
-            self._desk.model_groups.of_call(call).learn(call, usage)
+            self._desk.model_groups.learn(call, usage)
 
     def _sit_down(self) -> None:
         """Calls made by this thread ride on its place, wherever it was opened."""

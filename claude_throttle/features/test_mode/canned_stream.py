@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
 from claude_throttle.core.dispatch.call import Attempt, AttemptStopped, Outcome
 from claude_throttle.core.domain.feedback import Feedback
+from claude_throttle.transport.message_events import message_events
 from claude_throttle.transport.response_stream import StreamEnded
 
 
@@ -34,7 +34,7 @@ class CannedStream:
     def open(self) -> dict[str, Any]:
         """The first event. What a function raises is how the stream fails."""
         try:
-            self._events = _events(self._answer())
+            self._events = message_events(self._answer())
         except AttemptStopped:
             raise StreamEnded(Outcome(error=self._attempts.stopped_by)) from None
         except Exception as error:  # noqa: BLE001 - the function's own
@@ -55,21 +55,3 @@ class CannedStream:
 
     def close(self) -> None:
         """Nor one to close."""
-
-
-def _events(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    (block,), usage = message["content"], message["usage"]
-    begun = {**message, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 1}}
-    yield {"type": "message_start", "message": begun}
-    yield {"type": "content_block_start", "index": 0, "content_block": {**block, "text": ""}}
-    for piece in re.findall(r"\s*\S+|\s+$", block["text"]) or [""]:
-        delta = {"type": "text_delta", "text": piece}
-        yield {"type": "content_block_delta", "index": 0, "delta": delta}
-    yield {"type": "content_block_stop", "index": 0}
-    delta = {"stop_reason": message["stop_reason"], "stop_sequence": None}
-    yield {
-        "type": "message_delta",
-        "delta": delta,
-        "usage": {"output_tokens": usage["output_tokens"]},
-    }
-    yield {"type": "message_stop"}

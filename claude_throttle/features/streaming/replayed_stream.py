@@ -1,0 +1,51 @@
+"""A stream of a message that a stage answered as a whole: nothing of it comes over the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Optional
+
+from claude_throttle.errors import Closed
+from claude_throttle.features.streaming.accumulator import MessageAccumulator
+from claude_throttle.transport import sdk
+from claude_throttle.transport.message_events import message_events
+from claude_throttle.transport.request import PreparedRequest
+
+
+class ReplayedStream:
+    """The events of a whole message, one by one. Read by one thread at a time."""
+
+    def __init__(self, request: PreparedRequest, answer: Any) -> None:
+        self.call = request
+        self.received = MessageAccumulator()
+        self.request_id: Optional[str] = getattr(answer, "_request_id", None)
+        self._events = message_events(
+            answer if isinstance(answer, Mapping) else answer.to_dict(warnings=False)
+        )
+        #: Whether nothing more will come.
+        self.ended = False
+
+    def next(self) -> Optional[dict[str, Any]]:
+        """The next event; None after the last. Raises :class:`Closed` if it was left early."""
+        if self.ended and not self.received.complete:
+            raise Closed("the stream was closed before its end")
+        event = next(self._events, None)
+        if event is None:
+            self.ended = True
+        else:
+            self.received.add(event)
+        return event
+
+    def message(self) -> Any:
+        """What came so far, as the reader wants it; None before the first event."""
+        snapshot = self.received.snapshot()
+        if snapshot is None or self.call.raw:
+            return snapshot
+        return sdk.build_message(snapshot, self.request_id)
+
+    def close(self) -> None:
+        """Leave it. Idempotent."""
+        self.ended = True
+
+    def drop(self) -> None:
+        """Leave it as the garbage collector does: there is nothing to give back."""
