@@ -8,7 +8,7 @@ import pytest
 
 from claude_throttle.engine import Engine
 from claude_throttle.transport.verdicts import read_json
-from tests.conftest import ask
+from tests.support.calls import ask
 
 ANSWER = {
     "id": "msg_kept",
