@@ -68,7 +68,7 @@ class Engine:
         self.thread_pool = ThreadPool()
         self.deferred_closer = DeferredCloser(self.thread_pool)
         self._recorder = Recorder()
-        self._event_bus = EventBus(self._recorder, listener, clock)
+        self._event_bus = EventBus(self._recorder, [listener] if listener else [], clock)
         self._resources = ProcessResources(
             clock,
             self.thread_pool,

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, overload
 
 from claude_throttle.config.settings import QUOTAS, Settings
-from claude_throttle.config.timeouts import UNSET, Timeout, seconds_of
+from claude_throttle.config.validation import UNSET, Timeout, seconds_of
 from claude_throttle.core.dispatch.call import CallFuture
 from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit
 from claude_throttle.core.domain.cost import Cost

@@ -1,4 +1,4 @@
-"""What the environment says about settings that nobody gave."""
+"""Settings from environment variables."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _WHOLE = ("burst", "max_concurrency", "max_queue", "max_retries")
 _TEXTS = ("api_version", "tier", "count_tokens", "shared", "on_store_failure")
 _FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure", "testing")
 
-#: What a text means for one of those, whatever its case.
+#: The meaning of a flag's text, whatever its case.
 FLAG_WORDS = {"1": True, "true": True, "0": False, "false": False}
 
 
 def read(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings found there. A key or token among *options* keeps both variables out."""
+    """The settings in *environ*. If *options* has a key or a token, neither variable is read."""
     found: dict[str, Any] = {}
     if options.get("api_key") is None and options.get("auth_token") is None:
         found["api_key"] = environ.get("ANTHROPIC_API_KEY") or None
@@ -48,7 +48,7 @@ def _header_lines(text: str) -> dict[str, str]:
 
 
 def value_of(name: str, text: str, source: str) -> Any:
-    """What *text* means for a setting; *source* is where it was read, for the error."""
+    """The value that *text* means for the setting *name*; *source* is named in an error."""
     try:
         if name in _FLAGS:
             return FLAG_WORDS[text.strip().lower()]

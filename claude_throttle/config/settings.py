@@ -1,4 +1,4 @@
-"""Every setting, in one frozen place."""
+"""All settings of a throttler."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from claude_throttle.transport.http import TransportSettings
 
-    Told = Union[float, Quota]
+    Amount = Union[float, Quota]
 
     class SettingsOptions(TypedDict, total=False):
         """Keyword arguments of ``Throttler``; :class:`Settings` explains them."""
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
         base_url: str
         api_version: str
         default_headers: Mapping[str, str]
-        rpm: Optional[Told]
-        rpd: Optional[Told]
-        itpm: Optional[Told]
-        otpm: Optional[Told]
-        tpm: Optional[Told]
-        tpd: Optional[Told]
+        rpm: Optional[Amount]
+        rpd: Optional[Amount]
+        itpm: Optional[Amount]
+        otpm: Optional[Amount]
+        tpm: Optional[Amount]
+        tpd: Optional[Amount]
         burst: Union[int, str, None]
         tier: Union[int, str, None]
         lanes: Mapping[str, str]
@@ -64,10 +64,10 @@ QUOTAS = ("rpm", "rpd", "itpm", "otpm", "tpm", "tpd")
 
 KEYS = ("api_key", "auth_token", "admin_key")
 
-#: Never shown, never pickled: the address of a store may hold a password.
+#: Never shown, never pickled: a store's address may contain a password.
 SECRETS = (*KEYS, "shared")
 
-#: What reconfigure() may change; the rest is part of open connections, or of what waits.
+#: Settings that reconfigure() may change; others are part of open connections or waiting calls.
 CHANGEABLE = {*QUOTAS, "burst", "headroom", "max_concurrency", "max_queue", "timeout"}
 
 FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure", "testing")
@@ -75,24 +75,28 @@ FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure", "testing")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a throttler is told. Immutable, so safe to share between threads and processes.
+    """The settings of a throttler. Immutable: safe to share between threads and processes.
 
-    Raises :class:`ConfigurationError` for values that cannot work.
+    Pickles without its secrets, which the copy reads from its own environment. Raises
+    :class:`ConfigurationError` for wrong values::
+
+        settings = Settings(api_key="…", rpm=50, timeout=30)
+        throttler = Throttler(settings, max_queue=1_000)
     """
 
-    #: The key of an account; env ANTHROPIC_API_KEY. Never shown.
+    #: The API key; env ANTHROPIC_API_KEY. Never shown.
     api_key: Optional[str] = field(default=None, repr=False)
     #: A bearer token instead of a key; env ANTHROPIC_AUTH_TOKEN. Never shown.
     auth_token: Optional[str] = field(default=None, repr=False)
     #: An admin key, to read the limits at the start; env ANTHROPIC_ADMIN_KEY. Never shown.
     admin_key: Optional[str] = field(default=None, repr=False)
-    #: Where the API is; env ANTHROPIC_BASE_URL.
+    #: The URL of the API; env ANTHROPIC_BASE_URL.
     base_url: str = "https://api.anthropic.com"
     #: The ``anthropic-version`` header.
     api_version: str = "2023-06-01"
     #: Sent with every request; env ANTHROPIC_CUSTOM_HEADERS (lines "Name: value").
     default_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    #: Requests per minute, for each lane: a number or a Quota. What is not told is learned.
+    #: Requests per minute, for each lane: a number or a Quota. A quota that is left out is learned.
     rpm: Union[float, Quota, None] = None
     #: Requests per day.
     rpd: Union[float, Quota, None] = None
@@ -104,56 +108,56 @@ class Settings:
     tpm: Union[float, Quota, None] = None
     #: Input and output tokens per day together.
     tpd: Union[float, Quota, None] = None
-    #: Requests that may leave at once after a rest: a number, 1 = strictly spaced, or "auto" =
-    #: learned from the answers. None = 1 if a rate is told, else "auto".
+    #: Requests that may be sent at once after a pause: a number, 1 = strictly spaced, or "auto" =
+    #: learned from the answers. None = 1 if a quota is configured, else "auto".
     burst: Union[int, str, None] = None
-    #: Where to start before the first answer tells: "start", "build", "scale", or the old 1 to 4.
+    #: The limits until the first answer: those of "start", "build", "scale", or the old 1 to 4.
     tier: Union[int, str, None] = None
-    #: Which models share limits, where our table is wrong: {"claude-x-*": "x"}, model or pattern
-    #: -> lane.
+    #: Corrects which models share limits: {"claude-x-*": "x"}, from a model or pattern to the name
+    #: of its lane.
     lanes: Mapping[str, str] = field(default_factory=dict)
-    #: How input is counted before it is sent: "estimate" = by the text, corrected by the answers;
-    #: "api" = by the free count_tokens endpoint, a round trip before each call queues.
+    #: How input tokens are counted before a call: "estimate" = from the text, corrected by the
+    #: answers; "api" = by the free count_tokens endpoint, one round trip before each call queues.
     count_tokens: str = "estimate"
-    #: Share of each quota left to others, from 0 to 0.99.
+    #: Share of each quota to leave unused, from 0 to 0.99.
     headroom: float = 0.0
-    #: Requests in flight at once, over all models. None = found out if no rate is told, else as
-    #: many as the quotas let leave until the API says otherwise.
+    #: Requests in flight at once, over all models. None = learned if no quota is configured, else
+    #: as many as the quotas allow until the API refuses more.
     max_concurrency: Optional[int] = None
-    #: Share of those kept for priority INTERACTIVE, from 0 to 0.9.
+    #: Share of max_concurrency that is reserved for priority INTERACTIVE, from 0 to 0.9.
     interactive_share: float = 0.0
-    #: Calls waiting in each model's queue at once; more raise QueueFull.
+    #: Calls that may wait in each lane's queue; one more raises QueueFull.
     max_queue: int = 100_000
-    #: Seconds a priority waits at most while more urgent calls leave, ten at least; then one of its
-    #: own goes first. None = for ever.
+    #: Seconds, at least 10, that a priority waits at most while more urgent calls are sent; then
+    #: one of its calls is sent first. None = no limit.
     ageing: Optional[float] = 30.0
-    #: Re-sends of one call after its first attempt.
+    #: Retries of one call after its first attempt.
     max_retries: int = 4
-    #: Retries at most, as a share of what is sent, and three a second; more of them wait.
+    #: Retries as a share of all requests, beside three a second that are always allowed.
     retry_share: float = 0.2
-    #: Seconds for everything: queue, retries, wire. None = as long as it takes.
+    #: Seconds for a whole call: queue, retries and network. None = no limit.
     timeout: Optional[float] = None
-    #: Send a call again whose answer did not come in time; it may be billed twice.
+    #: Retry a call whose answer did not come in time; it may be billed twice.
     retry_read_timeouts: bool = False
-    #: Send a call again whose connection was lost before any byte of answer.
+    #: Retry a call whose connection was lost before the first byte of its answer.
     retry_resets: bool = True
-    #: Allow plain http to other hosts than this one; the key then travels in the clear.
+    #: Allow plain http to other hosts than this one; the key is then sent unencrypted.
     allow_insecure: bool = False
     #: As in ``requests``: {"https": "http://proxy:3128"}; None = from the environment.
     proxies: Optional[Mapping[str, str]] = field(default=None, repr=False)
-    #: Path of a CA bundle; env REQUESTS_CA_BUNDLE. There is no way to switch TLS checks off.
+    #: Path of a CA bundle; env REQUESTS_CA_BUNDLE. TLS verification cannot be switched off.
     ca_bundle: Optional[str] = None
-    #: Where processes share their quotas: "sqlite:///path" on one machine, "redis://host:6379/0" on
-    #: many, or a redis client; max_concurrency is shared, too. None = this process has its own.
+    #: The store in which processes share their quotas and max_concurrency: "sqlite:///path" on one
+    #: machine, "redis://host:6379/0" on several, or a redis client. None = not shared.
     shared: Any = field(default=None, repr=False)
-    #: What to do while that cannot be reached: "share" = keep to one part of each quota, by the
-    #: number of processes seen last; "stop" = wait; "full" = go on as if alone.
+    #: While the store cannot be reached: "share" = use an equal share of each quota, by the number
+    #: of processes seen last; "stop" = send nothing; "full" = use the whole quota.
     on_store_failure: str = "share"
-    #: Seconds for one exchange with it, connecting included.
+    #: Seconds for one exchange with the store, connecting included.
     store_timeout: float = 0.25
-    #: Seconds after which what a dead process had in flight is free again.
+    #: Seconds after which the concurrency that a dead process held is free again.
     store_lease: float = 15.0
-    #: Make no call, and need no key: every answer is canned. For work on a user interface.
+    #: Make no calls and need no key: every answer is canned. For work on a user interface.
     testing: bool = False
 
     def __post_init__(self) -> None:
@@ -189,10 +193,10 @@ class Settings:
         checks.require_bundle(self.ca_bundle)
 
     def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # it is frozen
+        object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def __reduce__(self) -> Any:
-        # Secrets stay here; a copy reads them from its own environment.
+        # Secrets are left out; the copy reads them from its own environment.
         options = {name: getattr(self, name) for name in FIELDS if name not in SECRETS}
         return Settings.from_env, (options,)
 
@@ -200,10 +204,11 @@ class Settings:
     def from_env(
         cls, options: Optional[Mapping[str, Any]] = None, environ: Mapping[str, str] = os.environ
     ) -> Settings:
-        """*options*, and the environment for what they leave open.
+        """Settings from *options*, completed from environment variables.
 
-        ``ANTHROPIC_*`` with the SDK's precedence: a key or token given here keeps both variables
-        out; ``CLAUDE_THROTTLE_<SETTING>`` for the rest.
+        ``ANTHROPIC_*`` is read with the SDK's precedence: if *options* has a key or a token,
+        neither variable is read. The other settings are ``CLAUDE_THROTTLE_<SETTING>``. Raises
+        :class:`ConfigurationError`.
         """
         options = dict(options or {})
         _require_known(options)
@@ -221,7 +226,7 @@ class Settings:
 
     @classmethod
     def given(cls, settings: Optional[Settings], options: Mapping[str, Any]) -> Settings:
-        """*settings* with *options* changed; without settings, what the environment adds."""
+        """*settings* with *options* changed; without *settings*, those of the environment."""
         if settings is None:
             return cls.from_env(options)
         if not isinstance(settings, Settings):
@@ -229,12 +234,12 @@ class Settings:
         return settings.replaced(options) if options else settings
 
     def replaced(self, options: Mapping[str, Any]) -> Settings:
-        """The same with some settings changed."""
+        """A copy with *options* changed."""
         _require_known(options)
         return dataclasses.replace(self, **options)
 
     def reconfigured(self, options: Mapping[str, Any]) -> Settings:
-        """The same, if only what may change while running is to change."""
+        """A copy with *options* changed; raises for settings that are fixed while running."""
         changed = self.replaced(options)
         if fixed := sorted(set(options) - CHANGEABLE):
             raise ConfigurationError(f"{', '.join(fixed)} cannot change while running")
@@ -242,25 +247,25 @@ class Settings:
 
     @property
     def quotas(self) -> dict[str, Quota]:
-        """The quotas in force, headroom taken off."""
-        told = {name: getattr(self, name) for name in QUOTAS}
-        return {name: quota.with_headroom(self.headroom) for name, quota in told.items() if quota}
+        """The configured quotas, reduced by the headroom."""
+        given = {name: getattr(self, name) for name in QUOTAS}
+        return {name: quota.with_headroom(self.headroom) for name, quota in given.items() if quota}
 
     @property
     def burst_in_force(self) -> Union[int, str]:
-        """What may leave at once after a rest."""
+        """The burst that applies: ``burst``, or its default."""
         if self.burst is not None:
             return self.burst
         return 1 if self.tells_rate else AUTO
 
     @property
     def tells_rate(self) -> bool:
-        """Whether any quota was told."""
+        """Whether a quota is configured."""
         return any(getattr(self, name) is not None for name in QUOTAS)
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request carries: default_headers go before ours, but not before the key."""
+        """Headers of every request. ``default_headers`` override ours, except for the key."""
         ours = {
             "Content-Type": "application/json",
             "Accept": "application/json",
@@ -276,8 +281,8 @@ class Settings:
 
     @property
     def wire(self) -> TransportSettings:
-        """What the wire needs of all this."""
-        # Here, since nothing else in this file needs requests: see Throttler.__init__.
+        """The settings of the HTTP transport."""
+        # Imported here: it brings requests, which is slow, and Settings must be cheap to import.
         from claude_throttle.transport.http import TransportSettings
         from claude_throttle.transport.retry import RetryRules
 
@@ -285,7 +290,7 @@ class Settings:
         return TransportSettings(self.base_url, self.headers, rules, self.proxies, self.ca_bundle)
 
     def require_key(self) -> None:
-        """Raise :class:`ConfigurationError` if there is nothing to prove who we are."""
+        """Raise :class:`ConfigurationError` if there is neither a key nor a token."""
         if self.api_key is None and self.auth_token is None:
             raise ConfigurationError(
                 "no API key: set ANTHROPIC_API_KEY, or give Throttler(api_key=…) or auth_token=…"
@@ -298,8 +303,8 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Settings))
 def _require_known(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in FIELDS:
-            import difflib  # only for a slip
+            import difflib  # only needed for this error
 
             close = difflib.get_close_matches(name, FIELDS, n=1)
             hint = f"; did you mean {close[0]}=?" if close else ""
-            raise UnknownSetting(f"{name}= is no setting{hint}")
+            raise UnknownSetting(f"{name}= is not a setting{hint}")

@@ -1,4 +1,4 @@
-"""What a setting must be; refusals in the user's words, and never with a secret in them."""
+"""Validation of settings. Error messages are for users, and never contain a secret."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any, Optional, Union
 from urllib.parse import urlsplit
 
 from claude_throttle.core.domain.quota import Quota
@@ -24,13 +24,34 @@ def require_seconds(name: str, seconds: Any) -> None:
         raise ConfigurationError(f"{name} must be a positive number of seconds, not {seconds!r}")
 
 
-def require_timeout(seconds: Any) -> None:
-    """The same for a call's own."""
+def require_timeout(seconds: Any) -> float:
+    """*seconds* as a float; raise unless it can be the ``timeout=`` of a call."""
     require_seconds("timeout", seconds)
+    return float(seconds)
+
+
+class Unset:
+    """The type of :data:`UNSET`, which means "not given"; None means "no limit"."""
+
+    def __repr__(self) -> str:
+        return "<from the settings>"
+
+
+UNSET = Unset()
+
+#: Seconds, None for no limit, or UNSET for the setting.
+Timeout = Union[None, float, Unset]
+
+
+def seconds_of(timeout: Timeout, default: Optional[float]) -> Optional[float]:
+    """The seconds of *timeout*, or *default* if it is unset; None for no limit."""
+    if isinstance(timeout, Unset):
+        return default
+    return None if timeout is None else require_timeout(timeout)
 
 
 def require_flag(name: str, value: Any) -> None:
-    """Raise unless it is True or False; "false" would count as true."""
+    """Raise unless *value* is True or False: the string "false" would count as true."""
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} must be True or False, not {value!r:.80}")
 
@@ -59,10 +80,10 @@ def require_whole(name: str, value: Any, least: int, most: Optional[int] = None)
 
 
 def clean_tier(tier: Any) -> Optional[str]:
-    """The tier's name as the table has it."""
+    """The tier's name in the table of tiers."""
     if tier is None:
         return None
-    from claude_throttle.core.domain.tiers import tier_name  # only for this
+    from claude_throttle.core.domain.tiers import tier_name  # only for this setting
 
     try:
         return tier_name(tier)
@@ -77,25 +98,25 @@ def require_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ConfigurationError(f"{name} must be {shown}, not {value!r:.40}")
 
 
-#: What ``shared=`` may begin with.
+#: The URL schemes of ``shared=``.
 STORES = ("sqlite", "redis", "rediss", "unix", "redis+sentinel", "memory")
 
 
 def require_store(shared: Any) -> None:
-    """Raise unless *shared* names a store, or is a redis client."""
+    """Raise unless *shared* is the URL of a store, or a redis client."""
     if shared is None or hasattr(shared, "execute_command"):
         return
     scheme, found, _ = shared.partition("://") if isinstance(shared, str) else ("", "", "")
     if not found or scheme not in STORES:
-        # Without a proper scheme it may begin with a password.
+        # Not quoted without a proper scheme: it may begin with a password.
         what = scheme if found and scheme.isalnum() else type(shared).__name__
         raise ConfigurationError(
             f"shared must be one of {', '.join(f'{name}://…' for name in STORES)}, or a redis "
             f"client, not {what!r:.40}"
         )
     if scheme == "sqlite" and not shared.startswith("sqlite:///"):
-        # Relative to what? Processes in different directories would share nothing.
-        raise ConfigurationError('shared must name the whole path: "sqlite:///var/run/claude.db"')
+        # Not relative: processes in different directories would share nothing.
+        raise ConfigurationError('shared must have an absolute path: "sqlite:///var/run/claude.db"')
 
 
 def require_lanes(lanes: Any) -> None:
@@ -126,34 +147,35 @@ def clean_secret(name: str, value: Any) -> Optional[str]:
     if not isinstance(value, str):
         raise ConfigurationError(f"{name} must be a string, not {type(value).__name__}")
     secret: str = value.strip()
-    # Never show it: a key with a line break in it is printed whole by requests.
+    # Never shown: requests prints a key whole if it contains a line break.
     if not secret:
         raise ConfigurationError(f"{name} is empty")
     if not (secret.isascii() and secret.isprintable()) or " " in secret:
         raise ConfigurationError(
-            f"{name} holds a space, a line break or another character no key has; paste it again"
+            f"{name} holds a space, a line break or another character that no key has; "
+            "paste it again"
         )
     return secret
 
 
 def clean_url(url: Any, allow_insecure: bool) -> str:
     """The base URL without a slash at its end; raises unless a key may be sent there."""
-    # Not quoted in any message: people paste passwords, and keys, into URLs.
+    # Never quoted in a message: URLs may contain passwords and keys.
     if not isinstance(url, str) or not url.isprintable() or " " in url:
         raise ConfigurationError("base_url must be an https:// URL without spaces in it")
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises for what is no port
+        parts.port  # noqa: B018 - raises for a wrong port
     except ValueError as error:
-        raise ConfigurationError(f"base_url is no URL: {_without_text(error)}") from None
+        raise ConfigurationError(f"base_url is not a URL: {_without_text(error)}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError("base_url must begin with https:// and name a host")
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError("base_url must hold no user, password, query or fragment")
+        raise ConfigurationError("base_url must not contain a user, password, query or fragment")
     if parts.scheme == "http" and not _LOOPBACK.fullmatch(parts.hostname) and not allow_insecure:
         raise ConfigurationError(
-            f"base_url is plain http to {parts.hostname}: the key would travel in the clear; "
-            "use https, or allow_insecure=True if the way is safe"
+            f"base_url is plain http to {parts.hostname}: the key would be sent unencrypted; "
+            "use https, or allow_insecure=True if the network is safe"
         )
     return url.rstrip("/")
 
@@ -163,14 +185,14 @@ def _without_text(error: ValueError) -> str:
 
 
 def require_headers(name: str, headers: Any) -> None:
-    """Raise unless they can be sent."""
+    """Raise unless *headers* can be sent."""
     flaw = header_flaw(headers)
     if flaw is not None:
         raise ConfigurationError(f"{name} {flaw}")
 
 
 def require_proxies(proxies: Any) -> None:
-    """Raise unless it is None or a mapping of schemes to URLs."""
+    """Raise unless *proxies* is None or a mapping of schemes to URLs."""
     if proxies is None:
         return
     if not isinstance(proxies, Mapping) or not all(isinstance(u, str) for u in proxies.values()):
@@ -178,7 +200,7 @@ def require_proxies(proxies: Any) -> None:
 
 
 def require_bundle(path: Any) -> None:
-    """Raise unless it is None or the path of something that is there."""
+    """Raise unless *path* is None or an existing path."""
     if path is not None and not (isinstance(path, str) and os.path.exists(path)):
         raise ConfigurationError(
             f"ca_bundle must be the path of a file or folder, not {path!r:.200}"

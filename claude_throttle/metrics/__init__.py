@@ -1,1 +1,1 @@
-"""What happened, counted."""
+"""Counters of events, and the delivery of events to listeners."""

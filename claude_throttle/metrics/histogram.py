@@ -1,4 +1,4 @@
-"""Quantiles of durations in fixed memory."""
+"""Quantiles of durations in bounded memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import NamedTuple
 
-#: Each bucket is 4 % wider than the one before, so a quantile is off by 2 % at most.
+#: Logarithm of the ratio of two bucket widths: 4 % wider, so a quantile is off by 2 % at most.
 _GROWTH = math.log(1.04)
 
 #: Seconds; shorter durations count as this.
@@ -14,9 +14,9 @@ _SMALLEST_SECONDS = 1e-5
 
 
 class Quantiles(NamedTuple):
-    """Durations in seconds; all zero while there are none."""
+    """Quantiles of durations, in seconds; all are zero while there are no durations."""
 
-    count: int = 0  # type: ignore[assignment] # of durations; nobody counts the numbers in it
+    count: int = 0  # type: ignore[assignment] # the number of durations replaces tuple.count()
     p50: float = 0.0
     p90: float = 0.0
     p99: float = 0.0
@@ -27,7 +27,7 @@ NO_QUANTILES = Quantiles()
 
 
 class Histogram:
-    """Durations in buckets of growing width. Not thread-safe."""
+    """Counts durations in buckets of growing width. Not thread-safe."""
 
     def __init__(self) -> None:
         self._buckets: Counter[int] = Counter()
@@ -35,14 +35,14 @@ class Histogram:
         self._max = 0.0
 
     def add(self, seconds: float) -> None:
-        """One more duration."""
+        """Count one duration."""
         seconds = max(seconds, _SMALLEST_SECONDS)
         self._buckets[int(math.log(seconds / _SMALLEST_SECONDS) / _GROWTH)] += 1
         self._count += 1
         self._max = max(self._max, seconds)
 
     def quantiles(self) -> Quantiles:
-        """As they stand now."""
+        """The quantiles of all durations so far."""
         p50, p90, p99 = (self._quantile(share) for share in (0.5, 0.9, 0.99))
         return Quantiles(self._count, p50, p90, p99, self._max)
 

@@ -1,32 +1,32 @@
-"""The last minutes, in intervals of ten seconds and in fixed memory."""
+"""Counts of the last ten minutes, in intervals of ten seconds and in bounded memory."""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
 
-#: Seconds; long enough for a count to say something at 50 requests a minute.
+#: Seconds; long enough for a meaningful count at 50 requests a minute.
 INTERVAL_SECONDS = 10.0
 
-#: Ten minutes.
+#: The number of intervals that are kept: ten minutes.
 INTERVALS = 60
 
-# Places in a slot; the first holds the number of the interval that the slot counts.
+# Indexes in a slot; the first item is the number of the interval that the slot counts.
 _NUMBER, SENT, SUCCEEDED, FAILED, RATE_LIMITED, OVERLOADED = range(6)
 
 
 class HistoryInterval(NamedTuple):
-    """What happened within ten seconds, in this process."""
+    """Counts of ten seconds, in this process."""
 
     #: Seconds from its beginning to now.
     seconds_ago: float
-    #: How long it has lasted: 10.0, and less while it is the last one.
+    #: Its length so far: 10.0, or less for the current interval.
     seconds: float
-    #: Requests that left, every attempt counted, and those of others.
+    #: Requests sent: every attempt of a call, and requests under a permit.
     sent: int = 0
-    #: Calls answered, and requests of others.
+    #: Calls answered, and requests under a permit.
     succeeded: int = 0
-    #: Calls that ended in an exception; cancelled ones are not among them.
+    #: Calls that raised an exception, without cancelled ones.
     failed: int = 0
     #: Answers with status 429.
     rate_limited: int = 0
@@ -35,11 +35,10 @@ class HistoryInterval(NamedTuple):
 
 
 class RingBuffer:
-    """Counts by interval, the last ones only. Not thread-safe.
+    """Counts by interval, for the last ten minutes. Not thread-safe.
 
-    An interval has its number on the scale of ``now``, and a slot by that number. A slot that
-    holds another number is not of the last minutes, whatever time did in between: so nothing
-    has to be cleared while nobody calls.
+    Each interval has a number on the scale of ``now``, and uses the slot of that number. A slot
+    with another number is outdated, so nothing has to be cleared as time passes.
     """
 
     __slots__ = ("_begins", "_ends", "_first", "_slot", "_slots")
@@ -47,17 +46,17 @@ class RingBuffer:
     def __init__(self) -> None:
         self._slots: list[list[int]] = []
         self._first = 0
-        # The interval of the last event, and its counts: the next one is mostly in it, too.
+        # The interval of the last event, and its counts: the next event is mostly in it, too.
         self._begins = self._ends = math.nan
         self._slot: list[int] = []
 
-    def add(self, place: int, now: float) -> None:
-        """One more at *now*."""
+    def add(self, index: int, now: float) -> None:
+        """Count one event at *now*."""
         if not self._begins <= now < self._ends:
-            self._turn_to(now)
-        self._slot[place] += 1
+            self._move_to(now)
+        self._slot[index] += 1
 
-    def _turn_to(self, now: float) -> None:
+    def _move_to(self, now: float) -> None:
         number = _number(now)
         if not self._slots:
             self._first = number
@@ -69,7 +68,7 @@ class RingBuffer:
         self._begins, self._ends = number * INTERVAL_SECONDS, (number + 1) * INTERVAL_SECONDS
 
     def intervals(self, now: float) -> tuple[HistoryInterval, ...]:
-        """Oldest first; the last one is under way. Empty while nothing ever happened."""
+        """The intervals, oldest first; the last one is the current one. Empty before any event."""
         if not self._slots:
             return ()
         last = _number(now)

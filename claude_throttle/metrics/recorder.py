@@ -1,4 +1,4 @@
-"""Counters fed by events, and a frozen picture of them."""
+"""Counters of a throttler's events, and an immutable snapshot of them."""
 
 from __future__ import annotations
 
@@ -19,67 +19,65 @@ from claude_throttle.core.domain.events import (
     PermitGranted,
     RetryScheduled,
 )
-from claude_throttle.metrics import history as recent
+from claude_throttle.metrics import history
 from claude_throttle.metrics.histogram import NO_QUANTILES, Histogram, Quantiles
 
-#: Seconds over which the rate is taken.
+#: Seconds over which the rate is measured.
 RATE_WINDOW_SECONDS = 60
 
-#: Events counted at once, a tenth of a millisecond's work: one by one, each woken after a wait,
-#: they take several times as long.
-COUNTED_TOGETHER = 32
+#: Events that are counted together, in a tenth of a millisecond. One by one, each by a thread that
+#: has just waited, they take several times as long.
+BATCH_SIZE = 32
 
 
 class Stats(NamedTuple):
-    """A picture of one throttler in this process. ``print()`` it for a report."""
+    """The counters of one throttler in this process, at one moment. ``print()`` it for a report."""
 
     #: Calls accepted by submit().
     submitted: int = 0
     #: Calls in the queue now.
     waiting: int = 0
-    #: Requests on the wire now.
+    #: Requests in flight now.
     in_flight: int = 0
-    #: Requests that left, every attempt counted, and those of others.
+    #: Requests sent: every attempt of a call, and requests under a permit.
     sent: int = 0
-    #: Of those, the ones that others sent: the official SDK, a session, whoever had a permit().
+    #: Requests of other clients under a permit: the official SDK, a session, ``permit()``.
     permits: int = 0
-    #: Of those, the ones that were answered, and those that were refused or lost, as far as anybody
-    #: said.
+    #: Requests under a permit that were answered, and that were refused or lost, as far as known.
     permits_answered: int = 0
     permits_refused: int = 0
     #: Calls answered.
     succeeded: int = 0
-    #: Calls that ended in an exception, by the name of its class.
+    #: Calls that raised an exception, by the name of its class.
     failed: Mapping[str, int] = MappingProxyType({})
-    #: Attempts that were refused or lost and tried again.
+    #: Attempts that were refused or lost, and retried.
     retried: int = 0
     #: Answers with status 429.
     rate_limited: int = 0
     #: Answers with status 529.
     overloaded: int = 0
-    #: Model tokens, as ``usage`` counts them.
+    #: Model tokens, as the API's ``usage`` counts them.
     input_tokens: int = 0
     output_tokens: int = 0
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
-    #: From submit() to the first send.
+    #: Seconds from submit() to the first attempt.
     queue_wait_seconds: Quantiles = NO_QUANTILES
-    #: From the first send to the answer, waits for retries included.
+    #: Seconds from the first attempt to the answer, including waits for retries.
     latency_seconds: Quantiles = NO_QUANTILES
-    #: Requests that left within the last minute, or since the start if that is shorter ago,
-    #: scaled to a minute.
+    #: Requests of the last minute; of a shorter time since the first call, scaled to a minute.
     requests_per_minute: float = 0.0
-    #: Since the first call.
+    #: Seconds since the first call.
     elapsed_seconds: float = 0.0
 
     @property
     def failed_total(self) -> int:
-        """Calls that ended in an exception; cancelled ones are not among them."""
+        """Calls that raised an exception, without cancelled ones."""
         return sum(n for name, n in self.failed.items() if name != "CancelledError")
 
     @property
     def success_rate(self) -> float:
-        """Share of the ended calls that were answered; 1.0 while none has ended."""
+        """The share of finished calls that were answered; 1.0 while none has finished."""
         ended = self.succeeded + self.failed_total
         return self.succeeded / ended if ended else 1.0
 
@@ -95,23 +93,23 @@ def _report(stats: Stats) -> list[str]:
         f"calls     {stats.submitted:,} submitted, {stats.waiting:,} waiting, "
         f"{stats.in_flight:,} in flight, {stats.succeeded:,} succeeded ({stats.success_rate:.1%})",
         f"failed    {failures}",
-        f"requests  {stats.sent:,} sent, {stats.retried:,} retried, {_of_others(stats)}"
+        f"requests  {stats.sent:,} sent, {stats.retried:,} retried, {_permits(stats)}"
         f"{stats.rate_limited:,} x 429, {stats.overloaded:,} x 529, "
         f"{stats.requests_per_minute:,.1f} a minute",
         f"tokens    {stats.input_tokens:,} in, {stats.output_tokens:,} out, "
         f"{cache[0]:,} written to cache, {cache[1]:,} read from it",
-        f"queue     {_line(wait)}",
-        f"latency   {_line(latency)}",
+        f"queue     {_durations(wait)}",
+        f"latency   {_durations(latency)}",
     ]
 
 
-def _of_others(stats: Stats) -> str:
+def _permits(stats: Stats) -> str:
     if not stats.permits:
         return ""
-    return f"{stats.permits:,} by others ({stats.permits_refused:,} refused), "
+    return f"{stats.permits:,} under permits ({stats.permits_refused:,} refused), "
 
 
-def _line(quantiles: Quantiles) -> str:
+def _durations(quantiles: Quantiles) -> str:
     return " ".join(
         f"{name} {getattr(quantiles, name):.3f} s" for name in ("p50", "p90", "p99", "max")
     )
@@ -121,10 +119,10 @@ class Recorder:
     """Counts events. Thread-safe."""
 
     def __init__(self) -> None:
-        #: What happened and is not counted yet. Its append is atomic, so no call waits for a lock.
+        #: Events that are not counted yet. append() is atomic, so recording takes no lock.
         self._uncounted: deque[tuple[Event, float]] = deque()
-        # Guards everything below. Held for counting only.
-        # Reentrant for the same reason as the lane's mutex.
+        # Guards everything below, and is held for counting only. Reentrant: a signal handler may
+        # ask for stats while the same thread holds it.
         self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
@@ -133,7 +131,7 @@ class Recorder:
         self._queue_wait = Histogram()
         self._latency = Histogram()
         self._departures: deque[tuple[int, int]] = deque()
-        self._recent = recent.RingBuffer()
+        self._history = history.RingBuffer()
         self._started_at: float | None = None
         self._count: dict[type, Callable[[Any, float], None]] = {
             CallQueued: self._queued,
@@ -148,7 +146,7 @@ class Recorder:
     def record(self, event: Event, now: float) -> None:
         """Count one event that happened at *now*."""
         self._uncounted.append((event, now))
-        if len(self._uncounted) >= COUNTED_TOGETHER:
+        if len(self._uncounted) >= BATCH_SIZE:
             with self._lock:
                 self._count_all_locked()
 
@@ -156,7 +154,7 @@ class Recorder:
         while True:
             try:
                 event, now = self._uncounted.popleft()
-            except IndexError:  # also where a signal handler asked for stats meanwhile
+            except IndexError:  # possible in between, too: a signal handler may have counted them
                 return
             count = self._count.get(type(event))
             if count is not None:
@@ -169,20 +167,20 @@ class Recorder:
 
     def _sent(self, event: CallSent, now: float) -> None:
         self._counts["sent"] += 1
-        self._recent.add(recent.SENT, now)
+        self._history.add(history.SENT, now)
         if event.attempt == 1:
             self._queue_wait.add(event.waited_seconds)
-        self._departed(now)
+        self._count_departure(now)
 
-    def _departed(self, now: float) -> None:
+    def _count_departure(self, now: float) -> None:
         second = int(now)
         if self._departures and self._departures[-1][0] == second:
             self._departures[-1] = (second, self._departures[-1][1] + 1)
         else:
             self._departures.append((second, 1))
-            self._forget_departures(now)
+            self._drop_old_departures(now)
 
-    def _forget_departures(self, now: float) -> None:
+    def _drop_old_departures(self, now: float) -> None:
         while self._departures and self._departures[0][0] < now - RATE_WINDOW_SECONDS:
             self._departures.popleft()
 
@@ -193,13 +191,13 @@ class Recorder:
     def _refused(self, status: int | None, now: float) -> None:
         self._statuses[status or 0] += 1
         if status == 429:
-            self._recent.add(recent.RATE_LIMITED, now)
+            self._history.add(history.RATE_LIMITED, now)
         elif status == 529:
-            self._recent.add(recent.OVERLOADED, now)
+            self._history.add(history.OVERLOADED, now)
 
     def _succeeded(self, event: CallSucceeded, now: float) -> None:
         self._counts["succeeded"] += 1
-        self._recent.add(recent.SUCCEEDED, now)
+        self._history.add(history.SUCCEEDED, now)
         self._latency.add(event.latency_seconds)
         self._usage = self._usage.plus(event.usage)
 
@@ -207,16 +205,16 @@ class Recorder:
         self._failed[event.error] += 1
         self._refused(event.status, now)
         if event.error != "CancelledError":
-            self._recent.add(recent.FAILED, now)
+            self._history.add(history.FAILED, now)
 
     def _granted(self, event: PermitGranted, now: float) -> None:
         self._counts["sent"] += 1
         self._counts["permits"] += 1
-        self._recent.add(recent.SENT, now)
+        self._history.add(history.SENT, now)
         self._queue_wait.add(event.waited_seconds)
         if self._started_at is None:
             self._started_at = now
-        self._departed(now)
+        self._count_departure(now)
 
     def _closed(self, event: PermitClosed, now: float) -> None:
         if event.refused:
@@ -225,15 +223,15 @@ class Recorder:
         elif event.status is not None:
             self._counts["permits_answered"] += 1
             self._latency.add(event.seconds)
-            self._recent.add(recent.SUCCEEDED, now)
+            self._history.add(history.SUCCEEDED, now)
         if event.usage is not None:
             self._usage = self._usage.plus(event.usage)
 
     def snapshot(self, *, waiting: int, in_flight: int, now: float) -> Stats:
-        """The picture at *now*."""
+        """The counters at *now*."""
         with self._lock:
             self._count_all_locked()
-            self._forget_departures(now)
+            self._drop_old_departures(now)
             elapsed = 0.0 if self._started_at is None else now - self._started_at
             return Stats(
                 submitted=self._counts["submitted"],
@@ -255,19 +253,19 @@ class Recorder:
                 elapsed_seconds=elapsed,
             )
 
-    def history(self, now: float) -> tuple[recent.HistoryInterval, ...]:
-        """The last ten minutes; none if nothing ever happened."""
+    def history(self, now: float) -> tuple[history.HistoryInterval, ...]:
+        """The last ten minutes, oldest first; empty before the first event."""
         with self._lock:
             self._count_all_locked()
-            return self._recent.intervals(now)
+            return self._history.intervals(now)
 
     def median_latency(self) -> float:
-        """Seconds from first send to answer; 0 while nothing was answered."""
+        """The median of seconds from first attempt to answer; 0 before the first answer."""
         with self._lock:
             self._count_all_locked()
             return self._latency.quantiles().p50
 
     def _per_minute(self, elapsed: float) -> float:
         departed = sum(n for _, n in self._departures)
-        # Within the first second a rate would be a wild guess upwards.
+        # Within the first second the rate would be far too high.
         return departed * 60.0 / min(max(elapsed, 1.0), RATE_WINDOW_SECONDS)

@@ -116,7 +116,7 @@ def test_requests_of_others_count_as_sent():
     assert stats.queue_wait_seconds.max == pytest.approx(0.5, rel=0.1)
     assert stats.latency_seconds.max == pytest.approx(3.0, rel=0.1)
     assert stats.requests_per_minute == 240
-    assert "4 by others (2 refused)" in str(stats)
+    assert "4 under permits (2 refused)" in str(stats)
 
 
 def test_only_the_first_send_tells_the_queue_wait():

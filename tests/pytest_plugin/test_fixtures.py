@@ -232,7 +232,7 @@ def test_option(claude_api): pass
     done.assert_outcomes(errors=5)
     done.stdout.fnmatch_lines(
         [
-            "*rmp= is no setting; did you mean rpm=?*",
+            "*rmp= is not a setting; did you mean rpm=?*",
             "*the marker claude_throttler takes keywords only*",
             '*claude_throttler(clock=*) is "real" or "manual", not \'sundial\'*',
             '*claude_throttler(unanswered=*) is "fail" or "cancel", not \'ignore\'*',

@@ -103,7 +103,7 @@ def test_every_mistake_is_told():
         ({"rpm": -5}, "rpm"),
         ({"burst": 0}, "burst"),
         ({"api_key": f"{KEY}\n{KEY}"}, "api_key holds a space, a line break"),
-        ({"base_url": f"https://{KEY}@host"}, "base_url must hold no user"),
+        ({"base_url": f"https://{KEY}@host"}, "base_url must not contain a user"),
         ({"on_event": "tests.nowhere.listener"}, "on_event='tests.nowhere.listener' cannot be"),
         ({"on_event": 5}, "on_event must be a function"),
         ({"rpm": 5, "RPM": 6}, "has an option twice"),

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
-from claude_throttle.config.timeouts import checked
+from claude_throttle.config.validation import require_timeout
 from claude_throttle.errors import BatchIncomplete, DeadlineExceeded, InvalidCall
 from claude_throttle.features.batches.client import BatchClient, CreationUncertain
 from claude_throttle.features.batches.handle import BatchHandle, CreatedBatch
@@ -84,7 +84,7 @@ class Batches:
         client = self._client()
         deadline = client.deadline(timeout)
         if poll_seconds is not None:
-            checked(poll_seconds)  # now: afterwards there would be ids to lose
+            require_timeout(poll_seconds)  # now: afterwards there would be ids to lose
         parts = split(requests, self._bounds)
         sent: list[CreatedBatch] = []
         try:

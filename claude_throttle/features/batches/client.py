@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from claude_throttle.account.admission import BATCHES
-from claude_throttle.config.timeouts import checked
+from claude_throttle.config.validation import require_timeout
 from claude_throttle.core.dispatch.permit import AdmissionOptions
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.threads.clock import Clock
@@ -215,7 +215,7 @@ class BatchClient:
 
     def deadline(self, timeout: Optional[float]) -> Optional[float]:
         """The instant until which a caller waits; None: as long as it takes."""
-        return None if timeout is None else self.clock.monotonic() + checked(timeout)
+        return None if timeout is None else self.clock.monotonic() + require_timeout(timeout)
 
     def wait(self, seconds: float, deadline: Optional[float]) -> None:
         """Wait so long. Raises Closed, DeadlineExceeded."""

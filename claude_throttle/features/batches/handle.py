@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Optional
 
-from claude_throttle.config.timeouts import checked
+from claude_throttle.config.validation import require_timeout
 from claude_throttle.errors import BrokenAnswer, CircuitOpen, DeadlineExceeded, Forked
 from claude_throttle.features.batches.client import BatchClient
 from claude_throttle.features.batches.result import BatchProgress, BatchResult, result_of
@@ -66,7 +66,7 @@ class BatchHandle:
         self._sent = tuple(sent)
         self._order = order
         self._raw = raw
-        self._every = None if poll_seconds is None else checked(poll_seconds)
+        self._every = None if poll_seconds is None else require_timeout(poll_seconds)
         self._pause = self._every or FIRST_LOOK_SECONDS
         # All below is guarded by the desk's `changed`, or belongs to whoever is asking.
         self._states = {state.id: state for state in states}
