@@ -59,7 +59,7 @@ class ProcessResources(NamedTuple):
 class AccountCoordinator(SharedQuotas, Protocol):
     """Keeps an account in step with other processes that use the same key."""
 
-    def hurry(self) -> None:
+    def wants_slot(self) -> None:
         """A call waits for a slot. May be called with a lane's mutex held."""
         ...
 
@@ -67,7 +67,7 @@ class AccountCoordinator(SharedQuotas, Protocol):
         """The API refused one more request in flight. Called with no lock held."""
         ...
 
-    def tell_notice(self, notice: str) -> None:
+    def publish_suspensions(self, notice: str) -> None:
         """Tell the other processes what is suspended."""
         ...
 
@@ -259,7 +259,7 @@ class Account:
 
     def _wants_slot(self) -> None:
         if self.coordinator is not None:
-            self.coordinator.hurry()
+            self.coordinator.wants_slot()
 
     def _too_many(self) -> None:
         if self.coordinator is not None:
@@ -267,7 +267,7 @@ class Account:
 
     def _publish_suspensions(self, notice: str) -> None:
         if self.coordinator is not None:
-            self.coordinator.tell_notice(notice)
+            self.coordinator.publish_suspensions(notice)
 
     def apply_suspensions(self, notice: str) -> None:
         """Another process says what is suspended."""

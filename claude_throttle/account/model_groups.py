@@ -33,7 +33,7 @@ class SharedQuotas(Protocol):
         """The store and its condition, for people to read."""
         ...
 
-    def ensure(self) -> None:
+    def ensure_thread(self) -> None:
         """Start the coordinator's thread, unless it runs."""
         ...
 
@@ -89,7 +89,7 @@ class ModelGroups:
     def of(self, model: str) -> ModelGroup:
         """The group of a model. Raises :class:`Closed`."""
         if self._shared is not None:
-            self._shared.ensure()
+            self._shared.ensure_thread()
         model_group = self._by_model.get(model)
         if model_group is None or self._closed:
             with self._lock:

@@ -14,18 +14,18 @@ from claude_throttle.simulation.fleet_store import FleetStore
 class FleetPacer(LanePacer, Protocol):
     """A pacer whose quotas a ledger keeps."""
 
-    asking: bool
+    is_exchanging: bool
 
     @property
     def has_pending(self) -> bool:
         """Whether there is something to tell."""
         ...
 
-    def order(self, member: str, not_after: float, costs: list[Cost], now: float) -> Any:
+    def make_request(self, member: str, not_after: float, costs: list[Cost], now: float) -> Any:
         """What to ask the ledger."""
         ...
 
-    def untold(self, order: Any, now: float, in_doubt: bool) -> None:
+    def restore(self, order: Any, now: float, in_doubt: bool) -> None:
         """It was not told."""
         ...
 
@@ -41,7 +41,7 @@ class FleetPacer(LanePacer, Protocol):
         """Whether it holds slots that were last asked about long ago."""
         ...
 
-    def lose(self) -> None:
+    def lose_store(self) -> None:
         """The ledger is silent."""
         ...
 
@@ -53,15 +53,15 @@ class FleetPacer(LanePacer, Protocol):
 class FleetClockOffset(Protocol):
     """The store's clock, as one process knows it."""
 
-    def hear(self, said: float, asked_at: float, now: float) -> None:
+    def observe(self, said: float, asked_at: float, now: float) -> None:
         """It told its time, in microseconds."""
         ...
 
-    def instant(self, said: float) -> float:
+    def to_local(self, said: float) -> float:
         """When it was so late there, in our seconds."""
         ...
 
-    def at(self, now: float) -> float:
+    def to_store(self, now: float) -> float:
         """What it says now, in microseconds."""
         ...
 

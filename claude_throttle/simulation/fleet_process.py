@@ -41,7 +41,7 @@ class SimulatedProcess:
     def __init__(self, fleet: FleetSimulation, number: int, parts: FleetParts, work: Work) -> None:
         self.number, self.work = number, work
         # As a pacer's clerk.
-        self.alone, self.members, self.on_failure = False, 1, fleet.on_failure
+        self.store_lost, self.members, self.on_failure = False, 1, fleet.on_failure
         self.dead = False
         #: Answers that refused for the rate.
         self.refused = 0
@@ -152,7 +152,7 @@ class SimulatedProcess:
         for line in (self._urgent, self._waiting):
             if line and line[0] is head:
                 line.popleft()
-        self._fleet.left(self.number, head, self.alone)
+        self._fleet.left(self.number, head, self.store_lost)
         dispatch = self.pacer.take(self._fleet.cost, now, answers=self._fleet.server is not None)
         if self._fleet.server is not None:
             self._out += 1
@@ -183,7 +183,7 @@ class SimulatedProcess:
     def _pause(self, seconds: float) -> None:
         self.pacer.pause_for(seconds, self._fleet.now)
 
-    def has_pending(self) -> None:
+    def notify_pending(self) -> None:
         """To be told soon."""
         if self._news_at == math.inf:
             self._news_at = self._fleet.now + NEWS_SECONDS
@@ -191,31 +191,31 @@ class SimulatedProcess:
 
     def _tell(self) -> None:
         self._news_at = math.inf
-        if self.alone or not self.pacer.has_pending:
+        if self.store_lost or not self.pacer.has_pending:
             return
-        if self.pacer.asking:
-            self.has_pending()
+        if self.pacer.is_exchanging:
+            self.notify_pending()
         else:
             self._ask([])
 
     def _not_after(self) -> float:
-        return self._time.at(self._fleet.now + TIMEOUT_SECONDS)
+        return self._time.to_store(self._fleet.now + TIMEOUT_SECONDS)
 
     def _ask(self, costs: list[Cost]) -> None:
-        order = self.pacer.order(self._name, self._not_after(), costs, self._fleet.now)
-        self.pacer.asking = True
+        order = self.pacer.make_request(self._name, self._not_after(), costs, self._fleet.now)
+        self.pacer.is_exchanging = True
         self._exchange("slots" if costs else "news", LANE, order, partial(self._told, order))
 
     def _told(self, order: Any, reply: Any) -> None:
-        self.pacer.asking = False
+        self.pacer.is_exchanging = False
         now = self._fleet.now
         if reply is None:
-            self.pacer.untold(order, now, in_doubt=True)
+            self.pacer.restore(order, now, in_doubt=True)
         else:
-            said_at = self._time.instant(reply.now)
+            said_at = self._time.to_local(reply.now)
             self.pacer.apply(order, reply, said_at, now)
             self._fleet.slots += [said_at + wait / SECOND for wait in reply.waits]
-        self._worker_asks = self._worker_asks and not order.slots
+        self._worker_asks = self._worker_asks and not order.reservations
         self._look()
 
     def _exchange(self, what: str, lane: str, order: Any, hear: Callable[[Any], None]) -> None:
@@ -223,10 +223,10 @@ class SimulatedProcess:
 
         def feedback(reply: Any) -> None:
             if reply is not None:
-                self._time.hear(reply.now, asked_at, self._fleet.now)
+                self._time.observe(reply.now, asked_at, self._fleet.now)
             hear(reply)
 
-        self._bounded(what, lambda: ledger.exchange(ACCOUNT, lane, order), feedback)
+        self._bounded(what, lambda: ledger.transact(ACCOUNT, lane, order), feedback)
 
     def _bounded(self, what: str, do: Callable[[], Any], hear: Callable[[Any], None]) -> None:
         """*hear* is called once: with the answer, or with None when it did not come in time."""
@@ -250,14 +250,14 @@ class SimulatedProcess:
         """Now and then: say that we are there, or find out whether the store is."""
         if number != self._ticks:
             return  # another was agreed on
-        if self.alone:
+        if self.store_lost:
             self._bounded("looks", self._fleet.store.ledger.now, self._found)
             return
         now = self._fleet.now
         if not self._fleet.beats:
             self._tick_after(STALE_SECONDS)
             return
-        if self.pacer.is_stale(now) and not self.pacer.asking:
+        if self.pacer.is_stale(now) and not self.pacer.is_exchanging:
             self._ask([])
         if now >= self._beat_at and (self._head is not None or self._out):
             longest = max(BEAT_SECONDS, BEAT_SECONDS_A_MEMBER * self.members)
@@ -284,14 +284,14 @@ class SimulatedProcess:
             self._tick_after(LOOK_SECONDS)
             return
         self._counted(reply)
-        self.alone = False
+        self.store_lost = False
         self.pacer.rejoin(self._fleet.now, LOOK_SECONDS)
         self._tick_after(STALE_SECONDS)
         self._look()
 
     def _lose(self) -> None:
-        if not self.alone:
-            self.alone = True
-            self.pacer.lose()
+        if not self.store_lost:
+            self.store_lost = True
+            self.pacer.lose_store()
             self._tick_after(LOOK_SECONDS)
             self._look()

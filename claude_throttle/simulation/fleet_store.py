@@ -26,7 +26,7 @@ class StoreSpeed(NamedTuple):
 class FleetStore(Protocol):
     """What is asked of a ledger."""
 
-    def exchange(self, account: str, lane: str, order: Any) -> Any:
+    def transact(self, account: str, lane: str, order: Any) -> Any:
         """One transaction."""
         ...
 

@@ -1,4 +1,4 @@
-"""What a reservation costs, in each kind of ledger."""
+"""What a reservation costs, in each kind of store."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from claude_throttle.features.sharing.stores.sqlite import SqliteStore
 from tests.bench.figures import Figure, at_most, scaled
 from tests.bench.sharing import redis, sqlite
 
-#: The ledger's time after which nobody waits any more: never.
+#: The store's time after which nobody waits any more: never.
 ALWAYS = 1e18
 
 PROCESSES = 8
-SLOTS = 10
+RESERVATIONS = 10
 
 
-def order(slots=1):
+def reserving(count=1):
     """A thousand requests a millisecond: nothing to wait for."""
     return ExchangeRequest(
-        "one", ALWAYS, (StoredBucket("rpm", 1.0, 1.0, strict=True),), ((1.0,),) * slots, 1e12
+        "one", ALWAYS, (StoredBucket("rpm", 1.0, 1.0, strict=True),), ((1.0,),) * count, 1e12
     )
 
 
@@ -31,25 +31,25 @@ def alone(share):
     """One reservation, nobody else, median."""
     count = scaled(5000, share)
     with sqlite() as path, redis() as server:
-        ledgers = {
+        stores = {
             "memory": (MemoryStore(time.monotonic), 5.0),
             "SQLite": (_sqlite(path), 50.0),
             "Redis": (_redis(server.url), 200.0),
         }
         figures = [
-            at_most(f"{name}, median", _median(ledger, count), most, "{:.1f} µs")
-            for name, (ledger, most) in ledgers.items()
+            at_most(f"{name}, median", _median(store, count), most, "{:.1f} µs")
+            for name, (store, most) in stores.items()
         ]
-        for ledger, _ in ledgers.values():
-            ledger.close()
+        for store, _ in stores.values():
+            store.close()
     return figures
 
 
-def _median(ledger, count):
-    took, one = [], order()
+def _median(store, count):
+    took, one = [], reserving()
     for _ in range(count):
         began = time.perf_counter()
-        ledger.exchange("account", "lane", one)
+        store.transact("account", "lane", one)
         took.append(time.perf_counter() - began)
     return statistics.median(took) * 1e6
 
@@ -75,12 +75,12 @@ def together_on_redis(share):
         return _together(_redis, server.url, share, 60_000, 0.25)
 
 
-def _together(open_ledger, url, share, least, longest_wait):
+def _together(open_store, url, share, least, longest_wait):
     seconds = max(0.2, 4.0 * share)
     context = multiprocessing.get_context("spawn")
     told, ready = context.Queue(), context.Barrier(PROCESSES)
     crew = [
-        context.Process(target=_flat_out, args=(open_ledger, url, seconds, ready, told))
+        context.Process(target=_flat_out, args=(open_store, url, seconds, ready, told))
         for _ in range(PROCESSES)
     ]
     for process in crew:
@@ -88,7 +88,7 @@ def _together(open_ledger, url, share, least, longest_wait):
     results = [told.get(timeout=60) for _ in crew]
     for process in crew:
         process.join()
-    rate = sum(done for done, _ in results) * SLOTS / seconds
+    rate = sum(done for done, _ in results) * RESERVATIONS / seconds
     shown = f"{rate:,.0f}"
     return [
         Figure("reservations a second", f"≥ {least:,}", shown, rate >= least),
@@ -96,15 +96,15 @@ def _together(open_ledger, url, share, least, longest_wait):
     ]
 
 
-def _flat_out(open_ledger, url, seconds, ready, told):
-    ledger, batch = open_ledger(url), order(SLOTS)
-    ledger.exchange("account", "lane", batch)
+def _flat_out(open_store, url, seconds, ready, told):
+    store, batch = open_store(url), reserving(RESERVATIONS)
+    store.transact("account", "lane", batch)
     ready.wait()
     done, longest, now = 0, 0.0, time.monotonic()
     until = now + seconds
     while now < until:
-        ledger.exchange("account", "lane", batch)
+        store.transact("account", "lane", batch)
         before, now = now, time.monotonic()
         done, longest = done + 1, max(longest, now - before)
-    ledger.close()
+    store.close()
     told.put((done, longest))

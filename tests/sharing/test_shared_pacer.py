@@ -15,15 +15,15 @@ from tests.support.shared_pacers import CALL, headers, refusal, tokens, two
 def test_two_processes_share_one_pace():
     """Whoever leaves, the next of all leaves an interval later."""
     _clock, one, two_ = two(rpm=60)
-    stamps = [desk.leave().at for desk in (one, two_, two_, one)]
-    assert [b - a for a, b in zip(stamps, stamps[1:])] == pytest.approx([1, 1, 1])
+    dispatches = [member.leave().at for member in (one, two_, two_, one)]
+    assert [b - a for a, b in zip(dispatches, dispatches[1:])] == pytest.approx([1, 1, 1])
 
 
 def test_slots_are_reserved_for_what_waits_within_a_tenth_of_a_second():
     """6,000 a minute: ten intervals fit, and the first."""
     _clock, one, _ = two(rpm=6000)
     one.leaves_at(behind=[CALL] * 50)
-    assert len(one.pacer._slots) == 11
+    assert len(one.pacer._reservations) == 11
     asked = one.asked
     for _ in range(11):
         one.leave(behind=[CALL] * 50)
@@ -34,7 +34,7 @@ def test_never_more_slots_than_twenty_or_than_calls_wait():
     _clock, one, two_ = two(rpm=6e6)
     one.leaves_at(behind=[CALL] * 50)
     two_.leaves_at(behind=[CALL] * 2)
-    assert [len(desk.pacer._slots) for desk in (one, two_)] == [20, 3]
+    assert [len(member.pacer._reservations) for member in (one, two_)] == [20, 3]
 
 
 def test_a_slot_that_was_missed_is_not_used():
@@ -80,7 +80,7 @@ def test_what_one_call_did_not_need_helps_everybody():
     clock, one, two_ = two(itpm=60_000)
     one.leave(tokens(1000))
     late = two_.leaves_at(tokens(1000))
-    two_.pacer._slots.release()
+    two_.pacer._reservations.release()
     one.pacer.settle(tokens(1000), tokens(200), clock.monotonic())
     one.exchange()
     two_.exchange()
@@ -111,16 +111,16 @@ def test_a_429_is_heard_by_the_others_with_their_next_reservation():
 
 
 def test_what_is_in_doubt_makes_us_slower_never_faster():
-    """Nobody knows whether an order was done that was not answered."""
+    """Nobody knows whether an request was done that was not answered."""
     clock, one, _two = two(itpm=60_000)
     one.leave(tokens(1000))
     one.pacer.settle(tokens(1000), tokens(200), clock.monotonic())
-    order = one.pacer.order("one", math.inf, [], clock.monotonic())
-    one.pacer.untold(order, clock.monotonic(), in_doubt=True)
+    request = one.pacer.make_request("one", math.inf, [], clock.monotonic())
+    one.pacer.restore(request, clock.monotonic(), in_doubt=True)
     assert not one.pacer.has_pending
     one.pacer.settle(tokens(200), tokens(1000), clock.monotonic())
-    order = one.pacer.order("one", math.inf, [], clock.monotonic())
-    one.pacer.untold(order, clock.monotonic(), in_doubt=True)
+    request = one.pacer.make_request("one", math.inf, [], clock.monotonic())
+    one.pacer.restore(request, clock.monotonic(), in_doubt=True)
     assert one.pacer.has_pending
 
 
@@ -128,10 +128,10 @@ def test_an_order_that_came_too_late_was_not_done_and_is_told_again():
     clock, one, _two = two(itpm=60_000)
     one.leave(tokens(1000))
     one.pacer.settle(tokens(1000), tokens(200), clock.monotonic())
-    order = one.pacer.order("one", -1.0, [], clock.monotonic())
-    reply = one.ledger.exchange("account", "lane", order)
-    assert not reply.done
-    one.pacer.apply(order, reply, clock.monotonic(), clock.monotonic())
+    request = one.pacer.make_request("one", -1.0, [], clock.monotonic())
+    response = one.store.transact("account", "lane", request)
+    assert not response.done
+    one.pacer.apply(request, response, clock.monotonic(), clock.monotonic())
     assert one.pacer.has_pending
 
 
@@ -173,12 +173,12 @@ def test_two_who_saw_the_same_do_not_both_correct_it():
     one.pacer.answered(headers(600, 99), first, Cost(0.0, 0.0, 0.0), clock.monotonic())
     one.exchange()
     one.exchange()
-    stamps = [(desk, desk.leave()) for desk in (one, two_)]
-    for desk, dispatch in stamps:
-        desk.pacer.answered(headers(600, 47), dispatch, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    dispatches = [(member, member.leave()) for member in (one, two_)]
+    for member, dispatch in dispatches:
+        member.pacer.answered(headers(600, 47), dispatch, Cost(0.0, 0.0, 0.0), clock.monotonic())
     for _ in range(3):
-        for desk, _ in stamps:
-            desk.exchange()
+        for member, _ in dispatches:
+            member.exchange()
     level = one.pacer.learned["requests"].level(clock.monotonic())
     assert level == pytest.approx(47, abs=3)
 
@@ -199,25 +199,25 @@ def test_what_left_before_anybody_knew_is_owned_up_to():
     assert two_.pacer.learned["requests"].level(clock.monotonic()) == pytest.approx(91, abs=1)
 
 
-# -- without the ledger ----------------------------------------------------------------------------
+# -- without the store ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("on_failure", "interval"), [("share", 4.0), ("full", 1.0)])
 def test_alone_each_keeps_to_its_part(on_failure, interval):
     _clock, one, _ = two(rpm=60, on_failure=on_failure)
     one.leave()
-    one.members, one.alone = 4, True
-    one.pacer.lose()
-    stamps = [one.leave().at for _ in range(4)]
-    gaps = [b - a for a, b in zip(stamps, stamps[1:])]
+    one.members, one.store_lost = 4, True
+    one.pacer.lose_store()
+    dispatches = [one.leave().at for _ in range(4)]
+    gaps = [b - a for a, b in zip(dispatches, dispatches[1:])]
     assert gaps == pytest.approx([interval] * 3, rel=0.01)
 
 
 def test_alone_nothing_leaves_if_that_was_wished():
     clock, one, _ = two(rpm=60, on_failure="stop")
-    one.alone = True
+    one.store_lost = True
     assert one.leaves_at() == math.inf
-    one.alone = False
+    one.store_lost = False
     one.pacer.rejoin(clock.monotonic(), 0.5)
     assert one.leaves_at() == pytest.approx(clock.monotonic(), abs=1.0)
 
@@ -227,8 +227,8 @@ def test_the_parts_of_all_begin_at_different_instants():
     starts = set()
     for _ in range(20):
         clock, one, _ = two(rpm=60)
-        one.members, one.alone = 4, True
-        one.pacer.lose()
+        one.members, one.store_lost = 4, True
+        one.pacer.lose_store()
         starts.add(round(one.leaves_at() - clock.monotonic(), 3))
     assert len(starts) > 10
     assert all(0 <= start <= 4 for start in starts)
@@ -241,8 +241,8 @@ def test_a_store_that_lost_everything_is_told_what_was_seen_last():
         one.leave()
     assert one.leaves_at() > clock.monotonic()
     one.exchange()
-    one.ledger._lanes.clear()
-    one.pacer._slots.release()
+    one.store._lanes.clear()
+    one.pacer._reservations.release()
     assert one.leaves_at() > clock.monotonic() + 0.5
 
 
@@ -263,16 +263,16 @@ def test_who_is_always_woken_late_leaves_all_the_same():
     clock, one, two_ = two(rpm=600)
     left = 0
     for _ in range(200):
-        for desk in (one, two_):
+        for member in (one, two_):
             now = clock.monotonic()
-            costs = desk.pacer.needs_reservation(CALL, lambda most: [], now)
+            costs = member.pacer.needs_reservation(CALL, lambda most: [], now)
             if costs is not None:
-                desk.exchange(costs)
-            at = desk.pacer.ready_at(CALL, now)
+                member.exchange(costs)
+            at = member.pacer.ready_at(CALL, now)
             if at < math.inf:
                 clock.advance(max(0.0, at - now) + 0.006)
-                if desk.pacer.ready_at(CALL, clock.monotonic()) <= clock.monotonic():
-                    desk.pacer.take(CALL, clock.monotonic())
+                if member.pacer.ready_at(CALL, clock.monotonic()) <= clock.monotonic():
+                    member.pacer.take(CALL, clock.monotonic())
                     left += 1
     assert left > 100
 
@@ -280,8 +280,8 @@ def test_who_is_always_woken_late_leaves_all_the_same():
 def test_alone_a_limit_learned_meanwhile_is_shared_too():
     clock, one, _ = two()
     one.exchange()
-    one.members, one.alone = 4, True
-    one.pacer.lose()
+    one.members, one.store_lost = 4, True
+    one.pacer.lose_store()
     dispatch = one.leave()
     one.pacer.answered(headers(600, 1), dispatch, Cost(0.0, 0.0, 0.0), clock.monotonic())
     for _ in range(3):
@@ -295,10 +295,10 @@ def test_a_shorter_pause_that_was_not_told_replaces_no_longer_one():
     clock, one, _ = two(rpm=600)
     one.leave()
     one.pacer.pause_for(1.0, clock.monotonic())
-    order = one.pacer.order("one", math.inf, [], clock.monotonic())
+    request = one.pacer.make_request("one", math.inf, [], clock.monotonic())
     one.pacer.pause_for(30.0, clock.monotonic())
-    one.pacer.untold(order, clock.monotonic(), in_doubt=True)
-    again = one.pacer.order("one", math.inf, [], clock.monotonic())
+    one.pacer.restore(request, clock.monotonic(), in_doubt=True)
+    again = one.pacer.make_request("one", math.inf, [], clock.monotonic())
     assert again.pause == pytest.approx(30e6, rel=0.01)
 
 

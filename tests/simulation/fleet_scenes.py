@@ -7,7 +7,11 @@ import random
 
 from claude_throttle.core.domain.quota import Quota
 from claude_throttle.features.sharing.clock_offset import ClockOffset
-from claude_throttle.features.sharing.shared_pacer import HORIZON_SECONDS, MOST_SLOTS, SharedPacer
+from claude_throttle.features.sharing.shared_pacer import (
+    HORIZON_SECONDS,
+    MOST_RESERVATIONS,
+    SharedPacer,
+)
 from claude_throttle.features.sharing.stores.contract import SECOND, ExchangeRequest, MemberClaim
 from claude_throttle.features.sharing.stores.memory import MemoryStore
 from claude_throttle.simulation.fleet_parts import FleetParts, Work
@@ -28,7 +32,7 @@ def parts(rpm, burst=1.0):
     quotas = {"rpm": Quota(rpm)}
     return FleetParts(
         lambda number, coordinator: SharedPacer(
-            quotas, burst, lane="lane", jitter=lambda seconds: 0.0, coordinator=coordinator
+            quotas, burst, lane="lane", jitter=lambda seconds: 0.0, store=coordinator
         ),
         MemoryStore,
         _beat,
@@ -38,7 +42,7 @@ def parts(rpm, burst=1.0):
 
 def _beat(member, not_after):
     return ExchangeRequest(
-        member, not_after, (), seat=MemberClaim(0, 0, 0.0, LEASE_SECONDS * SECOND)
+        member, not_after, (), claim=MemberClaim(0, 0, 0.0, LEASE_SECONDS * SECOND)
     )
 
 
@@ -60,8 +64,8 @@ def fleet(
 
 
 def batch_of(rpm):
-    """Slots in one reservation, at most."""
-    return min(MOST_SLOTS, math.floor(HORIZON_SECONDS * rpm / 60.0) + 1)
+    """Reservations in one exchange, at most."""
+    return min(MOST_RESERVATIONS, math.floor(HORIZON_SECONDS * rpm / 60.0) + 1)
 
 
 def one_batch_of_each(count, rpm):

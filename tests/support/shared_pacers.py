@@ -1,4 +1,4 @@
-"""A lane's pacer that shares a ledger, with a clerk that asks at once and no thread at all."""
+"""A lane's pacer that shares a store, and a coordinator that asks at once, without a thread."""
 
 from __future__ import annotations
 
@@ -27,23 +27,21 @@ def refusal(seconds):
     return Feedback(cause=RATE, retry_after=seconds, status=429)
 
 
-class Desk:
-    """Stands for one process: its pacer, and the clerk between it and the ledger."""
+class Member:
+    """Stands for one process: its pacer, and the coordinator between it and the store."""
 
-    def __init__(self, clock, ledger, name="one", account="account", on_failure="share", **told):
-        self.clock, self.ledger, self.name, self.account = clock, ledger, name, account
-        self.alone, self.members, self.on_failure = False, 1, on_failure
+    def __init__(self, clock, store, name="one", account="account", on_failure="share", **told):
+        self.clock, self.store, self.name, self.account = clock, store, name, account
+        self.store_lost, self.members, self.on_failure = False, 1, on_failure
         self.asked = 0
         self.told_late = 0
         burst = told.pop("burst", 1.0 if told else "auto")
         quotas = {kind: q if isinstance(q, Quota) else Quota(q) for kind, q in told.items()}
-        self.pacer = SharedPacer(
-            quotas, burst, lane="lane", jitter=lambda seconds: 0.0, coordinator=self
-        )
+        self.pacer = SharedPacer(quotas, burst, lane="lane", jitter=lambda seconds: 0.0, store=self)
 
     # What a pacer wants of its coordinator.
 
-    def has_pending(self):
+    def notify_pending(self):
         self.told_late += 1
 
     # What a test does.
@@ -52,10 +50,10 @@ class Desk:
         """Tell and ask; what was reserved."""
         self.asked += 1
         now = self.clock.monotonic()
-        order = self.pacer.order(self.name, float("inf"), list(costs), now)
-        reply = self.ledger.exchange(self.account, "lane", order)
-        self.events = self.pacer.apply(order, reply, now, now)
-        return reply
+        request = self.pacer.make_request(self.name, float("inf"), list(costs), now)
+        response = self.store.transact(self.account, "lane", request)
+        self.events = self.pacer.apply(request, response, now, now)
+        return response
 
     def leaves_at(self, cost=CALL, behind=()):
         """When *cost* may leave; reserves if it has to, as soon as it may."""
@@ -66,7 +64,7 @@ class Desk:
                 self.exchange(costs)
                 continue
             at = self.pacer.ready_at(cost, now)
-            if self.alone or self.pacer._slots or at <= now:
+            if self.store_lost or self.pacer._reservations or at <= now:
                 return at
             self.clock.advance(at - now)  # until then there is no use in reserving
         raise AssertionError("it may never leave")
@@ -79,7 +77,7 @@ class Desk:
 
 
 def two(**told):
-    """Two processes with one ledger, and the clock of both."""
+    """Two processes with one store, and the clock of both."""
     clock = ManualClock()
-    ledger = MemoryStore(clock.monotonic)
-    return clock, Desk(clock, ledger, "one", **told), Desk(clock, ledger, "two", **told)
+    store = MemoryStore(clock.monotonic)
+    return clock, Member(clock, store, "one", **told), Member(clock, store, "two", **told)

@@ -1,4 +1,4 @@
-"""What the tests of a ledger ask of it."""
+"""What the tests of a store ask it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def new_account():
     return f"test-{uuid.uuid4().hex[:12]}-{next(_numbers)}"
 
 
-def order(slots=1, interval=1e6, burst=1.0, **more):
-    """Reserves so many slots of one request each, *interval* microseconds apart."""
+def reserving(count=1, interval=1e6, burst=1.0, **more):
+    """Reserves so many instants for one call each, *interval* microseconds apart."""
     bucket = {
         key: more.pop(key)
         for key in StoredBucket._fields
@@ -32,7 +32,7 @@ def order(slots=1, interval=1e6, burst=1.0, **more):
             "member": "one",
             "not_after": ALWAYS,
             "buckets": (StoredBucket("requests", interval, burst, strict=True, **bucket),),
-            "slots": ((1.0,),) * slots,
+            "reservations": ((1.0,),) * count,
             "horizon": 1e12,
             **more,
         }

@@ -1,4 +1,4 @@
-"""What the store's clock says, by ours."""
+"""The store's clock, as one process knows it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from claude_throttle.features.sharing.stores.contract import SECOND
 
 
 class ClockOffset:
-    """Of one process. An assignment at a time: needs no lock.
+    """How far the store's clock is ahead of ours. One assignment at a time: needs no lock.
 
-    The store looked at its clock between our asking and our hearing of it, so each exchange bounds
-    how far it is ahead of us from both sides. What was believed is kept as far as it fits: so a way
-    back that takes longer than usual moves nothing, and a clock that was set is followed at once.
+    The store read its clock between our sending and our receiving, so each exchange bounds the
+    offset from both sides. The last estimate is kept as far as it fits: a response that takes
+    longer than usual changes nothing, and a clock that was set is followed at once.
     """
 
     def __init__(self) -> None:
-        #: The store's time less ours, in microseconds; None until it was first heard of.
+        #: The store's time less ours, in microseconds; None before the first exchange.
         self.ahead: Optional[float] = None
 
-    def hear(self, said: float, asked_at: float, now: float) -> None:
-        """It *said* its time, in microseconds, to whoever asked at *asked_at* and hears it now."""
-        least, most = said - now * SECOND, said - asked_at * SECOND
+    def observe(self, store_now: float, sent_at: float, received_at: float) -> None:
+        """The store told its time, in microseconds, in an exchange between two instants of ours."""
+        least, most = store_now - received_at * SECOND, store_now - sent_at * SECOND
         self.ahead = least if self.ahead is None else min(max(self.ahead, least), most)
 
-    def instant(self, said: float) -> float:
-        """When it was so late there, on our clock. It must have been heard of."""
-        return (said - (self.ahead or 0.0)) / SECOND
+    def to_local(self, store_now: float) -> float:
+        """An instant of the store, in our seconds. There must have been an exchange."""
+        return (store_now - (self.ahead or 0.0)) / SECOND
 
-    def at(self, now: float) -> float:
-        """The store's time at our *now*; one that never comes, as long as it is not known."""
+    def to_store(self, now: float) -> float:
+        """Our *now* in the store's microseconds; far in the future before the first exchange."""
         return 1e18 if self.ahead is None else now * SECOND + self.ahead

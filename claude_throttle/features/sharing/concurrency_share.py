@@ -1,4 +1,10 @@
-"""The places in flight that one process has of those it shares."""
+"""The slots in flight that processes share: how many there are, and which part one process has.
+
+The API documents no limit on requests in flight, so one is found. The first refusal for too many
+connections sets it, for all processes, to what they had in flight. From then on one more is tried
+now and then, by a process whose calls wait, and ever more rarely as that is refused. The limit
+stands in the store; of two processes that change it at the same time, one does.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +12,15 @@ import json
 import math
 import os
 import socket
-from typing import Callable
+from typing import Callable, NamedTuple, Optional
 
 from claude_throttle.core.dispatch.lane import Lane
-from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
+from claude_throttle.core.pacing.concurrency_limiter import (
+    FIRST_GAP_SECONDS,
+    LONGEST_GAP_SECONDS,
+    ConcurrencyLimiter,
+)
 from claude_throttle.features.sharing.clock_offset import ClockOffset
-from claude_throttle.features.sharing.shared_concurrency_limit import SharedConcurrencyLimit
 from claude_throttle.features.sharing.stores.contract import (
     SECOND,
     ExchangeRequest,
@@ -19,20 +28,33 @@ from claude_throttle.features.sharing.stores.contract import (
     MemberClaim,
 )
 
-#: Places asked for beyond what is in flight, at most.
+#: Slots asked for beyond those in use, at most.
 MOST_WANTED = 20
 
-#: Seconds between looks for a place, at least.
+#: Seconds between two requests for a slot, at least.
 LEAST_PATIENCE_SECONDS = 0.005
+
+#: Seconds after which a count of requests in flight holds: refusals come at once, and what was let
+#: in stays.
+SETTLE_SECONDS = 0.25
+
+#: The share of the limit that is taken away at once, at most.
+MOST_AT_ONCE = 0.25
+
+#: How the limit came about: by the first refusal of all, by trying one more, by a later refusal.
+FIRST, TRIED, LOWERED = "first", "tried", "lowered"
 
 
 def member_name() -> str:
-    """One for each process, also for two of the same number on two machines."""
+    """A unique name for this process, also where two machines use the same process id."""
     return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}"
 
 
 class ConcurrencyShare:
-    """Of one process. Thread-safe: it reads what others guard, and sets one number."""
+    """One process's part of the slots. Thread-safe: it reads what others guard, sets one number.
+
+    *wants_slot* is called when a slot must be asked for at once.
+    """
 
     def __init__(
         self,
@@ -40,36 +62,36 @@ class ConcurrencyShare:
         lanes: Callable[[], list[Lane]],
         median_latency: Callable[[], float],
         lease_seconds: float,
-        time: ClockOffset,
+        clock_offset: ClockOffset,
         monotonic: Callable[[], float],
-        hurry: Callable[[], None],
+        wants_slot: Callable[[], None],
     ) -> None:
         self._limiter = limiter
         self._lanes = lanes
         self._median_latency = median_latency
         self.lease_seconds = lease_seconds
-        self._time = time
+        self._clock_offset = clock_offset
         self._monotonic = monotonic
-        self._hurry = hurry
-        self._places = SharedConcurrencyLimit()
-        #: The ledger cannot be asked now.
-        self._is_alone = True
-        #: As the ledger has it.
+        self._wants_slot = wants_slot
+        self._shared_limit = SharedConcurrencyLimit()
+        #: The store cannot be asked now.
+        self._store_lost = True
+        #: As the store has it.
         self.held = 0
         if self._is_shared:
             limiter.grant(0)
 
     def too_many(self) -> None:
-        """The server refused one more: nobody may take its place before all know."""
-        least = 1 if self._is_alone else 0
+        """The server refused one more: its slot may not be used before all members know."""
+        least = 1 if self._store_lost else 0
         self._limiter.grant(max(least, min(self._limiter.granted, self._limiter.in_use - 1)))
-        if not self._is_alone:
-            self._places.refused(self._time.at(self._monotonic()))
-            self._hurry()
+        if not self._store_lost:
+            self._shared_limit.refused(self._clock_offset.to_store(self._monotonic()))
+            self._wants_slot()
 
     @property
     def _is_shared(self) -> bool:
-        """Whether there is a number of places to share out."""
+        """Whether the number of slots is bounded, so that they have to be shared out."""
         return self._limiter.of_all < math.inf
 
     @property
@@ -77,37 +99,38 @@ class ConcurrencyShare:
         return sum(int(lane.backlog.load.requests) for lane in self._lanes())
 
     @property
-    def busy(self) -> bool:
-        """Whether anything waits or is out."""
+    def is_busy(self) -> bool:
+        """Whether any call waits or is in flight."""
         return self._limiter.in_use > 0 or self._waiting > 0
 
     @property
-    def wants_slot(self) -> bool:
-        """Whether somebody waits for a place, or has to tell that there are fewer."""
-        return self._places.has_pending or (
+    def has_pending(self) -> bool:
+        """Whether a call waits for a slot, or a refusal has to be reported."""
+        return self._shared_limit.has_pending or (
             self._is_shared and self._waiting > 0 and self._limiter.in_use >= self._limiter.granted
         )
 
     def patience(self, most: float) -> float:
-        """Seconds until the next look."""
-        if not self.wants_slot:
+        """Seconds until the store is asked again."""
+        if not self.has_pending:
             return most
         return min(most, max(LEAST_PATIENCE_SECONDS, self._median_latency() / 4.0))
 
-    def order(self, member: str, not_after: float) -> ExchangeRequest:
-        """What to ask the ledger for."""
+    def make_request(self, member: str, not_after: float) -> ExchangeRequest:
+        """Claim the slots in use, and some for the calls that wait."""
         is_shared, waiting = self._is_shared, self._waiting
         in_use = self._limiter.hold_still() if is_shared else self._limiter.in_use
         want = in_use + (min(MOST_WANTED, waiting) if is_shared else 0)
-        order = ExchangeRequest(member, not_after, (), seat=self._seat(in_use, want))
-        at = self._time.at(self._monotonic())
-        return self._places.order(order, at, in_use, waiting > 0)
+        request = ExchangeRequest(member, not_after, (), claim=self._claim(in_use, want))
+        at = self._clock_offset.to_store(self._monotonic())
+        return self._shared_limit.add_to(request, at, in_use, waiting > 0)
 
-    def none(self) -> MemberClaim:
-        """Nothing any more."""
-        return self._seat(0, 0)._replace(lease=0.0)
+    def make_farewell(self, member: str, not_after: float) -> ExchangeRequest:
+        """Give back all slots, and leave the account."""
+        claim = self._claim(0, 0)._replace(lease=0.0)
+        return ExchangeRequest(member, not_after, (), claim=claim)
 
-    def _seat(self, in_use: int, want: int) -> MemberClaim:
+    def _claim(self, in_use: int, want: int) -> MemberClaim:
         self.held = max(in_use, want)
         limit = float(self._limiter.of_all) if self._is_shared else 0.0
         return MemberClaim(in_use, want, limit, self.lease_seconds * SECOND, self._info())
@@ -116,16 +139,98 @@ class ConcurrencyShare:
         lanes = {lane.name: [lane.backlog.calls, lane.in_flight()] for lane in self._lanes()}
         return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "lanes": lanes})
 
-    def apply(self, order: ExchangeRequest, reply: ExchangeResponse) -> None:
-        """The ledger has answered."""
-        self._is_alone = False
-        self._places.apply(order, reply)
-        if self._places.found is not None:
-            self._limiter.keep_to(self._places.found.places)
-        self._limiter.grant(reply.granted if self._is_shared else math.inf)
+    def apply(self, request: ExchangeRequest, response: ExchangeResponse) -> None:
+        """Keep to what the store granted."""
+        self._store_lost = False
+        self._shared_limit.apply(request, response)
+        if self._shared_limit.found is not None:
+            self._limiter.keep_to(self._shared_limit.found.slots)
+        self._limiter.grant(response.granted if self._is_shared else math.inf)
 
-    def alone(self, members: int) -> None:
-        """The ledger is silent: our part of all places."""
-        self._is_alone = True
+    def lose_store(self, members: int) -> None:
+        """The store cannot be reached: keep to one of *members* equal parts of all slots."""
+        self._store_lost = True
         of_all = self._limiter.of_all
         self._limiter.grant(max(1, of_all // max(1, members)) if self._is_shared else of_all)
+
+
+class SharedLimit(NamedTuple):
+    """The limit that all members keep to. Its values are stored as a JSON list."""
+
+    slots: int
+    #: Seconds until one more is tried.
+    gap: float
+    #: The store's time, in microseconds.
+    changed_at: float
+    how: str
+
+
+class SharedConcurrencyLimit:
+    """What one process knows of the limit. For the coordinator; refused() is for any thread."""
+
+    def __init__(self) -> None:
+        self.found: Optional[SharedLimit] = None
+        #: Slots of the other members, as received last.
+        self._others = 0
+        #: As the store has them.
+        self._facts = ""
+        self._version = 0.0
+        #: When we were refused, by the store's time, until it is reported; what the request under
+        #: way knows of that; the refusal since which the others' slots were counted.
+        self._refused_at: Optional[float] = None
+        self._asked: Optional[float] = None
+        self._counted: Optional[float] = None
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether a refusal has to be reported."""
+        return self._refused_at is not None
+
+    def refused(self, at: float) -> None:
+        """The server refused a request for too many connections, at the store's time *at*."""
+        if self._refused_at is None:  # otherwise it is one of the same moment
+            self._refused_at = at
+
+    def add_to(
+        self, request: ExchangeRequest, at: float, in_use: int, calls_wait: bool
+    ) -> ExchangeRequest:
+        """*request*, with the limit that shall hold from now on."""
+        found = self._changed(at, calls_wait, in_use + self._others)
+        facts = "" if found is None else json.dumps(found, separators=(",", ":"))
+        new_facts = None if facts == self._facts else facts
+        return request._replace(version=self._version, facts=new_facts)
+
+    def _changed(self, at: float, calls_wait: bool, in_flight: int) -> Optional[SharedLimit]:
+        found, refused_at = self.found, self._refused_at
+        self._asked = refused_at
+        if refused_at is not None:
+            # Count the others first: they may have begun a moment ago.
+            return self._lowered(refused_at, in_flight) if refused_at == self._counted else found
+        if found is None or not calls_wait or in_flight < found.slots:
+            return found
+        if 0.0 <= at - found.changed_at < found.gap * SECOND:
+            return found
+        return SharedLimit(found.slots + 1, found.gap, at, TRIED)
+
+    def _lowered(self, at: float, in_flight: int) -> SharedLimit:
+        found, let_in = self.found, max(1, in_flight)
+        if found is None:
+            return SharedLimit(let_in, FIRST_GAP_SECONDS, at, FIRST)
+        if found.how != TRIED and abs(at - found.changed_at) < SETTLE_SECONDS * SECOND:
+            # A refusal of the same moment: the later count is the better one.
+            return found._replace(slots=let_in) if found.how == FIRST else found
+        gap = min(LONGEST_GAP_SECONDS, 2.0 * found.gap) if found.how == TRIED else found.gap
+        least = max(let_in, int(found.slots * (1.0 - MOST_AT_ONCE)))
+        return SharedLimit(max(1, min(found.slots - 1, least)), gap, at, LOWERED)
+
+    def apply(self, request: ExchangeRequest, response: ExchangeResponse) -> None:
+        """Adopt the response to add_to()'s request. A store that lost the limit gets it again."""
+        in_use = request.claim.in_use if request.claim is not None else 0
+        self._others = response.in_flight - max(response.granted, in_use)
+        self._version, self._facts = response.version, response.facts
+        if response.facts:
+            self.found = SharedLimit(*json.loads(response.facts))
+        was_reported = self._asked is not None and self._asked == self._counted
+        if was_reported and request.facts in (None, response.facts):
+            self._refused_at = None
+        self._counted = self._asked

@@ -1,7 +1,8 @@
-"""Keeps one process in step with the ledger it shares with others.
+"""Keeps one process in step with the others that use the same account, through a store.
 
-The workers ask it for slots, in their own threads. A thread of its own tells the ledger what became
-of them, and that this process is still there; after a failure it finds out when the ledger is back.
+Workers reserve through it, in their own threads. A thread of its own reports to the store what
+became of the reservations, and that this process is alive; when the store has failed, the thread
+finds out when it is back.
 """
 
 from __future__ import annotations
@@ -29,95 +30,108 @@ from claude_throttle.features.sharing.stores.contract import (
     Store,
     StoreFailed,
 )
-from claude_throttle.features.sharing.suspension_broadcast import SuspensionBroadcast
 
 logger = logging.getLogger("claude_throttle")
 
-#: Seconds between signs of life while anything waits or is out: the first few, all others, and of
-#: many members, for each of them; the ledger reads them all each time.
+#: Seconds between heartbeats while any call waits or is in flight: the first few; all others; and,
+#: since the store reads all members each time, at least so many for each member.
 FIRST_BEAT_SECONDS = 0.1
 BEAT_SECONDS = 1.0
 BEAT_SECONDS_A_MEMBER = 0.01
 
-#: Seconds within which the ledger hears what calls really cost.
-NEWS_SECONDS = 0.05
+#: Seconds within which the store knows what calls really cost.
+REPORT_SECONDS = 0.05
 
-#: Seconds between looks for a silent ledger.
-LOOK_SECONDS = 0.5
+#: Seconds between two tries to reach a lost store.
+PROBE_SECONDS = 0.5
 
 #: Seconds without anything to do after which the thread ends.
 IDLE_SECONDS = 60.0
 
-#: The lane under which a process says that it is there; it has no quotas.
+#: The lane of heartbeats; it has no quotas.
 NO_LANE = ""
 
 
-class ReservingStore(NamedTuple):
-    """A store, the account in it, and what to do without it."""
+class SharedAccount(NamedTuple):
+    """An account in a store, and how to use that."""
 
-    ledger: Store
+    store: Store
     #: A salted hash of the key.
-    account: str
+    name: str
+    #: For one exchange.
     timeout_seconds: float
-    #: "share", "stop", "full".
+    #: What to do without the store: "share", "stop", "full".
     on_failure: str
 
 
 class Coordinator:
-    """One per process. Thread-safe."""
+    """One per account and process. Thread-safe.
+
+    *observe* is told of events, *apply_suspensions* what other processes say of the account's
+    suspension; both in a thread of the pool. *clock_offset* is shared with *concurrency*.
+    """
 
     def __init__(
         self,
-        store: ReservingStore,
-        seats: ConcurrencyShare,
+        shared: SharedAccount,
+        concurrency: ConcurrencyShare,
         lanes: Callable[[], list[Lane]],
         observe: Callable[[Event, Optional[Call]], None],
-        notice: Callable[[str], None],
+        apply_suspensions: Callable[[str], None],
         thread_pool: ThreadPool,
         clock: Clock,
-        time: ClockOffset,
+        clock_offset: ClockOffset,
     ) -> None:
-        self.store = store
-        #: The ledger cannot be reached.
-        self.alone = False
-        #: Processes that shared it when it was last heard of, this one included.
+        self.shared = shared
+        #: The store cannot be reached.
+        self.store_lost = False
+        #: Processes that shared the store when it was last reached, this one included.
         self.members = 1
-        self.on_failure = store.on_failure
-        self._seats = seats
+        self.on_failure = shared.on_failure
+        self._concurrency = concurrency
         self._lanes = lanes
         self._observe = observe
-        self._notices = SuspensionBroadcast(lambda word: thread_pool.run(partial(notice, word)))
+        self._suspensions = SuspensionBroadcast(
+            lambda notice: thread_pool.run(partial(apply_suspensions, notice))
+        )
         self._thread_pool = thread_pool
         self._clock = clock
+        self._clock_offset = clock_offset
         self._pid = os.getpid()
         self.member = member_name()
-        # Guards what follows, and the thread waits on it. Never held while asking or calling out;
-        # a lane's mutex may be held when it is taken, never the other way round.
+        # Guards what follows, and the thread waits on it. Never held during an exchange or while
+        # calling out; a lane's mutex may be held when it is taken, never the other way round.
         self._changed = Condition(threading.RLock())
         self._thread: Optional[threading.Thread] = None
-        #: Patient: the thread waits as if nobody waited for a place.
-        self._has_news = self._closed = self._is_patient = False
-        self._time = time
+        #: Something has to be reported.
+        self._is_pending = False
+        #: The thread waits as if no call waited for a slot.
+        self._is_patient = False
+        self._closed = False
         self._beat_at = self._idle_at = -1.0
         self._beat_gap = FIRST_BEAT_SECONDS / 2.0
 
     @property
     def state(self) -> str:
-        """Which store is in force, for people to read."""
-        how = f" cannot be reached; {self.on_failure}" if self.alone else ""
-        return f"{self.store.ledger.name}{how}, one of {self.members}"
+        """The store and its condition, for people to read."""
+        how = f" cannot be reached; {self.on_failure}" if self.store_lost else ""
+        return f"{self.shared.store.name}{how}, one of {self.members}"
 
-    # -- from the lanes --------------------------------------------------------------------------
+    # -- from the account ------------------------------------------------------------------------
 
-    def has_pending(self) -> None:
-        """Something is to be told, soon. A lane's mutex may be held."""
-        if not self._has_news:
+    def make_pacer(self, *quotas: Any, **options: Any) -> SharedPacer:
+        """A pacer that reserves in the store; its arguments are those of :class:`Pacer`."""
+        return SharedPacer(*quotas, store=self, **options)
+
+    def notify_pending(self) -> None:
+        """Report to the store soon. May be called with a lane's mutex held."""
+        if not self._is_pending:
             with self._changed:
-                self._has_news = True
+                self._is_pending = True
                 self._changed.notify()
 
-    def hurry(self) -> None:
-        """Somebody waits for a place in flight. A lane's mutex may be held."""
+    def wants_slot(self) -> None:
+        """A call waits for a slot. May be called with a lane's mutex held."""
         if self._is_patient:
             with self._changed:
                 self._is_patient = False
@@ -125,90 +139,90 @@ class Coordinator:
 
     def too_many(self) -> None:
         """The server refused one more request in flight. Called with no lock held."""
-        self._seats.too_many()
+        self._concurrency.too_many()
 
-    def make_pacer(self, *quotas: Any, **options: Any) -> SharedPacer:
-        """A pacer for a new lane, which reserves in the store. As :class:`Pacer`."""
-        return SharedPacer(*quotas, coordinator=self, **options)
+    def publish_suspensions(self, notice: str) -> None:
+        """Tell the other processes why the account is suspended; "" = it is not any more."""
+        self._suspensions.publish(notice)
+        self.notify_pending()
 
     def abandon(self) -> None:
-        """In a forked child: let go of the parent's connection to the store. Takes no lock."""
-        self.store.ledger.abandon()
+        """In a forked child: make the parent's connections unusable here. Takes no lock."""
+        self.shared.store.abandon()
 
-    def tell_notice(self, notice: str) -> None:
-        """The account is suspended, and why; "" = it is not any more."""
-        self._notices.tell(notice)
-        self.has_pending()
-
-    # -- asking ----------------------------------------------------------------------------------
+    # -- exchanges with the store ----------------------------------------------------------------
 
     def reserve(self, lane: Lane, costs: list[Cost]) -> None:
-        """Reserve for the pacer of *lane*, and report to the store what it has pending.
+        """Reserve for *costs*, and report what the pacer of *lane* has pending.
 
-        Holds no mutex while it asks; may take as long as the store's timeout.
+        Takes as long as the store's timeout at most. Called with no lock held.
         """
         run_blocking(self.reserving(lane, costs))
 
     def reserving(self, lane: Lane, costs: list[Cost]) -> Blocking[None]:
         """The steps of reserve()."""
         pacer = _pacer_of(lane)
-        if self._time.ahead is None:
-            yield from self._be_there()  # first, to know how many share it
+        if self._clock_offset.ahead is None:
+            yield from self._beat()  # first, to know how many share the store
         with lane.mutex:
-            if pacer.asking or self.alone:
+            if pacer.is_exchanging or self.store_lost:
                 return
-            order = pacer.order(self.member, self.not_after(), costs, self._clock.monotonic())
-            pacer.asking = True
-        reply: Optional[ExchangeResponse] = None
+            now = self._clock.monotonic()
+            request = pacer.make_request(self.member, self.not_after(), costs, now)
+            pacer.is_exchanging = True
+        response: Optional[ExchangeResponse] = None
         events: list[Event] = []
         try:
-            reply = yield from self.exchanging(lane.name, order)
+            response = yield from self.exchanging(lane.name, request)
         finally:
-            # In one step: an order made in between would tell the same once more.
+            # In one step: a request made in between would report the same once more.
             with lane.mutex:
-                pacer.asking = False
+                pacer.is_exchanging = False
                 lane.backlog.not_empty.notify()
-                if reply is None:
-                    pacer.untold(order, self._clock.monotonic(), in_doubt=True)
+                now = self._clock.monotonic()
+                if response is None:
+                    pacer.restore(request, now, in_doubt=True)
                 else:
-                    said_at = self._time.instant(reply.now)
-                    events = pacer.apply(order, reply, said_at, self._clock.monotonic())
+                    answered_at = self._clock_offset.to_local(response.now)
+                    events = pacer.apply(request, response, answered_at, now)
         for event in events:
             self._announce(event)
 
-    def exchange(self, lane: str, order: ExchangeRequest) -> Optional[ExchangeResponse]:
-        """Ask; None if the ledger did not answer. Holds no lock."""
-        return run_blocking(self.exchanging(lane, order))
+    def exchange(self, lane: str, request: ExchangeRequest) -> Optional[ExchangeResponse]:
+        """One transaction; None if the store did not answer. Called with no lock held."""
+        return run_blocking(self.exchanging(lane, request))
 
-    def exchanging(self, lane: str, order: ExchangeRequest) -> Blocking[Optional[ExchangeResponse]]:
+    def exchanging(
+        self, lane: str, request: ExchangeRequest
+    ) -> Blocking[Optional[ExchangeResponse]]:
         """The steps of exchange()."""
-        notice, asked_at = self._notices.take(), self._clock.monotonic()
+        store, account = self.shared.store, self.shared.name
+        notice, sent_at = self._suspensions.mark_sent(), self._clock.monotonic()
+        request = request._replace(notice=notice)
         try:
-            reply: ExchangeResponse = yield partial(
-                self.store.ledger.exchange, self.store.account, lane, order._replace(notice=notice)
-            )
+            response: ExchangeResponse = yield partial(store.transact, account, lane, request)
         except Exception as error:  # noqa: BLE001 - whatever it is, no call may fail by it
-            self._notices.untold(notice)
-            self._lose(error)
+            self._suspensions.restore(notice)
+            self._lose_store(error)
             return None
-        self._time.hear(reply.now, asked_at, self._clock.monotonic())
-        if not reply.done:
-            self._notices.untold(notice)
-            return reply
-        if order.seat is not None:
-            self.members = reply.members
-            self._seats.apply(order, reply)
-        self._notices.apply(reply.notice)
-        return reply
+        self._clock_offset.observe(response.now, sent_at, self._clock.monotonic())
+        if not response.done:
+            self._suspensions.restore(notice)
+            return response
+        if request.claim is not None:
+            self.members = response.members
+            self._concurrency.apply(request, response)
+        self._suspensions.apply(response.notice)
+        return response
 
     def not_after(self) -> float:
-        """The ledger's time at which we give up waiting for what is asked now."""
-        return self._time.at(self._clock.monotonic() + self.store.timeout_seconds)
+        """The store's time at which a request made now times out."""
+        return self._clock_offset.to_store(self._clock.monotonic() + self.shared.timeout_seconds)
 
-    # -- its own thread --------------------------------------------------------------------------
+    # -- the thread ------------------------------------------------------------------------------
 
-    def ensure(self) -> None:
-        """See to it that the thread runs. Holds no lock of a lane."""
+    def ensure_thread(self) -> None:
+        """Start the thread unless it runs. Called with no lane's mutex held."""
         if self._thread is not None:
             return
         with self._changed:
@@ -227,38 +241,38 @@ class Coordinator:
         run_blocking(self.working())
 
     def working(self) -> Blocking[None]:
-        """The steps of its thread; ends when there was nothing to do for long."""
+        """The steps of the thread; ends after IDLE_SECONDS without anything to do."""
         self._idle_at = self._clock.monotonic() + IDLE_SECONDS
-        while (yield from self._wait_for_a_reason()):
+        while (yield from self._wait_for_work()):
             try:
-                yield from self._look() if self.alone else self._tell()
+                yield from self._probe_store() if self.store_lost else self._report()
             except Exception:
-                logger.exception("the clerk met a bug; the store is taken for lost")
-                self.alone = True
+                logger.exception("the coordinator met a bug; the store is taken for lost")
+                self.store_lost = True
 
-    def _wait_for_a_reason(self) -> Blocking[bool]:
-        """False if there was none for long."""
+    def _wait_for_work(self) -> Blocking[bool]:
+        """False if the thread has to end."""
         with self._changed:
             now = self._clock.monotonic()
             if self._closed or now >= self._idle_at:
                 self._thread = None
                 return False
-            if self.alone:
-                yield Wait(self._clock, self._changed, LOOK_SECONDS)
-            elif not self._has_news:
-                self._is_patient = not self._seats.wants_slot
-                seconds = self._seats.patience(min(self._beat_gap, STALE_SECONDS))
+            if self.store_lost:
+                yield Wait(self._clock, self._changed, PROBE_SECONDS)
+            elif not self._is_pending:
+                self._is_patient = not self._concurrency.has_pending
+                seconds = self._concurrency.patience(min(self._beat_gap, STALE_SECONDS))
                 yield Wait(self._clock, self._changed, seconds)
                 self._is_patient = False
-            if self._has_news and not self.alone:
-                yield Wait(self._clock, self._changed, NEWS_SECONDS)  # more may come
-            # Greenlets survive a fork: the copy in the child must ask nobody.
+            if self._is_pending and not self.store_lost:
+                yield Wait(self._clock, self._changed, REPORT_SECONDS)  # more may come
+            # Greenlets survive a fork: the copy in the child must not use the store.
             return not self._closed and self._pid == os.getpid()
 
-    def _tell(self) -> Blocking[None]:
-        """Tell the ledger what is new, and, if it is time, that we are there."""
+    def _report(self) -> Blocking[None]:
+        """Report what is pending, and, if it is time, send a heartbeat."""
         with self._changed:
-            self._has_news = False
+            self._is_pending = False
         for lane in self._lanes():
             if self._closed:
                 return
@@ -266,86 +280,134 @@ class Coordinator:
             if pacer.has_pending or pacer.is_stale(self._clock.monotonic()):
                 yield from self.reserving(lane, [])
         now = self._clock.monotonic()
-        # While the account is suspended, to hear of its end.
-        busy = self._seats.busy or bool(self._notices.in_force)
-        if busy:
+        # While the account is suspended, heartbeats bring the news of its end.
+        is_busy = self._concurrency.is_busy or bool(self._suspensions.in_force)
+        if is_busy:
             self._idle_at = now + IDLE_SECONDS
-        is_time = now >= self._beat_at and (busy or self._seats.held > 0)
+        is_time = now >= self._beat_at and (is_busy or self._concurrency.held > 0)
         if self._closed:
             return
-        if is_time or self._seats.wants_slot or self._notices.is_news:
-            yield from self._be_there()
+        if is_time or self._concurrency.has_pending or self._suspensions.has_pending:
+            yield from self._beat()
 
-    def _be_there(self) -> Blocking[bool]:
+    def _beat(self) -> Blocking[bool]:
+        """Send a heartbeat, which claims slots; False if the store did not answer."""
         longest = max(BEAT_SECONDS, BEAT_SECONDS_A_MEMBER * self.members)
-        self._beat_gap = min(2.0 * self._beat_gap, longest, self._seats.lease_seconds / 3.0)
+        self._beat_gap = min(2.0 * self._beat_gap, longest, self._concurrency.lease_seconds / 3.0)
         self._beat_at = self._clock.monotonic() + self._beat_gap
-        order = self._seats.order(self.member, self.not_after())
-        reply = yield from self.exchanging(NO_LANE, order)
-        if reply is None or not reply.done:
-            self._seats.alone(self.members)
-        return reply is not None
+        request = self._concurrency.make_request(self.member, self.not_after())
+        response = yield from self.exchanging(NO_LANE, request)
+        if response is None or not response.done:
+            self._concurrency.lose_store(self.members)
+        return response is not None
 
     # -- when the store fails --------------------------------------------------------------------
 
-    def _lose(self, error: Exception) -> None:
+    def _lose_store(self, error: Exception) -> None:
         if not isinstance(error, StoreFailed):
-            logger.error("a bug in the ledger; it is taken for lost", exc_info=error)
+            logger.error("a bug in the store; it is taken for lost", exc_info=error)
             error = StoreFailed(f"{type(error).__name__}, a bug in claude_throttle")
         with self._changed:
-            lost, self.alone = not (self.alone or self._closed), True
+            is_new, self.store_lost = not (self.store_lost or self._closed), True
             self._changed.notify()
-        if not lost:
+        if not is_new:
             return
-        self._seats.alone(self.members)
+        self._concurrency.lose_store(self.members)
         for lane in self._lanes():
             with lane.mutex:
-                _pacer_of(lane).lose()
+                _pacer_of(lane).lose_store()
                 lane.backlog.not_empty.notify()
-        self._announce(StoreLost(self.store.ledger.name, str(error), self.members))
+        self._announce(StoreLost(self.shared.store.name, str(error), self.members))
 
-    def _look(self) -> Blocking[None]:
-        """Find out whether it is back."""
+    def _probe_store(self) -> Blocking[None]:
+        """Find out whether a lost store can be reached again."""
         self._idle_at = self._clock.monotonic() + IDLE_SECONDS
-        asked_at = self._clock.monotonic()
+        sent_at = self._clock.monotonic()
         try:
-            # Nothing that a sleeping server could do later.
-            said: float = yield self.store.ledger.now
+            # A question that does nothing, if a frozen server answers it later.
+            store_now: float = yield self.shared.store.now
         except Exception:  # noqa: BLE001 - as above
             return
-        self._time.hear(said, asked_at, self._clock.monotonic())
-        if not (yield from self._be_there()):
+        self._clock_offset.observe(store_now, sent_at, self._clock.monotonic())
+        if not (yield from self._beat()):
             return
         with self._changed:
-            self.alone = False
+            self.store_lost = False
         for lane in self._lanes():
             with lane.mutex:
-                _pacer_of(lane).rejoin(self._clock.monotonic(), LOOK_SECONDS)
+                _pacer_of(lane).rejoin(self._clock.monotonic(), PROBE_SECONDS)
                 lane.backlog.not_empty.notify()
-        self._announce(StoreReturned(self.store.ledger.name, self.members))
+        self._announce(StoreReturned(self.shared.store.name, self.members))
 
     def _announce(self, event: Event) -> None:
         # Listeners may take their time: neither a worker nor this thread waits for them.
         self._thread_pool.run(partial(self._observe, event, None))
 
     def close(self) -> None:
-        """Tell what is left, say good-bye, and let go of the store."""
+        """Report what is left, leave the account, and close the store."""
         with self._changed:
             self._closed = True
             thread = self._thread
             self._changed.notify()
         if thread is not None and thread is not threading.current_thread():
-            # What it asks just now would come after the good-bye, and keep our places.
-            thread.join(2.0 * self.store.timeout_seconds)
-        if not self.alone and self._time.ahead is not None:
+            # Its exchange under way would arrive after the farewell, and keep our slots.
+            thread.join(2.0 * self.shared.timeout_seconds)
+        if not self.store_lost and self._clock_offset.ahead is not None:
             for lane in self._lanes():
                 if _pacer_of(lane).has_pending:
                     self.reserve(lane, [])
-            order = ExchangeRequest(self.member, self.not_after(), (), seat=self._seats.none())
-            self.exchange(NO_LANE, order)
-        self.store.ledger.close()
+            farewell = self._concurrency.make_farewell(self.member, self.not_after())
+            self.exchange(NO_LANE, farewell)
+        self.shared.store.close()
 
 
 def _pacer_of(lane: Lane) -> SharedPacer:
-    """As it was made by :meth:`Coordinator.make_pacer`."""
+    """As :meth:`Coordinator.make_pacer` made it."""
     return cast("SharedPacer", lane.pacer)
+
+
+class SuspensionBroadcast:
+    """What one process tells the others of the account's suspension, and learns from them.
+
+    Thread-safe. *on_change* is called, with no lock held, with what another process said.
+    """
+
+    def __init__(self, on_change: Callable[[str], None]) -> None:
+        self._on_change = on_change
+        # Guards both. Held for an assignment; never while calling out.
+        self._lock = threading.RLock()
+        #: None = nothing to report.
+        self._pending: Optional[str] = None
+        #: As the store has it; "" = the account is not suspended.
+        self.in_force = ""
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether there is something to report."""
+        return self._pending is not None
+
+    def publish(self, notice: str) -> None:
+        """Report soon why the account is suspended; "" = it is not any more."""
+        with self._lock:
+            self._pending = self.in_force = notice
+
+    def mark_sent(self) -> Optional[str]:
+        """What is reported now; None = nothing."""
+        with self._lock:
+            notice, self._pending = self._pending, None
+        return notice
+
+    def restore(self, notice: Optional[str]) -> None:
+        """It was not reported; there may be something newer by now."""
+        with self._lock:
+            if self._pending is None:
+                self._pending = notice
+
+    def apply(self, notice: str) -> None:
+        """Adopt what the store says."""
+        with self._lock:
+            is_new = self._pending is None and notice != self.in_force
+            if is_new:
+                self.in_force = notice
+        if is_new:
+            self._on_change(notice)

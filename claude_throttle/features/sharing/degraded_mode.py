@@ -1,12 +1,13 @@
-"""What one of many processes may do while the ledger they share is silent."""
+"""What one of many processes may send while the store they share cannot be reached."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Iterable
-from typing import Union
+from typing import Optional, Union
 
+from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.quota import Quota
 from claude_throttle.core.pacing.configured_quotas import (
     A_MINUTE,
@@ -15,22 +16,61 @@ from claude_throttle.core.pacing.configured_quotas import (
 )
 from claude_throttle.core.pacing.learned_quotas import LearnedQuota
 
-#: Its part of each quota; nothing; all that it knows of, as if there were no others.
+#: Values of ``on_store_failure``: its share of each quota; nothing; all that its own pacer allows.
 SHARE, STOP, FULL = "share", "stop", "full"
 
+AnyQuota = Union[ConfiguredQuota, LearnedQuota]
 
-def part_of(
-    quotas: Iterable[Union[ConfiguredQuota, LearnedQuota]], members: int, now: float
-) -> ConfiguredQuotas:
-    """One of *members* equal parts of the quotas, strictly spaced."""
+
+class DegradedMode:
+    """One lane without the store. Not thread-safe: the lane's mutex guards it."""
+
+    def __init__(self) -> None:
+        #: Our share of each quota; made anew each time the store is lost.
+        self._share: Optional[ConfiguredQuotas] = None
+        self._rates: list[tuple[str, float]] = []
+
+    def ready_at(
+        self,
+        cost: Cost,
+        pacer_ready_at: float,
+        on_failure: str,
+        quotas: list[tuple[str, AnyQuota]],
+        members: int,
+        now: float,
+    ) -> float:
+        """The instant at which *cost* may leave, where *pacer_ready_at* is what the pacer says."""
+        if on_failure == STOP:
+            return math.inf
+        if on_failure == FULL:
+            return pacer_ready_at
+        rates = [(name, quota.rate) for name, quota in quotas]
+        if self._share is None or rates != self._rates:  # learned or reconfigured meanwhile
+            self._rates = rates
+            self._share = share_of((quota for _, quota in quotas), members, now)
+        return max(pacer_ready_at, self._share.ready_at(cost))
+
+    def take(self, cost: Cost, now: float) -> None:
+        """*cost* leaves."""
+        if self._share is not None:
+            self._share.take(cost, now)
+
+    def begin(self) -> None:
+        """The store was lost."""
+        self._share = None
+
+
+def share_of(quotas: Iterable[AnyQuota], members: int, now: float) -> ConfiguredQuotas:
+    """One of *members* equal shares of the quotas, strictly spaced."""
     rates: dict[str, float] = {}
     for quota in quotas:
         name = A_MINUTE[quota.kind]
         rates[name] = min(quota.rate, rates.get(name, math.inf))
-    parts = ConfiguredQuotas()
-    shares = {name: Quota(60.0 * rate / max(1, members)) for name, rate in rates.items()}
-    parts.reconfigure(shares, 1.0, now)
-    for part in parts:
-        # At different instants, or all members would send one at once.
-        part.empty_at = now - random.random() / part.rate
-    return parts
+    share = ConfiguredQuotas()
+    share.reconfigure(
+        {name: Quota(60.0 * rate / max(1, members)) for name, rate in rates.items()}, 1.0, now
+    )
+    for quota in share:
+        # At different instants, or all members would send one request at once.
+        quota.empty_at = now - random.random() / quota.rate
+    return share

@@ -1,4 +1,4 @@
-"""Who shares a quota, and how it stands."""
+"""Which processes share quotas in a store, and the state of those quotas."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from typing import Any, NamedTuple, Optional
 from claude_throttle.config import validation as checks
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.errors import ThrottleError
-from claude_throttle.features.sharing import virtual_queue as tickets
-from claude_throttle.features.sharing.open_store import open_ledger
+from claude_throttle.features.sharing.open_store import open_store
 from claude_throttle.features.sharing.stores.contract import StoredLane, StoredMember, StoreFailed
+from claude_throttle.features.sharing.virtual_queue import BUCKET, SUFFIX
 
 
 class FleetMember(NamedTuple):
-    """One process."""
+    """One process that shares an account."""
 
     #: A salted hash of the key; equal for those that share.
     account: str
     host: str
     pid: int
-    #: By lane: calls that wait, and requests on the wire.
+    #: By lane: calls that wait, and requests in flight.
     lanes: dict[str, tuple[int, int]]
-    #: Seconds until it counts as gone, unless it says that it is there.
+    #: Seconds until it counts as gone, unless it sends another heartbeat.
     expires_seconds: float
 
 
 class FleetLane(NamedTuple):
-    """One quota bucket that they share."""
+    """One lane whose quotas processes share."""
 
     account: str
     lane: str
     #: By quota: units that may leave now (negative: reserved ahead), and units a minute.
     quotas: dict[str, tuple[float, float]]
-    #: Seconds for which nothing leaves, because the server said so.
+    #: Seconds for which nothing leaves, because the API said so.
     paused_seconds: float
     waiting: int
     in_flight: int
-    #: Why nothing is sent at all, or None.
+    #: Why nothing is sent at all; None if the account is not suspended.
     suspended: Optional[str]
-    #: Seconds' worth of calls in the line of those that come back (``line_up()``).
+    #: Seconds' worth of calls that hold a ticket of ``line_up()``.
     line_seconds: float
 
 
 class FleetState(NamedTuple):
-    """All that a store holds; ``print()`` it for a report."""
+    """Everything in a store; ``print()`` it for a report."""
 
     store: str
     members: tuple[FleetMember, ...]
@@ -56,47 +56,49 @@ class FleetState(NamedTuple):
             return f"{self.store}: nobody is there"
         count = len(self.members)
         lines = [f"{self.store}: {count} process{'es' * (count != 1)}"]
-        lines += [f"  {_member(member)}" for member in self.members]
+        lines += [f"  {_member_text(member)}" for member in self.members]
         for lane in self.lanes:
-            lines += ["", *_lane(lane)]
+            lines += ["", *_lane_text(lane)]
         return "\n".join(lines)
 
 
 def fleet(shared: Any, *, timeout: float = 2.0) -> FleetState:
-    """What the processes that were given ``shared=`` the same have to say; asks nobody but it.
+    """The processes that were given the same ``shared=``, and their quotas, as the store has them.
 
-    *timeout* is in seconds. Raises :class:`ConfigurationError` for an address that is none, and
-    :class:`ThrottleError` if the store cannot be asked.
+    *timeout* is in seconds. Raises :class:`ConfigurationError` for an address that cannot be used,
+    and :class:`ThrottleError` if the store cannot be reached. Thread-safe; starts no throttler::
+
+        print(claude_throttle.fleet("redis://localhost:6379/0"))
     """
     checks.require_store(shared)
-    ledger = open_ledger(shared, timeout, SYSTEM_CLOCK)
+    store = open_store(shared, timeout, SYSTEM_CLOCK)
     try:
-        found = ledger.fleet()
+        found = store.fleet()
     except StoreFailed as error:
         raise ThrottleError(str(error)) from None
     finally:
-        ledger.close()
-    members = tuple(map(_shown, found.members))
-    lines = {(line.account, line.lane): _ahead(line) for line in found.lanes}
+        store.close()
+    members = tuple(map(_member_of, found.members))
+    queued = {(lane.account, lane.lane): _queued_seconds(lane) for lane in found.lanes}
     lanes = (
         _lane_of(
             lane,
             members,
             found.notices.get(lane.account, ""),
-            lines.get((lane.account, lane.lane + tickets.SUFFIX), 0.0),
+            queued.get((lane.account, lane.lane + SUFFIX), 0.0),
         )
         for lane in found.lanes
-        if lane.lane and not lane.lane.endswith(tickets.SUFFIX)
+        if lane.lane and not lane.lane.endswith(SUFFIX)
     )
-    return FleetState(ledger.name, members, tuple(lanes))
+    return FleetState(store.name, members, tuple(lanes))
 
 
-def _shown(member: StoredMember) -> FleetMember:
-    told: dict[str, Any] = {}
-    with contextlib.suppress(ValueError):  # of another version, perhaps
-        told = json.loads(member.info)
-    lanes = {name: (counts[0], counts[1]) for name, counts in told.get("lanes", {}).items()}
-    host, pid = told.get("host", member.member), told.get("pid", 0)
+def _member_of(member: StoredMember) -> FleetMember:
+    info: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):  # perhaps of another version
+        info = json.loads(member.info)
+    lanes = {name: (counts[0], counts[1]) for name, counts in info.get("lanes", {}).items()}
+    host, pid = info.get("host", member.member), info.get("pid", 0)
     return FleetMember(member.account, host, pid, lanes, member.expires_seconds)
 
 
@@ -120,19 +122,19 @@ def _lane_of(
     )
 
 
-def _ahead(line: StoredLane) -> float:
-    """Seconds until a line of tickets is through; 0 if it is none."""
-    return max(0.0, -line.levels.get(tickets.BUCKET, (0.0, 0.0))[0])
+def _queued_seconds(lane: StoredLane) -> float:
+    """Seconds until a virtual queue has moved up to its end; 0 for any other lane."""
+    return max(0.0, -lane.levels.get(BUCKET, (0.0, 0.0))[0])
 
 
-def _member(member: FleetMember) -> str:
+def _member_text(member: FleetMember) -> str:
     lanes = ", ".join(
         f"{name} {w} waiting {out} in flight" for name, (w, out) in member.lanes.items()
     )
     return f"{member.host} pid {member.pid}: {lanes or 'no calls yet'}"
 
 
-def _lane(lane: FleetLane) -> list[str]:
+def _lane_text(lane: FleetLane) -> list[str]:
     state = [f"{lane.waiting} waiting", f"{lane.in_flight} in flight"]
     if lane.paused_seconds > 0:
         state.append(f"paused for {lane.paused_seconds:.1f} s")

@@ -1,4 +1,4 @@
-"""Opens what processes share. Each kind is loaded on use."""
+"""Makes an account's coordinator, and opens the store of a ``shared=`` setting."""
 
 from __future__ import annotations
 
@@ -13,57 +13,59 @@ from claude_throttle.config.settings import Settings
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.features.sharing.clock_offset import ClockOffset
 from claude_throttle.features.sharing.concurrency_share import ConcurrencyShare
-from claude_throttle.features.sharing.coordinator import Coordinator, ReservingStore
+from claude_throttle.features.sharing.coordinator import Coordinator, SharedAccount
 from claude_throttle.features.sharing.stores.contract import Store
 
-#: Makes a table of hashed keys, made for something else, worthless here.
+#: Makes a table of hashed keys that was made for something else useless here.
 SALT = b"claude_throttle account"
 
-#: Those of shared="memory://name": one for all throttlers of a process. A child has its own: its
-#: parent's may be locked for ever.
+#: The stores of shared="memory://name": one for all throttlers of a process. By process id, too: a
+#: forked child's copy of its parent's store may be locked.
 _in_memory: dict[str, Store] = {}
 
 
 def make_coordinator(
     settings: Settings, resources: ProcessResources, account: Account
 ) -> Coordinator:
-    """The coordinator of *account*, which is still being made. Starts and connects nothing yet."""
-    time, clock = ClockOffset(), resources.clock
-    share = ConcurrencyShare(
+    """The coordinator of *account*, which is still being made. Starts and connects nothing yet.
+
+    Raises :class:`ConfigurationError` if a library is missing.
+    """
+    clock, clock_offset = resources.clock, ClockOffset()
+    concurrency = ConcurrencyShare(
         account.limiter,
         account.lanes,
         resources.median_latency,
         settings.store_lease,
-        time,
+        clock_offset,
         clock.monotonic,
-        lambda: coordinator.hurry(),
+        lambda: coordinator.wants_slot(),
     )
     coordinator = Coordinator(
-        open_store(settings, clock),
-        share,
+        SharedAccount(
+            open_store(settings.shared, settings.store_timeout, clock),
+            account_name(settings),
+            settings.store_timeout,
+            settings.on_store_failure,
+        ),
+        concurrency,
         account.lanes,
         resources.observe,
         account.apply_suspensions,
         resources.thread_pool,
         clock,
-        time,
+        clock_offset,
     )
     return coordinator
 
 
-def open_store(settings: Settings, clock: Clock) -> ReservingStore:
-    """Connects to nothing yet. Raises :class:`ConfigurationError` if a library is missing."""
-    ledger = open_ledger(settings.shared, settings.store_timeout, clock)
-    return ReservingStore(
-        ledger, account_of(settings), settings.store_timeout, settings.on_store_failure
-    )
-
-
-def open_ledger(shared: Any, timeout_seconds: float, clock: Clock) -> Store:
-    """The ledger at an address, or behind a client."""
+def open_store(shared: Any, timeout_seconds: float, clock: Clock) -> Store:
+    """The store at an address, or behind a Redis client. Each kind is imported on use."""
     scheme, _, place = shared.partition("://") if isinstance(shared, str) else ("", "", "")
     if scheme == "memory":
-        return _in_memory.setdefault(f"{os.getpid()} {place}", _memory(clock))
+        from claude_throttle.features.sharing.stores.memory import MemoryStore
+
+        return _in_memory.setdefault(f"{os.getpid()} {place}", MemoryStore(clock.monotonic))
     if scheme == "sqlite":
         from claude_throttle.features.sharing.stores.sqlite import SqliteStore
 
@@ -75,14 +77,8 @@ def open_ledger(shared: Any, timeout_seconds: float, clock: Clock) -> Store:
     return RedisStore(shared, monotonic=clock.monotonic, timeout_seconds=timeout_seconds)
 
 
-def _memory(clock: Clock) -> Store:
-    from claude_throttle.features.sharing.stores.memory import MemoryStore
-
-    return MemoryStore(clock.monotonic)
-
-
-def account_of(settings: Settings) -> str:
-    """A name for the account that tells nobody the key."""
+def account_name(settings: Settings) -> str:
+    """A name for the account that does not reveal the key."""
     key = settings.api_key or settings.auth_token or ""
     text = f"{settings.base_url}\n{key}".encode()
     return hmac.new(SALT, text, hashlib.sha256).hexdigest()[:24]

@@ -1,18 +1,21 @@
-"""Slots: instants at which one of several processes may let a call leave."""
+"""What one lane has reserved in the store, and what it still has to report of its quotas."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import Callable, NamedTuple, Optional
 
+from claude_throttle.features.sharing.degraded_mode import AnyQuota
 from claude_throttle.features.sharing.stores.contract import (
+    NEVER,
     SECOND,
     ExchangeRequest,
     ExchangeResponse,
+    StoredBucket,
 )
 
-#: Seconds by which a slot may be missed. Where nothing may be saved up, whoever comes later would
-#: leave on the heels of the next; where something may, it is as much, but at most this.
+#: Seconds by which a reservation may be used late. Where nothing may be saved up, a later call
+#: would leave right before the next one; where something may, it is as much, but at most this.
 LATE_SECONDS = 0.005
 MOST_LATE_SECONDS = 0.1
 
@@ -22,74 +25,114 @@ class Reservation(NamedTuple):
 
     #: On our clock, in seconds.
     at: float
-    #: What was reserved, by the name of the bucket.
+    #: The units reserved, by bucket.
     units: dict[str, float]
-    #: What all had taken by then, by the same names.
+    #: The units that all members had taken by then, by bucket.
     taken: dict[str, float]
 
 
 class Reservations:
-    """Those of one lane, earliest first. Not thread-safe: the lane's mutex guards it.
+    """The reservations of one lane, earliest first. Not thread-safe: the lane's mutex guards it.
 
-    *unused* is called with what was reserved and will not be used.
+    *unused* is called with each reservation that will not be used.
     """
 
     def __init__(self, unused: Callable[[Reservation], None]) -> None:
-        self._slots: deque[Reservation] = deque()
+        self._reserved: deque[Reservation] = deque()
         self._unused = unused
-        #: Seconds by which one may be missed now.
+        #: Seconds by which one may be used late now.
         self.late = LATE_SECONDS
-        #: The last was missed. A thread that is always woken late would else never leave:
-        #: what it reserves again lies behind all that others have reserved meanwhile.
-        self._luckless = False
+        #: The previous reservation expired unused; allow one late use, so a slow thread cannot
+        #: starve: what it reserves again lies behind all that others have reserved meanwhile.
+        self._allows_late_use = False
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self._reserved)
 
     def next(self, now: float) -> Optional[Reservation]:
-        """The first that is not missed. A pure look."""
-        missed = None
-        for slot in self._slots:
-            if now <= slot.at + self.late:
-                return missed or slot
-            missed = slot if self._luckless else None
-        return missed
+        """The first that may be used, now or later. Changes nothing."""
+        late = None
+        for reservation in self._reserved:
+            if now <= reservation.at + self.late:
+                return late or reservation
+            late = reservation if self._allows_late_use else None
+        return late
 
     def use(self, now: float) -> Reservation:
-        """Use it up; without one, a slot for which nothing was reserved."""
+        """Use up the next one; without one, a reservation of nothing."""
         used = self.next(now)
-        # One that was missed may be used after one that was lost; never two at once.
-        self._luckless = bool(self._slots) and now > self._slots[0].at + self.late
-        while self._slots and self._slots[0] is not used:
-            self._unused(self._slots.popleft())
-        return self._slots.popleft() if self._slots else Reservation(now, {}, {})
+        # A late use is allowed after an expiry; never two at once.
+        self._allows_late_use = bool(self._reserved) and now > self._reserved[0].at + self.late
+        while self._reserved and self._reserved[0] is not used:
+            self._unused(self._reserved.popleft())
+        return self._reserved.popleft() if self._reserved else Reservation(now, {}, {})
 
-    def missed(self, now: float) -> None:
-        """None of them will be used, perhaps because none is left in time."""
-        self._luckless = self._luckless or (bool(self._slots) and self.next(now) is None)
+    def expire(self, now: float) -> None:
+        """New ones are about to be reserved; return those that are left."""
+        expired = bool(self._reserved) and self.next(now) is None
+        self._allows_late_use = self._allows_late_use or expired
         self.release()
 
     def release(self) -> None:
-        """None of them will be used."""
-        while self._slots:
-            self._unused(self._slots.popleft())
+        """Return all of them."""
+        while self._reserved:
+            self._unused(self._reserved.popleft())
 
     def forget(self) -> None:
-        """There are none, and nobody needs to know."""
-        self._slots.clear()
+        """Drop all of them without reporting it."""
+        self._reserved.clear()
 
-    def add(self, order: ExchangeRequest, reply: ExchangeResponse, now: float) -> None:
-        """Those that a ledger gave at *now*."""
-        names = [bucket.name for bucket in order.buckets]
-        taken = dict(zip(names, reply.taken))
-        given: list[Reservation] = []
-        # When the last was given, all had taken what they have now; each before it saw less.
-        for wait, units in reversed(list(zip(reply.waits, order.slots))):
+    def add(self, request: ExchangeRequest, response: ExchangeResponse, now: float) -> None:
+        """Add what the store has reserved at *now*."""
+        names = [bucket.name for bucket in request.buckets]
+        taken = dict(zip(names, response.taken))
+        added: list[Reservation] = []
+        # *taken* is what all had taken after the last; before each one, it was less.
+        for wait, units in reversed(list(zip(response.waits, request.reservations))):
             by_name = dict(zip(names, units))
-            given.append(Reservation(now + wait / SECOND, by_name, dict(taken)))
+            added.append(Reservation(now + wait / SECOND, by_name, dict(taken)))
             for name, some in by_name.items():
                 taken[name] -= some
-        self._slots.extend(reversed(given))
+        self._reserved.extend(reversed(added))
         # Seconds' worth of requests that may be saved up, by the strictest quota.
-        saved = [(b.burst - 1.0) * b.interval / SECOND for b in order.buckets if b.strict]
+        saved = [(b.burst - 1.0) * b.interval / SECOND for b in request.buckets if b.strict]
         self.late = min(MOST_LATE_SECONDS, max(LATE_SECONDS, min(saved, default=0.0)))
+
+
+class QuotaDelta:
+    """Changes of one bucket that the store does not know of yet."""
+
+    __slots__ = ("returned", "seen", "shift", "spent")
+
+    def __init__(self) -> None:
+        self.seen = NEVER
+        #: Microseconds.
+        self.shift = 0.0
+        #: Units.
+        self.spent = self.returned = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.shift or self.spent or self.returned)
+
+    def bucket(self, name: str, quota: AnyQuota) -> StoredBucket:
+        """The bucket of *quota*, with these changes."""
+        return StoredBucket(
+            name,
+            SECOND / quota.rate,
+            quota.burst,
+            self.seen,
+            self.shift,
+            self.spent,
+            returned=self.returned,
+            strict=quota.kind == "requests",
+        )
+
+    def mark_sent(self) -> None:
+        """A request with these changes is on its way."""
+        self.shift = self.spent = self.returned = 0.0
+
+    def restore(self, bucket: StoredBucket, in_doubt: bool) -> None:
+        """That request was not done. *in_doubt*: perhaps it was; keep only what slows us down."""
+        self.shift += max(0.0, bucket.shift) if in_doubt else bucket.shift
+        self.spent += bucket.spent
+        self.returned += 0.0 if in_doubt else bucket.returned

@@ -1,9 +1,10 @@
-"""A place in line that outlives the process: for work that would rather come back than wait.
+"""A virtual queue: a place that outlives the process, for work that comes back instead of waiting.
 
-The line is a bucket of its own in the store, whose units are seconds: each ticket takes as many as
-its call occupies the lane. So whoever comes knows when to be back, however many others are away,
-and nobody who is away holds up those who wait at the counter. A ticket is a point on the line, not
-an instant: where the line moves more slowly than thought, all behind move with it.
+The queue of a lane is a bucket of its own in the store, whose units are seconds: each ticket takes
+as many as its call occupies the lane. So each new ticket tells when to come back, however many
+others are away, and those that are away never hold up a call that waits in a process. A ticket is a
+position in the queue, not an instant: where the queue moves more slowly than expected, all that
+stand behind move with it.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
     from claude_throttle.features.sharing.coordinator import Coordinator
     from claude_throttle.features.sharing.shared_pacer import SharedPacer
 
-#: The bucket of a line, and what is put after the lane's name.
+#: The bucket of a queue, and the suffix that makes its lane's name. Both stand in stores.
 BUCKET = "seconds"
 SUFFIX = " tickets"
 
-#: What has to be said with a correction: it was made from what was seen.
+#: The facts that a correction must come with; their version says what it was made from.
 MOVED = "{}"
 
 #: Seconds. The last digit of a sum of floats.
@@ -39,20 +40,20 @@ ROUNDING_SECONDS = 1e-3
 
 
 class LineTicket(NamedTuple):
-    """A place in a lane's line. Pickles, and is good in every process that shares the store."""
+    """A place in a lane's queue. Pickles, and is valid in every process that shares the store."""
 
     lane: str
-    #: Seconds' worth of calls ever put in the line, this one included.
+    #: Seconds' worth of calls ever put in the queue, this one included.
     position: float
 
 
 class QueuePosition(NamedTuple):
-    """Where a ticket stands, as the store said it last."""
+    """Where a ticket stands, as the store said last."""
 
     ticket: LineTicket
-    #: Until its turn; negative if that has come. 0 while nobody knows, so that it may be tried.
+    #: Until its turn; negative if that has come. 0 while unknown, so that the call may be tried.
     seconds: float
-    #: Of the line, when it was seen; None: the store is silent.
+    #: The queue's version when it was seen; None: the store did not answer.
     version: Optional[float]
 
 
@@ -64,73 +65,73 @@ class VirtualQueue:
         self._lane = lane
 
     def join(self, cost: Cost) -> QueuePosition:
-        """A place behind all others."""
+        """A new place at the end."""
         seconds = self._seconds_of(cost)
-        reply = self._ask(StoredBucket(BUCKET, SECOND, seconds), slots=((seconds,),))
-        ticket = LineTicket(self._lane.name, 0.0 if reply is None else reply.taken[0])
-        return _standing(ticket, reply)
+        response = self._ask(StoredBucket(BUCKET, SECOND, seconds), reservations=((seconds,),))
+        ticket = LineTicket(self._lane.name, 0.0 if response is None else response.taken[0])
+        return _position(ticket, response)
 
-    def look(self, ticket: LineTicket, cost: Cost) -> QueuePosition:
-        """The same of one that was taken before; a new one, where the store has lost the line."""
-        reply = self._ask(StoredBucket(BUCKET, SECOND, 0.0))
-        if reply is None:
-            return _standing(ticket, reply)
-        if ticket.lane != self._lane.name or ticket.position > reply.taken[0] + ROUNDING_SECONDS:
+    def find(self, ticket: LineTicket, cost: Cost) -> QueuePosition:
+        """The place of *ticket*; a new place where the store has lost the queue."""
+        response = self._ask(StoredBucket(BUCKET, SECOND, 0.0))
+        if response is None:
+            return _position(ticket, response)
+        behind_all = ticket.position > response.taken[0] + ROUNDING_SECONDS
+        if ticket.lane != self._lane.name or behind_all:
             return self.join(cost)
-        return _standing(ticket, reply)
+        return _position(ticket, response)
 
-    def push_back(self, standing: QueuePosition, seconds: float) -> None:
-        """Its turn comes only in so many *seconds*; those behind it move with it.
+    def push_back(self, place: QueuePosition, seconds: float) -> None:
+        """Move *place*, and all behind it, so that its turn comes in so many *seconds*.
 
-        Nothing is done if somebody has moved them since: both saw the same.
+        Does nothing if another process has moved the queue since: both saw the same.
         """
-        if standing.version is not None:
-            late = (seconds - standing.seconds) * SECOND
+        if place.version is not None:
+            late = (seconds - place.seconds) * SECOND
             bucket = StoredBucket(BUCKET, SECOND, 0.0, correction=late)
-            self._ask(bucket, version=standing.version, facts=MOVED)
+            self._ask(bucket, version=place.version, facts=MOVED)
 
     def _seconds_of(self, cost: Cost) -> float:
-        """For which such a call occupies the lane; 0 while its quotas are not known."""
+        """For how long such a call occupies the lane; 0 while its quotas are not known."""
         with self._lane.mutex:
             quotas = [quota for _, quota in cast("SharedPacer", self._lane.pacer).quotas()]
             return max((getattr(cost, q.kind) / q.rate for q in quotas), default=0.0)
 
-    def _ask(self, bucket: StoredBucket, **asked: Any) -> Optional[ExchangeResponse]:
+    def _ask(self, bucket: StoredBucket, **more: Any) -> Optional[ExchangeResponse]:
         coordinator = self._coordinator
-        if coordinator.alone:
+        if coordinator.store_lost:
             return None
-        order = ExchangeRequest(coordinator.member, coordinator.not_after(), (bucket,))._replace(
-            **asked
-        )
-        reply = coordinator.exchange(self._lane.name + SUFFIX, order)
-        return reply if reply is not None and reply.done else None
+        request = ExchangeRequest(coordinator.member, coordinator.not_after(), (bucket,))
+        response = coordinator.exchange(self._lane.name + SUFFIX, request._replace(**more))
+        return response if response is not None and response.done else None
 
 
-def _standing(ticket: LineTicket, reply: Optional[ExchangeResponse]) -> QueuePosition:
-    if reply is None:
+def _position(ticket: LineTicket, response: Optional[ExchangeResponse]) -> QueuePosition:
+    if response is None:
         return QueuePosition(ticket, 0.0, None)
-    behind = reply.taken[0] - ticket.position
-    return QueuePosition(ticket, (reply.empty_at[0] - reply.now) / SECOND - behind, reply.version)
+    behind_it = response.taken[0] - ticket.position
+    seconds = (response.empty_at[0] - response.now) / SECOND - behind_it
+    return QueuePosition(ticket, seconds, response.version)
 
 
 def line_up(
     account: Account, model_group: ModelGroup, cost: Cost, ticket: Optional[LineTicket]
 ) -> tuple[LineTicket, float]:
-    """A place for a call of that cost, or where *ticket* is by now; seconds until it may leave."""
+    """A place for a call of that cost, or the place of *ticket*; seconds until it may leave."""
     coordinator = cast("Optional[Coordinator]", account.coordinator)
     if coordinator is None:
         raise ConfigurationError("a ticket needs a store that all share: Throttler(shared=…)")
-    line = VirtualQueue(coordinator, model_group.lane)
-    found = line.look(ticket, cost) if ticket is not None else line.join(cost)
+    virtual_queue = VirtualQueue(coordinator, model_group.lane)
+    place = virtual_queue.join(cost) if ticket is None else virtual_queue.find(ticket, cost)
     leaves_in = account.seconds_until_leave(model_group, cost)
-    if max(0.0, found.seconds) < leaves_in < math.inf:
-        line.push_back(found, leaves_in)
-    return found.ticket, max(found.seconds, leaves_in)
+    if max(0.0, place.seconds) < leaves_in < math.inf:
+        virtual_queue.push_back(place, leaves_in)
+    return place.ticket, max(place.seconds, leaves_in)
 
 
 def line_up_alone(
     account: Account, model_group: ModelGroup, cost: Cost, ticket: Optional[LineTicket]
 ) -> tuple[LineTicket, float]:
-    """line_up() for testing mode, which asks no store: no other process is in line."""
+    """line_up() for testing mode, which asks no store: no other process is in the queue."""
     seconds = account.seconds_until_leave(model_group, cost)
     return ticket or LineTicket(model_group.lane.name, 0.0), seconds

@@ -1,12 +1,12 @@
-"""What a ledger is asked, and what it answers: one exchange, however much it carries.
+"""What a store is asked and what it answers: one transaction, however much it carries.
 
-A ledger keeps, for each account and lane, the instants of the quotas, a pause and what was learned;
-for each account, who is there, what they have in flight, and whether it is suspended. An exchange
-is one transaction. It reserves slots: instants in the future at which a call may leave. Whoever
-holds one waits for it on its own side and asks nobody again.
+For each account and lane, a store keeps the instants of the quotas, a pause and what was learned;
+for each account, its members, their slots in flight, and whether it is suspended. A transaction
+reserves instants in the future at which a call may leave; the process that holds such a reservation
+waits for it by itself and asks no more.
 
-Instants are microseconds by the ledger's own clock, and doubles, so that a file, a Redis script and
-Python count alike to the last digit.
+Instants are microseconds by the store's own clock, and doubles, so that a file, a Redis script and
+Python compute alike to the last digit.
 """
 
 from __future__ import annotations
@@ -21,87 +21,88 @@ SECOND = 1e6
 
 
 class StoredBucket(NamedTuple):
-    """One quota, as whoever asks has it, and what became of it since it was asked last."""
+    """One quota as a process knows it, and what became of it since that process reported last."""
 
     name: str
     #: Microseconds in which one unit accrues.
     interval: float
     #: Units that may leave at once.
     burst: float
-    #: The instant at which it was empty, as seen last; used where the ledger has lost its own.
+    #: The instant at which it was empty, as seen last; used where the store has lost its own.
     seen: float = NEVER
     #: Microseconds: what left cost so much more (or less) than was reserved.
     shift: float = 0.0
-    #: Units that left without a reservation, while the ledger could not be reached. What accrued
+    #: Units that left without a reservation, while the store could not be reached. What accrued
     #: meanwhile paid for them, or what had been saved up before: so nothing is saved up now.
     spent: float = 0.0
-    #: Microseconds by which the server's headers move the instant; see Order.version.
+    #: Microseconds by which the server's headers move the instant; see ExchangeRequest.version.
     correction: float = 0.0
-    #: Units of reserved slots that will not be used.
+    #: Units of reservations that will not be used.
     returned: float = 0.0
-    #: Units that have to stay in the bucket when a slot is reserved.
+    #: Units that must stay in the bucket when an instant is reserved.
     keep: float = 0.0
-    #: Microseconds kept between slots beyond what accrues.
+    #: Microseconds kept between reservations beyond what accrues.
     margin: float = 0.0
-    #: Requests, not tokens: a pause leaves but one of them, and where nothing may be saved up, what
-    #: was reserved goes back only if nobody reserved after it, or two would leave in one instant.
+    #: Requests, not tokens. After a pause, one may leave at once and no more. Where nothing may be
+    #: saved up, a reservation is given back only if nothing was reserved after it: otherwise two
+    #: would leave in one instant.
     strict: bool = False
 
 
 class MemberClaim(NamedTuple):
-    """One member of the account, and what it has or wants in flight."""
+    """The slots in flight that one member of the account has and wants."""
 
     in_use: int
-    #: At most so many, if there is room.
+    #: At most so many, if they are free.
     want: int
     #: Requests in flight at most, over all members; 0 = unbounded.
     limit: float
-    #: Microseconds after which it counts as gone, unless it comes again.
+    #: Microseconds after which the member counts as gone, unless it claims again.
     lease: float
-    #: What it tells of itself, for people to read. JSON.
+    #: What it says of itself, for people to read. JSON.
     info: str = "{}"
 
 
 class ExchangeRequest(NamedTuple):
-    """All that is asked in one exchange."""
+    """All that a process asks and reports in one transaction."""
 
     member: str
-    #: The ledger's time after which nothing may be done any more: nobody waits for it.
+    #: The store's time after which nothing may be done: the process does not wait any longer.
     not_after: float
     buckets: tuple[StoredBucket, ...]
-    #: Units of each bucket for each slot.
-    slots: tuple[tuple[float, ...], ...] = ()
-    #: Microseconds from the first slot after which no further one is given.
+    #: Units of each bucket, for each instant to be reserved.
+    reservations: tuple[tuple[float, ...], ...] = ()
+    #: Microseconds from the first reservation after which no further one is made.
     horizon: float = 0.0
-    #: As told in the reply to the last reservation of this member; see Bucket.strict.
+    #: ExchangeResponse.sequence of this member's last reservation; see StoredBucket.strict.
     sequence: float = -1.0
     #: Microseconds, from now, in which nothing may leave; 0 = no pause begins.
     pause: float = 0.0
-    #: What is to be added to each running total.
+    #: What is added to each running total.
     counts: tuple[tuple[str, float], ...] = ()
-    #: Version that the corrections and the facts were made from. They count only while it holds:
-    #: two who have seen the same must not both correct it.
+    #: The version that the corrections and the facts were made from. They count only while it is
+    #: the store's: two processes that have seen the same must not both correct it.
     version: float = 0.0
     #: What was learned; None = nothing new. JSON.
     facts: Optional[str] = None
-    #: The account is suspended, and why (JSON); "" = it is not; None = nothing new.
+    #: Why the account is suspended (JSON); "" = it is not; None = nothing new.
     notice: Optional[str] = None
-    #: None = not asked: who only reserves need not.
-    seat: Optional[MemberClaim] = None
+    #: None where no slots are asked for.
+    claim: Optional[MemberClaim] = None
 
 
 class ExchangeResponse(NamedTuple):
-    """What the ledger says."""
+    """What the store answers."""
 
-    #: The ledger's time.
+    #: The store's time.
     now: float
-    #: False: it came too late, and nothing was done.
+    #: False: the request came too late, and nothing was done.
     done: bool
-    #: Microseconds from now until each slot.
+    #: Microseconds from now until each reserved instant.
     waits: tuple[float, ...] = ()
     #: The instant of each bucket.
     empty_at: tuple[float, ...] = ()
-    #: Units that all members together ever took from each, reserved ones included.
+    #: Units that all members together ever took from each bucket, reserved ones included.
     taken: tuple[float, ...] = ()
     sequence: float = 0.0
     #: Nothing leaves before this instant.
@@ -111,15 +112,15 @@ class ExchangeResponse(NamedTuple):
     version: float = 0.0
     facts: str = ""
     notice: str = ""
-    #: Requests this member may have in flight; as many as it wanted where nothing bounds them.
+    #: Slots of this member; as many as it wanted where nothing bounds them.
     granted: int = 0
-    #: Members that are there, this one included, and all they have in flight.
+    #: Members of the account, this one included, and the slots that all have.
     members: int = 0
     in_flight: int = 0
 
 
 class StoredLane(NamedTuple):
-    """One lane, as a fleet's keeper sees it."""
+    """One lane in a store, for people to read."""
 
     account: str
     lane: str
@@ -132,19 +133,19 @@ class StoredLane(NamedTuple):
 
 
 class StoredMember(NamedTuple):
-    """One process of an account."""
+    """One process of an account, for people to read."""
 
     account: str
     member: str
     in_flight: int
     #: Seconds until it counts as gone.
     expires_seconds: float
-    #: What it tells of itself. JSON.
+    #: What it says of itself. JSON.
     info: str
 
 
 class FleetSnapshot(NamedTuple):
-    """All that a ledger holds."""
+    """Everything in a store."""
 
     lanes: list[StoredLane]
     members: list[StoredMember]
@@ -153,31 +154,31 @@ class FleetSnapshot(NamedTuple):
 
 
 class StoreFailed(Exception):
-    """The ledger could not be asked, or did not answer in time. Its text holds no password."""
+    """The store could not be asked, or did not answer in time. Its text holds no password."""
 
 
 class Store(Protocol):
-    """One per process. Thread-safe; never used by a forked child."""
+    """Where processes share quotas. One object per process; thread-safe; not used after a fork."""
 
-    #: As people may see it, without a password: "redis://host:6379/0".
+    #: Its address without a password, for people to read: "redis://host:6379/0".
     name: str
 
-    def exchange(self, account: str, lane: str, order: ExchangeRequest) -> ExchangeResponse:
+    def transact(self, account: str, lane: str, request: ExchangeRequest) -> ExchangeResponse:
         """One transaction. Raises :class:`StoreFailed`, at the latest after the timeout."""
         ...
 
     def now(self) -> float:
-        """The ledger's time; also finds out whether it is there. Raises :class:`StoreFailed`."""
+        """The store's time, in microseconds. Raises :class:`StoreFailed`."""
         ...
 
     def fleet(self) -> FleetSnapshot:
-        """All that it holds, over all accounts. Raises :class:`StoreFailed`."""
+        """Everything in it, of all accounts. Raises :class:`StoreFailed`."""
         ...
 
     def abandon(self) -> None:
-        """In a forked child: nobody here may use what is the parent's. Takes no lock."""
+        """In a forked child: make what is the parent's unusable here. Takes no lock."""
         ...
 
     def close(self) -> None:
-        """Let go of what is open. Nothing may be asked after."""
+        """Close what is open. Nothing may be asked afterwards."""
         ...

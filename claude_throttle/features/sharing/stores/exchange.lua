@@ -1,13 +1,14 @@
--- What one exchange does. arithmetic.py does the same to the last digit, in the same order of
+-- What one transaction does. transaction.py does the same to the last digit, in the same order of
 -- operations; a test runs random histories through both. Change one, change the other.
 --
--- KEYS: the lane's hash, the account's. ARGV: the numbers of the order (redis_orders.py says which),
--- member, facts, notice, info, then the fields of the lane's hash: "at:", "interval:" and
--- "taken:" of each bucket, "total:" of each count. Numbers travel as packed doubles, and are kept with all their digits.
+-- KEYS: the lane's hash, the account's. ARGV: the numbers of the request (redis_format.py says
+-- which), member, facts, notice, info, then the fields of the lane's hash: "at:", "interval:" and
+-- "taken:" of each bucket, "total:" of each count. Numbers travel as packed doubles, and are kept
+-- with all their digits.
 
 local NEVER, SLACK, ROUNDING = -1e18, 1000, 1
 local MINUTE, HOUR, DAY, LONGEST = 60e6, 3600e6, 86400e6, 1e14
-local FIXED, HEAD, EACH = 5, 15, 10  -- fields of a lane, numbers of an order, numbers of a bucket
+local FIXED, HEAD, EACH = 5, 15, 10  -- fields of a lane, numbers of a request, numbers of a bucket
 local max, min, floor = math.max, math.min, math.floor
 
 local function kept(number)
@@ -20,12 +21,12 @@ local n = {struct.unpack('<' .. string.rep('d', #ARGV[1] / 8), ARGV[1])}
 if now > n[1] then
     return struct.pack('<dd', now, 0)
 end
-local bucket_count, slot_count, count_count = n[2], n[3], n[4]
+local bucket_count, reservation_count, count_count = n[2], n[3], n[4]
 local horizon, reserved_at, pause, version_seen = n[5], n[6], n[7], n[8]
-local has_facts, has_notice, has_seat = n[9] == 1, n[10] == 1, n[11] == 1
+local has_facts, has_notice, has_claim = n[9] == 1, n[10] == 1, n[11] == 1
 local in_use, want, limit, lease = n[12], n[13], n[14], n[15]
 local counts_from = HEAD + bucket_count * EACH
-local slots_from = counts_from + count_count
+local reservations_from = counts_from + count_count
 
 -- All is read before anything is written: what fails on the way must leave nothing half done.
 
@@ -39,7 +40,7 @@ local facts = lane[4] or ''
 local kept_until = tonumber(lane[5] or NEVER)
 
 local notice, others, gone = '', {}, {}
-if has_seat then
+if has_claim then
     local own = 'member:' .. ARGV[2]
     local account = redis.call('HGETALL', KEYS[2])
     for i = 1, #account, 2 do
@@ -47,13 +48,13 @@ if has_seat then
         if field == 'notice' then
             notice = value
         else
-            local places, wanted, till = string.match(value, '^(%S+) (%S+) (%S+)')
+            local slots, wanted, till = string.match(value, '^(%S+) (%S+) (%S+)')
             if tonumber(till) <= now then
                 if #gone < 1000 then  -- the others next time: a call takes only so many arguments
                     gone[#gone + 1] = field
                 end
             elseif field ~= own then
-                others[#others + 1] = {tonumber(places), tonumber(wanted)}
+                others[#others + 1] = {tonumber(slots), tonumber(wanted)}
             end
         end
     end
@@ -137,8 +138,8 @@ end
 local waits = {}
 local at = max(now, pause_until)
 local first = at
-for slot = 1, slot_count do
-    local from = slots_from + (slot - 1) * bucket_count
+for index = 1, reservation_count do
+    local from = reservations_from + (index - 1) * bucket_count
     for i = 1, bucket_count do
         local cost = n[from + i]
         if cost > 0 then
@@ -146,7 +147,7 @@ for slot = 1, slot_count do
             at = max(at, instants[i] + units * intervals[i] + margins[i])
         end
     end
-    if slot == 1 then
+    if index == 1 then
         first = at
     elseif at > first + horizon then
         break
@@ -158,7 +159,7 @@ for slot = 1, slot_count do
             taken[i] = taken[i] + cost
         end
     end
-    waits[slot] = at - now
+    waits[index] = at - now
 end
 if #waits > 0 then
     sequence = sequence + 1
@@ -184,12 +185,12 @@ if prolonged then
 end
 
 local granted, members, in_flight = 0, 0, 0
-if has_seat then
+if has_claim then
     local waiting, wanting = false, 1
     for i = 1, #others do
-        local places, wanted = others[i][1], others[i][2]
-        in_flight = in_flight + places
-        waiting = waiting or wanted > places
+        local slots, wanted = others[i][1], others[i][2]
+        in_flight = in_flight + slots
+        waiting = waiting or wanted > slots
         wanting = wanting + (wanted > 0 and 1 or 0)
     end
     granted = want
@@ -209,8 +210,8 @@ if has_seat then
         end
         granted = floor(max(0, granted))
     end
-    local places = max(granted, in_use)
-    members, in_flight = #others + 1, in_flight + places
+    local slots = max(granted, in_use)
+    members, in_flight = #others + 1, in_flight + slots
 end
 
 if #set > 0 then
@@ -227,14 +228,14 @@ if has_notice then
         redis.call('HSET', KEYS[2], 'notice', notice)
     end
 end
-if has_seat then
+if has_claim then
     if #gone > 0 then
         redis.call('HDEL', KEYS[2], unpack(gone))
     end
     local held = string.format('%.17g %.17g %.17g %s', max(granted, in_use), want, now + lease, ARGV[5])
     redis.call('HSET', KEYS[2], 'member:' .. ARGV[2], held)
 end
-if has_seat or has_notice then
+if has_claim or has_notice then
     local long = max(notice == '' and HOUR or DAY, 2 * lease)
     redis.call('PEXPIRE', KEYS[2], string.format('%.0f', long / 1000))
 end

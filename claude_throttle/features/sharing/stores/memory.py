@@ -1,4 +1,4 @@
-"""A ledger within one process: the oracle of the others, and what several throttlers may share."""
+"""A store within one process: the reference for the others, and for several throttlers there."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from claude_throttle.features.sharing.stores.contract import (
     ExchangeResponse,
     FleetSnapshot,
 )
-from claude_throttle.features.sharing.stores.snapshot import fleet_of
-from claude_throttle.features.sharing.stores.transaction import AccountRecord, LaneRecord, exchange
+from claude_throttle.features.sharing.stores.transaction import (
+    AccountRecord,
+    LaneRecord,
+    fleet_of,
+    transact,
+)
 
 
 class MemoryStore:
@@ -26,25 +30,25 @@ class MemoryStore:
         # Guards the records. Held for arithmetic only.
         self._lock = threading.Lock()
         self._lanes: dict[tuple[str, str], LaneRecord] = defaultdict(LaneRecord)
-        self._accounting: dict[str, AccountRecord] = defaultdict(AccountRecord)
+        self._accounts: dict[str, AccountRecord] = defaultdict(AccountRecord)
 
-    def exchange(self, account: str, lane: str, order: ExchangeRequest) -> ExchangeResponse:
+    def transact(self, account: str, lane: str, request: ExchangeRequest) -> ExchangeResponse:
         """One transaction; cannot fail."""
         with self._lock:
             now = self._monotonic() * SECOND
-            return exchange(self._lanes[account, lane], self._accounting[account], order, now)
+            return transact(self._lanes[account, lane], self._accounts[account], request, now)
 
     def now(self) -> float:
-        """Microseconds."""
+        """Its time, in microseconds."""
         return self._monotonic() * SECOND
 
     def fleet(self) -> FleetSnapshot:
-        """All that it holds."""
+        """Everything in it."""
         with self._lock:
-            return fleet_of(self._lanes, self._accounting, self.now())
+            return fleet_of(self._lanes, self._accounts, self.now())
 
     def abandon(self) -> None:
-        """A child's is its own."""
+        """Nothing to do: a child's copy is its own."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to do: nothing is open."""

@@ -1,9 +1,9 @@
 """A store in a Redis (or Valkey), for the processes of many machines.
 
 redis-py (or valkey-py) makes the connections and talks through them. One script, one round trip for
-each exchange. Read in this order: :mod:`redis_format` (what is sent and answered), ``exchange.lua``
-(what the server does with it), :mod:`redis_connections` (to which server), :mod:`time_limiter` (how
-long a caller waits), :mod:`redis_errors` (what went wrong).
+each transaction. Read in this order: :mod:`redis_format` (what is sent and answered),
+``exchange.lua`` (what the server does with it), :mod:`redis_connections` (to which server),
+:mod:`time_limiter` (how long a caller waits), :mod:`redis_errors` (what went wrong).
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ from claude_throttle.features.sharing.stores.redis_format import (
     decode,
     encode,
 )
-from claude_throttle.features.sharing.stores.snapshot import fleet_of
 from claude_throttle.features.sharing.stores.time_limiter import Task, TimeLimiter
-from claude_throttle.features.sharing.stores.transaction import AccountRecord, LaneRecord
+from claude_throttle.features.sharing.stores.transaction import (
+    AccountRecord,
+    LaneRecord,
+    fleet_of,
+)
 
 #: For everything that :meth:`RedisStore.fleet` asks.
 FLEET_SECONDS = 2.0
@@ -72,7 +75,7 @@ class RedisStore:
         self._pid = os.getpid()
         # Guards the three below. Held for a look only.
         self._lock = threading.Lock()
-        #: Connections that nobody uses, by where to; None: where the URL says.
+        #: Idle connections by server; None: the one in the URL.
         self._idle: dict[Optional[Address], list[Any]] = defaultdict(list)
         #: All that are open or being made.
         self._connections: set[Any] = set()
@@ -80,15 +83,15 @@ class RedisStore:
         #: Where a Cluster keeps an account.
         self._moved: dict[str, Address] = {}
 
-    def exchange(self, account: str, lane: str, order: ExchangeRequest) -> ExchangeResponse:
+    def transact(self, account: str, lane: str, request: ExchangeRequest) -> ExchangeResponse:
         """One transaction, one round trip. Raises :class:`StoreFailed` after the timeout at most.
 
-        What was asked in vain may still be done, until ``order.not_after``.
+        What timed out may still be done, until ``request.not_after``.
         """
-        words = encode(account, lane, order)
+        words = encode(account, lane, request)
 
         def evaluate(connection: Any) -> ExchangeResponse:
-            return decode(_evaluate(connection, words), order)
+            return decode(_evaluate(connection, words), request)
 
         def ask(task: Task) -> ExchangeResponse:
             try:
@@ -106,15 +109,15 @@ class RedisStore:
             raise
 
     def now(self) -> float:
-        """The server's time; also finds out whether it is there. Raises :class:`StoreFailed`."""
+        """The server's time, in microseconds. Raises :class:`StoreFailed`."""
         return self._call(lambda task: self._through(None, _time, task), self._timeout_seconds)
 
     def fleet(self) -> FleetSnapshot:
-        """All that it holds, within two seconds. Raises :class:`StoreFailed`."""
+        """Everything of ours in it, within two seconds. Raises :class:`StoreFailed`."""
         return self._call(self._fleet, FLEET_SECONDS)
 
     def abandon(self) -> None:
-        """In a forked child: nobody here can read or write what is the parent's. Takes no lock."""
+        """In a forked child: make the parent's connections unusable here. Takes no lock."""
         if self._pid == os.getpid():
             return
         with dead_end() as dead:
@@ -124,7 +127,7 @@ class RedisStore:
                     os.dup2(dead, sock.fileno(), inheritable=False)
 
     def close(self) -> None:
-        """Close all connections; who asks just now gets its answer or :class:`StoreFailed`."""
+        """Close all connections; a transaction under way ends, or raises :class:`StoreFailed`."""
         with self._lock:
             self._closed = True
             addresses = list(self._idle)
@@ -156,7 +159,7 @@ class RedisStore:
             answer = ask(connection)
         except BaseException:
             task.release()
-            # Even if it only refused: it may be the wrong one by now, and is looked up anew.
+            # Even if the server only refused: it may be a replica by now, so look it up anew.
             self._disconnect(connection)
             self._hang_up(address)
             raise
@@ -195,7 +198,7 @@ class RedisStore:
         self._disconnect(connection)
 
     def _hang_up(self, address: Optional[Address]) -> None:
-        """Close what is idle: after a failure, all of it goes to the wrong place or nowhere."""
+        """Close idle connections: after a failure, they lead to the wrong server or to none."""
         with self._lock:
             idle = self._idle.pop(address, [])
         for connection in idle:
@@ -218,7 +221,7 @@ class RedisStore:
         return fleet_of(lanes, accounts, self._through(None, _time, task))
 
     def _primaries(self, connection: Any) -> list[Optional[Address]]:
-        """All that hold slots of a Cluster; or the one and only."""
+        """All servers that hold slots of a Cluster; None for one that is not in a Cluster."""
         try:
             slots = _command(connection, b"CLUSTER", b"SLOTS")
         except Exception as error:
@@ -250,7 +253,7 @@ def _time(connection: Any) -> float:
 
 
 def _is_quiet(connection: Any) -> bool:
-    """Whether nothing came that nobody asked for: the end of it, or a late answer."""
+    """Whether nothing arrived while it was idle: an end of the connection, or a late answer."""
     try:
         return not connection.can_read(timeout=0)
     except Exception:  # noqa: BLE001 - those of several libraries

@@ -1,4 +1,4 @@
-"""Who is asked: what a URL or a client of the library's says about the way to a server."""
+"""How to connect to a Redis: read from a URL, or from a client of redis-py's or valkey-py's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from claude_throttle.errors import ConfigurationError
 #: Sentinel may take.
 CONNECT_SECONDS = 1.0
 
-#: Brings a module of the library's.
+#: Imports a module of redis-py's.
 Library = Callable[[str], Any]
 
 Address = tuple[str, int]
@@ -23,19 +23,19 @@ URL_FORMS = (
     "redis+sentinel://host:26379,host2:26379/mymaster/0"
 )
 
-#: What a client has that our connections must not: retries of its own (redis-py then blocks for
+#: Settings of a client that our connections must not have: retries (redis-py then blocks for
 #: seconds), and what watches the client's own connections.
 NOT_OURS = ("retry", "maint_", "maintenance_", "oss_", "orig_", "event_dispatcher", "cache")
 
-#: Their values must not be seen.
+#: Settings whose values must not be shown.
 SECRET = ("password", "ssl_password", "username")
 
 
 class RedisServer:
-    """Makes connections, of the class and with the settings of a pool of the library's."""
+    """Makes connections to one server, with the class and the settings of a connection pool."""
 
     def __init__(self, pool: Any) -> None:
-        self._pool = pool  # a Sentinel's connections know it only weakly
+        self._pool = pool  # a Sentinel's connections hold it only weakly
         self._class = pool.connection_class
         if inspect.iscoroutinefunction(getattr(self._class, "connect", None)):
             raise ConfigurationError("shared must be a client for threads, not one for asyncio")
@@ -50,22 +50,22 @@ class RedisServer:
         }
         self.name = _name_of(pool)
         self.secrets = _secrets_of(given, *_sentinel_settings(pool))
-        self._forget_what_is_unknown()
+        self._drop_unknown_settings()
 
     def connection(self, address: Optional[Address] = None) -> Any:
-        """One that is not made yet; to another *address* if a Cluster said so."""
+        """A connection that is not established yet; to *address* if a Cluster named another one."""
         settings = self._settings
         if address is not None:
             settings = {**settings, "host": address[0], "port": address[1]}
         return self._class(**settings)
 
     def moved_to(self, said: str) -> Address:
-        """The address in ``MOVED 3999 host:port``; no host means the one that was asked."""
+        """The address in ``MOVED 3999 host:port``; without a host, that of this server."""
         host, _, port = said.rpartition(" ")[2].rpartition(":")
         return host or self._settings.get("host", "localhost"), int(port)
 
-    def _forget_what_is_unknown(self) -> None:
-        """Old versions know one protocol only, and no time-out to connect to a unix socket."""
+    def _drop_unknown_settings(self) -> None:
+        """Old versions have one protocol only, and no timeout for connecting to a unix socket."""
         for name in ("protocol", "socket_connect_timeout"):
             try:
                 self._class(**self._settings)
@@ -76,14 +76,14 @@ class RedisServer:
 
 
 def server(url_or_client: Any, library: Library) -> RedisServer:
-    """Raises :class:`ConfigurationError`, whose text shows nothing of a URL but its scheme."""
+    """The server of a URL or a client. Raises :class:`ConfigurationError`, without the URL."""
     if not isinstance(url_or_client, str):
         return RedisServer(_pool_of(url_or_client))
     try:
         return RedisServer(_pool_at(url_or_client, library))
     except ConfigurationError:
         raise
-    except Exception as error:  # noqa: BLE001 - of which library, nobody knows
+    except Exception as error:  # noqa: BLE001 - those of several libraries
         # Its text may be a piece of the password: where that holds a "#", it is read as the port.
         raise ConfigurationError(
             f"shared is a Redis URL that cannot be read ({type(error).__name__}); it must be one "
@@ -93,7 +93,7 @@ def server(url_or_client: Any, library: Library) -> RedisServer:
 
 def _pool_of(client: Any) -> Any:
     nodes = getattr(client, "nodes_manager", None)
-    if nodes is not None:  # a Cluster: any node says where an account is kept
+    if nodes is not None:  # a Cluster: any node tells where an account is kept
         client = client.get_redis_connection(client.get_default_node())
     pool = getattr(client, "connection_pool", None)
     if pool is None:
@@ -118,7 +118,7 @@ def _pool_at(url: str, library: Library) -> Any:
         for key in ("sentinel_username", "sentinel_password")
         if key in options
     }
-    # The library reads what options mean; the host is Sentinel's to say.
+    # The library parses the options; Sentinel will name the host.
     plain = f"redis://{_credentials(parts)}sentinel/{db or 0}?{urlencode(options, quote_via=quote)}"
     settings = dict(library("redis").ConnectionPool.from_url(plain).connection_kwargs)
     for key in ("host", "port"):
@@ -126,7 +126,7 @@ def _pool_at(url: str, library: Library) -> Any:
     if parts.scheme == "rediss+sentinel":
         settings["ssl"] = True
     own["socket_timeout"] = own["socket_connect_timeout"] = CONNECT_SECONDS
-    # Else one Sentinel that is gone is tried for seconds before the next is asked.
+    # Otherwise a Sentinel that is gone is tried for seconds before the next one is asked.
     own["retry"] = library("redis.retry").Retry(library("redis.backoff").NoBackoff(), 0)
     watcher = library("redis.sentinel").Sentinel(sentinels, sentinel_kwargs=own)
     return watcher.master_for(unquote(name), **settings).connection_pool

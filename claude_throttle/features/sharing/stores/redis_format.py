@@ -22,39 +22,39 @@ from claude_throttle.features.sharing.stores.transaction import (
 SCRIPT = pkgutil.get_data(__name__, "exchange.lua") or b""
 SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 
-#: Before each key.
+#: Each key begins with it.
 PREFIX = "claude-throttle:"
 
-NO_SEAT = MemberClaim(0, 0, 0.0, 0.0, "")
+NO_CLAIM = MemberClaim(0, 0, 0.0, 0.0, "")
 
-#: Numbers before the instants in a reply.
-REPLY_HEAD = 10
+#: Numbers before the instants in a response.
+RESPONSE_HEAD = 10
 
 
 def account_key(account: str) -> str:
-    """What stands in braces decides where in a Cluster it is kept: an account, together."""
+    """The hash of an account. A Cluster places keys by what is in braces: an account, together."""
     return f"{PREFIX}{{{account}}}:account"
 
 
 def lane_key(account: str, lane: str) -> str:
-    """Of the hash that keeps a lane's instants."""
+    """The hash of a lane."""
     return f"{PREFIX}{{{account}}}:lane:{lane}"
 
 
-def encode(account: str, lane: str, order: ExchangeRequest) -> list[bytes]:
+def encode(account: str, lane: str, request: ExchangeRequest) -> list[bytes]:
     """All words of the command that come after the script."""
-    buckets = tuple([bucket.name for bucket in order.buckets])
-    counts = tuple([name for name, _ in order.counts])
+    buckets = tuple([bucket.name for bucket in request.buckets])
+    counts = tuple([name for name, _ in request.counts])
     keys, fields = _keys_and_fields(account, lane, buckets, counts)
-    numbers = _numbers(order)
-    facts, notice, seat = order.facts or "", order.notice or "", order.seat or NO_SEAT
+    numbers = _numbers(request)
+    facts, notice, claim = request.facts or "", request.notice or "", request.claim or NO_CLAIM
     return [
         *keys,
         struct.pack(f"<{len(numbers)}d", *numbers),
-        order.member.encode(),
+        request.member.encode(),
         facts.encode(),
         notice.encode(),
-        seat.info.encode(),
+        claim.info.encode(),
         *fields,
     ]
 
@@ -73,47 +73,47 @@ def _keys_and_fields(
     return keys, fields
 
 
-def _numbers(order: ExchangeRequest) -> list[float]:
-    seat = order.seat or NO_SEAT
+def _numbers(request: ExchangeRequest) -> list[float]:
+    claim = request.claim or NO_CLAIM
     numbers: list[float] = [
-        order.not_after,
-        len(order.buckets),
-        len(order.slots),
-        len(order.counts),
-        order.horizon,
-        order.sequence,
-        order.pause,
-        order.version,
-        order.facts is not None,
-        order.notice is not None,
-        order.seat is not None,
-        seat.in_use,
-        seat.want,
-        seat.limit,
-        seat.lease,
+        request.not_after,
+        len(request.buckets),
+        len(request.reservations),
+        len(request.counts),
+        request.horizon,
+        request.sequence,
+        request.pause,
+        request.version,
+        request.facts is not None,
+        request.notice is not None,
+        request.claim is not None,
+        claim.in_use,
+        claim.want,
+        claim.limit,
+        claim.lease,
     ]
-    for bucket in order.buckets:
+    for bucket in request.buckets:
         numbers += bucket[1:]
-    numbers += [change for _, change in order.counts]
-    slots = list(chain.from_iterable(order.slots))
-    if len(slots) != len(order.slots) * len(order.buckets):
-        raise ValueError("each slot must name the units of each bucket")
-    return numbers + slots
+    numbers += [change for _, change in request.counts]
+    units = list(chain.from_iterable(request.reservations))
+    if len(units) != len(request.reservations) * len(request.buckets):
+        raise ValueError("each reservation must name the units of each bucket")
+    return numbers + units
 
 
-def decode(answer: bytes, order: ExchangeRequest) -> ExchangeResponse:
+def decode(answer: bytes, request: ExchangeRequest) -> ExchangeResponse:
     """What the script returned."""
     if len(answer) == 16:
         return ExchangeResponse(struct.unpack_from("<d", answer)[0], done=False)
-    head = struct.unpack_from(f"<{REPLY_HEAD}d", answer)
+    head = struct.unpack_from(f"<{RESPONSE_HEAD}d", answer)
     now, _, sequence, pause_until, version, granted, members, in_flight = head[:8]
     wait_count, facts_length = int(head[8]), int(head[9])
-    taken_from = len(order.buckets)
+    taken_from = len(request.buckets)
     totals_from = 2 * taken_from
-    waits_from = totals_from + len(order.counts)
+    waits_from = totals_from + len(request.counts)
     count = waits_from + wait_count
-    numbers = struct.unpack_from(f"<{count}d", answer, 8 * REPLY_HEAD)
-    facts_from = 8 * (REPLY_HEAD + count)
+    numbers = struct.unpack_from(f"<{count}d", answer, 8 * RESPONSE_HEAD)
+    facts_from = 8 * (RESPONSE_HEAD + count)
     notice_from = facts_from + facts_length
     return ExchangeResponse(
         now=now,
@@ -176,9 +176,9 @@ def _account(fields: dict[str, str]) -> AccountRecord:
     account = AccountRecord()
     account.notice = fields.pop("notice", "")
     for field, value in fields.items():
-        places, want, until, info = value.split(" ", 3)
+        slots, want, until, info = value.split(" ", 3)
         member = field[len("member:") :]
         account.members[member] = MemberRecord(
-            int(float(places)), int(float(want)), float(until), info
+            int(float(slots)), int(float(want)), float(until), info
         )
     return account

@@ -1,9 +1,9 @@
-"""A ledger in a file, for the processes of one machine. Nothing has to be installed.
+"""A store in a SQLite file, for the processes of one machine. Nothing has to be installed.
 
-Instants are this machine's monotonic clock, which all its processes share, and which begins again
-when it boots; so a file of another boot is emptied. Where the system tells no boot id (macOS), a
-record that was written later than now is what shows it. One that wasn't is used, which is safe: the
-clock began again at zero, so more time has passed since than it seems.
+Instants are by this machine's monotonic clock, which all its processes share, and which begins
+again when the machine boots; so a file from before the last boot is emptied. Where the system has
+no boot id (macOS), a record that was written later than now shows it. If none was, the records are
+used, which is safe: the clock began again at zero, so more time has passed than it seems.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ from claude_throttle.features.sharing.stores.contract import (
     StoreFailed,
 )
 from claude_throttle.features.sharing.stores.file_lock import FileLock, LockTimedOut
-from claude_throttle.features.sharing.stores.snapshot import fleet_of
-from claude_throttle.features.sharing.stores.sqlite_rows import (
+from claude_throttle.features.sharing.stores.sqlite_format import (
+    UnusableFile,
     account_record,
     account_text,
     lane_record,
     lane_text,
-)
-from claude_throttle.features.sharing.stores.sqlite_schema import (
-    UnusableFile,
     make,
     plainly,
     prepare,
-    refuse_impossible,
+    require_usable,
 )
-from claude_throttle.features.sharing.stores.transaction import AccountRecord, LaneRecord, exchange
+from claude_throttle.features.sharing.stores.transaction import (
+    AccountRecord,
+    LaneRecord,
+    fleet_of,
+    transact,
+)
 
 #: Microseconds after which a connection is opened anew, which also removes what is old.
 CONNECTED = 3_600 * SECOND
@@ -51,19 +53,19 @@ WRITE_ACCOUNT = "INSERT OR REPLACE INTO account VALUES (?, ?, ?)"
 Result = TypeVar("Result")
 
 
-#: What forks have copied of their parents', kept from being collected.
+#: Forked children's copies of their parents' files, kept from being garbage-collected.
 _INHERITED: list[_SharedFile] = []
 
 
 class SqliteStore:
-    """The processes of one machine share one file; ``-wal``, ``-shm`` and ``.lock`` lie beside it.
+    """One file for the processes of one machine; ``-wal``, ``-shm`` and ``.lock`` lie beside it.
 
     All are 0600 and belong to the user who runs those processes; the disk must be a local one.
-    Several ledgers may point at one file. Thread-safe; a forked child opens everything anew, and
-    nothing is opened before the first use. Each exchange ends within *timeout_seconds*, or raises
-    :class:`StoreFailed`. *monotonic* tells the time in seconds.
+    Several stores may point at one file. Thread-safe; a forked child opens everything anew, and
+    nothing is opened before the first use. Each transaction ends within *timeout_seconds*, or
+    raises :class:`StoreFailed`. *monotonic* tells the time in seconds.
 
-    Raises ConfigurationError where such a file cannot be.
+    Raises ConfigurationError where there cannot be such a file.
     """
 
     def __init__(
@@ -74,31 +76,31 @@ class SqliteStore:
         self.name = f"sqlite:///{self._path}"
         self._monotonic = monotonic
         self._timeout = timeout_seconds
-        refuse_impossible(self._path)
+        require_usable(self._path)
         # Plain dicts: setdefault and pop are atomic, and no lock can be left held by a fork.
         self._by_pid: dict[int, _SharedFile] = {}
         self._forking: dict[int, _SharedFile] = {}
         _follow_forks(weakref.ref(self))
 
-    def exchange(self, account: str, lane: str, order: ExchangeRequest) -> ExchangeResponse:
+    def transact(self, account: str, lane: str, request: ExchangeRequest) -> ExchangeResponse:
         """One transaction."""
-        return self._transact(
-            lambda connection: _exchange(connection, account, lane, order, self._now())
+        return self._run(
+            lambda connection: _transact(connection, account, lane, request, self._now())
         )
 
     def now(self) -> float:
         """Microseconds since this machine booted."""
-        return self._transact(lambda _: self._now())
+        return self._run(lambda _: self._now())
 
     def fleet(self) -> FleetSnapshot:
-        """All that it holds."""
-        return self._transact(lambda connection: _fleet(connection, self._now()))
+        """Everything in it."""
+        return self._run(lambda connection: _fleet(connection, self._now()))
 
     def abandon(self) -> None:
-        """A child opens the files anew."""
+        """Nothing to do: a child opens the files anew."""
 
     def close(self) -> None:
-        """Let go of the files. What is asked after opens them again."""
+        """Close the files. A later transaction opens them again."""
         shared = self._by_pid.pop(os.getpid(), None)
         if shared is not None:
             shared.close()
@@ -106,9 +108,9 @@ class SqliteStore:
     def _now(self) -> float:
         return self._monotonic() * SECOND
 
-    def _transact(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+    def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         try:
-            return self._mine().transact(work, self._now)
+            return self._file_of_this_process().run(work, self._now)
         except LockTimedOut:
             raise StoreFailed(
                 f"{self._path} was in use for all of {self._timeout:g} s: is a process that shares "
@@ -117,8 +119,7 @@ class SqliteStore:
         except (sqlite3.Error, OSError, UnusableFile) as error:
             raise StoreFailed(plainly(self._path, error)) from error
 
-    def _mine(self) -> _SharedFile:
-        """This process's own."""
+    def _file_of_this_process(self) -> _SharedFile:
         pid = os.getpid()
         shared = self._by_pid.get(pid)
         if shared is None:
@@ -127,7 +128,7 @@ class SqliteStore:
         return shared
 
     def _before_fork(self) -> None:
-        """No thread may be within SQLite: the child would copy locks that nobody frees there."""
+        """No thread may be within SQLite: the child would copy its locks, and never free them."""
         shared = self._by_pid.get(os.getpid())
         if shared is not None and shared.lock.block():
             self._forking[threading.get_ident()] = shared
@@ -145,11 +146,11 @@ class SqliteStore:
                 shared.abandon()
 
 
-def _follow_forks(ledger: weakref.ref[SqliteStore]) -> None:
-    """Weakly: it can never be unregistered."""
+def _follow_forks(store: weakref.ref[SqliteStore]) -> None:
+    # Weakly: a fork hook can never be unregistered.
 
     def call(method: Callable[[SqliteStore], None]) -> None:
-        found = ledger()
+        found = store()
         if found is not None:
             method(found)
 
@@ -162,7 +163,7 @@ def _follow_forks(ledger: weakref.ref[SqliteStore]) -> None:
 
 
 class _SharedFile:
-    """One process's hold on the file."""
+    """The file, as one process has it open."""
 
     def __init__(self, path: str, timeout_seconds: float) -> None:
         self._path = path
@@ -172,10 +173,8 @@ class _SharedFile:
         self._identity: Optional[tuple[int, int]] = None
         self._good_until = 0.0
 
-    def transact(
-        self, work: Callable[[sqlite3.Connection], Result], now: Callable[[], float]
-    ) -> Result:
-        """All of *work*, or nothing."""
+    def run(self, work: Callable[[sqlite3.Connection], Result], now: Callable[[], float]) -> Result:
+        """Do all of *work* in one transaction, or nothing of it."""
 
         def locked(deadline: float) -> Result:
             try:
@@ -202,7 +201,7 @@ class _SharedFile:
         self.lock.close()
 
     def abandon(self) -> None:
-        """In a child: not closed, as SQLite asks; it would let go of what others still use."""
+        """In a child: not closed, since that would release the parent's locks, too."""
         _INHERITED.append(self)
         self.lock.abandon()
 
@@ -249,7 +248,7 @@ def _begin(connection: sqlite3.Connection, deadline: float) -> None:
 
 
 def _identity(path: str) -> Optional[tuple[int, int]]:
-    """Of the file that bears the name now: somebody may have moved ours away."""
+    """Of the file at the path now: ours may have been moved away."""
     try:
         seen = os.stat(path)
     except FileNotFoundError:
@@ -257,25 +256,25 @@ def _identity(path: str) -> Optional[tuple[int, int]]:
     return seen.st_dev, seen.st_ino
 
 
-def _exchange(
-    connection: sqlite3.Connection, account: str, lane: str, order: ExchangeRequest, now: float
+def _transact(
+    connection: sqlite3.Connection, account: str, lane: str, request: ExchangeRequest, now: float
 ) -> ExchangeResponse:
     lane_row, account_row = connection.execute(READ, (account, lane)).fetchone()
     record = LaneRecord() if lane_row is None else lane_record(lane_row)
     owner = AccountRecord() if account_row is None else account_record(account_row)
-    reply = exchange(record, owner, order, now)
-    if reply.done:
+    response = transact(record, owner, request, now)
+    if response.done:
         connection.execute(WRITE_LANE, (account, lane, now, lane_text(record)))
-        if order.seat is not None or order.notice is not None:
+        if request.claim is not None or request.notice is not None:
             connection.execute(WRITE_ACCOUNT, (account, now, account_text(owner)))
-    return reply
+    return response
 
 
 def _fleet(connection: sqlite3.Connection, now: float) -> FleetSnapshot:
     lanes = connection.execute("SELECT account, lane, record FROM lane")
-    accounting = connection.execute("SELECT account, record FROM account")
+    accounts = connection.execute("SELECT account, record FROM account")
     return fleet_of(
         {(account, lane): lane_record(text) for account, lane, text in lanes},
-        {account: account_record(text) for account, text in accounting},
+        {account: account_record(text) for account, text in accounts},
         now,
     )

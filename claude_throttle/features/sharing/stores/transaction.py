@@ -1,28 +1,38 @@
-"""What one exchange does, in Python. ``exchange.lua`` does the same to the last digit.
+"""What a store keeps, and what one transaction does to it, in Python.
 
-Both count in the same order of operations, so that doubles agree; a test runs random histories
-through both. Change one, change the other.
+``exchange.lua`` does the same in a Redis. Both compute in the same order of operations, so that
+doubles agree to the last digit; a test runs random histories through both. Change one, change the
+other.
+
+Processes of different versions may share a store: the records, the fields of a Redis hash and the
+arguments of the script stay as they are, or get new names. The constants below may change: each
+process applies its own to the same instants.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from claude_throttle.features.sharing.stores.contract import (
     NEVER,
+    SECOND,
     ExchangeRequest,
     ExchangeResponse,
+    FleetSnapshot,
     MemberClaim,
     StoredBucket,
+    StoredLane,
+    StoredMember,
 )
 
-#: Microseconds. See pacing/quota.py, which counts in seconds.
+#: Microseconds. See core/pacing/gcra.py, which computes in seconds.
 SLACK = 1000.0
 ROUNDING = 1.0
 
 
 class LaneRecord:
-    """What a ledger keeps of one lane."""
+    """What a store keeps of one lane; in a SQLite file, in the order of ``__slots__``."""
 
     __slots__ = (
         "empty_at",
@@ -47,18 +57,19 @@ class LaneRecord:
 
 
 class MemberRecord(NamedTuple):
-    """What one member has of an account's places in flight."""
+    """What a store keeps of one member of an account."""
 
-    places: int
+    #: In flight.
+    slots: int
     want: int
     #: When it counts as gone.
     until: float
-    #: What it tells of itself. JSON.
+    #: What it says of itself. JSON.
     info: str
 
 
 class AccountRecord:
-    """What a ledger keeps of one account."""
+    """What a store keeps of one account."""
 
     __slots__ = ("members", "notice")
 
@@ -67,23 +78,23 @@ class AccountRecord:
         self.notice = ""
 
 
-def exchange(
-    lane: LaneRecord, account: AccountRecord, order: ExchangeRequest, now: float
+def transact(
+    lane: LaneRecord, account: AccountRecord, request: ExchangeRequest, now: float
 ) -> ExchangeResponse:
-    """Do what *order* says, at *now*; changes both records."""
-    if now > order.not_after:
+    """Do what *request* says, at *now*; changes both records."""
+    if now > request.not_after:
         return ExchangeResponse(now, done=False)
-    instants = _correct(lane, order, now)
-    if order.pause > 0:
-        _pause(lane, order, instants, now)
-    waits = _reserve(lane, order, instants, now) if order.slots else ()
-    names = [bucket.name for bucket in order.buckets]
+    instants = _correct(lane, request, now)
+    if request.pause > 0:
+        _pause(lane, request, instants, now)
+    waits = _reserve(lane, request, instants, now) if request.reservations else ()
+    names = [bucket.name for bucket in request.buckets]
     lane.empty_at.update(zip(names, instants))
-    if order.notice is not None:
-        account.notice = order.notice
-    seated = (0, 0, 0)
-    if order.seat is not None:
-        seated = _seat(account, order.member, order.seat, now)
+    if request.notice is not None:
+        account.notice = request.notice
+    shares = (0, 0, 0)
+    if request.claim is not None:
+        shares = _claim(account, request.member, request.claim, now)
     return ExchangeResponse(
         now,
         True,
@@ -92,25 +103,25 @@ def exchange(
         tuple([lane.taken[name] for name in names]),
         lane.sequence,
         lane.pause_until,
-        _count(lane, order) if order.counts else (),
+        _count(lane, request) if request.counts else (),
         lane.version,
         lane.facts,
         account.notice,
-        *seated,
+        *shares,
     )
 
 
-def _count(lane: LaneRecord, order: ExchangeRequest) -> tuple[float, ...]:
-    for name, change in order.counts:
+def _count(lane: LaneRecord, request: ExchangeRequest) -> tuple[float, ...]:
+    for name, change in request.counts:
         lane.totals[name] = lane.totals.get(name, 0.0) + change
-    return tuple(lane.totals[name] for name, _ in order.counts)
+    return tuple(lane.totals[name] for name, _ in request.counts)
 
 
-def _correct(lane: LaneRecord, order: ExchangeRequest, now: float) -> list[float]:
-    """The instants of all buckets, after what became of them since."""
-    facts, gives_back = order.facts, order.sequence == lane.sequence
-    corrects = facts is not None and order.version == lane.version
-    instants = [_corrected(lane, bucket, gives_back, corrects, now) for bucket in order.buckets]
+def _correct(lane: LaneRecord, request: ExchangeRequest, now: float) -> list[float]:
+    """The instants of all buckets, after what the member reports of them."""
+    facts, gives_back = request.facts, request.sequence == lane.sequence
+    corrects = facts is not None and request.version == lane.version
+    instants = [_corrected(lane, bucket, gives_back, corrects, now) for bucket in request.buckets]
     if facts is not None and corrects:
         lane.facts = facts
         lane.version += 1.0
@@ -154,23 +165,23 @@ def take(empty_at: float, interval: float, burst: float, units: float, at: float
     return empty_at + units * interval
 
 
-def _pause(lane: LaneRecord, order: ExchangeRequest, instants: list[float], now: float) -> None:
-    lane.pause_until = max(lane.pause_until, now + order.pause)
-    # What was reserved before is stale; what comes after begins with one, not with what was saved.
-    for index, bucket in enumerate(order.buckets):
+def _pause(lane: LaneRecord, request: ExchangeRequest, instants: list[float], now: float) -> None:
+    lane.pause_until = max(lane.pause_until, now + request.pause)
+    # Earlier reservations are stale; later ones begin with one request, not with what was saved up.
+    for index, bucket in enumerate(request.buckets):
         if bucket.strict:
             least = lane.pause_until - min(bucket.burst, 1.0) * bucket.interval
             instants[index] = max(instants[index], least)
 
 
 def _reserve(
-    lane: LaneRecord, order: ExchangeRequest, instants: list[float], now: float
+    lane: LaneRecord, request: ExchangeRequest, instants: list[float], now: float
 ) -> tuple[float, ...]:
     waits: list[float] = []
-    buckets, taken = order.buckets, lane.taken
+    buckets, taken = request.buckets, lane.taken
     at = first = max(now, lane.pause_until)
     # No calls of min() and max() here: they would be a fifth of a reservation in memory.
-    for costs in order.slots:
+    for costs in request.reservations:
         for bucket, empty_at, cost in zip(buckets, instants, costs):
             if cost > 0:
                 units, burst = cost + bucket.keep, bucket.burst
@@ -181,7 +192,7 @@ def _reserve(
                     at = ready_at
         if not waits:
             first = at
-        elif at > first + order.horizon:
+        elif at > first + request.horizon:
             break
         for index, cost in enumerate(costs):
             if cost > 0:
@@ -194,30 +205,60 @@ def _reserve(
     return tuple(waits)
 
 
-def _seat(
-    account: AccountRecord, member: str, seat: MemberClaim, now: float
+def _claim(
+    account: AccountRecord, member: str, claim: MemberClaim, now: float
 ) -> tuple[int, int, int]:
     members = account.members
     for name in [name for name, held in members.items() if held.until <= now]:
         del members[name]
     others = [held for name, held in members.items() if name != member]
-    granted = _granted(seat, others)
-    places = max(granted, seat.in_use)
-    members[member] = MemberRecord(places, seat.want, now + seat.lease, seat.info)
-    return granted, len(members), places + sum(held.places for held in others)
+    granted = _granted(claim, others)
+    slots = max(granted, claim.in_use)
+    members[member] = MemberRecord(slots, claim.want, now + claim.lease, claim.info)
+    return granted, len(members), slots + sum(held.slots for held in others)
 
 
-def _granted(seat: MemberClaim, others: list[MemberRecord]) -> int:
-    """Places for one member: what is free, less the share of whoever waits for some."""
-    if seat.limit <= 0:
-        return seat.want
-    granted = min(seat.want, seat.limit - sum(held.places for held in others))
-    if any(held.want > held.places for held in others):
+def _granted(claim: MemberClaim, others: list[MemberRecord]) -> int:
+    """Slots for one member: the free ones, less the share of the others that wait for some."""
+    if claim.limit <= 0:
+        return claim.want
+    granted = min(claim.want, claim.limit - sum(held.slots for held in others))
+    if any(held.want > held.slots for held in others):
         wanting = 1 + sum(held.want > 0 for held in others)
-        share = seat.limit // wanting
-        if share < 1:  # more members than places: one each, for whoever comes first
+        share = claim.limit // wanting
+        if share < 1:  # more members than slots: one each, first come, first served
             granted = min(granted, 1)
         else:
-            due = sum(max(held.places, min(held.want, share)) for held in others)
-            granted = min(granted, seat.limit - due)
+            due = sum(max(held.slots, min(held.want, share)) for held in others)
+            granted = min(granted, claim.limit - due)
     return int(max(0.0, granted))
+
+
+# -- for people to read ----------------------------------------------------------------------------
+
+
+def fleet_of(
+    lanes: Mapping[tuple[str, str], LaneRecord],
+    accounts: Mapping[str, AccountRecord],
+    now: float,
+) -> FleetSnapshot:
+    """All members whose lease runs, and all lanes."""
+    return FleetSnapshot(
+        [_stored_lane(account, lane, record, now) for (account, lane), record in lanes.items()],
+        [
+            StoredMember(account, name, held.slots, (held.until - now) / SECOND, held.info)
+            for account, record in accounts.items()
+            for name, held in record.members.items()
+            if held.until > now
+        ],
+        {account: record.notice for account, record in accounts.items() if record.notice},
+    )
+
+
+def _stored_lane(account: str, lane: str, record: LaneRecord, now: float) -> StoredLane:
+    levels = {
+        name: ((now - empty_at) / record.intervals[name], SECOND / record.intervals[name])
+        for name, empty_at in record.empty_at.items()
+    }
+    paused = max(0.0, (record.pause_until - now) / SECOND)
+    return StoredLane(account, lane, levels, paused, record.facts)

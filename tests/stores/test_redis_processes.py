@@ -9,7 +9,7 @@ import pytest
 
 from claude_throttle.features.sharing.stores.contract import MemberClaim
 from claude_throttle.features.sharing.stores.redis import RedisStore
-from tests.support.store_requests import LANE, new_account, order
+from tests.support.store_requests import LANE, new_account, reserving
 
 PROCESSES = 3
 INTERVAL = 2000.0  # microseconds
@@ -18,20 +18,20 @@ BATCHES = 100
 
 def _reserve(url, account, name, start, told):
     """Batches of different sizes, now and then with a look at who else is there."""
-    ledger = RedisStore(url, time.monotonic, timeout_seconds=10)
-    ledger.now()
+    store = RedisStore(url, time.monotonic, timeout_seconds=10)
+    store.now()
     instants, longest = [], 0.0
     start.wait()
     for number in range(BATCHES):
-        seat = MemberClaim(0, 4, 6.0, 15e6) if number % 10 == 0 else None
-        asked = order(1 + number % 7, INTERVAL, 3.0, member=name, seat=seat, horizon=1e5)
+        claim = MemberClaim(0, 4, 6.0, 15e6) if number % 10 == 0 else None
+        asked = reserving(1 + number % 7, INTERVAL, 3.0, member=name, claim=claim, horizon=1e5)
         began = time.monotonic()
-        reply = ledger.exchange(account, LANE, asked)
+        response = store.transact(account, LANE, asked)
         longest = max(longest, time.monotonic() - began)
-        assert reply.granted <= 6
-        instants += [reply.now + wait for wait in reply.waits]
+        assert response.granted <= 6
+        instants += [response.now + wait for wait in response.waits]
     told.put((instants, longest))
-    ledger.close()
+    store.close()
 
 
 @pytest.fixture

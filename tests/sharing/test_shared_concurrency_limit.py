@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from claude_throttle.features.sharing.shared_concurrency_limit import (
+from claude_throttle.features.sharing.concurrency_share import (
     SETTLE_SECONDS,
     SharedConcurrencyLimit,
 )
@@ -16,24 +16,24 @@ from claude_throttle.testing import ManualClock
 class Member:
     """One process: what it has in flight, and what it knows."""
 
-    def __init__(self, clock, ledger, name):
-        self.clock, self.ledger, self.name = clock, ledger, name
-        self.places, self.in_use, self.waits = SharedConcurrencyLimit(), 0, False
+    def __init__(self, clock, store, name):
+        self.clock, self.store, self.name = clock, store, name
+        self.shared_limit, self.in_use, self.waits = SharedConcurrencyLimit(), 0, False
 
     @property
     def found(self):
-        return self.places.found and self.places.found.places
+        return self.shared_limit.found and self.shared_limit.found.slots
 
     def exchange(self):
         limit = self.found or 0
-        seat = MemberClaim(self.in_use, self.in_use + self.waits, float(limit), 15.0 * SECOND)
-        order = ExchangeRequest(self.name, float("inf"), (), seat=seat)
+        claim = MemberClaim(self.in_use, self.in_use + self.waits, float(limit), 15.0 * SECOND)
+        request = ExchangeRequest(self.name, float("inf"), (), claim=claim)
         now = self.clock.monotonic() * SECOND
-        order = self.places.order(order, now, self.in_use, self.waits)
-        self.places.apply(order, self.ledger.exchange("account", "", order))
+        request = self.shared_limit.add_to(request, now, self.in_use, self.waits)
+        self.shared_limit.apply(request, self.store.transact("account", "", request))
 
     def refused(self):
-        self.places.refused(self.clock.monotonic() * SECOND)
+        self.shared_limit.refused(self.clock.monotonic() * SECOND)
 
 
 @pytest.fixture
@@ -42,14 +42,14 @@ def clock():
 
 
 @pytest.fixture
-def ledger(clock):
+def store(clock):
     return MemoryStore(clock.monotonic)
 
 
 @pytest.fixture
-def crew(clock, ledger):
+def crew(clock, store):
     """Three, who have been there for a while."""
-    members = [Member(clock, ledger, name) for name in ("one", "two", "three")]
+    members = [Member(clock, store, name) for name in ("one", "two", "three")]
     for member in members:
         member.exchange()
     return members
@@ -69,11 +69,11 @@ def find(crew, in_use=4):
 def test_it_is_what_all_had_in_flight(crew):
     find(crew)
     assert [member.found for member in crew] == [12, 12, 12]
-    assert not crew[0].places.has_pending
+    assert not crew[0].shared_limit.has_pending
 
 
 def test_the_others_are_counted_first(crew):
-    """What the ledger said before the refusal may be old."""
+    """What the store said before the refusal may be old."""
     one, two, _ = crew
     one.in_use, two.in_use = 2, 9
     two.exchange()
@@ -84,9 +84,9 @@ def test_the_others_are_counted_first(crew):
     assert one.found == 11
 
 
-def test_who_comes_later_knows_it(crew, clock, ledger):
+def test_who_comes_later_knows_it(crew, clock, store):
     find(crew)
-    late = Member(clock, ledger, "late")
+    late = Member(clock, store, "late")
     late.exchange()
     assert late.found == 12
 
@@ -139,7 +139,7 @@ def test_a_refused_trial_makes_the_next_one_later(crew, clock):
         crew[0].refused()
         crew[0].exchange()
         crew[0].exchange()
-        gaps.append(crew[0].places.found.gap)
+        gaps.append(crew[0].shared_limit.found.gap)
     assert gaps == [2.0, 4.0, 8.0, 16.0]
     assert crew[0].found == 12
 
@@ -164,7 +164,7 @@ def test_an_empty_store_is_told_again(crew, clock):
     find(crew)
     empty = MemoryStore(clock.monotonic)
     for member in crew:
-        member.ledger = empty
+        member.store = empty
         member.exchange()
         member.exchange()
     late = Member(clock, empty, "late")
@@ -175,6 +175,6 @@ def test_an_empty_store_is_told_again(crew, clock):
 def test_a_store_whose_clock_was_set_back_blocks_no_trial(crew, clock):
     find(crew)
     crew[0].waits = True
-    order = ExchangeRequest("one", float("inf"), ())
+    request = ExchangeRequest("one", float("inf"), ())
     long_ago = (clock.monotonic() - 3600.0) * SECOND
-    assert crew[0].places.order(order, long_ago, 4, somebody_waits=True).facts is not None
+    assert crew[0].shared_limit.add_to(request, long_ago, 4, calls_wait=True).facts is not None

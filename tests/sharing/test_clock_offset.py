@@ -16,12 +16,12 @@ WAYS = st.floats(0.0, 0.5)
 def hear(time, ahead, there, back, asked_at=100.0):
     """One exchange with a store that many seconds ahead of us; the instant of its saying so."""
     said_at = asked_at + there
-    time.hear((said_at + ahead) * SECOND, asked_at, said_at + back)
+    time.observe((said_at + ahead) * SECOND, asked_at, said_at + back)
     return said_at
 
 
 def test_nothing_is_too_late_for_a_store_never_heard_of():
-    assert ClockOffset().at(5.0) > 1e17
+    assert ClockOffset().to_store(5.0) > 1e17
 
 
 @given(st.floats(-1e6, 1e6), st.lists(st.tuples(WAYS, WAYS), min_size=1))
@@ -30,7 +30,7 @@ def test_it_is_wrong_by_the_quickest_way_back_at_most(ahead, ways):
     time = ClockOffset()
     for there, back in ways:
         hear(time, ahead, there, back)
-    late = time.instant((200.0 + ahead) * SECOND) - 200.0
+    late = time.to_local((200.0 + ahead) * SECOND) - 200.0
     assert -1e-3 <= late <= min(back for _, back in ways) + 1e-3
 
 
@@ -39,13 +39,13 @@ def test_a_slow_way_back_moves_nothing():
     time = ClockOffset()
     hear(time, 30.0, 0.001, 0.001)
     said_at = hear(time, 30.0, 0.001, 0.2)
-    assert time.instant((said_at + 30.0) * SECOND) == pytest.approx(said_at + 0.001, abs=1e-4)
+    assert time.to_local((said_at + 30.0) * SECOND) == pytest.approx(said_at + 0.001, abs=1e-4)
 
 
 @pytest.mark.parametrize("step", [-60.0, 60.0])
 def test_a_clock_that_is_set_is_followed_at_once(step):
-    """Or slots would lie a minute off."""
+    """Or reservations would lie a minute off."""
     time = ClockOffset()
     hear(time, 30.0, 0.001, 0.001)
     said_at = hear(time, 30.0 + step, 0.001, 0.001)
-    assert time.instant((said_at + 30.0 + step) * SECOND) == pytest.approx(said_at, abs=0.0021)
+    assert time.to_local((said_at + 30.0 + step) * SECOND) == pytest.approx(said_at, abs=0.0021)

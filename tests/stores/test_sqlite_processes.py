@@ -18,7 +18,7 @@ from claude_throttle.features.sharing.stores.contract import (
     StoreFailed,
 )
 from claude_throttle.features.sharing.stores.sqlite import SqliteStore
-from tests.support.store_requests import ALWAYS, LANE, order
+from tests.support.store_requests import ALWAYS, LANE, reserving
 
 MINUTE = 60e6
 
@@ -26,15 +26,15 @@ START = """
 import json, os, signal, sys, threading, time
 from claude_throttle.features.sharing.stores import sqlite
 from claude_throttle.features.sharing.stores.contract import StoreFailed
-from tests.support.store_requests import LANE, order
-ledger = sqlite.SqliteStore(sys.argv[1], time.monotonic, 5.0)
+from tests.support.store_requests import LANE, reserving
+store = sqlite.SqliteStore(sys.argv[1], time.monotonic, 5.0)
 """
 
 #: Says so when it is in the middle of a transaction, and then does to itself what it was told.
 STRUCK = (
     START
     + """
-ledger.exchange("a", LANE, order(2, interval=60e6))
+store.transact("a", LANE, reserving(2, interval=60e6))
 write = sqlite.lane_text
 
 def struck(record):
@@ -43,19 +43,19 @@ def struck(record):
     return write(record)
 
 sqlite.lane_text = struck
-print(ledger.exchange("a", LANE, order(3, interval=60e6)).sequence, flush=True)
+print(store.transact("a", LANE, reserving(3, interval=60e6)).sequence, flush=True)
 """
 )
 
-#: Reserves again and again, and tells what it got, a line for each reply.
+#: Reserves again and again, and tells what it got, a line for each response.
 BUSY = (
     START
     + """
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(int(sys.argv[2])):
-    reply = ledger.exchange("a", LANE, order(3, interval=1e3))
-    print(json.dumps([reply.now + wait for wait in reply.waits]), flush=True)
+    response = store.transact("a", LANE, reserving(3, interval=1e3))
+    print(json.dumps([response.now + wait for wait in response.waits]), flush=True)
 """
 )
 
@@ -66,10 +66,10 @@ def path(tmp_path):
 
 
 @pytest.fixture
-def ledger(path):
-    ledger = SqliteStore(path, time.monotonic, 5.0)
-    yield ledger
-    ledger.close()
+def store(path):
+    store = SqliteStore(path, time.monotonic, 5.0)
+    yield store
+    store.close()
 
 
 @pytest.fixture
@@ -93,26 +93,26 @@ def start():
         process.communicate()
 
 
-def test_a_holder_that_is_killed_costs_nobody_anything(start, path, ledger):
+def test_a_holder_that_is_killed_costs_nobody_anything(start, path, store):
     """In the middle of a transaction: the kernel lets its turn go, and nothing of it was done."""
     killed = start(STRUCK, path, int(signal.SIGKILL))
     assert killed.wait(30) == -signal.SIGKILL
     began = time.monotonic()
-    reply = ledger.exchange("a", LANE, order(interval=MINUTE))
+    response = store.transact("a", LANE, reserving(interval=MINUTE))
     assert time.monotonic() - began < 2.0
-    assert reply.sequence == 2.0
-    assert reply.waits[0] <= 2 * MINUTE, "the three that were begun are not there"
+    assert response.sequence == 2.0
+    assert response.waits[0] <= 2 * MINUTE, "the three that were begun are not there"
 
 
 def test_a_holder_that_is_stopped_blocks_nobody_beyond_the_timeout(start, path):
     """And when it goes on, so do the others, by themselves."""
     stopped = start(STRUCK, path, int(signal.SIGSTOP))
     assert stopped.stdout.readline() == "in\n"
-    ledger = SqliteStore(path, time.monotonic, 0.25)
+    store = SqliteStore(path, time.monotonic, 0.25)
     for ask in (
-        ledger.now,
-        ledger.fleet,
-        lambda: ledger.exchange("a", LANE, order(9, interval=MINUTE)),
+        store.now,
+        store.fleet,
+        lambda: store.transact("a", LANE, reserving(9, interval=MINUTE)),
     ):
         began = time.monotonic()
         with pytest.raises(StoreFailed, match=r"in use for all of 0\.25 s.*SIGSTOP"):
@@ -121,21 +121,21 @@ def test_a_holder_that_is_stopped_blocks_nobody_beyond_the_timeout(start, path):
     stopped.send_signal(signal.SIGCONT)
     assert float(stopped.stdout.readline()) == 2.0
     assert stopped.wait(30) == 0
-    reply = ledger.exchange("a", LANE, order(interval=MINUTE))
-    ledger.close()
-    assert reply.sequence == 3.0, "what was given up did nothing afterwards"
-    assert 4 * MINUTE < reply.waits[0] <= 5 * MINUTE
+    response = store.transact("a", LANE, reserving(interval=MINUTE))
+    store.close()
+    assert response.sequence == 3.0, "what was given up did nothing afterwards"
+    assert 4 * MINUTE < response.waits[0] <= 5 * MINUTE
 
 
 def test_closing_while_a_holder_is_stopped(start, path):
     """It ends, too, and lets go of all it has open."""
-    ledger = SqliteStore(path, time.monotonic, 0.25)
-    ledger.now()
-    mine = ledger._by_pid[os.getpid()]
+    store = SqliteStore(path, time.monotonic, 0.25)
+    store.now()
+    mine = store._by_pid[os.getpid()]
     stopped = start(STRUCK, path, int(signal.SIGSTOP))
     stopped.stdout.readline()
     began = time.monotonic()
-    ledger.close()
+    store.close()
     assert time.monotonic() - began < 1.5
     assert (mine._connection, mine.lock._descriptor) == (None, None)
 
@@ -145,7 +145,7 @@ GREEN = (
     + START
     + """
 import gevent
-ledger._timeout = 0.4
+store._timeout = 0.4
 turns = []
 
 def go_on():
@@ -156,11 +156,11 @@ def go_on():
 others = gevent.spawn(go_on)
 began = time.monotonic()
 try:
-    ledger.now()
+    store.now()
 except StoreFailed:
     print(time.monotonic() - began, len(turns), flush=True)
 sys.stdin.readline()
-print(ledger.now() > 0, flush=True)
+print(store.now() > 0, flush=True)
 """
 )
 
@@ -182,12 +182,12 @@ def test_all_threads_are_bounded_while_a_holder_is_stopped(start, path):
     """They wait for one of them, which waits for the holder: no longer, all together."""
     stopped = start(STRUCK, path, int(signal.SIGSTOP))
     stopped.stdout.readline()
-    ledger, took = SqliteStore(path, time.monotonic, 0.25), []
+    store, took = SqliteStore(path, time.monotonic, 0.25), []
 
     def ask():
         began = time.monotonic()
         with pytest.raises(StoreFailed):
-            ledger.now()
+            store.now()
         took.append(time.monotonic() - began)
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
@@ -195,26 +195,26 @@ def test_all_threads_are_bounded_while_a_holder_is_stopped(start, path):
         thread.start()
     for thread in threads:
         thread.join()
-    ledger.close()
+    store.close()
     assert len(took) == 8
     assert max(took) < 1.0
 
 
-def test_a_stopped_holder_that_is_killed_frees_the_others(start, path, ledger):
+def test_a_stopped_holder_that_is_killed_frees_the_others(start, path, store):
     """The kernel lets its lock go, and whoever waits takes it."""
     stopped = start(STRUCK, path, int(signal.SIGSTOP))
     stopped.stdout.readline()
     got = []
-    waiter = threading.Thread(target=lambda: got.append(ledger.exchange("a", LANE, order())))
+    waiter = threading.Thread(target=lambda: got.append(store.transact("a", LANE, reserving())))
     waiter.start()
-    while not (shared := ledger._by_pid.get(os.getpid())) or not shared.lock._lock.locked():
+    while not (shared := store._by_pid.get(os.getpid())) or not shared.lock._lock.locked():
         assert waiter.is_alive()
     stopped.kill()
     waiter.join(30)
-    assert [reply.sequence for reply in got] == [2.0]
+    assert [response.sequence for response in got] == [2.0]
 
 
-def test_four_processes_and_one_killed_among_them(start, path, ledger):
+def test_four_processes_and_one_killed_among_them(start, path, store):
     """No slot is given twice, none of the others' is lost, and they do not wait for it."""
     busy = [start(BUSY, path, 200) for _ in range(4)]
     for process in busy:
@@ -233,11 +233,11 @@ def test_four_processes_and_one_killed_among_them(start, path, ledger):
     whole = [line for line in lines if line.rstrip().endswith("]")]
     instants = sorted(at for line in whole for at in json.loads(line))
     assert min(after - before for before, after in zip(instants, instants[1:])) > 0
-    assert len(whole) <= ledger.exchange("a", LANE, order(0)).sequence <= len(whole) + 1
+    assert len(whole) <= store.transact("a", LANE, reserving(0)).sequence <= len(whole) + 1
 
 
-def test_threads_and_processes_at_once_lose_nothing(start, path, ledger):
-    """Two ledgers with four threads each, and two processes, on one file."""
+def test_threads_and_processes_at_once_lose_nothing(start, path, store):
+    """Two stores with four threads each, and two processes, on one file."""
     busy = [start(BUSY, path, 100) for _ in range(2)]
     for process in busy:
         process.stdout.readline()
@@ -247,11 +247,11 @@ def test_threads_and_processes_at_once_lose_nothing(start, path, ledger):
     def reserve(mine):
         try:
             for _ in range(50):
-                mine.exchange("a", LANE, order(3, interval=1e3))
+                mine.transact("a", LANE, reserving(3, interval=1e3))
         except StoreFailed as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=reserve, args=(one,)) for one in (ledger, other) * 4]
+    threads = [threading.Thread(target=reserve, args=(one,)) for one in (store, other) * 4]
     for each in busy:
         each.stdin.write("go\n")
         each.stdin.flush()
@@ -261,9 +261,9 @@ def test_threads_and_processes_at_once_lose_nothing(start, path, ledger):
         thread.join()
     assert [len(process.stdout.read().splitlines()) for process in busy] == [100, 100]
     assert failed == []
-    reply = ledger.exchange("a", LANE, order(0, interval=1e3))
+    response = store.transact("a", LANE, reserving(0, interval=1e3))
     other.close()
-    assert (reply.sequence, reply.taken) == (600.0, (1800.0,))
+    assert (response.sequence, response.taken) == (600.0, (1800.0,))
 
 
 FORKING = (
@@ -271,19 +271,19 @@ FORKING = (
     + """
 def work(until):
     while time.monotonic() < until:
-        ledger.exchange("a", LANE, order(1, interval=1.0))
+        store.transact("a", LANE, reserving(1, interval=1.0))
 
 for _ in range(4):
     threading.Thread(target=work, args=(time.monotonic() + 600,), daemon=True).start()
-ledger.now()
+store.now()
 children = []
 for number in range(60):
     pid = os.fork()
     if pid == 0:
         for _ in range(5):
-            ledger.exchange("child", LANE, order(1, interval=1.0))
+            store.transact("child", LANE, reserving(1, interval=1.0))
         if number % 3 == 0:
-            ledger.close()
+            store.close()
         os._exit(0)
     children.append(pid)
 until = time.monotonic() + 60
@@ -296,7 +296,8 @@ for pid in children:
         if time.monotonic() > until:
             os.kill(pid, signal.SIGKILL)
     codes.append(code)
-print(codes.count(0), ledger.exchange("child", LANE, order(0, interval=1.0)).sequence, flush=True)
+last = store.transact("child", LANE, reserving(0, interval=1.0))
+print(codes.count(0), last.sequence, flush=True)
 os._exit(0)
 """
 )
@@ -311,7 +312,7 @@ def test_sixty_forks_under_load(start, path):
 INHERITED = (
     START
     + """
-ledger.exchange("a", LANE, order())
+store.transact("a", LANE, reserving())
 if sys.argv[2] == "no hook":
     # uWSGI calls none of Python's fork hooks.
     import ctypes
@@ -321,7 +322,7 @@ else:
 reading, writing = os.pipe()
 pid = fork()
 if pid == 0:
-    sequence = ledger.exchange("a", LANE, order()).sequence
+    sequence = store.transact("a", LANE, reserving()).sequence
     held = sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
                   if os.path.exists(f"/proc/self/fd/{fd}"))
     os.write(writing, b"%d %d" % (sequence, sum(one.endswith(".lock") for one in held)))
@@ -332,22 +333,22 @@ os.close(writing)
 print(os.read(reading, 99).decode(), flush=True)
 write = sqlite.lane_text
 sqlite.lane_text = lambda record: os.kill(os.getpid(), signal.SIGKILL)
-ledger.exchange("a", LANE, order())
+store.transact("a", LANE, reserving())
 """
 )
 
 
 @pytest.mark.parametrize("hook", ["hook", "no hook"])
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at /proc")
-def test_a_child_does_not_keep_the_turn_of_a_parent_that_is_killed(start, path, ledger, hook):
+def test_a_child_does_not_keep_the_turn_of_a_parent_that_is_killed(start, path, store, hook):
     """A copy of the parent's descriptor would hold its lock as long as the child lives."""
     parent = start(INHERITED, path, hook)
     assert parent.stdout.readline() == "2 1\n", "one lock is open in the child: its own"
     assert parent.wait(30) == -signal.SIGKILL
-    assert ledger.exchange("a", LANE, order()).sequence == 3.0
+    assert store.transact("a", LANE, reserving()).sequence == 3.0
 
 
-def test_an_order_that_waited_too_long_does_nothing(start, path, ledger):
+def test_an_order_that_waited_too_long_does_nothing(start, path, store):
     """not_after is looked at when its turn has come."""
     stopped = start(STRUCK, path, int(signal.SIGSTOP))
     stopped.stdout.readline()
@@ -355,11 +356,11 @@ def test_an_order_that_waited_too_long_does_nothing(start, path, ledger):
         "m", time.monotonic() * 1e6 + 1e5, (StoredBucket("requests", 1e6, 1.0),), ((1.0,),)
     )
     got = []
-    waiter = threading.Thread(target=lambda: got.append(ledger.exchange("a", LANE, late)))
+    waiter = threading.Thread(target=lambda: got.append(store.transact("a", LANE, late)))
     waiter.start()
     while time.monotonic() * 1e6 <= late.not_after:
         waiter.join(0.01)
     stopped.send_signal(signal.SIGCONT)
     waiter.join(30)
-    assert [reply.done for reply in got] == [False]
+    assert [response.done for response in got] == [False]
     assert late.not_after < ALWAYS

@@ -15,7 +15,7 @@ from claude_throttle.features.sharing.stores.contract import (
     StoredBucket,
 )
 from claude_throttle.features.sharing.stores.redis import RedisStore
-from claude_throttle.features.sharing.stores.transaction import AccountRecord, LaneRecord, exchange
+from claude_throttle.features.sharing.stores.transaction import AccountRecord, LaneRecord, transact
 from tests.support.store_requests import ALWAYS, LANE, new_account
 
 #: Times pass in a test as they do: some hundred microseconds from one exchange to the next.
@@ -45,7 +45,7 @@ def buckets(draw, name, seen_from):
     )
 
 
-SEATS = st.builds(
+CLAIMS = st.builds(
     MemberClaim,
     in_use=st.integers(0, 9),
     want=st.integers(0, 9),
@@ -56,15 +56,15 @@ SEATS = st.builds(
 
 
 @st.composite
-def orders(draw, seen_from):
+def requests(draw, seen_from):
     names = NAMES[: draw(st.integers(0, len(NAMES)))]
     chosen = tuple(draw(buckets(name, seen_from)) for name in names)
-    slots = draw(st.lists(st.tuples(*(UNITS for _ in names)), max_size=12))
+    reservations = draw(st.lists(st.tuples(*(UNITS for _ in names)), max_size=12))
     return ExchangeRequest(
         member=draw(st.sampled_from(["one", "two", "three"])),
         not_after=draw(st.sampled_from([ALWAYS, ALWAYS, ALWAYS, ALWAYS, 0.0])),
         buckets=chosen,
-        slots=tuple(slots),
+        reservations=tuple(reservations),
         horizon=draw(st.sampled_from([0.0, 5e3, 1e5, 1e12])),
         sequence=draw(st.integers(-1, 8).map(float)),
         pause=draw(st.sampled_from([0.0, 0.0, 0.0, 300.0, 2e6])),
@@ -72,7 +72,7 @@ def orders(draw, seen_from):
         version=draw(st.integers(0, 4).map(float)),
         facts=draw(st.sampled_from([None, None, "", '{"rpm": 50}', '{"größer": "\\u0000"}'])),
         notice=draw(st.sampled_from([None, None, "", '{"reason": "spend"}'])),
-        seat=draw(st.one_of(st.none(), SEATS)),
+        claim=draw(st.one_of(st.none(), CLAIMS)),
     )
 
 
@@ -80,10 +80,10 @@ MEMBERS = ["one", "two", "three", "four", "five"]
 
 
 @pytest.fixture
-def ledger(redis_url):
-    ledger = RedisStore(redis_url, time.monotonic, timeout_seconds=5)
-    yield ledger
-    ledger.close()
+def store(redis_url):
+    store = RedisStore(redis_url, time.monotonic, timeout_seconds=5)
+    yield store
+    store.close()
 
 
 @settings(
@@ -92,14 +92,14 @@ def ledger(redis_url):
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
-def test_lua_and_python_agree(ledger, data):
-    """In every digit of every reply of a random history."""
+def test_lua_and_python_agree(store, data):
+    """In every digit of every response of a random history."""
     account, lane, holders = new_account(), LaneRecord(), AccountRecord()
-    began = ledger.now()
-    for order in data.draw(st.lists(orders(began), min_size=1, max_size=20)):
-        reply = ledger.exchange(account, LANE, order)
-        assert reply == exchange(lane, holders, order, reply.now)
-        assert reply.now >= began
+    began = store.now()
+    for request in data.draw(st.lists(requests(began), min_size=1, max_size=20)):
+        response = store.transact(account, LANE, request)
+        assert response == transact(lane, holders, request, response.now)
+        assert response.now >= began
 
 
 @settings(
@@ -107,53 +107,53 @@ def test_lua_and_python_agree(ledger, data):
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(seated=st.lists(st.tuples(st.sampled_from(MEMBERS), SEATS), min_size=5, max_size=20))
-def test_lua_and_python_share_places_alike(ledger, seated):
+@given(seated=st.lists(st.tuples(st.sampled_from(MEMBERS), CLAIMS), min_size=5, max_size=20))
+def test_lua_and_python_share_slots_alike(store, seated):
     """Of many members, most of whom want more than there is."""
     account, holders = new_account(), AccountRecord()
-    for member, seat in seated:
-        order = ExchangeRequest(member, ALWAYS, (), seat=seat)
-        reply = ledger.exchange(account, LANE, order)
-        assert reply == exchange(LaneRecord(), holders, order, reply.now)
+    for member, claim in seated:
+        request = ExchangeRequest(member, ALWAYS, (), claim=claim)
+        response = store.transact(account, LANE, request)
+        assert response == transact(LaneRecord(), holders, request, response.now)
 
 
-def test_shares_are_cut_as_python_cuts_them(ledger):
+def test_shares_are_cut_as_python_cuts_them(store):
     """Limits that lie a hair below a multiple of those who want some."""
     for members in range(1, 9):
         account, holders = new_account(), AccountRecord()
         for limit in (members * 7 * (1 - 1e-16), members * 3.0, 0.1 * members * 3, 20.9):
             for name in range(members):
-                seat = MemberClaim(0, 9, limit, 15e6)
-                order = ExchangeRequest(f"m{name}", ALWAYS, (), seat=seat)
-                reply = ledger.exchange(account, LANE, order)
-                assert reply == exchange(LaneRecord(), holders, order, reply.now)
+                claim = MemberClaim(0, 9, limit, 15e6)
+                request = ExchangeRequest(f"m{name}", ALWAYS, (), claim=claim)
+                response = store.transact(account, LANE, request)
+                assert response == transact(LaneRecord(), holders, request, response.now)
 
 
-def test_a_thousand_members_and_a_long_batch(ledger):
+def test_a_thousand_members_and_a_long_batch(store):
     """As many as a script's stack must bear."""
     account, lane, holders = new_account(), LaneRecord(), AccountRecord()
     names = [StoredBucket(f"quota {index}", 10.0, 3.0) for index in range(6)]
     for number in range(1500):
-        seat = MemberClaim(1, 2, 0.0, 60e6 if number % 2 else 1.0)
-        order = ExchangeRequest(f"member {number}", ALWAYS, (), seat=seat)
-        ledger.exchange(account, LANE, order)
-    order = ExchangeRequest(
-        "last", ALWAYS, tuple(names), ((1.0,) * 6,) * 500, horizon=1e12, seat=seat
+        claim = MemberClaim(1, 2, 0.0, 60e6 if number % 2 else 1.0)
+        request = ExchangeRequest(f"member {number}", ALWAYS, (), claim=claim)
+        store.transact(account, LANE, request)
+    request = ExchangeRequest(
+        "last", ALWAYS, tuple(names), ((1.0,) * 6,) * 500, horizon=1e12, claim=claim
     )
-    reply = ledger.exchange(account, LANE, order)
-    assert reply.members == 751
-    alike = exchange(lane, holders, order, reply.now)
-    assert (reply.waits, reply.empty_at, reply.taken) == (
+    response = store.transact(account, LANE, request)
+    assert response.members == 751
+    alike = transact(lane, holders, request, response.now)
+    assert (response.waits, response.empty_at, response.taken) == (
         alike.waits,
         alike.empty_at,
         alike.taken,
     )
 
 
-def test_a_slot_must_name_all_buckets(ledger):
+def test_a_slot_must_name_all_buckets(store):
     """A batch that is cut short would be read askew."""
     short = ExchangeRequest(
         "one", ALWAYS, (StoredBucket("a", 1.0, 1.0), StoredBucket("b", 1.0, 1.0)), ((1.0,),)
     )
     with pytest.raises(ValueError, match="each bucket"):
-        ledger.exchange(new_account(), LANE, short)
+        store.transact(new_account(), LANE, short)

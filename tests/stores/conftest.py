@@ -1,4 +1,4 @@
-"""The ledgers, and the servers they are tested with."""
+"""The stores, and the servers they are tested with."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ KINDS = ("memory", "sqlite", "redis")
 
 
 @pytest.fixture
-def make_ledger(request, tmp_path):
-    """``make_ledger(kind)``: a ledger of that kind; the second shares its store with the first.
+def make_store(request, tmp_path):
+    """``make_store(kind)``: a store of that kind; the second shares its store with the first.
 
     Memory is shared by being the same object. *monotonic* moves all but a server's own time.
     """
@@ -24,18 +24,18 @@ def make_ledger(request, tmp_path):
 
     def make(kind, monotonic=time.monotonic):
         if kind == "redis":
-            ledger = RedisStore(request.getfixturevalue("redis_url"), monotonic, 10)
+            store = RedisStore(request.getfixturevalue("redis_url"), monotonic, 10)
         elif kind == "sqlite":
-            ledger = SqliteStore(str(tmp_path / "quota.db"), monotonic, 10)
+            store = SqliteStore(str(tmp_path / "quota.db"), monotonic, 10)
         else:
             mine = [one for one in made if isinstance(one, MemoryStore)]
-            ledger = mine[0] if mine else MemoryStore(monotonic)
-        made.append(ledger)
-        return ledger
+            store = mine[0] if mine else MemoryStore(monotonic)
+        made.append(store)
+        return store
 
     yield make
-    for ledger in made:
-        ledger.close()
+    for store in made:
+        store.close()
 
 
 @pytest.fixture(params=KINDS)
@@ -44,19 +44,19 @@ def kind(request):
 
 
 @pytest.fixture
-def shared(make_ledger, kind):
-    """A ledger of each kind in turn."""
-    return make_ledger(kind)
+def shared(make_store, kind):
+    """A store of each kind in turn."""
+    return make_store(kind)
 
 
 @pytest.fixture
-def ledger_at():
-    """``ledger_at(url_or_client)``; patient, where a test is not about time."""
+def store_at():
+    """``store_at(url_or_client)``; patient, where a test is not about time."""
     with contextlib.ExitStack() as stack:
 
         def make(url_or_client, timeout_seconds=5.0):
-            ledger = RedisStore(url_or_client, time.monotonic, timeout_seconds)
-            stack.callback(ledger.close)
-            return ledger
+            store = RedisStore(url_or_client, time.monotonic, timeout_seconds)
+            stack.callback(store.close)
+            return store
 
         yield make

@@ -10,35 +10,35 @@ from claude_throttle.features.sharing.stores.contract import (
     MemberClaim,
     StoredBucket,
 )
-from tests.support.store_requests import ALWAYS, LANE, new_account, order
+from tests.support.store_requests import ALWAYS, LANE, new_account, reserving
 
 MINUTE = 60e6
 
 
 @pytest.fixture
 def sit(shared):
-    """``sit(member, in_use, want, limit)``: one seat of an account that is this test's."""
+    """``sit(member, in_use, want, limit)``: one claim of an account that is this test's."""
     account = new_account()
 
     def ask(member, in_use, want, limit=10.0, lease=MINUTE, info="{}"):
-        seat = MemberClaim(in_use, want, limit, lease, info)
-        return shared.exchange(account, LANE, ExchangeRequest(member, ALWAYS, (), seat=seat))
+        claim = MemberClaim(in_use, want, limit, lease, info)
+        return shared.transact(account, LANE, ExchangeRequest(member, ALWAYS, (), claim=claim))
 
     ask.account = account
     return ask
 
 
-def test_one_alone_has_all_places_and_no_more(sit):
+def test_one_alone_has_all_slots_and_no_more(sit):
     """Or as many as it wants."""
     assert sit("one", 0, 4).granted == 4
     assert sit("one", 4, 99).granted == 10
 
 
-def test_places_are_granted_once(sit):
+def test_slots_are_granted_once(sit):
     """What one holds the other cannot have."""
     assert sit("one", 0, 10).granted == 10
-    reply = sit("two", 0, 10)
-    assert (reply.granted, reply.members, reply.in_flight) == (0, 2, 10)
+    response = sit("two", 0, 10)
+    assert (response.granted, response.members, response.in_flight) == (0, 2, 10)
 
 
 def test_where_another_is_hungry_each_has_its_share(sit):
@@ -48,8 +48,8 @@ def test_where_another_is_hungry_each_has_its_share(sit):
     assert sit("one", 10, 10).granted == 5
     assert sit("two", 0, 10).granted == 0, "the first still has ten in flight"
     sit("one", 5, 10)
-    reply = sit("two", 0, 10)
-    assert (reply.granted, reply.in_flight) == (5, 10)
+    response = sit("two", 0, 10)
+    assert (response.granted, response.in_flight) == (5, 10)
 
 
 def test_who_wants_little_leaves_the_rest_to_others(sit):
@@ -93,15 +93,15 @@ def test_each_member_has_one_place_at_least_if_it_is_free(sit):
 def test_no_limit_is_no_limit(sit):
     """All it wants, and what is in flight is still counted."""
     sit("one", 3, 500, limit=0.0)
-    reply = sit("two", 3, 700, limit=0.0)
-    assert (reply.granted, reply.members, reply.in_flight) == (700, 2, 1200)
+    response = sit("two", 3, 700, limit=0.0)
+    assert (response.granted, response.members, response.in_flight) == (700, 2, 1200)
 
 
 def test_what_is_in_flight_counts_whatever_was_granted(sit):
     """A limit that fell below it: nothing new until enough have ended."""
     sit("one", 8, 8, limit=0.0)
-    reply = sit("two", 0, 5, limit=6.0)
-    assert (reply.granted, reply.in_flight) == (0, 8)
+    response = sit("two", 0, 5, limit=6.0)
+    assert (response.granted, response.in_flight) == (0, 8)
 
 
 def test_one_that_does_not_come_again_is_gone(sit, shared):
@@ -109,10 +109,10 @@ def test_one_that_does_not_come_again_is_gone(sit, shared):
     sit("one", 0, 10, lease=0.3 * SECOND)
     assert sit("two", 0, 10).granted == 0
     began = shared.now()
-    while not (reply := sit("two", 0, 10)).granted:
-        assert reply.members == 2
+    while not (response := sit("two", 0, 10)).granted:
+        assert response.members == 2
         assert shared.now() - began < 30 * SECOND
-    assert (reply.granted, reply.members) == (10, 1)
+    assert (response.granted, response.members) == (10, 1)
 
 
 def test_one_that_comes_again_stays(sit, shared):
@@ -126,8 +126,8 @@ def test_one_that_comes_again_stays(sit, shared):
 def test_an_exchange_without_a_seat_takes_none(sit, shared):
     """Nor does it end one's own."""
     sit("one", 2, 4)
-    reply = shared.exchange(sit.account, LANE, order(1))
-    assert (reply.granted, reply.members, reply.in_flight) == (0, 0, 0)
+    response = shared.transact(sit.account, LANE, reserving(1))
+    assert (response.granted, response.members, response.in_flight) == (0, 0, 0)
     assert sit("two", 0, 99).members == 2
 
 
@@ -137,7 +137,7 @@ def test_the_fleet_shows_who_is_there_and_what_there_is(sit, shared):
     sit("gone", 1, 1, lease=1.0)
     bucket = StoredBucket("requests", MINUTE, 5.0)
     more = {"pause": 2 * MINUTE, "facts": '{"rpm": 1}', "notice": '{"reason": "spend limit"}'}
-    shared.exchange(sit.account, LANE, ExchangeRequest("one", ALWAYS, (bucket,), ((3.0,),), **more))
+    shared.transact(sit.account, LANE, ExchangeRequest("one", ALWAYS, (bucket,), ((3.0,),), **more))
     fleet = shared.fleet()
     while any(member.member == "gone" for member in fleet.members):
         fleet = shared.fleet()

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from claude_throttle.features.sharing.stores.contract import StoreFailed
-from tests.support.store_requests import LANE, new_account, order
+from tests.support.store_requests import LANE, new_account, reserving
 
 
 @pytest.fixture
@@ -45,57 +45,57 @@ def _answer(connection, answer):
                 connection.sendall(b"+OK\r\n" if b"SETINFO" in asked else answer)
 
 
-def failing(ledger, account=None):
+def failing(store, account=None):
     """The text of a failure."""
     with pytest.raises(StoreFailed) as caught:
-        ledger.exchange(account or new_account(), LANE, order())
-    assert ledger.name in str(caught.value)
+        store.transact(account or new_account(), LANE, reserving())
+    assert store.name in str(caught.value)
     return str(caught.value)
 
 
-def test_a_read_only_replica_is_refused(start_redis, ledger_at):
+def test_a_read_only_replica_is_refused(start_redis, store_at):
     """In words that say what to do."""
     primary = start_redis()
     replica = start_redis("--replicaof", "127.0.0.1", str(primary.port))
-    assert "name the primary" in failing(ledger_at(replica.url))
+    assert "name the primary" in failing(store_at(replica.url))
 
 
-def test_full_memory_leaves_nothing_half_done(start_redis, ledger_at):
+def test_full_memory_leaves_nothing_half_done(start_redis, store_at):
     """Nothing is evicted, nothing is written, and it is over when there is room again."""
     server = start_redis("--maxmemory-policy", "noeviction")
-    ledger = ledger_at(server.url)
+    store = store_at(server.url)
     account = new_account()
-    kept = ledger.exchange(account, LANE, order())
+    kept = store.transact(account, LANE, reserving())
     assert server.ask("CONFIG SET maxmemory 1").startswith(b"+OK")
-    assert "maxmemory" in failing(ledger, account)
+    assert "maxmemory" in failing(store, account)
     assert server.ask("CONFIG SET maxmemory 0").startswith(b"+OK")
-    again = ledger.exchange(account, LANE, order(slots=0))
+    again = store.transact(account, LANE, reserving(count=0))
     assert (again.taken, again.sequence) == (kept.taken, kept.sequence)
 
 
 @pytest.mark.parametrize("kind", ["account", f"lane:{LANE}"])
-def test_somebody_elses_keys_leave_nothing_half_done(start_redis, ledger_at, kind):
+def test_somebody_elses_keys_leave_nothing_half_done(start_redis, store_at, kind):
     """A key of ours that is no hash."""
     server = start_redis()
-    ledger = ledger_at(server.url)
+    store = store_at(server.url)
     account = new_account()
     assert server.ask(f"SET claude-throttle:{{{account}}}:{kind} x").startswith(b"+OK")
-    assert "Something else" in failing(ledger, account)
+    assert "Something else" in failing(store, account)
     assert server.ask("DBSIZE").startswith(b":1\r")
 
 
-def test_a_password_is_asked_for_and_never_shown(start_redis, ledger_at):
+def test_a_password_is_asked_for_and_never_shown(start_redis, store_at):
     """Neither the wrong one nor the right one; in no form."""
     server = start_redis("--requirepass", "right-secret")
     wrong = "wr#ng:se/cret"
-    ledger = ledger_at(f"redis://:{quote(wrong, safe='')}@127.0.0.1:{server.port}/0")
-    text = failing(ledger)
+    store = store_at(f"redis://:{quote(wrong, safe='')}@127.0.0.1:{server.port}/0")
+    text = failing(store)
     assert "password" in text
-    shown = f"{text} {ledger.name} {ledger!r}"
+    shown = f"{text} {store.name} {store!r}"
     assert not [part for part in (wrong, quote(wrong, safe=""), "right") if part in shown]
-    assert "user and password" in failing(ledger_at(server.url))
-    right = ledger_at(f"redis://:right-secret@127.0.0.1:{server.port}/0")
-    assert right.exchange(new_account(), LANE, order()).done
+    assert "user and password" in failing(store_at(server.url))
+    right = store_at(f"redis://:right-secret@127.0.0.1:{server.port}/0")
+    assert right.transact(new_account(), LANE, reserving()).done
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_a_password_is_asked_for_and_never_shown(start_redis, ledger_at):
         (b"", "in time"),
     ],
 )
-def test_strange_answers_are_failures(says, ledger_at, answer, expected):
+def test_strange_answers_are_failures(says, store_at, answer, expected):
     """Also those of something that is no Redis."""
     seconds = 5.0 if answer else 0.25
-    ledger = ledger_at(f"redis://127.0.0.1:{says(answer)}/0", timeout_seconds=seconds)
+    store = store_at(f"redis://127.0.0.1:{says(answer)}/0", timeout_seconds=seconds)
     for _ in range(2):
-        assert expected in failing(ledger)
+        assert expected in failing(store)

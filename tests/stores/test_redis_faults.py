@@ -13,48 +13,48 @@ import pytest
 
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.testing.fault_proxy import FaultProxy
-from tests.support.store_requests import LANE, new_account, order
+from tests.support.store_requests import LANE, new_account, reserving
 
-#: Seconds. The ledger's own bound is 0.25; a busy machine takes some more.
+#: Seconds. The store's own bound is 0.25; a busy machine takes some more.
 BOUND = 1.0
 
 
 @pytest.fixture
-def hasty(ledger_at):
+def hasty(store_at):
     """As a throttler makes it."""
-    return functools.partial(ledger_at, timeout_seconds=0.25)
+    return functools.partial(store_at, timeout_seconds=0.25)
 
 
 @pytest.fixture
 def proxied(start_redis, hasty):
-    """A ledger, the proxy it goes through, and the server behind."""
+    """A store, the proxy it goes through, and the server behind."""
     server = start_redis()
     with FaultProxy("127.0.0.1", server.port) as proxy:
         yield hasty(f"redis://127.0.0.1:{proxy.port}/0"), proxy, server
 
 
-def failing(ledger, account=None, bound=BOUND, **more):
+def failing(store, account=None, bound=BOUND, **more):
     """The text of a failure that came in time."""
     began = time.monotonic()
     with pytest.raises(StoreFailed) as caught:
-        ledger.exchange(account or new_account(), LANE, order(**more))
+        store.transact(account or new_account(), LANE, reserving(**more))
     assert time.monotonic() - began < bound
-    assert ledger.name in str(caught.value)
+    assert store.name in str(caught.value)
     return str(caught.value)
 
 
-def working(ledger):
-    reply = ledger.exchange(new_account(), LANE, order())
-    assert reply.done
-    assert reply.waits == (0.0,)
+def working(store):
+    response = store.transact(new_account(), LANE, reserving())
+    assert response.done
+    assert response.waits == (0.0,)
 
 
-def working_soon(ledger, seconds=5.0):
+def working_soon(store, seconds=5.0):
     """It comes back by itself, at the latest when a connection being made is given up."""
     until = time.monotonic() + seconds
     while True:
         try:
-            return working(ledger)
+            return working(store)
         except StoreFailed:
             assert time.monotonic() < until
 
@@ -66,45 +66,45 @@ def working_soon(ledger, seconds=5.0):
 @pytest.mark.parametrize("connected", [True, False], ids=["connected", "connecting"])
 def test_every_fault_is_bounded_and_passes(proxied, mode, amount, connected):
     """Of a connection that stands, and of one that is being made."""
-    ledger, proxy, _ = proxied
+    store, proxy, _ = proxied
     if connected:
-        working(ledger)
+        working(store)
     proxy.set(mode, amount)
     for _ in range(3):
-        failing(ledger)
+        failing(store)
     proxy.set("pass")
-    working_soon(ledger)
+    working_soon(store)
 
 
 def test_a_late_answer_is_nobody_elses(proxied):
     """The answer to an abandoned question never meets another question."""
-    ledger, proxy, _ = proxied
+    store, proxy, _ = proxied
     for number in range(5):
-        working(ledger)
+        working(store)
         proxy.set("delay", 0.3)
-        failing(ledger, counts=((f"abandoned {number}", 1.0),) * 3)
+        failing(store, counts=((f"abandoned {number}", 1.0),) * 3)
         proxy.set("pass")
-        now = ledger.now()
-        reply = ledger.exchange(new_account(), LANE, order(counts=(("sent", 7.0),)))
-        assert now <= reply.now < now + 5e6
-        assert reply.totals == (7.0,)
+        now = store.now()
+        response = store.transact(new_account(), LANE, reserving(counts=(("sent", 7.0),)))
+        assert now <= response.now < now + 5e6
+        assert response.totals == (7.0,)
 
 
 def test_what_was_abandoned_is_not_done_later(start_redis, hasty):
     """A frozen server does when it wakes what it was asked: nothing, after not_after."""
     server = start_redis()
-    ledger = hasty(server.url)
+    store = hasty(server.url)
     account = new_account()
-    kept = ledger.exchange(account, LANE, order())
+    kept = store.transact(account, LANE, reserving())
     server.freeze()
     for _ in range(3):
-        failing(ledger, account, slots=20, not_after=kept.now + 0.2e6)
+        failing(store, account, count=20, not_after=kept.now + 0.2e6)
     server.wake()
-    working_soon(ledger)
+    working_soon(store)
     # It was asked before it froze, at least once while frozen, and after.
     said = server.ask("INFO commandstats").partition(b"cmdstat_evalsha:calls=")[2]
     assert int(said.partition(b",")[0]) >= 3
-    again = ledger.exchange(account, LANE, order(slots=0, interval=1e6))
+    again = store.transact(account, LANE, reserving(count=0, interval=1e6))
     assert (again.taken, again.sequence, again.empty_at) == (
         kept.taken,
         kept.sequence,
@@ -115,10 +115,10 @@ def test_what_was_abandoned_is_not_done_later(start_redis, hasty):
 def test_a_frozen_server_is_there_again_at_once(start_redis, hasty):
     """Ten threads wait no longer than one, and all come back."""
     server = start_redis()
-    ledger = hasty(server.url)
-    working(ledger)
+    store = hasty(server.url)
+    working(store)
     server.freeze()
-    threads = [threading.Thread(target=failing, args=(ledger,)) for _ in range(10)]
+    threads = [threading.Thread(target=failing, args=(store,)) for _ in range(10)]
     began = time.monotonic()
     for thread in threads:
         thread.start()
@@ -126,21 +126,21 @@ def test_a_frozen_server_is_there_again_at_once(start_redis, hasty):
         thread.join()
     assert time.monotonic() - began < BOUND
     server.wake()
-    working_soon(ledger, 2.0)
+    working_soon(store, 2.0)
 
 
 def test_killed_and_restarted_empty(start_redis, hasty):
     """The last instant that was seen holds: no burst leaves twice."""
     server = start_redis()
-    ledger = hasty(server.url)
+    store = hasty(server.url)
     account = new_account()
-    before = ledger.exchange(account, LANE, order(slots=20, burst=20.0, interval=10e6))
+    before = store.transact(account, LANE, reserving(count=20, burst=20.0, interval=10e6))
     assert before.waits == (0.0,) * 20
     server.kill()
-    failing(ledger, account)
+    failing(store, account)
     server.start()
     seen = before.empty_at[0]
-    after = ledger.exchange(account, LANE, order(burst=20.0, interval=10e6, seen=seen))
+    after = store.transact(account, LANE, reserving(burst=20.0, interval=10e6, seen=seen))
     assert after.waits[0] > 1e6
     assert after.empty_at[0] == pytest.approx(seen + 10e6)
 
@@ -148,23 +148,23 @@ def test_killed_and_restarted_empty(start_redis, hasty):
 def test_a_connection_that_ended_while_idle_is_not_used(start_redis, hasty):
     """Nor does anybody notice: balancers and servers close what is idle."""
     server = start_redis()
-    ledger = hasty(server.url)
-    working(ledger)
+    store = hasty(server.url)
+    working(store)
     server.kill()
     server.start()
-    working(ledger)
+    working(store)
     assert server.ask("CLIENT KILL TYPE normal SKIPME yes").startswith(b":1")
-    working(ledger)
+    working(store)
 
 
 def test_script_flush_heals_within_the_call(start_redis, hasty):
     """The script is sent in full once, then by its hash."""
     server = start_redis()
-    ledger = hasty(server.url)
+    store = hasty(server.url)
     for _ in range(3):
         assert server.ask("SCRIPT FLUSH").startswith(b"+OK")
-        working(ledger)
-        working(ledger)
+        working(store)
+        working(store)
     said = server.ask("INFO commandstats")
     assert b"cmdstat_eval:calls=3," in said
     assert b"cmdstat_evalsha:calls=6," in said
@@ -173,7 +173,7 @@ def test_script_flush_heals_within_the_call(start_redis, hasty):
 def test_a_name_that_is_looked_up_in_vain_holds_nobody(start_redis, hasty, monkeypatch):
     """It can take half a minute; when it is found, the connection is there."""
     server = start_redis()
-    ledger = hasty(server.url)
+    store = hasty(server.url)
     found, look_up = threading.Event(), socket.getaddrinfo
     started = []
 
@@ -184,17 +184,17 @@ def test_a_name_that_is_looked_up_in_vain_holds_nobody(start_redis, hasty, monke
 
     monkeypatch.setattr(socket, "getaddrinfo", slowly)
     for _ in range(3):
-        assert "not connected in time" in failing(ledger)
+        assert "not connected in time" in failing(store)
     assert started == ["claude-throttle-redis"]
     found.set()
-    working_soon(ledger)
+    working_soon(store)
 
 
 def test_a_connection_that_hangs_for_ever_is_given_up(start_redis, hasty, monkeypatch):
     """After some seconds another is begun."""
     monkeypatch.setattr("claude_throttle.features.sharing.stores.time_limiter.GIVE_UP_SECONDS", 0.1)
     server = start_redis()
-    ledger = hasty(server.url)
+    store = hasty(server.url)
     never, look_up, tries = threading.Event(), socket.getaddrinfo, []
 
     def hanging_once(*args, **more):
@@ -204,18 +204,18 @@ def test_a_connection_that_hangs_for_ever_is_given_up(start_redis, hasty, monkey
         return look_up(*args, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", hanging_once)
-    failing(ledger)
-    working(ledger)
+    failing(store)
+    working(store)
     never.set()
 
 
 def test_where_no_thread_can_start_it_fails_at_once(start_redis, hasty, monkeypatch):
     """And the next call may try again."""
-    ledger = hasty(start_redis().url)
+    store = hasty(start_redis().url)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", _cannot_start)
-        assert "can't start new thread" in failing(ledger)
-    working(ledger)
+        assert "can't start new thread" in failing(store)
+    working(store)
 
 
 def _cannot_start(thread):
@@ -227,7 +227,7 @@ from gevent import monkey; monkey.patch_all()
 import gevent, sys, time
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.features.sharing.stores.redis import RedisStore
-from tests.support.store_requests import LANE, order
+from tests.support.store_requests import LANE, reserving
 store, others = RedisStore(sys.argv[1], time.monotonic, 0.4), []
 
 def go_on():
@@ -241,11 +241,11 @@ sys.stdin.readline()
 gevent.spawn(go_on)
 began = time.monotonic()
 try:
-    store.exchange("a", LANE, order())
+    store.transact("a", LANE, reserving())
 except StoreFailed:
     print(time.monotonic() - began, len(others), flush=True)
 sys.stdin.readline()
-print(store.exchange("b", LANE, order()).waits, flush=True)
+print(store.transact("b", LANE, reserving()).waits, flush=True)
 """
 
 

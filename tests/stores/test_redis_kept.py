@@ -9,31 +9,31 @@ import threading
 import pytest
 
 from claude_throttle.features.sharing.stores.contract import MemberClaim, StoreFailed
-from tests.support.store_requests import LANE, new_account, order
+from tests.support.store_requests import LANE, new_account, reserving
 from tests.support.waiting import wait_until
 
 
-def test_threads_share_connections(start_redis, ledger_at):
+def test_threads_share_connections(start_redis, store_at):
     """As many connections as ask at once, and no more; none after close()."""
     server = start_redis()
-    ledger = ledger_at(server.url)
+    store = store_at(server.url)
     account = new_account()
 
     def ask():
         for _ in range(50):
-            ledger.exchange(account, LANE, order(interval=1.0))
+            store.transact(account, LANE, reserving(interval=1.0))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert ledger.exchange(account, LANE, order(slots=0)).taken == (400.0,)
+    assert store.transact(account, LANE, reserving(count=0)).taken == (400.0,)
     assert 1 <= _clients(server) - 1 <= 8
-    ledger.close()
+    store.close()
     wait_until(lambda: _clients(server) == 1)
     with pytest.raises(StoreFailed, match="closed"):
-        ledger.exchange(account, LANE, order())
+        store.transact(account, LANE, reserving())
 
 
 def _clients(server):
@@ -41,43 +41,43 @@ def _clients(server):
     return server.ask("CLIENT LIST TYPE normal").count(b"id=")
 
 
-def test_keys_expire(start_redis, ledger_at):
+def test_keys_expire(start_redis, store_at):
     """A lane after an hour or twice its longest span, an account after an hour, a notice a day."""
     server = start_redis()
-    ledger = ledger_at(server.url)
+    store = store_at(server.url)
     account = new_account()
 
     def seconds(kind):
         answer = server.ask(f"PTTL claude-throttle:{{{account}}}:{kind}")
         return int(answer.strip().lstrip(b":")) / 1000
 
-    ledger.exchange(account, LANE, order(seat=MemberClaim(0, 1, 0.0, 15e6)))
+    store.transact(account, LANE, reserving(claim=MemberClaim(0, 1, 0.0, 15e6)))
     assert 3590 < seconds("account") <= 3600
     assert 3600 <= seconds(f"lane:{LANE}") <= 3660
-    ledger.exchange(account, LANE, order(interval=86.4e6, burst=1000.0, slots=0))
+    store.transact(account, LANE, reserving(interval=86.4e6, burst=1000.0, count=0))
     assert 2 * 86400 - 1 <= seconds(f"lane:{LANE}") <= 2 * 86400 + 60
-    ledger.exchange(account, LANE, order(notice='{"reason": "spend"}'))
-    ledger.exchange(account, LANE, order(seat=MemberClaim(0, 1, 0.0, 15e6)))
+    store.transact(account, LANE, reserving(notice='{"reason": "spend"}'))
+    store.transact(account, LANE, reserving(claim=MemberClaim(0, 1, 0.0, 15e6)))
     assert seconds("account") > 86390
-    ledger.exchange(account, LANE, order(pause=7 * 86400e6))
+    store.transact(account, LANE, reserving(pause=7 * 86400e6))
     assert seconds(f"lane:{LANE}") > 7 * 86400
-    ledger.exchange(account, LANE, order(slots=0, interval=1e300))
+    store.transact(account, LANE, reserving(count=0, interval=1e300))
     assert seconds(f"lane:{LANE}") > 7 * 86400
 
 
-def test_the_fleet_is_what_was_stored(start_redis, ledger_at):
+def test_the_fleet_is_what_was_stored(start_redis, store_at):
     """All accounts, all lanes, all members; nothing of others'."""
     server = start_redis()
-    ledger = ledger_at(server.url)
+    store = store_at(server.url)
     for key in ("other", "claude-throttle:strange", "claude-throttle:{x}:other"):
         assert server.ask(f"HSET {key} a b").startswith(b":1")
-    assert ledger.fleet() == ([], [], {})
-    seat = MemberClaim(3, 5, 0.0, 15e6, '{"host": "a b"}')
+    assert store.fleet() == ([], [], {})
+    claim = MemberClaim(3, 5, 0.0, 15e6, '{"host": "a b"}')
     for number in range(250):
-        more = {"seat": seat} if number == 0 else {}
-        ledger.exchange(f"account {number}", f"lane:{number}", order(slots=3, **more))
-    ledger.exchange("account 1", "lane:1", order(pause=60e6, facts='{"ü": 1}', notice='"why"'))
-    fleet = ledger.fleet()
+        more = {"claim": claim} if number == 0 else {}
+        store.transact(f"account {number}", f"lane:{number}", reserving(count=3, **more))
+    store.transact("account 1", "lane:1", reserving(pause=60e6, facts='{"ü": 1}', notice='"why"'))
+    fleet = store.fleet()
     lanes = {lane.account: lane for lane in fleet.lanes}
     assert len(fleet.lanes) == len(lanes) == 250
     assert {lane.lane for lane in fleet.lanes} == {f"lane:{number}" for number in range(250)}
@@ -88,29 +88,29 @@ def test_the_fleet_is_what_was_stored(start_redis, ledger_at):
     assert fleet.notices == {"account 1": '"why"'}
     (member,) = fleet.members
     assert member[:3] == ("account 0", "one", 5)
-    assert member.info == seat.info
+    assert member.info == claim.info
     assert 14 < member.expires_seconds <= 15
 
 
-def test_a_child_can_neither_read_nor_write_what_is_its_parents(redis_url, ledger_at):
+def test_a_child_can_neither_read_nor_write_what_is_its_parents(redis_url, store_at):
     """A greenlet that survived the fork would take the parent's next answer."""
-    ledger = ledger_at(redis_url)
+    store = store_at(redis_url)
     account = new_account()
-    ledger.exchange(account, LANE, order())
-    ((connection,),) = ledger._idle.values()
+    store.transact(account, LANE, reserving())
+    ((connection,),) = store._idle.values()
     sock = connection._sock
     pid = os.fork()
     if pid == 0:
         got = b"nothing was tried"
         with contextlib.suppress(BaseException):
-            ledger.abandon()
+            store.abandon()
             got = b""
             for use in (lambda: sock.send(b"PING\r\n"), lambda: sock.recv(1)):
                 with contextlib.suppress(OSError):
                     got = use()
         os._exit(1 if got else 0)
     assert os.waitpid(pid, 0)[1] == 0
-    assert ledger.exchange(account, LANE, order()).taken == (2.0,)
-    assert list(ledger._idle.values()) == [[connection]]
-    ledger.abandon()  # in the process that made it, nothing
-    assert ledger.exchange(account, LANE, order()).taken == (3.0,)
+    assert store.transact(account, LANE, reserving()).taken == (2.0,)
+    assert list(store._idle.values()) == [[connection]]
+    store.abandon()  # in the process that made it, nothing
+    assert store.transact(account, LANE, reserving()).taken == (3.0,)

@@ -1,4 +1,4 @@
-"""Random histories: every ledger decides as arithmetic.py does, and never gives too much."""
+"""Random histories: every store decides as arithmetic.py does, and never gives too much."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from claude_throttle.features.sharing.stores.transaction import (
     SLACK,
     AccountRecord,
     LaneRecord,
-    exchange,
+    transact,
 )
 from tests.support.store_requests import ALWAYS, LANE, new_account
 
@@ -51,9 +51,9 @@ def clock():
 
 
 @pytest.fixture
-def moved(make_ledger, kind, clock):
-    """A ledger of each kind, by a clock that can be moved."""
-    return make_ledger(kind, clock.monotonic)
+def moved(make_store, kind, clock):
+    """A store of each kind, by a clock that can be moved."""
+    return make_store(kind, clock.monotonic)
 
 
 def _number(least, most):
@@ -80,10 +80,10 @@ def news(draw, name):
 
 @st.composite
 def steps(draw):
-    """One order, but for what its member learns from its last reply; and time that passes first."""
+    """One request, but for what its member learns from its last response; and time before it."""
     names = NAMES[: draw(st.integers(0, 3))]
     costs = st.tuples(*(_number(0.01, 100.0) for _ in names))
-    seat = st.builds(
+    claim = st.builds(
         MemberClaim,
         st.integers(0, 9),
         st.integers(0, 9),
@@ -91,7 +91,7 @@ def steps(draw):
         st.sampled_from([1.0, 2e6, 15e6]),
         st.just('{"pid": 1}'),
     )
-    order = ExchangeRequest(
+    request = ExchangeRequest(
         draw(st.sampled_from(MEMBERS)),
         draw(st.sampled_from([ALWAYS] * 5 + [0.0])),
         tuple(draw(news(name)) for name in names),
@@ -101,25 +101,25 @@ def steps(draw):
         counts=draw(st.sampled_from([(), (("sent", 0.1), ("produced", -2.5))])),
         facts=draw(st.sampled_from([None, "", '{"größer": "\\u0000"}'])),
         notice=draw(st.sampled_from([None, None, "", "{}"])),
-        seat=draw(st.one_of(st.none(), seat)),
+        claim=draw(st.one_of(st.none(), claim)),
     )
-    return order, draw(st.booleans()), draw(st.sampled_from([0.0, 0.0, 1e-3, 3.0, 7200.0]))
+    return request, draw(st.booleans()), draw(st.sampled_from([0.0, 0.0, 1e-3, 3.0, 7200.0]))
 
 
 @LOOSE
 @given(history=st.lists(steps(), min_size=1, max_size=15))
 def test_all_ledgers_decide_alike(moved, clock, history):
-    """To the last digit: fed with the ledger's own time, the arithmetic gives the same replies."""
+    """To the last digit: fed with the store's own time, the arithmetic gives the same responses."""
     account, lane, owner = new_account(), LaneRecord(), AccountRecord()
     last = dict.fromkeys(MEMBERS, (-1.0, 0.0))
-    for order, is_stale, passes in history:
+    for request, is_stale, passes in history:
         clock.ahead += passes
-        sequence, version = (-1.0, 99.0) if is_stale else last[order.member]
-        asked = order._replace(sequence=sequence, version=version)
-        reply = moved.exchange(account, LANE, asked)
-        assert reply == exchange(lane, owner, asked, reply.now)
-        if reply.done:
-            last[order.member] = (reply.sequence, reply.version)
+        sequence, version = (-1.0, 99.0) if is_stale else last[request.member]
+        asked = request._replace(sequence=sequence, version=version)
+        response = moved.transact(account, LANE, asked)
+        assert response == transact(lane, owner, asked, response.now)
+        if response.done:
+            last[request.member] = (response.sequence, response.version)
 
 
 BATCHES = st.lists(
@@ -137,9 +137,9 @@ def test_no_window_holds_more_than_burst_and_rate(moved, clock, batches, burst, 
     for member, count, passes in batches:
         clock.ahead += passes
         bucket = StoredBucket("requests", interval, burst, strict=True)
-        order = ExchangeRequest(member, ALWAYS, (bucket,), ((1.0,),) * count, 1e12)
-        reply = moved.exchange(account, LANE, order)
-        instants += [reply.now + wait for wait in reply.waits]
+        request = ExchangeRequest(member, ALWAYS, (bucket,), ((1.0,),) * count, 1e12)
+        response = moved.transact(account, LANE, request)
+        instants += [response.now + wait for wait in response.waits]
     assert instants == sorted(instants)
     for first, begin in enumerate(instants):
         for count, end in enumerate(instants[first:], 1):
@@ -149,15 +149,15 @@ def test_no_window_holds_more_than_burst_and_rate(moved, clock, batches, burst, 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"], indirect=True)
 @pytest.mark.parametrize(("late", "after"), [(900.0, 9_100.0), (1_100.0, 10_000.0)])
-def test_a_slot_is_caught_up_if_it_is_a_millisecond_late(make_ledger, kind, late, after):
+def test_a_slot_is_caught_up_if_it_is_a_millisecond_late(make_store, kind, late, after):
     """A later one moves the instant: time is lost rather than two sent on each other's heels."""
     now = [1e9]
-    ledger, account = make_ledger(kind, lambda: now[0] / SECOND), new_account()
-    order = ExchangeRequest("one", ALWAYS, (StoredBucket("requests", 1e4, 1.0),), ((1.0,),))
-    ledger.exchange(account, LANE, order)
+    store, account = make_store(kind, lambda: now[0] / SECOND), new_account()
+    request = ExchangeRequest("one", ALWAYS, (StoredBucket("requests", 1e4, 1.0),), ((1.0,),))
+    store.transact(account, LANE, request)
     now[0] += 1e4 + late
-    assert ledger.exchange(account, LANE, order).waits == (0.0,)
-    (wait,) = ledger.exchange(account, LANE, order).waits
+    assert store.transact(account, LANE, request).waits == (0.0,)
+    (wait,) = store.transact(account, LANE, request).waits
     assert wait == pytest.approx(after, abs=2 * ROUNDING)
 
 
@@ -173,12 +173,12 @@ def test_with_a_burst_of_one_no_instant_is_given_twice(moved, clock, batches, re
         # Who gives back the last of its slots must not have used them.
         back = [at for at in mine if at > now][max(0, len(mine) - unused) :]
         bucket = StoredBucket("requests", 1e6 / 7, 1.0, returned=float(len(back)), strict=True)
-        order = ExchangeRequest(member, ALWAYS, (bucket,), ((1.0,),) * count, 1e12, sequence)
-        reply = moved.exchange(account, LANE, order)
+        request = ExchangeRequest(member, ALWAYS, (bucket,), ((1.0,),) * count, 1e12, sequence)
+        response = moved.transact(account, LANE, request)
         for at in back:
             kept.remove(at)
-        mine = [reply.now + wait for wait in reply.waits]
-        last[member] = (reply.sequence, mine)
+        mine = [response.now + wait for wait in response.waits]
+        last[member] = (response.sequence, mine)
         kept += mine
     kept.sort()
     gaps = [after - before for before, after in zip(kept, kept[1:])]
@@ -194,13 +194,13 @@ def test_with_a_burst_of_one_no_instant_is_given_twice(moved, clock, batches, re
     ),
     limit=st.sampled_from([1.0, 3.0, 10.0]),
 )
-def test_places_in_flight_never_exceed_the_limit(moved, visits, limit):
+def test_slots_in_flight_never_exceed_the_limit(moved, visits, limit):
     """Nobody uses more than it was granted, so neither do all together."""
     account, held = new_account(), dict.fromkeys(MEMBERS, 0)
     for member, want, ended in visits:
         in_use = max(0, held[member] - ended)
-        seat = MemberClaim(in_use, want, limit, 600e6)
-        reply = moved.exchange(account, LANE, ExchangeRequest(member, ALWAYS, (), seat=seat))
-        held[member] = max(in_use, reply.granted)
+        claim = MemberClaim(in_use, want, limit, 600e6)
+        response = moved.transact(account, LANE, ExchangeRequest(member, ALWAYS, (), claim=claim))
+        held[member] = max(in_use, response.granted)
         assert sum(held.values()) <= limit
-        assert reply.in_flight == sum(held.values())
+        assert response.in_flight == sum(held.values())

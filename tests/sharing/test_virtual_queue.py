@@ -97,14 +97,14 @@ def test_it_asks_the_store_once_or_twice(crew, clock, monkeypatch):
     """The second time to move the line, by what the first answer said."""
     throttler = crew()
     process = throttler._process()
-    ledger, asked = process.coordinator.store.ledger, []
-    exchange = ledger.exchange
+    store, asked = process.coordinator.shared.store, []
+    transact = store.transact
 
     def counted(*what):
         asked.append(what)
-        return exchange(*what)
+        return transact(*what)
 
-    monkeypatch.setattr(ledger, "exchange", counted)
+    monkeypatch.setattr(store, "transact", counted)
     ticket, _ = throttler.line_up(**ask())
     throttler.line_up(ticket, **ask())
     assert len(asked) == 2
@@ -141,10 +141,10 @@ def test_without_a_store_that_answers_it_may_be_tried_at_once(crew, monkeypatch)
         raise StoreFailed("it is gone")
 
     process = throttler._process()
-    monkeypatch.setattr(process.coordinator.store.ledger, "exchange", fail)
+    monkeypatch.setattr(process.coordinator.shared.store, "transact", fail)
     ticket, seconds = throttler.line_up(**ask())
     assert seconds == 0.0
-    assert process.coordinator.alone
+    assert process.coordinator.store_lost
     assert throttler.line_up(ticket, **ask()) == (ticket, 0.0)
 
 
