@@ -62,7 +62,6 @@ from claude_throttle.throttler import Throttler
 
 if TYPE_CHECKING:
     from claude_throttle.account.limits import LaneState, Limits, QuotaState
-    from claude_throttle.cli.application import ApplicationCommands
     from claude_throttle.features.batches.api import (
         Batches,
         BatchHandle,
@@ -122,7 +121,6 @@ __all__ = [
     "PermitGranted",
     "PermitClosed",
     # For integrations
-    "ApplicationCommands",
     "Clock",
     "SYSTEM_CLOCK",
     "close_all",
@@ -148,7 +146,6 @@ __all__ = [
 
 #: Imported on first use: most programs need none of these, and should not pay for their import.
 _ON_USE = {
-    "ApplicationCommands": "cli.application",
     **dict.fromkeys(("LaneState", "Limits", "QuotaState"), "account.limits"),
     **dict.fromkeys(("fleet", "FleetState", "FleetMember", "FleetLane"), "features.sharing.fleet"),
     **dict.fromkeys(

@@ -28,6 +28,8 @@ class ApplicationCommands:
     keyword arguments of ``Throttler`` for a name, and may raise :class:`ConfigurationError`.
     Django's and Flask's commands are made of it; another framework's can be::
 
+        from claude_throttle.cli.application import ApplicationCommands
+
         commands = ApplicationCommands({"default": throttler}, lambda name: {"rpm": 50})
         commands.add_arguments(parser)
         sys.exit(commands.execute(parser.parse_args()))

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from claude_throttle import ApplicationCommands
+from claude_throttle.cli.application import ApplicationCommands
 from claude_throttle.contrib.throttlers import Throttlers
 
 KEY = "sk-ant-test"

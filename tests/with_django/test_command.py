@@ -15,7 +15,7 @@ from django.core.management import CommandError, call_command
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
 
-from claude_throttle import ApplicationCommands
+from claude_throttle.cli.application import ApplicationCommands
 from claude_throttle.testing import Stall
 from tests.support.waiting import wait_until
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from claude_throttle import ApplicationCommands
+from claude_throttle.cli.application import ApplicationCommands
 from claude_throttle.contrib.django import throttlers
 from claude_throttle.contrib.django.checks import TAG
 
