@@ -129,7 +129,7 @@ def test_the_way_of_a_call_names_what_there_is():
     """Its stations are explained below it, and its one class is there."""
     (block,) = checked_by("::test_the_way_of_a_call_names_what_there_is")
     text = TEXTS[block.file].partition(block.text)[2].partition("\n## ")[0]
-    for station in ("backlog", "worker", "sender thread", "verdict", "settle"):
+    for station in ("backlog", "worker", "sender thread", "verdict", "lane.finish"):
         assert station in block.text.lower()
         assert station in TEXTS[block.file].replace(block.text, "").lower()
     assert "permit first" in text
