@@ -227,8 +227,21 @@ class Account:
             outcome = self._outcome_of(call)
         except BaseException as error:  # noqa: BLE001 - whatever happens, its future is resolved
             outcome = Outcome(error=error)
-        call.finish(outcome)
+        if isinstance(outcome.error, sdk.LateError):
+            self._finish_after_import(call, outcome, outcome.error)
+        else:
+            call.finish(outcome)
         forget_in_progress(call)
+
+    def _finish_after_import(self, call: Call, outcome: Outcome, late: sdk.LateError) -> None:
+        """End it when its error can be made; hold no permit and no sender until then."""
+        if call.attempt is not None:
+            lane = self.model_groups.of_call(call).lane
+            lane.accounting.release(call.attempt, keep_tokens=not outcome.refused)
+
+        run = self._resources.thread_pool.run
+        # Each in a sender of its own: a done-callback may wait for another call.
+        sdk.after_import(lambda: run(lambda: call.finish(outcome._replace(error=late.build()))))
 
     def _outcome_of(self, call: Call) -> Outcome:
         if not call.raw:

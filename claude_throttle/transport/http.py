@@ -24,7 +24,7 @@ from claude_throttle.transport.endpoints import COUNT_PATH, MESSAGES_PATH
 from claude_throttle.transport.error_text import describe
 from claude_throttle.transport.headers import merged_headers
 from claude_throttle.transport.limit_headers import read_limits
-from claude_throttle.transport.outcomes import no_answer, refused
+from claude_throttle.transport.outcomes import no_answer, odd_answer, refused
 from claude_throttle.transport.retry import RetriedAttempt, RetryExchange, RetryRules
 from claude_throttle.transport.verdicts import broken, classify, read_message, read_usage
 
@@ -134,7 +134,7 @@ class HttpTransport:
         """Send a call until it is answered or final; every failure is returned, not raised."""
         exchange = self.exchange(attempt)
         try:
-            return self._outcome(call, self.open(call, exchange, attempt), exchange)
+            return self._outcome(call, self.open(call, exchange, attempt), exchange, attempt)
         except Exception as error:  # noqa: BLE001 - requests wraps what urllib3 raised
             return no_answer(self.url, attempt, exchange, error)
 
@@ -200,12 +200,17 @@ class HttpTransport:
 
     # -- the ends --------------------------------------------------------------------------------
 
-    def _outcome(self, call: Call, response: requests.Response, exchange: RetryExchange) -> Outcome:
+    def _outcome(
+        self, call: Call, response: requests.Response, exchange: RetryExchange, attempt: Attempt
+    ) -> Outcome:
         request_id = response.headers.get("request-id")
         if response.status_code != 200:
             return refused(self.url, response, exchange)
         message = read_message(_read_whole(response, exchange, request_id), request_id)
-        value = message if call.raw else sdk.build_message(message, request_id)
+        value = message
+        if not call.raw:
+            odd = partial(odd_answer, self._url, attempt)
+            value = sdk.message(message, request_id, odd)
         feedback = Feedback(rate_limits=read_limits(response.headers))
         return Outcome(value, None, read_usage(message), 200, request_id, feedback=feedback)
 

@@ -19,7 +19,7 @@ def refused(url: str, response: requests.Response, exchange: RetryExchange) -> O
     content = exchange.refusal if status >= 400 else b""
     response.close()
     verdict = classify(status, response.headers, content, exchange.clock.wall())
-    error = sdk.status_error(url, status, response.headers, content, read_json(content))
+    error = sdk.error(sdk.status_error, url, status, response.headers, content, read_json(content))
     took_nothing = not verdict.keeps_tokens or status < 500
     return Outcome(None, error, None, status, request_id, took_nothing, verdict.feedback)
 
@@ -34,9 +34,22 @@ def no_answer(url: str, attempt: Attempt, exchange: RetryExchange, error: Except
         return Outcome(error=attempt.call.deadline_exceeded(sent=attempt.on_the_wire))
     cause = exchange.error or error
     verdict = verdict_on_error(cause, exchange.rules)
-    tries = f"{attempt.number} attempt{'s' * (attempt.number > 1)}"
     if verdict.reason == "read timeout":
-        text = f"no answer in time ({tries}); it may be billed, so it is not sent again"
-        return Outcome(error=sdk.timeout_error(url, text))
-    text = f"{verdict.reason} after {tries}: {describe(cause)}"
-    return Outcome(error=sdk.connection_error(url, text), refused=not verdict.keeps_tokens)
+        text = f"no answer in time ({_tries(attempt)}); it may be billed, so it is not sent again"
+        return Outcome(error=sdk.error(sdk.timeout_error, url, text))
+    lost = sdk.error(connection_error, url, _tries(attempt), verdict.reason, cause)
+    return Outcome(error=lost, refused=not verdict.keeps_tokens)
+
+
+def odd_answer(url: str, attempt: Attempt, error: Exception) -> Exception:
+    """The error of an answer that is a whole message, and that the SDK cannot read."""
+    return connection_error(url, _tries(attempt), type(error).__name__, error)
+
+
+def connection_error(url: str, tries: str, reason: str, cause: BaseException) -> Exception:
+    """The SDK's own, with what happened in a few words."""
+    return sdk.connection_error(url, f"{reason} after {tries}: {describe(cause)}")
+
+
+def _tries(attempt: Attempt) -> str:
+    return f"{attempt.number} attempt{'s' * (attempt.number > 1)}"

@@ -42,6 +42,8 @@ class StreamEnded(Exception):
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__("a stream has ended")
+        if isinstance(outcome.error, sdk.LateError):  # its reader is about to be given it
+            outcome = outcome._replace(error=outcome.error.build())
         self.outcome = outcome
 
 

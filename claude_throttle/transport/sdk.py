@@ -1,21 +1,28 @@
 """The official SDK's types and exceptions; the only file that imports ``anthropic``.
 
-The import takes 0.5 to 1.9 s, so it happens in the background while the first call is on the wire.
-A fork in its midst would hang the child (5 of 5 tries), so a fork waits for it.
+The import takes 0.5 to 1.9 s, so it happens in the background while the first call is on the wire,
+and no call waits for it: see ``message()`` and ``error()``. A fork during it would hang the child
+(5 of 5 tries), so a fork waits for it.
 """
 
 # Both register fork hooks of their own. Hooks that run before a fork run in reverse order of
 # registration, so these must be imported first: ours waits for a thread that may need their locks.
 import concurrent.futures.thread
+import contextlib
 import importlib
 import json
 import logging
 import os
+import sys
 import threading
-from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any, Optional, cast
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import TimeoutError as WaitTimeout
+from functools import lru_cache, partial
+from typing import Any, Callable, Optional, cast
 
+from claude_throttle.core.dispatch.call import LateResult
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK, longest_wait
 from claude_throttle.transport.verdicts import error_code
 
 _HOOKED_BEFORE_US = (logging, concurrent.futures.thread)
@@ -88,7 +95,16 @@ class RefusedResponse:
 
 _importer: Optional[threading.Thread] = None
 
-# Whoever sees _importer sees it started, and none starts between a fork's wait and the fork.
+#: The import has succeeded: nothing here waits any more.
+_is_loaded = False
+
+#: The importing thread is done, well or not, and looks at what waits for it no more.
+_has_ended = False
+
+#: What waits for that. Popped by whoever runs it, so no lock is needed.
+_waiting: deque[Callable[[], object]] = deque()
+
+# A thread that sees _importer sees it started, and none starts between a fork's wait and the fork.
 _starting = threading.RLock()
 
 
@@ -103,7 +119,8 @@ def _begin() -> None:
     with _starting:
         if _importer is not None:
             return
-        importer = threading.Thread(target=_import, name="claude-throttle-import", daemon=True)
+        name = "claude-throttle-import"
+        importer = threading.Thread(target=_import_in_background, name=name, daemon=True)
         try:
             importer.start()
         except RuntimeError:  # the interpreter is ending; load() will do it in its own thread
@@ -111,15 +128,47 @@ def _begin() -> None:
         _importer = importer
 
 
+def _import_in_background() -> None:
+    global _has_ended
+    # What keeps it from being imported is raised by load(), where the SDK is needed.
+    with contextlib.suppress(Exception), _yielding():
+        _import()
+    _has_ended = True
+    _run_waiting()
+
+
 def _import() -> None:
+    global _is_loaded
     importlib.import_module("anthropic.types")
+    _is_loaded = True
 
 
-def load() -> Any:
-    """The module ``anthropic``; waits for an import that is under way."""
+def after_import(act: Callable[[], object]) -> None:
+    """Call *act* when the SDK has been imported, or could not be. It must not block.
+
+    In the importing thread, or now.
+    """
     begin_import()
-    _wait_for_import()
-    _import()  # again, for its own exception if there was one; else this costs nothing
+    _waiting.append(act)
+    if _has_ended or _importer is None:
+        _run_waiting()
+
+
+def _run_waiting() -> None:
+    while _waiting:
+        with contextlib.suppress(IndexError):  # another thread took it
+            _waiting.popleft()()
+
+
+def load(timeout: Optional[float] = None) -> Any:
+    """The module ``anthropic``; waits for an import that is under way.
+
+    Raises ``concurrent.futures.TimeoutError`` after *timeout* seconds.
+    """
+    if not _is_loaded:
+        begin_import()
+        _wait_for_import(timeout)
+        _import()  # again, for its own exception if there was one; else this costs nothing
     return importlib.import_module("anthropic")
 
 
@@ -131,10 +180,12 @@ def _running_elsewhere() -> Optional[threading.Thread]:
     return importer
 
 
-def _wait_for_import() -> None:
-    importer = _running_elsewhere()
-    if importer is not None:
-        importer.join()
+def _wait_for_import(timeout: Optional[float] = None) -> None:
+    while (importer := _running_elsewhere()) is not None:
+        # In slices: a Ctrl-C that comes just before the main thread begins to wait ends no wait.
+        importer.join(longest_wait() if timeout is None else timeout)
+        if timeout is not None and importer.is_alive():
+            raise WaitTimeout
 
 
 def _before_fork() -> None:
@@ -151,6 +202,105 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=_starting.release,
         after_in_child=_starting.release,
     )
+
+
+# -- an import that lets others run ----------------------------------------------------------------
+
+#: Seconds of a pause, and at least so many between two: each costs some 50 µs of CPU.
+PAUSE_SECONDS = 0.0001
+BETWEEN_PAUSES_SECONDS = 0.001
+
+
+class _Pauses:
+    """A finder of modules that finds none: between modules, one thread lets the others run.
+
+    An import reads thousands of small files and takes the interpreter's lock back at once after
+    each, so that a thread which waits for it, the worker above all, waits many times as long as
+    Python's switch interval, and the pace is lost.
+    """
+
+    def __init__(self) -> None:
+        #: Of the importing thread.
+        self.thread_id: Optional[int] = None
+        self._next_at = 0.0
+        # Never released: to wait for it is to wait.
+        self._taken = threading.Lock()
+        self._taken.acquire()
+
+    def find_spec(self, _name: str, _path: Any = None, _target: Any = None) -> None:
+        if threading.get_ident() == self.thread_id and SYSTEM_CLOCK.monotonic() >= self._next_at:
+            self._taken.acquire(timeout=PAUSE_SECONDS)
+            self._next_at = SYSTEM_CLOCK.monotonic() + BETWEEN_PAUSES_SECONDS
+
+
+_pauses = _Pauses()
+
+
+@contextlib.contextmanager
+def _yielding() -> Iterator[None]:
+    # Not among greenlets: another one would find modules half made. They share one thread, and
+    # the import's locks know threads only.
+    if threading.local.__module__ != "_thread":
+        yield
+        return
+    # It stays there, and does nothing: taking it out would disturb imports in other threads.
+    sys.meta_path.insert(0, _pauses)
+    _pauses.thread_id = threading.get_ident()
+    try:
+        yield
+    finally:
+        _pauses.thread_id = None
+
+
+# -- for when it is loaded -------------------------------------------------------------------------
+
+
+class LateError(Exception):
+    """Stands for an error of the SDK until that is loaded. No caller ever sees one."""
+
+    def __init__(self, build: Callable[[], Exception]) -> None:
+        super().__init__("an error of the SDK, which is not loaded yet")
+        self._build = build
+
+    def build(self) -> Exception:
+        """The error itself, or what keeps it from being made. Waits for the import."""
+        try:
+            load()
+            return self._build()
+        except Exception as failure:  # noqa: BLE001 - the SDK cannot be imported
+            return failure
+
+
+def message(
+    answer: dict[str, Any], request_id: Optional[str], odd: Callable[[Exception], Exception]
+) -> Any:
+    """``build_message()`` now if the SDK is loaded; else a LateResult, for when it is asked for.
+
+    *odd* makes the error of an answer that the SDK cannot read.
+    """
+    if _is_loaded:
+        return build_message(answer, request_id)
+    return LateResult(partial(_build_late, answer, request_id, odd))
+
+
+def _build_late(
+    answer: dict[str, Any],
+    request_id: Optional[str],
+    odd: Callable[[Exception], Exception],
+    timeout: Optional[float],
+) -> Any:
+    load(timeout)
+    try:
+        return build_message(answer, request_id)
+    except Exception as error:  # noqa: BLE001 - whatever it was, the call ended with it
+        raise odd(error) from None
+
+
+def error(build: Callable[..., Exception], *args: Any) -> Exception:
+    """What *build* makes of *args* if the SDK is loaded; else a LateError."""
+    if _is_loaded:
+        return build(*args)
+    return LateError(partial(build, *args))
 
 
 # -- building --------------------------------------------------------------------------------------

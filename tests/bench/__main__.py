@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 from tests.bench import (
+    cold,
     cost,
     django_thread,
     fleet,
@@ -36,6 +37,8 @@ ROWS = {
     "otpm": ("300 calls under a told OTPM, lengths spread tenfold", pace.output_tokens),
     "cpu-raw": ("raw=True against requests from 32 threads", cost.raw),
     "cpu-typed": ("typed against the official SDK from 32 threads", cost.typed),
+    "cold-calls": ("3,000 typed calls in a fresh process", cold.calls),
+    "cold-pace": ("300 calls of 4 s each at 1,800 RPM in a fresh process", cold.pace),
     "latency": ("an idle throttler against Session.post", cost.latency),
     "django": ("a Django view's request thread against Session.post", django_thread.request_thread),
     "stream": ("stream() against raw requests", streams.first_event),

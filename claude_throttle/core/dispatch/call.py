@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from contextvars import Context
 from typing import Any, Callable, NamedTuple, Optional
@@ -15,7 +16,7 @@ from claude_throttle.core.domain.ports import SlotOwner
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 from claude_throttle.core.queueing.ticket import Ticket
-from claude_throttle.core.threads.clock import longest_wait
+from claude_throttle.core.threads.clock import SYSTEM_CLOCK, longest_wait
 from claude_throttle.core.threads.thread_local import ThreadLocalList
 from claude_throttle.errors import Closed, DeadlineExceeded
 
@@ -327,6 +328,18 @@ class Call(Ticket):
         self.future.abandon(error)
 
 
+class LateResult:
+    """A result that is made when it is first asked for: what makes it takes long to load.
+
+    *build* takes the seconds it may wait, or None, and raises ``concurrent.futures.TimeoutError``.
+    """
+
+    __slots__ = ("build",)
+
+    def __init__(self, build: Callable[[Optional[float]], Any]) -> None:
+        self.build = build
+
+
 class CallFuture(Future[Any]):
     """A future whose ``cancel()`` frees its place in the backlog at once.
 
@@ -356,14 +369,44 @@ class CallFuture(Future[Any]):
         return True
 
     def result(self, timeout: Optional[float] = None) -> Any:
-        if timeout is None:
-            self._wait_until_done()
-        return super().result(timeout)
+        self._wait_until_made(timeout)
+        return super().result(0)
 
     def exception(self, timeout: Optional[float] = None) -> Optional[BaseException]:
+        self._wait_until_made(timeout)
+        return super().exception(0)
+
+    def _wait_until_made(self, timeout: Optional[float]) -> None:
+        """Wait until it is done and its result is made; *timeout* counts for both."""
+        left = None
         if timeout is None:
             self._wait_until_done()
-        return super().exception(timeout)
+        else:
+            give_up_at = SYSTEM_CLOCK.monotonic() + timeout
+            super().exception(timeout)
+            left = max(0.0, give_up_at - SYSTEM_CLOCK.monotonic())
+        if type(self._result) is LateResult:
+            self._make(self._result, left)
+
+    def _make(self, late: LateResult, timeout: Optional[float]) -> None:
+        """Put what *late* makes in its place. The first thread to do so decides for all."""
+        made: Any = None
+        error: Optional[BaseException] = None
+        try:
+            made = late.build(timeout)
+        except WaitTimeout:
+            raise
+        except Exception as failure:  # noqa: BLE001 - it is what the call ended with
+            error = failure
+        with self._condition:
+            if self._result is late:
+                self._result, self._exception = made, error
+
+    def _invoke_callbacks(self) -> None:
+        # A callback may hand the future to an event loop, where nothing may wait for an import.
+        if type(self._result) is LateResult and self._done_callbacks:  # type: ignore[attr-defined]
+            self._make(self._result, None)
+        super()._invoke_callbacks()  # type: ignore[misc]
 
     def _wait_until_done(self) -> None:
         # In slices: a Ctrl-C that comes just before the main thread begins to wait ends no wait.
@@ -393,7 +436,7 @@ class CallFuture(Future[Any]):
                 call.reject(CancelledError())
         finally:
             if is_first:
-                self._invoke_callbacks()  # type: ignore[attr-defined]
+                self._invoke_callbacks()
 
     def set_running_or_notify_cancel(self) -> bool:
         """Mark it as running; False, without a log record, if it has ended before."""

@@ -64,7 +64,7 @@ class CannedTransport:
         request_id = f"req_testing_{uuid.uuid4().hex[:24]}"
         try:
             message = self._answer(call, attempts)
-            value = message if call.raw else sdk.build_message(message, request_id)
+            value = message if call.raw else sdk.message(message, request_id, lambda error: error)
         except AttemptStopped:
             return Outcome(error=attempts.stopped_by)
         except Exception as error:  # noqa: BLE001 - the function's own
