@@ -23,6 +23,7 @@ from claude_throttle.core.domain.events import (
     CircuitHalfOpened,
     CircuitOpened,
     ConcurrencyChanged,
+    ConnectionLimitReached,
     Event,
     LanePaused,
     LaneResumed,
@@ -120,6 +121,7 @@ __all__ = [
     "CallFailed",
     "PermitGranted",
     "PermitClosed",
+    "ConnectionLimitReached",
     # For integrations
     "Clock",
     "SYSTEM_CLOCK",

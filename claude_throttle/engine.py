@@ -25,6 +25,7 @@ from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.deferred_close import DeferredCloser
+from claude_throttle.core.threads.descriptors import half_of_file_limit
 from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.metrics.event_bus import EventBus, Listener
@@ -96,6 +97,7 @@ class Engine:
             http=self._http,
             counter=self._make_counter(),
             share=None if self.settings.shared is None else self._make_coordinator,
+            max_connections=self.settings.max_connections or half_of_file_limit(),
         )
 
     def _make_counter(self) -> Optional[TokenCounter]:

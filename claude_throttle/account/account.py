@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import queue
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -100,6 +101,7 @@ class Account:
 
     *transport* sends calls; *http*, if there is a network, asks for the organization's limits.
     *share* makes the coordinator where the key's quotas are shared with other processes.
+    *max_connections*: the account's part of the connections that the process may have.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Account:
         http: Optional[HttpTransport] = None,
         counter: Optional[CallCounter] = None,
         share: Optional[Callable[[Account], AccountCoordinator]] = None,
+        max_connections: float = math.inf,
     ) -> None:
         self._settings = settings
         self._resources = resources
@@ -120,6 +123,7 @@ class Account:
             settings.max_concurrency,
             probing=not settings.tells_rate,
             interactive_share=settings.interactive_share,
+            max_connections=max_connections,
             wants_slot=self._wants_slot,
             too_many=self._too_many,
         )

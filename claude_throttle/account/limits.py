@@ -64,6 +64,9 @@ class Limits(dict[str, LaneState]):
     store: Optional[str]
     #: Whether pause() is in force, so that nothing leaves until resume().
     paused: bool
+    #: Requests in flight at most by the setting of that name, or by the files that the process may
+    #: open; None where nothing is known of them (Windows).
+    max_connections: Optional[int]
 
     def __init__(
         self,
@@ -72,17 +75,21 @@ class Limits(dict[str, LaneState]):
         in_flight: int,
         store: Optional[str] = None,
         paused: bool = False,
+        max_connections: Optional[int] = None,
     ) -> None:
         super().__init__(lanes)
         self.max_concurrency = max_concurrency
         self.in_flight = in_flight
         self.store = store
         self.paused = paused
+        self.max_connections = max_connections
 
     def __str__(self) -> str:
         most = (
             "no limit met" if self.max_concurrency == float("inf") else f"{self.max_concurrency:g}"
         )
+        if self.max_concurrency == self.max_connections:
+            most += " (max_connections)"
         lines = [f"in flight: {self.in_flight}, at most: {most}"]
         if self.store is not None:
             lines.append(f"shared: {self.store}")

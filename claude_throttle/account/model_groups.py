@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
@@ -173,7 +174,8 @@ class ModelGroups:
         }
         limiter = self._limiter
         store = None if self._shared is None else self._shared.state
-        return Limits(lanes, limiter.limit, limiter.in_use, store, self._paused)
+        most = None if math.isinf(limiter.max_connections) else int(limiter.max_connections)
+        return Limits(lanes, limiter.limit, limiter.in_use, store, self._paused, most)
 
     def pause(self, paused: bool) -> None:
         """Stop or go on letting calls leave."""

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         store_timeout: float
         store_lease: float
         testing: bool
+        max_connections: Optional[int]
 
 
 QUOTAS = ("rpm", "rpd", "itpm", "otpm", "tpm", "tpd")
@@ -159,6 +160,9 @@ class Settings:
     store_lease: float = 15.0
     #: Make no calls and need no key: every answer is canned. For work on a user interface.
     testing: bool = False
+    #: Connections in use at once: never more requests are in flight, whatever max_concurrency says.
+    #: None = half of the files this process may open (``ulimit -n``), no limit on Windows.
+    max_connections: Optional[int] = None
 
     def __post_init__(self) -> None:
         for name in KEYS:
@@ -180,8 +184,9 @@ class Settings:
         checks.require_number("retry_share", self.retry_share, 0.0, 1.0)
         checks.require_whole("max_queue", self.max_queue, 1)
         checks.require_whole("max_retries", self.max_retries, 0, 100)
-        if self.max_concurrency is not None:
-            checks.require_whole("max_concurrency", self.max_concurrency, 1)
+        for name in ("max_concurrency", "max_connections"):
+            if getattr(self, name) is not None:
+                checks.require_whole(name, getattr(self, name), 1)
         for name in ("timeout", "ageing"):
             if getattr(self, name) is not None:
                 checks.require_seconds(name, getattr(self, name))

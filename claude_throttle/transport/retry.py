@@ -31,6 +31,7 @@ from urllib3.util.retry import Retry
 from claude_throttle.core.dispatch.call import AttemptStopped
 from claude_throttle.core.domain.feedback import CONCURRENCY, FAULT, SILENCE, Feedback, RetryDelay
 from claude_throttle.core.threads.clock import Clock
+from claude_throttle.core.threads.descriptors import lacked_descriptor
 from claude_throttle.transport.verdicts import Verdict, backoff, classify
 
 NO_DELAY = RetryDelay(0.0, alone=True)
@@ -40,6 +41,12 @@ _LOST = Feedback(FAULT)
 
 #: For the pacer: no answer, which says nothing about the server.
 _SILENT = Feedback(SILENCE)
+
+#: This process can open no socket just now. It is no fault of the server, so it opens no circuit
+#: and draws on no budget of retries.
+OUT_OF_DESCRIPTORS = Verdict(
+    True, "no file descriptor", keeps_tokens=False, feedback=Feedback(SILENCE, final=True)
+)
 
 #: The errors after which urllib3 itself asks for a decision. All others are bugs or wrong settings.
 _ASKED_ABOUT = (ConnectTimeoutError, ReadTimeoutError, ProtocolError, ProxyError, SSLError)
@@ -196,6 +203,9 @@ class PacedRetry(Retry):
         verdict = (
             _judge_response(exchange, response) if error is None else _judge_error(exchange, error)
         )
+        if verdict is OUT_OF_DESCRIPTORS:
+            exchange.delay = _delay_without_fault(exchange)
+            return self.new(total=self.total)
         # Even if this request goes no further, the others must not run into the same wall.
         delay = exchange.delay = _delay(exchange, verdict)
         left = int(self.total or 0)
@@ -227,6 +237,13 @@ def _delay(exchange: RetryExchange, verdict: Verdict) -> RetryDelay:
     if left is None or not delay.alone or delay.seconds <= wait_seconds:
         return delay
     return delay._replace(seconds=max(wait_seconds, min(delay.seconds, left / 2)))
+
+
+def _delay_without_fault(exchange: RetryExchange) -> RetryDelay:
+    """Nothing was sent, and the server had no part in it: wait, as long as it takes."""
+    seconds = backoff(exchange.attempt.number)
+    exchange.attempt.refused(OUT_OF_DESCRIPTORS.feedback, seconds)
+    return RetryDelay(seconds, alone=True, free=True)
 
 
 def _wait_seconds(verdict: Verdict, failures: int) -> float:
@@ -284,6 +301,8 @@ def _urllib3_error(error: Exception) -> Optional[Exception]:
 
 def verdict_on_error(error: BaseException, rules: RetryRules) -> Verdict:
     """What to do when no answer came."""
+    if lacked_descriptor(error):
+        return OUT_OF_DESCRIPTORS
     if isinstance(error, ProxyError):
         error = _cause(error)
     if isinstance(error, (ConnectTimeoutError, NewConnectionError)):

@@ -92,6 +92,7 @@ class Lane:
         self.out: set[Attempt] = set()
         self.now = clock.monotonic
         self._price_call = price
+        self._limiter = limiter
         self._thread_pool = thread_pool
         self._carry = carry
         self._clock = clock
@@ -200,6 +201,9 @@ class Lane:
             self.observe(LaneResumed(self.name), call)
         if dispatch.probes:
             self.observe(CircuitHalfOpened(self.name), call)
+        full = self._limiter.reached_connection_limit()
+        if full is not None:
+            self.observe(full, call)
 
     def _announce_send(self, attempt: Attempt) -> None:
         call, dispatch = attempt.call, attempt.dispatch

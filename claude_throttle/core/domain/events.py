@@ -194,6 +194,16 @@ class PermitClosed(NamedTuple):
     usage: Optional[Usage]
 
 
+class ConnectionLimitReached(NamedTuple):
+    """As many requests are in flight as ``max_connections`` allows; others wait for one to end.
+
+    Emitted again only after half of the connections were free.
+    """
+
+    #: Half of the files that the process may open, unless the setting gives a number.
+    limit: int
+
+
 Event = Union[
     CallQueued,
     CallSent,
@@ -213,4 +223,5 @@ Event = Union[
     CallFailed,
     PermitGranted,
     PermitClosed,
+    ConnectionLimitReached,
 ]

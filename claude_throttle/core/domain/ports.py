@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Callable, Optional, Protocol
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.events import ConcurrencyChanged, Event
+from claude_throttle.core.domain.events import ConcurrencyChanged, ConnectionLimitReached, Event
 from claude_throttle.core.domain.feedback import (
     AccountRefusal,
     Dispatch,
@@ -142,6 +142,10 @@ class LimiterPort(Protocol):
 
     def news(self) -> Optional[ConcurrencyChanged]:
         """What became of the limit since this was asked last, if that is worth telling."""
+        ...
+
+    def reached_connection_limit(self) -> Optional[ConnectionLimitReached]:
+        """Emit this, if the connection limit was reached since this was asked last."""
         ...
 
     def notify_when_free(self, wake: Step) -> None:

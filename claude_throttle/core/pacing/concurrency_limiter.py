@@ -11,7 +11,7 @@ import math
 import threading
 from typing import Callable, Optional
 
-from claude_throttle.core.domain.events import ConcurrencyChanged
+from claude_throttle.core.domain.events import ConcurrencyChanged, ConnectionLimitReached
 from claude_throttle.core.domain.priority import Priority
 
 #: In flight before anything is known, and at most until the first rate-limit headers came.
@@ -76,6 +76,7 @@ class ConcurrencyLimiter:
     """Permits, borrowed and put back. Thread-safe.
 
     *told*: never more than that. *probing*: nothing is known of the server, so begin with a few.
+    *max_connections* is a hard ceiling, whatever the server allows: the process can open no more.
     *wants_slot* is called when a call waits for more than was granted, *too_many* when the server
     refused one more; both matter where the limit is shared with other processes.
     """
@@ -86,6 +87,7 @@ class ConcurrencyLimiter:
         *,
         probing: bool = False,
         interactive_share: float = 0.0,
+        max_connections: float = math.inf,
         wants_slot: Callable[[], None] = _nothing,
         too_many: Callable[[], None] = _nothing,
     ) -> None:
@@ -95,6 +97,9 @@ class ConcurrencyLimiter:
         self._found_by_all = math.inf
         #: What we have of the places that processes share; inf where nothing is shared.
         self.granted = math.inf
+        self.max_connections = max_connections
+        #: The ceiling was reached; and that was emitted, and half has not been free since.
+        self._ceiling_reached = self._ceiling_emitted = False
         self._wants_slot = wants_slot
         self._too_many = too_many
         #: Share of the permits kept for priority INTERACTIVE.
@@ -123,7 +128,7 @@ class ConcurrencyLimiter:
     @property
     def limit(self) -> float:
         """Requests in flight at most, as things stand; may be inf."""
-        return min(self._found, self.of_all, self.granted)
+        return min(self._found, self.of_all, self.granted, self.max_connections)
 
     @property
     def in_use(self) -> int:
@@ -175,7 +180,24 @@ class ConcurrencyLimiter:
             if urgent > 1 and others > is_other:
                 self._full_since = None  # nobody has to wait now
             place.taken.add(place)
+            self._note_ceiling_locked()
             return True
+
+    def _note_ceiling_locked(self) -> None:
+        in_use = self.in_use
+        if in_use >= self.max_connections:
+            self._ceiling_reached = True
+        elif in_use <= self.max_connections / 2:
+            self._ceiling_emitted = False
+
+    def reached_connection_limit(self) -> Optional[ConnectionLimitReached]:
+        """Emit this, if the ceiling was reached since this was asked last, and is news."""
+        if not self._ceiling_reached:
+            return None
+        with self._lock:
+            is_news = self._ceiling_reached and not self._ceiling_emitted
+            self._ceiling_reached, self._ceiling_emitted = False, True
+        return ConnectionLimitReached(int(self.max_connections)) if is_news else None
 
     def notify_when_free(self, wake: Callable[[], None]) -> None:
         """Call *wake* once when one has come back."""
@@ -196,7 +218,7 @@ class ConcurrencyLimiter:
     # -- finding the limit -----------------------------------------------------------------------
 
     def _grow_in_silence_locked(self, now: float) -> None:
-        if self._found >= self.of_all:
+        if self._found >= min(self.of_all, self.max_connections):
             return  # what holds for all holds it back: that it is full proves nothing
         if self._full_since is None:
             self._full_since = now

@@ -121,6 +121,8 @@ class ConcurrencyShare:
         is_shared, waiting = self._is_shared, self._waiting
         in_use = self._limiter.hold_still() if is_shared else self._limiter.in_use
         want = in_use + (min(MOST_WANTED, waiting) if is_shared else 0)
+        # No more than this process can use: others may.
+        want = max(in_use, int(min(want, self._limiter.max_connections)))
         request = ExchangeRequest(member, not_after, (), claim=self._claim(in_use, want))
         at = self._clock_offset.to_store(self._monotonic())
         return self._shared_limit.add_to(request, at, in_use, waiting > 0)
