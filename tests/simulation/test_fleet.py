@@ -144,7 +144,7 @@ def test_a_store_frozen_for_ten_seconds():
     assert fullest_second(scene.leaves) <= 20 * 1.05 + 10
     assert left_between(scene, 22.0, 30.0) >= 0.9 * 160
     assert left_between(scene, 32.0, 40.0) >= 0.97 * 160
-    assert not any(process.alone for process in scene.processes)
+    assert not any(process.store_lost for process in scene.processes)
 
 
 def test_headers_cost_news_but_not_more_than_twenty_a_second_each():
