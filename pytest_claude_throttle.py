@@ -1,9 +1,8 @@
 """The pytest plugin of claude_throttle: ``claude_api``, ``claude_throttler``, ``claude_clock``.
 
-pytest imports this at every start, in every project that has claude_throttle installed. So it
-stands outside the package, whose import costs 40 ms, and loads that only in a fixture; and the
-package stays unloaded until a coverage tool is there to watch it. PYTEST_DONT_REWRITE, since it may
-be loaded already.
+pytest imports this at every start, in every project that has claude_throttle installed. So it is
+outside the package, whose import costs 40 ms and which coverage tools must see being imported, and
+imports it only in fixtures. PYTEST_DONT_REWRITE, since it may be loaded already.
 """
 
 from __future__ import annotations
@@ -15,25 +14,24 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 if TYPE_CHECKING:
-    from claude_throttle import Throttler
-    from claude_throttle.core.threads.clock import Clock
+    from claude_throttle import Clock, Throttler
     from claude_throttle.testing import ClaudeApi, ManualClock
 
-#: Looks like a key and is none.
+#: Looks like a key; no server knows it.
 KEY = "sk-ant-api03-claude-api-fixture"
 
-#: Real seconds that calls have to be answered in after a test.
+#: Real seconds in which calls must be answered after a test.
 PATIENCE_SECONDS = 5.0
 
-#: Manual seconds by which time is moved on then, and the real ones that are given to each step.
+#: Seconds by which a manual clock is moved on meanwhile, and the real seconds of each step.
 STEP_SECONDS, PAUSE_SECONDS = 5.0, 0.01
 
-#: So that pace binds nothing where a test told no pace.
-UNBOUND = {"rpm": 1e6, "burst": 1000}
+#: Settings for tests that give no pace: no call waits.
+UNLIMITED = {"rpm": 1e6, "burst": 1000}
 _PACES = frozenset({"rpm", "rpd", "itpm", "otpm", "tpm", "tpd", "burst", "tier", "settings"})
 
-#: Where else a developer's machine, or the project's, would send a test's calls.
-_ELSEWHERE = (
+#: Variables of a developer's machine that must not affect a test's calls.
+_REMOVED = (
     "ANTHROPIC_AUTH_TOKEN",
     "ANTHROPIC_ADMIN_KEY",
     "ANTHROPIC_CUSTOM_HEADERS",
@@ -52,7 +50,7 @@ MARKERS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Markers must be known where pytest is strict about them."""
+    """Register the markers, for ``--strict-markers``."""
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
 
@@ -63,26 +61,26 @@ def claude_clock(_claude_clock: Clock) -> ManualClock:
     from claude_throttle.testing import ManualClock
 
     if not isinstance(_claude_clock, ManualClock):
-        _refuse('claude_clock moves by hand: mark the test claude_throttler(clock="manual")')
+        _refuse('claude_clock needs a manual clock: mark the test claude_throttler(clock="manual")')
     return _claude_clock
 
 
 @pytest.fixture
 def claude_api(request: pytest.FixtureRequest, _claude_clock: Clock) -> Iterator[ClaudeApi]:
-    """A fake Claude API on loopback, and an environment that leads there.
+    """A fake Claude API on loopback, and environment variables that point to it.
 
     ``claude_api.answer("text")``, ``refuse(429, retry_after=2)``, ``script(…)``, ``latency``,
     ``asked``, ``prompts``, ``arrivals``. ``ANTHROPIC_API_KEY`` and ``ANTHROPIC_BASE_URL`` are set
     while the test runs, so a ``Throttler()`` or an ``anthropic.Anthropic()`` made in it talks to
-    this server; no proxy is asked, and no store of ``CLAUDE_THROTTLE_SHARED``.
+    this server. Proxies and ``CLAUDE_THROTTLE_SHARED`` are not used.
     """
     from claude_throttle.testing import ClaudeApi
 
-    options = _told(request, "claude_api")
-    # Not the fixture monkeypatch: a test that undoes its own changes would be on the network.
+    options = _options(request, "claude_api")
+    # Not the fixture monkeypatch: a test that undoes it would call the real API.
     api = ClaudeApi(clock=_claude_clock, **options)
     with api, pytest.MonkeyPatch.context() as environment:
-        _lead_to(api.url, environment)
+        _point_to(api.url, environment)
         yield api
 
 
@@ -90,19 +88,20 @@ def claude_api(request: pytest.FixtureRequest, _claude_clock: Clock) -> Iterator
 def claude_throttler(
     request: pytest.FixtureRequest, claude_api: ClaudeApi, _claude_clock: Clock
 ) -> Iterator[Throttler]:
-    """A Throttler that talks to ``claude_api``; the marker of the same name tells its settings.
+    """A Throttler that calls ``claude_api``; the marker of the same name has its settings.
 
-    Told no pace, it keeps none. At the end it is drained: calls nobody waited for have five
-    seconds to be answered, and a manual clock is moved on for them. What is unanswered then is cut
-    off, and the test fails; or, with ``unanswered="cancel"``, all that is left is cut off at once.
+    Without a quota among them it does not limit the pace. At the end of the test it is drained:
+    calls have five seconds to be answered, and a manual clock is moved on meanwhile. Calls that are
+    unanswered after that are cancelled, and the test fails; with ``unanswered="cancel"`` they are
+    cancelled at once.
     """
     from claude_throttle import Throttler
 
-    options = _told(request, "claude_throttler")
+    options = _options(request, "claude_throttler")
     options.pop("clock", None)
     unanswered = options.pop("unanswered", "fail")
     _require_one_of("unanswered", unanswered, ("fail", "cancel"))
-    pace = {} if _PACES & set(options) else UNBOUND
+    pace = {} if _PACES & set(options) else UNLIMITED
     settings = {"api_key": KEY, "base_url": claude_api.url, **pace, **options}
     throttler = Throttler(clock=_claude_clock, **settings)
     try:
@@ -113,47 +112,49 @@ def claude_throttler(
     if left:
         _refuse(
             f"claude_throttler: {left} of the test's calls had no answer {PATIENCE_SECONDS:g} s "
-            "after its end, and were cut off; if that is meant, mark the test "
+            "after its end, and were cancelled; if that is intended, mark the test "
             'claude_throttler(unanswered="cancel")'
         )
 
 
 @pytest.fixture
 def _claude_clock(request: pytest.FixtureRequest) -> Clock:
-    """What the fixtures of one test have in common."""
-    kind = _told(request, "claude_throttler").get("clock", "real")
+    """The clock that the fixtures of one test share."""
+    kind = _options(request, "claude_throttler").get("clock", "real")
     _require_one_of("clock", kind, ("real", "manual"))
     if kind == "manual":
         from claude_throttle.testing import ManualClock
 
         return ManualClock()
-    from claude_throttle.core.threads.clock import SYSTEM_CLOCK
+    from claude_throttle import SYSTEM_CLOCK
 
     return SYSTEM_CLOCK
 
 
-def _told(request: pytest.FixtureRequest, name: str) -> dict[str, Any]:
-    """The keywords of all markers of that name; the one nearest to the test goes before."""
-    told: dict[str, Any] = {}
+def _options(request: pytest.FixtureRequest, name: str) -> dict[str, Any]:
+    """The keywords of all markers called *name*; those nearest to the test override others."""
+    options: dict[str, Any] = {}
     for marker in reversed(list(request.node.iter_markers(name))):
         if marker.args:
             _refuse(f"the marker {name} takes keywords only, as in {name}(rpm=50)")
-        told.update(marker.kwargs)
-    return told
+        options.update(marker.kwargs)
+    return options
 
 
 def _require_one_of(name: str, value: object, choices: tuple[str, str]) -> None:
     if value not in choices:
         first, second = choices
-        _refuse(f'the marker claude_throttler({name}=…) is "{first}" or "{second}", not {value!r}')
+        _refuse(
+            f'the marker claude_throttler({name}=…) must be "{first}" or "{second}", not {value!r}'
+        )
 
 
 def _refuse(why: str) -> NoReturn:
     pytest.fail(why, pytrace=False)
 
 
-def _lead_to(url: str, environment: pytest.MonkeyPatch) -> None:
-    for name in _ELSEWHERE:
+def _point_to(url: str, environment: pytest.MonkeyPatch) -> None:
+    for name in _REMOVED:
         environment.delenv(name, raising=False)
     environment.setenv("ANTHROPIC_API_KEY", KEY)
     environment.setenv("ANTHROPIC_BASE_URL", url)
@@ -163,8 +164,8 @@ def _lead_to(url: str, environment: pytest.MonkeyPatch) -> None:
 
 
 def _drained(throttler: Throttler, clock: Clock) -> int:
-    """Finish what there is; how many calls had no end."""
-    from claude_throttle.core.threads.clock import SYSTEM_CLOCK
+    """Finish all calls; return how many were not answered."""
+    from claude_throttle import SYSTEM_CLOCK
     from claude_throttle.testing import ManualClock
 
     if not isinstance(clock, ManualClock):

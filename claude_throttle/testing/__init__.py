@@ -1,14 +1,13 @@
-"""For tests of code that calls Claude: a server on loopback that enforces quotas, and its judge.
+"""For tests of code that calls Claude: a fake API that enforces quotas, and a clock moved by hand.
 
-Read in this order: :mod:`quotas` (what it allows; made of :mod:`buckets`, :mod:`others` and
-:mod:`acceleration`), :mod:`faults` and :mod:`accounts` (what it can be told to answer),
-:mod:`behaviour` and :mod:`service` (how it decides), :mod:`plans`, :mod:`streams` and
-:mod:`replies` (what it then sends), :mod:`rate_limits_api`, :mod:`fake_batches` and
-:mod:`batch_records`, :mod:`wire` and :mod:`connection`
-(HTTP), :mod:`server` (the thread), :mod:`arrivals` (what it saw), :mod:`scripted_api` (the same
-server with a unit test's words); :mod:`with_responses` (no server at all); :mod:`clock` is a clock
-that moves when told.
-:mod:`simulation` and :mod:`simulated_server` play the same limits in virtual time, without threads.
+``FakeClaude`` is a server on loopback; ``ClaudeApi`` adds the methods that unit tests need.
+Read :mod:`faults` and :mod:`refusals` first (the answers that can be scripted), then
+:mod:`behaviour` and :mod:`service` (the decision), :mod:`plans`, :mod:`streams` and :mod:`replies`
+(the response), :mod:`rate_limits_api`, :mod:`fake_batches` and :mod:`batch_records` (the other
+endpoints), :mod:`http_reader`, :mod:`connection` and :mod:`server` (HTTP and its thread),
+:mod:`arrivals` (the log), :mod:`scripted_api`, :mod:`with_responses` (mocks, without a server) and
+:mod:`clock`. The quotas are those of :mod:`claude_throttle.simulation`, which enforces them in
+virtual time, without threads.
 """
 
 from __future__ import annotations
@@ -17,17 +16,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from claude_throttle.simulation.windows import worst_excess
-from claude_throttle.testing.accounts import (
-    BILLING_PROBLEM,
-    CONTRACT_SPEND_LIMIT,
-    CREDIT_TOO_LOW,
-    KEY_REFUSED,
-    LINKED_SPEND_LIMIT,
-    NOT_PERMITTED,
-    ORGANIZATION_ON_HOLD,
-    OWN_SPEND_LIMIT,
-    WORKSPACE_SPEND_LIMIT,
-)
 from claude_throttle.testing.arrivals import Arrival
 from claude_throttle.testing.faults import (
     Drip,
@@ -42,6 +30,17 @@ from claude_throttle.testing.faults import (
     StreamError,
     Truncated,
 )
+from claude_throttle.testing.refusals import (
+    BILLING_PROBLEM,
+    CONTRACT_SPEND_LIMIT,
+    CREDIT_TOO_LOW,
+    KEY_REFUSED,
+    LINKED_SPEND_LIMIT,
+    NOT_PERMITTED,
+    ORGANIZATION_ON_HOLD,
+    OWN_SPEND_LIMIT,
+    WORKSPACE_SPEND_LIMIT,
+)
 
 if TYPE_CHECKING:
     from claude_throttle.simulation.simulated_server import SimulatedServer
@@ -53,7 +52,7 @@ if TYPE_CHECKING:
     from claude_throttle.testing.with_responses import add_message, add_refusal, limit_headers
 
 __all__ = [
-    # the server, and what it saw
+    # the server, and its log
     "FakeClaude",
     "ClaudeApi",
     "Arrival",
@@ -67,7 +66,7 @@ __all__ = [
     # virtual time
     "Simulation",
     "SimulatedServer",
-    # what it can be told to answer
+    # answers that can be scripted
     "Scripted",
     "Ok",
     "Reply",
@@ -80,7 +79,7 @@ __all__ = [
     "SpendCap",
     "StreamError",
     "Streamed",
-    # the same, when the account is the problem
+    # refusals for problems of the account
     "OWN_SPEND_LIMIT",
     "WORKSPACE_SPEND_LIMIT",
     "CONTRACT_SPEND_LIMIT",
@@ -106,7 +105,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> object:
-    # The server brings asyncio along; who only wants a clock or a scripted answer should not pay.
+    # The server imports asyncio; a program that uses only a clock should not pay for that.
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found: object = getattr(import_module(_LATER[name]), name)

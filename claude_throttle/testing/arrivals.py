@@ -1,4 +1,4 @@
-"""What reached the fake server."""
+"""The log of requests that reached the fake server."""
 
 from __future__ import annotations
 
@@ -7,49 +7,49 @@ from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
-#: Where messages are made.
+#: The path of messages.
 MESSAGES = "/v1/messages"
 
 
 class Arrival(NamedTuple):
-    """One request, as the server saw it."""
+    """One request, as the server received it."""
 
-    #: Instant, on the clock's monotonic scale, at which the whole request had been read.
+    #: The instant on the monotonic scale at which the request had been read completely.
     at: float
     model: str
-    #: As the server counts them.
+    #: As the server's tokenizer counts them.
     input_tokens: int
-    #: What the answer holds; 0 if the request was refused.
+    #: Tokens of the response; 0 if the request was refused.
     output_tokens: int
     #: HTTP status; 0 for a reset or a stall.
     status: int
     #: The first 200 characters of the last user text.
     nonce: str
-    #: Names in lower case, without the two that carry the key.
+    #: With names in lower case, without the two that contain the key.
     headers: Mapping[str, str]
-    #: Whether a good answer was made (or begun), even if a fault spoilt it on its way.
+    #: Whether a successful response was made (or begun), even if a fault cut it off.
     admitted: bool
     #: The last four characters of the key.
     key_tail: str
-    #: Admitted requests not yet answered, this one included if it was admitted.
+    #: Admitted requests without a complete response, including this one if it was admitted.
     in_flight: int
     path: str = MESSAGES
 
 
 class ArrivalLog:
-    """Arrivals in their order. Thread-safe; keeps the last *limit*, or all if ``None``."""
+    """Arrivals in order. Thread-safe; keeps the last *limit*, or all if that is ``None``."""
 
     def __init__(self, limit: int | None) -> None:
-        # Guards _arrivals: a deque must not be copied while the server appends.
+        # Guards _arrivals: a deque must not be copied while the server appends to it.
         self._lock = threading.Lock()
         self._arrivals: deque[Arrival] = deque(maxlen=limit)
 
     def add(self, arrival: Arrival) -> None:
-        """Append one; the oldest goes if the log is full."""
+        """Append one; a full log drops its oldest."""
         with self._lock:
             self._arrivals.append(arrival)
 
     def copy(self) -> list[Arrival]:
-        """All that are kept, oldest first."""
+        """A copy of the log, oldest first."""
         with self._lock:
             return list(self._arrivals)

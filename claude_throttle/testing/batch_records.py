@@ -1,4 +1,4 @@
-"""Batches as the fake server keeps them, and what it tells of them."""
+"""The fake server's batches, and their representation in the API."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, Optional, Union
 
 from claude_throttle.testing.behaviour import Behaviour
 from claude_throttle.testing.faults import Ok
-from claude_throttle.testing.plans import Scene, message_for
-from claude_throttle.testing.reading import call_of, wrong_field
+from claude_throttle.testing.plans import ResponseContext, message_for
+from claude_throttle.testing.received_call import call_of, wrong_field
 
 #: "errored", "canceled", "expired", or the error itself.
 Ending = Union[str, Mapping[str, Any]]
@@ -29,11 +29,11 @@ _OVERLOADED = {"type": "overloaded_error", "message": "Overloaded"}
 
 @dataclass
 class Batch:
-    """One batch. Guarded by the lock of who keeps it."""
+    """One batch. Guarded by the lock of :class:`FakeBatches`."""
 
     name: str
     requests: list[dict[str, Any]]
-    #: Instant at which it ends, on the clock's monotonic scale.
+    #: The instant on the monotonic scale at which it ends.
     ends_at: float
     #: Seconds since 1970.
     created_wall: float
@@ -41,16 +41,16 @@ class Batch:
     canceled: bool = False
 
     def ended(self, now: float) -> bool:
-        """Whether there are results."""
+        """Whether it has ended, and has results."""
         return now >= self.ends_at
 
     def cancel(self, now: float) -> None:
-        """End it now; what was not done is not done."""
+        """End it now; all its requests are canceled unless it has ended already."""
         if not self.ended(now):
             self.canceled, self.ends_at = True, now
 
     def ending(self, request: Mapping[str, Any]) -> Ending:
-        """How one of its requests ended."""
+        """The outcome of one of its requests."""
         if self.canceled:
             return "canceled"
         problem = wrong_field(request["params"], True)
@@ -59,13 +59,13 @@ class Batch:
         return self.endings.get(request["custom_id"], "succeeded")
 
     def shown(self, now: float, base_url: str) -> dict[str, Any]:
-        """The object that the API tells of it."""
+        """The API's object for it."""
         ended = self.ended(now)
         kinds: Counter[str] = Counter()
         if ended:
             kinds.update(_kind(self.ending(request)) for request in self.requests)
         counts = {k: kinds[k] for k in ("succeeded", "errored", "canceled", "expired")}
-        # All stand under "processing" until the end (SDK 2.11, message_batch.py).
+        # All requests count as "processing" until the end (SDK 2.11, message_batch.py).
         counts["processing"] = 0 if ended else len(self.requests)
         return {
             "id": self.name,
@@ -82,7 +82,7 @@ class Batch:
 
 
 def problem_with(requests: Any, most: int) -> Optional[str]:
-    """Why a batch is not created."""
+    """Why a batch of *requests* is invalid; None if it is valid."""
     if not isinstance(requests, list) or not requests:
         return "requests: List should have at least 1 item"
     if len(requests) > most:
@@ -101,7 +101,7 @@ def problem_with(requests: Any, most: int) -> Optional[str]:
 
 
 def result_lines(batch: Batch, behaviour: Behaviour, source: random.Random) -> list[bytes]:
-    """A line for each request, in the order of the requests."""
+    """The result lines, in the order of the requests."""
     return [_line(batch, request, behaviour, source) for request in batch.requests]
 
 
@@ -129,7 +129,7 @@ def _message(params: dict[str, Any], behaviour: Behaviour, source: random.Random
     count = tokens(source, params) if callable(tokens) else tokens
     produced = min(max(0, math.ceil(count)), call.max_tokens)
     name = f"msg_01{source.getrandbits(88):022x}"
-    message = message_for(Ok(), Scene(call, "", name, {}, {}, 0.0, produced, False))
+    message = message_for(Ok(), ResponseContext(call, "", name, {}, {}, 0.0, produced, False))
     return {**message, "usage": {**message["usage"], "service_tier": "batch"}}
 
 

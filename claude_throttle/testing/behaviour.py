@@ -1,4 +1,4 @@
-"""How the fake server is told to behave."""
+"""The configuration of the fake server."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from claude_throttle.simulation.quotas import ADMISSION, ANSWER, SimulatedLimits
 Latency = Union[float, Callable[[random.Random, dict[str, Any]], float]]
 OutputTokens = Union[int, Callable[[random.Random, dict[str, Any]], int]]
 
-#: How keys of the Admin API begin.
+#: The prefix of keys of the Admin API.
 ADMIN_PREFIX = "sk-ant-admin"
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How the server answers; see :class:`claude_throttle.testing.FakeClaude`."""
+    """The configuration of a :class:`claude_throttle.testing.FakeClaude`, which explains it."""
 
     limits: SimulatedLimits
     clock: Clock
     organization_id: str
-    #: Seconds, or a function of a random source and the request's body that tells them.
+    #: Seconds, or a function of a random source and the request's body that returns them.
     latency: Latency = 0.0
     output_tokens: OutputTokens = 20
     characters_per_token: float = 4.0
@@ -34,15 +34,15 @@ class Behaviour:
     overload_retry_after: Optional[int] = None
     seed: object = 0
     api_keys: Optional[Collection[str]] = None
-    #: ``None``: all that begin as such keys do.
+    #: ``None``: all keys with the prefix.
     admin_keys: Optional[Collection[str]] = None
     log_limit: Optional[int] = None
     headers_at: str = ADMISSION
-    #: Model: name of the bucket it shares with others.
+    #: Model: name of the bucket that it shares with others.
     shared_models: Mapping[str, str] = field(default_factory=dict)
     #: Seconds.
     concurrency_retry_after: Optional[int] = None
-    #: Whether that refusal has ``x-should-retry: true``.
+    #: Whether a refusal for too many requests in flight has ``x-should-retry: true``.
     concurrency_should_retry: bool = True
 
     def __post_init__(self) -> None:
@@ -55,11 +55,11 @@ class Behaviour:
         """The name of the bucket that *model* spends from."""
         return self.shared_models.get(model, model)
 
-    def lets_in(self, key: str) -> bool:
+    def is_valid_key(self, key: str) -> bool:
         """Whether *key* may send messages."""
         return self.api_keys is None or key in self.api_keys
 
-    def administers(self, key: str) -> bool:
+    def is_admin_key(self, key: str) -> bool:
         """Whether *key* may ask about the organization."""
         if self.admin_keys is None:
             return key.startswith(ADMIN_PREFIX)

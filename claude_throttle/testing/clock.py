@@ -1,4 +1,4 @@
-"""A clock that moves when told."""
+"""A clock that tests move by hand."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import threading
 from concurrent.futures import Future, wait
 from typing import Any, Optional
 
-#: Seconds of real time after which a wait that nobody ended gives the test its thread back.
+#: Seconds of real time after which a wait ends that no test has ended.
 REAL_SECONDS = 30.0
 
-#: Seconds of real time that other threads have after each step.
+#: Seconds of real time for other threads after each step.
 STEP_REAL_SECONDS = 0.02
 
 
 class ManualClock:
-    """Stands in for the system's clock: ``Throttler(clock=ManualClock())``. Thread-safe.
+    """A clock for tests: ``Throttler(clock=ManualClock())``. Thread-safe.
 
-    Time stands still until :meth:`advance`; threads that wait on it wake when their instant has
-    come, and only then::
+    Time stands still until :meth:`advance`; waiting threads wake when their instant is reached, and
+    not before::
 
         clock = ManualClock()
         throttler = Throttler(rpm=60, clock=clock, …)
         first, second = throttler.submit(…), throttler.submit(…)
         first.result()
-        clock.wait_for_sleepers(1)   # the worker waits for the second one's turn
+        clock.wait_for_sleepers(1)   # the worker waits until the second call may be sent
         clock.advance(1.0)
         second.result()
     """
 
     def __init__(self, start: float = 1_000.0, wall: float = 1_790_000_000.0) -> None:
-        # Guards everything here. Taken before no other lock, and never held while notifying.
+        # Guards everything here. No other lock is taken while it is held, and no thread notified.
         self._changed = threading.Condition()
         self._now = start
         self._wall_ahead = wall - start
@@ -37,20 +37,20 @@ class ManualClock:
         self._read = threading.local()
 
     def monotonic(self) -> float:
-        """The instant it was set to."""
+        """The current instant, in seconds."""
         with self._changed:
             self._read.at = self._now
             return self._now
 
     def wall(self) -> float:
-        """Seconds since 1970, moving along."""
+        """The current time in seconds since 1970."""
         return self.monotonic() + self._wall_ahead
 
     def wait(self, condition: threading.Condition, seconds: Optional[float]) -> None:
-        """Wait on a held *condition* until notified, or until time was moved *seconds* on."""
+        """Wait on a held *condition* until it is notified, or time has moved on by *seconds*."""
         me = threading.get_ident()
         with self._changed:
-            # From this thread's own last look: time may have been moved since.
+            # Counted from this thread's last reading: time may have been moved since.
             until = getattr(self._read, "at", self._now) + (
                 float("inf") if seconds is None else seconds
             )
@@ -65,7 +65,7 @@ class ManualClock:
                 self._sleepers.pop(me, None)
 
     def advance(self, seconds: float) -> None:
-        """Move time on and wake whoever was waiting for it."""
+        """Move time on by *seconds*, and wake the threads whose instant is reached."""
         with self._changed:
             self._now += seconds
             due = {condition for condition, until in self._sleepers.values() if until <= self._now}
@@ -74,11 +74,11 @@ class ManualClock:
                 condition.notify_all()
 
     def advance_until_done(self, *futures: Future[Any], step: float = 1.0) -> float:
-        """Move time on, *step* seconds at a time, until all are done; how far it was, in seconds.
+        """Move time on in steps until all *futures* are done; return by how many seconds.
 
-        For a test to which it matters that they end, and not how many steps that takes: time goes
-        on while a request is on its way, so a server with quotas by the same clock may find two too
-        close. Raises TimeoutError if they have not ended after half a minute of real time.
+        For tests that do not care how long it takes: time moves on while requests are in flight, so
+        a server with quotas on the same clock may find two of them too close together. Raises
+        TimeoutError after half a minute of real time.
         """
         began = self.monotonic()
         for _ in range(int(REAL_SECONDS / STEP_REAL_SECONDS)):
@@ -88,7 +88,7 @@ class ManualClock:
         raise TimeoutError(f"not done {self.monotonic() - began:g} s of manual time later")
 
     def wait_for_sleepers(self, count: int = 1, until_after: float = 0.0) -> None:
-        """Return once *count* threads wait for an instant, or for ever, later than *until_after*.
+        """Return when *count* threads wait for an instant after *until_after*, or without limit.
 
         Raises TimeoutError after half a minute of real time.
         """

@@ -1,4 +1,4 @@
-"""One client's connection: reads requests, carries out plans. Lives in the server's thread only."""
+"""One client's connection: reads requests, sends responses. Used in the server's thread only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections import deque
 from typing import Optional, cast
 
 from claude_throttle.testing import replies
-from claude_throttle.testing.plans import CLOSE, RESET, Plan, ResponsePart
+from claude_throttle.testing.http_reader import BadRequest, HttpRequest, RequestReader
+from claude_throttle.testing.plans import CLOSE, RESET, ResponsePart, ResponsePlan
 from claude_throttle.testing.service import Service
-from claude_throttle.testing.wire import BadRequest, HttpRequest, RequestReader
 
 #: Bytes a client may send ahead while it is being answered.
 READ_AHEAD = 1024 * 1024
@@ -21,26 +21,26 @@ logger = logging.getLogger(__name__)
 
 
 class Connection(asyncio.Protocol):
-    """Answers one request after the other."""
+    """Answers requests one after the other."""
 
-    def __init__(self, service: Service, everyone: set[Connection]) -> None:
+    def __init__(self, service: Service, connections: set[Connection]) -> None:
         self._service = service
-        self._everyone = everyone
+        self._connections = connections
         self._reader = RequestReader()
-        self._plan: Optional[Plan] = None
+        self._plan: Optional[ResponsePlan] = None
         self._parts: deque[ResponsePart] = deque()
         self._timer: Optional[asyncio.TimerHandle] = None
         self._without_body = False
         self._closing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client is there."""
+        """A client connected."""
         self._transport = cast(asyncio.Transport, transport)
-        self._everyone.add(self)
+        self._connections.add(self)
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """The client, or the server, hung up: what was to be sent is forgotten."""
-        self._everyone.discard(self)
+        """The connection was closed, by either side: drop the rest of the response."""
+        self._connections.discard(self)
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
         self._end_plan()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
+        """Bytes arrived."""
         self._reader.feed(data)
         if self._plan is None:
             self._serve()
@@ -56,11 +56,11 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def abort(self) -> None:
-        """Hang up without finishing."""
+        """Close at once, without finishing the response."""
         self._transport.abort()
 
     def release(self) -> None:
-        """Go on, if stalled."""
+        """Continue a stalled response."""
         if self._parts and self._parts[0].delay_seconds is None:
             self._parts.popleft()
             self._play()
@@ -73,11 +73,11 @@ class Connection(asyncio.Protocol):
             except BadRequest as problem:
                 return self._refuse(problem)
             if request is None:
-                return self._ask_for_more()
+                return self._wait_for_more()
             self._begin(request)
         return None
 
-    def _ask_for_more(self) -> None:
+    def _wait_for_more(self) -> None:
         self._transport.resume_reading()
         if self._reader.take_continue_wanted():
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -1,4 +1,4 @@
-"""``/v1/messages/batches`` of the fake server: batches that end, results in any order."""
+"""The endpoint ``/v1/messages/batches`` of the fake server."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from urllib.parse import parse_qs
 
 from claude_throttle.simulation.quotas import ModelQuotas, SimulatedLimits
 from claude_throttle.testing import batch_records, replies
-from claude_throttle.testing.accounts import KEY_REFUSED
 from claude_throttle.testing.arrivals import Arrival, ArrivalLog
 from claude_throttle.testing.batch_records import Batch, Ending
 from claude_throttle.testing.behaviour import Behaviour
 from claude_throttle.testing.faults import Garbage, Reply, Scripted
-from claude_throttle.testing.reading import SECRET_HEADERS, key_of
-from claude_throttle.testing.wire import HttpRequest
+from claude_throttle.testing.http_reader import HttpRequest
+from claude_throttle.testing.received_call import SECRET_HEADERS, key_of
+from claude_throttle.testing.refusals import KEY_REFUSED
 
 PATH = "/v1/messages/batches"
 
-#: In a batch (SDK 2.11, rate-limit page 2026-09).
+#: Requests in a batch (SDK 2.11, rate-limit page 2026-09).
 MOST_REQUESTS = 100_000
 
-#: On a page of the list.
+#: Batches on a page of the list.
 LARGEST_PAGE = 1000
 
 _FINAL = {"x-should-retry": "false"}
 
 
 class FakeBatches:
-    """What a :class:`FakeClaude` knows of batches. All may be changed while it runs; thread-safe.
+    """The batches of a :class:`FakeClaude`. Thread-safe; everything may be changed while it runs.
 
-    Its requests have a quota of their own, and a log of their own: :attr:`arrivals`.
+    Requests about batches have their own quota, and their own log: :attr:`arrivals`.
     """
 
     def __init__(self, behaviour: Behaviour) -> None:
-        #: Seconds, by the server's clock, from a batch's creation to its end.
+        #: Seconds of the server's clock from a batch's creation to its end.
         self.seconds = 0.0
         #: Requests that a batch may hold.
         self.most_requests = MOST_REQUESTS
-        #: Where the API says that results are; None: here.
+        #: The base URL in ``results_url``; None: this server's.
         self.results_at: Optional[str] = None
-        #: Rewrites the lines of results before they are sent: a server that lies.
+        #: A function that changes the lines of results before they are sent, to simulate errors.
         self.rewrite: Optional[Callable[[list[bytes]], list[bytes]]] = None
         self._behaviour = behaviour
         self._clock = behaviour.clock
@@ -64,32 +64,32 @@ class FakeBatches:
 
     @property
     def created(self) -> list[list[str]]:
-        """The ``custom_id``s of each batch there is, oldest first."""
+        """The ``custom_id``s of each batch, oldest first."""
         with self._lock:
             return [[one["custom_id"] for one in b.requests] for b in self._batches.values()]
 
     def limits(self, rpm: Optional[float] = None, burst: Optional[float] = None) -> None:
-        """Requests a minute about batches, and how many may come at once."""
+        """Set the quota of requests about batches: per minute, and at once."""
         with self._lock:
             self._quotas.reshape(SimulatedLimits(rpm=rpm, burst=burst), self._clock.monotonic())
 
     def script(self, *answers: Scripted, carried_out: bool = False) -> None:
-        """The next requests get these; if *carried_out*, what they ask for is done all the same."""
+        """Answer the next requests with these; if *carried_out*, they take effect nevertheless."""
         with self._lock:
             self._script.extend((answer, carried_out) for answer in answers)
 
     def end(self, endings: Mapping[str, Union[str, Mapping[str, Any]]]) -> None:
-        """How requests end, by ``custom_id``: "errored", "canceled", "expired", or an error."""
+        """Set outcomes by ``custom_id``: "errored", "canceled", "expired", or an error."""
         with self._lock:
             self._endings.update(endings)
 
     def answer(self, request: HttpRequest, at: float) -> Scripted:
-        """What *request* gets."""
+        """Decide the response to *request*, and log it."""
         with self._lock:
             decided = self._decide_locked(request, at)
-            told = replies.rate_limit_headers(self._quotas.standings(at), self._clock.wall())
+            limits = replies.rate_limit_headers(self._quotas.standings(at), self._clock.wall())
         if isinstance(decided, Reply):
-            decided = Reply(**{**vars(decided), "headers": {**told, **decided.headers}})
+            decided = Reply(**{**vars(decided), "headers": {**limits, **decided.headers}})
         status = getattr(decided, "status", 0)
         self._log.add(_arrival(request, at, status))
         return decided
@@ -100,7 +100,7 @@ class FakeBatches:
         if scripted is not None and not carried_out:
             return scripted
         key = key_of(request.headers)
-        if not key or not self._behaviour.lets_in(key):
+        if not key or not self._behaviour.is_valid_key(key):
             return KEY_REFUSED
         refusal = self._quotas.admit(0, at)
         if refusal is not None:

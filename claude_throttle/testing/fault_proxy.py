@@ -1,4 +1,4 @@
-"""Between a client and a server: what a network can do to them, switched while they talk."""
+"""A TCP proxy that simulates faults of a network, which can be switched at any time."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-#: Closes with a reset instead of saying goodbye.
+#: Socket option that closes with RST in place of FIN.
 RESET = struct.pack("ii", 1, 0)
 
 CHUNK_BYTES = 65536
 
-#: What it can be told to do, and what the number says.
+#: Its modes, and the meaning of *amount* in each.
 MODES = {
     "pass": "nothing",
-    "delay": "seconds before each piece goes on, in both directions",
-    "reset": "nothing; connections end with a reset, also those that are made",
+    "delay": "seconds before each piece is forwarded, in both directions",
+    "reset": "nothing; connections end with a reset, new ones, too",
     "refuse": "nothing; connections end with a reset, and none is accepted",
     "cut": "bytes of answers until the connection is closed",
     "drip": "seconds between two bytes of an answer",
-    "blackhole": "nothing; connections are accepted, and what is sent is lost",
+    "blackhole": "nothing; connections are accepted, and all data is discarded",
 }
 
-#: Connections end in these.
+#: Modes that end connections.
 ENDING = ("reset", "refuse")
 
 
 class FaultProxy:
-    """Listens on a free port of 127.0.0.1 for a server at *host*:*port*.
+    """A proxy on a free port of 127.0.0.1 for the server at *host*:*port*.
 
-    Begins with ``pass``; :meth:`set` switches at once, for connections that are there too; one
-    thread at a time may call it. A context manager: it ends with all its connections and threads.
-    A forked child's copy does nothing.
+    It begins in mode ``pass``. :meth:`set` switches at once, for existing connections, too; one
+    thread at a time may call it. Leaving its context ends all its connections and threads. The copy
+    of a forked child does nothing.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._server = host, port
-        # Guards all below; notified when the mode changes. Never held while reading or writing.
+        # Guards all below; notified when the mode changes. Not held during socket operations.
         self._condition = threading.Condition()
         self._mode: tuple[str, float] = ("pass", 0.0)
         self._switched = 0
@@ -50,7 +50,7 @@ class FaultProxy:
         self._start(self._accept, self._listener)
 
     def set(self, mode: str, amount: float = 0.0) -> None:
-        """Do this from now on; :data:`MODES` says what *amount* means."""
+        """Switch to *mode*; :data:`MODES` explains *amount*."""
         if mode not in MODES:
             raise ValueError(f"unknown mode {mode!r}; known are {', '.join(MODES)}")
         with self._condition:
@@ -67,7 +67,7 @@ class FaultProxy:
             self._start(self._accept, self._listener)
 
     def close(self) -> None:
-        """End everything; returns when no thread is left."""
+        """End all connections; return when all threads have ended."""
         self.set("refuse")
         for thread in self._threads:
             thread.join()
@@ -101,30 +101,30 @@ class FaultProxy:
                 self._open |= {client, server}
         if ending:
             for side in (client, server):
-                _will_reset(side)
+                _reset_on_close(side)
                 side.close()
             return
         self._start(self._pump, client, server, False)
         self._start(self._pump, server, client, True)
 
     def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
-        meter = Meter()
+        forwarded = ForwardedBytes()
         with contextlib.suppress(OSError):
             while piece := source.recv(CHUNK_BYTES):
-                for part in self._parts(piece, meter, answers):
+                for part in self._parts(piece, forwarded, answers):
                     sink.sendall(part)
-        if self._mode[0] not in ENDING:  # there, nobody says goodbye
+        if self._mode[0] not in ENDING:  # there they are reset
             _end(sink, socket.SHUT_RDWR)
             _end(source, socket.SHUT_RDWR)
         with self._condition:
             self._open.discard(source)
         source.close()
 
-    def _parts(self, piece: bytes, meter: Meter, answers: bool) -> Iterator[bytes]:
-        """What goes on of *piece*, each part when it may; OSError when the connection must end."""
+    def _parts(self, piece: bytes, forwarded: ForwardedBytes, answers: bool) -> Iterator[bytes]:
+        """The parts of *piece* to forward, each when it is due; OSError ends the connection."""
         (mode, amount), switched = self._mode, self._switched
-        meter.since(switched)
-        if mode in ENDING:  # it came before its connection was closed
+        forwarded.since(switched)
+        if mode in ENDING:  # the piece arrived before its connection was closed
             raise ConnectionAbortedError(mode)
         if mode == "delay":
             self._wait(amount, switched)
@@ -134,8 +134,8 @@ class FaultProxy:
                 yield piece[index : index + 1]
             return
         elif mode == "cut" and answers:
-            left = int(amount) - meter.passed
-            meter.passed += len(piece)
+            left = int(amount) - forwarded.passed
+            forwarded.passed += len(piece)
             yield piece[:left]
             if len(piece) >= left:
                 raise ConnectionAbortedError("cut")
@@ -144,7 +144,7 @@ class FaultProxy:
             yield piece
 
     def _wait(self, seconds: float, switched: int) -> None:
-        """For so long, or until another mode is set."""
+        """Wait *seconds*, or until another mode is set."""
         with self._condition:
             self._condition.wait_for(lambda: self._switched != switched, seconds)
             if self._mode[0] in ENDING:
@@ -154,19 +154,19 @@ class FaultProxy:
         with self._condition:
             sides = list(self._open)
         for side in sides:
-            _will_reset(side)
-            _end(side, socket.SHUT_RD)  # wakes who reads from it, and sends nothing
+            _reset_on_close(side)
+            _end(side, socket.SHUT_RD)  # wakes the thread that reads it; sends nothing
 
 
-class Meter:
-    """Bytes that went on since the mode was set."""
+class ForwardedBytes:
+    """Counts bytes that were forwarded since the mode was set."""
 
     def __init__(self) -> None:
         self.passed = 0
         self._switched = 0
 
     def since(self, switched: int) -> None:
-        """Begin anew if it was set since."""
+        """Start at 0 if the mode was switched since."""
         if switched != self._switched:
             self._switched, self.passed = switched, 0
 
@@ -179,7 +179,7 @@ def _listening(port: int) -> socket.socket:
     return listener
 
 
-def _will_reset(side: socket.socket) -> None:
+def _reset_on_close(side: socket.socket) -> None:
     with contextlib.suppress(OSError):
         side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 

@@ -1,7 +1,7 @@
-"""What the fake server can be told to answer, and the dice for random faults.
+"""Answers that the fake server can be scripted to give, and the sampler of random faults.
 
-Give these to :meth:`claude_throttle.testing.FakeClaude.script`. All are frozen: share them freely
-between threads.
+They are arguments of :meth:`claude_throttle.testing.FakeClaude.script`, and immutable: safe to
+share between threads.
 """
 
 from __future__ import annotations
@@ -16,55 +16,55 @@ CLOUDFLARE_PAGE = b"<html><head><title>502 Bad Gateway</title></head><body>cloud
 
 @dataclass(frozen=True)
 class Ok:
-    """A good answer, without asking the quotas."""
+    """A successful response, without checking the quotas."""
 
-    #: The answer's text; ``None`` echoes the last user text.
+    #: The response's text; ``None`` echoes the last user text.
     text: Optional[str] = None
-    #: Put over the usage the server would have told.
+    #: Fields that replace those of the server's usage.
     usage: Optional[Mapping[str, Any]] = None
     #: Content blocks after the text, for example a ``tool_use``.
     extra_content_blocks: tuple[Mapping[str, Any], ...] = ()
-    #: Seconds until it is complete; ``None`` takes as long as any other.
+    #: Seconds until it is complete; ``None`` is the server's latency.
     latency: Optional[float] = None
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An error (or anything else) as the API would send it."""
+    """A response with any status, usually an error in the API's format."""
 
     status: int
-    #: Put over the usual headers; ``None`` as a value leaves that header out.
+    #: Headers that replace the usual ones; a value of ``None`` removes that header.
     headers: Mapping[str, Optional[str]] = field(default_factory=dict)
-    #: ``None`` takes the documented type for the status.
+    #: ``None``: the documented type of the status.
     error_type: Optional[str] = None
     message: str = ""
-    #: ``error.details.error_code``; ``None`` sends no details.
+    #: ``error.details.error_code``; ``None``: no details.
     error_code: Optional[str] = None
-    #: Sent as it is, in place of the error's JSON.
+    #: The body, in place of the error's JSON.
     body: Optional[bytes] = None
-    #: Seconds before it is sent; ``None`` sends errors at once.
+    #: Seconds before it is sent; ``None``: at once.
     latency: Optional[float] = None
 
 
 @dataclass(frozen=True)
 class Reset:
-    """The connection is reset (RST)."""
+    """Resets the connection (RST)."""
 
-    #: 0: before any byte of the answer; more: after that many bytes of a good answer.
+    #: Bytes of a successful response that are sent before.
     after_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Stall:
-    """Nothing more is sent until ``release_stalled()``; then the rest of a good answer."""
+    """Sends nothing more until ``release_stalled()``, then the rest of a successful response."""
 
-    #: Bytes of the good answer that are sent before.
+    #: Bytes of the response that are sent before.
     after_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something that is no JSON, as a proxy would send it: no ``request-id``, no limits."""
+    """A body that is not JSON, as from a proxy: no ``request-id``, no rate-limit headers."""
 
     body: bytes = CLOUDFLARE_PAGE
     status: int = 200
@@ -72,19 +72,19 @@ class Garbage:
 
 @dataclass(frozen=True)
 class Truncated:
-    """Half the body of a good answer, then the connection is closed."""
+    """Sends half the body of a successful response, then closes the connection."""
 
 
 @dataclass(frozen=True)
 class Drip:
-    """A good answer, sent one byte at a time."""
+    """A successful response, sent one byte at a time."""
 
     seconds_per_byte: float
 
 
 @dataclass(frozen=True)
 class Redirect:
-    """Sends the client somewhere else."""
+    """Redirects the client to another URL."""
 
     location: str
     status: int = 307
@@ -92,7 +92,7 @@ class Redirect:
 
 @dataclass(frozen=True)
 class SpendCap:
-    """The 429 no waiting helps against: ``enforced_spend_limit_reached``, no ``retry-after``."""
+    """The 429 of a spend limit: ``enforced_spend_limit_reached``, without ``retry-after``."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class StreamError:
 
     error_type: str = "overloaded_error"
     message: str = "Overloaded"
-    #: Text deltas sent before the error; 0 makes the error the first event.
+    #: Text deltas before the error; with 0 the error is the first event.
     after_deltas: int = 0
 
 
@@ -126,27 +126,27 @@ FAULTS: Mapping[str, Scripted] = {
 }
 
 
-class FaultDice:
-    """Rolls a fault by name with the given probabilities. Not thread-safe."""
+class FaultSampler:
+    """Draws random faults with given probabilities. Not thread-safe."""
 
     def __init__(
         self, rates: Mapping[str, float], seed: object, overload_retry_after: int | None
     ) -> None:
         self._overloaded = _overloaded(overload_retry_after)
         self._random = random.Random(f"faults {seed}")
-        self.reweigh(rates)
+        self.set_rates(rates)
 
-    def reweigh(self, rates: Mapping[str, float]) -> None:
-        """Roll with other probabilities from now on; what is not named has none."""
+    def set_rates(self, rates: Mapping[str, float]) -> None:
+        """Replace the probabilities; faults that are not named have none."""
         unknown = sorted(set(rates) - set(FAULTS))
         if unknown:
-            raise ValueError(f"no such fault: {unknown}; there are {sorted(FAULTS)}")
+            raise ValueError(f"unknown faults: {unknown}; known are {sorted(FAULTS)}")
         if any(rate < 0 for rate in rates.values()) or sum(rates.values()) > 1 + 1e-9:
-            raise ValueError(f"fault_rates are probabilities, together at most 1 (got {rates})")
+            raise ValueError(f"fault_rates must be probabilities, at most 1 in sum (got {rates})")
         self._rates = dict(rates)
 
-    def roll(self) -> Scripted | None:
-        """The fault for the next arrival, or ``None``."""
+    def draw(self) -> Scripted | None:
+        """The fault of the next arrival, or ``None``."""
         point = self._random.random()
         for name, rate in self._rates.items():
             if point < rate:

@@ -1,6 +1,6 @@
-"""``GET /v1/organizations/rate_limits``: which models share which limits. Pure.
+"""``GET /v1/organizations/rate_limits``: which models share which limits. Pure functions.
 
-The shape is that of the SDK 2.11.0, types/organization/organization_rate_limit.py.
+The format is that of the SDK 2.11.0, types/organization/organization_rate_limit.py.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from claude_throttle.testing.faults import Reply
 
 PATH = "/v1/organizations/rate_limits"
 
-#: The models of the SDK 2.11.0 (2026-11-19), types/model.py: what an organization sees before it
-#: has called any.
+#: The models of the SDK 2.11.0 (2026-11-19), types/model.py: those that are listed before any call.
 KNOWN_MODELS = (
     "claude-fable-5-2",
     "claude-mythos-5-2",
@@ -49,7 +48,7 @@ Entry = dict[str, Any]
 
 
 def entries(limits: SimulatedLimits, shared: Mapping[str, str], seen: Iterable[str]) -> list[Entry]:
-    """All there is to list; *seen* are buckets that were asked. What is unlimited is left out."""
+    """All entries; *seen* are buckets that were used. Those without a limit are left out."""
     groups: dict[str, list[str]] = {}
     for model in dict.fromkeys((*KNOWN_MODELS, *shared)):
         groups.setdefault(shared.get(model, model), []).append(model)
@@ -66,7 +65,7 @@ def entries(limits: SimulatedLimits, shared: Mapping[str, str], seen: Iterable[s
 
 
 def answer(found: list[Entry], query: str) -> Reply:
-    """One page of *found*, as *query* asks for it."""
+    """The page of *found* that *query* asks for."""
     asked = {name: texts[-1] for name, texts in parse_qs(query).items()}
     if "group_type" in asked:
         found = [entry for entry in found if entry["group"]["type"] == asked["group_type"]]
@@ -98,7 +97,7 @@ def _values(**limits: float | None) -> list[Entry]:
 
 
 def _whole(text: str, least: int, most: int) -> int | None:
-    # Python reads no number of thousands of digits.
+    # Bounded: Python raises for numbers with thousands of digits.
     if not text.isdecimal() or len(text) > 9:
         return None
     return int(text) if least <= int(text) <= most else None

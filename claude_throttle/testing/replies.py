@@ -1,4 +1,4 @@
-"""Headers, bodies and event streams as the Messages API sends them. Pure functions."""
+"""Headers, bodies and event streams in the format of the Messages API. Pure functions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ TOO_LARGE_PAGE = (
 
 
 def too_many_connections(retry_after: int | None, should_retry: bool) -> Reply:
-    """The 429 for too many in flight; its headers are in no capture, so they can be chosen."""
+    """The 429 for too many requests in flight; its headers have not been captured."""
     headers = dict(TOO_MANY_CONNECTIONS.headers) if should_retry else {}
     if retry_after is not None:
         headers["retry-after"] = str(retry_after)
@@ -63,16 +63,16 @@ def too_many_connections(retry_after: int | None, should_retry: bool) -> Reply:
 
 
 def refusal_reply(refusal: AnyRefusal, organization_id: str, model: str) -> Reply:
-    """The 429 for a quota that does not have enough."""
-    who = f"(org: {organization_id}, model: {model})"
+    """The 429 of a quota that is used up."""
+    account = f"(org: {organization_id}, model: {model})"
     headers = {"retry-after": str(refusal.retry_after), "x-should-retry": "true"}
     if isinstance(refusal, RampRefusal):
-        message = _ramp_message(refusal, who)
+        message = _ramp_message(refusal, account)
         return Reply(429, headers, message=message, error_code="ramp_limit_exceeded")
     message = (
         f"This request would exceed your organization's rate limit of"
         f" {refusal.per_minute:,.0f} {refusal.what} per minute"
-        f" {who}. For details, refer to: {DOCS}."
+        f" {account}. For details, refer to: {DOCS}."
         f" You can see the response headers for current usage. Please reduce the prompt length or"
         f" the maximum tokens requested, or try again later. You may also contact sales at"
         f" https://www.anthropic.com/contact-sales to discuss your options for a rate limit"
@@ -81,10 +81,10 @@ def refusal_reply(refusal: AnyRefusal, organization_id: str, model: str) -> Repl
     return Reply(429, headers, message=message)
 
 
-def _ramp_message(refusal: RampRefusal, who: str) -> str:
+def _ramp_message(refusal: RampRefusal, account: str) -> str:
     return (
         f"This request would exceed your organization's maximum usage increase rate for"
-        f" {refusal.what} per minute {who}. Your current limit is {refusal.per_minute:,.0f}"
+        f" {refusal.what} per minute {account}. Your current limit is {refusal.per_minute:,.0f}"
         f" {refusal.what} per minute, and will increase to {refusal.next_per_minute:,.0f} at the"
         f" next minute boundary. Please scale up your {refusal.what} usage more gradually to stay"
         f" within the acceleration limit."
@@ -94,7 +94,7 @@ def _ramp_message(refusal: RampRefusal, who: str) -> str:
 def error_body(
     error_type: str, message: str, request_id: str, error_code: str | None = None
 ) -> bytes:
-    """The JSON of an error."""
+    """An error as JSON."""
     error: dict[str, Any] = {"type": error_type, "message": message}
     if error_code is not None:
         error["details"] = {"error_code": error_code}
@@ -112,7 +112,7 @@ def reply_body(reply: Reply, request_id: str) -> bytes:
 def message_body(
     message_id: str, model: str, blocks: list[dict[str, Any]], stop_reason: str, usage: Any
 ) -> dict[str, Any]:
-    """A good answer."""
+    """A successful response."""
     return {
         "id": message_id,
         "type": "message",
@@ -126,7 +126,7 @@ def message_body(
 
 
 def usage_body(input_tokens: int, output_tokens: int) -> dict[str, Any]:
-    """The ``usage`` of an answer that knows no cache."""
+    """The ``usage`` of a response without prompt caching."""
     return {
         "input_tokens": input_tokens,
         "cache_creation_input_tokens": 0,
@@ -137,7 +137,7 @@ def usage_body(input_tokens: int, output_tokens: int) -> dict[str, Any]:
 
 
 def rate_limit_headers(standings: Iterable[QuotaStatus], wall: float) -> dict[str, str]:
-    """Three headers for each limit. *wall* is now, in seconds since 1970."""
+    """Three headers for each limit. *wall* is the time now, in seconds since 1970."""
     headers = {}
     for name, per_minute, remaining, seconds_until_full in standings:
         prefix = f"anthropic-ratelimit-{name}"
@@ -155,19 +155,19 @@ def http_date(wall: float) -> str:
 
 
 def encode_head(status: int, headers: Mapping[str, str]) -> bytes:
-    """Status line and headers, up to the empty line."""
+    """Status line and headers, with the empty line."""
     lines = [f"HTTP/1.1 {status} {_reason(status)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
 def to_json(value: Any) -> bytes:
-    """Compact JSON, in UTF-8 as the API sends it; half a surrogate becomes a question mark."""
+    """Compact JSON in UTF-8, as the API sends it; a lone surrogate becomes a question mark."""
     return _ENCODER.encode(value).encode("utf-8", "replace")
 
 
 def chunk(data: bytes) -> bytes:
-    """One piece of a chunked body; an empty one ends it."""
+    """One chunk of a chunked body; an empty one ends it."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
@@ -177,7 +177,7 @@ def sse(event: Mapping[str, Any]) -> bytes:
 
 
 def event_stream(message: Mapping[str, Any]) -> bytes:
-    """A whole stream, in no chunks."""
+    """A complete stream, without chunks."""
     kinds = (opening_events, block_events, closing_events)
     return b"".join(_sse(event) for events in kinds for event in events(message))
 
@@ -187,17 +187,17 @@ def _sse(event: Mapping[str, Any]) -> bytes:
 
 
 def opening_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What a stream says before the first block."""
-    # One output token, as the API says at the start; the last count comes with message_delta.
+    """The events before the first block."""
+    # The API reports one output token at the start, and the total in message_delta.
     usage = {**message["usage"], "output_tokens": 1}
     empty = {**message, "content": [], "stop_reason": None, "usage": usage}
     yield {"type": "message_start", "message": empty}
 
 
 def block_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """All blocks with their deltas; a ping after the first start."""
+    """The events of all blocks, with a ping after the first start."""
     for index, block in enumerate(message["content"]):
-        empty, deltas = _taken_apart(block)
+        empty, deltas = _split_block(block)
         yield {"type": "content_block_start", "index": index, "content_block": empty}
         if index == 0:
             yield {"type": "ping"}
@@ -207,14 +207,14 @@ def block_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def closing_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What a stream says after the last block."""
+    """The events after the last block."""
     reason = {"stop_reason": message["stop_reason"], "stop_sequence": None}
     usage = {"output_tokens": message["usage"]["output_tokens"]}
     yield {"type": "message_delta", "delta": reason, "usage": usage}
     yield {"type": "message_stop"}
 
 
-def _taken_apart(block: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+def _split_block(block: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
     if block["type"] == "text":
         deltas = [{"type": "text_delta", "text": text} for text in _pieces(block["text"])]
         cited = [{"type": "citations_delta", "citation": c} for c in block.get("citations") or ()]
@@ -237,7 +237,7 @@ def _pieces(text: str, count: int = 5) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _rfc3339(second: int) -> str:
-    # The reset of a bucket that fills in a thousand years is still a date.
+    # The last date that can be formatted, for buckets that take a thousand years to fill.
     last = 253402300799
     return datetime.fromtimestamp(min(second, last), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 

@@ -1,4 +1,4 @@
-"""The fake server with a unit test's words: answer this, refuse that, what was asked?"""
+"""The fake server with methods for unit tests: ``answer()``, ``refuse()``, ``asked``."""
 
 from __future__ import annotations
 
@@ -11,44 +11,48 @@ from typing import Any, Optional
 from claude_throttle.testing.arrivals import MESSAGES
 from claude_throttle.testing.behaviour import Behaviour, Latency
 from claude_throttle.testing.faults import Ok
-from claude_throttle.testing.plans import Plan
-from claude_throttle.testing.reading import last_user_text
+from claude_throttle.testing.http_reader import HttpRequest
+from claude_throttle.testing.plans import ResponsePlan
+from claude_throttle.testing.received_call import last_user_text
 from claude_throttle.testing.refusals import refusal
 from claude_throttle.testing.server import FakeClaude
 from claude_throttle.testing.service import Service
-from claude_throttle.testing.wire import HttpRequest
 
 
-class _Listening(Service):
-    """A service that keeps what it was asked, word for word."""
+class _RecordingService(Service):
+    """A service that keeps the bodies of requests."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         super().__init__(behaviour)
-        # Appended to by the server's thread, copied by others: both are single operations.
+        # The server's thread appends, other threads copy: both are atomic.
         self.bodies: deque[Optional[bytes]] = deque(maxlen=behaviour.log_limit)
 
-    def answer(self, request: HttpRequest) -> Plan:
+    def answer(self, request: HttpRequest) -> ResponsePlan:
         if (request.method, request.path) == ("POST", MESSAGES):
             self.bodies.append(request.body)
         return super().answer(request)
 
 
 class ClaudeApi(FakeClaude):
-    """:class:`FakeClaude`, which a test can tell what to answer, and ask what it was asked.
+    """A :class:`FakeClaude` for unit tests, whose answers are scripted and whose requests are kept.
 
-    What is scripted by :meth:`answer`, :meth:`refuse` and :meth:`script` is given to the next
-    calls, in order, an item each; after that each call gets its own last user text back. Takes the
-    keywords of :class:`FakeClaude`: quotas, say. Without them everything is let in at once. All
-    methods may be called from any thread. It keeps every request until it is dropped, or the last
-    ``log_limit``.
+    The next calls get what :meth:`answer`, :meth:`refuse` and :meth:`script` were called with, in
+    order, one item each; after that a call gets its own last user text back. Takes the keywords of
+    :class:`FakeClaude`; without quotas everything is admitted at once. All methods may be called
+    from any thread. It keeps all requests, or the last ``log_limit``::
+
+        with ClaudeApi() as api:
+            api.answer("Hello!")
+            assert greet(base_url=api.url) == "Hello!"
+            assert api.prompts == ["Say hello."]
     """
 
-    _kind_of_service = _Listening
-    _service: _Listening
+    _service_class = _RecordingService
+    _service: _RecordingService
 
     def __init__(self, *, latency: Latency = 0.0, **options: Any) -> None:
-        #: Seconds until an answer is complete, or a function of a random source and the request's
-        #: body that tells them; may be changed at any time. What is scripted may have its own.
+        #: Seconds until a response is complete, or a function of a random source and the request's
+        #: body that returns them. May be changed at any time; scripted answers may have their own.
         self.latency: Latency = latency
         super().__init__(latency=self._seconds, **options)
 
@@ -56,7 +60,7 @@ class ClaudeApi(FakeClaude):
         latency = self.latency
         return latency(source, body) if callable(latency) else latency
 
-    # -- what it shall answer --------------------------------------------------------------------
+    # -- scripting answers -----------------------------------------------------------------------
 
     def answer(
         self,
@@ -65,17 +69,17 @@ class ClaudeApi(FakeClaude):
         usage: Optional[Mapping[str, Any]] = None,
         blocks: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        """The next calls get these texts, one each.
+        """Answer the next calls with these texts, one each.
 
-        *latency*: seconds until each is complete; in a stream, until its last piece. *usage* is
-        put over what the server would tell, {"output_tokens": 7}. *blocks* are content blocks
-        after the text, a ``tool_use`` for example.
+        *latency*: seconds until each response is complete. *usage* replaces fields of the server's
+        usage: ``{"output_tokens": 7}``. *blocks* are content blocks after the text, for example a
+        ``tool_use``.
         """
         if not texts:
-            raise TypeError('answer() takes a text for each of the next calls, "" if it has none')
+            raise TypeError('answer() takes a text for each of the next calls; "" is a text, too')
         for text in texts:
             if not isinstance(text, str):
-                raise TypeError(f"an answer is a string, not {type(text).__name__}")
+                raise TypeError(f"an answer must be a string, not {type(text).__name__}")
         self.script(*(Ok(text, usage, tuple(blocks), latency) for text in texts))
 
     def refuse(
@@ -89,13 +93,13 @@ class ClaudeApi(FakeClaude):
         latency: Optional[float] = None,
         times: int = 1,
     ) -> None:
-        """The next calls, *times* of them, get this refusal, as the API words it.
+        """Refuse the next *times* calls, in the API's own words.
 
-        *retry_after*: seconds told in the header; None leaves it out, and the client waits as long
-        as it thinks fit. *error_type* and *message*: the documented ones if None. *error_code*: as
-        in "ramp_limit_exceeded". A refusal that would pass says ``x-should-retry: true``, so
-        ``refuse(429)`` is a rate limit; for a spend limit, ``script(OWN_SPEND_LIMIT)`` and the
-        other account problems of :mod:`claude_throttle.testing`.
+        *retry_after*: seconds in that header; None leaves it out, and the client decides how long
+        it waits. *error_type* and *message*: the documented ones if None. *error_code*: for example
+        "ramp_limit_exceeded". A temporary refusal has ``x-should-retry: true``, so ``refuse(429)``
+        is a rate limit. For problems of the account use ``script(OWN_SPEND_LIMIT)`` and the others
+        of :mod:`claude_throttle.testing`.
         """
         reply = refusal(
             status,
@@ -107,20 +111,20 @@ class ClaudeApi(FakeClaude):
         )
         self.script(*[reply] * times)
 
-    # -- what it was asked -----------------------------------------------------------------------
+    # -- requests --------------------------------------------------------------------------------
 
     @property
     def asked(self) -> list[dict[str, Any]]:
-        """The bodies of all requests for a message, in order of arrival, refused ones included.
+        """The bodies of all requests for a message, in order of arrival, including refused ones.
 
-        So a call that was tried twice is there twice. What was no JSON object is ``{}``. For times,
-        statuses and headers, see :attr:`arrivals`.
+        A call that was retried is there twice. A body that is not a JSON object is ``{}``. For
+        times, statuses and headers see :attr:`arrivals`.
         """
         return [_read(body) for body in list(self._service.bodies)]
 
     @property
     def prompts(self) -> list[str]:
-        """Of each of these the last user text, whole."""
+        """The complete last user text of each of these requests."""
         return [last_user_text(body.get("messages")) for body in self.asked]
 
 

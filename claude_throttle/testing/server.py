@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
+from dataclasses import fields
 from typing import Optional
 
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
@@ -23,47 +24,48 @@ BACKLOG = 1024
 
 
 class FakeClaude:
-    """A server in a thread of its own; use it as a context manager.
+    """A fake Messages API on loopback that enforces quotas. Use it as a context manager.
 
-    What it allows, all of it changed by :meth:`limits` while it runs:
+    It runs in a thread of its own. All methods may be called from any thread::
+
+        with FakeClaude(rpm=50) as fake:
+            throttler = Throttler(api_key="any", base_url=fake.url)
+
+    Its limits, which :meth:`limits` can change while it runs:
 
     - ``rpm``, ``itpm``, ``otpm``: requests, input and output tokens per minute and model; ``None``
-      is unlimited. ``burst``, ``itpm_burst``, ``otpm_burst``: how much may come at once; ``None``
-      is a whole minute's worth. ``max_concurrency``: requests in flight.
-    - ``promised_burst``: the headers tell of requests as if so many could come at once, while
-      ``burst`` is what is enforced.
-    - ``others_rpm``: somebody else spends from each model's bucket, at even intervals from the
-      first request for the model on, a request each time if one is there; see
-      :attr:`others_taken`.
+      is unlimited. ``burst``, ``itpm_burst``, ``otpm_burst``: the amounts admitted at once;
+      ``None`` is that of a whole minute. ``max_concurrency``: requests in flight.
+    - ``promised_burst``: the burst of requests that the headers report, while ``burst`` is
+      enforced.
+    - ``others_rpm``: requests per minute of another client, which spends from each model's bucket
+      at even intervals, from the first request for the model on; see :attr:`others_taken`.
     - ``ramp``: input tokens in a model's first minute; ``ramp_step`` (10,000) more in each minute
-      after one in which there was a request. Above it, 429 ``ramp_limit_exceeded``.
-    - ``count_rpm``, ``count_burst``: requests to ``count_tokens``, which spends nothing else.
+      after one with a request. Above it, 429 ``ramp_limit_exceeded``.
+    - ``count_rpm``, ``count_burst``: requests to ``count_tokens``, which has no other quota.
 
-    How it answers:
+    Its responses:
 
-    - ``latency``: seconds until an answer is complete; ``output_tokens``: how many an answer has,
-      cut to ``max_tokens``. Both may be functions of a random source and the request's body; they
-      run in the server's thread. ``characters_per_token``: its tokenizer.
-    - ``headers_at``: ``"admission"`` tells remaining and reset as they were when the request was
-      let in, ``"answer"`` as they are when a whole answer goes (a stream's headers go at once).
+    - ``latency``: seconds until a response is complete; ``output_tokens``: its length, at most
+      ``max_tokens``. Both may be functions of a random source and the request's body, which run in
+      the server's thread. ``characters_per_token``: its tokenizer.
+    - ``headers_at``: when remaining and reset are computed: at ``"admission"``, or when a complete
+      ``"answer"`` is sent (the headers of a stream are sent at once).
     - ``fault_rates``: probabilities of "429", "500", "529", "reset", "stall", "garbage" and
-      "truncated". "500", "529" and "reset" before the quotas are asked; the others to requests
-      that passed them. ``overload_retry_after``: seconds told with
-      a 529. ``seed``: of these, of ids and of the functions' random source.
-    - ``concurrency_retry_after``: seconds told when too many are in flight;
-      ``concurrency_should_retry``: whether that refusal has ``x-should-retry: true``. No capture
-      shows either.
-    - ``spend_cap_after``: after that many admitted requests the account is paused.
+      "truncated". "500", "529" and "reset" occur before the quotas are checked, the others after.
+      ``overload_retry_after``: the ``retry-after`` of a 529, in seconds. ``seed``: for the faults,
+      for ids and for the random source of the functions.
+    - ``concurrency_retry_after``: the ``retry-after`` of a refusal for too many requests in flight;
+      ``concurrency_should_retry``: whether it has ``x-should-retry: true``. Neither was captured.
+    - ``spend_cap_after``: admitted requests after which the spend limit is reached.
     - ``shared_models``: model to name of a bucket, for models that share one.
-    - ``api_keys``: the keys that are let in; ``None`` is any. ``admin_keys``: those that may ``GET
+    - ``api_keys``: valid keys; ``None`` is any. ``admin_keys``: keys that may ``GET
       /v1/organizations/rate_limits``; ``None`` is any that begins with ``sk-ant-admin``.
-    - ``log_limit``: arrivals that are kept. ``clock``: for quotas and logs; latencies always take
-      real seconds.
-
-    All methods may be called from any thread.
+    - ``log_limit``: arrivals that are kept. ``clock``: the clock of quotas and logs; latencies are
+      always real seconds.
     """
 
-    _kind_of_service = Service
+    _service_class = Service
 
     def __init__(
         self,
@@ -100,41 +102,12 @@ class FakeClaude:
         concurrency_retry_after: int | None = None,
         concurrency_should_retry: bool = True,
     ) -> None:
-        limits = SimulatedLimits(
-            rpm=rpm,
-            itpm=itpm,
-            otpm=otpm,
-            burst=burst,
-            itpm_burst=itpm_burst,
-            otpm_burst=otpm_burst,
-            max_concurrency=max_concurrency,
-            promised_burst=promised_burst,
-            others_rpm=others_rpm,
-            ramp=ramp,
-            ramp_step=ramp_step,
-            count_rpm=count_rpm,
-            count_burst=count_burst,
-        )
-        behaviour = Behaviour(
-            limits=limits,
-            clock=clock,
-            organization_id=organization_id,
-            latency=latency,
-            output_tokens=output_tokens,
-            characters_per_token=characters_per_token,
-            fault_rates=fault_rates or {},
-            spend_cap_after=spend_cap_after,
-            overload_retry_after=overload_retry_after,
-            seed=seed,
-            api_keys=api_keys,
-            log_limit=log_limit,
-            headers_at=headers_at,
-            shared_models=shared_models or {},
-            admin_keys=admin_keys,
-            concurrency_retry_after=concurrency_retry_after,
-            concurrency_should_retry=concurrency_should_retry,
-        )
-        self._service = self._kind_of_service(behaviour)
+        # All arguments but these are named like the fields of two dataclasses.
+        given = {k: v for k, v in locals().items() if k not in ("self", "host", "port")}
+        given["fault_rates"], given["shared_models"] = fault_rates or {}, shared_models or {}
+        limits = {one.name: given.pop(one.name) for one in fields(SimulatedLimits)}
+        behaviour = Behaviour(limits=SimulatedLimits(**limits), **given)
+        self._service = self._service_class(behaviour)
         self._host = host
         self._port = port
         # Guards _thread: two threads must not start or stop at once.
@@ -156,49 +129,49 @@ class FakeClaude:
 
     @property
     def other_arrivals(self) -> list[Arrival]:
-        """What came to ``count_tokens`` and ``rate_limits``; their ``path`` tells which."""
+        """Requests to ``count_tokens`` and ``rate_limits``, distinguished by their ``path``."""
         return self._service.other_log.copy()
 
     @property
     def batches(self) -> FakeBatches:
-        """``/v1/messages/batches``: how long they take, how they end, what came there."""
+        """The endpoint ``/v1/messages/batches``: durations, outcomes and its log."""
         return self._service.batches
 
     @property
     def others_taken(self) -> int:
-        """How many requests of somebody else (``others_rpm``) were let in so far."""
+        """The number of admitted requests of the other client (``others_rpm``)."""
         return self._service.others_taken()
 
     def script(self, *answers: Scripted) -> None:
-        """The next arrivals get these, in order, before anything else is asked."""
+        """Answer the next arrivals with these, in order, without checking quotas or keys."""
         self._service.script(*answers)
 
     def limits(self, **changes: float | None) -> SimulatedLimits:
-        """Change limits by the names of ``__init__``; returns those in force.
+        """Change limits, by the names of ``__init__``; return all limits in force.
 
-        What is in a bucket stays in it, as far as it fits; a limit that is new starts full.
+        A bucket keeps its level, as far as it fits; the bucket of a new limit starts full.
         """
         return self._service.limits(**changes)
 
     def outage(self, on: bool = True, reply: Scripted = OVERLOADED) -> None:
-        """Give every message *reply*, at once and before the script, until called with ``False``.
+        """Answer every message with *reply*, before the script, until called with ``False``.
 
-        Nothing is taken from a quota, and all of it is in the log.
+        The requests are logged, and use no quota.
         """
         self._service.outage(reply if on else None)
 
     def faults(self, rates: Mapping[str, float]) -> None:
-        """Other ``fault_rates`` from now on; what is not named has none."""
+        """Replace the ``fault_rates``; a fault that is not in *rates* no longer occurs."""
         self._service.faults(rates)
 
     def release_stalled(self) -> None:
-        """Let every stalled answer go on. Harmless when not running."""
+        """Let every stalled response continue. Does nothing if the server is not running."""
         with self._lock:
             if self._thread is not None:
                 self._in_loop(self._release)
 
     def start(self) -> FakeClaude:
-        """Listen; returns when connections are accepted. Raises OSError if it cannot."""
+        """Listen, and return when connections are accepted. Raises OSError if it cannot."""
         with self._lock:
             if self._thread is not None:
                 raise RuntimeError("FakeClaude is already running")
@@ -216,7 +189,7 @@ class FakeClaude:
         return self
 
     def stop(self) -> None:
-        """Hang up on everybody, give the port back, end the thread. Harmless when not running."""
+        """Close all connections and the port, and end the thread. Does nothing if not running."""
         with self._lock:
             if self._thread is None:
                 return
@@ -231,7 +204,7 @@ class FakeClaude:
                 self.start()
             thread = self._thread
             while thread is not None and thread.is_alive():
-                # A join without an end cannot be interrupted everywhere.
+                # A join without a timeout cannot be interrupted on every system.
                 thread.join(0.5)
         except KeyboardInterrupt:
             pass
@@ -264,26 +237,26 @@ class FakeClaude:
             return
         listening.set_result(server.sockets[0].getsockname()[1])
         await self._stopping.wait()
-        # Accept no more, but let what was accepted become a connection: one that comes to a closed
-        # server is left half made, and its socket open.
+        # Accept no more, but let accepted sockets become connections: those that meet a closed
+        # server would leave their socket open.
         for listener in server.sockets:
             loop.remove_reader(listener.fileno())
-        await self._accepted()
+        await self._finish_accepting()
         server.close()
-        await self._hang_up()
+        await self._abort_all()
         await server.wait_closed()
 
     def _connection(self) -> Connection:
         return Connection(self._service, self._connections)
 
-    async def _hang_up(self) -> None:
+    async def _abort_all(self) -> None:
         for connection in list(self._connections):
             connection.abort()
         while self._connections:
             await asyncio.sleep(0)
 
-    async def _accepted(self) -> None:
-        # Connections being accepted right now are tasks, not yet in the set.
+    async def _finish_accepting(self) -> None:
+        # Connections that are being accepted are tasks, and not in the set yet.
         others = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.gather(*others, return_exceptions=True)
 
@@ -292,6 +265,6 @@ class FakeClaude:
             connection.release()
 
     def _in_loop(self, callback: Callable[[], object]) -> None:
-        # After an accident in the server's thread there is no loop any more, and nothing to do.
+        # If the server's thread has crashed its loop is closed, and there is nothing to do.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback)

@@ -1,6 +1,6 @@
-"""What the fake server decides: outage, script, key, spend, concurrency, quotas, faults, in order.
+"""The decisions of the fake server: outage, script, key, spend, concurrency, quotas and faults.
 
-Everything here is safe to call from any thread; connections call it from the server's.
+Everything is thread-safe; connections call it from the server's thread.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from typing import Optional
 
 from claude_throttle.simulation.quotas import ANSWER, ModelQuotas, SimulatedLimits
 from claude_throttle.testing import rate_limits_api, replies
-from claude_throttle.testing.accounts import KEY_REFUSED
 from claude_throttle.testing.arrivals import MESSAGES, Arrival, ArrivalLog
 from claude_throttle.testing.behaviour import Behaviour
 from claude_throttle.testing.fake_batches import PATH as BATCHES
 from claude_throttle.testing.fake_batches import FakeBatches
-from claude_throttle.testing.faults import FaultDice, Ok, Reply, Reset, Scripted, SpendCap
-from claude_throttle.testing.plans import Head, Plan, Scene, plan_for
-from claude_throttle.testing.reading import SECRET_HEADERS, ReceivedCall, read_call
-from claude_throttle.testing.wire import HttpRequest
+from claude_throttle.testing.faults import FaultSampler, Ok, Reply, Reset, Scripted, SpendCap
+from claude_throttle.testing.http_reader import HttpRequest
+from claude_throttle.testing.plans import Head, ResponseContext, ResponsePlan, plan_for
+from claude_throttle.testing.received_call import SECRET_HEADERS, ReceivedCall, read_call
+from claude_throttle.testing.refusals import KEY_REFUSED
 
-#: Where the tokens of a prompt are counted.
+#: The path that counts the tokens of a prompt.
 COUNT = "/v1/messages/count_tokens"
 
 
 class Service:
-    """The part of the server that knows no sockets."""
+    """The part of the server without sockets. Thread-safe."""
 
     def __init__(self, behaviour: Behaviour) -> None:
         self._behaviour = behaviour
         self._clock = behaviour.clock
         self.log = ArrivalLog(behaviour.log_limit)
-        #: What came to other places than messages.
+        #: Requests to other endpoints than messages.
         self.other_log = ArrivalLog(behaviour.log_limit)
         self.batches = FakeBatches(behaviour)
-        # Guards all below. Never held while calling the user's functions or waiting.
+        # Guards all below. Not held while the user's functions are called.
         self._lock = threading.Lock()
         self._limits = behaviour.limits
         self._quotas: dict[str, ModelQuotas] = {}
@@ -46,33 +46,33 @@ class Service:
         self._script: deque[Scripted] = deque()
         self._outage: Optional[Scripted] = None
         seed = behaviour.seed
-        self._dice = FaultDice(behaviour.fault_rates, seed, behaviour.overload_retry_after)
+        self._faults = FaultSampler(behaviour.fault_rates, seed, behaviour.overload_retry_after)
         self._ids = random.Random(f"ids {seed}")
         self._lengths = random.Random(f"lengths {seed}")
         self._in_flight = 0
         self._admitted = 0
 
     def script(self, *answers: Scripted) -> None:
-        """Put *answers* at the end of what the next arrivals get."""
+        """Append *answers* to the script for the next arrivals."""
         for answer in answers:
-            _must_be_known(answer)
+            _require_scripted(answer)
         with self._lock:
             self._script.extend(answers)
 
     def outage(self, reply: Scripted | None) -> None:
-        """Answer every message with *reply* until told ``None``."""
+        """Answer every message with *reply*; ``None`` ends that."""
         if reply is not None:
-            _must_be_known(reply)
+            _require_scripted(reply)
         with self._lock:
             self._outage = reply
 
     def faults(self, rates: Mapping[str, float]) -> None:
-        """Roll with these probabilities from now on."""
+        """Replace the probabilities of faults."""
         with self._lock:
-            self._dice.reweigh(rates)
+            self._faults.set_rates(rates)
 
     def limits(self, **changes: float | None) -> SimulatedLimits:
-        """Change what is named, from now on; returns what is in force."""
+        """Change the named limits; return all limits in force."""
         with self._lock:
             now = self._clock.monotonic()
             self._limits = replace(self._limits, **changes)  # type: ignore[arg-type]
@@ -82,59 +82,59 @@ class Service:
             return self._limits
 
     def others_taken(self) -> int:
-        """Requests somebody else was let in with, over all buckets."""
+        """Admitted requests of the other client, over all buckets."""
         with self._lock:
             now = self._clock.monotonic()
             for quotas in self._quotas.values():
                 quotas.catch_up(now)
             return sum(quotas.others_taken for quotas in self._quotas.values())
 
-    def answer(self, request: HttpRequest) -> Plan:
-        """Decide what *request* gets, and write it in the log."""
+    def answer(self, request: HttpRequest) -> ResponsePlan:
+        """Decide the response to *request*, and log it."""
         at = self._clock.monotonic()
-        place = (request.method, request.path)
-        if place == ("POST", MESSAGES):
+        endpoint = (request.method, request.path)
+        if endpoint == ("POST", MESSAGES):
             return self._message(request, at)
-        if place == ("POST", COUNT):
+        if endpoint == ("POST", COUNT):
             return self._count(request, at)
-        if place == ("GET", rate_limits_api.PATH):
+        if endpoint == ("GET", rate_limits_api.PATH):
             return self._rate_limits(request, at)
         if request.path.startswith(BATCHES):
             return self._plain(self.batches.answer(request, at))
         return self._plain(Reply(404, {"x-should-retry": "false"}, message="Not found"))
 
     def late_head(self, model: str, head: Head) -> bytes:
-        """The head of an answer that is sent now."""
+        """Encode *head* with the rate-limit headers of this moment."""
         with self._lock:
             wall = self._clock.wall()
-            told = self._told_locked(model, self._clock.monotonic(), wall)
-        headers = {**head.headers, "date": replies.http_date(wall), **told}
+            limits = self._limit_headers_locked(model, self._clock.monotonic(), wall)
+        headers = {**head.headers, "date": replies.http_date(wall), **limits}
         return replies.encode_head(head.status, headers)
 
     def produced(self, model: str, output_tokens: float) -> None:
-        """Charge *output_tokens* that were produced just now."""
+        """Charge *output_tokens*, which were produced just now."""
         with self._lock:
             self._quotas_locked(model).charge_output(output_tokens, self._clock.monotonic())
 
-    def ended(self, plan: Plan) -> None:
-        """An answer was sent, or nobody is there any more to read it."""
+    def ended(self, plan: ResponsePlan) -> None:
+        """The response was sent, or its connection was closed."""
         if plan.admitted:
             with self._lock:
                 self._in_flight -= 1
 
-    def broken(self) -> Plan:
-        """The answer when a function given by the user raised."""
-        message = "a function given to FakeClaude raised; the server's log tells more"
+    def broken(self) -> ResponsePlan:
+        """The response if a function of the user raised."""
+        message = "a function given to FakeClaude raised; the log has its traceback"
         return self._plain(Reply(500, message=message))
 
-    def _message(self, request: HttpRequest, at: float) -> Plan:
+    def _message(self, request: HttpRequest, at: float) -> ResponsePlan:
         call = read_call(request, self._behaviour.characters_per_token, True)
         latency, output_tokens = self._drawn(call)
-        # Critical section: decide whether it is let in.
+        # Critical section: decide about the request, and count it.
         with self._lock:
             decided, charged = self._decide_locked(call, at)
-            scene = self._scene_locked(call, at, latency, output_tokens, charged)
-            plan = plan_for(decided, scene)
+            context = self._context_locked(call, at, latency, output_tokens, charged)
+            plan = plan_for(decided, context)
             self._in_flight += plan.admitted
             self._admitted += plan.admitted
             self.log.add(_arrival(request, call, plan, at, self._in_flight))
@@ -149,9 +149,9 @@ class Service:
         return max(0.0, seconds), min(max(0, int(count)), call.max_tokens)
 
     def _decide_locked(self, call: ReceivedCall, now: float) -> tuple[Scripted, bool]:
-        """What the call gets, and whether its output is charged. Requires _lock."""
-        # Also when it is not asked: an outage must not change what the seed says afterwards.
-        fault = self._dice.roll()
+        """The answer to the call, and whether its output is charged. Requires _lock."""
+        # Drawn for each call, needed or not: an outage must not change the later draws of a seed.
+        fault = self._faults.draw()
         if self._outage is not None:
             return self._outage, False
         if self._script:
@@ -163,26 +163,26 @@ class Service:
         self, call: ReceivedCall, fault: Scripted | None, now: float
     ) -> Scripted | None:
         """Requires _lock."""
-        told, cap = self._behaviour, self._behaviour.spend_cap_after
+        behaviour, cap = self._behaviour, self._behaviour.spend_cap_after
         problem = self._problem(call)
         if problem is not None:
             return problem
-        if _is_at_the_edge(fault):
-            return fault  # it does not get as far as the quotas
+        if _precedes_quotas(fault):
+            return fault  # such a request does not reach the quotas
         if cap is not None and self._admitted >= cap:
             return SpendCap()
         most = self._limits.max_concurrency
         if most is not None and self._in_flight >= most:
             return replies.too_many_connections(
-                told.concurrency_retry_after, told.concurrency_should_retry
+                behaviour.concurrency_retry_after, behaviour.concurrency_should_retry
             )
         refusal = self._quotas_locked(call.model).admit(call.input_tokens, now)
         if refusal is None:
             return None
-        return replies.refusal_reply(refusal, told.organization_id, call.model)
+        return replies.refusal_reply(refusal, behaviour.organization_id, call.model)
 
     def _problem(self, call: ReceivedCall) -> Scripted | None:
-        if call.problem is not None or self._behaviour.lets_in(call.key):
+        if call.problem is not None or self._behaviour.is_valid_key(call.key):
             return call.problem
         return KEY_REFUSED
 
@@ -193,23 +193,23 @@ class Service:
             self._quotas[bucket] = ModelQuotas(self._limits, self._clock.monotonic())
         return self._quotas[bucket]
 
-    def _scene_locked(
+    def _context_locked(
         self, call: ReceivedCall, now: float, latency: float, output_tokens: int, charged: bool
-    ) -> Scene:
+    ) -> ResponseContext:
         """Requires _lock."""
         request_id, message_id = self._id_locked("req"), self._id_locked("msg")
         wall = self._clock.wall()
         edge = {"date": replies.http_date(wall), "server": "cloudflare"}
         headers = {**edge, "content-type": "application/json", "request-id": request_id}
         headers["anthropic-organization-id"] = self._behaviour.organization_id
-        headers.update(self._told_locked(call.model, now, wall))
+        headers.update(self._limit_headers_locked(call.model, now, wall))
         late = self._behaviour.headers_at == ANSWER
-        return Scene(
+        return ResponseContext(
             call, request_id, message_id, headers, edge, latency, output_tokens, charged, late
         )
 
-    def _told_locked(self, model: str, now: float, wall: float) -> dict[str, str]:
-        """The headers about limits. Requires _lock."""
+    def _limit_headers_locked(self, model: str, now: float, wall: float) -> dict[str, str]:
+        """The rate-limit headers. Requires _lock."""
         if not model:
             return {}
         return replies.rate_limit_headers(self._quotas_locked(model).standings(now), wall)
@@ -218,12 +218,12 @@ class Service:
         """Requires _lock."""
         return f"{prefix}_01{self._ids.getrandbits(88):022x}"
 
-    def _count(self, request: HttpRequest, at: float) -> Plan:
+    def _count(self, request: HttpRequest, at: float) -> ResponsePlan:
         call = read_call(request, self._behaviour.characters_per_token, False)
         decided = self._problem(call) or self._count_refusal(call, at)
         if decided is None:
             decided = Reply(200, body=replies.to_json({"input_tokens": call.input_tokens}))
-        return self._aside(decided, request, call, at)
+        return self._log_other(decided, request, call, at)
 
     def _count_refusal(self, call: ReceivedCall, at: float) -> Reply | None:
         with self._lock:
@@ -232,41 +232,41 @@ class Service:
             return None
         return replies.refusal_reply(refusal, self._behaviour.organization_id, call.model)
 
-    def _rate_limits(self, request: HttpRequest, at: float) -> Plan:
+    def _rate_limits(self, request: HttpRequest, at: float) -> ResponsePlan:
         call = read_call(request, self._behaviour.characters_per_token, False)
         with self._lock:
             shared = self._behaviour.shared_models
             found = rate_limits_api.entries(self._limits, shared, self._quotas)
         decided: Scripted = KEY_REFUSED
-        if self._behaviour.administers(call.key):
+        if self._behaviour.is_admin_key(call.key):
             decided = rate_limits_api.answer(found, request.query)
-        return self._aside(decided, request, call, at)
+        return self._log_other(decided, request, call, at)
 
-    def _aside(
+    def _log_other(
         self, decided: Scripted, request: HttpRequest, call: ReceivedCall, at: float
-    ) -> Plan:
+    ) -> ResponsePlan:
         plan = self._plain(decided)
         seen = plan._replace(admitted=plan.status == 200)
         self.other_log.add(_arrival(request, call, seen, at, 0))
         return plan
 
-    def _plain(self, answer: Scripted) -> Plan:
+    def _plain(self, answer: Scripted) -> ResponsePlan:
         nothing = ReceivedCall({}, "", 0, 0, "", False, "", None)
         with self._lock:
-            scene = self._scene_locked(nothing, self._clock.monotonic(), 0.0, 0, False)
+            context = self._context_locked(nothing, self._clock.monotonic(), 0.0, 0, False)
         # Only messages are in flight.
-        return plan_for(answer, scene)._replace(admitted=False)
+        return plan_for(answer, context)._replace(admitted=False)
 
 
-def _is_at_the_edge(fault: Scripted | None) -> bool:
-    """A 500, a 529, or a connection reset before any byte: nothing was done, nothing is charged."""
+def _precedes_quotas(fault: Scripted | None) -> bool:
+    """Whether *fault* is a 500, a 529 or an immediate reset, which use no quota."""
     if isinstance(fault, Reset):
         return fault.after_bytes == 0
     return isinstance(fault, Reply) and fault.status >= 500
 
 
 def _arrival(
-    request: HttpRequest, call: ReceivedCall, plan: Plan, at: float, in_flight: int
+    request: HttpRequest, call: ReceivedCall, plan: ResponsePlan, at: float, in_flight: int
 ) -> Arrival:
     headers = request.headers.copy()
     for name in SECRET_HEADERS:
@@ -290,6 +290,6 @@ def _of_counting(limits: SimulatedLimits) -> SimulatedLimits:
     return SimulatedLimits(rpm=limits.count_rpm, burst=limits.count_burst)
 
 
-def _must_be_known(answer: object) -> None:
+def _require_scripted(answer: object) -> None:
     if plan_for.dispatch(type(answer)) is plan_for.dispatch(object):
-        raise TypeError(f"{answer!r} is no scripted answer; see testing/faults.py")
+        raise TypeError(f"{answer!r} is not a scripted answer; see claude_throttle.testing.faults")

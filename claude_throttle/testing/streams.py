@@ -1,7 +1,7 @@
-"""Streamed answers with something wrong in them, or just odd, to be scripted.
+"""Scripted streams: unusual ones, and ones with faults.
 
-``fake.script(Streamed(blocks=(…), omit_stop=True))``. A call that does not stream gets a good
-answer with the same blocks.
+``fake.script(Streamed(blocks=(…), omit_stop=True))``. A call that does not stream gets a successful
+response with the same blocks.
 """
 
 from __future__ import annotations
@@ -11,69 +11,69 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from claude_throttle.testing import faults, plans, replies
-from claude_throttle.testing.plans import CLOSE, Plan, ResponsePart, Scene
+from claude_throttle.testing.plans import CLOSE, ResponseContext, ResponsePart, ResponsePlan
 
-#: What "wrong" can be after *at* events.
+#: The values of ``wrong``, a fault after ``at`` events.
 CUT, STALL, RESET = "cut", "stall", "reset"
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """One streamed answer, without asking the quotas."""
+    """One streamed response, without checking the quotas."""
 
-    #: Content blocks: text, thinking, tool_use; none echoes the last user text.
+    #: Content blocks: text, thinking, tool_use. Without any the last user text is echoed.
     blocks: tuple[Mapping[str, Any], ...] = ()
-    #: Put over the usage the server would have told.
+    #: Fields that replace those of the server's usage.
     usage: Optional[Mapping[str, Any]] = None
-    #: Sent in place of all that; the last ones of a stream included.
+    #: All events of the stream, in place of those above.
     events: Optional[tuple[Mapping[str, Any], ...]] = None
-    #: Before each event but the first; ``None`` spreads the server's latency over them.
+    #: Seconds before each event but the first; ``None`` spreads the server's latency over them.
     seconds_between: Optional[float] = 0.0
-    #: Events after which it ends ("cut": the connection is closed in the midst of the next one;
-    #: "reset": with RST) or waits for ``release_stalled()`` ("stall").
+    #: Events after which ``wrong`` happens: "cut" closes the connection within the next event,
+    #: "reset" does so with RST, "stall" waits for ``release_stalled()``.
     at: Optional[int] = None
     wrong: str = CUT
-    #: Pings sent before each event.
+    #: Pings before each event.
     pings: int = 0
     omit_stop: bool = False
-    #: Bytes of each chunk of the body, whatever the events' borders; 0: one event, one chunk.
+    #: Bytes of each chunk of the body; 0: one chunk for each event.
     chunk_bytes: int = 0
-    #: The body has neither chunks nor a length: it ends with the connection.
+    #: If false, the body has neither chunks nor a length: it ends with the connection.
     chunked: bool = True
     line_end: str = "\n"
-    #: Sent as it is, in place of the events.
+    #: The body, in place of the events.
     body: Optional[bytes] = None
 
     def __post_init__(self) -> None:
         if self.wrong not in (CUT, STALL, RESET):
-            raise ValueError(f"wrong= is {CUT!r}, {STALL!r} or {RESET!r}, not {self.wrong!r}")
+            raise ValueError(f"wrong= must be {CUT!r}, {STALL!r} or {RESET!r}, not {self.wrong!r}")
 
 
 @plans.plan_for.register(Streamed)
-def _plan(scripted: Streamed, scene: Scene) -> Plan:
-    message = _message(scripted, scene)
+def _plan(scripted: Streamed, context: ResponseContext) -> ResponsePlan:
+    message = _message(scripted, context)
     produced = message["usage"]["output_tokens"]
-    if not scene.call.streams:
-        return plans.whole_plan(message, scene)
-    head = ResponsePart(0.0, plans.stream_head(scene, scripted.chunked))
+    if not context.call.streams:
+        return plans.whole_plan(message, context)
+    head = ResponsePart(0.0, plans.stream_head(context, scripted.chunked))
     pieces = [_encoded(event, scripted.line_end) for event in _events(scripted, message)]
     if scripted.body is not None:
         pieces = [scripted.body]
-    parts = _timed(pieces, _seconds(scripted, scene, len(pieces)))
+    parts = _timed(pieces, _seconds(scripted, context, len(pieces)))
     ending = plans.KEEP if scripted.chunked else CLOSE
     if scripted.at is not None:
-        parts, ending = _spoilt(scripted, parts, ending)
+        parts, ending = _with_fault(scripted, parts, ending)
     if scripted.chunk_bytes:
-        parts = _recut(parts, scripted.chunk_bytes)
+        parts = _rechunked(parts, scripted.chunk_bytes)
     if scripted.chunked:
         parts = [part._replace(data=_chunk(part.data)) for part in parts]
         if ending == plans.KEEP:
             parts.append(ResponsePart(0.0, replies.chunk(b"")))
-    return Plan((head, *parts), 200, True, produced, ending, scene.call.model)
+    return ResponsePlan((head, *parts), 200, True, produced, ending, context.call.model)
 
 
-def _message(scripted: Streamed, scene: Scene) -> dict[str, Any]:
-    message = plans.message_for(faults.Ok(usage=scripted.usage), scene)
+def _message(scripted: Streamed, context: ResponseContext) -> dict[str, Any]:
+    message = plans.message_for(faults.Ok(usage=scripted.usage), context)
     if scripted.blocks:
         message["content"] = [dict(block) for block in scripted.blocks]
     return message
@@ -97,17 +97,17 @@ def _encoded(event: Mapping[str, Any], line_end: str) -> bytes:
     return line_end.encode().join(lines)
 
 
-def _seconds(scripted: Streamed, scene: Scene, events: int) -> float:
+def _seconds(scripted: Streamed, context: ResponseContext, events: int) -> float:
     if scripted.seconds_between is not None:
         return scripted.seconds_between
-    return scene.latency_seconds / max(1, events - 1)
+    return context.latency_seconds / max(1, events - 1)
 
 
 def _timed(pieces: list[bytes], seconds: float) -> list[ResponsePart]:
-    return [ResponsePart(seconds if place else 0.0, piece) for place, piece in enumerate(pieces)]
+    return [ResponsePart(seconds if index else 0.0, piece) for index, piece in enumerate(pieces)]
 
 
-def _spoilt(
+def _with_fault(
     scripted: Streamed, parts: list[ResponsePart], ending: str
 ) -> tuple[list[ResponsePart], str]:
     before, rest = parts[: scripted.at], parts[scripted.at :]
@@ -117,16 +117,16 @@ def _spoilt(
     return [*before, *half], CLOSE if scripted.wrong == CUT else plans.RESET
 
 
-def _recut(parts: list[ResponsePart], size: int) -> list[ResponsePart]:
-    recut = []
+def _rechunked(parts: list[ResponsePart], size: int) -> list[ResponsePart]:
+    rechunked = []
     for part in parts:
         data = part.data
         pieces = [data[at : at + size] for at in range(0, len(data), size)] or [b""]
-        recut += [
-            ResponsePart(0.0 if place else part.delay_seconds, piece)
-            for place, piece in enumerate(pieces)
+        rechunked += [
+            ResponsePart(0.0 if index else part.delay_seconds, piece)
+            for index, piece in enumerate(pieces)
         ]
-    return recut
+    return rechunked
 
 
 def _chunk(data: bytes) -> bytes:

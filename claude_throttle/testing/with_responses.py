@@ -1,4 +1,4 @@
-"""Messages answers for the ``responses`` library: unit tests of code that calls through requests.
+"""Mock responses for the library ``responses``: for unit tests of code that uses requests.
 
 ::
 
@@ -7,12 +7,11 @@
         add_message(responses, "Hello!")
         assert greet() == "Hello!"
 
-*rsps* is the module ``responses`` or a ``RequestsMock``; neither is imported here. A Throttler can
-be tested so, too: its calls go through the adapter that ``responses`` replaces. Let the mock be
-active until they have ended, since it stands between them and the network. It does not wait between
-a refusal and the next attempt; the calls after that do, as long as ``retry_after`` says. What uses
-httpx, as the official SDK does, it does not see: that is for
-:class:`claude_throttle.testing.ClaudeApi`.
+*rsps* is the module ``responses`` or a ``RequestsMock``; neither is imported here. This works for a
+Throttler, too, whose calls use requests. Keep the mock active until they have ended: it is all that
+stands between them and the network. A retry after a refusal does not wait; later calls do, for
+``retry_after`` seconds. The official SDK uses httpx, which ``responses`` does not replace; use
+:class:`claude_throttle.testing.ClaudeApi` for that.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from claude_throttle.simulation.quotas import QuotaStatus
 from claude_throttle.testing import replies
 from claude_throttle.testing.arrivals import MESSAGES
 from claude_throttle.testing.faults import Reply
-from claude_throttle.testing.reading import ReceivedCall, read_call
+from claude_throttle.testing.http_reader import HttpRequest
+from claude_throttle.testing.received_call import ReceivedCall, read_call
 from claude_throttle.testing.refusals import refusal
-from claude_throttle.testing.wire import HttpRequest
 
-#: Where the API is, if neither the caller nor the environment says otherwise.
+#: The API's URL, unless the caller or the environment has another one.
 BASE_URL = "https://api.anthropic.com"
 
-#: For the usage.
+#: The tokenizer of the usage.
 CHARACTERS_PER_TOKEN = 4.0
 
 #: Status, headers, body.
@@ -51,13 +50,13 @@ def add_message(
     blocks: Iterable[Mapping[str, Any]] = (),
     headers: Optional[Mapping[str, str]] = None,
 ) -> None:
-    """Answer a POST to ``/v1/messages`` with *text*; None gives back the last user text.
+    """Answer a POST to ``/v1/messages`` with *text*; None echoes the last user text.
 
-    The answer is made of the request: its model, a usage by its length (*usage* is put over it), an
-    event stream if it asks for one, and the refusal the API would give if it is wrong. *blocks* are
-    content blocks after the text, *headers* those besides (see :func:`limit_headers`). As ever with
-    ``responses``, several answers are given in turn, and the last one again and again. *base_url*:
-    None is where ``ANTHROPIC_BASE_URL`` leads, or the API itself.
+    The response follows from the request: its model, a usage by its length (*usage* replaces fields
+    of it), an event stream if it asks for one, a refusal if it is invalid. *blocks* are content
+    blocks after the text, *headers* additional headers (see :func:`limit_headers`). As usual with
+    ``responses``, several answers are used in turn, and the last one repeatedly. *base_url*: None
+    is ``ANTHROPIC_BASE_URL``, or the API's own URL.
     """
     content = [dict(block) for block in blocks]
     more = dict(headers or {})
@@ -66,8 +65,8 @@ def add_message(
         call = _read(prepared)
         if isinstance(call.problem, Reply):
             return _refused(call.problem, more)
-        told = call.nonce if text is None else text
-        whole = [{"type": "text", "text": told}, *content] if told or not content else content
+        words = call.nonce if text is None else text
+        whole = [{"type": "text", "text": words}, *content] if words or not content else content
         return _answered(call, whole, usage or {}, more)
 
     rsps.add_callback("POST", _url(base_url), callback=answer, content_type=None)
@@ -84,11 +83,11 @@ def add_refusal(
     error_code: Optional[str] = None,
     headers: Optional[Mapping[str, str]] = None,
 ) -> None:
-    """Refuse a POST to ``/v1/messages``, as the API words it.
+    """Refuse a POST to ``/v1/messages``, in the API's own words.
 
-    *status* is a number, or one of the account problems of :mod:`claude_throttle.testing`, such as
-    ``OWN_SPEND_LIMIT``. *retry_after*: seconds told in the header; None leaves it out. The others
-    are as documented for the status where they are None.
+    *status* is a number, or a refusal of :mod:`claude_throttle.testing` such as
+    ``OWN_SPEND_LIMIT``. *retry_after*: seconds in that header; None leaves it out. Other arguments
+    that are None have the documented value of the status.
     """
     reply = status
     if not isinstance(reply, Reply):
@@ -108,12 +107,13 @@ def add_refusal(
 def limit_headers(*, reset_seconds: float = 0.0, **limits: tuple[float, float]) -> dict[str, str]:
     """``anthropic-ratelimit-…`` headers: ``limit_headers(requests=(50, 49), reset_seconds=1)``.
 
-    Each of *requests*, *input_tokens*, *output_tokens* and *tokens* is the limit per minute and
-    what remains of it, which is told in thousands of tokens. *reset_seconds*: until it is full.
+    *requests*, *input_tokens*, *output_tokens* and *tokens* are pairs: the limit per minute, and
+    what remains of it, which is rounded to thousands of tokens. *reset_seconds*: seconds until
+    it is full.
     """
     unknown = sorted(set(limits) - {"requests", "input_tokens", "output_tokens", "tokens"})
     if unknown:
-        raise TypeError(f"the API tells of no limit {unknown[0]}")
+        raise TypeError(f"the API has no headers for a limit {unknown[0]}")
     standings = [
         QuotaStatus(name.replace("_", "-"), limit, remaining, reset_seconds)
         for name, (limit, remaining) in limits.items()
@@ -144,10 +144,10 @@ def _answered(
 ) -> Answer:
     characters = sum(len(str(block.get("text", block.get("input", "")))) for block in content)
     tokens = min(call.max_tokens, max(1, math.ceil(characters / CHARACTERS_PER_TOKEN)))
-    told = {**replies.usage_body(call.input_tokens, tokens), **usage}
+    merged = {**replies.usage_body(call.input_tokens, tokens), **usage}
     uses_tool = any(block.get("type") == "tool_use" for block in content)
     reason = "tool_use" if uses_tool else "end_turn"
-    message = replies.message_body(_id("msg"), call.model, content, reason, told)
+    message = replies.message_body(_id("msg"), call.model, content, reason, merged)
     if call.streams:
         headers = _headers(more, "text/event-stream; charset=utf-8")
         return 200, headers, replies.event_stream(message)

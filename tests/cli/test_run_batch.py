@@ -175,7 +175,7 @@ def test_a_batch_whose_id_was_never_heard_is_found_or_made(
 
 
 def _request(names: list[str], params: dict[str, Any]) -> Any:
-    from claude_throttle.testing.wire import HttpRequest
+    from claude_throttle.testing.http_reader import HttpRequest
 
     body = {"requests": [{"custom_id": name, "params": params} for name in names]}
     path = "/v1/messages/batches"

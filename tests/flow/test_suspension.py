@@ -16,7 +16,7 @@ from claude_throttle import (
     SuspensionEnded,
 )
 from claude_throttle.testing import Reply, SpendCap, Stall
-from claude_throttle.testing.accounts import (
+from claude_throttle.testing.refusals import (
     BILLING_PROBLEM,
     CONTRACT_SPEND_LIMIT,
     CREDIT_TOO_LOW,

@@ -16,7 +16,7 @@ from claude_throttle import (
     SuspensionEnded,
 )
 from claude_throttle.testing import Ok, Reply, SpendCap, Stall
-from claude_throttle.testing.accounts import (
+from claude_throttle.testing.refusals import (
     CREDIT_TOO_LOW,
     KEY_REFUSED,
     NOT_PERMITTED,

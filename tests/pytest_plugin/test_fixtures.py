@@ -234,8 +234,8 @@ def test_option(claude_api): pass
         [
             "*rmp= is not a setting; did you mean rpm=?*",
             "*the marker claude_throttler takes keywords only*",
-            '*claude_throttler(clock=*) is "real" or "manual", not \'sundial\'*',
-            '*claude_throttler(unanswered=*) is "fail" or "cancel", not \'ignore\'*',
+            '*claude_throttler(clock=*) must be "real" or "manual", not \'sundial\'*',
+            '*claude_throttler(unanswered=*) must be "fail" or "cancel", not \'ignore\'*',
             "*unexpected keyword argument 'rmp'*",
         ]
     )

@@ -1,4 +1,4 @@
-"""Scripted answers and rolled faults, as a client on a real socket meets them."""
+"""Scripted answers and drawn faults, as a client on a real socket meets them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from claude_throttle.testing import (
     StreamError,
     Truncated,
 )
-from claude_throttle.testing.faults import FAULTS, FaultDice
+from claude_throttle.testing.faults import FAULTS, FaultSampler
 from tests.support.fake_http import (
     ask,
     ask_until,
@@ -226,20 +226,20 @@ def test_a_stream_error_without_a_stream_is_a_529(server):
 
 def test_what_cannot_be_scripted_is_refused_at_once(server):
     """In the caller's thread, not later in the server's."""
-    with pytest.raises(TypeError, match="no scripted answer"):
+    with pytest.raises(TypeError, match="is not a scripted answer"):
         server.script(500)
 
 
 def test_the_dice_keep_to_their_rates():
     """All names, and the rest good; the same seed rolls the same."""
     rates = dict.fromkeys(FAULTS, 0.1)
-    dice, twin = FaultDice(rates, 7, 3), FaultDice(rates, 7, 3)
-    rolled = [dice.roll() for _ in range(5000)]
-    assert [twin.roll() for _ in range(5000)] == rolled
-    assert 0.25 < rolled.count(None) / 5000 < 0.35
+    sampler, twin = FaultSampler(rates, 7, 3), FaultSampler(rates, 7, 3)
+    drawn = [sampler.draw() for _ in range(5000)]
+    assert [twin.draw() for _ in range(5000)] == drawn
+    assert 0.25 < drawn.count(None) / 5000 < 0.35
     for name, fault in FAULTS.items():
         expected = Reply(529, {"x-should-retry": "true", "retry-after": "3"}, message="Overloaded")
-        assert 400 < rolled.count(expected if name == "529" else fault) < 600
+        assert 400 < drawn.count(expected if name == "529" else fault) < 600
 
 
 @pytest.mark.parametrize("rates", [{"teapot": 0.1}, {"429": 0.9, "500": 0.2}, {"reset": -0.1}])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.testing.wire import HEAD_LIMIT, BadRequest, RequestReader
+from claude_throttle.testing.http_reader import HEAD_LIMIT, BadRequest, RequestReader
 
 PIPELINE = (
     b"POST /v1/messages?beta=true HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"

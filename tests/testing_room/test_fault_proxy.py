@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from claude_throttle.testing.fault_proxy import MODES, FaultProxy, Meter
+from claude_throttle.testing.fault_proxy import MODES, FaultProxy, ForwardedBytes
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_what_comes_before_a_reset_is_carried_out_goes_nowhere(proxy):
     """The mode is there a moment before the connection ends; a busy machine makes it long."""
     proxy.set("reset")
     with pytest.raises(ConnectionAbortedError):
-        list(proxy._parts(b"late", Meter(), answers=False))
+        list(proxy._parts(b"late", ForwardedBytes(), answers=False))
 
 
 def test_refuse_accepts_nobody(proxy):

@@ -1,4 +1,4 @@
-"""What a request asks for, and what is wrong with it. Pure."""
+"""The call in a request, and its validation. Pure functions."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.testing.faults import Garbage, Reply, Scripted
+from claude_throttle.testing.http_reader import HttpRequest
 from claude_throttle.testing.replies import TOO_LARGE_PAGE
-from claude_throttle.testing.wire import HttpRequest
 
 NONCE_CHARACTERS = 200
 SECRET_HEADERS = ("x-api-key", "authorization")
-# Values under these names are not written by the user.
+# Values of these fields are not the user's text.
 _NOT_TEXT = frozenset(
     {"type", "role", "id", "tool_use_id", "data", "media_type", "cache_control", "signature"}
 )
 
 
 class ReceivedCall(NamedTuple):
-    """One request, read."""
+    """One request, parsed."""
 
     body: dict[str, Any]
     model: str
@@ -29,14 +29,14 @@ class ReceivedCall(NamedTuple):
     nonce: str
     streams: bool
     key: str
-    #: What is wrong with the request, if anything is.
+    #: The refusal of an invalid request; None if it is valid.
     problem: Optional[Scripted]
 
 
 def read_call(
     request: HttpRequest, characters_per_token: float, max_tokens_needed: bool
 ) -> ReceivedCall:
-    """Read *request*; a problem is kept in the call, never raised."""
+    """Parse *request*; a problem is kept in the call, never raised."""
     body = _json_object(request.body)
     problem = _problem(request, body, max_tokens_needed)
     call = call_of(body or {}, characters_per_token)
@@ -44,7 +44,7 @@ def read_call(
 
 
 def call_of(body: dict[str, Any], characters_per_token: float) -> ReceivedCall:
-    """The same of a request's body alone."""
+    """Parse a request's body, without validation."""
     limit = body.get("max_tokens")
     return ReceivedCall(
         body,
@@ -71,7 +71,7 @@ def _problem(
 
 
 def wrong_field(body: Mapping[str, Any], max_tokens: bool) -> Reply | None:
-    """What is wrong with the fields of a request."""
+    """The refusal for a wrong or missing field of a request, if there is one."""
     for name in ("model", "max_tokens", "messages") if max_tokens else ("model", "messages"):
         if name not in body:
             return _invalid(f"{name}: Field required")
@@ -116,7 +116,7 @@ def _text_length(value: Any) -> int:
 
 
 def last_user_text(messages: Any) -> str:
-    """What the user said last; nothing if that is no text."""
+    """The text of the last user message; empty if it has none."""
     for message in reversed(messages if isinstance(messages, list) else []):
         if isinstance(message, dict) and message.get("role") == "user":
             return _text_of(message.get("content"))
@@ -132,7 +132,7 @@ def _text_of(content: Any) -> str:
 
 
 def key_of(headers: Mapping[str, str]) -> str:
-    """The key or token a request came with, or nothing."""
+    """The key or token of a request; empty if it has none."""
     key = headers.get("x-api-key", "")
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return key or (token.strip() if scheme.lower() == "bearer" else "")
