@@ -7,6 +7,7 @@ before each test. One that was named may hold other things, so each test uses an
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -31,6 +32,12 @@ settings.load_profile("patient")
 # A shell's background job ignores Ctrl-C, and every program started here would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish():
+    """What was collected lives to the end: the garbage collector need not look at it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -11,6 +11,7 @@ import pytest
 from tests.bench.__main__ import ROWS
 from tests.bench.peer_clients import CLIENTS
 from tests.bench.peers import SCENES, side_by_side
+from tests.support.thorough import only_thorough
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,7 +40,13 @@ def test_a_row_is_measured_and_the_exit_code_tells_whether_it_is_reached():
     assert run.returncode == ("FALLS SHORT" in run.stdout), run.stderr
 
 
-@pytest.mark.parametrize("name", ROWS)
+#: Rows that together use the server, the processes, a shared store and the official SDK.
+BY_DEFAULT = ("burst-20", "stream", "redis-8", "reserve-sqlite", "sdk-pace")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in BY_DEFAULT else only_thorough(name) for name in ROWS]
+)
 def test_every_row_can_be_measured(name):
     """A row that breaks would be found out only in the long run before a release."""
     figures = ROWS[name][1](SHARE)
@@ -63,6 +70,7 @@ def test_the_table_of_others_is_listed_beside_the_rows():
     """It takes minutes, so it is not in a run of everything, but must be found."""
     listed = [line.split()[0] for line in bench("--list").stdout.splitlines()]
     assert listed == [*ROWS, "peers"]
+    assert set(BY_DEFAULT) < set(listed)
 
 
 def test_a_row_nobody_knows_is_refused_before_anything_is_measured():

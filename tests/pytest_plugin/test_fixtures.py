@@ -1,4 +1,4 @@
-"""The fixtures as a strict project uses them, each file in a pytest of its own."""
+"""The fixtures as a strict project uses them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def text_of(message):
 
 def run(project, tests, *options):
     project.makepyfile(HEAD + tests)
-    return project.runpytest_subprocess(*options, timeout=90)
+    return project.runpytest_inprocess(*options)
 
 
 def test_answers_and_what_was_asked(project, monkeypatch):

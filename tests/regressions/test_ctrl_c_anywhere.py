@@ -21,6 +21,7 @@ import claude_throttle
 from claude_throttle.core.dispatch.call import in_progress
 from claude_throttle.core.threads.condition import Condition
 from tests.support.calls import HELLO, MODEL, ask, echo
+from tests.support.thorough import only_thorough
 
 # In a __del__, Python itself swallows it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -51,9 +52,13 @@ class CtrlC:
             raise KeyboardInterrupt
 
 
-def at_each_instant(act):
+#: Every third instant by default, every one in the thorough run.
+EVERY = pytest.mark.parametrize("every", [3, only_thorough(1)])
+
+
+def at_instants(act, every=1):
     """*act* once for each, with Ctrl-C there; yields where it came."""
-    for at in range(100_000):
+    for at in range(0, 100_000, every):
         with contextlib.suppress(KeyboardInterrupt), CtrlC(at) as ctrl_c:
             act()
         if ctrl_c.came is None:
@@ -98,7 +103,8 @@ WAYS = {
 }
 
 
-def test_ctrl_c_at_any_instant_of_a_pause_leaves_nothing_behind(fake, throttle):
+@EVERY
+def test_ctrl_c_at_any_instant_of_a_pause_leaves_nothing_behind(fake, throttle, every):
     """Calls that take a place in the line, and are cancelled there."""
     throttler = throttle(fake())
     throttler.call(**ask())
@@ -109,23 +115,25 @@ def test_ctrl_c_at_any_instant_of_a_pause_leaves_nothing_behind(fake, throttle):
         futures.pop().cancel()
 
     futures = []
-    for where in at_each_instant(submit_and_cancel):
+    for where in at_instants(submit_and_cancel, every):
         throttler.resume()
         wait_until_nothing_is_left(throttler, where)
         throttler.pause()
 
 
+@EVERY
 @pytest.mark.parametrize("way", WAYS)
-def test_ctrl_c_at_any_instant_leaves_nothing_behind(fake, throttle, way):
+def test_ctrl_c_at_any_instant_leaves_nothing_behind(fake, throttle, way, every):
     """Whatever is asked for; afterwards all places are free, and calls still work."""
     throttler = throttle(fake(), max_concurrency=2)
     throttler.call(**ask())
-    for where in at_each_instant(partial(WAYS[way], throttler)):
+    for where in at_instants(partial(WAYS[way], throttler), every):
         wait_until_nothing_is_left(throttler, where)
     assert echo(throttler.call(**ask())) == "hello"
 
 
-def test_ctrl_c_in_the_middleware_leaves_nothing_behind(fake, throttle):
+@EVERY
+def test_ctrl_c_in_the_middleware_leaves_nothing_behind(fake, throttle, every):
     """The SDK's own code is its own."""
     server = fake()
     throttler = throttle(server, max_concurrency=2)
@@ -133,18 +141,20 @@ def test_ctrl_c_in_the_middleware_leaves_nothing_behind(fake, throttle):
         api_key="k", base_url=server.url, middleware=[throttler.middleware()]
     )
     client.messages.create(**HELLO)
-    for where in at_each_instant(lambda: client.messages.create(**HELLO)):
+    for where in at_instants(lambda: client.messages.create(**HELLO), every):
         wait_until_nothing_is_left(throttler, where)
 
 
-def test_ctrl_c_in_the_adapter_leaves_nothing_behind(fake, throttle):
+@EVERY
+def test_ctrl_c_in_the_adapter_leaves_nothing_behind(fake, throttle, every):
     """requests' own code is its own."""
     server = fake()
     throttler = throttle(server, max_concurrency=2)
     session = requests.Session()
     session.mount(server.url, throttler.adapter())
     throttler.call(**ask())
-    for where in at_each_instant(lambda: session.post(f"{server.url}/v1/messages", json=HELLO)):
+    url = f"{server.url}/v1/messages"
+    for where in at_instants(lambda: session.post(url, json=HELLO), every):
         wait_until_nothing_is_left(throttler, where)
 
 
@@ -160,7 +170,7 @@ def test_ctrl_c_at_any_instant_of_a_wait_leaves_the_lock_held():
                 sys.setprofile(None)
                 assert condition._is_owned()
 
-    for where in at_each_instant(wait):
+    for where in at_instants(wait):
         assert not condition._waiters, where
         assert not condition._is_owned(), where
 
@@ -187,7 +197,7 @@ def test_what_was_told_to_a_wait_that_ctrl_c_ended_is_told_to_the_next():
             condition.wait(10)
 
     threads = []
-    for where in at_each_instant(wait_first):
+    for where in at_instants(wait_first):
         threads[-1].join(20)
         assert told.pop(), where
     with condition:
