@@ -1,7 +1,8 @@
-"""Short Python programs with a throttler, each in a process of its own."""
+"""Short Python programs, each in a process of its own."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +36,16 @@ def run(server, program):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     return out, err
+
+
+def run_alone(code):
+    """The words that a program without a throttler prints; one that hangs fails here."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()

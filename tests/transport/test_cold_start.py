@@ -17,8 +17,8 @@ from claude_throttle.testing import FakeClaude, Ok, Reply, Truncated
 from claude_throttle.transport import sdk
 from tests.support.calls import ask
 from tests.support.inside import slots_in_use
+from tests.support.programs import run_alone
 from tests.support.waiting import wait_until
-from tests.transport.test_sdk_import import run
 
 SENDER = "claude-throttle-sender"
 
@@ -304,7 +304,7 @@ with FakeClaude() as server:
 
 def test_a_forked_child_can_ask_for_the_result():
     """A copy of the future is in the child; the fork waited for the import."""
-    assert run(PROGRAM) == ["0", "Message"]
+    assert run_alone(PROGRAM) == ["0", "Message"]
 
 
 def test_the_import_lets_others_run():
@@ -318,7 +318,7 @@ def test_the_import_lets_others_run():
         "sdk.begin_import(); import wave; sdk.load(); import ftplib\n"
         "print(set(seen) == {'claude-throttle-import'}, len(seen) > 100, sdk._pauses.thread_id)"
     )
-    assert run(code) == ["True", "True", "None"]
+    assert run_alone(code) == ["True", "True", "None"]
 
 
 def test_greenlets_do_not_run_while_modules_are_half_made(monkeypatch):

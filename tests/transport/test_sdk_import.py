@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 from claude_throttle.transport import sdk
-
-ROOT = Path(__file__).parents[2]
+from tests.support.programs import run_alone
 
 BEGIN = "import sys, threading; from claude_throttle.transport import sdk; "
-
-
-def run(code):
-    """Run it; what it printed. A hang fails here, and the process group is not left behind."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=90,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
 
 
 def test_our_import_does_not_bring_the_sdk_along():
     """It takes 0.5 to 1.9 s; nobody who only imports us should pay for it."""
     code = "import sys, claude_throttle; print('anthropic' in sys.modules)"
-    assert run(code) == ["False"]
+    assert run_alone(code) == ["False"]
 
 
 def test_the_import_runs_in_one_background_thread():
@@ -40,11 +21,10 @@ def test_the_import_runs_in_one_background_thread():
         "print(sdk._importer is first, first is not threading.main_thread(), first.daemon)\n"
         "sdk.load(); print('anthropic.types' in sys.modules)"
     )
-    assert run(code) == ["True", "True", "True", "True"]
+    assert run_alone(code) == ["True", "True", "True", "True"]
 
 
 FORK = """
-import os
 import warnings
 warnings.simplefilter("ignore")  # 3.12 and later warn of any fork beside a thread
 BEFORE
@@ -66,13 +46,13 @@ print("status", os.waitpid(pid, 0)[1])
 def test_a_fork_during_the_import_waits_for_it():
     """A child forked in its midst would hang at its own first import (5 of 5 tries)."""
     code = FORK.replace("BEFORE", "sdk.begin_import()").replace("CHILD", "sdk.load().Anthropic")
-    assert run(BEGIN + code) == ["child", "True", "status", "0"]
+    assert run_alone(BEGIN + code) == ["child", "True", "status", "0"]
 
 
 def test_a_fork_without_an_import_waits_for_nothing():
     """The child finds nothing of it, and may import it by itself."""
     code = FORK.replace("BEFORE", "").replace("CHILD", "sdk._wait_for_import()")
-    assert run(BEGIN + code) == ["child", "False", "status", "0"]
+    assert run_alone(BEGIN + code) == ["child", "False", "status", "0"]
 
 
 def test_the_importing_thread_itself_may_fork():
@@ -86,7 +66,7 @@ def test_the_importing_thread_itself_may_fork():
         "sdk._import = fork\n"
         "sdk.begin_import(); sdk._importer.join(30); print(sdk._importer.is_alive())"
     )
-    assert run(code) == ["status", "0", "False"]
+    assert run_alone(code) == ["status", "0", "False"]
 
 
 def test_at_the_end_of_the_interpreter_no_thread_can_be_started(monkeypatch):
