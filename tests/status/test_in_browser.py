@@ -6,6 +6,7 @@ import copy
 import re
 
 import pytest
+from selenium.common.exceptions import JavascriptException
 
 from claude_throttle.testing import OWN_SPEND_LIMIT, Reply
 from tests.support import status_samples as samples
@@ -276,7 +277,7 @@ def test_the_policy_is_in_force(site, opened):
     """Neither another script, nor another style, nor text as HTML."""
     site.instead = samples.busy
     browser = opened(default=None)
-    with pytest.raises(RuntimeError, match="TrustedHTML"):
+    with pytest.raises(JavascriptException, match="TrustedHTML"):
         browser.run("document.querySelector('h2').innerHTML = '<b>x</b>'")
     browser.run(
         """const style = document.createElement('style');

@@ -1,4 +1,4 @@
-"""A real browser, driven by the W3C WebDriver protocol: JSON over HTTP, so no library is needed.
+"""A real browser, driven by selenium.
 
 Debian's chromium and chromium-driver. Where they are missing the tests that need them are skipped,
 and say so; with CLAUDE_THROTTLE_TEST_BROWSER=required they fail.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import http.client
-import json
 import shutil
-import subprocess
 import tempfile
+
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
 
 CHROMIUM = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
@@ -31,7 +31,7 @@ FLAGS = [
     "--disable-sync",
 ]
 
-#: Seconds for one answer of the driver.
+#: Seconds that a script in the page may take.
 TIMEOUT = 30
 
 #: In each page, before its own script: what it would do in seconds waits in ``later`` until a test
@@ -54,61 +54,29 @@ class Browser:
     """One chromium with one tab."""
 
     def __init__(self, directory):
-        self._driver = subprocess.Popen(
-            [DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self._session, self._connection = "", None
-        try:
-            self._begin(directory)
-        except BaseException:
-            self.close()
-            raise
-
-    def _begin(self, directory):
-        for line in self._driver.stdout:
-            if "started successfully on port" in line:
-                port = int(line.rstrip(".\n").rsplit(" ", 1)[1])
-                break
-        else:
-            raise RuntimeError("chromedriver does not start")
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
-        options = {"binary": CHROMIUM, "args": [*FLAGS, f"--user-data-dir={directory}"]}
-        capabilities = {
-            "browserName": "chrome",
-            "goog:chromeOptions": options,
-            "goog:loggingPrefs": {"browser": "ALL"},
-        }
-        found = self._ask("POST", "", {"capabilities": {"alwaysMatch": capabilities}})
-        self._session = f"/{found['sessionId']}"
-        self._ask("POST", "/timeouts", {"script": 1000 * TIMEOUT})
+        options = ChromeOptions()
+        options.binary_location = CHROMIUM
+        for flag in (*FLAGS, f"--user-data-dir={directory}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        # Both paths are given, or selenium would look for a driver on the network.
+        self._driver = Chrome(options=options, service=Service(DRIVER))
+        self._driver.set_script_timeout(TIMEOUT)
         self.tell("Page.addScriptToEvaluateOnNewDocument", source=TIME_BY_HAND)
-
-    def _ask(self, method, path, body=None):
-        text = None if body is None else json.dumps(body)
-        self._connection.request(method, f"/session{self._session}{path}", text)
-        answer = json.loads(self._connection.getresponse().read())["value"]
-        if isinstance(answer, dict) and "error" in answer:
-            raise RuntimeError(f"{answer['error']}: {answer['message']}")
-        return answer
 
     def close(self):
         with contextlib.suppress(Exception):  # it may have gone already
-            self._ask("DELETE", "")
-        if self._connection is not None:
-            self._connection.close()
-        self._driver.terminate()
-        self._driver.wait(10)
-        self._driver.stdout.close()
+            self._driver.quit()
 
     def open(self, url):
-        """Load it; nothing that was said before is remembered."""
-        self._ask("POST", "/url", {"url": "about:blank"})
+        """Load *url*, with an empty console."""
+        self._driver.get("about:blank")
         self.complaints()
-        self._ask("POST", "/url", {"url": url})
+        self._driver.get(url)
 
     def run(self, script, *arguments):
         """What the body of a function returns, which may be a promise."""
-        return self._ask("POST", "/execute/sync", {"script": script, "args": list(arguments)})
+        return self._driver.execute_script(script, *arguments)
 
     def wait_for(self, condition, *arguments):
         """Until that expression is true; what it is then."""
@@ -129,7 +97,7 @@ class Browser:
 
     def tell(self, command, **parameters):
         """A command of the DevTools protocol."""
-        return self._ask("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
+        return self._driver.execute_cdp_cmd(command, parameters)
 
     def look_like(self, width, scheme, height=900):
         """So wide, in a light or dark scheme."""
@@ -148,8 +116,7 @@ class Browser:
 
     def complaints(self):
         """What the console said since it was asked last, in plain words."""
-        said = self._ask("POST", "/se/log", {"type": "browser"})
-        return [f"{one['level']}: {one['message']}" for one in said]
+        return [f"{one['level']}: {one['message']}" for one in self._driver.get_log("browser")]
 
     def picture(self, path):
         """The whole page, as PNG."""
@@ -160,7 +127,7 @@ class Browser:
 
 @contextlib.contextmanager
 def browser():
-    """A browser of nobody's, gone in the end."""
+    """A browser with a profile of its own; both are gone in the end."""
     directory = tempfile.mkdtemp()
     try:
         with contextlib.closing(Browser(directory)) as one:
