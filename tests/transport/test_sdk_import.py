@@ -25,6 +25,7 @@ def test_the_import_runs_in_one_background_thread():
 
 
 FORK = """
+import os
 import warnings
 warnings.simplefilter("ignore")  # 3.12 and later warn of any fork beside a thread
 BEFORE
