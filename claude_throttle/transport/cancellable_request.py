@@ -35,6 +35,10 @@ class RawResponse(NamedTuple):
     #: Empty if a sink took it.
     content: bytes
 
+    def read(self, decode_content: bool = True) -> bytes:  # noqa: ARG002 - as urllib3's
+        """The content, which was decoded as it came."""
+        return self.content
+
 
 class CancellableRequest:
     """One try. Its thread sends; any other may stop() it."""

@@ -32,6 +32,7 @@ from claude_throttle.core.dispatch.call import AttemptStopped
 from claude_throttle.core.domain.feedback import CONCURRENCY, FAULT, SILENCE, Feedback, RetryDelay
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.descriptors import lacked_descriptor
+from claude_throttle.errors import BrokenAnswer
 from claude_throttle.transport.verdicts import Verdict, backoff, classify
 
 NO_DELAY = RetryDelay(0.0, alone=True)
@@ -49,7 +50,10 @@ OUT_OF_DESCRIPTORS = Verdict(
 )
 
 #: The errors after which urllib3 itself asks for a decision. All others are bugs or wrong settings.
-_ASKED_ABOUT = (ConnectTimeoutError, ReadTimeoutError, ProtocolError, ProxyError, SSLError)
+_ASKED_ABOUT = (
+    *(ConnectTimeoutError, ReadTimeoutError, ProtocolError, ProxyError, SSLError),
+    BrokenAnswer,
+)
 
 
 class RetryRules(NamedTuple):
@@ -63,6 +67,8 @@ class RetryRules(NamedTuple):
     resets: bool
     #: Send again only if the server certainly did nothing: 429, 529, no connection.
     only_untaken: bool = False
+    #: Send again after half an answer: right for requests that change nothing.
+    broken_answers: bool = False
 
 
 class RetriedAttempt(Protocol):
@@ -123,8 +129,7 @@ class RetryExchange:
             try:
                 response = send_once()
             except Exception as error:
-                cause = _urllib3_error(error)
-                if cause is None or not self.may_resend(error=cause):
+                if not self.may_resend(error=error):
                     raise
             else:
                 if response.status_code < 400 or not self.may_resend(response=response.raw):
@@ -135,8 +140,10 @@ class RetryExchange:
     def may_resend(self, response: Any = None, error: Optional[Exception] = None) -> bool:
         """Tell the pacer of a refusal or an error; whether another attempt may follow.
 
-        Raises AttemptStopped if the request was stopped.
+        *error* as requests or urllib3 raised it. Raises AttemptStopped if it was stopped.
         """
+        if error is not None and (error := _urllib3_error(error)) is None:
+            return False
         retry = self._retry or PacedRetry.of(self)
         try:
             self._retry = retry.increment("POST", "", response=response, error=error)
@@ -292,7 +299,7 @@ def _read(response: Any) -> bytes:
     return body
 
 
-def _urllib3_error(error: Exception) -> Optional[Exception]:
+def _urllib3_error(error: BaseException) -> Optional[Exception]:
     """What urllib3 raised, without what requests wraps around it; None for any other error."""
     if isinstance(error, requests.RequestException) and error.args:
         error = error.args[0]
@@ -300,13 +307,16 @@ def _urllib3_error(error: Exception) -> Optional[Exception]:
 
 
 def verdict_on_error(error: BaseException, rules: RetryRules) -> Verdict:
-    """What to do when no answer came."""
+    """What to do when no answer came, or half of one. *error* as requests or urllib3 raised it."""
+    error = _urllib3_error(error) or error
     if lacked_descriptor(error):
         return OUT_OF_DESCRIPTORS
     if isinstance(error, ProxyError):
         error = _cause(error)
     if isinstance(error, (ConnectTimeoutError, NewConnectionError)):
         return Verdict(True, "no connection", keeps_tokens=False, feedback=_LOST)
+    if isinstance(error, BrokenAnswer):
+        return Verdict(rules.broken_answers, "broken answer", feedback=_SILENT)
     if isinstance(error, SSLError):
         return Verdict(False, "TLS failed", keeps_tokens=False, feedback=_SILENT)
     if isinstance(error, ReadTimeoutError):

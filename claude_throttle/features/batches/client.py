@@ -1,4 +1,4 @@
-"""Who asks the API about batches: paced on a quota of their own, patient, easy to end."""
+"""Sends requests about batches: paced by a quota of their own, ended by close() and deadlines."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 from claude_throttle.account.admission import BATCHES
 from claude_throttle.config.validation import require_timeout
 from claude_throttle.core.dispatch.permit import AdmissionOptions
+from claude_throttle.core.domain.feedback import Feedback, RetryDelay
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.condition import Condition
 from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import BrokenAnswer, Closed, DeadlineExceeded
-from claude_throttle.features.batches import wire_format as batch_format
+from claude_throttle.features.batches import wire_format
 from claude_throttle.features.batches.wire_format import State
 from claude_throttle.transport import sdk
 from claude_throttle.transport.cancellable_request import (
@@ -23,9 +24,9 @@ from claude_throttle.transport.cancellable_request import (
 )
 from claude_throttle.transport.endpoints import BATCHES_PATH
 from claude_throttle.transport.error_text import describe
-from claude_throttle.transport.foreign_verdicts import report_of_error
 from claude_throttle.transport.http import READ_TIMEOUT_SECONDS, HttpTransport
-from claude_throttle.transport.verdicts import backoff, classify, read_json
+from claude_throttle.transport.retry import RetryExchange, RetryRules, verdict_on_error
+from claude_throttle.transport.verdicts import classify, read_json
 
 if TYPE_CHECKING:
     from claude_throttle.account.admission import Admission
@@ -37,63 +38,99 @@ CLOSED = (
 
 
 class CreationUncertain(Exception):
-    """A batch may have been created or not; ``__cause__`` tells why nobody knows."""
+    """A batch may have been created or not; ``__cause__`` tells why that is not known."""
+
+
+class BatchAttempt:
+    """One request about batches, for the retry loop: its deadline, and its wait between sends."""
+
+    #: close() ends waits and sends, so the loop need not ask.
+    stopped = False
+
+    def __init__(self, client: BatchClient, deadline: Optional[float]) -> None:
+        self._client = client
+        self._deadline = deadline
+        #: 1 for the first send.
+        self.number = 1
+
+    def seconds_left(self) -> Optional[float]:
+        """Until its deadline; None without one."""
+        return None if self._deadline is None else self._client.seconds_left(self._deadline)
+
+    def refused(self, feedback: Feedback, wait_seconds: float) -> RetryDelay:
+        """The delay before another send. The lane was told when the response came."""
+        # In a paused lane the next send waits for its permit.
+        return RetryDelay(0.0 if feedback.pauses_lane else wait_seconds, alone=True)
+
+    def again(
+        self,
+        *,
+        status: Optional[int],  # noqa: ARG002 - RetriedAttempt's signature
+        reason: str,  # noqa: ARG002
+        delay: RetryDelay,
+        keep_tokens: bool,  # noqa: ARG002
+    ) -> None:
+        """Wait until it may be sent again. Raises Closed, DeadlineExceeded."""
+        self.number += 1
+        self._client.wait(delay.seconds, self._deadline)
 
 
 class BatchClient:
-    """Of one process. Thread-safe."""
+    """What all handles of one process share: it sends their requests. Thread-safe."""
 
     def __init__(
         self,
         settings: Settings,
-        wire: HttpTransport,
+        transport: HttpTransport,
         thread_pool: ThreadPool,
         admission: Admission,
         clock: Clock,
     ) -> None:
         self.pid = os.getpid()
         self.clock = clock
-        # Guards what the handles know of their batches, and `_closed`. Notified when an answer is
-        # there, when a handle learned something, and at the end.
+        # Guards what the handles know of their batches, and `_closed`. Notified when a response
+        # came, when a handle learned something, and by close().
         self.changed = Condition()
         self._closed = False
         self._settings = settings
-        self._wire = wire
+        self._transport = transport
         self._thread_pool = thread_pool
         self._admission = admission
         admission.at_end(self._close)
 
     @property
     def url(self) -> str:
-        """Where batches are made; what errors tell."""
-        return self._wire.url + "/batches"
+        """Where batches are created; errors show it."""
+        return self._transport.url + "/batches"
 
-    # -- what is asked ---------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------
 
     def create(self, make_body: Callable[[], Any], deadline: Optional[float]) -> State:
-        """Have a batch made. Raises Unsure rather than sending it twice."""
-        question = RequestSpec("POST", BATCHES_PATH, make_body, read_timeout=READ_TIMEOUT_SECONDS)
-        answer = self.ask(question, deadline, creates=True)
+        """Create a batch. Raises CreationUncertain rather than sending it twice."""
+        spec = RequestSpec("POST", BATCHES_PATH, make_body, read_timeout=READ_TIMEOUT_SECONDS)
+        response = self.send(spec, deadline, creates=True)
         try:
-            return batch_format.read_state(read_json(answer.content))
+            return wire_format.read_state(read_json(response.content))
         except BrokenAnswer as error:
             raise CreationUncertain from error
 
     def state(self, batch_id: str, deadline: Optional[float]) -> State:
-        """How one batch stands."""
-        answer = self.ask(RequestSpec("GET", f"{BATCHES_PATH}/{batch_id}"), deadline)
-        return batch_format.read_state(read_json(answer.content))
+        """The state of one batch."""
+        response = self.send(RequestSpec("GET", f"{BATCHES_PATH}/{batch_id}"), deadline)
+        return wire_format.read_state(read_json(response.content))
 
     def recent(
-        self, deadline: Optional[float], count: int = batch_format.LIST_LENGTH
+        self, deadline: Optional[float], count: int = wire_format.LIST_LENGTH
     ) -> list[State]:
         """The newest batches of the workspace, newest first."""
         found: list[State] = []
         after = ""
         while len(found) < count:
-            size = min(count - len(found), batch_format.LIST_LENGTH)
-            answer = self.ask(RequestSpec("GET", f"{BATCHES_PATH}?limit={size}{after}"), deadline)
-            page, more = batch_format.read_list(answer.content)
+            size = min(count - len(found), wire_format.LIST_LENGTH)
+            response = self.send(
+                RequestSpec("GET", f"{BATCHES_PATH}?limit={size}{after}"), deadline
+            )
+            page, more = wire_format.read_list(response.content)
             found += page
             if not (page and more):
                 break
@@ -101,115 +138,123 @@ class BatchClient:
         return found
 
     def cancel(self, batch_id: str, deadline: Optional[float]) -> State:
-        """Have a batch end now."""
-        answer = self.ask(RequestSpec("POST", f"{BATCHES_PATH}/{batch_id}/cancel"), deadline)
-        return batch_format.read_state(read_json(answer.content))
+        """End a batch now."""
+        response = self.send(RequestSpec("POST", f"{BATCHES_PATH}/{batch_id}/cancel"), deadline)
+        return wire_format.read_state(read_json(response.content))
 
     def results(
         self, batch_id: str, sink: Callable[[Optional[bytes]], object], deadline: Optional[float]
     ) -> None:
-        """Have the results brought to *sink*.
+        """Pass the results to *sink*, piece by piece.
 
         Never from ``results_url``: it may name another host, and the key goes to ours only.
         """
-        self.ask(RequestSpec("GET", f"{BATCHES_PATH}/{batch_id}/results", sink=sink), deadline)
+        self.send(RequestSpec("GET", f"{BATCHES_PATH}/{batch_id}/results", sink=sink), deadline)
 
-    # -- asking ----------------------------------------------------------------------------------
+    # -- sending ---------------------------------------------------------------------------------
 
-    def ask(
-        self, question: RequestSpec, deadline: Optional[float], creates: bool = False
+    def send(
+        self, spec: RequestSpec, deadline: Optional[float], creates: bool = False
     ) -> RawResponse:
-        """A good answer, after retries. Raises what call() raises, and Unsure."""
-        failures = 0
-        while True:
-            answer = self._try(question, deadline, creates)
-            if isinstance(answer, RawResponse) and answer.status == 200:
-                return answer
-            failures += 1
-            error, again, seconds = self._judge(answer, creates, failures)
-            left = self.seconds_left(deadline)
-            if not again or failures > self._settings.max_retries or seconds >= left:
-                raise error
-            self.wait(seconds, deadline)
+        """The response of status 200, after retries.
 
-    def _try(
-        self, question: RequestSpec, deadline: Optional[float], creates: bool
+        Raises what call() raises; CreationUncertain where a request that *creates* may have been
+        carried out.
+        """
+        attempt = BatchAttempt(self, deadline)
+        rules = RetryRules(
+            self._settings.max_retries,
+            read_timeouts=True,
+            resets=True,
+            only_untaken=creates,
+            broken_answers=True,
+        )
+        exchange = RetryExchange(attempt, rules, self.clock)
+        while True:
+            outcome = self._send_once(spec, deadline, creates)
+            if isinstance(outcome, Exception):
+                may_resend = exchange.may_resend(error=outcome)
+                error, untaken = self._no_answer(outcome, attempt.number, rules)
+            elif outcome.status == 200:
+                return outcome
+            else:
+                may_resend = exchange.may_resend(response=outcome)
+                error, untaken = self._refused(outcome)
+            if creates and not untaken:
+                raise CreationUncertain from error
+            if not may_resend:
+                raise error
+            exchange.wait()
+
+    def _send_once(
+        self, spec: RequestSpec, deadline: Optional[float], creates: bool
     ) -> Union[RawResponse, Exception]:
-        terms = AdmissionOptions(Priority.NORMAL, None, self._timeout(deadline))
-        attempt = self._admission.admit_endpoint(BATCHES, terms)
+        options = AdmissionOptions(Priority.NORMAL, None, self._timeout(deadline))
+        admitted = self._admission.admit_endpoint(BATCHES, options)
         try:
-            outcome = self._in_a_sender(question, deadline)
+            outcome = self._send_in_a_thread(spec, deadline)
         except BaseException as error:
-            attempt.failed(BaseException())  # ended from here: the server is not to blame
+            admitted.failed(BaseException())  # ended from here: the server is not to blame
             if creates and isinstance(error, (Closed, DeadlineExceeded)):
                 raise CreationUncertain from error
             raise
         if isinstance(outcome, Exception):
-            attempt.failed(outcome)
+            admitted.failed(outcome)
         else:
-            headers = self._wire.headers
-            attempt.answered(outcome.status, outcome.headers, outcome.content, headers)
+            headers = self._transport.headers
+            admitted.answered(outcome.status, outcome.headers, outcome.content, headers)
         return outcome
 
-    def _in_a_sender(
-        self, question: RequestSpec, deadline: Optional[float]
+    def _send_in_a_thread(
+        self, spec: RequestSpec, deadline: Optional[float]
     ) -> Union[RawResponse, Exception]:
-        """What came of one try. Not in this thread: whoever waits must be free to leave."""
-        errand, outcomes = CancellableRequest(), list[Union[RawResponse, Exception]]()
+        """What came of one send. In another thread: a wait in a name look-up cannot be ended."""
+        request, outcomes = CancellableRequest(), list[Union[RawResponse, Exception]]()
 
-        def carry() -> None:
+        def send() -> None:
             try:
-                outcome: Union[RawResponse, Exception] = errand.send(self._wire, question)
-            except Exception as error:  # noqa: BLE001 - raised, or retried, by whoever waits
+                outcome: Union[RawResponse, Exception] = request.send(self._transport, spec)
+            except Exception as error:  # noqa: BLE001 - the waiting thread raises it, or retries
                 outcome = error
-                if errand.began and type(error).__name__ == "SSLError":
+                if request.began and type(error).__name__ == "SSLError":
                     # Not in the handshake: the request may have arrived.
-                    outcome = BrokenAnswer(f"TLS failed amid the answer: {describe(error)}")
+                    outcome = BrokenAnswer(f"TLS failed during the answer: {describe(error)}")
             with self.changed:
                 outcomes.append(outcome)
                 self.changed.notify_all()
 
         try:
-            self._thread_pool.run(carry)
+            self._thread_pool.run(send)
             with self.changed:
                 while not outcomes:
                     self.wait_locked(None, deadline)
         except BaseException:
-            errand.stop()
+            request.stop()
             raise
         return outcomes[0]
 
-    def _judge(
-        self, outcome: Union[RawResponse, Exception], creates: bool, failures: int
-    ) -> tuple[Exception, bool, float]:
-        """The error, whether to try again, and after how many seconds."""
-        if isinstance(outcome, Exception):
-            error, again, sent = self._no_answer(outcome)
-            if creates and sent:
-                raise CreationUncertain from error
-            return error, again, backoff(failures)
-        status, headers, content = outcome
+    def _refused(self, response: RawResponse) -> tuple[Exception, bool]:
+        """The error of a response that is not 200, and whether the server certainly did nothing."""
+        status, headers, content = response
         error = sdk.status_error(self.url, status, headers, content, read_json(content))
-        verdict = classify(status, headers, content, self.clock.wall())
+        if status in wire_format.CREATES_NOTHING:
+            return error, True
         # What is worth another try, or is no refusal at all, may have been done.
-        may_be_done = verdict.retry or not 300 <= status < 500 or status in (408, 409, 499)
-        if creates and may_be_done and status not in batch_format.CREATES_NOTHING:
-            raise CreationUncertain from error
-        if verdict.feedback.pauses_lane:
-            return error, verdict.retry, 0.0  # the lane waits
-        return error, verdict.retry, verdict.retry_after or backoff(failures)
+        worth_another = classify(status, headers, content, self.clock.wall()).retry
+        return error, 300 <= status < 500 and not worth_another and status not in (408, 409, 499)
 
-    def _no_answer(self, error: Exception) -> tuple[Exception, bool, bool]:
-        """The error to raise, whether to try again, whether anything may have been done."""
+    def _no_answer(
+        self, error: Exception, number: int, rules: RetryRules
+    ) -> tuple[Exception, bool]:
+        """The error to raise where no answer came, and whether nothing was sent."""
         if isinstance(error, BrokenAnswer):
-            return error, True, True
-        name, text = type(error).__name__, describe(error)
-        if name == "SSLError":
-            return sdk.connection_error(self.url, f"TLS failed: {text}"), False, False
-        sent = report_of_error(error).keeps_tokens
-        if name == "ReadTimeout":
-            return sdk.timeout_error(self.url, f"no answer in time: {text}"), True, sent
-        return sdk.connection_error(self.url, f"no answer: {text}"), True, sent
+            return error, False
+        verdict = verdict_on_error(error, rules)
+        if verdict.reason == "read timeout":
+            text = f"no answer in time: {describe(error)}"
+            return sdk.timeout_error(self.url, text), False
+        text = f"{verdict.reason}, attempt {number}: {describe(error)}"
+        return sdk.connection_error(self.url, text), not verdict.keeps_tokens
 
     # -- waiting ---------------------------------------------------------------------------------
 
