@@ -1,8 +1,8 @@
-"""Message Batches: half the price, within a day. Stop it and start it again: it goes on by id.
+"""Message Batches: half the price, within a day. Stopped and started again, it continues by id.
 
     python batches.py
 
-The ids are kept in batches.json, from the moment each is known until the answers are printed.
+The ids are in batches.json, from the moment each is known until the answers are printed.
 """
 
 import json
@@ -22,8 +22,8 @@ def request(review):
     }
 
 
-def keep(batch_id, _custom_ids):
-    """Told before each batch is made, with None, and right after, with its id."""
+def record(batch_id, _custom_ids):
+    """Called before each batch is created, with None, and right after, with its id."""
     if batch_id is not None:
         ids = json.loads(IDS.read_text()) if IDS.exists() else []
         IDS.write_text(json.dumps([*ids, batch_id]))
@@ -34,7 +34,7 @@ with Throttler() as throttler:
         handle = throttler.batches.resume(json.loads(IDS.read_text()), custom_ids=REVIEWS)
     else:
         requests = ((name, request(review)) for name, review in REVIEWS.items())
-        handle = throttler.batches.submit(requests, on_create=keep)
+        handle = throttler.batches.submit(requests, on_create=record)
     print(handle.progress())
     for result in handle.results():  # in the order of REVIEWS
         print(result.custom_id, result.error or result.message.content[0].text)

@@ -1,11 +1,11 @@
-"""Work in the background: any number of Celery workers, one quota, and no worker that only waits.
+"""Background work: any number of Celery workers share one quota, and no worker only waits.
 
 pip install 'claude-throttle[celery,redis]', then, in this directory and with ANTHROPIC_API_KEY set:
 
     celery --app celery_app worker --concurrency 4
     python celery_app.py "first text" "second text" …          # in another terminal
 
-A task whose turn is more than two seconds away goes back to the queue and keeps its place.
+A task that would wait for more than two seconds is queued again, and keeps its position.
 """
 
 import os
@@ -18,17 +18,17 @@ from claude_throttle.contrib.celery import ClaudeTask
 
 REDIS = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 
-# The module's name, so that a task is called the same when this file is run as a program.
+# The module's name, so that tasks have the same name when this file is run as a program.
 app = Celery("celery_app", broker=REDIS, backend=REDIS)
 app.conf.worker_prefetch_multiplier = 1
 
-# Limits are learned from the answers, by all processes together; rpm=50 would tell them.
+# Limits are learned from the answers, by all processes together; rpm=50 would set one.
 throttler = Throttler(shared=REDIS)
 
 
 @app.task(base=ClaudeTask, bind=True, throttler=throttler)
 def summarise(self, text):
-    """May run from its beginning more than once: it asks before it does anything else."""
+    """May run from its beginning more than once, so it calls Claude before anything else."""
     answer = self.ask_claude(
         model="claude-haiku-4-5",
         max_tokens=200,

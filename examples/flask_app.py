@@ -18,7 +18,7 @@ def ask(text):
 def create_app():
     app = Flask(__name__)
     app.config["CLAUDE_THROTTLE_MAX_QUEUE"] = 50  # the next visitor gets 503
-    # Another workspace, with another limit; else one throttler, and priority=Priority.BATCH.
+    # For another workspace with its own limits. With one workspace use priority=Priority.BATCH.
     batch = {"api_key": os.environ.get("BATCH_API_KEY"), "rpm": 600}
     app.config["CLAUDE_THROTTLE_THROTTLERS"] = {"batch": batch}
     app.config.from_prefixed_env()  # FLASK_CLAUDE_THROTTLE_SHARED=sqlite:////tmp/quota.db
@@ -30,7 +30,7 @@ def create_app():
     return app
 
 
-def is_staff():  # your login's word, such as current_user.is_admin
+def is_staff():  # replace it by your login, for example current_user.is_admin
     given = (request.authorization and request.authorization.password) or ""
     known = os.environ.get("STATUS_PASSWORD", "")
     right = known and hmac.compare_digest(given.encode(), known.encode())
@@ -38,19 +38,19 @@ def is_staff():  # your login's word, such as current_user.is_admin
 
 
 def answer():
-    """Whoever would wait for more than ten seconds gets 503 and Retry-After."""
+    """A visitor who would wait for more than ten seconds gets 503 and Retry-After."""
     return current_throttler.call(timeout=10, **ask(request.args["q"])).content[0].text
 
 
 def stream():
-    """Opened before the response begins, so that a refusal can still be 503."""
+    """The stream is opened before the response begins, so a refusal can still become a 503."""
     opened = current_throttler.stream(timeout=10, **ask(request.args["q"]))
     response = Response(stream_with_context(opened.text_stream), mimetype="text/plain")
-    response.call_on_close(opened.close)  # to its end, or not: perhaps the client has left
+    response.call_on_close(opened.close)  # the client may leave before its end
     return response
 
 
 def digest():
-    """Nobody waits for it; it is finished even if the server is told to stop."""
+    """Answered at once; the call is finished even if the server is stopped."""
     current_throttlers["batch"].submit(**ask(f"Summarise: {request.get_data(as_text=True)}"))
     return "", 202

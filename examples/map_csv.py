@@ -4,6 +4,7 @@ python map_csv.py < reviews.csv > with_sentiment.csv  (reviews.csv has a column 
 """
 
 import csv
+import itertools
 import sys
 
 from claude_throttle import Throttler
@@ -19,12 +20,12 @@ def request(row):
 
 
 reader = csv.DictReader(sys.stdin)
-rows = list(reader)
+rows, copies = itertools.tee(reader)  # keeps only the rows between both
 writer = csv.DictWriter(sys.stdout, [*(reader.fieldnames or []), "sentiment"])
 writer.writeheader()
 
 with Throttler(rpm=1_000) as throttler:
-    for row, message in zip(rows, throttler.map(map(request, rows), return_exceptions=True)):
+    for row, message in zip(rows, throttler.map(map(request, copies), return_exceptions=True)):
         failed = isinstance(message, Exception)
         answer = f"failed: {message}" if failed else message.content[0].text
         writer.writerow({**row, "sentiment": answer})

@@ -1,4 +1,4 @@
-"""Existing code with the official SDK, and some with requests: one line each, one pace for all."""
+"""Existing code with the official SDK, and with requests: one line each, one pace for all."""
 
 import os
 
@@ -10,10 +10,10 @@ from claude_throttle import Throttler
 throttler = Throttler(rpm=1_000, itpm=500_000)
 base_url = os.environ.get("ANTHROPIC_BASE_URL", "https://api.anthropic.com")
 
-# The SDK: each attempt waits for its turn, its own retries, too. max_retries may stay as it is.
+# The SDK: each attempt is paced, including its own retries. max_retries may stay as it is.
 client = anthropic.Anthropic(middleware=[throttler.middleware()])
 
-# A session of one's own.
+# A session of requests.
 session = requests.Session()
 session.mount(base_url, throttler.adapter())
 
@@ -22,7 +22,7 @@ question = {"model": "claude-haiku-4-5", "max_tokens": 50}
 message = client.messages.create(**question, messages=[{"role": "user", "content": "One."}])
 print(message.content[0].text)
 
-# A stream holds its place among those in flight until it ends, or is left.
+# A stream counts as in flight until it ends, or is closed.
 with client.messages.stream(**question, messages=[{"role": "user", "content": "Two."}]) as stream:
     print("".join(stream.text_stream))
 

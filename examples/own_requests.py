@@ -1,4 +1,4 @@
-"""Existing code that sends its own requests: keep it, and take a permit around each."""
+"""Existing code that sends its own requests: acquire a permit around each."""
 
 import os
 
@@ -27,11 +27,11 @@ def count_words(text):
             timeout=600,
             allow_redirects=False,
         )
-        told = {"headers": response.headers, "status": response.status_code}
+        feedback = {"headers": response.headers, "status": response.status_code}
         if response.ok:
-            permit.settle(usage=response.json()["usage"], **told)
+            permit.settle(usage=response.json()["usage"], **feedback)
         else:
-            permit.settle(body=response.content, **told)
+            permit.settle(body=response.content, **feedback)
     response.raise_for_status()
     return response.json()["content"][0]["text"]
 

@@ -1,4 +1,4 @@
-"""Ten questions, one quota: submit them all, take the answers as they come."""
+"""Ten questions, one quota: submit them all, and print the answers as they come."""
 
 from concurrent.futures import as_completed
 

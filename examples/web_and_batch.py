@@ -1,4 +1,4 @@
-"""People first: one throttler, one quota; a visitor's call overtakes the nightly work."""
+"""Visitors first: one throttler, one quota; a visitor's call is sent before the nightly work."""
 
 from claude_throttle import DeadlineExceeded, Priority, QueueFull, Throttler
 
@@ -10,7 +10,7 @@ def messages(text):
 
 
 def nightly(documents):
-    """Thousands of these may wait; they leave when nobody else wants to."""
+    """Thousands of these calls may wait; they are sent when no other call is waiting."""
     return [
         throttler.submit(
             model="claude-haiku-4-5",
@@ -23,7 +23,7 @@ def nightly(documents):
 
 
 def answer_visitor(question):
-    """A web request waits ten seconds, everything included, and then says so."""
+    """A web request waits for ten seconds at most, and then says that it is busy."""
     try:
         message = throttler.call(
             model="claude-haiku-4-5",

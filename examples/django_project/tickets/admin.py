@@ -7,6 +7,6 @@ from tickets.models import Ticket
 
 @admin.register(Ticket)
 class TicketAdmin(admin.ModelAdmin):
-    """With what Claude made of them."""
+    """The list shows the summaries."""
 
     list_display = ("title", "summary")

@@ -1,4 +1,4 @@
-"""What customers write."""
+"""Tickets: what customers write."""
 
 from django.db import models
 from django.urls import reverse

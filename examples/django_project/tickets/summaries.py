@@ -1,4 +1,4 @@
-"""Summaries of tickets: while somebody waits, and in the background."""
+"""Summaries of tickets: while a visitor waits, and in the background."""
 
 import logging
 from functools import partial
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def question(ticket, task="Summarise in one sentence"):
-    """Keywords of one call."""
+    """The keyword arguments of one call."""
     return {
         "model": "claude-haiku-4-5",
         "max_tokens": 300,
@@ -22,18 +22,18 @@ def question(ticket, task="Summarise in one sentence"):
 
 
 def text_of(message):
-    """The answer's."""
+    """The text of a response."""
     return message.content[0].text
 
 
 def summarise_now(ticket):
-    """Wait for it; ``timeout`` of the settings says how long. Raises what the middleware knows."""
+    """Wait for the summary, for ``timeout`` of the settings. The middleware handles its errors."""
     ticket.summary = text_of(throttler.call(**question(ticket)))
     ticket.save(update_fields=["summary"])
 
 
 def summarise_later(ticket):
-    """Return at once. What fails is left to ``manage.py summarise_tickets``."""
+    """Return at once. Failed ones are left to ``manage.py summarise_tickets``."""
     try:
         future = throttler.submit(**question(ticket), timeout=None)
     except ThrottleError as error:
@@ -43,7 +43,7 @@ def summarise_later(ticket):
 
 
 def _save(pk, future):
-    # In a thread of the throttler's, whose database connection no request opens or closes.
+    # Runs in a thread of the throttler, whose database connection Django does not close.
     close_old_connections()
     try:
         Ticket.objects.filter(pk=pk).update(summary=text_of(future.result()))

@@ -13,7 +13,7 @@ from tickets.models import Ticket
 
 
 class TicketTests(TransactionTestCase):
-    """Not TestCase: what is saved in the background comes by another connection."""
+    """Not TestCase: summaries are saved over another database connection."""
 
     def setUp(self):
         self.addCleanup(throttlers.reset)
@@ -46,8 +46,8 @@ class TicketTests(TransactionTestCase):
 
     def test_a_refusal_is_no_error_page(self):
         with ClaudeApi() as api:
-            told = {"default": {"api_key": "any", "base_url": api.url}}
-            with self.settings(CLAUDE_THROTTLE=told):
+            named = {"default": {"api_key": "any", "base_url": api.url}}
+            with self.settings(CLAUDE_THROTTLE=named):
                 api.script(CREDIT_TOO_LOW)
                 with self.assertRaises(anthropic.BadRequestError):  # as the API says it
                     self.client.post(self.page)

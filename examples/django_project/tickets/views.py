@@ -1,4 +1,4 @@
-"""Pages of tickets. What the throttler refuses is answered with 503 by the middleware."""
+"""Pages of tickets. The middleware turns refusals of the throttler into 503 responses."""
 
 from functools import partial
 
@@ -13,18 +13,18 @@ from tickets.summaries import question, summarise_later, summarise_now
 
 
 def add(request):
-    """A new ticket, which is summarised while its author goes on."""
+    """Create a ticket, which is summarised in the background."""
     if request.method != "POST":
         return render(request, "tickets/new.html")
     with transaction.atomic():
         ticket = Ticket.objects.create(title=request.POST["title"], text=request.POST["text"])
-        # Not before others can see it: the answer may come sooner, and be saved to nothing.
+        # After the commit: an earlier answer would find no row to be saved to.
         transaction.on_commit(partial(summarise_later, ticket))
     return redirect(ticket)
 
 
 def show(request, pk):
-    """A ticket; with POST it is summarised first."""
+    """Show a ticket; with POST summarise it first."""
     ticket = get_object_or_404(Ticket, pk=pk)
     if request.method == "POST":
         summarise_now(ticket)
@@ -33,9 +33,9 @@ def show(request, pk):
 
 
 def draft(request, pk):
-    """An answer to the customer, word by word."""
+    """Stream an answer to the customer."""
     ticket = get_object_or_404(Ticket, pk=pk)
-    # Opened here, where a refusal still becomes a 503; read when the response is sent.
+    # Opened here, where a refusal can still become a 503; read while the response is sent.
     stream = throttler.stream(
         **question(ticket, "Draft a friendly reply to"), priority=Priority.INTERACTIVE, timeout=20
     )
@@ -43,6 +43,6 @@ def draft(request, pk):
 
 
 def _words(stream):
-    # If the reader leaves, the generator is closed, and with it the connection to the API.
+    # If the client leaves, the generator is closed, and with it the connection to the API.
     with stream:
         yield from stream.text_stream

@@ -1,4 +1,4 @@
-"""``manage.py summarise_tickets``: all that have no summary, as fast as the quota allows."""
+"""``manage.py summarise_tickets``: tickets without summary, as fast as the quota allows."""
 
 from django.core.management.base import BaseCommand
 
@@ -9,12 +9,12 @@ from tickets.summaries import question, text_of
 
 
 class Command(BaseCommand):
-    """People come first: these leave when nobody else waits."""
+    """Visitors come first: these calls are sent when no other call is waiting."""
 
     help = __doc__
 
     def handle(self, **_options):
-        """Save each as it comes; go on after one that fails."""
+        """Save each summary as it comes; continue after a failure."""
         tickets = list(Ticket.objects.filter(summary="").order_by("pk"))
         answers = throttlers["batch"].map(
             map(question, tickets), priority=Priority.BATCH, return_exceptions=True
