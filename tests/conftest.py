@@ -24,6 +24,7 @@ pytest.register_assert_rewrite("tests.support")
 from tests.support.calls import KEY  # noqa: E402
 from tests.support.redis_server import RedisServer, Sentinel  # noqa: E402
 from tests.support.waiting import SERVERS, THROTTLERS  # noqa: E402
+from tests.support.warm_programs import WarmParent  # noqa: E402
 
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -140,3 +141,11 @@ def start_sentinel():
             return server
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Runs programs in processes that have imported the SDK already."""
+    parent = WarmParent()
+    yield parent
+    parent.close()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,7 +31,7 @@ def test_every_example_is_run():
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_the_example_works(fake, tmp_path, name):
+def test_the_example_works(fake, warm, tmp_path, name):
     """As a newcomer would run it, with the address of the fake."""
     server = fake()
     given, expected = EXPECTED[name]
@@ -42,62 +40,88 @@ def test_the_example_works(fake, tmp_path, name):
         "ANTHROPIC_API_KEY": "sk-ant-example",
         "ANTHROPIC_BASE_URL": server.url,
     }
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)],
-        input=given,
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    program = (EXAMPLES / name).read_text(encoding="utf-8")
+    done = warm.run(program, folder=tmp_path, environment=environment, given=given)
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout
     assert server.arrivals or server.batches.arrivals
 
 
-@pytest.fixture
-def manage(tmp_path):
-    """``manage(server, …)``: what ``manage.py`` of a copy of the Django project prints."""
-    project = shutil.copytree(EXAMPLES / "django_project", tmp_path / "project")
+#: Each of manage.py's commands in turn; with what they print between lines of their own.
+MANAGE = """
+import json, os, sys
+from django.core.management import execute_from_command_line
+os.environ["DJANGO_SETTINGS_MODULE"] = "helpdesk.settings"
+for words in json.load(sys.stdin):
+    try:
+        execute_from_command_line(["manage.py", *words])
+    except SystemExit as exit:
+        assert not exit.code, words
+    print(END)
+"""
 
-    def run(server, *words, given=""):
-        done = subprocess.run(
-            [sys.executable, "manage.py", *words],
-            cwd=project,
-            input=given,
-            env={
+
+@pytest.fixture
+def manage(warm, tmp_path):
+    """``manage(server, *commands)``: what each prints in a copy of the Django project."""
+    project = shutil.copytree(EXAMPLES / "django_project", tmp_path / "project")
+    end = "-- this command has ended --"
+
+    def run(server, *commands):
+        done = warm.run(
+            MANAGE.replace("END", repr(end)),
+            folder=project,
+            given=json.dumps(commands),
+            environment={
                 **os.environ,
                 "ANTHROPIC_API_KEY": "sk-ant-example",
                 "ANTHROPIC_BASE_URL": server.url,
                 "PYTHONPATH": str(EXAMPLES.parent),
             },
-            capture_output=True,
-            text=True,
-            timeout=60,
+            paths=[project],
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout + done.stderr
+        return done.stdout.split(f"{end}\n")[:-1]
 
     return run
 
 
-def test_the_django_project_works(fake, manage):
-    """Its own tests, its checks, its migrations, and its command against the fake."""
+def test_the_django_project_passes_its_own_tests(fake, warm, tmp_path):
+    """By its ``manage.py``, as its author would run them."""
+    project = shutil.copytree(EXAMPLES / "django_project", tmp_path / "project")
+    program = (project / "manage.py").read_text(encoding="utf-8")
     server = fake()
-    assert "OK" in manage(server, "test")
-    assert "no issues" in manage(server, "check", "--deploy", "--tag", "claude_throttle")
-    assert "No changes" in manage(server, "makemigrations", "--check", "--dry-run")
+    environment = {**os.environ, "ANTHROPIC_API_KEY": "none", "ANTHROPIC_BASE_URL": server.url}
+    done = warm.run(program, "test", folder=project, environment=environment, paths=[project])
+    assert done.returncode == 0, done.stderr
+    assert "OK" in done.stderr
     assert server.arrivals == []
-    manage(server, "migrate")
+
+
+def test_the_django_project_works(fake, manage, tmp_path):
+    """Its checks, its migrations, and its command against the fake."""
+    server = fake()
     tickets = [{"title": f"Ticket {n}", "text": f"No tea {n}."} for n in range(3)]
     made = [{"model": "tickets.ticket", "fields": fields} for fields in tickets]
-    manage(server, "loaddata", "--format=json", "-", given=json.dumps(made))
-    assert "3 summarised, 0 failed" in manage(server, "summarise_tickets")
-    assert "0 summarised, 0 failed" in manage(server, "summarise_tickets")
-    assert "echo: Summarise in one sentence: No tea 2." in manage(server, "dumpdata", "tickets")
+    (tmp_path / "tickets.json").write_text(json.dumps(made))
+    checked, migrations, _, _, first, second, dumped, status = manage(
+        server,
+        ["check", "--deploy", "--tag", "claude_throttle"],
+        ["makemigrations", "--check", "--dry-run"],
+        ["migrate"],
+        ["loaddata", str(tmp_path / "tickets.json")],
+        ["summarise_tickets"],
+        ["summarise_tickets"],
+        ["dumpdata", "tickets"],
+        ["claude_throttle", "status"],
+    )
+    assert "no issues" in checked
+    assert "No changes" in migrations
+    assert "3 summarised, 0 failed" in first
+    assert "0 summarised, 0 failed" in second
+    assert "echo: Summarise in one sentence: No tea 2." in dumped
     assert len(server.arrivals) == 3
-    assert "batch: <Throttler" in manage(server, "claude_throttle", "status")
+    assert "batch: <Throttler" in status
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)

@@ -68,17 +68,27 @@ def run(command, environment, folder):
     return done.stdout
 
 
-def run_python(text, server, folder, **more):
-    """In a process of its own; files in a folder of its own, instead of /tmp."""
-    paths = os.pathsep.join([str(folder), str(ROOT)])
-    variables = {**environment(server), "PYTHONPATH": paths, **more}
-    return run([sys.executable, "-c", text.replace("/tmp/", f"{folder}/")], variables, folder)
+@pytest.fixture
+def run_python(warm, tmp_path):
+    """``run_python(text, server)`` is what it prints; with files in a folder of its own."""
+
+    def run_python(text, server, **more):
+        done = warm.run(
+            text.replace("/tmp/", f"{tmp_path}/"),
+            folder=tmp_path,
+            environment={**environment(server), "PYTHONPATH": str(ROOT), **more},
+            paths=[tmp_path],
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run_python
 
 
 @each("test_python_blocks_run")
-def test_python_blocks_run(fake, tmp_path, block):
+def test_python_blocks_run(fake, run_python, block):
     """As they stand, against the fake API."""
-    printed = run_python(block.text, fake(), tmp_path)
+    printed = run_python(block.text, fake())
     for expected in re.findall(r"print\(.*#\s*(\[.*\])", block.text):
         assert expected in printed
 
@@ -111,7 +121,7 @@ print(client.get("/claude/").status_code, client.get("/claude/data.json").status
 
 
 @each("test_django_blocks_make_a_site")
-def test_django_blocks_make_a_site(fake, tmp_path, block):
+def test_django_blocks_make_a_site(fake, run_python, tmp_path, block):
     """Each part in the file that it names; somebody visits it."""
     _, *parts = re.split(r"^# (\w+\.py)\n", block.text, flags=re.M)
     written = dict(zip(parts[::2], parts[1::2]))
@@ -120,7 +130,7 @@ def test_django_blocks_make_a_site(fake, tmp_path, block):
     for name, before in BEFORE.items():
         text = written.get(name, "").replace("/tmp/", f"{tmp_path}/")
         (tmp_path / name).write_text(f"{before}\n{text}")
-    printed = run_python(VISIT_DJANGO, fake(), tmp_path, DJANGO_SETTINGS_MODULE="settings")
+    printed = run_python(VISIT_DJANGO, fake(), DJANGO_SETTINGS_MODULE="settings")
     status_page = "403 403" if whole else "404 404"
     assert printed.splitlines() == ["echo: Why?", "503", status_page]
 
@@ -134,19 +144,19 @@ claude.reset(app)
 
 
 @each("test_flask_blocks_answer")
-def test_flask_blocks_answer(fake, tmp_path, block):
+def test_flask_blocks_answer(fake, run_python, block):
     """By the application's own client."""
-    printed = run_python(block.text + VISIT_FLASK, fake(), tmp_path)
+    printed = run_python(block.text + VISIT_FLASK, fake())
     assert printed == "200 echo: Say hello.\n"
 
 
 @each("test_celery_blocks_answer")
-def test_celery_blocks_answer(fake, tmp_path, block):
+def test_celery_blocks_answer(fake, run_python, block):
     """Eagerly, which needs no broker and no worker; on a store that is there."""
     assert block.text.count("shared=REDIS") == 1
     text = block.text.replace("shared=REDIS", 'shared="sqlite:////tmp/celery.db"')
     visit = 'print(summarise.apply(args=["Tea."]).get())\n'
-    assert run_python(text + visit, fake(), tmp_path) == "echo: Summarise: Tea.\n"
+    assert run_python(text + visit, fake()) == "echo: Summarise: Tea.\n"
 
 
 @pytest.fixture

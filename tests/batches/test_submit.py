@@ -224,6 +224,7 @@ def test_bodies_go_from_their_file_to_the_wire(fake):
     assert int(done.stdout) * 1024 < 45e6
 
 
+@pytest.mark.thorough
 def test_a_full_batch_goes_through(fake, throttle):
     """A hundred thousand and one: two batches, all answered, in order."""
     server = fake()
