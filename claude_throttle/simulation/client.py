@@ -37,6 +37,9 @@ LONGEST_BACKOFF_SECONDS = 8.0
 LOOPBACK_SECONDS = 0.0002
 LATE_SECONDS = 0.0002
 
+#: The steps of a reservation for the calls of a lane.
+Reserving = Callable[[Lane, "list[Cost]"], Blocking[None]]
+
 #: Seconds, drawn.
 Delays = Callable[[random.Random], float]
 
@@ -75,11 +78,17 @@ class RetriesExhausted(Exception):
 class SteppedWorker(Worker):
     """A worker whose steps are taken by a :class:`VirtualThread` instead of a thread of its own."""
 
+    _reservation: Optional[Blocking[None]] = None
+
     def ensure_thread(self) -> None:
         """Nothing to start: the simulation has it from the beginning."""
 
     def _has_thread_locked(self) -> bool:
         return True
+
+    def set_reservation(self, steps: Blocking[None]) -> None:
+        """The step that is being taken needs slots: reserve them before the next."""
+        self._reservation = steps
 
     def working(self) -> Blocking[None]:
         """The steps of its thread, as Worker takes them; never ends."""
@@ -93,6 +102,9 @@ class SteppedWorker(Worker):
                     yield Wait(self._clock, self._backlog.not_empty, seconds)
             if step is not None:
                 step()
+            if self._reservation is not None:
+                yield from self._reservation
+                self._reservation = None
 
 
 class OutgoingCall(Call):
@@ -174,24 +186,27 @@ class SimulatedClient:
         self,
         time: VirtualTime,
         schedule: Schedule,
+        pool: VirtualPool,
         *,
         pacer: LanePacer,
         limiter: LimiterPort,
         transport: SimulatedTransport,
         price: Callable[[SimulatedCall], Cost],
+        reserving: Optional[Reserving] = None,
         observe: Callable[[Event], None] = lambda _event: None,
         sent: Callable[[SimulatedCall], None] = lambda _call: None,
         answered: Callable[[SimulatedCall], None] = lambda _call: None,
     ) -> None:
         self._time, self._schedule, self._transport = time, schedule, transport
         self._price, self._sent, self._answered = price, sent, answered
-        self.pool = VirtualPool(schedule)
+        self._reserving = reserving
+        self.pool = pool
         self.worker: SteppedWorker
         self.lane = Lane(
             "simulated",
             pacer=pacer,
             limiter=limiter,
-            thread_pool=self.pool,
+            thread_pool=pool,
             price=lambda call: price(call.record),  # type: ignore[attr-defined]
             carry=self._carry,
             observe=lambda event, _call: observe(event),
@@ -200,11 +215,16 @@ class SimulatedClient:
             ageing=None,
             clock=time,
             worker_type=self._make_worker,
+            reserve=None if reserving is None else self._reserve,
         )
 
     def _make_worker(self, *parts: Any) -> SteppedWorker:
         self.worker = SteppedWorker(*parts)
         return self.worker
+
+    def _reserve(self, lane: Lane, costs: list[Cost]) -> None:
+        if self._reserving is not None:
+            self.worker.set_reservation(self._reserving(lane, costs))
 
     def submit(self, record: SimulatedCall, priority: int = Priority.NORMAL) -> None:
         """Queue a call."""

@@ -1,297 +1,261 @@
-"""One process of a simulated fleet: it plays the worker and the clerk around a real pacer."""
+"""One process of a simulated fleet: a real lane whose quotas a real coordinator shares."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import deque
+import random
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional, Protocol
 
+from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.feedback import Dispatch, Feedback
-from claude_throttle.simulation.fleet_parts import (
-    FROM_THE_BACKLOG,
-    FleetCall,
-    FleetParts,
-    Work,
+from claude_throttle.core.domain.ports import LanePacer
+from claude_throttle.core.domain.priority import Priority
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
+from claude_throttle.core.threads.blocking import Blocking, BlockingCall
+from claude_throttle.core.threads.thread_pool import ThreadPool
+from claude_throttle.simulation.client import (
+    SimulatedCall,
+    SimulatedClient,
+    SimulatedTransport,
+    no_delay,
+)
+from claude_throttle.simulation.fleet_store import SimulatedStore
+from claude_throttle.simulation.simulated_server import SimulatedRequest, SimulatedServer
+from claude_throttle.simulation.virtual_time import (
+    Ended,
+    Event,
+    VirtualPool,
+    VirtualThread,
+    VirtualTime,
 )
 
-if TYPE_CHECKING:
-    from claude_throttle.simulation.fleet_simulation import FleetSimulation
+#: Seconds after which an exchange with the store has failed.
+STORE_TIMEOUT_SECONDS = 0.25
 
-#: Seconds, as clerk.py has them: an exchange at most; until news are told; between signs of life,
-#: the first few and all others; between looks for a silent store.
-TIMEOUT_SECONDS = 0.25
-NEWS_SECONDS = 0.05
-FIRST_BEAT_SECONDS = 0.1
-BEAT_SECONDS = 1.0
-BEAT_SECONDS_A_MEMBER = 0.01
-LOOK_SECONDS = 0.5
-STALE_SECONDS = 0.25
+#: Calls that wait in a process that always has some: more than one reservation takes.
+BACKLOG_CALLS = 22
 
-#: Microseconds in a second.
-SECOND = 1e6
 
-ACCOUNT, LANE, NO_LANE = "account", "lane", ""
+class Workload(NamedTuple):
+    """What one process has to send."""
+
+    #: There is always another call waiting.
+    backlogged: bool = False
+    #: Calls that come at random.
+    per_second: float = 0.0
+    #: Calls of priority INTERACTIVE that come at random.
+    urgent_per_second: float = 0.0
+
+
+@dataclass
+class FleetCall(SimulatedCall):
+    """One call of a process."""
+
+    urgent: bool = False
+    #: It is one of those of which there is always another.
+    backlogged: bool = False
+
+
+class FleetPacer(LanePacer, Protocol):
+    """A pacer that may be paused."""
+
+    def pause_for(self, seconds: float, now: float) -> float:
+        """Let nothing leave for *seconds*."""
+        ...
+
+
+class FleetCoordinator(Protocol):
+    """A coordinator of features/sharing, as far as it is used here."""
+
+    #: The store cannot be reached.
+    store_lost: bool
+
+    def working(self) -> Blocking[None]:
+        """The steps of its thread; it ends when there was nothing to do for long."""
+        ...
+
+    def reserving(self, lane: Lane, costs: list[Cost]) -> Blocking[None]:
+        """The steps of a reservation, made by the lane's worker."""
+        ...
+
+
+class MemberParts(NamedTuple):
+    """What the coordinator of one process is made of."""
+
+    #: Number of the process.
+    number: int
+    store: SimulatedStore
+    limiter: ConcurrencyLimiter
+    #: The process's only lane; not made yet when this is handed over.
+    lanes: Callable[[], list[Lane]]
+    thread_pool: ThreadPool
+    clock: VirtualTime
+
+
+#: Makes the pacer of a process, and the coordinator it reserves through.
+MakeMember = Callable[[MemberParts], "tuple[FleetPacer, FleetCoordinator]"]
+
+
+class FleetConditions(NamedTuple):
+    """What holds for every process of a fleet."""
+
+    time: VirtualTime
+    chance: random.Random
+    store: SimulatedStore
+    #: Made when the store did not answer in time.
+    store_failed: Callable[[str], Exception]
+    server: Optional[SimulatedServer]
+    request: SimulatedRequest
+    cost: Cost
+    #: Calls that wait in a process that always has some.
+    backlog_calls: int
+    late: Callable[[], float]
+    #: Called with each call as an attempt of it leaves.
+    departed: Callable[[int, FleetCall, bool], None]
+
+
+class ProcessSchedule:
+    """The events of one process: they are late while it is stalled, and lost when it is dead."""
+
+    def __init__(self, time: VirtualTime) -> None:
+        self._time = time
+        self._stalled_until = -math.inf
+        self.dead = False
+
+    @property
+    def now(self) -> float:
+        """The present instant, in seconds."""
+        return self._time.now
+
+    def at(self, instant: float, event: Event) -> None:
+        """Have *event* happen at *instant*, or when the process goes on."""
+        self._time.at(instant, partial(self._happen, event))
+
+    def stall(self, until: float) -> None:
+        """Nothing happens until then; what would have, happens after."""
+        self._stalled_until = until
+
+    def die(self) -> None:
+        """Nothing happens any more."""
+        self.dead = True
+
+    def _happen(self, event: Event) -> None:
+        if self.dead:
+            return
+        if self.now < self._stalled_until:
+            self.at(self._stalled_until, event)
+        else:
+            event()
 
 
 class SimulatedProcess:
-    """Everything it does it does in the instants that the simulation gives it."""
+    """Submits its workload, and runs the threads of its lane and of its coordinator."""
 
-    def __init__(self, fleet: FleetSimulation, number: int, parts: FleetParts, work: Work) -> None:
-        self.number, self.work = number, work
-        # As a pacer's clerk.
-        self.store_lost, self.members, self.on_failure = False, 1, fleet.on_failure
-        self.dead = False
-        #: Answers that refused for the rate.
-        self.refused = 0
-        self._fleet = fleet
-        self._beat = parts.beat
-        self._time = parts.time()
-        self._name = f"process {number}"
-        self._stalled_until = -math.inf
-        self._urgent: deque[FleetCall] = deque()
-        self._waiting: deque[FleetCall] = deque()
-        #: The worker itself is asking, and does nothing else.
-        self._worker_asks = False
-        self._news_at = self._look_at = math.inf
-        self._out = self._ticks = 0
-        self._beat_at, self._beat_gap = -math.inf, FIRST_BEAT_SECONDS / 2.0
-        self.pacer = parts.pacer(number, self)
-
-    # -- its life --------------------------------------------------------------------------------
+    def __init__(
+        self, conditions: FleetConditions, number: int, make: MakeMember, load: Workload
+    ) -> None:
+        self.number, self.load = number, load
+        self.schedule = ProcessSchedule(conditions.time)
+        self._conditions = conditions
+        self._numbers = itertools.count(1)
+        pool, limiter = VirtualPool(self.schedule), ConcurrencyLimiter()
+        parts = MemberParts(
+            number, conditions.store, limiter, lambda: [self.client.lane], pool, conditions.time
+        )
+        self.pacer, self.coordinator = make(parts)
+        self.client = SimulatedClient(
+            conditions.time,
+            self.schedule,
+            pool,
+            pacer=self.pacer,
+            limiter=limiter,
+            transport=SimulatedTransport(
+                self.schedule, conditions.server, no_delay, conditions.chance
+            ),
+            price=lambda _call: conditions.cost,
+            reserving=self.coordinator.reserving,
+            sent=self._sent,
+        )
+        self._coordinating: Optional[VirtualThread] = None
 
     def start(self) -> None:
-        """Its first instant."""
-        self._come(self.work.per_second, False)
-        self._come(self.work.urgent_per_second, True)
-        self._tick_after(0.0)
-        self._look()
+        """Begin to work."""
+        worker = self.client.worker.working()
+        VirtualThread(self.schedule, worker, self._ask, self._conditions.late).start()
+        self._submit_later(self.load.per_second, urgent=False)
+        self._submit_later(self.load.urgent_per_second, urgent=True)
+        for _ in range(self._conditions.backlog_calls * self.load.backlogged):
+            self._submit(backlogged=True)
 
-    def die(self) -> None:
-        """At once, without a word."""
-        self.dead = True
+    def pause(self, seconds: float) -> None:
+        """The server asks it to send nothing for so long."""
+        with self.client.lane.mutex:
+            self.pacer.pause_for(seconds, self.schedule.now)
 
-    def stall(self, until: float) -> None:
-        """Nothing happens in it until then; what would have, happens after."""
-        self._stalled_until = until
-
-    def _after(self, seconds: float, happen: Callable[[], None]) -> None:
-        self._fleet.at(self._fleet.now + seconds, partial(self._live, happen))
-
-    def _live(self, happen: Callable[[], None]) -> None:
-        if self.dead:
-            return
-        if self._fleet.now < self._stalled_until:
-            self._fleet.at(self._stalled_until, partial(self._live, happen))
-        else:
-            happen()
-
-    def _come(self, per_second: float, urgent: bool) -> None:
-        if per_second > 0:
-            self._after(
-                self._fleet.chance.expovariate(per_second),
-                partial(self._submit, per_second, urgent),
-            )
-
-    def _submit(self, per_second: float, urgent: bool) -> None:
-        (self._urgent if urgent else self._waiting).append(FleetCall(self._fleet.now, urgent))
-        self._come(per_second, urgent)
-        self._look()
+    @property
+    def store_lost(self) -> bool:
+        """Whether it goes on without the store."""
+        return self.coordinator.store_lost
 
     @property
     def waiting_since(self) -> float:
-        """When the oldest call that waits was submitted; inf if none does. Not of a backlog."""
-        return min((line[0].at for line in (self._urgent, self._waiting) if line), default=math.inf)
+        """When the oldest waiting call was submitted; inf if none waits. Not of a backlog."""
+        waiting: list[Any] = self.client.lane.backlog.waiting_locked()
+        calls = [ticket.record for ticket in waiting]
+        return min((call.at for call in calls if not call.backlogged), default=math.inf)
 
-    # -- its worker ------------------------------------------------------------------------------
+    # -- its callers -----------------------------------------------------------------------------
 
-    @property
-    def _head(self) -> Optional[FleetCall]:
-        for line in (self._urgent, self._waiting):
-            if line:
-                return line[0]
-        return FROM_THE_BACKLOG if self.work.backlogged else None
+    def _submit_later(self, per_second: float, urgent: bool) -> None:
+        if per_second > 0:
+            at = self.schedule.now + self._conditions.chance.expovariate(per_second)
+            self.schedule.at(at, partial(self._submit_one_of_many, per_second, urgent))
 
-    def _ahead(self, head: FleetCall, most: int) -> list[Cost]:
-        """Those of the head's own rank behind it."""
-        waiting = len(self._urgent if head.urgent else self._waiting) - 1
-        if self.work.backlogged and not head.urgent:
-            waiting = most
-        return [self._fleet.cost] * min(most, waiting) if self._fleet.batches else []
+    def _submit_one_of_many(self, per_second: float, urgent: bool) -> None:
+        self._submit(urgent=urgent)
+        self._submit_later(per_second, urgent)
 
-    def _look(self) -> None:
-        """As flow/worker.py does it: a reservation first, then whoever may leave."""
-        while not self._worker_asks:
-            head, now = self._head, self._fleet.now
-            if head is None:
-                return None
-            ahead = partial(self._ahead, head)
-            costs = self.pacer.needs_reservation(self._fleet.cost, ahead, now)
-            if costs is not None:
-                self._worker_asks = True
-                self._ask(costs)
-                continue
-            ready_at = self.pacer.ready_at(self._fleet.cost, now)
-            if ready_at > now:
-                return self._look_again(ready_at)
-            self._leave(head, now)
-        return None
+    def _submit(self, urgent: bool = False, backlogged: bool = False) -> None:
+        self._ensure_coordinating()
+        call = FleetCall(
+            next(self._numbers),
+            self._conditions.request,
+            self.schedule.now,
+            urgent=urgent,
+            backlogged=backlogged,
+        )
+        self.client.submit(call, Priority.INTERACTIVE if urgent else Priority.NORMAL)
 
-    def _look_again(self, at: float) -> None:
-        if at == math.inf or self._fleet.now < self._look_at <= at:
-            return
-        self._look_at = at
-        self._after(at + self._fleet.late() - self._fleet.now, self._woken)
+    def _sent(self, call: SimulatedCall) -> None:
+        if isinstance(call, FleetCall):
+            self._conditions.departed(self.number, call, self.store_lost)
+            if call.backlogged and len(call.sent_at) == 1:
+                self._submit(backlogged=True)
 
-    def _woken(self) -> None:
-        self._look_at = math.inf
-        self._look()
+    # -- its threads -----------------------------------------------------------------------------
 
-    def _leave(self, head: FleetCall, now: float) -> None:
-        for line in (self._urgent, self._waiting):
-            if line and line[0] is head:
-                line.popleft()
-        self._fleet.left(self.number, head, self.store_lost)
-        dispatch = self.pacer.take(self._fleet.cost, now, answers=self._fleet.server is not None)
-        if self._fleet.server is not None:
-            self._out += 1
-            done_at, reply = self._fleet.server.arrive(self._fleet.request, now)
-            self._after(done_at - now, lambda: self._hear(head, dispatch, reply(self._fleet.now)))
+    def _ensure_coordinating(self) -> None:
+        if self._coordinating is None or self._coordinating.ended:
+            steps = self.coordinator.working()
+            self._coordinating = VirtualThread(self.schedule, steps, self._ask)
+            self._coordinating.start()
 
-    def _hear(self, call: FleetCall, dispatch: Dispatch, feedback: Feedback) -> None:
-        cost, now = self._fleet.cost, self._fleet.now
-        self._out -= 1
-        if feedback.cause:
-            self.refused += 1
-            wait_seconds = feedback.retry_after or 1.0
-            self.pacer.refused(feedback, dispatch, cost, wait_seconds, self._out, now)
-            (self._urgent if call.urgent else self._waiting).appendleft(call)
-        else:
-            asked = self._fleet.request
-            actual = Cost(cost.requests, asked.input_tokens, asked.output_tokens)
-            self.pacer.settle(cost, actual, dispatch.at)
-            self.pacer.answered(feedback, dispatch, actual.minus(cost), now)
-        self._look()
+    def _ask(self, call: BlockingCall, ended: Ended) -> None:
+        """Make a call at the store; it fails if the answer does not come in time."""
+        unanswered = [True]
 
-    # -- its clerk -------------------------------------------------------------------------------
+        def end(result: Any, error: Optional[BaseException]) -> None:
+            if unanswered:
+                unanswered.clear()
+                ended(result, error)
 
-    def pause(self, seconds: float) -> None:
-        """A refusal that holds for everybody."""
-        self._live(lambda: self._pause(seconds))
+        def answer(result: Any) -> None:
+            self.schedule.at(self.schedule.now, partial(end, result, None))
 
-    def _pause(self, seconds: float) -> None:
-        self.pacer.pause_for(seconds, self._fleet.now)
-
-    def notify_pending(self) -> None:
-        """To be told soon."""
-        if self._news_at == math.inf:
-            self._news_at = self._fleet.now + NEWS_SECONDS
-            self._after(NEWS_SECONDS, self._tell)
-
-    def _tell(self) -> None:
-        self._news_at = math.inf
-        if self.store_lost or not self.pacer.has_pending:
-            return
-        if self.pacer.is_exchanging:
-            self.notify_pending()
-        else:
-            self._ask([])
-
-    def _not_after(self) -> float:
-        return self._time.to_store(self._fleet.now + TIMEOUT_SECONDS)
-
-    def _ask(self, costs: list[Cost]) -> None:
-        order = self.pacer.make_request(self._name, self._not_after(), costs, self._fleet.now)
-        self.pacer.is_exchanging = True
-        self._exchange("slots" if costs else "news", LANE, order, partial(self._told, order))
-
-    def _told(self, order: Any, reply: Any) -> None:
-        self.pacer.is_exchanging = False
-        now = self._fleet.now
-        if reply is None:
-            self.pacer.restore(order, now, in_doubt=True)
-        else:
-            said_at = self._time.to_local(reply.now)
-            self.pacer.apply(order, reply, said_at, now)
-            self._fleet.slots += [said_at + wait / SECOND for wait in reply.waits]
-        self._worker_asks = self._worker_asks and not order.reservations
-        self._look()
-
-    def _exchange(self, what: str, lane: str, order: Any, hear: Callable[[Any], None]) -> None:
-        ledger, asked_at = self._fleet.store.ledger, self._fleet.now
-
-        def feedback(reply: Any) -> None:
-            if reply is not None:
-                self._time.observe(reply.now, asked_at, self._fleet.now)
-            hear(reply)
-
-        self._bounded(what, lambda: ledger.transact(ACCOUNT, lane, order), feedback)
-
-    def _bounded(self, what: str, do: Callable[[], Any], hear: Callable[[Any], None]) -> None:
-        """*hear* is called once: with the answer, or with None when it did not come in time."""
-        ended: list[bool] = []
-
-        def end(answer: Any) -> None:
-            if not ended:
-                ended.append(True)
-                if answer is None:
-                    self._lose()
-                hear(answer)
-
-        self._fleet.store.ask(what, do, lambda answer: self._live(partial(end, answer)))
-        self._after(TIMEOUT_SECONDS, partial(end, None))
-
-    def _tick_after(self, seconds: float) -> None:
-        self._ticks += 1
-        self._after(seconds, partial(self._tick, self._ticks))
-
-    def _tick(self, number: int) -> None:
-        """Now and then: say that we are there, or find out whether the store is."""
-        if number != self._ticks:
-            return  # another was agreed on
-        if self.store_lost:
-            self._bounded("looks", self._fleet.store.ledger.now, self._found)
-            return
-        now = self._fleet.now
-        if not self._fleet.beats:
-            self._tick_after(STALE_SECONDS)
-            return
-        if self.pacer.is_stale(now) and not self.pacer.is_exchanging:
-            self._ask([])
-        if now >= self._beat_at and (self._head is not None or self._out):
-            longest = max(BEAT_SECONDS, BEAT_SECONDS_A_MEMBER * self.members)
-            self._beat_gap = min(2.0 * self._beat_gap, longest)
-            self._beat_at = now + self._beat_gap
-            self._be_there(self._counted)
-        self._tick_after(min(self._beat_gap, STALE_SECONDS))
-
-    def _be_there(self, hear: Callable[[Any], None]) -> None:
-        self._exchange("beats", NO_LANE, self._beat(self._name, self._not_after()), hear)
-
-    def _counted(self, reply: Any) -> None:
-        if reply is not None and reply.done:
-            self.members = reply.members
-
-    def _found(self, at: Optional[float]) -> None:
-        if at is None:
-            self._tick_after(LOOK_SECONDS)
-        else:
-            self._be_there(self._returned)
-
-    def _returned(self, reply: Any) -> None:
-        if reply is None:
-            self._tick_after(LOOK_SECONDS)
-            return
-        self._counted(reply)
-        self.store_lost = False
-        self.pacer.rejoin(self._fleet.now, LOOK_SECONDS)
-        self._tick_after(STALE_SECONDS)
-        self._look()
-
-    def _lose(self) -> None:
-        if not self.store_lost:
-            self.store_lost = True
-            self.pacer.lose_store()
-            self._tick_after(LOOK_SECONDS)
-            self._look()
+        self._conditions.store.ask(call, answer)
+        failure = self._conditions.store_failed("no answer in time")
+        give_up_at = self.schedule.now + STORE_TIMEOUT_SECONDS
+        self.schedule.at(give_up_at, partial(end, None, failure))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from claude_throttle.simulation.fleet_simulation import FleetDeparture, FleetSimulation
+from claude_throttle.simulation.fleet_store import RESERVATIONS
 from claude_throttle.simulation.windows import worst_excess
 
 
@@ -27,7 +28,7 @@ class FleetReport(NamedTuple):
     #: Exchanges with the store, by what for, a second.
     exchanges_per_second: dict[str, float]
     #: Exchanges for slots, and all of them, for each call.
-    asks_per_call: float
+    reservations_per_call: float
     exchanges_per_call: float
     #: Share of its time the store was busy.
     store_busy: float
@@ -43,21 +44,21 @@ def report_on(
     fleet: FleetSimulation, rate: float, burst: float = 1.0, since: float = 0.0
 ) -> FleetReport:
     """*rate*: of the quota, in requests a second."""
-    leaves = [leave for leave in fleet.leaves if leave.at >= since]
+    departures = [departure for departure in fleet.departures if departure.at >= since]
     seconds = fleet.until - since
-    shares = shares_of(fleet, leaves)
-    waits = sorted(waits_beyond_place(leaves, rate))
+    shares = shares_of(fleet, departures)
+    waits = sorted(waits_beyond_place(departures, rate))
     asked = fleet.store.asked
-    calls = max(1, len(fleet.leaves))
+    calls = max(1, len(fleet.departures))
     return FleetReport(
-        calls=len(leaves),
-        utilisation=len(leaves) / (rate * seconds),
-        excess=excess(leaves, rate, burst),
+        calls=len(departures),
+        utilisation=len(departures) / (rate * seconds),
+        excess=excess(departures, rate, burst),
         fairness=jain(shares),
         least=min(shares, default=0),
         most=max(shares, default=0),
         exchanges_per_second={what: count / fleet.until for what, count in asked.items()},
-        asks_per_call=asked["slots"] / calls,
+        reservations_per_call=asked[RESERVATIONS] / calls,
         exchanges_per_call=sum(asked.values()) / calls,
         store_busy=fleet.store.busy_seconds / fleet.until,
         missed=missed(fleet),
@@ -67,16 +68,18 @@ def report_on(
     )
 
 
-def excess(leaves: Sequence[FleetDeparture], rate: float, burst: float = 1.0) -> float:
+def excess(departures: Sequence[FleetDeparture], rate: float, burst: float = 1.0) -> float:
     """Calls beyond what any window may hold; 0 or less means none."""
-    return worst_excess([leave.at for leave in leaves], [1.0] * len(leaves), rate, burst)
+    return worst_excess(
+        [departure.at for departure in departures], [1.0] * len(departures), rate, burst
+    )
 
 
-def shares_of(fleet: FleetSimulation, leaves: Sequence[FleetDeparture]) -> list[int]:
+def shares_of(fleet: FleetSimulation, departures: Sequence[FleetDeparture]) -> list[int]:
     """Calls of each process that always had some waiting, and is still there."""
-    left = Counter(leave.process for leave in leaves if not leave.call.urgent)
-    alive = [process for process in fleet.processes if process.work.backlogged]
-    return [left[process.number] for process in alive if not process.dead]
+    left = Counter(departure.process for departure in departures if not departure.call.urgent)
+    alive = [process for process in fleet.processes if process.load.backlogged]
+    return [left[process.number] for process in alive if not process.schedule.dead]
 
 
 def jain(shares: Sequence[float]) -> float:
@@ -87,18 +90,20 @@ def jain(shares: Sequence[float]) -> float:
 
 def missed(fleet: FleetSimulation) -> int:
     """Slots whose instant passed without a call of theirs."""
-    passed = sum(at <= fleet.until for at in fleet.slots)
-    return passed - sum(not leave.alone for leave in fleet.leaves)
+    passed = sum(at <= fleet.until for at in fleet.store.reserved_at)
+    return passed - sum(not departure.store_lost for departure in fleet.departures)
 
 
-def waits_beyond_place(leaves: Sequence[FleetDeparture], rate: float) -> list[float]:
+def waits_beyond_place(departures: Sequence[FleetDeparture], rate: float) -> list[float]:
     """Seconds by which each urgent call left later than from one queue of all processes.
 
     There it would have left before all others, an interval after the urgent one before it, and an
     interval after it came at the latest.
     """
     last, waits = -math.inf, []
-    for leave in sorted((some for some in leaves if some.call.urgent), key=lambda s: s.call.at):
-        last = max(last, leave.call.at) + 1.0 / rate
-        waits.append(max(0.0, leave.at - last))
+    for departure in sorted(
+        (some for some in departures if some.call.urgent), key=lambda s: s.call.at
+    ):
+        last = max(last, departure.call.at) + 1.0 / rate
+        waits.append(max(0.0, departure.at - last))
     return waits

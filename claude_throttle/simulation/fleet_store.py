@@ -1,4 +1,4 @@
-"""The store of a simulated fleet: the real ledger behind a wire that takes time."""
+"""The store of a simulated fleet: a real one behind a wire that takes time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from collections import Counter
 from functools import partial
 from typing import Any, Callable, NamedTuple, Protocol
 
+from claude_throttle.core.threads.blocking import BlockingCall
+from claude_throttle.simulation.virtual_time import VirtualTime
+
 #: Redis, measured on loopback: what one reservation takes of its core, the sockets included. 67 µs
-#: for ten slots, 77 for twenty.
+#: for ten instants, 77 for twenty.
 SERVICE_SECONDS = 50e-6
+
+#: Microseconds in a second: the unit of the store's clock.
+SECOND = 1e6
+
+#: What an exchange was for.
+RESERVATIONS, REPORTS, BEATS, PROBES = "reservations", "reports", "beats", "probes"
 
 
 class StoreSpeed(NamedTuple):
@@ -24,9 +33,9 @@ class StoreSpeed(NamedTuple):
 
 
 class FleetStore(Protocol):
-    """What is asked of a ledger."""
+    """What a store of features/sharing can do, as far as it is used here."""
 
-    def transact(self, account: str, lane: str, order: Any) -> Any:
+    def transact(self, account: str, lane: str, request: Any) -> Any:
         """One transaction."""
         ...
 
@@ -35,55 +44,68 @@ class FleetStore(Protocol):
         ...
 
 
-class Agenda(Protocol):
-    """Where what is going to happen is written down."""
-
-    now: float
-    chance: random.Random
-
-    def at(self, at: float, happen: Callable[[], None]) -> None:
-        """Have it happen then."""
-        ...
-
-
 class SimulatedStore:
-    """Serves in the order of arrival."""
+    """A store that serves one exchange at a time, in the order of arrival.
 
-    def __init__(self, agenda: Agenda, ledger: FleetStore, speed: StoreSpeed) -> None:
-        self.ledger = ledger
+    Its :meth:`transact` and :meth:`now` take effect at once; :meth:`ask` lets them be called when
+    it is their turn.
+    """
+
+    name = "simulated"
+
+    def __init__(
+        self, time: VirtualTime, store: FleetStore, speed: StoreSpeed, chance: random.Random
+    ) -> None:
         #: How many exchanges there were, by what they were for.
         self.asked: Counter[str] = Counter()
+        #: The instants that were reserved.
+        self.reserved_at: list[float] = []
         #: Seconds it was busy.
         self.busy_seconds = 0.0
-        #: Seconds the longest waited for its turn.
-        self.longest_queue_seconds = 0.0
-        self._agenda = agenda
-        self._speed = speed
+        self._time, self._store, self._speed, self._chance = time, store, speed, chance
         self._free_at = 0.0
 
+    # -- as a store ------------------------------------------------------------------------------
+
+    def transact(self, account: str, lane: str, request: Any) -> Any:
+        """One transaction."""
+        self.asked[
+            RESERVATIONS
+            if request.reservations
+            else BEATS
+            if request.claim is not None
+            else REPORTS
+        ] += 1
+        response = self._store.transact(account, lane, request)
+        self.reserved_at += [self._time.now + wait / SECOND for wait in response.waits]
+        return response
+
+    def now(self) -> float:
+        """Its time, in microseconds."""
+        self.asked[PROBES] += 1
+        return self._store.now()
+
+    # -- over the wire ---------------------------------------------------------------------------
+
     def freeze(self, until: float) -> None:
-        """It serves nobody until then, and all who asked meanwhile after."""
+        """It serves nothing until then, and all that was asked meanwhile after."""
         self._free_at = max(self._free_at, until)
 
-    def ask(self, what: str, do: Callable[[], Any], hear: Callable[[Any], None]) -> None:
-        """*do* is done there, in its turn; *hear* is called here with what came of it."""
-        self.asked[what] += 1
-        self._agenda.at(self._agenda.now + self._way(), partial(self._arrive, do, hear))
+    def ask(self, call: BlockingCall, answered: Callable[[Any], None]) -> None:
+        """Have *call* made there, in its turn; *answered* is called here with its result."""
+        self._time.at(self._time.now + self._one_way(), partial(self._arrive, call, answered))
 
-    def _way(self) -> float:
+    def _one_way(self) -> float:
         seconds = self._speed.round_trip_seconds / 2.0
         if self._speed.jitter_seconds:
-            seconds += self._agenda.chance.expovariate(1.0 / self._speed.jitter_seconds)
+            seconds += self._chance.expovariate(1.0 / self._speed.jitter_seconds)
         return seconds
 
-    def _arrive(self, do: Callable[[], Any], hear: Callable[[Any], None]) -> None:
-        now, service = self._agenda.now, self._speed.service_seconds
-        begins_at = max(now, self._free_at)
-        self._free_at = begins_at + service
-        self.busy_seconds += service
-        self.longest_queue_seconds = max(self.longest_queue_seconds, begins_at - now)
-        self._agenda.at(self._free_at, partial(self._serve, do, hear))
+    def _arrive(self, call: BlockingCall, answered: Callable[[Any], None]) -> None:
+        self._free_at = max(self._time.now, self._free_at) + self._speed.service_seconds
+        self.busy_seconds += self._speed.service_seconds
+        self._time.at(self._free_at, partial(self._serve, call, answered))
 
-    def _serve(self, do: Callable[[], Any], hear: Callable[[Any], None]) -> None:
-        answer = do()
-        self._agenda.at(self._agenda.now + self._way(), partial(hear, answer))
+    def _serve(self, call: BlockingCall, answered: Callable[[Any], None]) -> None:
+        result = call()
+        self._time.at(self._time.now + self._one_way(), partial(answered, result))

@@ -37,7 +37,7 @@ from claude_throttle.simulation.client import (
     SimulatedTransport,
 )
 from claude_throttle.simulation.simulated_server import SimulatedRequest, SimulatedServer
-from claude_throttle.simulation.virtual_time import Ended, VirtualThread, VirtualTime
+from claude_throttle.simulation.virtual_time import Ended, VirtualPool, VirtualThread, VirtualTime
 
 #: What a pacer has to tell.
 PACER_EVENTS = (LimitLearned, LanePaused, CircuitOpened, CircuitClosed)
@@ -93,6 +93,7 @@ class Simulation:
         self._client = SimulatedClient(
             self._time,
             self._time,
+            VirtualPool(self._time),
             pacer=pacer,
             limiter=limiter,
             transport=SimulatedTransport(self._time, server, one_way, chance),

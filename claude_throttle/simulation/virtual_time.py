@@ -121,7 +121,7 @@ class _VirtualWait:
         if isinstance(wait.condition, Condition):
             self._condition = wait.condition
             self._condition.add_waiter(self)
-        if wait.seconds is not None:
+        if wait.seconds is not None and wait.seconds < math.inf:
             schedule.at(schedule.now + max(0.0, wait.seconds) + late, self._time_out)
 
     def release(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from claude_throttle.simulation.fleet_parts import Work
+from claude_throttle.simulation.fleet_process import Workload
 from claude_throttle.simulation.fleet_report import report_on
 from tests.bench.figures import Figure, at_most, print_table
 from tests.simulation.fleet_scenes import (
@@ -38,7 +38,7 @@ HEAD = (
 def thousand(share):
     """1,000 backlogged processes, some urgent calls among theirs, 6,000 RPM."""
     rpm, count, seconds = 6000, 1000, max(4.0, 240.0 * share)
-    works = [Work(backlogged=True, urgent_per_second=URGENT)] * count
+    works = [Workload(backlogged=True, urgent_per_second=URGENT)] * count
     done = report_on(fleet(rpm, works).run(seconds), rpm / 60, since=SINCE)
     batch, turn = batch_of(rpm), one_batch_of_each(count, rpm)
     return [
@@ -53,13 +53,13 @@ def thousand(share):
 def _row(name, simulation, rpm, seconds):
     done = report_on(simulation.run(seconds), rpm / 60, since=SINCE)
     urgent = f"{done.urgent_p99_seconds:.1f}, {done.urgent_longest_seconds:.1f} s"
-    asks = done.exchanges_per_second.get("slots", 0.0)
+    asks = done.exchanges_per_second.get("reservations", 0.0)
     return (
         name,
         f"{100 * done.utilisation:.1f} %",
         "none" if done.excess <= 0 else f"{done.excess:.1f}",
         f"{done.fairness:.3f}, {done.least} to {done.most}" if done.most else "-",
-        f"{asks:.0f} ({done.asks_per_call:.2f})",
+        f"{asks:.0f} ({done.reservations_per_call:.2f})",
         f"{done.missed}",
         urgent if done.urgent else "-",
         f"{100 * done.store_busy:.2f} %",
@@ -69,19 +69,19 @@ def _row(name, simulation, rpm, seconds):
 def rows():
     """The table, line by line."""
     yield HEAD
-    busy = Work(backlogged=True, urgent_per_second=URGENT)
+    busy = Workload(backlogged=True, urgent_per_second=URGENT)
     yield _row("1,000 backlogged, 6,000 RPM", fleet(6000, [busy] * 1000), 6000, 240.0)
     alone = fleet(6000, [busy] * 1000, batches=False)
     yield _row("the same, one slot at a time", alone, 6000, 240.0)
-    some = [Work(per_second=0.09)] * 1000
+    some = [Workload(per_second=0.09)] * 1000
     yield _row("1,000, Poisson, 90 % of 6,000 RPM", fleet(6000, some), 6000, 120.0)
-    busy = Work(backlogged=True, urgent_per_second=10 * URGENT)
+    busy = Workload(backlogged=True, urgent_per_second=10 * URGENT)
     yield _row("100 x 10 backlogged, 60,000 RPM", fleet(60000, [busy] * 1000), 60000, 42.0)
     far = fleet(60000, [busy] * 1000, round_trip=FAR)
     yield _row("the same, the store 10 ms away", far, 60000, 22.0)
     alone = fleet(60000, [busy] * 1000, batches=False)
     yield _row("the same, one slot at a time", alone, 60000, 22.0)
-    busy = Work(backlogged=True, urgent_per_second=0.1)
+    busy = Workload(backlogged=True, urgent_per_second=0.1)
     yield _row("10 backlogged, 1,200 RPM", fleet(1200, [busy] * 10), 1200, 120.0)
 
 
@@ -89,12 +89,12 @@ def frozen():
     """The store stands still for 10 s."""
     yield ("frozen for 10 s", "fullest second", "pace meanwhile", "pace 2 to 4 s after")
     for count, rpm in ((10, 1200), (100, 6000)):
-        simulation = fleet(rpm, [BACKLOGGED] * count, beats=True)
+        simulation = fleet(rpm, [BACKLOGGED] * count)
         simulation.freeze_store(20.0, 10.0)
         simulation.run(40.0)
         meanwhile = left_between(simulation, 22.0, 30.0) / 8.0 / (rpm / 60)
         after = left_between(simulation, 32.0, 34.0) / 2.0 / (rpm / 60)
-        fullest, most = fullest_second(simulation.leaves), rpm / 60 * 1.05 + count
+        fullest, most = fullest_second(simulation.departures), rpm / 60 * 1.05 + count
         yield (
             f"{count} backlogged, {rpm:,} RPM",
             f"{fullest} (≤ {most:.0f})",

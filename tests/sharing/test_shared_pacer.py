@@ -101,6 +101,17 @@ def test_a_pause_holds_for_all_and_makes_slots_stale():
     assert one.leaves_at() >= ends + 0.1 - 1e-6
 
 
+def test_a_slot_after_the_end_of_a_pause_stays():
+    """The store gives its instant to no other process: to drop it would leave it unused."""
+    clock, one, two_ = two(rpm=600)
+    one.leave()
+    first = two_.leaves_at(behind=[CALL])
+    one.pacer.pause_for(first + 0.05 - clock.monotonic(), clock.monotonic())
+    one.exchange()
+    two_.exchange()
+    assert two_.leaves_at() == pytest.approx(first + 0.1)
+
+
 def test_a_429_is_heard_by_the_others_with_their_next_reservation():
     clock, one, two_ = two(rpm=600)
     dispatch = one.leave()
@@ -211,6 +222,22 @@ def test_alone_each_keeps_to_its_part(on_failure, interval):
     dispatches = [one.leave().at for _ in range(4)]
     gaps = [b - a for a, b in zip(dispatches, dispatches[1:])]
     assert gaps == pytest.approx([interval] * 3, rel=0.01)
+
+
+@pytest.mark.parametrize("on_failure", ["share", "full"])
+def test_what_was_reserved_is_used_when_the_store_is_lost_and_when_it_is_back(on_failure):
+    """The other processes keep to theirs, too, so the quota is used as it would have been."""
+    clock, one, _ = two(rpm=60, on_failure=on_failure)
+    for _ in range(3):
+        one.exchange([CALL])
+    at = [slot.at for slot in one.pacer._reservations._reserved]
+    one.members, one.store_lost = 4, True
+    one.pacer.lose_store()
+    assert [one.leave().at for _ in range(2)] == pytest.approx(at[:2])
+    one.store_lost = False
+    one.pacer.rejoin(clock.monotonic(), 0.5)
+    assert one.leave().at == pytest.approx(at[2])
+    assert one.pacer.make_request("one", math.inf, [], clock.monotonic()).buckets[0].spent == 0.0
 
 
 def test_alone_nothing_leaves_if_that_was_wished():

@@ -27,14 +27,25 @@ from tests.simulation.scenes import (
     simulate,
     unanswered,
 )
+from tests.support.thorough import only_thorough
 
 ONE = SimulatedRequest()
 
-#: Network, where headers are stamped, seed.
+#: Network, where headers are stamped, seed: two of them by default, all in the thorough run.
+DEFAULT_PLACES = [("loopback", "answer", 0), ("internet", "admission", 1)]
 PLACES = list(itertools.product(NETWORKS, ("admission", "answer"), range(3)))
 
 
-@pytest.fixture(params=PLACES, ids=lambda place: "-".join(map(str, place)))
+def _params():
+    for place in PLACES:
+        name = "-".join(map(str, place))
+        if place in DEFAULT_PLACES:
+            yield pytest.param(place, id=name)
+        else:
+            yield only_thorough(place, id=name)
+
+
+@pytest.fixture(params=_params())
 def place(request):
     return request.param
 

@@ -46,6 +46,7 @@ from tests.support.simulated_calls import (
     seeds,
     stamps,
 )
+from tests.support.thorough import examples
 
 
 @few
@@ -85,7 +86,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(settings.get_profile("scenes"), max_examples=6)
+@settings(settings.get_profile("scenes"), max_examples=examples(2, 6))
 @given(network=networks, at=stamps, seed=seeds, latency=st.floats(0.05, 1.0))
 def test_full_pace_comes_back_after_every_refusal(kind, network, at, seed, latency):
     """From ten seconds after its end on; whoever failed had used up all its retries."""

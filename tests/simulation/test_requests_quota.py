@@ -17,8 +17,9 @@ from claude_throttle.simulation.client import MAX_RETRIES
 from claude_throttle.simulation.quotas import SimulatedLimits
 from tests.simulation.scenes import refusals, simulate, spread_over, unanswered
 from tests.support.simulated_calls import calls, few, latencies, rates, second_half, seeds, stamps
+from tests.support.thorough import examples
 
-often = settings(few, max_examples=100)
+often = settings(few, max_examples=examples(12, 100))
 
 
 def one_quota_of_requests(rpm, burst, latency, spread, at, seed):

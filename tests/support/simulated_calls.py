@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from claude_throttle.simulation.simulated_server import SimulatedRequest
 from tests.simulation.scenes import NETWORKS
+from tests.support.thorough import examples
 
 #: How many scenes each property is tried on. Not shrunk: a smaller scene is another one.
 settings.register_profile(
-    "scenes", max_examples=30, deadline=None, derandomize=True, phases=[Phase.generate]
+    "scenes", max_examples=examples(8, 30), deadline=None, derandomize=True, phases=[Phase.generate]
 )
 few = settings(settings.get_profile("scenes"))
 

@@ -29,6 +29,13 @@ class DegradedMode:
         #: Our share of each quota; made anew each time the store is lost.
         self._share: Optional[ConfiguredQuotas] = None
         self._rates: list[tuple[str, float]] = []
+        #: The first instant of the last batch of reservations, and what all of it is for, by kind.
+        self._batch_at = -math.inf
+        self._batch: dict[str, float] = {}
+
+    def reserved(self, at: float, batch: dict[str, float]) -> None:
+        """A batch was reserved, from the instant *at* on; units by kind."""
+        self._batch_at, self._batch = at, batch
 
     def ready_at(
         self,
@@ -48,6 +55,9 @@ class DegradedMode:
         if self._share is None or rates != self._rates:  # learned or reconfigured meanwhile
             self._rates = rates
             self._share = share_of((quota for _, quota in quotas), members, now)
+            for quota in self._share:  # it begins with the batch: the others use theirs, too
+                spent = max(0.0, self._batch.get(quota.kind, 0.0) - 1.0) / quota.rate
+                quota.empty_at = max(quota.empty_at, self._batch_at + spent)
         return max(pacer_ready_at, self._share.ready_at(cost))
 
     def take(self, cost: Cost, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Callable, NamedTuple, Optional
 
@@ -73,14 +74,10 @@ class Reservations:
         self._allows_late_use = self._allows_late_use or expired
         self.release()
 
-    def release(self) -> None:
-        """Return all of them."""
-        while self._reserved:
+    def release(self, before: float = math.inf) -> None:
+        """Return those *before* that instant."""
+        while self._reserved and self._reserved[0].at < before:
             self._unused(self._reserved.popleft())
-
-    def forget(self) -> None:
-        """Drop all of them without reporting it."""
-        self._reserved.clear()
 
     def add(self, request: ExchangeRequest, response: ExchangeResponse, now: float) -> None:
         """Add what the store has reserved at *now*."""

@@ -17,7 +17,7 @@ from claude_throttle.core.domain.feedback import Dispatch, Feedback
 from claude_throttle.core.domain.ports import Ahead
 from claude_throttle.core.pacing.learned_quotas import LearnedQuota
 from claude_throttle.core.pacing.pacer import Pacer
-from claude_throttle.features.sharing.degraded_mode import AnyQuota, DegradedMode
+from claude_throttle.features.sharing.degraded_mode import STOP, AnyQuota, DegradedMode
 from claude_throttle.features.sharing.learned_state import LearnedState
 from claude_throttle.features.sharing.reservations import (
     LATE_SECONDS,
@@ -87,15 +87,19 @@ class SharedPacer(Pacer):
     def ready_at(self, cost: Cost, now: float) -> float:
         """The instant at which *cost* may leave; inf if an instant must be reserved first."""
         if self._store.store_lost:
-            store, quotas, at = self._store, list(self.quotas()), super().ready_at(cost, now)
-            return self._degraded.ready_at(cost, at, store.on_failure, quotas, store.members, now)
+            return self._ready_without_store(cost, now)
         gate = self.gate_at(cost, now)
         if not any(True for _ in self.quotas()):
             return gate if self._introduced or gate > now else math.inf
-        reservation = self._reservations.next(now)
-        if reservation is not None and self._fits(reservation, cost):
+        reservation = self._reservation_for(cost, now)
+        if reservation is not None:
             return max(gate, reservation.at)
         return gate if gate > now else math.inf
+
+    def _reservation_for(self, cost: Cost, now: float) -> Optional[Reservation]:
+        """The next reservation, if *cost* may use it."""
+        reservation = self._reservations.next(now)
+        return reservation if reservation is not None and self._fits(reservation, cost) else None
 
     def _fits(self, reservation: Reservation, cost: Cost) -> bool:
         """Whether *cost* may use it. A little more than was reserved is settled later."""
@@ -124,7 +128,7 @@ class SharedPacer(Pacer):
 
     def take(self, cost: Cost, now: float, answers: bool = True) -> Dispatch:
         """*cost* leaves now, with the next reservation."""
-        if self._store.store_lost:
+        if self._store.store_lost and self._reservation_for(cost, now) is None:
             self._degraded.take(cost, now)
             for name, quota in self.quotas():
                 self._delta(name).spent += getattr(cost, quota.kind)
@@ -166,10 +170,10 @@ class SharedPacer(Pacer):
     # -- the server answers ----------------------------------------------------------------------
 
     def pause_for(self, seconds: float, now: float) -> float:
-        """As :meth:`Pacer.pause_for`, for all members; what was reserved before is returned."""
+        """As :meth:`Pacer.pause_for`, for all members; what was reserved until then is returned."""
         remaining = super().pause_for(seconds, now)
         self._pause_until = now + remaining
-        self._reservations.release()
+        self._reservations.release(before=self._pause_until)
         self._store.notify_pending()
         return remaining
 
@@ -253,6 +257,7 @@ class SharedPacer(Pacer):
         if response.waits and request.buckets:
             self._sequence = response.sequence
             self._reservations.add(request, response, answered_at)
+            self._note_batch(request, response, answered_at)
         is_news = self.learned_state.is_news(request, response)
         self.learned_state.apply(request, response)
         self._introduced, self._exchanged_at = True, now
@@ -271,10 +276,22 @@ class SharedPacer(Pacer):
             if bucket.name in quotas:  # it is not, if reconfigured meanwhile
                 quotas[bucket.name].empty_at = answered_at + (empty_at - response.now) / SECOND
 
+    def _note_batch(
+        self, request: ExchangeRequest, response: ExchangeResponse, answered_at: float
+    ) -> None:
+        batch: dict[str, float] = {}
+        quotas = dict(self.quotas())
+        reserved = zip(*request.reservations[: len(response.waits)])
+        for bucket, units in zip(request.buckets, reserved):
+            if bucket.name in quotas:
+                kind = quotas[bucket.name].kind
+                batch[kind] = max(batch.get(kind, 0.0), sum(units))
+        self._degraded.reserved(answered_at + response.waits[0] / SECOND, batch)
+
     def _pause_with_others(self, until: float) -> None:
         if until > self.pause.until + LATE_SECONDS:
             self.pause.until = until
-            self._reservations.release()
+            self._reservations.release(before=until)
 
     def _read_waiting_headers(self, now: float) -> list[Event]:
         events: list[Event] = []
@@ -287,9 +304,17 @@ class SharedPacer(Pacer):
     # -- without the store -----------------------------------------------------------------------
 
     def lose_store(self) -> None:
-        """The store cannot be reached."""
-        self._reservations.forget()
+        """The store cannot be reached: use what is reserved still, then a share of the quota."""
         self._degraded.begin()
+
+    def _ready_without_store(self, cost: Cost, now: float) -> float:
+        store, quotas, at = self._store, list(self.quotas()), super().ready_at(cost, now)
+        at = self._degraded.ready_at(cost, at, store.on_failure, quotas, store.members, now)
+        reservation = self._reservation_for(cost, now)
+        if reservation is None or store.on_failure == STOP:
+            return at
+        # The other members use theirs, too: so all of the quota is used until the last of them.
+        return max(self.gate_at(cost, now), reservation.at)
 
     def rejoin(self, now: float, settle_seconds: float) -> None:
         """The store can be reached again; all members will have noticed after *settle_seconds*."""
