@@ -6,6 +6,7 @@ Who may import whom is import-linter's to check: see setup.cfg.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import statistics
@@ -22,7 +23,15 @@ PACKAGE = "claude_throttle"
 
 FILES = sorted(ROOT.rglob("*.py"))
 NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+# Not at import: every worker of the suite imports this, and one runs it.
+
+
+@functools.cache
+def tree_of(path):
+    """The parsed file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 class Import(NamedTuple):
@@ -53,7 +62,7 @@ class Import(NamedTuple):
 
 def _imports_of(path):
     found = []
-    _walk(TREES[path], path, False, found)
+    _walk(tree_of(path), path, False, found)
     return found
 
 
@@ -79,8 +88,10 @@ def _absolute(node, path):
     return ".".join([*package, *([node.module] if node.module else [])])
 
 
-IMPORTS = [found for path in FILES for found in _imports_of(path)]
-OURS = [found for found in IMPORTS if found.target is not None]
+@functools.cache
+def imports():
+    """What the package imports, in all of its files."""
+    return [found for path in FILES for found in _imports_of(path)]
 
 
 def _wrong(imports):
@@ -89,10 +100,10 @@ def _wrong(imports):
 
 def test_the_walk_sees_what_there_is():
     """A rule that looks at nothing holds always."""
-    assert {"core", "transport", "metrics", "features", ""} <= {found.place for found in IMPORTS}
-    assert any(found.only_typing for found in IMPORTS)
-    assert any(found.name == "requests" for found in IMPORTS)
-    assert len(OURS) > 50
+    assert {"core", "transport", "metrics", "features", ""} <= {found.place for found in imports()}
+    assert any(found.only_typing for found in imports())
+    assert any(found.name == "requests" for found in imports())
+    assert sum(found.target is not None for found in imports()) > 50
 
 
 FLASK = ("extension", "configuration", "refusals", "command", "status_page")
@@ -128,13 +139,15 @@ FLASK = ("extension", "configuration", "refusals", "command", "status_page")
 )
 def test_a_library_is_imported_in_its_own_files_only(packages, files):
     """So that it can be replaced in one place. cli/demo.py sends calls without us, to compare."""
-    mine = [i for i in IMPORTS if i.name.split(".")[0] in packages and not i.only_typing]
+    mine = [i for i in imports() if i.name.split(".")[0] in packages and not i.only_typing]
     assert _wrong(i for i in mine if i.file not in files) == []
 
 
 def test_the_sdk_is_never_imported_by_a_statement_of_ours():
     """Not even where it may be: it takes 0.5 to 1.9 s, so import_module() does it when needed."""
-    assert _wrong(i for i in IMPORTS if i.name.startswith("anthropic") and not i.only_typing) == []
+    assert (
+        _wrong(i for i in imports() if i.name.startswith("anthropic") and not i.only_typing) == []
+    )
 
 
 def _calls(tree):
@@ -150,9 +163,9 @@ def test_only_the_clock_reads_time():
     """Everything that computes takes now as an argument."""
     wrong = [
         f"{path.name}: {call}()"
-        for path, tree in TREES.items()
+        for path in FILES
         if path.name != "clock.py"
-        for call in _calls(tree)
+        for call in _calls(tree_of(path))
         if call.split(".")[0] in ("time", "datetime", "date") and call.split(".")[-1] in CLOCKS
     ]
     assert wrong == []
@@ -160,23 +173,23 @@ def test_only_the_clock_reads_time():
 
 def test_nobody_sleeps():
     """Neither the package nor its tests: who waits, waits on something that can be notified."""
-    trees = [*TREES.items(), *((p, ast.parse(p.read_text("utf-8"))) for p in TESTS.rglob("*.py"))]
-    sleeps = [p.name for p, tree in trees for call in _calls(tree) if call == "time.sleep"]
-    names = [f.path.name for f in IMPORTS if f.name == "time.sleep"]
+    paths = [*FILES, *TESTS.rglob("*.py")]
+    sleeps = [p.name for p in paths for call in _calls(tree_of(p)) if call == "time.sleep"]
+    names = [f.path.name for f in imports() if f.name == "time.sleep"]
     assert sleeps + names == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_file_is_named_and_explained(path):
     """It says what it is, and has a name that says more than "utils"."""
-    assert ast.get_docstring(TREES[path]) or path.name == "_version.py"
+    assert ast.get_docstring(tree_of(path)) or path.name == "_version.py"
     shelves = ("util", "utils", "helper", "helpers", "common", "manager", "misc", "base")
     assert path.stem.strip("_") not in shelves
 
 
 def _functions():
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return [n for tree in TREES.values() for n in ast.walk(tree) if isinstance(n, kinds)]
+    return [n for path in FILES for n in ast.walk(tree_of(path)) if isinstance(n, kinds)]
 
 
 def test_functions_are_short():

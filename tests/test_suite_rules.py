@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in TESTS.rglob("*.py")}
+FILES = sorted(TESTS.rglob("*.py"))
+
+
+@functools.cache
+def tree_of(path):
+    """The parsed file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def _imported_by(path):
     """The names of all modules, or of what is in them, that a file of ours imports."""
     package = ("tests", *path.relative_to(TESTS).parts[:-1])
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -25,7 +32,7 @@ def _imports_among_tests():
     """Pairs of a file and a name under ``tests`` that it imports."""
     return [
         (path.relative_to(TESTS).as_posix(), name)
-        for path in TREES
+        for path in FILES
         for name in _imported_by(path)
         if name.startswith("tests.")
     ]

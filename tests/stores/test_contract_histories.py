@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from claude_throttle.features.sharing.stores.contract import (
@@ -23,6 +23,7 @@ from claude_throttle.features.sharing.stores.transaction import (
     transact,
 )
 from tests.support.store_requests import ALWAYS, LANE, new_account
+from tests.support.thorough import tried
 
 MEMBERS = ("one", "two", "three")
 INTERVALS = (37.0, 1e3 / 3, 6e7 / 50, 1e6 / 7)
@@ -106,8 +107,7 @@ def steps(draw):
     return request, draw(st.booleans()), draw(st.sampled_from([0.0, 0.0, 1e-3, 3.0, 7200.0]))
 
 
-@LOOSE
-@given(history=st.lists(steps(), min_size=1, max_size=15))
+@tried(how=LOOSE, few=15, history=st.lists(steps(), min_size=1, max_size=15))
 def test_all_ledgers_decide_alike(moved, clock, history):
     """To the last digit: fed with the store's own time, the arithmetic gives the same responses."""
     account, lane, owner = new_account(), LaneRecord(), AccountRecord()
@@ -129,8 +129,13 @@ BATCHES = st.lists(
 )
 
 
-@LOOSE
-@given(batches=BATCHES, burst=st.sampled_from([1.0, 2.0, 7.0]), interval=st.sampled_from(INTERVALS))
+@tried(
+    how=LOOSE,
+    few=15,
+    batches=BATCHES,
+    burst=st.sampled_from([1.0, 2.0, 7.0]),
+    interval=st.sampled_from(INTERVALS),
+)
 def test_no_window_holds_more_than_burst_and_rate(moved, clock, batches, burst, interval):
     """Whoever asks, however many at once, after however long a rest."""
     account, instants = new_account(), []
@@ -161,8 +166,12 @@ def test_a_slot_is_caught_up_if_it_is_a_millisecond_late(make_store, kind, late,
     assert wait == pytest.approx(after, abs=2 * ROUNDING)
 
 
-@LOOSE
-@given(batches=BATCHES, returns=st.lists(st.integers(0, 8), min_size=25, max_size=25))
+@tried(
+    how=LOOSE,
+    few=15,
+    batches=BATCHES,
+    returns=st.lists(st.integers(0, 8), min_size=25, max_size=25),
+)
 def test_with_a_burst_of_one_no_instant_is_given_twice(moved, clock, batches, returns):
     """Though members give back what they do not use, and though pauses come between."""
     account, kept, last = new_account(), [], dict.fromkeys(MEMBERS, (-1.0, []))
@@ -185,8 +194,9 @@ def test_with_a_burst_of_one_no_instant_is_given_twice(moved, clock, batches, re
     assert not gaps or min(gaps) >= 1e6 / 7 - SLACK - 2 * ROUNDING
 
 
-@LOOSE
-@given(
+@tried(
+    how=LOOSE,
+    few=15,
     visits=st.lists(
         st.tuples(st.sampled_from(MEMBERS), st.integers(0, 12), st.integers(0, 12)),
         min_size=2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from claude_throttle.features.sharing.stores.contract import (
@@ -17,6 +17,13 @@ from claude_throttle.features.sharing.stores.contract import (
 from claude_throttle.features.sharing.stores.redis import RedisStore
 from claude_throttle.features.sharing.stores.transaction import AccountRecord, LaneRecord, transact
 from tests.support.store_requests import ALWAYS, LANE, new_account
+from tests.support.thorough import tried
+
+LOOSE = settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 #: Times pass in a test as they do: some hundred microseconds from one exchange to the next.
 INTERVALS = st.sampled_from([1.0, 37.0, 1e3 / 3, 1200.0, 6e7 / 50, 1e6 / 7])
@@ -86,12 +93,7 @@ def store(redis_url):
     store.close()
 
 
-@settings(
-    max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(data=st.data())
+@tried(how=LOOSE, few=40, data=st.data())
 def test_lua_and_python_agree(store, data):
     """In every digit of every response of a random history."""
     account, lane, holders = new_account(), LaneRecord(), AccountRecord()
@@ -102,12 +104,11 @@ def test_lua_and_python_agree(store, data):
         assert response.now >= began
 
 
-@settings(
-    max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+@tried(
+    how=LOOSE,
+    few=40,
+    seated=st.lists(st.tuples(st.sampled_from(MEMBERS), CLAIMS), min_size=5, max_size=20),
 )
-@given(seated=st.lists(st.tuples(st.sampled_from(MEMBERS), CLAIMS), min_size=5, max_size=20))
 def test_lua_and_python_share_slots_alike(store, seated):
     """Of many members, most of whom want more than there is."""
     account, holders = new_account(), AccountRecord()
