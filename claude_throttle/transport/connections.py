@@ -21,6 +21,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from claude_throttle.core.dispatch.call import AttemptStopped
 from claude_throttle.core.threads.fork import dead_end
+from claude_throttle.transport.response_head import FastHeadResponse
 
 
 class RequestOwner(Protocol):
@@ -65,6 +66,8 @@ _everyone: weakref.WeakSet[_Owned] = weakref.WeakSet()
 class _Owned:
     """Mixed into urllib3's connections."""
 
+    #: http.client makes one for each response.
+    response_class: Any = FastHeadResponse
     sock: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Optional
 
 #: What a header's name consists of (RFC 9110, token).
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class RawHeaders(Mapping[str, str]):
@@ -39,7 +39,7 @@ def header_flaw(headers: Any) -> Optional[str]:
     if not isinstance(headers, Mapping):
         return "must be a mapping of names to values"
     for name, value in headers.items():
-        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+        if not isinstance(name, str) or not FIELD_NAME.fullmatch(name):
             return "holds a name that is none"
         if not isinstance(value, str) or not _can_be_sent(value):
             return f"holds a value for {name} that cannot be sent: text without line breaks only"

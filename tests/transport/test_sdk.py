@@ -260,6 +260,53 @@ def test_a_message_that_lacks_fields_is_still_one():
     assert isinstance(message, anthropic.types.Message)
 
 
+BLOCKS = [
+    {"type": "text", "text": "hi"},
+    {"type": "text", "text": "hi", "citations": None, "tomorrow": 1},
+    {"type": "text", "text": 5},
+    {"type": "text"},
+    {"type": "thinking", "thinking": "hm", "signature": "s"},
+    {"type": "redacted_thinking", "data": "x"},
+    {"type": "tool_use", "id": "t", "name": "n", "input": {"a": [1, 2.5, None, True]}},
+    {"type": "tool_use", "id": "t", "name": "n", "input": None},
+    {"type": "server_tool_use", "id": "t", "name": "web_search", "input": {}},
+    {"type": "hologram", "voxels": [1, 2]},
+    {"text": "no type"},
+    "no block at all",
+]
+USAGES = [
+    {"input_tokens": 1, "output_tokens": 2},
+    {"input_tokens": 1, "output_tokens": 2, "cache_creation": {"ephemeral_5m_input_tokens": 3}},
+    {"input_tokens": "1", "output_tokens": 2.0, "kilowatts": 3},
+    {"input_tokens": True},
+    None,
+    7,
+]
+
+
+def shape(value):
+    """Classes and values, all the way down."""
+    if hasattr(value, "__dict__"):
+        inside = {**value.__dict__, **(value.__pydantic_extra__ or {})}
+        return type(value), {name: shape(part) for name, part in inside.items()}
+    if isinstance(value, list):
+        return [shape(part) for part in value]
+    return type(value), value
+
+
+@pytest.mark.parametrize("usage", USAGES)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_message_is_what_the_sdks_client_would_make_of_it(block, usage):
+    """Whether it is valid to the letter, and so made the fast way, or not."""
+    for more in ({}, {"stop_reason": "end_turn"}, {"stop_reason": "of tomorrow"}, {"role": 5}):
+        answer = {**ANSWER, "content": [block, BLOCKS[0]], "usage": usage, **more}
+        made = sdk.build_message(json.loads(json.dumps(answer)), None)
+        theirs = anthropic.types.Message.construct(**json.loads(json.dumps(answer)))
+        theirs._request_id = None
+        assert shape(made) == shape(theirs)
+        assert made.to_json(warnings=False) == theirs.to_json(warnings=False)
+
+
 def test_loading_gives_the_module():
     """However often."""
     assert sdk.load() is sdk.load() is importlib.import_module("anthropic")

@@ -1,0 +1,112 @@
+"""The head of a response, read without the email parser.
+
+``http.client`` hands each head to the parser for emails, and urllib3 then asks that for a body in
+several parts: together a quarter of what a call costs us. A head that is not simply one field a
+line is still read that way.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import re
+from typing import Any, Optional
+
+from claude_throttle.transport.headers import FIELD_NAME
+
+#: Each line is one field: none goes on in the next, none lacks its colon.
+_PLAIN_HEAD = re.compile(rf"(?:{FIELD_NAME.pattern}:[^\r\n]*\r\n)*")
+
+#: Bytes of a line, and lines of a head, as http.client has them.
+LONGEST_LINE = 65_536
+MOST_LINES = 100
+
+
+class ResponseHead(http.client.HTTPMessage):
+    """Header fields, one a line; the first of each name counts."""
+
+    def __init__(self, fields: list[tuple[str, str]]) -> None:
+        super().__init__()
+        for name, value in fields:
+            self.set_raw(name, value)
+        self._fields = fields
+        self._first = {name.lower(): value for name, value in reversed(fields)}
+
+    def get(self, name: str, failobj: Any = None) -> Any:
+        return self._first.get(name.lower(), failobj)
+
+    def items(self) -> Any:
+        return self._fields
+
+    def is_multipart(self) -> bool:
+        return False
+
+    def get_payload(self, *_args: Any, **_options: Any) -> Any:
+        """There is none: the body comes after the head."""
+        return None
+
+
+def read_head(file: Any) -> http.client.HTTPMessage:
+    """What ``http.client.parse_headers`` reads from *file*, and raises."""
+    lines = []
+    while True:
+        line = file.readline(LONGEST_LINE + 1)
+        if len(line) > LONGEST_LINE:
+            raise http.client.LineTooLong("header line")
+        lines.append(line)
+        if len(lines) > MOST_LINES:
+            raise http.client.HTTPException(f"got more than {MOST_LINES} headers")
+        if line in (b"\r\n", b"\n", b""):
+            break
+    fields = _fields(b"".join(lines[:-1]).decode("iso-8859-1"))
+    if fields is None:
+        return http.client.parse_headers(io.BytesIO(b"".join(lines)))
+    return ResponseHead(fields)
+
+
+def _fields(head: str) -> Optional[list[tuple[str, str]]]:
+    """Name and value of each line; None if there is one that is not a field by itself."""
+    if not _PLAIN_HEAD.fullmatch(head):
+        return None
+    fields = (line.partition(":") for line in head.split("\r\n")[:-1])
+    return [(name, value.strip(" \t")) for name, _, value in fields]
+
+
+class FastHeadResponse(http.client.HTTPResponse):
+    """``begin()`` as Python 3.9 to 3.13 have it, but for the parser of the head."""
+
+    def begin(self) -> None:
+        """Read the head; the body follows."""
+        if getattr(self, "headers", None) is not None:
+            return
+        version, status, reason = self._final_status()
+        self.code = self.status = status
+        self.reason = reason.strip()
+        is_old = version in ("HTTP/1.0", "HTTP/0.9")
+        if not is_old and not version.startswith("HTTP/1."):
+            raise http.client.UnknownProtocol(version)
+        self.version = 10 if is_old else 11
+        self.headers = self.msg = read_head(self.fp)
+        self.chunked = (self.headers.get("transfer-encoding") or "").lower() == "chunked"
+        self.chunk_left = None
+        self.will_close = self._check_close()  # type: ignore[attr-defined]
+        self.length = None if self.chunked else _length(self.headers.get("content-length"))
+        if status in (204, 304) or 100 <= status < 200:
+            self.length = 0
+        # Without either, the body ends with the connection.
+        self.will_close = self.will_close or (not self.chunked and self.length is None)
+
+    def _final_status(self) -> tuple[str, int, str]:
+        while True:
+            found: tuple[str, int, str] = self._read_status()  # type: ignore[attr-defined]
+            if found[1] != http.client.CONTINUE:
+                return found
+            read_head(self.fp)
+
+
+def _length(text: Optional[str]) -> Optional[int]:
+    try:
+        length = int(text or "")
+    except ValueError:
+        return None
+    return length if length >= 0 else None
