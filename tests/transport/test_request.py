@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from claude_throttle.errors import InvalidCall
 from claude_throttle.transport import request
-from claude_throttle.transport.request import serialise
+from claude_throttle.transport.request import prepare, serialise
 
 SECRET = "the prompt nobody else may see"
 GOOD = {
@@ -47,14 +47,14 @@ def refusal(**changes):
 @given(json_values)
 def test_the_body_is_the_request(value):
     """Whatever JSON can say arrives as it was said, in UTF-8 and without waste."""
-    made = serialise({**GOOD, "metadata": value})
+    made = prepare({**GOOD, "metadata": value})
     assert json.loads(made.body) == {**GOOD, "metadata": value}
     assert (made.model, made.max_tokens) == ("claude-x", 10)
 
 
 def test_the_body_is_compact_and_not_ascii():
     """Fewer bytes on the wire."""
-    body = serialise({**GOOD, "system": "世界"}).body
+    body = serialise({**GOOD, "system": "世界"})
     assert b", " not in body
     assert "世界".encode() in body
 
@@ -62,7 +62,7 @@ def test_the_body_is_compact_and_not_ascii():
 def test_the_body_is_a_snapshot():
     """Changing a list afterwards has no effect."""
     messages = [{"role": "user", "content": "before"}]
-    body = serialise({**GOOD, "messages": messages}).body
+    body = serialise({**GOOD, "messages": messages})
     messages[0]["content"] = "after"
     assert b"before" in body
 
@@ -98,7 +98,7 @@ def test_streaming_is_refused_with_the_reason():
 
 def test_a_parameter_the_api_will_learn_tomorrow_passes():
     """We need no release for it."""
-    assert b'"brand_new":1' in serialise({**GOOD, "brand_new": 1}).body
+    assert b'"brand_new":1' in serialise({**GOOD, "brand_new": 1})
 
 
 @pytest.mark.parametrize("value", ["", "  ", None, 5, ["claude-x"]])
@@ -171,7 +171,7 @@ def test_the_cause_is_not_carried_along():
 
 def test_a_body_that_is_too_large_is_refused_by_its_size(monkeypatch):
     """Exactly at the limit it passes; the figure is that of the bytes, not the characters."""
-    size = len(serialise({**GOOD, "system": "世" * 1000}).body)
+    size = len(serialise({**GOOD, "system": "世" * 1000}))
     monkeypatch.setattr(request, "MAX_BODY_BYTES", size)
     serialise({**GOOD, "system": "世" * 1000})
     monkeypatch.setattr(request, "MAX_BODY_BYTES", size - 1)
