@@ -34,7 +34,7 @@ def alone(share):
         stores = {
             "memory": (MemoryStore(time.monotonic), 5.0),
             "SQLite": (_sqlite(path), 50.0),
-            "Redis": (_redis(server.url), 200.0),
+            "Redis": (_redis(server.url), 300.0),
         }
         figures = [
             at_most(f"{name}, median", _median(store, count), most, "{:.1f} µs")

@@ -1,4 +1,4 @@
-"""A lane's pacer among several processes: slots, pauses, settlements. No threads, time by hand."""
+"""A lane's pacer among several processes. No threads, time by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_two_processes_share_one_pace():
     assert [b - a for a, b in zip(dispatches, dispatches[1:])] == pytest.approx([1, 1, 1])
 
 
-def test_slots_are_reserved_for_what_waits_within_a_tenth_of_a_second():
+def test_reservations_are_reserved_for_what_waits_within_a_tenth_of_a_second():
     """6,000 a minute: ten intervals fit, and the first."""
     _clock, one, _ = two(rpm=6000)
     one.leaves_at(behind=[CALL] * 50)
@@ -30,14 +30,14 @@ def test_slots_are_reserved_for_what_waits_within_a_tenth_of_a_second():
     assert one.asked == asked
 
 
-def test_never_more_slots_than_twenty_or_than_calls_wait():
+def test_never_more_reservations_than_twenty_or_than_calls_wait():
     _clock, one, two_ = two(rpm=6e6)
     one.leaves_at(behind=[CALL] * 50)
     two_.leaves_at(behind=[CALL] * 2)
     assert [len(member.pacer._reservations) for member in (one, two_)] == [20, 3]
 
 
-def test_a_slot_that_was_missed_is_not_used():
+def test_a_reservation_that_was_missed_is_not_used():
     """The next belongs to somebody else, perhaps; another has to be reserved."""
     clock, one, two_ = two(rpm=60)
     one.leave()
@@ -48,7 +48,7 @@ def test_a_slot_that_was_missed_is_not_used():
     assert one.leaves_at() == pytest.approx(at + 2)
 
 
-def test_a_slot_may_be_missed_by_as_much_as_may_be_saved_up():
+def test_a_reservation_may_be_missed_by_as_much_as_may_be_saved_up():
     """Where ten may leave at once, being late by a few hundredths harms nobody."""
     clock, one, _ = two(rpm=Quota(600, burst=10))
     at = one.leaves_at()
@@ -56,7 +56,7 @@ def test_a_slot_may_be_missed_by_as_much_as_may_be_saved_up():
     assert one.pacer.ready_at(CALL, clock.monotonic()) <= clock.monotonic()
 
 
-def test_the_last_slots_go_back_if_they_are_not_used():
+def test_the_last_reservations_go_back_if_they_are_not_used():
     """A larger call needs others than those that were reserved for small ones."""
     _clock, one, _two = two(itpm=60_000)
     one.leave(tokens(1000))
@@ -87,7 +87,7 @@ def test_what_one_call_did_not_need_helps_everybody():
     assert two_.leaves_at(tokens(1000)) == pytest.approx(late - 0.8)
 
 
-def test_a_pause_holds_for_all_and_makes_slots_stale():
+def test_a_pause_holds_for_all_and_makes_reservations_stale():
     """Three reserved before a pause would all leave together at its end."""
     clock, one, two_ = two(rpm=600)
     one.leave()

@@ -35,7 +35,7 @@ from claude_throttle.features.sharing.stores.redis_format import (
     decode,
     encode,
 )
-from claude_throttle.features.sharing.stores.time_limiter import Task, TimeLimiter
+from claude_throttle.features.sharing.stores.time_limiter import TimedTask, TimeLimiter
 from claude_throttle.features.sharing.stores.transaction import (
     AccountRecord,
     LaneRecord,
@@ -93,7 +93,7 @@ class RedisStore:
         def evaluate(connection: Any) -> ExchangeResponse:
             return decode(_evaluate(connection, words), request)
 
-        def ask(task: Task) -> ExchangeResponse:
+        def ask(task: TimedTask) -> ExchangeResponse:
             try:
                 return self._through(self._moved.get(account), evaluate, task)
             except Exception as error:
@@ -135,7 +135,7 @@ class RedisStore:
             self._hang_up(address)
         self._limiter.stop()
 
-    def _call(self, ask: Callable[[Task], Answer], seconds: float) -> Answer:
+    def _call(self, ask: Callable[[TimedTask], Answer], seconds: float) -> Answer:
         began = self._monotonic()
         try:
             return self._limiter.call(ask, seconds)  # type: ignore[no-any-return]
@@ -147,7 +147,7 @@ class RedisStore:
     # -- in a thread of the limiter --------------------------------------------------------------
 
     def _through(
-        self, address: Optional[Address], ask: Callable[[Any], Answer], task: Task
+        self, address: Optional[Address], ask: Callable[[Any], Answer], task: TimedTask
     ) -> Answer:
         connection = self._take(address) or self._connect(address, task)
         try:
@@ -179,7 +179,7 @@ class RedisStore:
                 return connection
             self._disconnect(connection)
 
-    def _connect(self, address: Optional[Address], task: Task) -> Any:
+    def _connect(self, address: Optional[Address], task: TimedTask) -> Any:
         connection = self._server.connection(address)
         self._connections.add(connection)
         task.connecting(connection)
@@ -208,7 +208,7 @@ class RedisStore:
         connection.disconnect()
         self._connections.discard(connection)
 
-    def _fleet(self, task: Task) -> FleetSnapshot:
+    def _fleet(self, task: TimedTask) -> FleetSnapshot:
         lanes: dict[tuple[str, str], LaneRecord] = {}
         accounts: dict[str, AccountRecord] = {}
 

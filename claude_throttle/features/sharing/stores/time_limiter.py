@@ -18,7 +18,7 @@ from claude_throttle.core.threads.thread_pool import ThreadPool
 GIVE_UP_SECONDS = 5.0
 
 
-class Task:
+class TimedTask:
     """One piece of work, and the connection that it uses. Thread-safe."""
 
     def __init__(self, began: float) -> None:
@@ -79,13 +79,13 @@ class TimeLimiter:
         # Guards the set. Held for a look.
         self._lock = threading.Lock()
         #: Connections that are being made although no caller waits for them any more.
-        self._late: set[Task] = set()
+        self._late: set[TimedTask] = set()
 
-    def call(self, work: Callable[[Task], Any], seconds: float) -> Any:
+    def call(self, work: Callable[[TimedTask], Any], seconds: float) -> Any:
         """What *work* returns. Raises what it raises; after *seconds*, ``socket.timeout``."""
         now = self._monotonic()
         self._raise_if_stuck(now)
-        task = Task(now)
+        task = TimedTask(now)
         self._threads.run(partial(self._run, work, task, threading.get_ident()))
         if not task.in_progress.acquire(timeout=seconds):
             self._give_up(task)
@@ -97,7 +97,7 @@ class TimeLimiter:
         """Let idle threads end."""
         self._threads.stop()
 
-    def _give_up(self, task: Task) -> None:
+    def _give_up(self, task: TimedTask) -> None:
         if not task.give_up():
             raise socket.timeout("time is up")
         with self._lock:
@@ -105,7 +105,7 @@ class TimeLimiter:
                 self._late.add(task)
         raise socket.timeout("no connection yet")
 
-    def _run(self, work: Callable[[Task], Any], task: Task, caller: int) -> None:
+    def _run(self, work: Callable[[TimedTask], Any], task: TimedTask, caller: int) -> None:
         try:
             if threading.get_ident() == caller:  # where a pool has no thread at all, it does this
                 raise RuntimeError("can't start new thread")
