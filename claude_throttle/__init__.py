@@ -11,58 +11,54 @@ To pytest, which warns if a package with a plugin was loaded before it: PYTEST_D
 from typing import TYPE_CHECKING, Any
 
 from claude_throttle._version import __version__
-from claude_throttle.config.settings import Settings
-from claude_throttle.core.dispatch.permit import Permit
-from claude_throttle.core.domain.cost import Usage
-from claude_throttle.core.domain.events import (
-    CallFailed,
-    CallQueued,
-    CallSent,
-    CallSucceeded,
-    CircuitClosed,
-    CircuitHalfOpened,
-    CircuitOpened,
-    ConcurrencyChanged,
-    ConnectionLimitReached,
-    Event,
-    LanePaused,
-    LaneResumed,
-    LimitLearned,
-    PermitClosed,
-    PermitGranted,
-    RetryScheduled,
-    StoreLost,
-    StoreReturned,
-    Suspended,
-    SuspensionEnded,
-)
-from claude_throttle.core.domain.priority import Priority
-from claude_throttle.core.domain.quota import Quota
-from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
-from claude_throttle.core.threads.exit_hooks import close_all
-from claude_throttle.errors import (
-    AccountSuspended,
-    BatchIncomplete,
-    BrokenAnswer,
-    CircuitOpen,
-    Closed,
-    ConfigurationError,
-    DeadlineExceeded,
-    Forked,
-    InvalidCall,
-    QueueFull,
-    QuotaTooSmall,
-    ThrottleError,
-    UnknownSetting,
-    Unprocessed,
-)
-from claude_throttle.metrics.histogram import Quantiles
-from claude_throttle.metrics.history import HistoryInterval
-from claude_throttle.metrics.recorder import Stats
-from claude_throttle.throttler import Throttler
 
 if TYPE_CHECKING:
     from claude_throttle.account.limits import LaneState, Limits, QuotaState
+    from claude_throttle.config.settings import Settings
+    from claude_throttle.core.dispatch.permit import Permit
+    from claude_throttle.core.domain.cost import Usage
+    from claude_throttle.core.domain.events import (
+        CallFailed,
+        CallQueued,
+        CallSent,
+        CallSucceeded,
+        CircuitClosed,
+        CircuitHalfOpened,
+        CircuitOpened,
+        ConcurrencyChanged,
+        ConnectionLimitReached,
+        Event,
+        LanePaused,
+        LaneResumed,
+        LimitLearned,
+        PermitClosed,
+        PermitGranted,
+        RetryScheduled,
+        StoreLost,
+        StoreReturned,
+        Suspended,
+        SuspensionEnded,
+    )
+    from claude_throttle.core.domain.priority import Priority
+    from claude_throttle.core.domain.quota import Quota
+    from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
+    from claude_throttle.core.threads.exit_hooks import close_all
+    from claude_throttle.errors import (
+        AccountSuspended,
+        BatchIncomplete,
+        BrokenAnswer,
+        CircuitOpen,
+        Closed,
+        ConfigurationError,
+        DeadlineExceeded,
+        Forked,
+        InvalidCall,
+        QueueFull,
+        QuotaTooSmall,
+        ThrottleError,
+        UnknownSetting,
+        Unprocessed,
+    )
     from claude_throttle.features.batches.api import (
         Batches,
         BatchHandle,
@@ -73,6 +69,10 @@ if TYPE_CHECKING:
     from claude_throttle.features.sharing.fleet import FleetLane, FleetMember, FleetState, fleet
     from claude_throttle.features.sharing.virtual_queue import LineTicket
     from claude_throttle.features.streaming.message_stream import MessageStream
+    from claude_throttle.metrics.histogram import Quantiles
+    from claude_throttle.metrics.history import HistoryInterval
+    from claude_throttle.metrics.recorder import Stats
+    from claude_throttle.throttler import Throttler
 
 __all__ = [
     # The front door
@@ -145,23 +145,47 @@ __all__ = [
     "__version__",
 ]
 
-
-#: Imported on first use: most programs need none of these, and should not pay for their import.
-_ON_USE = {
-    **dict.fromkeys(("LaneState", "Limits", "QuotaState"), "account.limits"),
-    **dict.fromkeys(("fleet", "FleetState", "FleetMember", "FleetLane"), "features.sharing.fleet"),
-    **dict.fromkeys(
-        ("Batches", "BatchHandle", "BatchProgress", "BatchResult", "BatchState"),
-        "features.batches.api",
+#: Where each name is defined: a module is imported when one of its names is first used.
+_MODULES = {
+    "account.limits": "LaneState Limits QuotaState",
+    "config.settings": "Settings",
+    "core.dispatch.permit": "Permit",
+    "core.domain.cost": "Usage",
+    "core.domain.events": (
+        "CallFailed CallQueued CallSent CallSucceeded CircuitClosed CircuitHalfOpened "
+        "CircuitOpened ConcurrencyChanged ConnectionLimitReached Event LanePaused "
+        "LaneResumed LimitLearned PermitClosed PermitGranted RetryScheduled StoreLost "
+        "StoreReturned Suspended SuspensionEnded"
     ),
-    "LineTicket": "features.sharing.virtual_queue",
-    "MessageStream": "features.streaming.message_stream",
+    "core.domain.priority": "Priority",
+    "core.domain.quota": "Quota",
+    "core.threads.clock": "Clock SYSTEM_CLOCK",
+    "core.threads.exit_hooks": "close_all",
+    "errors": (
+        "AccountSuspended BatchIncomplete BrokenAnswer CircuitOpen Closed "
+        "ConfigurationError DeadlineExceeded Forked InvalidCall QueueFull QuotaTooSmall "
+        "ThrottleError UnknownSetting Unprocessed"
+    ),
+    "features.batches.api": "BatchHandle BatchProgress BatchResult BatchState Batches",
+    "features.sharing.fleet": "FleetLane FleetMember FleetState fleet",
+    "features.sharing.virtual_queue": "LineTicket",
+    "features.streaming.message_stream": "MessageStream",
+    "metrics.histogram": "Quantiles",
+    "metrics.history": "HistoryInterval",
+    "metrics.recorder": "Stats",
+    "throttler": "Throttler",
 }
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ON_USE:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_ON_USE[name]}"), name)
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""The front door."""
+"""``Throttler``: what a program calls."""
 
 from __future__ import annotations
 
@@ -42,17 +42,21 @@ if TYPE_CHECKING:
 
 
 class Throttler:
-    """Lets Claude calls leave at the pace the quotas allow, and returns futures.
+    """Paces calls to the Claude API so that they keep to every quota, and returns futures.
 
-    ``Throttler(rpm=50, itpm=30_000, otpm=8_000)``; :class:`Settings` explains every keyword, and
-    the environment fills in what is left out. Quotas hold for each model by itself.
+        >>> throttler = Throttler(rpm=50, itpm=30_000, otpm=8_000)
+        >>> message = throttler.call(model=model, max_tokens=100, messages=messages)
 
-    Thread-safe: make one and share it. Fork-safe: a child starts with nothing waiting, its copies
-    of the parent's futures raise :class:`Forked`. No thread starts before the first call. At the
-    end of the interpreter everything submitted is finished, after Ctrl-C it is cancelled. As a
-    context manager it closes itself, and cancels what is pending if the block raises.
+    :class:`Settings` explains every keyword; the environment fills in what is left out. A quota
+    that is not configured is learned from the responses. Quotas hold for each group of models.
+
+    Thread-safe: make one and share it. Fork-safe: a forked child starts with an empty queue, and
+    its copies of the parent's futures raise :class:`Forked`. No thread starts before the first
+    call. When the interpreter ends, submitted calls are finished; after Ctrl-C they are cancelled.
+    As a context manager it closes itself, and cancels what is pending if the block raises.
 
     *on_event* is called with each :data:`Event` in the submitter's context. *clock* is for tests.
+    Raises :class:`ConfigurationError` for settings that cannot work.
     """
 
     def __init__(
@@ -63,8 +67,8 @@ class Throttler:
         clock: Clock = SYSTEM_CLOCK,
         **options: Unpack[SettingsOptions],
     ) -> None:
-        # Most of the package, and requests: not for a program that only imports this one. Yet
-        # before the first call, which may come from any thread while another one forks.
+        # Most of the package, and requests: a program that only imports this one should not load
+        # them. Not later either: the first call may come from a thread while another one forks.
         from claude_throttle.engine import Engine
 
         self._make_engine = Engine
@@ -72,15 +76,15 @@ class Throttler:
         self._on_event = on_event
         self._clock = clock
         self._closed = False
-        self._processes: ProcessLocal[Engine] = ProcessLocal(self._begin)
-        #: The last one is in force.
+        self._engines: ProcessLocal[Engine] = ProcessLocal(self._begin)
+        #: Testing modes; the last one is in force.
         self._canned: list[CannedAnswers] = []
         if self._settings.testing:
             self.testing_mode()
 
     @property
     def settings(self) -> Settings:
-        """What it was told, as it stands."""
+        """The settings in force; reconfigure() changes them."""
         return self._settings
 
     @property
@@ -95,7 +99,12 @@ class Throttler:
 
     @property
     def batches(self) -> Batches:
-        """Message Batches: ``submit(requests)``, ``resume(ids)``, ``recent()``."""
+        """Message Batches: half the price, results within a day; submit, resume, recent.
+
+            >>> results = throttler.batches.submit(requests).result()
+
+        Raises :class:`ConfigurationError` without a key and in testing mode, and :class:`Closed`.
+        """
         from claude_throttle.features.batches.api import Batches  # few programs need it
 
         return Batches(self._batch_client)
@@ -141,14 +150,19 @@ class Throttler:
     ) -> Future[Any]:
         """Queue one call; *params* are those of the Messages API. Returns its future at once.
 
-        The request is a snapshot: changing a list afterwards has no effect. *priority*: lower
-        leaves first. *tenant*: those of equal priority share fairly. *timeout*: seconds for queue,
-        retries and wire. *block*: wait for a place in a full queue. *raw*: the answer as a dict.
+            >>> future = throttler.submit(model=model, max_tokens=100, messages=messages)
+            >>> message = future.result(timeout=60)
 
-        Raises :class:`InvalidCall`, :class:`QuotaTooSmall`, :class:`QueueFull`, :class:`Closed`,
-        :class:`CircuitOpen`, :class:`AccountSuspended`, or :class:`ConfigurationError` without a
-        key. The future raises the official SDK's
-        exceptions for what the API refuses, :class:`DeadlineExceeded`, :class:`Closed`,
+        The request is a snapshot: changing a list afterwards has no effect. *priority*: lower
+        numbers go first. *tenant*: tenants of equal priority share fairly. *timeout*: seconds for
+        everything: queue, retries and the response. *block*: wait while the queue is full. *raw*:
+        the result is a dict. *extra_headers*: sent with this call in place of the account's own.
+
+        Thread-safe. Never waits, except with *block*. In a forked child the parent's futures raise
+        :class:`Forked`. Raises :class:`InvalidCall`, :class:`QuotaTooSmall`, :class:`QueueFull`,
+        :class:`Closed`, :class:`CircuitOpen`, :class:`AccountSuspended`, or
+        :class:`ConfigurationError` without a key. The future raises the official SDK's exceptions
+        for what the API refuses, :class:`DeadlineExceeded`, :class:`Closed`,
         :class:`BrokenAnswer`.
         """
         self._require_key()
@@ -162,7 +176,12 @@ class Throttler:
     def call(self, *, raw: Literal[False] = ..., **options: Any) -> Message: ...
 
     def call(self, **options: Any) -> Any:
-        """``submit(...).result()``; Ctrl-C ends the wait and the call."""
+        """Make one call and wait for its result: ``submit(…).result()``, with its arguments.
+
+            >>> message = throttler.call(model=model, max_tokens=100, messages=messages, timeout=60)
+
+        Thread-safe. Ctrl-C ends the wait and the call. Raises what submit() and its future raise.
+        """
         future = self.submit(**options)
         try:
             return future.result()
@@ -182,14 +201,21 @@ class Throttler:
         extra_headers: Optional[Mapping[str, str]] = None,
         **params: Any,
     ) -> MessageStream:
-        """Send one call in this thread, and return when its answer begins to come.
+        """Send one call in this thread; return when its answer begins.
 
-        ``with throttler.stream(…) as stream: for text in stream.text_stream: …``; the rest is
-        told at :class:`MessageStream`. Refusals and errors are retried as those of any call until
-        content comes, also while it is read: a second ``message_start`` is left out then. Once
-        content has begun nothing is sent again. *timeout*: seconds until content, queue and
-        retries included; after that, seconds without a sign of life (pings are one; 120 without
-        a timeout). It bounds no whole answer. Raises what submit() and its future would raise.
+            >>> with throttler.stream(model=model, max_tokens=100, messages=messages) as stream:
+            ...     for text in stream.text_stream:
+            ...         print(text, end="")
+
+        :class:`MessageStream` tells how to read it. Refusals and lost connections are retried like
+        those of any call until content arrives; if the server begins a second time, its second
+        ``message_start`` is left out. After that nothing is sent again. *timeout*: seconds until
+        content arrives, queue and retries included; from then on, seconds without any event (pings
+        count; 120 without a timeout). It does not bound the whole answer. The other arguments are
+        submit()'s.
+
+        Thread-safe; read one stream from one thread at a time. In a forked child reading it raises
+        :class:`Forked`. Raises what submit() and its future raise.
         """
         self._require_key()
         params.pop("stream", None)
@@ -204,12 +230,17 @@ class Throttler:
         return_exceptions: bool = False,
         **common: Any,
     ) -> Iterator[Any]:
-        """Answers to *requests*, in order; each is a dict of keywords for submit().
+        """The results of *requests*, in their order; each is a dict of submit()'s arguments.
 
-        Reads *look_ahead* ahead (twice ``max_concurrency``, or 1,000 if that is unbounded), so an
-        endless iterable is fine; waits for a place instead of raising QueueFull. A failed call
-        raises where its answer would be, and ends the iteration, unless *return_exceptions*
-        yields the exception instead. Leaving early cancels what waits.
+            >>> for message in throttler.map(requests, raw=True):
+            ...     print(message["content"])
+
+        *common* holds for every call. Reads *look_ahead* requests ahead (twice ``max_concurrency``,
+        or 1,000 without one), so an endless iterable is fine; waits where the queue is full. A
+        failed call raises when its result is due, and ends the iteration; with *return_exceptions*
+        the exception is yielded instead. Leaving early cancels the calls that wait.
+
+        Use one iterator from one thread at a time. Raises what submit() and its futures raise.
         """
         if look_ahead is None:
             look_ahead = default_look_ahead(self._settings.max_concurrency)
@@ -226,16 +257,25 @@ class Throttler:
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
     ) -> Permit:
-        """Wait for the right to send one request yourself, at the same pace as all the others.
+        """Wait for the right to send one request yourself, at the pace of all other calls.
 
-        A context manager; ``permit.settle(usage=…, headers=…, status=…)`` books what it really
-        took, and teaches the pace what the server said. Calls made by this thread meanwhile ride
-        on it: they are paced, but need no permit of their own.
-        Raises :class:`DeadlineExceeded`, :class:`CircuitOpen`, :class:`AccountSuspended` or
+            >>> with throttler.permit(model=model, input_tokens=500, max_tokens=100) as permit:
+            ...     response = client.messages.create(...)
+            ...     permit.settle(usage=response.usage)
+
+        *input_tokens* and *max_tokens* are booked when it is granted; ``settle(usage=…, headers=…,
+        status=…)`` corrects them and passes on what the server said. Calls that this thread makes
+        meanwhile use its slot: they are paced, but do not count as one more in flight. *timeout*:
+        seconds to wait for it.
+
+        Thread-safe; a permit may be settled and closed by any thread, but not in a forked child.
+        Raises :class:`DeadlineExceeded`, :class:`CircuitOpen`, :class:`AccountSuspended`,
         :class:`Closed`.
         """
         cost = Cost(1.0, float(input_tokens), float(max_tokens))
-        return self._admission().permit(model, cost, self._terms(priority, tenant, timeout))
+        return self._process().account.admission.permit(
+            model, cost, self._admission_options(priority, tenant, timeout)
+        )
 
     def middleware(
         self,
@@ -244,24 +284,26 @@ class Throttler:
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
     ) -> Any:
-        """For ``anthropic.Anthropic(middleware=[throttler.middleware()])``: the same pace for it.
+        """Middleware for the official SDK, so that its requests keep to the same pace.
 
-        Each attempt at ``messages.create`` or ``stream``, the SDK's retries included, waits for its
-        turn, and what was answered is heard as the answer to a call is. A stream holds its place
-        until it is read to its end or closed. ``count_tokens`` has a pace of its own; everything
-        else passes untouched. *timeout*: seconds to wait for a turn, of each attempt. The SDK's key
-        is used, and should be of the same organization. Thread-safe, and good in forked children.
+            >>> client = anthropic.Anthropic(middleware=[throttler.middleware()])
 
-        The SDK's methods then raise, as they are, :class:`QuotaTooSmall`,
-        :class:`DeadlineExceeded`, :class:`CircuitOpen`, :class:`AccountSuspended` and
-        :class:`Closed`. Raises :class:`ConfigurationError` if the SDK is too old, and
-        ``AsyncAnthropic`` a TypeError.
+        Each attempt of ``messages.create`` or ``stream``, the SDK's retries included, waits for its
+        turn, and its response counts like the response to a call. A stream holds its slot until it
+        is read to its end or closed. ``count_tokens`` and batches have quotas of their own;
+        everything else passes untouched. *timeout*: seconds that one attempt waits for its turn.
+        The SDK's own key is sent, and should belong to the same organization.
+
+        Thread-safe, and works in forked children. Raises :class:`ConfigurationError` if the SDK is
+        too old, and ``AsyncAnthropic`` raises TypeError. The SDK's methods then also raise
+        :class:`QuotaTooSmall`, :class:`DeadlineExceeded`, :class:`CircuitOpen`,
+        :class:`AccountSuspended` and :class:`Closed`.
         """
-        from claude_throttle.features.interop.sdk_middleware import (
-            make_middleware,  # few programs need it
-        )
+        from claude_throttle.features.interop.sdk_middleware import make_middleware  # rarely used
 
-        return make_middleware(self._outer_admission, self._terms(priority, tenant, timeout))
+        return make_middleware(
+            self._outer_admission, self._admission_options(priority, tenant, timeout)
+        )
 
     def adapter(
         self,
@@ -271,52 +313,79 @@ class Throttler:
         timeout: Timeout = UNSET,
         **options: Any,
     ) -> HTTPAdapter:
-        """For ``session.mount("https://api.anthropic.com", throttler.adapter())``, with requests.
+        """An adapter for a ``requests`` session, so that its requests keep to the same pace.
 
-        Each POST to ``/v1/messages`` waits for its turn; its answer is heard as the answer to a
-        call is, with ``stream=True`` until it is read to its end or closed. Everything else is as
-        with middleware(). It sends nothing again: the session's owner sees what the API says, and
-        a 429 pauses the lane, so that the next try waits. *options* are those of
-        ``requests.adapters.HTTPAdapter`` without ``max_retries`` (:class:`ConfigurationError`).
-        ``session.post()`` raises our errors as the SDK's methods do under middleware().
+            >>> session.mount("https://api.anthropic.com", throttler.adapter())
+
+        Each POST to ``/v1/messages`` waits for its turn, and its response counts like the response
+        to a call; with ``stream=True`` it holds its slot until it is read to its end or closed.
+        Everything else is as with middleware(). It sends nothing again: the session's owner sees
+        each refusal, and after a 429 the next request waits. *options* are those of
+        ``requests.adapters.HTTPAdapter``, without ``max_retries``.
+
+        Thread-safe as ``requests`` is. Raises :class:`ConfigurationError` for ``max_retries``.
+        ``session.post()`` raises what the SDK's methods raise with middleware().
         """
         from claude_throttle.features.interop.requests_adapter import SessionAdapter  # few need it
 
-        terms = self._terms(priority, tenant, timeout)
-        return SessionAdapter(partial(self._admit_request, terms), **options)
+        admit = partial(self._admit_request, self._admission_options(priority, tenant, timeout))
+        return SessionAdapter(admit, **options)
 
     # -- looking ---------------------------------------------------------------------------------
 
     def stats(self) -> Stats:
-        """A frozen picture of this process's calls; ``print()`` it for a report."""
+        """The counters of this process's calls, frozen; ``print()`` it for a report. Thread-safe.
+
+        >>> throttler.stats().succeeded
+        0
+        """
         return self._process().stats()
 
     def limits(self) -> Limits:
-        """What is known of each lane's limits: told, learned, in force; ``print()`` it."""
+        """Each lane's limits: configured, learned and in force; ``print()`` it for a table.
+
+            >>> throttler.limits().in_flight
+            0
+
+        Thread-safe; of this process, except for what processes share.
+        """
         return self._process().limits()
 
     def history(self) -> tuple[HistoryInterval, ...]:
-        """The last ten minutes of this process's calls, oldest first, ten seconds each.
+        """The last ten minutes of this process's calls, oldest first, in intervals of ten seconds.
 
-        The last one is under way; none are there before the first call. In fixed memory, and safe
-        to read from any thread.
+            >>> [interval.sent for interval in throttler.history()]
+            []
+
+        The last interval is not over yet; before the first call there is none. Takes a fixed amount
+        of memory. Thread-safe.
         """
         return self._process().history()
 
     def estimate_wait(self, **params: Any) -> float:
-        """Seconds such a call, put now, would wait to leave; inf while paused. As submit()."""
+        """Seconds that such a call, submitted now, would wait before it is sent; inf while paused.
+
+            >>> seconds = throttler.estimate_wait(model=model, max_tokens=100, messages=messages)
+
+        Takes submit()'s arguments, and submits nothing. Thread-safe. Raises :class:`InvalidCall`,
+        :class:`Closed`.
+        """
         return self._process().estimate_wait(without_ours(params))
 
     def line_up(
         self, ticket: Optional[LineTicket] = None, **params: Any
     ) -> tuple[LineTicket, float]:
-        """A place in line for such a call, and the seconds after which to come back and make it.
+        """A place in the shared queue for such a call, and the seconds after which to come back.
 
-        For work that would rather be done elsewhere than wait here, in a job queue, say. Ask again
-        with the *ticket*, in any process that shares the store: it may have become later. Nobody
-        who waits in call() or submit() waits for those who are away. Asks the store, once or twice
-        (three times where it has lost the line); raises :class:`ConfigurationError` without
-        ``shared=``.
+            >>> ticket, seconds = throttler.line_up(model=model, max_tokens=100, messages=messages)
+
+        For a job queue that would rather run the job later than wait here. Call it again with the
+        *ticket*, in any process that shares the store: the call's turn may have moved. Calls that
+        wait in call() or submit() never wait for tickets.
+
+        Thread-safe; a ticket pickles. Asks the store once or twice (three times if the store lost
+        the queue). Raises :class:`ConfigurationError` without ``shared=``, and
+        :class:`InvalidCall`.
         """
         from claude_throttle.features.sharing.virtual_queue import (  # few programs need it
             line_up,
@@ -330,37 +399,61 @@ class Throttler:
     # -- steering --------------------------------------------------------------------------------
 
     def pause(self) -> None:
-        """Let nothing leave until resume(); calls are still accepted, answers still arrive."""
-        for process in self._all():
-            process.pause(True)
+        """Send nothing until resume(); calls are still accepted, and responses still arrive.
+
+            >>> throttler.pause()
+
+        Of this process only. Thread-safe.
+        """
+        for engine in self._all():
+            engine.pause(True)
 
     def resume(self) -> None:
-        """End a pause(), or a suspension. A pause the server asked for goes on."""
-        for process in self._all():
-            process.pause(False)
+        """End a pause() or a suspension. A pause that the server asked for goes on.
+
+            >>> throttler.resume()
+
+        Of this process only. Thread-safe.
+        """
+        for engine in self._all():
+            engine.pause(False)
 
     def reconfigure(self, **options: Unpack[SettingsOptions]) -> None:
-        """Change quotas, burst, headroom, max_concurrency, max_queue or timeout while running."""
+        """Change quotas, burst, headroom, max_concurrency, max_queue or timeout while running.
+
+            >>> throttler.reconfigure(rpm=100)
+
+        Calls that wait keep to the new values. Thread-safe; a forked child inherits them. Raises
+        :class:`ConfigurationError` for any other setting, or a value that cannot work.
+        """
         self._settings = self._settings.reconfigured(options)
-        for process in self._all():
-            process.reconfigure(self._settings)
+        for engine in self._all():
+            engine.reconfigure(self._settings)
 
     def preload(self) -> None:
-        """Import the official SDK now instead of during the first call (0.5 to 2 s)."""
+        """Import the official SDK now instead of during the first call; takes 0.5 to 2 s.
+
+        >>> throttler.preload()
+        """
         sdk.load()
 
     def testing_mode(
         self, text: Optional[CannedText] = None, *, latency: CannedLatency = 0.0
     ) -> CannedAnswers:
-        """Answer every call with *text*, after *latency* seconds, and make none; needs no key.
+        """Answer every call with *text*, after *latency* seconds, and send nothing; needs no key.
 
-        For work on a user interface. In force at once, for all threads: to the end of its ``with``
-        block, else as long as the throttler. Both may be functions of the request's parameters,
-        called in a sender thread; what one raises is how the call fails. Quotas, priorities,
-        events and errors of ours are as ever; stats() and limits() are the mode's own, and
-        ``shared=`` is left alone. What was put before goes on. permit() sends nothing itself: what
-        its caller sends is still sent. Raises :class:`ConfigurationError`. The setting
-        ``testing=True`` (CLAUDE_THROTTLE_TESTING=1) is the same from the start.
+            >>> with throttler.testing_mode("Hello!", latency=0.5):
+            ...     throttler.call(model=model, max_tokens=100, messages=messages)
+
+        For work on a user interface. In force at once, for all threads, until its ``with`` block
+        ends; without one, as long as the throttler. *text* and *latency* may be functions of the
+        request's parameters, called in a sender thread; what one raises is the call's error.
+        Quotas, priorities, events and our own errors work as usual; stats() and limits() are the
+        mode's own, and ``shared=`` is ignored. Calls submitted before go on to the API. permit()
+        grants as usual: what its holder sends is sent.
+
+        Thread-safe, and in force in forked children. Raises :class:`ConfigurationError`. The
+        setting ``testing=True`` (CLAUDE_THROTTLE_TESTING=1) turns it on from the start.
         """
         from claude_throttle.features.test_mode.canned_transport import CANNED_TEXT, CannedAnswer
         from claude_throttle.features.test_mode.test_mode import (
@@ -381,22 +474,31 @@ class Throttler:
     # -- the end ---------------------------------------------------------------------------------
 
     def drain(self, timeout: Optional[float] = None) -> int:
-        """Accept no more, finish everything, end a pause(); return how many calls are left."""
+        """Accept no more calls, finish all others, end a pause(). Returns how many calls are left.
+
+            >>> throttler.drain(timeout=30)
+            0
+
+        *timeout*: seconds to wait; None: as long as it takes. Thread-safe; Ctrl-C ends the wait.
+        """
         self._closed = True
         give_up_at = None if timeout is None else self._clock.monotonic() + timeout
-        return sum(process.drain(self._seconds_until(give_up_at)) for process in self._all())
+        return sum(engine.drain(self._seconds_until(give_up_at)) for engine in self._all())
 
     def close(self, timeout: Optional[float] = None, cancel_pending: bool = False) -> None:
         """Drain for *timeout* seconds (None: as long as it takes), then end what is left.
 
-        *cancel_pending* cancels what has not been sent. What is out after *timeout* is cut off
-        and raises :class:`Closed`. Idempotent; Ctrl-C ends the wait.
+            >>> throttler.close(timeout=30)
+
+        *cancel_pending* cancels the calls that have not been sent. Calls that are in flight after
+        *timeout* are cut off and raise :class:`Closed`. Idempotent and thread-safe; closes what
+        this process has, never its parent's. Ctrl-C ends the wait.
         """
         self._closed = True
         give_up_at = None if timeout is None else self._clock.monotonic() + timeout
-        for process in self._begun():
-            process.close(self._seconds_until(give_up_at), cancel_pending)
-            exit_hooks.forget(process)
+        for engine in self._begun():
+            engine.close(self._seconds_until(give_up_at), cancel_pending)
+            exit_hooks.forget(engine)
 
     def __enter__(self) -> Throttler:
         return self
@@ -412,10 +514,10 @@ class Throttler:
             raise
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{n}={q.amount:g}" for n in QUOTAS if (q := getattr(self._settings, n)))
+        quotas = ", ".join(f"{n}={q.amount:g}" for n in QUOTAS if (q := getattr(self._settings, n)))
         state = "closed" if self._closed else "open"
         where = "TESTING MODE, makes no call:" if self._canned else self._settings.base_url
-        return f"<Throttler {where} {told or 'limits learned'} {state}>"
+        return f"<Throttler {where} {quotas or 'limits learned'} {state}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("a Throttler holds threads and sockets; make one in each process instead")
@@ -423,22 +525,23 @@ class Throttler:
     # -- inside ----------------------------------------------------------------------------------
 
     def _process(self) -> Engine:
-        processes = self._processes
+        """The engine in force in this process."""
+        engines = self._engines
         if self._canned:
             # A slice, since another thread may end the mode between two looks.
-            processes = next((canned.processes for canned in self._canned[-1:]), processes)
-        process = processes.mine()
-        if self._closed:  # perhaps before there was a process to close
-            process.drain(0)
-        return process
+            engines = next((canned.engines for canned in self._canned[-1:]), engines)
+        engine = engines.mine()
+        if self._closed:  # perhaps before there was an engine to close
+            engine.drain(0)
+        return engine
 
     def _begun(self) -> list[Engine]:
-        """What this process has: for real calls, and for canned answers."""
-        kinds = [self._processes, *(canned.processes for canned in list(self._canned))]
-        return [process for kind in kinds if (process := kind.mine_if_any()) is not None]
+        """This process's engines: the one that calls the API, and those of testing modes."""
+        kinds = [self._engines, *(canned.engines for canned in list(self._canned))]
+        return [engine for kind in kinds if (engine := kind.mine_if_any()) is not None]
 
     def _all(self) -> list[Engine]:
-        """The same, with one there at least."""
+        """This process's engines, after making the one in force if there was none."""
         self._process()
         return self._begun()
 
@@ -446,12 +549,13 @@ class Throttler:
         return None if instant is None else max(0.0, instant - self._clock.monotonic())
 
     def _outer_admission(self) -> Admission:
+        """Admits requests that other clients send."""
         if self._canned:
             raise ConfigurationError(
                 "testing mode answers this throttler's own calls only: this request, of the SDK or "
                 "of a session, would be a real one, and is refused"
             )
-        return self._process().admission
+        return self._process().account.admission
 
     def _batch_client(self) -> BatchClient:
         self._require_key()
@@ -464,18 +568,17 @@ class Throttler:
             self._settings.require_key()
 
     def _begin(self) -> Engine:
-        process = self._make_engine(self._settings, self._clock, self._on_event)
-        exit_hooks.finish_at_exit(process)
-        return process
+        engine = self._make_engine(self._settings, self._clock, self._on_event)
+        exit_hooks.finish_at_exit(engine)
+        return engine
 
     def _admit_request(
-        self, terms: AdmissionOptions, method: str, path: str, read_body: Callable[[], Any]
+        self, options: AdmissionOptions, method: str, path: str, read_body: Callable[[], Any]
     ) -> Optional[AdmittedAttempt]:
-        return self._outer_admission().admit_request(method, path, read_body, terms)
+        return self._outer_admission().admit_request(method, path, read_body, options)
 
-    def _admission(self) -> Admission:
-        return self._process().admission
-
-    def _terms(self, priority: int, tenant: Optional[str], timeout: Timeout) -> AdmissionOptions:
+    def _admission_options(
+        self, priority: int, tenant: Optional[str], timeout: Timeout
+    ) -> AdmissionOptions:
         require_options(priority, tenant)
         return AdmissionOptions(priority, tenant, seconds_of(timeout, self._settings.timeout))

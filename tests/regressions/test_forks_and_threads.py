@@ -17,14 +17,14 @@ def test_first_use_racing_with_close_is_refused(fake, throttle):
     """close() has returned: nothing is sent any more."""
     server = fake()
     throttler = throttle(server)
-    make = throttler._processes._make
+    make = throttler._engines._make
 
     def slow_make():
         process = make()
         throttler.close()  # another thread's, here
         return process
 
-    throttler._processes._make = slow_make
+    throttler._engines._make = slow_make
     with pytest.raises(Closed):
         throttler.submit(**ask()).result(5)
     assert not server.arrivals

@@ -47,7 +47,7 @@ class CannedAnswers:
         self._settings = settings
         self._clock = clock
         self._make_engine = make_engine
-        self.processes: ProcessLocal[Any] = ProcessLocal(self._begin)
+        self.engines: ProcessLocal[Any] = ProcessLocal(self._begin)
         # Single list operations only, so no lock.
         self._among = among
         among.append(self)
@@ -68,7 +68,7 @@ class CannedAnswers:
             self._among.remove(self)
         except ValueError:  # it has ended
             return
-        engine = self.processes.mine_if_any()
+        engine = self.engines.mine_if_any()
         if engine is not None:
             engine.close(0 if cancel_pending else None, cancel_pending)
             exit_hooks.forget(engine)
