@@ -64,7 +64,7 @@ class ResultRow:
     least_seconds: float
 
 
-class CallCounter:
+class FinishedCalls:
     """Counts finished calls. Thread-safe."""
 
     def __init__(self, calls: int) -> None:
@@ -171,7 +171,7 @@ def _try(name: str, send: Send, arguments: argparse.Namespace) -> ResultRow:
     # Each way has its own server: the first one leaves its quota empty.
     gc.collect()  # objects of the last server: a Ctrl-C that comes in a destructor is lost
     server = FakeClaude(rpm=arguments.rpm, burst=arguments.burst, latency=arguments.latency)
-    count = CallCounter(arguments.calls)
+    count = FinishedCalls(arguments.calls)
     with server as fake, Progress(count.snapshot, quiet=arguments.quiet) as progress:
         if not arguments.quiet:
             progress.say(f"{arguments.calls} calls at {arguments.rpm} a minute: {name}")

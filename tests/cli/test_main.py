@@ -165,7 +165,7 @@ def test_the_fake_is_served_until_ctrl_c(start: Start) -> None:
     ("arguments", "words"),
     [
         (["--fault-rate", "529"], "529=0.02"),
-        (["--fault-rate", "530=0.1"], "no such fault"),
+        (["--fault-rate", "530=0.1"], "unknown faults"),
         (["--fault-rate", "529=7"], "probabilities"),
         (["--latency", "-1"], "must be 0 or more seconds"),
         (["--batch-seconds", "-1"], "must be 0 or more seconds"),
