@@ -34,9 +34,8 @@ def _add(commands: AppGroup, name: str, summary: str, throttlers: Throttlers) ->
     @click.argument("words", nargs=-1, type=click.UNPROCESSED)
     @click.pass_context
     def run(context: click.Context, words: tuple[str, ...]) -> None:
-        from claude_throttle.cli.application import (
-            ApplicationCommands,  # a web server does not need it
-        )
+        # Imported here: a web server does not need it.
+        from claude_throttle.cli.application import ApplicationCommands
 
         prog = context.parent.command_path if context.parent is not None else None
         parser = argparse.ArgumentParser(prog=prog)
