@@ -123,7 +123,7 @@ class ConcurrencyLimiter:
         self._gap = FIRST_GAP_SECONDS
         self._step_at = -math.inf
         self._stepped = False
-        self._told_of = self.limit
+        self._told_of = min(self._found, self.of_all)
 
     @property
     def limit(self) -> float:
