@@ -18,6 +18,7 @@ import pytest
 import claude_throttle
 from claude_throttle import ConfigurationError, Permit, Priority, Settings, Throttler, cli
 from claude_throttle.cli.main import build_parser
+from claude_throttle.testing import FakeClaude
 from tests.support.calls import ask
 
 SNAPSHOT = json.loads((Path(__file__).parent / "public_surface.json").read_text(encoding="utf-8"))
@@ -100,7 +101,10 @@ def surface():
     return {
         "names": {module: names_of(module) for module in MODULES},
         "fields": {name: fields_of(kind) for name, kind in values()},
-        "methods": {name: methods_of(getattr(claude_throttle, name)) for name in DOORS},
+        "methods": {
+            "FakeClaude": methods_of(FakeClaude),
+            **{name: methods_of(getattr(claude_throttle, name)) for name in DOORS},
+        },
         "errors": {
             name: [base.__name__ for base in getattr(claude_throttle, name).__mro__[1:-2]]
             for name in sorted(claude_throttle.__all__)

@@ -27,6 +27,7 @@ from claude_throttle.features.test_mode.canned_transport import CANNED_TEXT
 from claude_throttle.testing import FakeClaude, Stall
 from tests.support.calls import MODEL, ask, echo
 from tests.support.fake_http import wait_for_arrivals
+from tests.support.inside import engine_of
 from tests.support.waiting import move_until_done, wait_until
 
 
@@ -331,7 +332,7 @@ def test_the_canned_wire_has_no_way_out(make):
     """Whatever is asked of it besides is refused, not sent."""
     throttler = make(testing=True)
     with pytest.raises(AttributeError, match="testing mode makes no call"):
-        throttler._process().account.transport.ask("GET", "/v1/models", {})
+        engine_of(throttler).account.transport.ask("GET", "/v1/models", {})
 
 
 # -- threads and forks -----------------------------------------------------------------------------

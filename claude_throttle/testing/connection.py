@@ -7,6 +7,7 @@ import logging
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
 from typing import Optional, cast
 
 from claude_throttle.testing import replies
@@ -21,17 +22,28 @@ logger = logging.getLogger(__name__)
 
 
 class Connection(asyncio.Protocol):
-    """Answers requests one after the other."""
+    """Answers requests one after the other; calls *response_ended* after each."""
 
-    def __init__(self, service: Service, connections: set[Connection]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        connections: set[Connection],
+        response_ended: Callable[[], None],
+    ) -> None:
         self._service = service
         self._connections = connections
+        self._response_ended = response_ended
         self._reader = RequestReader()
         self._plan: Optional[ResponsePlan] = None
         self._parts: deque[ResponsePart] = deque()
         self._timer: Optional[asyncio.TimerHandle] = None
         self._without_body = False
         self._closing = False
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a response has begun and not ended; it may be stalled."""
+        return self._plan is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
@@ -143,6 +155,7 @@ class Connection(asyncio.Protocol):
         if self._plan is not None:
             self._service.ended(self._plan)
             self._plan = None
+            self._response_ended()
 
     def _close(self) -> None:
         self._closing = True

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Collection, Mapping
+from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import fields
+from functools import partial
 from typing import Optional
 
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
@@ -114,6 +116,8 @@ class FakeClaude:
         self._lock = threading.Lock()
         self._thread: Optional[threading.Thread] = None
         self._connections: set[Connection] = set()
+        #: Callers of wait_until_idle(). Used in the server's thread only.
+        self._awaiting_idle: list[Future[None]] = []
 
     @property
     def url(self) -> str:
@@ -169,6 +173,26 @@ class FakeClaude:
         with self._lock:
             if self._thread is not None:
                 self._in_loop(self._release)
+
+    def wait_until_idle(self, timeout: float = 10.0) -> None:
+        """Block until every request that has arrived is answered, or its connection is closed.
+
+        A stalled response counts as not answered; a request still on its way to the server is not
+        seen. Returns at once if the server is not running. Raises TimeoutError after *timeout*
+        seconds::
+
+            throttler.close(timeout=0)  # closes the connections of calls in flight
+            fake.wait_until_idle()      # now the fake has noticed
+        """
+        with self._lock:
+            if self._thread is None:
+                return
+            idle: Future[None] = Future()
+            self._in_loop(partial(self._notify_when_idle, idle))
+        try:
+            idle.result(timeout)
+        except futures.TimeoutError:
+            raise TimeoutError(f"FakeClaude is still answering after {timeout} s") from None
 
     def start(self) -> FakeClaude:
         """Listen, and return when connections are accepted. Raises OSError if it cannot."""
@@ -247,7 +271,16 @@ class FakeClaude:
         await server.wait_closed()
 
     def _connection(self) -> Connection:
-        return Connection(self._service, self._connections)
+        return Connection(self._service, self._connections, self._response_ended)
+
+    def _notify_when_idle(self, idle: Future[None]) -> None:
+        self._awaiting_idle.append(idle)
+        self._response_ended()
+
+    def _response_ended(self) -> None:
+        if not any(connection.is_answering for connection in self._connections):
+            while self._awaiting_idle:
+                self._awaiting_idle.pop().set_result(None)
 
     async def _abort_all(self) -> None:
         for connection in list(self._connections):

@@ -8,7 +8,8 @@ import time
 
 from tests.bench.figures import Figure, quantile, scaled
 from tests.bench.server import Server
-from tests.bench.work import MODEL, ask, throttler
+from tests.bench.work import ask, throttler
+from tests.support.inside import pacer_of
 
 RPM = 10_000
 INTERVAL_SECONDS = 60 / RPM
@@ -39,7 +40,7 @@ def departures(share):
 def _watched(throttle):
     """The instants at which the worker commits; there is no event for it, so the pacer is asked."""
     # In the very process state the calls will use: the bench looks where no caller may.
-    pacer = throttle._process().model_group(MODEL).lane.pacer
+    pacer = pacer_of(throttle)
     instants, take = [], pacer.take
 
     def noting(cost, now, *more):

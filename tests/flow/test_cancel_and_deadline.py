@@ -11,6 +11,7 @@ import pytest
 from claude_throttle import DeadlineExceeded, QueueFull
 from claude_throttle.testing import Drip, Ok, Reply, Stall
 from tests.support.calls import ask, echo
+from tests.support.inside import lane_of
 from tests.support.waiting import wait_until
 
 
@@ -76,7 +77,7 @@ def test_sweeping_keeps_memory_to_the_living(fake, throttle):
     keep = throttler.submit(**ask("keep"))
     for _ in range(10_000):
         assert throttler.submit(**ask(timeout=600)).cancel()
-    backlog = throttler._process().model_group(ask()["model"]).lane.backlog
+    backlog = lane_of(throttler).backlog
     assert len(backlog._needing) < 200
     assert len(backlog._deadlines) < 200
     throttler.resume()

@@ -17,7 +17,7 @@ from claude_throttle.core.pacing.circuit_breaker import PROBE_GAPS_SECONDS
 from claude_throttle.testing import Ok, Reply, Reset, Stall
 from tests.support.calls import LANE, MODEL, ask, echo
 from tests.support.circuits import FAULT, circuit, in_the_dark, open_circuit
-from tests.support.inside import note_departures
+from tests.support.inside import lane_of, note_departures
 from tests.support.waiting import move_until_done, wait_until
 
 DOWN = Reply(529, {"x-should-retry": "true"}, "overloaded_error", "Overloaded")
@@ -194,7 +194,7 @@ def test_a_retry_without_time_for_the_next_probe_is_told_at_once(fake, throttle,
     throttler = throttle(server, rpm=None, clock=manual)
     futures = open_circuit(server, throttler, manual)
     in_the_dark(server, manual, 20, 0.25)  # the gaps are five seconds by now
-    lane = throttler._process().model_group(MODEL).lane
+    lane = lane_of(throttler)
 
     def until_probe():
         with lane.mutex:

@@ -9,6 +9,7 @@ import pytest
 from claude_throttle import Closed
 from claude_throttle.testing import Reply, Stall
 from tests.support.calls import ask, echo
+from tests.support.inside import engine_of
 from tests.support.waiting import wait_until
 
 
@@ -118,7 +119,7 @@ def test_close_wakes_a_blocked_submit(fake, throttle):
 
     thread = threading.Thread(target=submit)
     thread.start()
-    wait_until(lambda: throttler._process().lanes()[0].backlog.not_full._waiters)
+    wait_until(lambda: engine_of(throttler).lanes()[0].backlog.not_full._waiters)
     throttler.close(timeout=0, cancel_pending=True)
     thread.join(10)
     assert len(raised) == 1
@@ -183,7 +184,7 @@ def test_threads_end_with_the_throttler(fake, throttle):
         return [t for t in set(threading.enumerate()) - before if t.name.startswith(names)]
 
     wait_until(lambda: not ours())
-    assert throttler._process().thread_pool.threads == 0
+    assert engine_of(throttler).thread_pool.threads == 0
 
 
 def test_no_thread_is_started_before_the_first_call(fake):

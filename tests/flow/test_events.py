@@ -27,6 +27,7 @@ from claude_throttle import (
 from claude_throttle.testing import Reply
 from tests.support.a_day import EVERY_EVENT, RATE_429, a_day, keen
 from tests.support.calls import MODEL, ask
+from tests.support.inside import engine_of
 
 LANE = "sonnet-5"
 # -- what is told ----------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ def test_no_event_comes_from_the_worker_or_under_a_lock(fake, throttle):
             lock.release()
 
     def locks():
-        process = throttler._process()
+        process = engine_of(throttler)
         yield from (lane.mutex for lane in process.lanes())
         yield from (process.limiter._lock, process.thread_pool._lock)
         yield from (process.account.suspensions._lock, process.account.model_groups._lock)

@@ -18,6 +18,7 @@ from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.testing import ManualClock
 from tests.support.calls import MODEL, ask
+from tests.support.inside import lane_of
 from tests.support.waiting import move_until_done, wait_until
 
 TENANTS = st.sampled_from([None, "a", "b", "c"])
@@ -499,7 +500,7 @@ def test_a_permit_shares_like_a_call(fake, throttle, manual):
 
     thread = threading.Thread(target=take)
     thread.start()
-    backlog = throttler._process().model_group(MODEL).lane.backlog
+    backlog = lane_of(throttler).backlog
     wait_until(lambda: len(backlog.waiting_locked()) == 51)
     throttler.resume()
     for _ in range(20):

@@ -9,7 +9,7 @@ import pytest
 
 from claude_throttle.testing import Garbage, Ok, Reply, Reset, Stall, Truncated
 from tests.support.calls import LANE, MODEL, ask, echo
-from tests.support.inside import note_departures
+from tests.support.inside import note_departures, pacer_of
 from tests.support.learning import LIMITS, answered, known, nothing_told
 from tests.support.programs import run
 from tests.support.waiting import move_until_done, wait_until
@@ -122,7 +122,7 @@ def test_dropped_permits_are_in_flight_no_more(fake, throttle):
     """A thousand, neither settled nor closed: the next call finds the books as they should be."""
     throttler = nothing_told(throttle, fake(), max_concurrency=2)
     throttler.call(**ask())
-    pacer = throttler._process().model_group(MODEL).pacer
+    pacer = pacer_of(throttler)
     for _ in range(1000):
         throttler.permit(model=MODEL, input_tokens=1000, max_tokens=1000)
         gc.collect(0)
@@ -136,7 +136,7 @@ def test_dropped_permits_do_not_make_answers_look_longer(fake, throttle, manual)
     """Nobody says how a permit ended, so it tells nothing about how long answers take."""
     throttler = nothing_told(throttle, fake(clock=manual), clock=manual)
     throttler.submit(**ask()).result(10)
-    pacer = throttler._process().model_group(MODEL).pacer
+    pacer = pacer_of(throttler)
     permits = [throttler.permit(model=MODEL, max_tokens=1000) for _ in range(5)]
     manual.advance(600.0)
     before = pacer.latency.mean(manual.monotonic())
@@ -169,7 +169,7 @@ def test_whatever_becomes_of_calls_none_counts_as_in_flight_for_ever(fake, throt
     assert throttler.submit(**ask("cut", timeout=0.2)).exception(10) is not None
     server.release_stalled()
     throttler.call(**ask())
-    pacer = throttler._process().model_group(MODEL).pacer
+    pacer = pacer_of(throttler)
     wait_until(lambda: throttler.limits().in_flight == 0)
     assert pacer.latency._in_flight == 0
     assert list(pacer.traffic.pending) == pytest.approx([0] * 3)

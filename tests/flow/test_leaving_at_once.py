@@ -10,7 +10,7 @@ from claude_throttle import Closed, DeadlineExceeded
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.testing import Stall
 from tests.support.calls import MODEL, ask, echo
-from tests.support.inside import note_departures
+from tests.support.inside import engine_of, lane_of, model_group_of, note_departures
 from tests.support.waiting import wait_until
 
 
@@ -22,14 +22,10 @@ def idle(fake, throttle):
         server = fake()
         throttler = throttle(server, **settings)
         throttler.call(**ask("first"))
-        wait_until(lambda: throttler._process().thread_pool.idle)
+        wait_until(lambda: engine_of(throttler).thread_pool.idle)
         return server, throttler
 
     return make
-
-
-def lane_of(throttler):
-    return throttler._process().model_group(MODEL).lane
 
 
 def note_threads(throttler):
@@ -39,7 +35,7 @@ def note_threads(throttler):
 
 def nothing_left(throttler):
     """Whether every call has ended, and given back what it held."""
-    process, lane = throttler._process(), lane_of(throttler)
+    process, lane = engine_of(throttler), lane_of(throttler)
     held = [lane.backlog.accepted, lane.backlog.calls, lane.out, process.limiter.in_use]
     return not any(held)
 
@@ -106,7 +102,7 @@ def test_the_estimate_is_the_newest(idle):
     still_out = throttler.submit(**ask())
     wait_until(lambda: len(server.arrivals) == 3)  # else the next call might stall
     taken = note_departures(throttler, lambda cost, now: cost.output_tokens)
-    plain = throttler._process().model_group(MODEL).estimator.cost(MODEL, 1.0, 100).output_tokens
+    plain = model_group_of(throttler).estimator.cost(MODEL, 1.0, 100).output_tokens
     lane_of(throttler).pacer.stretch = lambda now: 2.0
     throttler.call(**ask())
     assert taken == [min(100.0, 2.0 * plain)]
@@ -155,7 +151,7 @@ def test_ctrl_c_in_the_midst_leaves_nothing_behind(idle, monkeypatch, stage):
     owner, name = {
         "claim": (lane.backlog, "leave_locked"),
         "take": (lane.pacer, "take"),
-        "hand over": (throttler._process().thread_pool, "run"),
+        "hand over": (engine_of(throttler).thread_pool, "run"),
     }[stage]
 
     def press(*_args):
@@ -175,7 +171,7 @@ def test_ctrl_c_in_the_midst_leaves_nothing_behind(idle, monkeypatch, stage):
 def test_ctrl_c_before_a_sender_came_to_it_is_not_a_bug(idle, monkeypatch, caplog):
     """The call has ended, and nothing goes on the wire; futures would call that unexpected."""
     server, throttler = idle()
-    thread_pool, handed = throttler._process().thread_pool, []
+    thread_pool, handed = engine_of(throttler).thread_pool, []
     with monkeypatch.context() as patch:
         patch.setattr(thread_pool, "run", handed.append)
         future = throttler.submit(**ask("given up"))

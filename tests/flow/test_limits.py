@@ -13,7 +13,8 @@ from claude_throttle.simulation.quotas import SimulatedLimits
 from claude_throttle.simulation.simulated_server import SimulatedRequest, SimulatedServer
 from claude_throttle.simulation.simulation import Simulation
 from claude_throttle.testing import Stall
-from tests.support.calls import MODEL, ask
+from tests.support.calls import ask
+from tests.support.inside import pacer_of
 from tests.support.waiting import wait_until
 
 LANE = "sonnet-5"
@@ -197,6 +198,6 @@ def test_headroom_of_what_is_told_is_taken_off_once(fake, throttle, manual):
     """Half of 120 told, where the server allows 120, too: 60, not 30."""
     throttler = throttle(fake(clock=manual, rpm=120), rpm=120, headroom=0.5, clock=manual)
     throttler.submit(**ask()).result(10)
-    pacer = throttler._process().model_group(MODEL).pacer
+    pacer = pacer_of(throttler)
     now = manual.monotonic()
     assert pacer.ready_at(Cost(1, 10, 10), now) - now == pytest.approx(1.0, abs=0.01)

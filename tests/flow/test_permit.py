@@ -9,6 +9,7 @@ import pytest
 
 from claude_throttle import DeadlineExceeded
 from tests.support.calls import MODEL, ask, echo
+from tests.support.inside import lane_of, slots_in_use
 from tests.support.waiting import wait_until
 
 
@@ -46,7 +47,7 @@ def test_it_waits_for_its_turn(fake, throttle, manual):
 
     thread = threading.Thread(target=take)
     thread.start()
-    wait_until(lambda: throttler._process().model_group(MODEL).lane.backlog.waiting_locked())
+    wait_until(lambda: lane_of(throttler).backlog.waiting_locked())
     manual.wait_for_sleepers(1)
     assert not got.is_set()
     manual.advance(1.0)
@@ -66,7 +67,7 @@ def test_it_holds_a_place_among_the_calls_in_flight(fake, throttle):
     permit.close()
     permit.close()
     assert echo(futures[0].result(10)) == "hello"
-    assert throttler._process().limiter.in_use == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_a_call_made_under_a_permit_rides_on_it(fake, throttle):
@@ -117,7 +118,7 @@ def test_it_gives_up_at_its_timeout(fake, throttle):
     thread.join(10)
     assert failed
     held.close()
-    assert throttler._process().limiter.in_use == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_an_abandoned_permit_comes_back(fake, throttle):
@@ -148,7 +149,7 @@ def test_closing_refuses_who_waits_for_one(fake, throttle):
 
     thread = threading.Thread(target=take)
     thread.start()
-    wait_until(lambda: throttler._process().model_group(MODEL).lane.backlog.waiting_locked())
+    wait_until(lambda: lane_of(throttler).backlog.waiting_locked())
     throttler.close(timeout=0, cancel_pending=True)
     thread.join(10)
     assert raised

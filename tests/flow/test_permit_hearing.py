@@ -9,16 +9,13 @@ import pytest
 from claude_throttle import AccountSuspended, PermitClosed, PermitGranted, Usage
 from claude_throttle.core.pacing.circuit_breaker import FAILURES_IN_A_ROW
 from tests.support.calls import MODEL, ask
+from tests.support.inside import engine_of, pacer_of, slots_in_use
 
 LANE = "sonnet-5"
 LIMITS = {
     "anthropic-ratelimit-requests-limit": "600",
     "anthropic-ratelimit-requests-remaining": "599",
 }
-
-
-def pacer_of(throttler):
-    return throttler._process().model_group(MODEL).pacer
 
 
 def refuse(throttler, status, headers=None, body=b""):
@@ -122,7 +119,7 @@ def test_what_is_in_flight_is_counted_once(fake, throttle):
 def test_one_that_was_to_be_heard_of_and_is_dropped_is_lost(fake, throttle, settled):
     """Without a lock; the next to leave settles it."""
     throttler = throttle(fake())
-    admission = throttler._process().admission
+    admission = engine_of(throttler).admission
     attempt = admission.admit(ask(), throttler._terms(10, None, None))
     permit = attempt._permit
     if settled:
@@ -132,4 +129,4 @@ def test_one_that_was_to_be_heard_of_and_is_dropped_is_lost(fake, throttle, sett
     gc.collect()
     throttler.permit(model=MODEL).close()
     assert pacer_of(throttler).latency._in_flight == 0
-    assert throttler._process().limiter.in_use == 0
+    assert slots_in_use(throttler) == 0

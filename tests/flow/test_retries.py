@@ -8,7 +8,7 @@ import pytest
 from claude_throttle import BrokenAnswer, LanePaused, RetryScheduled
 from claude_throttle.testing import Garbage, Ok, Reply, Reset, SpendCap, Stall, Truncated
 from tests.support.calls import ask, echo
-from tests.support.inside import note_departures
+from tests.support.inside import note_departures, pacer_of
 from tests.support.waiting import move_until_done, wait_until
 
 
@@ -212,7 +212,7 @@ def test_one_pause_for_a_wave_of_429s(fake, throttle, manual):
     throttler = throttle(server, rpm=600, burst=20, clock=manual)
     futures = [throttler.submit(**ask(str(n))) for n in range(20)]
     wait_until(lambda: throttler.stats().retried == 20)
-    pacer = throttler._process().model_group(ask()["model"]).pacer
+    pacer = pacer_of(throttler)
     assert 1010.0 <= pacer.pause.until <= 1011.0
     move_until_done(manual, futures)
     assert [a.status for a in server.arrivals].count(429) == 20

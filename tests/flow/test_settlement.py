@@ -8,6 +8,7 @@ import pytest
 
 from claude_throttle.core.dispatch.call import Outcome
 from tests.support.calls import MODEL, ask, echo
+from tests.support.inside import engine_of, model_group_of
 
 
 class Bug(BaseException):
@@ -19,8 +20,8 @@ def raising(*_args, **_kwargs):
 
 
 def model_groups(throttler):
-    model_group = throttler._process().model_group(MODEL)
-    return throttler._process(), model_group.lane, model_group.pacer
+    model_group = model_group_of(throttler)
+    return engine_of(throttler), model_group.lane, model_group.pacer
 
 
 STAGES = {

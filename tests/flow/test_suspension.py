@@ -28,6 +28,7 @@ from claude_throttle.testing.refusals import (
     WORKSPACE_SPEND_LIMIT,
 )
 from tests.support.calls import LANE, MODEL, ask, echo
+from tests.support.inside import engine_of, lane_of
 from tests.support.suspensions import refuse_one
 from tests.support.waiting import wait_until
 
@@ -118,9 +119,9 @@ def test_a_waiting_permit_and_a_waiting_retry_end_with_it(fake, throttle):
     wait_until(lambda: len(server.arrivals) == 2)
     with ThreadPoolExecutor() as pool:
         permit = pool.submit(throttler.permit, model=MODEL)
-        lane = throttler._process().model_group(MODEL).lane
+        lane = lane_of(throttler)
         wait_until(lambda: lane.backlog.waiting_locked())
-        throttler._process().account.suspensions.suspend(*suspended_by(throttler))
+        engine_of(throttler).account.suspensions.suspend(*suspended_by(throttler))
         assert isinstance(permit.exception(10), AccountSuspended)
     assert isinstance(resting.exception(10), AccountSuspended)
     server.release_stalled()
@@ -132,7 +133,7 @@ def suspended_by(throttler):
     """A call and a refusal, for what a sender does with them."""
     from claude_throttle.core.domain.feedback import AccountRefusal
 
-    lane = throttler._process().model_group(MODEL).lane
+    lane = lane_of(throttler)
     call = next(attempts.call for attempts in lane.out)
     return call, AccountRefusal("spend limit", "no money", None)
 
@@ -223,7 +224,7 @@ def test_who_waits_for_a_place_in_the_queue_is_told(fake, throttle):
     throttler.submit(**ask("cap"))
     with ThreadPoolExecutor(4) as pool:
         blocked = [pool.submit(throttler.call, **ask(f"b{n}", block=True)) for n in range(4)]
-        backlog = throttler._process().model_group(MODEL).lane.backlog
+        backlog = lane_of(throttler).backlog
         wait_until(lambda: len(backlog.not_full._waiters) == 4)
         throttler.resume()
         errors = [future.exception(20) for future in blocked]

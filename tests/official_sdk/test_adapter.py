@@ -13,7 +13,7 @@ import requests
 from claude_throttle import ConfigurationError, DeadlineExceeded
 from claude_throttle.testing import Ok, Reply, Reset
 from tests.support.calls import HELLO, MODEL, ask, echo
-from tests.support.inside import slots_in_use
+from tests.support.inside import endpoint_lane_of, engine_of, pacer_of, slots_in_use
 
 KEY = {"x-api-key": "sk-ant-test-key-0000", "anthropic-version": "2023-06-01"}
 
@@ -44,7 +44,7 @@ def test_an_answer_comes_as_without_it(fake, throttle, session):
         answer = post(made, server)
         assert echo(answer.json()) == "hello"
         assert slots_in_use(throttler) == 0
-    assert throttler._process().model_group(MODEL).pacer.learned["requests"].limit == 600
+    assert pacer_of(throttler).learned["requests"].limit == 600
 
 
 def test_it_settles_from_the_answer(fake, throttle, session, manual):
@@ -128,7 +128,7 @@ def test_everything_else_passes(fake, throttle, session):
     pieces = iter([json.dumps(HELLO).encode()])
     made.post(server.url + "/v1/messages", data=pieces, timeout=10)
     made.post(server.url + "/v1/messages", data="no JSON", timeout=10)
-    assert throttler._process().lanes() == []
+    assert engine_of(throttler).lanes() == []
 
 
 def test_counts_have_a_lane_of_their_own(fake, throttle, session):
@@ -149,8 +149,8 @@ def test_batches_have_a_lane_of_their_own(fake, throttle, session):
     requests = json.dumps({"requests": [{"custom_id": "one", "params": HELLO}]}).encode()
     batch = made.post(url, data=iter([requests]), timeout=10).json()
     assert made.get(f"{url}/{batch['id']}", timeout=10).json()["id"] == batch["id"]
-    assert throttler._process().admission._endpoint_lanes["batches"].pacer._number == 2
-    assert throttler._process().lanes() == []
+    assert endpoint_lane_of(throttler, "batches").pacer._number == 2
+    assert engine_of(throttler).lanes() == []
 
 
 def test_what_breaks_gives_the_place_back(fake, throttle, session):

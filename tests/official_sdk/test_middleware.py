@@ -23,7 +23,16 @@ from claude_throttle.core.pacing.circuit_breaker import FAILURES_IN_A_ROW
 from claude_throttle.testing import KEY_REFUSED, Ok, Reply, Reset, worst_excess
 from claude_throttle.transport import sdk
 from tests.support.calls import HELLO, MODEL, ask
-from tests.support.inside import note_departures, slots_in_use
+from tests.support.inside import (
+    answers_awaited,
+    endpoint_lane_of,
+    engine_of,
+    lane_of,
+    model_group_of,
+    note_departures,
+    pacer_of,
+    slots_in_use,
+)
 from tests.support.waiting import wait_until
 
 RATE_429 = Reply(429, {"retry-after": "1"}, message="rate limit of 50 requests per minute")
@@ -133,7 +142,7 @@ def test_what_answers_really_take_is_learned(fake, throttle, client):
     made = client(server, throttler)
     for _ in range(30):
         made.messages.create(**{**HELLO, "max_tokens": 5000})
-    model_group = throttler._process().model_group(MODEL)
+    model_group = model_group_of(throttler)
     assert model_group.estimator.cost(MODEL, 10.0, 5000).output_tokens < 100
 
 
@@ -142,7 +151,7 @@ def test_limits_are_learned_from_its_answers(fake, client, throttle):
     server = fake(rpm=600, itpm=70_000)
     throttler = throttle(server, rpm=None)
     client(server, throttler).messages.create(**HELLO)
-    learned = throttler._process().model_group(MODEL).pacer.learned
+    learned = pacer_of(throttler).learned
     assert (learned["requests"].limit, learned["input_tokens"].limit) == (600, 70_000)
 
 
@@ -254,7 +263,7 @@ def test_counts_have_a_pace_of_their_own(fake, throttle, client):
         model=MODEL, messages=HELLO["messages"]
     )
     assert counted.input_tokens > 0
-    assert throttler._process().admission._endpoint_lanes["count_tokens"].pacer._number == 1
+    assert endpoint_lane_of(throttler, "count_tokens").pacer._number == 1
 
 
 def test_batches_have_a_pace_of_their_own(fake, throttle, client):
@@ -268,7 +277,7 @@ def test_batches_have_a_pace_of_their_own(fake, throttle, client):
     assert batches.retrieve(made.id).processing_status == "ended"
     (found,) = batches.results(made.id)
     assert found.result.message.content[0].text == "echo: hello"
-    lane = throttler._process().admission._endpoint_lanes["batches"]
+    lane = endpoint_lane_of(throttler, "batches")
     # The SDK looks at the batch once more, for the address of the results.
     assert lane.pacer._number == len(server.batches.arrivals) == 4
     assert not lane.out
@@ -284,7 +293,7 @@ def test_everything_else_passes(fake, throttle, client):
         made.models.list()
     with pytest.raises(anthropic.NotFoundError):
         made.post("/v1/something", body={"model": MODEL}, cast_to=object)
-    assert throttler._process().lanes() == []
+    assert engine_of(throttler).lanes() == []
 
 
 def test_what_is_no_request_is_the_apis_to_judge(fake, throttle, client):
@@ -373,7 +382,7 @@ def test_closing_the_throttler_refuses_who_waits(fake, throttle, client):
         threads = [threading.Thread(target=lambda: got.append(_raised(made))) for _ in range(3)]
         for thread in threads:
             thread.start()
-        lane = throttler._process().model_group(MODEL).lane
+        lane = lane_of(throttler)
         wait_until(lambda: len(lane.backlog.waiting_locked()) == 3)
         throttler.close(timeout=0)
         for thread in threads:
@@ -405,7 +414,7 @@ def test_ctrl_c_in_the_midst_gives_the_place_back(fake, throttle, client):
     with pytest.raises(KeyboardInterrupt):
         made.messages.create(**HELLO)
     assert slots_in_use(throttler) == 0
-    assert throttler._process().model_group(MODEL).pacer.latency._in_flight == 0
+    assert answers_awaited(throttler) == 0
 
 
 def test_an_answer_that_another_middleware_makes_up_takes_nothing(fake, throttle, client, manual):

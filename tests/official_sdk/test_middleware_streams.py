@@ -14,7 +14,14 @@ import pytest
 
 from claude_throttle.testing import Reply, Stall, StreamError
 from tests.support.calls import HELLO, MODEL, ask, echo
-from tests.support.inside import slots_in_use
+from tests.support.inside import (
+    answers_awaited,
+    engine_of,
+    lane_of,
+    model_group_of,
+    pacer_of,
+    slots_in_use,
+)
 
 
 def read(stream):
@@ -46,9 +53,7 @@ def test_its_usage_settles_what_was_booked(fake, throttle, client, manual):
     with client(server, throttler).messages.stream(**{**HELLO, "max_tokens": 1000}) as stream:
         read(stream)
     assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
-    assert (
-        throttler._process().model_group(MODEL).estimator.cost(MODEL, 3.0, 1000).output_tokens < 300
-    )
+    assert model_group_of(throttler).estimator.cost(MODEL, 3.0, 1000).output_tokens < 300
 
 
 def test_limits_are_learned_from_its_head(fake, throttle, client):
@@ -56,7 +61,7 @@ def test_limits_are_learned_from_its_head(fake, throttle, client):
     server = fake(rpm=600)
     throttler = throttle(server, rpm=None)
     with client(server, throttler).messages.stream(**HELLO):
-        assert throttler._process().model_group(MODEL).pacer.learned["requests"].limit == 600
+        assert pacer_of(throttler).learned["requests"].limit == 600
 
 
 @pytest.mark.parametrize("how", ["stream", "create"])
@@ -83,7 +88,7 @@ def test_what_was_left_early_keeps_its_estimate_of_output(fake, throttle, client
     """Nobody knows what it had produced by then; the input is known."""
     server = fake(clock=manual)
     throttler = throttle(server, rpm=None, otpm=1000, itpm=1000, clock=manual)
-    pacer = throttler._process().model_group(MODEL).pacer
+    pacer = pacer_of(throttler)
     settled, settle = [], pacer.settle
     pacer.settle = lambda held, actual, at: (
         settled.append((held, actual)) or settle(held, actual, at)
@@ -110,14 +115,14 @@ def test_a_dropped_stream_comes_back_without_a_lock(fake, throttle, client, begu
     ]
     if begun:
         next(iter(streams[0]))
-    lane = throttler._process().model_group(MODEL).lane
+    lane = lane_of(throttler)
     held, let_go, dropped = threading.Event(), threading.Event(), threading.Event()
 
     def hold():
         with (
             lane.mutex,
-            throttler._process().thread_pool._lock,
-            throttler._process().account.model_groups._lock,
+            engine_of(throttler).thread_pool._lock,
+            engine_of(throttler).account.model_groups._lock,
         ):
             held.set()
             let_go.wait(10)
@@ -298,7 +303,7 @@ def test_many_streams_half_of_them_forgotten(fake, throttle, client):
         thread.join(30)
     assert texts == ["echo: hello"] * 25
     assert slots_in_use(throttler) == 0
-    assert throttler._process().model_group(MODEL).pacer.latency._in_flight == 0
+    assert answers_awaited(throttler) == 0
 
 
 # -- a server that compresses ----------------------------------------------------------------------

@@ -21,6 +21,7 @@ import claude_throttle
 from claude_throttle.core.dispatch.call import in_progress
 from claude_throttle.core.threads.condition import Condition
 from tests.support.calls import HELLO, MODEL, ask, echo
+from tests.support.inside import engine_of
 from tests.support.thorough import only_thorough
 
 # In a __del__, Python itself swallows it.
@@ -69,7 +70,7 @@ def at_instants(act, every=1):
 
 def what_is_left(throttler):
     """Waiting, accepted, out, places taken, and what this thread is said to be in the midst of."""
-    process = throttler._process()
+    process = engine_of(throttler)
     (lane,) = process.lanes()
     backlog = lane.backlog
     counts = (backlog.calls, len(backlog.waiting_locked()), len(backlog.accepted))

@@ -12,6 +12,7 @@ import pytest
 from claude_throttle import Closed, DeadlineExceeded, InvalidCall, QueueFull, Throttler
 from claude_throttle.core.dispatch.call import Call
 from tests.support.calls import MODEL, ask
+from tests.support.inside import engine_of, lane_of, slots_in_use
 from tests.support.waiting import wait_until
 
 
@@ -103,7 +104,7 @@ def test_close_with_a_timeout_ends_who_waits_for_a_permit(fake, throttle):
             raised.set()
 
     threading.Thread(target=take, daemon=True).start()
-    wait_until(lambda: throttler._process().model_group(MODEL).lane.backlog.waiting_locked())
+    wait_until(lambda: lane_of(throttler).backlog.waiting_locked())
     throttler.close(timeout=0.05)
     ok = raised.wait(2)
     held.close()
@@ -123,7 +124,7 @@ def test_an_idle_connection_keeps_no_call_alive(fake, throttle):
         gc.collect()
     # Only one or two pooled connections, each used again: look for calls among all objects.
     gc.collect()
-    alive = [o for o in gc.get_objects() if isinstance(o, Call)]
+    alive = [o for o in gc.get_objects() if type(o) is Call]
     holders = [type(r).__name__ for c in alive for r in gc.get_referrers(c) if r is not alive]
     assert not alive, (len(alive), holders, gone())
 
@@ -242,7 +243,7 @@ def test_a_place_stays_taken_while_its_last_rider_is_out(fake, throttle):
     for future in (rider, *others):
         future.result(20)
     assert max(arrival.in_flight for arrival in server.arrivals) == 1
-    wait_until(lambda: throttler._process().limiter.in_use == 0)
+    wait_until(lambda: slots_in_use(throttler) == 0)
 
 
 def test_a_pause_while_draining_does_not_stop_the_drain(fake, throttle):
@@ -252,7 +253,7 @@ def test_a_pause_while_draining_does_not_stop_the_drain(fake, throttle):
     futures[0].result(5)
     closer = threading.Thread(target=throttler.close, daemon=True)
     closer.start()
-    wait_until(lambda: throttler._process().account.model_groups._closed)
+    wait_until(lambda: engine_of(throttler).account.model_groups._closed)
     throttler.pause()
     closer.join(4)
     assert not closer.is_alive()

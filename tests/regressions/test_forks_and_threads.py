@@ -9,6 +9,7 @@ import pytest
 from claude_throttle import Closed
 from claude_throttle.testing import Reply
 from tests.support.calls import ask, echo
+from tests.support.inside import engine_of
 from tests.support.programs import run, start
 from tests.support.waiting import wait_until
 
@@ -209,7 +210,7 @@ def test_hanging_up_spares_the_call_that_took_the_connection_over(fake, throttle
     from urllib3.connectionpool import HTTPConnectionPool
 
     real = HTTPConnectionPool._get_conn
-    attempts = next(iter(throttler._process().lanes()[0].out))
+    attempts = next(iter(engine_of(throttler).lanes()[0].out))
 
     def get_conn(pool, timeout=None):
         conn = real(pool, timeout)  # checked: it is not dropped
@@ -228,7 +229,7 @@ def test_the_worker_ends_with_the_throttler_whatever_deadlines_there_were(fake, 
     throttler = throttle(fake())
     throttler.call(**ask(timeout=600))
     throttler.close()
-    worker = throttler._process().lanes()[0]._worker
+    worker = engine_of(throttler).lanes()[0]._worker
     wait_until(lambda: worker._thread is None)
 
 

@@ -11,6 +11,7 @@ from claude_throttle.contrib.throttlers import options_of
 from claude_throttle.core.threads.deferred_close import DeferredCloser
 from claude_throttle.core.threads.thread_pool import ThreadPool
 from tests.support.calls import MODEL
+from tests.support.inside import lane_of
 from tests.support.waiting import wait_until
 
 
@@ -36,7 +37,7 @@ def test_a_slip_in_the_address_of_a_store_shows_no_password(shared):
 def test_ctrl_c_as_a_permit_is_closed_gives_it_back(fake, throttle, monkeypatch):
     """Its closing was begun, and nobody could begin it again."""
     throttler = throttle(fake(), max_concurrency=1)
-    accounting = throttler._process().model_group(MODEL).lane.accounting
+    accounting = lane_of(throttler).accounting
     permit = throttler.permit(model=MODEL)
 
     def interrupted(*_):

@@ -24,6 +24,7 @@ from claude_throttle.core.pacing.pacer import AUTO, Pacer
 from claude_throttle.testing import Reply, Stall
 from claude_throttle.transport import http
 from tests.support.calls import MODEL, ask
+from tests.support.inside import lane_of
 from tests.support.waiting import wait_until
 
 KEY_REFUSED = Reply(401)
@@ -63,11 +64,6 @@ def poisonable(manual):
         throttler.close(timeout=0, cancel_pending=True)
         server.shutdown()
         thread.join()
-
-
-def lane_of(throttler):
-    """The lane of the usual model."""
-    return throttler._process().model_group(MODEL).lane
 
 
 def came_true(what, seconds):

@@ -11,6 +11,7 @@ import pytest
 from claude_throttle.core.dispatch.permit import PermitTicket
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 from tests.support.calls import MODEL, ask, echo
+from tests.support.inside import engine_of, lane_of, slots_in_use
 from tests.support.waiting import wait_until
 
 #: Seconds; nothing here may wait for so long.
@@ -25,7 +26,7 @@ def full(fake, throttle):
 
 
 def backlog_of(throttler):
-    return throttler._process().model_group(MODEL).lane.backlog
+    return lane_of(throttler).backlog
 
 
 def waited_for(throttler, held, pool):
@@ -44,7 +45,7 @@ def test_a_permit_that_waited_with_a_timeout_comes_back_when_it_is_dropped(full)
     del permit
     gc.collect()
     assert echo(throttler.submit(**ask()).result(10)) == "hello"
-    assert throttler._process().limiter.in_use == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_a_permit_that_was_granted_has_no_deadline_left(full):
@@ -61,7 +62,7 @@ def test_what_a_dropped_permit_booked_is_settled(fake, throttle, manual):
     """It stays booked, since nobody told what it took, and is in flight no more."""
     throttler = throttle(fake(), rpm=600, itpm=6000, burst=10, clock=manual)
     permit = throttler.permit(model=MODEL, input_tokens=50)
-    (lane,) = throttler._process().lanes()
+    (lane,) = engine_of(throttler).lanes()
     assert lane.pacer.traffic.pending.input_tokens == 50
     del permit
     gc.collect()
@@ -76,13 +77,13 @@ def test_ctrl_c_in_the_instant_of_its_closing_does_not_keep_its_place(fake, thro
     permit = throttler.permit(model=MODEL)
     permit.ticket.granted.pop()
     permit.close()
-    assert throttler._process().limiter.in_use == 1
+    assert slots_in_use(throttler) == 1
     del permit
     gc.collect()
     throttler.permit(model=MODEL, timeout=10).close()
-    (lane,) = throttler._process().lanes()
+    (lane,) = engine_of(throttler).lanes()
     assert not any(lane.pacer.traffic.pending)
-    assert throttler._process().limiter.in_use == 0
+    assert slots_in_use(throttler) == 0
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_ctrl_c_in_the_instant_of_its_grant_gives_its_place_back_once(
         throttler.permit(model=MODEL)
     monkeypatch.undo()
     gc.collect()
-    assert throttler._process().limiter.in_use == 1
+    assert slots_in_use(throttler) == 1
     held.close()
 
 
@@ -127,7 +128,7 @@ def test_a_loop_that_drops_permits_gives_back_its_place(fake, throttle):
         permit = throttler.permit(model=MODEL)
     del permit
     gc.collect()
-    assert throttler._process().limiter.in_use == 0
+    assert slots_in_use(throttler) == 0
     assert echo(throttler.submit(**ask()).result(10)) == "hello"
 
 
@@ -137,7 +138,7 @@ def test_permits_closed_in_the_order_they_were_opened_give_back_their_place(fake
     permits = [throttler.permit(model=MODEL) for _ in range(5000)]
     for permit in permits:
         permit.close()
-    assert throttler._process().limiter.in_use == 0
+    assert slots_in_use(throttler) == 0
 
 
 def test_a_loop_that_drops_permits_keeps_nothing_of_them(fake, throttle):
@@ -147,7 +148,7 @@ def test_a_loop_that_drops_permits_keeps_nothing_of_them(fake, throttle):
     for _ in range(200):
         permit = throttler.permit(model=MODEL)
     gc.collect()
-    seats = sum(isinstance(thing, ReentrantSlot) for thing in gc.get_objects())
+    seats = sum(type(thing) is ReentrantSlot for thing in gc.get_objects())
     assert seats <= 10, seats
     permit.close()
-    assert throttler._process().limiter.in_use == 0
+    assert slots_in_use(throttler) == 0

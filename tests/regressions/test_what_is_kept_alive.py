@@ -8,6 +8,7 @@ import pytest
 
 from claude_throttle import Closed, Throttler
 from tests.support.calls import MODEL, ask
+from tests.support.inside import lane_of
 from tests.support.programs import run
 from tests.support.waiting import wait_until
 
@@ -59,7 +60,7 @@ def test_no_permit_is_granted_after_close(fake, throttle):
 
     thread = threading.Thread(target=take)
     thread.start()
-    wait_until(lambda: throttler._process().model_group(MODEL).lane.backlog.waiting_locked())
+    wait_until(lambda: lane_of(throttler).backlog.waiting_locked())
     throttler.close()
     held.close()
     thread.join(5)

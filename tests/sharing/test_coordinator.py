@@ -17,6 +17,7 @@ from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.features.sharing.stores.memory import MemoryStore
 from claude_throttle.testing import CREDIT_TOO_LOW, FakeClaude, worst_excess
 from tests.support import calls
+from tests.support.inside import engine_of
 from tests.support.waiting import wait_until
 
 
@@ -184,7 +185,7 @@ def test_a_limit_on_requests_in_flight_is_found_once_for_all(store, crew):
         assert 0 < refused <= 30
         late = crew(server)
         late.call(**ask())
-        assert 3 <= late._process().limiter.of_all <= 8
+        assert 3 <= engine_of(late).limiter.of_all <= 8
     assert not kinds(crew)["LanePaused"]
 
 
@@ -204,7 +205,7 @@ def test_the_first_call_after_a_rest_waits_for_no_beat(store, crew):
     """Its places were given back: it asks for one at once, not with the next sign of life."""
     with FakeClaude() as server:
         throttle = crew(server, rpm=60_000, max_concurrency=3)
-        process = throttle._process()
+        process = engine_of(throttle)
         for _ in range(2):
             throttle.call(**ask())
             wait_until(lambda: process.limiter.granted == 0)

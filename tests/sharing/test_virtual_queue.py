@@ -10,6 +10,7 @@ from claude_throttle import ConfigurationError, LineTicket, Throttler
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 from claude_throttle.testing import ManualClock
 from tests.support.calls import ask
+from tests.support.inside import engine_of, pacer_of
 
 SETTINGS = {"api_key": "sk-ant-none", "rpm": 60}
 
@@ -87,7 +88,7 @@ def test_a_line_that_moves_slowly_takes_all_with_it(crew, clock):
     """The first in line is sent away once more, and those behind it keep their distance."""
     throttler = crew()
     tickets = [throttler.line_up(**ask())[0] for _ in range(3)]
-    throttler._process().model_group(ask()["model"]).pacer.pause_for(50.0, clock.monotonic())
+    pacer_of(throttler).pause_for(50.0, clock.monotonic())
     waits = [throttler.line_up(ticket, **ask())[1] for ticket in tickets]
     assert waits[0] >= 50.0
     assert waits == pytest.approx([waits[0] + n for n in range(3)], abs=0.01)
@@ -96,7 +97,7 @@ def test_a_line_that_moves_slowly_takes_all_with_it(crew, clock):
 def test_it_asks_the_store_once_or_twice(crew, clock, monkeypatch):
     """The second time to move the line, by what the first answer said."""
     throttler = crew()
-    process = throttler._process()
+    process = engine_of(throttler)
     store, asked = process.coordinator.shared.store, []
     transact = store.transact
 
@@ -140,7 +141,7 @@ def test_without_a_store_that_answers_it_may_be_tried_at_once(crew, monkeypatch)
     def fail(*_):
         raise StoreFailed("it is gone")
 
-    process = throttler._process()
+    process = engine_of(throttler)
     monkeypatch.setattr(process.coordinator.shared.store, "transact", fail)
     ticket, seconds = throttler.line_up(**ask())
     assert seconds == 0.0

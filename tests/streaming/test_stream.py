@@ -6,7 +6,7 @@ import pytest
 
 from claude_throttle import CallSucceeded, Closed, InvalidCall, MessageStream
 from claude_throttle.testing import Ok, Streamed
-from tests.support.inside import slots_in_use
+from tests.support.inside import connection_pools_of, connections_to, lane_of, slots_in_use
 from tests.support.streams import TEXT, THOUGHT, TOOL, ask
 from tests.support.waiting import wait_until
 
@@ -96,7 +96,7 @@ def test_input_is_settled_as_it_begins_and_output_at_the_end(fake, throttle, man
         Streamed(usage={"input_tokens": 10, "output_tokens": 5}, at=4, wrong="stall"), Ok("b")
     )
     throttler = throttle(server, rpm=None, itpm=600, otpm=1200, clock=manual)
-    lane = throttler._process().model_group(ask()["model"]).lane
+    lane = lane_of(throttler)
     with throttler.stream(**ask("x" * 1800)) as stream:
         next(stream.text_stream)
         (attempts,) = lane.out
@@ -138,7 +138,7 @@ def test_the_connection_is_used_again(fake, throttle):
         with throttler.stream(**ask()) as stream:
             stream.until_done()
         throttler.call(raw=True, **ask())
-    (pool,) = throttler._process().account.transport._adapter.poolmanager.pools._container.values()
+    (pool,) = connection_pools_of(throttler)
     assert pool.num_connections == 1
 
 
@@ -150,7 +150,7 @@ def test_leaving_early_closes_the_connection_and_settles(fake, throttle):
     with throttler.stream(**ask()) as stream:
         next(stream.text_stream)
     assert slots_in_use(throttler) == 0
-    wait_until(lambda: not server._connections)
+    wait_until(lambda: not connections_to(server))
     stats = throttler.stats()
     assert (stats.succeeded, stats.failed_total) == (1, 0)
     assert stats.output_tokens == 200  # one fifth of it came

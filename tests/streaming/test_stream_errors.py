@@ -21,7 +21,7 @@ from claude_throttle import (
 from claude_throttle.testing import Garbage, Ok, Reply, Reset, Streamed, StreamError
 from claude_throttle.transport import response_stream as streamed
 from claude_throttle.transport import stream_error as in_stream
-from tests.support.inside import slots_in_use
+from tests.support.inside import connections_to, lane_of, slots_in_use
 from tests.support.streams import ask
 from tests.support.waiting import wait_until
 
@@ -276,7 +276,7 @@ def test_close_ends_a_wait_for_another_attempt(fake, throttle):
     assert errors
     wait_until(lambda: slots_in_use(throttler) == 0)
     assert throttler.stats().in_flight == 0
-    assert not throttler._process().model_group(ask()["model"]).lane.backlog.waiting_locked()
+    assert not lane_of(throttler).backlog.waiting_locked()
 
 
 @pytest.mark.parametrize("at", [0, 1])
@@ -329,7 +329,7 @@ def test_ctrl_c_in_a_wait_for_another_attempt(fake, throttle, monkeypatch):
     server = fake()
     server.script(Reply(529), Reply(529))
     throttler = throttle(server, max_concurrency=1)
-    lane = throttler._process().model_group(ask()["model"]).lane
+    lane = lane_of(throttler)
     with monkeypatch.context() as patch:
         patch.setattr(
             "claude_throttle.core.dispatch.retry_ticket.RetryTicket.wait_for_grant", _interrupt
@@ -365,7 +365,7 @@ def test_a_server_that_does_not_end_its_body_does_not_hold_us(fake, throttle, mo
     throttler = throttle(server)
     with throttler.stream(raw=True, **ask()) as stream:
         assert stream.get_final_text() == "already"
-    wait_until(lambda: not server._connections)
+    wait_until(lambda: not connections_to(server))
     assert throttler.call(raw=True, **ask())
 
 
@@ -393,7 +393,7 @@ def test_close_ends_a_read_of_another_thread(fake, throttle):
     thread.join(10)
     assert not thread.is_alive()
     assert "closed before its end" in str(errors[0])
-    wait_until(lambda: not server._connections)
+    wait_until(lambda: not connections_to(server))
     assert slots_in_use(throttler) == 0
 
 
@@ -424,7 +424,7 @@ def test_closing_the_throttler_ends_open_streams(fake, throttle, reads):
     thread.join(10)
     assert errors[0].sent
     assert errors[0].partial_message.id
-    wait_until(lambda: not server._connections)
+    wait_until(lambda: not connections_to(server))
 
 
 def test_closing_the_throttler_within_a_stream_does_not_wait_for_it(fake, throttle):

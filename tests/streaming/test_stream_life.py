@@ -14,7 +14,13 @@ from claude_throttle import Throttler
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.testing import Streamed
 from tests.support.calls import MODEL, echo
-from tests.support.inside import slots_in_use
+from tests.support.inside import (
+    connection_pools_of,
+    connections_to,
+    engine_of,
+    lane_of,
+    slots_in_use,
+)
 from tests.support.programs import PRELUDE
 from tests.support.streams import ask
 from tests.support.waiting import wait_until
@@ -120,7 +126,7 @@ def test_a_generator_may_change_threads(fake, throttle):
     assert first == next(pieces)[:0] + first
     in_another_thread(pieces.close)
     settled(throttler, server)
-    wait_until(lambda: not server._connections)
+    wait_until(lambda: not connections_to(server))
 
 
 def test_a_call_rides_where_the_stream_is_read(fake, throttle):
@@ -148,7 +154,7 @@ def test_a_client_that_goes_away_leaves_nothing(fake, throttle):
         del pieces
         gc.collect()
         settled(throttler, server)
-        wait_until(lambda: not server._connections)
+        wait_until(lambda: not connections_to(server))
     assert throttler.stats().succeeded == 2
 
 
@@ -169,7 +175,7 @@ def test_an_abandoned_stream_is_closed_without_a_lock(fake, throttle, how):
     if how == "cycle":
         held = [held]
         held.append(held)
-    process = throttler._process()
+    process = engine_of(throttler)
     lane, pools = (
         process.model_group(MODEL).lane,
         process.account.transport._adapter.poolmanager.pools,
@@ -192,7 +198,7 @@ def test_an_abandoned_stream_is_closed_without_a_lock(fake, throttle, how):
     done.set()
     holder.join(10)
     settled(throttler, server)
-    wait_until(lambda: not server._connections)
+    wait_until(lambda: not connections_to(server))
 
 
 def _drop(held):
@@ -239,11 +245,11 @@ def test_fifty_streams_half_of_them_abandoned(fake, throttle):
     settled(throttler, server)
     stats = throttler.stats()
     assert (stats.succeeded, stats.failed_total, stats.input_tokens) == (50, 0, 500)
-    lane = throttler._process().model_group(MODEL).lane
+    lane = lane_of(throttler)
     assert not lane.out
     assert lane.backlog.accepted == type(lane.backlog.accepted)()
-    (pool,) = throttler._process().account.transport._adapter.poolmanager.pools._container.values()
-    wait_until(lambda: len(server._connections) == 25)  # those that were read are kept
+    (pool,) = connection_pools_of(throttler)
+    wait_until(lambda: len(connections_to(server)) == 25)  # those that were read are kept
     idle = [connection for connection in list(pool.pool.queue) if connection is not None]
     assert len([c for c in idle if c.sock is not None]) == 25
 

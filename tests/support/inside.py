@@ -11,27 +11,62 @@ from tests.support.calls import MODEL
 def requests_out(throttlers, servers):
     """How many requests are out, how many a server holds back, and how many ever came."""
     engines = (engine for throttler in throttlers for engine in throttler._begun())
-    connections = (one for server in servers for one in list(server._connections))
+    connections = (one for server in servers for one in connections_to(server))
     return (
         sum(engine.limiter.in_use for engine in engines),
-        sum(connection._plan is not None for connection in connections),
+        sum(connection.is_answering for connection in connections),
         sum(len(server.arrivals) for server in servers),
     )
 
 
-def slots_in_use(throttler):
-    """How many places of its concurrency limit are taken."""
-    return throttler._process().limiter.in_use
+def engine_of(throttler):
+    """All that the throttler has in this process; made if it is not there yet."""
+    return throttler._process()
 
 
-def pacer_of(throttler, model=MODEL):
-    """The pacer of the lane that calls of *model* go through."""
-    return throttler._process().model_group(model).pacer
+def model_group_of(throttler, model=MODEL):
+    """The models that share *model*'s limits: their lane and their estimator."""
+    return engine_of(throttler).model_group(model)
 
 
 def lane_of(throttler, model=MODEL):
     """The lane that calls of *model* go through."""
-    return throttler._process().model_group(model).lane
+    return model_group_of(throttler, model).lane
+
+
+def pacer_of(throttler, model=MODEL):
+    """The pacer of that lane."""
+    return model_group_of(throttler, model).pacer
+
+
+def endpoint_lane_of(throttler, endpoint):
+    """The lane of requests that are no messages: to ``count_tokens``, or about ``batches``."""
+    return engine_of(throttler).admission._endpoint_lanes[endpoint]
+
+
+def slots_in_use(throttler):
+    """How many slots of its concurrency limit are taken."""
+    return engine_of(throttler).limiter.in_use
+
+
+def answers_awaited(throttler, model=MODEL):
+    """How many requests of *model* the pacer believes to be out."""
+    return pacer_of(throttler, model).latency._in_flight
+
+
+def adapter_of(throttler):
+    """The adapter of ``requests`` that sends its calls."""
+    return engine_of(throttler).account.transport._adapter
+
+
+def connection_pools_of(throttler):
+    """Its pools of connections, one for each address."""
+    return list(adapter_of(throttler).poolmanager.pools._container.values())
+
+
+def connections_to(server):
+    """The connections that a FakeClaude has, answering or kept alive."""
+    return list(server._connections)
 
 
 def note_departures(throttler, noted=lambda cost, now: now, model=MODEL):

@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -246,3 +247,36 @@ def test_the_shop_window_is_cheap_and_complete():
         "assert not hasattr(testing, 'Nothing')\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=10)
+
+
+def test_waiting_until_idle_ends_with_the_last_response():
+    """Not before; a stalled response is one that has not ended."""
+    with FakeClaude() as server, ThreadPoolExecutor(1) as pool:
+        server.wait_until_idle()
+        server.script(Stall())
+        asked = pool.submit(ask, server)
+        wait_for_arrivals(server, 1)
+        with pytest.raises(TimeoutError, match=r"still answering after 0.01 s"):
+            server.wait_until_idle(0.01)
+        waiting = threading.Thread(target=server.wait_until_idle)
+        waiting.start()
+        server.release_stalled()
+        waiting.join(10)
+        assert not waiting.is_alive()
+        assert asked.result(10).status_code == 200
+
+
+def test_waiting_until_idle_ends_when_the_server_stops():
+    """Its connections are closed then; and a server that does not run is idle."""
+    server = FakeClaude()
+    server.wait_until_idle()
+    with server, raw_socket(server) as sock:
+        server.script(Stall())
+        sock.sendall(raw_request(body()))
+        wait_for_arrivals(server, 1)
+        waiting = threading.Thread(target=server.wait_until_idle)
+        waiting.start()
+        server.stop()
+        waiting.join(10)
+        assert not waiting.is_alive()
+    server.wait_until_idle()

@@ -16,6 +16,7 @@ from claude_throttle.transport import connections, http
 from claude_throttle.transport.connections import OwnedHeaders, _Owned, keepalive_options
 from claude_throttle.transport.http import TransportSettings
 from claude_throttle.transport.retry import RetryRules
+from tests.support.inside import adapter_of
 from tests.support.played_server import ASK, KEY
 
 
@@ -101,7 +102,7 @@ def test_a_connection_is_kept_and_kept_alive(begin, fake):
 
 
 def _pools(throttler):
-    manager = throttler._process().account.transport._adapter.poolmanager
+    manager = adapter_of(throttler).poolmanager
     return [manager.pools[key] for key in manager.pools.keys()]  # noqa: SIM118 - not a dict
 
 
@@ -158,7 +159,7 @@ def test_a_call_goes_through_the_proxy_it_was_told(begin, proxy):
     throttler = begin("http://localhost:9", proxies={"http": address})
     assert throttler.submit(**ASK, raw=True).result(60)["content"] == []
     assert asked == ["http://localhost:9/v1/messages"]
-    (manager,) = throttler._process().account.transport._adapter.proxy_manager.values()
+    (manager,) = adapter_of(throttler).proxy_manager.values()
     assert manager.pool_classes_by_scheme["https"] is connections._HTTPSPool
 
 

@@ -132,7 +132,7 @@ def check_hanging_up(server, site):
         list(visitors.map(site.hang_up_in, ["/stream?long"] * 4))
     assert len(server.arrivals) == before + 4
     wait_until(site.is_idle)
-    wait_until(lambda: not any(one._plan for one in list(server._connections)))
+    server.wait_until_idle()
     assert site.json("/ask?still-there")[0] == 200
 
 
