@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -149,6 +150,60 @@ def test_w001_no_key(monkeypatch):
     )
     assert list(warnings(monkeypatch, api_key=None, testing=True)) == ["W004"]
     assert warnings(monkeypatch, {"ANTHROPIC_AUTH_TOKEN": "token"}, api_key=None) == {}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """``project(base="…", production="…")``: a package of settings, loaded."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def make(name="written", **modules):
+        package = tmp_path / name / "settings"
+        package.mkdir(parents=True)
+        for module, source in {"__init__": "", **modules}.items():
+            (package / f"{module}.py").write_text(source)
+        last = importlib.import_module(f"{name}.settings.{list(modules)[-1]}")
+        return last, package
+
+    yield make
+    for name in [name for name in sys.modules if name.partition(".")[0] == "written"]:
+        del sys.modules[name]
+
+
+def written(monkeypatch, project, last="from .base import *\n", **base):
+    """W002 of a project whose production settings get the key from another module of theirs."""
+    module, package = project(base=base["source"], production=last)
+    for name, value in THREADS.items():
+        monkeypatch.setenv(name, value)
+    told = {"default": module.OPTIONS}
+    messages = found(check_deployment, told, SETTINGS_MODULE=module.__name__)
+    return messages.get("W002"), package
+
+
+def test_w002_a_key_that_is_written_in(monkeypatch, project):
+    """Found in whatever module of theirs it is, and not shown."""
+    source = "\nOPTIONS = {'auth_token': None, 'api_key':\n    ' sk-ant-api03-written-in '}\n"
+    message, package = written(monkeypatch, project, source=source)
+    assert (
+        message == f"CLAUDE_THROTTLE['default']: api_key is written in {package}/base.py, line 3."
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os\nOPTIONS = {'api_key': os.environ['SECRET']}\n",
+        "import pathlib\nOPTIONS = {'api_key': pathlib.Path('key').read_text()}\n",
+        "# not sk-ant-api03-elsewhere\nimport os\nOPTIONS = {'api_key': os.environ['SECRET']}\n",
+        "OPTIONS = {}\n",
+        "STAGE = 'test'\nOPTIONS = {'api_key': 'test'}\n",  # who would pay for that?
+    ],
+)
+def test_w002_not_for_a_key_from_elsewhere(monkeypatch, project, tmp_path, source):
+    """The environment, a file; a comment is no setting."""
+    monkeypatch.setenv("SECRET", "sk-ant-api03-elsewhere")
+    (tmp_path / "key").write_text("sk-ant-api03-elsewhere\n")
+    assert written(monkeypatch, project, source=source)[0] is None
 
 
 def test_w003_a_worker_that_is_killed(monkeypatch, tmp_path):

@@ -56,7 +56,7 @@ def _wrong(name: str, options: Mapping[Any, Any]) -> Iterator[CheckMessage]:
 
 
 def _rejected(where: str, settings: Mapping[str, Any]) -> Iterator[CheckMessage]:
-    hint = "The README of claude_throttle explains every option."
+    hint = "The guide settings.md of claude_throttle explains every option."
     if len({option.lower() for option in settings}) < len(settings):
         message = f"{where} has an option twice, in lower and in upper case."
         yield Error(message, hint="Keep one of them.", id="claude_throttle.E003")

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import linecache
+import re
+import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Optional
 
+from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Warning  # noqa: A004 - its name there
 
 from claude_throttle import Settings
 from claude_throttle.contrib.django import SETTING
 from claude_throttle.contrib.gunicorn_options import Workers, gunicorn_workers
 from claude_throttle.contrib.throttlers import DEFAULT
+
+#: Options that must not stand in a repository.
+SECRETS = ("api_key", "auth_token", "admin_key")
+
+#: Characters of the shortest text that is taken for a secret: a test's own key may be written down.
+SHORTEST_SECRET = 16
 
 #: Options of each throttler, by its name.
 Named = Mapping[str, Mapping[str, Any]]
@@ -21,6 +31,7 @@ def warnings(named: Named) -> Iterator[CheckMessage]:
     made = {name: _settings(options) for name, options in named.items()}
     for name, settings in made.items():
         yield from _about_keys(name, settings)
+        yield from _about_written_keys(name, named[name])
         if settings.testing:
             yield _warning(4, f"{_at(name)} is in testing mode: it makes no call.", LEAVE_TESTING)
     workers = gunicorn_workers()
@@ -52,6 +63,37 @@ KEY = (
 def _about_keys(name: str, settings: Settings) -> Iterator[CheckMessage]:
     if settings.api_key is None and settings.auth_token is None and not settings.testing:
         yield _warning(1, f"{_at(name)} has no API key, and the environment has none.", KEY)
+
+
+WRITTEN = "Every reader of the source has it. Read it from the environment, and replace it."
+
+
+def _about_written_keys(name: str, options: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    for option in SECRETS:
+        place = _where_written(options.get(option))
+        if place is not None:
+            yield _warning(2, f"{_at(name)}: {option} is written in {place}.", WRITTEN)
+
+
+def _where_written(secret: Any) -> Optional[str]:
+    """File and line in which *secret* stands in quotes, in the modules the settings consist of.
+
+    Those are the settings module and what was imported from its package. The text is searched, not
+    parsed: a secret from the environment, a file or a secret store is not there.
+    """
+    if not isinstance(secret, str) or len(secret.strip()) < SHORTEST_SECRET:
+        return None
+    quoted = re.compile(f"[\"'] *{re.escape(secret.strip())} *[\"']")
+    # None where settings.configure() was called.
+    settings_module = django_settings.SETTINGS_MODULE or "__main__"
+    package = settings_module.rpartition(".")[0] or settings_module
+    for name, module in sorted(sys.modules.items()):
+        if name == settings_module or f"{name}.".startswith(f"{package}."):
+            path = getattr(module, "__file__", None) or ""
+            for number, line in enumerate(linecache.getlines(path), 1):
+                if quoted.search(line) and not line.lstrip().startswith("#"):
+                    return f"{path}, line {number}"
+    return None
 
 
 def _about_waiting(settings: Settings, workers: Workers) -> Iterator[CheckMessage]:
