@@ -1,4 +1,4 @@
-"""What we refuse, grouped by what a caller can do about it.
+"""Our exceptions, grouped by what a caller can do about them.
 
 What the *API* refuses is raised as the official SDK's own exceptions (``anthropic.RateLimitError``
 and its relatives). Everything here is ours, comes under :class:`ThrottleError`, pickles, and never
@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 
 class ThrottleError(Exception):
-    """Anything claude_throttle itself refuses or reports.
+    """The base of all exceptions of claude_throttle itself.
 
     ``retry_after`` is the number of seconds after which another try makes sense, or None.
     """
@@ -44,15 +44,15 @@ class ConfigurationError(ThrottleError, ValueError):
 
 
 class UnknownSetting(ConfigurationError, TypeError):
-    """A keyword that is no setting; the message names the closest one."""
+    """An unknown setting; the message names the closest one."""
 
 
 class InvalidCall(ThrottleError, ValueError):
-    """A request the API could only refuse; found before it cost anything."""
+    """A request that the API would refuse; it was not sent."""
 
 
 class QuotaTooSmall(ThrottleError):
-    """A call larger than a whole quota: it could never leave."""
+    """A call larger than a whole quota: it could never be sent."""
 
 
 # -- Try again later: nothing was sent -------------------------------------------------------------
@@ -63,18 +63,18 @@ class QueueFull(ThrottleError):
 
 
 class CircuitOpen(ThrottleError):
-    """The API keeps failing, and this call's time is up before the next probe of it.
+    """The API keeps failing, and this call's deadline comes before the next probe.
 
     ``retry_after`` is the time until that probe.
     """
 
 
 class AccountSuspended(ThrottleError):
-    """The API refuses for a reason that no waiting cures: a spend limit, a refused key.
+    """The API refuses the account for a spend limit, a bill, a key: waiting does not help.
 
     ``reason`` says which; ``until`` is the date access comes back in the server's own words, or
-    None; ``lane`` is the lane that is refused, "" for the whole account. One call goes through as
-    a probe after ``retry_after``; ``resume()`` ends it by hand.
+    None; ``lane`` is the lane that is refused, "" for the whole account. One call is sent as a
+    probe after ``retry_after`` seconds; ``resume()`` ends the suspension.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class AccountSuspended(ThrottleError):
 
 
 class Closed(ThrottleError):
-    """The throttler was closed or is draining; this call was not, or not completely, carried out.
+    """The throttler was closed or drains; this call was not finished.
 
-    ``sent`` tells whether the request was on the wire (and may be billed).
+    ``sent``: the request was on the wire, and may be billed.
     """
 
     sent: bool = False
@@ -110,7 +110,7 @@ class Forked(ThrottleError):
 
 
 class Unprocessed(ThrottleError):
-    """A request in a batch that was canceled, or expired, before its turn came; it is not billed.
+    """A request in a batch that was canceled or expired before it was processed; not billed.
 
     ``reason`` is "canceled" or "expired".
     """
@@ -128,8 +128,8 @@ class Unprocessed(ThrottleError):
 class BatchIncomplete(ThrottleError):
     """Not all batches of a ``batches.submit()`` were created; ``__cause__`` tells why.
 
-    ``ids``: those that were; ``batches.resume(ids)`` gets their results. ``unsure``: one more may
-    have been, without our hearing its id; ``batches.recent()`` shows it, if so.
+    ``ids``: the batches that were; ``batches.resume(ids)`` gets their results. ``unsure``: one
+    more may have been created, whose id is not known; ``batches.recent()`` shows it, if so.
     """
 
     ids: tuple[str, ...] = ()
@@ -145,7 +145,7 @@ class BatchIncomplete(ThrottleError):
 
 
 class DeadlineExceeded(ThrottleError, TimeoutError):
-    """The call's ``timeout`` passed; if ``sent``, it was on the wire and may be billed."""
+    """The call's ``timeout`` passed. ``sent``: it was on the wire, and may be billed."""
 
     sent: bool = False
 
@@ -160,7 +160,7 @@ class DeadlineExceeded(ThrottleError, TimeoutError):
 
 
 class BrokenAnswer(ThrottleError):
-    """The server answered 200 with something that is not a whole message. It may be billed."""
+    """The server answered 200 with something that is not a whole message; it may be billed."""
 
     def __init__(
         self, message: str, *, status: int = 200, request_id: Optional[str] = None

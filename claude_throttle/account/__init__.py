@@ -1,1 +1,1 @@
-"""What belongs to one API key: its lanes, their limits, its suspension."""
+"""Everything that belongs to one API key: begin with account.py."""

@@ -1,6 +1,6 @@
-"""Requests that others send: the official SDK, a session of the caller's, the caller's own code.
+"""Admission without the wire: for requests that the SDK, a session or the caller's code sends.
 
-Each attempt is admitted like a call of ours, and what came of it is heard like one.
+Each attempt waits for its turn like a call, and its response counts like the response to a call.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from claude_throttle.transport.verdicts import read_json, read_usage
 logger = logging.getLogger("claude_throttle")
 
 
-#: What has a quota of requests beside the models': the names of their lanes.
+#: The lanes of endpoints that have a quota of requests apart from the models' quotas.
 COUNTS = "count_tokens"
 BATCHES = "batches"
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
-#: Of what costs no tokens.
+#: The cost of a request that uses no tokens.
 ONE_REQUEST = Cost(1.0, 0.0, 0.0)
 
 
 class Admission:
-    """Of one process. Thread-safe."""
+    """Admits the requests that other clients send with one account. Thread-safe."""
 
     def __init__(
         self,
         model_group: Callable[[str], ModelGroup],
         open_permits: OpenPermits,
         numbers: itertools.count[int],
-        access: Suspensions,
+        suspensions: Suspensions,
         proofs: Iterable[str],
         make_endpoint_lane: Callable[[str], Lane],
         clock: Clock,
@@ -56,56 +56,58 @@ class Admission:
         self.pid = os.getpid()
         self._model_group = model_group
         self._make_endpoint_lane = make_endpoint_lane
-        # Guards the four below. Never held while calling out, but to make a lane.
+        # Guards the four below. Never held while calling out, except to make a lane.
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
-        # Of what has a quota beside the models', by name.
+        # By name.
         self._endpoint_lanes: dict[str, Lane] = {}
         self._at_end: list[Callable[[], None]] = []
         self._closed = self._held = False
         self._open_permits = open_permits
         self._numbers = numbers
-        self._access = access
-        # Keys and tokens of the throttler's own.
+        self._suspensions = suspensions
+        # The account's own keys and tokens.
         self._proofs = frozenset(proofs)
         self._clock = clock
 
-    def permit(self, model: str, cost: Cost, terms: AdmissionOptions) -> Permit:
-        """Wait for the right to send one request; nobody may ever say how it ended."""
-        return self._permit(self._model_group(model).lane, cost, terms, answers=False)
+    def permit(self, model: str, cost: Cost, options: AdmissionOptions) -> Permit:
+        """Wait for the right to send one request, whose outcome may never be reported."""
+        return self._permit(self._model_group(model).lane, cost, options, answers=False)
 
     def admit_request(
-        self, method: str, path: str, read_body: Callable[[], Any], terms: AdmissionOptions
+        self, method: str, path: str, read_body: Callable[[], Any], options: AdmissionOptions
     ) -> Optional[AdmittedAttempt]:
-        """Wait until a request may be sent; None if it is nothing that has a pace.
+        """Wait until a request may be sent; None if it has no quota.
 
-        Raises what submit() and call() raise of ours.
+        Raises our own exceptions, as submit() and call() do.
         """
         if BATCHES_PATH in path:
-            return self.admit_endpoint(BATCHES, terms)
+            return self.admit_endpoint(BATCHES, options)
         if method.upper() != "POST":
             return None
         if path.endswith(MESSAGES_PATH):
             body = read_body()
-            return self.admit(body, terms) if isinstance(body, dict) else None
-        return self.admit_endpoint(COUNTS, terms) if path.endswith(COUNT_PATH) else None
+            return self.admit(body, options) if isinstance(body, dict) else None
+        return self.admit_endpoint(COUNTS, options) if path.endswith(COUNT_PATH) else None
 
-    def admit(self, body: Mapping[str, Any], terms: AdmissionOptions) -> Optional[AdmittedAttempt]:
-        """The same for a Messages request; None if it has no model."""
-        estimate = _read(body)
+    def admit(
+        self, body: Mapping[str, Any], options: AdmissionOptions
+    ) -> Optional[AdmittedAttempt]:
+        """Wait until a Messages request may be sent; None if it names no model."""
+        estimate = _estimate_of(body)
         if estimate is None:
             return None  # the API will say what is wrong with it
         model_group = self._model_group(estimate.model)
         cost = model_group.fitting_cost(*estimate)
         return AdmittedAttempt(
-            self._permit(model_group.lane, cost, terms, answers=True), model_group, estimate, self
+            self._permit(model_group.lane, cost, options, answers=True), model_group, estimate, self
         )
 
-    def admit_endpoint(self, name: str, terms: AdmissionOptions) -> AdmittedAttempt:
-        """The same for what has a quota of requests of its own, and takes no tokens of others'."""
+    def admit_endpoint(self, name: str, options: AdmissionOptions) -> AdmittedAttempt:
+        """Wait until a request to an endpoint with a quota of its own may be sent."""
         lane = self._endpoint_lane(name)
         return AdmittedAttempt(
-            self._permit(lane, ONE_REQUEST, terms, answers=True), None, None, self
+            self._permit(lane, ONE_REQUEST, options, answers=True), None, None, self
         )
 
     def _endpoint_lane(self, name: str) -> Lane:
@@ -119,7 +121,7 @@ class Admission:
             return self._endpoint_lanes[name]
 
     def at_end(self, tell: Callable[[], None]) -> None:
-        """*tell* is called, with no lock held, when this is closed: perhaps at once."""
+        """Call *tell*, with no lock held, when this is closed; at once if it is closed already."""
         with self._lock:
             self._at_end.append(tell)
             closed = self._closed
@@ -127,7 +129,7 @@ class Admission:
             tell()
 
     def hold(self, held: bool) -> None:
-        """Stop or go on letting leave what has a quota of its own."""
+        """Stop letting requests to those endpoints leave, or go on."""
         with self._lock:
             self._held = held
             lanes = list(self._endpoint_lanes.values())
@@ -135,7 +137,7 @@ class Admission:
             lane.pause() if held else lane.resume()
 
     def close(self) -> None:
-        """Accept no more of that, and refuse what waits."""
+        """Accept no more requests to those endpoints, and reject those that wait."""
         with self._lock:
             self._closed = True
             lanes, told = list(self._endpoint_lanes.values()), list(self._at_end)
@@ -145,61 +147,61 @@ class Admission:
         for tell in told:
             tell()
 
-    def _permit(self, lane: Lane, cost: Cost, terms: AdmissionOptions, answers: bool) -> Permit:
-        timeout, now = terms.timeout, self._clock.monotonic()
-        seats = self._open_permits.mine_by_age
-        # A probe makes sense only if its end is heard.
-        probes = self._access.require(lane.name, probes=answers)
-        turn = PermitTicket(
+    def _permit(self, lane: Lane, cost: Cost, options: AdmissionOptions, answers: bool) -> Permit:
+        timeout, now = options.timeout, self._clock.monotonic()
+        slots = self._open_permits.mine_by_age
+        # A probe makes sense only if its outcome is reported.
+        probes = self._suspensions.require(lane.name, probes=answers)
+        ticket = PermitTicket(
             answers,
             next(self._numbers),
             cost,
-            terms.priority,
-            terms.tenant,
+            options.priority,
+            options.tenant,
             None if timeout is None else now + timeout,
-            OpenPermits.last_of(seats),
+            OpenPermits.last_of(slots),
         )
-        permit = Permit(turn, lane, seats, self)
+        permit = Permit(ticket, lane, slots, self)
         if probes:
-            lane.admit_probe(turn)
+            lane.admit_probe(ticket)
         permit.acquire()
         return permit
 
     def report(
         self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]
     ) -> ResponseReport:
-        """The same of a request that was *sent* with those headers: perhaps with another key."""
+        """What the response to a request that was *sent* with those headers says to the pacer."""
         report = self.read(status, headers, body)
         if report.feedback.account is None or self._is_our_proof(sent):
             return report
         return report._replace(feedback=report.feedback._replace(cause="", account=None))
 
     def _is_our_proof(self, sent: Mapping[str, str]) -> bool:
-        """What another key is refused for need not be true of ours; without one, it is theirs."""
+        """Whether the request carried our key: a refusal of another key says nothing of ours."""
         if not self._proofs:
             return True
         found = {sent.get("x-api-key"), (sent.get("authorization") or "").partition(" ")[2]}
         return not found.isdisjoint(self._proofs)
 
-    # -- what permits hear -----------------------------------------------------------------------
+    # -- for permits -----------------------------------------------------------------------------
 
     def read(self, status: int, headers: Mapping[str, str], body: bytes) -> ResponseReport:
-        """What an answer says to whoever keeps the pace."""
+        """What a response says to the pacer."""
         return report_of(status, headers, body, self._clock.wall())
 
     def account_refused(self, lane: str, refusal: AccountRefusal) -> None:
-        """Nothing is accepted from this account."""
-        self._access.suspend_lane(lane, refusal, None)
+        """The API refused the account itself."""
+        self._suspensions.suspend_lane(lane, refusal, None)
 
     def answered(self, lane: str, left_at: float) -> None:
-        """What left at that instant was accepted."""
-        self._access.answered_in(lane, left_at, None)
+        """The API accepted a request that left at that instant."""
+        self._suspensions.answered_in(lane, left_at, None)
 
 
 class AdmittedAttempt:
-    """One attempt of a request, from its permit to its end. Owned by whoever sends it.
+    """One attempt of a request, from its permit to its end. Owned by the thread that sends it.
 
-    Whatever fails in here is logged and not raised: the answer was paid for.
+    Errors in here are logged and not raised: the answer was paid for.
     """
 
     __slots__ = ("_admission", "_estimate", "_model_group", "_permit")
@@ -219,11 +221,11 @@ class AdmittedAttempt:
     def head(
         self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]
     ) -> None:
-        """The answer has begun; *body* is a refusal's, *sent* the request's headers."""
+        """The response has begun; *body* is a refusal's, *sent* the request's headers."""
         try:
             self._permit.hear(self._admission.report(status, headers, body, sent))
         except Exception:
-            logger.exception("what an answer said was not understood; this is a bug")
+            logger.exception("a response was not understood; this is a bug")
 
     def answered(
         self,
@@ -233,7 +235,7 @@ class AdmittedAttempt:
         sent: Mapping[str, str] = NO_HEADERS,
         usage: Optional[Usage] = None,
     ) -> None:
-        """The whole answer is there: the end of it. *usage*: if its *body* was read already."""
+        """The whole response is there: close. *usage*: if its *body* was read already."""
         try:
             if usage is None and status == 200:
                 answer = read_json(body)
@@ -242,25 +244,25 @@ class AdmittedAttempt:
             if usage is not None:
                 self._learn(usage)
         except Exception:
-            logger.exception("what an answer said was not understood; this is a bug")
+            logger.exception("a response was not understood; this is a bug")
         finally:
             self._permit.close()
 
     def failed(self, error: BaseException) -> None:
-        """No answer came: the end of it."""
+        """No response came: close."""
         try:
-            if isinstance(error, Exception):  # else it was cut off by whoever waited
+            if isinstance(error, Exception):  # otherwise the waiting thread cut it off
                 self._permit.hear(report_of_error(error))
         finally:
             self._permit.close()
 
     def not_sent(self) -> None:
-        """It took nothing: the end of it."""
+        """It was not sent and took nothing: close."""
         self._permit.book(NO_USAGE)
         self._permit.close()
 
     def end(self, usage: Optional[Usage], whole: bool) -> None:
-        """A stream has ended, the *whole* of it or in the midst."""
+        """A stream has ended, *whole* or before its end: close."""
         try:
             if usage is not None:
                 self._permit.book(usage, ended=whole)
@@ -270,7 +272,7 @@ class AdmittedAttempt:
             self._permit.close()
 
     def drop(self, usage: Optional[Usage]) -> None:
-        """The same in the midst, without a lock: for the garbage collector."""
+        """End a stream before its end without taking a lock: for the garbage collector."""
         self._permit.drop(usage)
 
     def _learn(self, usage: Usage) -> None:
@@ -278,14 +280,14 @@ class AdmittedAttempt:
             self._model_group.learn(self._estimate, usage)
 
 
-def _read(body: Mapping[str, Any]) -> Optional[RequestEstimate]:
+def _estimate_of(body: Mapping[str, Any]) -> Optional[RequestEstimate]:
     model, max_tokens = body.get("model"), body.get("max_tokens")
     if not isinstance(model, str) or not model:
         return None
     try:
-        guess = estimate_input_tokens(body)
+        tokens = estimate_input_tokens(body)
     except Exception:  # noqa: BLE001 - a shape we do not know is the API's to judge
-        guess = 1.0
+        tokens = 1.0
     return RequestEstimate(
-        model, guess, max_tokens if type(max_tokens) is int and max_tokens > 0 else 1
+        model, tokens, max_tokens if type(max_tokens) is int and max_tokens > 0 else 1
     )

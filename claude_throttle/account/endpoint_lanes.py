@@ -1,4 +1,4 @@
-"""Lanes for what has a quota of requests of its own, and costs no tokens."""
+"""Lanes for endpoints that have a quota of requests of their own, and use no tokens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def endpoint_lane(
     clock: Clock,
     at_once: Optional[int] = None,
 ) -> Lane:
-    """A lane of that name, with *at_once* places in flight, or as many as it takes."""
+    """A lane of that name; *at_once* requests may be in flight, any number if None."""
     tier = settings.tier
     quotas = {} if tier is None else {"rpm": Quota(_RPM[name](tier))}
     return Lane(
@@ -36,27 +36,27 @@ def endpoint_lane(
         pacer=Pacer(quotas, AUTO, lane=name),
         limiter=ConcurrencyLimiter(at_once),
         thread_pool=thread_pool,
-        price=_no_price,
-        carry=_carry_nothing,
-        observe=_tell_nobody,
-        suspend=_suspend_nobody,
+        price=_same_cost,
+        carry=_send_no_call,
+        observe=_emit_nothing,
+        suspend=_suspend_nothing,
         max_queue=0,
         ageing=settings.ageing,
         clock=clock,
     )
 
 
-def _no_price(call: Call) -> Cost:
+def _same_cost(call: Call) -> Cost:
     return call.cost
 
 
-def _carry_nothing(call: Call) -> None:
-    """What leaves here is no call."""
+def _send_no_call(call: Call) -> None:
+    """Only permits and counts leave here, no calls."""
 
 
-def _suspend_nobody(call: Call, refusal: AccountRefusal) -> None:
-    """The calls themselves will find out."""
+def _suspend_nothing(call: Call, refusal: AccountRefusal) -> None:
+    """The calls that follow are refused, too, and suspend the account."""
 
 
-def _tell_nobody(event: Event, call: Optional[Call]) -> None:
-    """Nor are there events of it."""
+def _emit_nothing(event: Event, call: Optional[Call]) -> None:
+    """These lanes emit no events."""

@@ -1,4 +1,4 @@
-"""What is known of each lane's limits: told, learned, in force."""
+"""Each lane's limits: configured, learned and in force."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 class QuotaState(NamedTuple):
-    """One quota of one lane, as it stands. Amounts are requests or model tokens."""
+    """One quota of one lane. Amounts are requests or tokens."""
 
     #: "requests", "input_tokens", "output_tokens", "tokens".
     kind: str
     #: Seconds: 60.0, or 86,400.0 for a daily quota.
     per: float
-    #: What the caller told, or None.
+    #: The configured amount, or None.
     told: Optional[float]
-    #: What the server's headers told last, or None.
+    #: The amount by the latest response headers, or None.
     learned: Optional[float]
-    #: The smaller of both, what headroom leaves to others taken off.
+    #: The smaller of both, less headroom.
     in_force: float
-    #: Units that may leave at once after a rest.
+    #: Units that may be sent at once after a pause.
     burst: float
-    #: Units that may leave now; negative while more has left than there was.
+    #: Units that may be sent now; negative while more was sent than the quota allows.
     remaining: float
     #: Where what is in force comes from: "told", "headers", "tier start", "rate limits API", or
     #: "refusals": guessed, because no header tells.
@@ -35,7 +35,7 @@ class QuotaState(NamedTuple):
 
 
 class LaneState(NamedTuple):
-    """One lane, as it stands."""
+    """One lane: its quotas, what waits and is in flight, and what holds it up."""
 
     lane: str
     quotas: tuple[QuotaState, ...]
@@ -43,7 +43,7 @@ class LaneState(NamedTuple):
     in_flight: int
     #: Seconds until a pause that the server asked for ends; 0.0 if there is none.
     paused_seconds: float
-    #: "closed" (all is well), "open", "half-open".
+    #: "closed" (requests are sent), "open", "half-open".
     circuit: str
     #: Why nothing is sent, or None.
     suspended: Optional[str]
@@ -55,12 +55,12 @@ class LaneState(NamedTuple):
 
 
 class Limits(dict[str, LaneState]):
-    """Lane -> its state; ``print()`` it for a table."""
+    """The state of each lane, by its name; ``print()`` it for a table."""
 
     #: Requests in flight at most, over all lanes; inf while no limit was met.
     max_concurrency: float
     in_flight: int
-    #: What the processes share, and whether it answers; None where nothing is shared.
+    #: The store that processes share, and whether it answers; None if nothing is shared.
     store: Optional[str]
     #: Whether pause() is in force, so that nothing leaves until resume().
     paused: bool
@@ -128,7 +128,7 @@ def _row(quota: QuotaState) -> tuple[str, ...]:
 
 
 def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> LaneState:
-    """A lane, as it stands. The caller holds its mutex."""
+    """The state of a lane. Requires its mutex."""
     now, circuit = lane.now(), pacer.circuit
     state = LaneState(
         lane.name,
@@ -152,7 +152,7 @@ def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> Lane
 
 
 def quotas_of(pacer: Pacer, now: float) -> tuple[QuotaState, ...]:
-    """Every quota of a lane. The caller holds the lane's mutex."""
+    """Every quota of a lane. Requires the lane's mutex."""
     told = {(quota.kind, quota.quota.per): quota for quota in pacer.told}
     ceilings = {q.kind: q for _, q in pacer.told.by_name() if q not in told.values()}
     rows = []

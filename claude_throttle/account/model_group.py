@@ -37,15 +37,15 @@ class ModelGroup:
         self.estimator = Estimator()
 
     def fitting_cost(self, model: str, estimated_input: float, max_tokens: int) -> Cost:
-        """What to book for a call; raises QuotaTooSmall if it could never leave."""
+        """The cost to book for a call. Raises QuotaTooSmall if it could never be sent."""
         cost = self.estimator.cost(model, estimated_input, max_tokens)
         self.pacer.told.require_fit(cost, self.lane.name)
         return cost
 
     def price(self, call: Call) -> Cost:
-        """What a waiting call will cost, by what is known now. Requires the lane's mutex.
+        """The estimated cost of a waiting call. Requires the lane's mutex.
 
-        Long answers are still out while the short ones are known: so longer than those.
+        Short answers come back first, so the output is estimated longer than theirs.
         """
         cost = self.estimator.cost(call.model, call.estimated_input, call.max_tokens)
         entered = call.estimated_input if call.input_is_counted else cost.input_tokens
@@ -53,14 +53,14 @@ class ModelGroup:
         return Cost(cost.requests, entered, min(float(call.max_tokens), output))
 
     def state(self, suspension: Optional[Suspension]) -> LaneState:
-        """What is known of it now."""
-        from claude_throttle.account.limits import state_of  # only for who looks
+        """The state of its lane."""
+        from claude_throttle.account.limits import state_of
 
         with self.lane.mutex:
             return state_of(self.lane, self.pacer, suspension)
 
     def start_with(self, limits: Mapping[str, float], source: str) -> None:
-        """Limits from elsewhere, by kind and a minute, until a header tells better."""
+        """Use *limits*, by kind and per minute, until response headers replace them."""
         with self.lane.mutex:
             self.pacer.start_with(limits, source, self.lane.now())
             self.lane.backlog.not_empty.notify()
@@ -76,16 +76,16 @@ class ModelGroup:
         )
 
     def seconds_until_leave(self, cost: Cost, limiter: ConcurrencyLimiter, latency: float) -> float:
-        """By the quotas, and by the permits if those are what is waited for; *latency* in s."""
+        """Seconds that a call would wait for quotas and slots; *latency*: of a call, in s."""
         seconds = self.lane.seconds_until_leave(cost)
         if math.isinf(limiter.limit):
             return seconds
         ahead = self.lane.backlog.calls + 1 - (limiter.limit - limiter.in_use)
-        # Who shares the places may have none yet.
+        # A process that shares the limit may have no slot yet.
         return max(seconds, max(0.0, ahead / max(1.0, limiter.limit)) * latency)
 
     def reconfigure(self, settings: Settings) -> None:
-        """Keep other quotas and another bound from now on."""
+        """Keep to other quotas and another max_queue from now on."""
         lane = self.lane
         with lane.mutex:
             burst, headroom = settings.burst_in_force, settings.headroom

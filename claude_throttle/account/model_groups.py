@@ -122,7 +122,7 @@ class ModelGroups:
         )
         now = self._clock.monotonic()
         if settings.tier is not None:
-            from claude_throttle.core.domain.tiers import starting_limits  # only for this
+            from claude_throttle.core.domain.tiers import starting_limits
 
             pacer.start_with(starting_limits(settings.tier, name), f"tier {settings.tier}", now)
         pacer.start_with(self._limits_of(model), "rate limits API", now)
@@ -166,7 +166,7 @@ class ModelGroups:
 
     def limits(self, suspension: Callable[[str], Optional[Suspension]]) -> Limits:
         """What is known of each lane."""
-        from claude_throttle.account.limits import Limits  # only for who looks
+        from claude_throttle.account.limits import Limits
 
         lanes = {
             model_group.lane.name: model_group.state(suspension(model_group.lane.name))

@@ -1,8 +1,8 @@
-"""What an admin key tells at the start: the limits of the whole organization.
+"""The Rate Limits API: an admin key reads the limits of the whole organization.
 
 ``GET /v1/organizations/rate_limits``, admin key; shapes of SDK 2.11.0 (``types/organization``) and
 of the API's page (platform.claude.com/docs/en/manage-claude/rate-limits-api, 2026-10). New groups
-and limiters may come any day: what is not understood is passed over, nothing here raises.
+and limiters may come any day: what is not understood is ignored, nothing here raises.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def fetch_pages(ask: Ask, admin_key: str, api_version: str) -> list[Any]:
 
 
 class OrganizationLimits:
-    """Asks the Rate Limits API once, beside the first call. Thread-safe."""
+    """Reads the organization's limits once, during the first call. Thread-safe."""
 
     def __init__(
         self,
@@ -164,11 +164,11 @@ class OrganizationLimits:
         self._wire = wire
         self._model_groups = model_groups
         self._thread_pool = thread_pool
-        # Popped by whoever asks.
+        # Popped by the thread that asks.
         self._keys = [settings.admin_key] if settings.admin_key else []
 
     def ask_once(self) -> None:
-        """Ask, in a sender thread, if there is a key and nobody has asked."""
+        """Ask in a sender thread, unless another thread has asked. Returns at once."""
         if self._keys:
             with contextlib.suppress(IndexError):  # another thread does
                 self._thread_pool.run(partial(self._ask, self._keys.pop()))

@@ -1,4 +1,4 @@
-"""The words for what we refuse: who, how many, how long, and what to do."""
+"""Messages of our own refusals: who, how many, how long, and what to do."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def no_place(call: Call, backlog: Backlog, seconds: float, waited: bool) -> ThrottleError:
-    """The queue is full; one more would wait *seconds*. *waited*: it did, until its time was up."""
+    """The queue is full; one more call would wait *seconds*. *waited*: it did, in vain."""
     paused = math.isinf(seconds)
     wait = "until resume()" if paused else f"about {seconds:,.1f} s"
     text = f"{backlog.calls:,} calls to {call.model} are already waiting "
@@ -36,7 +36,7 @@ def no_place(call: Call, backlog: Backlog, seconds: float, waited: bool) -> Thro
 
 
 def suspended(why: Suspension, lane: str, now: float) -> AccountSuspended:
-    """Nothing is sent: the API would refuse it. *lane* is "" for the whole account."""
+    """Nothing is sent, since the API refuses it. *lane* is "" for the whole account."""
     seconds = why.seconds_left(now)
     return AccountSuspended(
         _suspended_text(why, lane, f"{seconds:,.0f}"),
@@ -47,7 +47,7 @@ def suspended(why: Suspension, lane: str, now: float) -> AccountSuspended:
     )
 
 
-@functools.lru_cache(maxsize=2)  # a hundred thousand calls may be told in one second
+@functools.lru_cache(maxsize=2)  # a hundred thousand calls may be rejected in one second
 def _suspended_text(why: Suspension, lane: str, seconds: str) -> str:
     whom = f"this account calls to {lane}" if lane else "this account"
     until = f", until {why.until}" if why.until else ""
@@ -58,7 +58,7 @@ def _suspended_text(why: Suspension, lane: str, seconds: str) -> str:
 
 
 def closed(call: Call) -> Closed:
-    """The throttler was closed while the call was out."""
+    """The throttler was closed after the call had left."""
     attempts = call.attempt  # read once: it is let go of when the call ends
     sent = attempts is not None and attempts.on_the_wire
     where = "was on the wire; it may be billed" if sent else "waited for another try"
@@ -66,5 +66,5 @@ def closed(call: Call) -> Closed:
 
 
 def forked(call: Call) -> Forked:
-    """The child has only a copy of the future."""
+    """A forked child has only a copy of the call's future."""
     return Forked(f"call {call.number} ({call.model}) belongs to the parent process")

@@ -1,7 +1,7 @@
-"""An account that is refused for a reason no waiting cures: a spend limit, a bill, a key.
+"""The state of a suspension: the API refuses the account for a spend limit, a bill, a key.
 
-Nothing is sent then, but one probe now and then: money comes, keys are mended. Pure state; whoever
-holds it locks.
+Waiting does not cure that, so nothing is sent except a probe from time to time, which finds out
+whether the bill was paid or the key mended. Pure state; its holder does the locking.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple, Optional
 
 #: Seconds until the first probe, doubled with each that is refused, and the longest wait. Minutes,
-#: because somebody has to do something before it can succeed.
+#: because a person has to act before it can succeed.
 FIRST_PROBE_SECONDS = 60.0
 LONGEST_PROBE_SECONDS = 900.0
 

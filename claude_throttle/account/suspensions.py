@@ -1,4 +1,4 @@
-"""Whether the account is accepted at all: spend limits, bills, keys."""
+"""Whether the API accepts the account at all: spend limits, bills, keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ WHOLE_ACCOUNT = ""
 
 
 class Suspensions:
-    """What is suspended, by lane. Of one process; thread-safe."""
+    """The suspensions of one account, by lane. Thread-safe.
+
+    *publish* passes them on to other processes, as JSON.
+    """
 
     def __init__(
         self,
@@ -44,7 +47,7 @@ class Suspensions:
         self._publish = publish
 
     def require(self, lane: str, probes: bool = True) -> bool:
-        """Raise AccountSuspended, unless all is well or, if it *probes*, it is time: then True."""
+        """Raise AccountSuspended if *lane* is suspended; True if this request may be the probe."""
         if not self._suspensions:
             return False
         now = self._clock.monotonic()
@@ -62,23 +65,23 @@ class Suspensions:
         return [(scope, self._suspensions[scope]) for scope in scopes if scope in self._suspensions]
 
     def reason(self, lane: str) -> Optional[str]:
-        """Why nothing is sent; None if all is well."""
+        """Why nothing is sent in *lane*; None if it is not suspended."""
         suspension = self.suspension(lane)
         return None if suspension is None else suspension.reason
 
     def suspension(self, lane: str) -> Optional[Suspension]:
-        """The same, and all that is known of it."""
+        """The suspension that holds for *lane*, or None."""
         with self._lock:
             found = self._found_locked(lane)
         return found[0][1] if found else None
 
     def suspend(self, call: Call, refusal: AccountRefusal) -> None:
-        """*call* was refused with the account: send nothing more, as soon as that is heard."""
+        """The API refused the account of *call*: send nothing more."""
         if not brings_own_proof(call.extra_headers):
             self.suspend_lane(call.callbacks.lane, refusal, call)
 
     def suspend_lane(self, lane: str, refusal: AccountRefusal, call: Optional[Call]) -> None:
-        """The same of a request in *lane*, which may be no *call*."""
+        """The API refused the account of a request in *lane*; *call*, if it was one."""
         # A key may be refused one model; anything else is about all of them.
         scope = lane if refusal.reason == NOT_PERMITTED else WHOLE_ACCOUNT
         if self._begin(scope, refusal, call):
@@ -94,21 +97,21 @@ class Suspensions:
         for lane in self._lanes():
             if scope in (WHOLE_ACCOUNT, lane.name):
                 lane.shut(partial(refusals.suspended, suspension, scope))
-        self._reopen()  # somebody may have ended it meanwhile
+        self._reopen()  # another thread may have ended it meanwhile
         if suspension is not before:
             self._observe(Suspended(scope, refusal.reason, refusal.until), call)
         return suspension is not before
 
     def answered(self, call: Call, left_at: float) -> None:
-        """*call*, which left at that instant, was answered: all is well again.
+        """*call*, which left at that instant, was answered: end the suspension.
 
-        An answer to what left before the refusal says nothing.
+        The answer to a call that left before the refusal proves nothing.
         """
         if self._suspensions and not brings_own_proof(call.extra_headers):
             self.answered_in(call.callbacks.lane, left_at, call)
 
     def answered_in(self, lane: str, left_at: float, call: Optional[Call]) -> None:
-        """The same of a request in *lane*, which may be no *call*."""
+        """A request in *lane* was answered; *call*, if it was one."""
         if not self._suspensions:
             return
         with self._lock:
@@ -117,7 +120,7 @@ class Suspensions:
         self._end(ended, call)
 
     def restore(self) -> None:
-        """By hand: all is well again."""
+        """Clear all suspensions: resume() was called."""
         self._end(list(self._suspensions), None)
 
     def _reopen(self) -> None:
@@ -146,11 +149,13 @@ class Suspensions:
         return json.dumps(found) if found else ""
 
     def apply(self, notice: str) -> None:
-        """What another process says is suspended, and that nothing else is."""
-        feedback = json.loads(notice) if notice else {}
-        for scope, refusal in feedback.items():
+        """Take over what another process says is suspended; nothing else is."""
+        refused = json.loads(notice) if notice else {}
+        for scope, refusal in refused.items():
             if scope not in self._suspensions:
                 self._begin(scope, AccountRefusal(*refusal), None)
         self._end(
-            [scope for scope in list(self._suspensions) if scope not in feedback], None, tell=False
+            [scope for scope in list(self._suspensions) if scope not in refused],
+            None,
+            tell=False,
         )

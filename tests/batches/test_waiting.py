@@ -145,7 +145,7 @@ def test_close_ends_every_wait(fake, throttle):
     handle = throttler.batches.submit(pairs(1))
     with ThreadPoolExecutor() as pool:
         waits = [pool.submit(handle.result) for _ in range(3)]
-        wait_until(lambda: len(handle._desk.changed._waiters) == 3)
+        wait_until(lambda: len(handle._client.changed._waiters) == 3)
         throttler.close()
         for wait in waits:
             with pytest.raises(Closed, match=r"resume\(ids\)"):
@@ -270,11 +270,11 @@ def test_who_waits_too_briefly_for_an_answer_costs_others_no_pause(fake, throttl
     server.batches.seconds = 0.3
     throttler = throttle(server)
     handle = throttler.batches.submit(pairs(1), poll_seconds=0.3)
-    wait_until(lambda: handle._desk.clock.monotonic() >= handle._look_at)
+    wait_until(lambda: handle._client.clock.monotonic() >= handle._poll_at)
     server.batches.script(Stall())
     with pytest.raises(DeadlineExceeded):
         handle.result(timeout=0.1)
-    assert handle._look_at <= handle._desk.clock.monotonic()
+    assert handle._poll_at <= handle._client.clock.monotonic()
     assert handle.done()
     server.release_stalled()
 

@@ -1,4 +1,4 @@
-"""Message Batches: half the price, up to a day of patience, and limits of their own."""
+"""``throttler.batches``: Message Batches cost half, take up to a day, have their own limits."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["BatchHandle", "BatchProgress", "BatchResult", "BatchState", "Batches
 
 logger = logging.getLogger("claude_throttle")
 
-#: Told of each batch before it is created, with None, and after that, with its id.
+#: Called before each batch is created, with None, and after that, with its id.
 OnCreate = Callable[[Optional[str], Sequence[str]], object]
 
 
 class BatchState(NamedTuple):
-    """A batch of the workspace, whoever made it."""
+    """A batch of the workspace, whichever program created it."""
 
     id: str
     ended: bool
@@ -39,10 +39,12 @@ class BatchState(NamedTuple):
 
 
 class Batches:
-    """``throttler.batches``. Thread-safe; good in forked children.
+    """Message Batches of one throttler. Thread-safe, and works in forked children.
 
-    Its requests go through the throttler's wire, at a pace of their own: batches have a quota of
-    requests apart from messages, and take nothing from it.
+        >>> handle = throttler.batches.submit(requests)
+        >>> results = handle.result()
+
+    Requests about batches have a quota of their own, and take nothing from that of messages.
     """
 
     def __init__(
@@ -65,40 +67,43 @@ class Batches:
     ) -> BatchHandle:
         """Send *requests* as batches, and return when the API has them all.
 
+            >>> handle = throttler.batches.submit([("name", {"model": model, ...}), ...])
+
         A request is a dict of the Messages API's parameters, ``{"custom_id": …, "params": …}``, or
-        a pair ``(custom_id, params)``; without a ``custom_id`` it gets one of its place and
+        a pair ``(custom_id, params)``; without a ``custom_id`` it gets one made of its position and
         content. All are checked as those of submit() before the first is sent
-        (:class:`InvalidCall`), and cut into batches of 100,000 requests or 256 MB; only one piece
-        of them is in memory at a time, the rest in a temporary file.
+        (:class:`InvalidCall`), and split into batches of 100,000 requests or 256 MB; they wait in a
+        temporary file, not in memory.
 
-        *poll_seconds*: between looks, instead of our own. *timeout*: seconds for sending. *raw*:
+        *poll_seconds*: between polls, instead of our own. *timeout*: seconds for sending. *raw*:
         messages as dicts. *on_create* is called as ``on_create(None, custom_ids)`` before each
-        batch is created and as ``on_create(id, custom_ids)`` right after: store the id there, and
-        a killed process loses nothing.
+        batch is created and as ``on_create(id, custom_ids)`` right after: store the id there, and a
+        killed process loses nothing.
 
-        A creation is sent again only if the API surely did nothing (429, 529, no connection). If
-        it may have been created unheard (a lost answer, a 500), and if an earlier batch was,
-        :class:`BatchIncomplete` is raised with the ids there are; else what the API says, as the
-        SDK's exceptions, :class:`DeadlineExceeded`, :class:`AccountSuspended`, :class:`Closed`.
+        A creation is sent again only if the API surely did nothing (429, 529, no connection). If it
+        may have been created without our knowing (a lost answer, a 500), or if an earlier batch was
+        created, :class:`BatchIncomplete` is raised with the ids that are known; otherwise the SDK's
+        exceptions for what the API refuses, :class:`DeadlineExceeded`, :class:`AccountSuspended`,
+        :class:`Closed`.
         """
         client = self._client()
         deadline = client.deadline(timeout)
         if poll_seconds is not None:
             require_timeout(poll_seconds)  # now: afterwards there would be ids to lose
         parts = split(requests, self._bounds)
-        sent: list[CreatedBatch] = []
+        created: list[CreatedBatch] = []
         try:
-            states = [_create(client, part, deadline, sent, on_create) for part in parts]
+            states = [_create(client, part, deadline, created, on_create) for part in parts]
         except Exception as error:
-            if not sent and not isinstance(error, CreationUncertain):
+            if not created and not isinstance(error, CreationUncertain):
                 raise
-            raise _incomplete(sent, len(parts), error) from (error.__cause__ or error)
-        except BaseException:  # Ctrl-C, say: nobody gets a handle
-            _tell_of_orphans(sent)
+            raise _incomplete(created, len(parts), error) from (error.__cause__ or error)
+        except BaseException:  # Ctrl-C, for example: the caller gets no handle
+            _log_created(created)
             raise
         finally:
             close_all(parts)
-        return BatchHandle(client, sent, states, None, raw, poll_seconds)
+        return BatchHandle(client, created, states, None, raw, poll_seconds)
 
     def resume(
         self,
@@ -108,10 +113,13 @@ class Batches:
         raw: bool = False,
         poll_seconds: Optional[float] = None,
     ) -> BatchHandle:
-        """A handle for batches that were sent before, in this process or another.
+        """A handle for batches that were created before, in this process or another.
 
-        With *custom_ids* results come in that order, those of no batch as "missing"; without,
-        batch after batch, as the API tells them. Asks nothing yet.
+            >>> handle = throttler.batches.resume(ids)
+
+        With *custom_ids* the results come in that order, and those without one are "missing";
+        otherwise batch after batch, in the API's order. Sends nothing yet. Raises
+        :class:`InvalidCall`, :class:`Closed`.
         """
         if isinstance(ids, str):
             raise InvalidCall("ids must be a list of ids of batches, not one string")
@@ -119,15 +127,26 @@ class Batches:
         order = None if custom_ids is None else [require_custom_id(name) for name in custom_ids]
         if not names:
             raise InvalidCall("resume() needs at least one id of a batch")
-        sent = [CreatedBatch(name, None) for name in names]
-        return BatchHandle(self._client(), sent, [], order, raw, poll_seconds)
+        created = [CreatedBatch(name, None) for name in names]
+        return BatchHandle(self._client(), created, [], order, raw, poll_seconds)
 
     def check(self, request: Any) -> str:
-        """Its ``custom_id``, were it the first of submit(); raises :class:`InvalidCall` as that."""
+        """The ``custom_id`` that submit() would give it as its first request.
+
+            >>> throttler.batches.check(request)
+            'request-0-1a2b3c4d'
+
+        Sends nothing. Raises :class:`InvalidCall` as submit() does.
+        """
         return read_request(request, 0)[0]
 
     def recent(self, count: int = 100, timeout: Optional[float] = None) -> list[BatchState]:
-        """The newest batches of the key's workspace, newest first; a request for each hundred."""
+        """The newest batches of the key's workspace, newest first; one request for each hundred.
+
+            >>> [batch.id for batch in throttler.batches.recent(10)]
+
+        *timeout*: seconds. Raises what submit() raises, except BatchIncomplete.
+        """
         client = self._client()
         return [_shown(state) for state in client.recent(client.deadline(timeout), count)]
 
@@ -136,13 +155,13 @@ def _create(
     client: BatchClient,
     part: BatchUpload,
     deadline: Optional[float],
-    sent: list[CreatedBatch],
+    created: list[CreatedBatch],
     on_create: Optional[OnCreate],
 ) -> State:
     if on_create is not None:
         on_create(None, part.custom_ids)
     state = client.create(part.body, deadline)
-    sent.append(CreatedBatch(state.id, part.custom_ids))
+    created.append(CreatedBatch(state.id, part.custom_ids))
     part.close()
     logger.info("batch %s was created: %d requests", state.id, len(part.custom_ids))
     if on_create is not None:
@@ -150,14 +169,14 @@ def _create(
     return state
 
 
-def _tell_of_orphans(sent: list[CreatedBatch]) -> None:
-    if sent:
-        ids = ", ".join(one.id for one in sent)
+def _log_created(created: list[CreatedBatch]) -> None:
+    if created:
+        ids = ", ".join(one.id for one in created)
         logger.warning("interrupted; these batches were created and go on: %s", ids)
 
 
-def _incomplete(sent: list[CreatedBatch], wanted: int, error: Exception) -> BatchIncomplete:
-    ids, unsure = tuple(one.id for one in sent), isinstance(error, CreationUncertain)
+def _incomplete(created: list[CreatedBatch], wanted: int, error: Exception) -> BatchIncomplete:
+    ids, unsure = tuple(one.id for one in created), isinstance(error, CreationUncertain)
     cause = error.__cause__ if unsure else error
     names = f" ({', '.join(ids)})" if ids else ""
     also = (

@@ -1,4 +1,4 @@
-"""What a caller has of batches that were sent: progress, and in the end results."""
+"""The handle of batches that were created: their progress, and in the end their results."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from claude_throttle.config.validation import require_timeout
 from claude_throttle.errors import BrokenAnswer, CircuitOpen, DeadlineExceeded, Forked
 from claude_throttle.features.batches.client import BatchClient
 from claude_throttle.features.batches.result import BatchProgress, BatchResult, result_of
-from claude_throttle.features.batches.results_file import ResultsFile, bring
+from claude_throttle.features.batches.results_file import ResultsFile, fetch_results
 from claude_throttle.features.batches.wire_format import State
 
 logger = logging.getLogger("claude_throttle")
 
-#: Seconds between looks: the first, the longest, how they grow, and how far each strays from it.
-FIRST_LOOK_SECONDS = 5.0
-LONGEST_LOOK_SECONDS = 60.0
+#: Seconds between polls: the first, the longest, their growth, and the random share of each.
+FIRST_POLL_SECONDS = 5.0
+LONGEST_POLL_SECONDS = 60.0
 GROWTH = 1.5
 JITTER = 0.1
 
-#: Seconds that progress() and done() give the API to answer.
-GLANCE_SECONDS = 10.0
+#: Seconds that progress() and done() wait for the API.
+BRIEFLY_SECONDS = 10.0
 
-#: Seconds of looks that all fail, after which the failure is raised.
+#: Seconds for which every poll failed, after which the failure is raised.
 GIVE_UP_SECONDS = 3600.0
 
 
@@ -36,17 +36,21 @@ class CreatedBatch(NamedTuple):
     """A batch that was created."""
 
     id: str
-    #: In the caller's order; None if nobody told.
+    #: In the caller's order; None if they are not known.
     custom_ids: Optional[Sequence[str]]
 
 
 class BatchHandle:
-    """Batches on their way; like a future, but nothing happens unless somebody asks.
+    """Batches that the API works on; like a future, but nothing happens unless a thread asks.
 
-    Whoever waits asks the API how they stand: after 5 s, then ever less often, once a minute in
-    the end, and never more often, however many threads wait or look. No thread of ours works on
-    it meanwhile, so it may be dropped, and a process may end: :meth:`Batches.resume` with its
-    :attr:`ids` goes on, in any process, for 29 days.
+        >>> handle = throttler.batches.submit(requests)
+        >>> for result in handle.results():
+        ...     print(result.custom_id, result.kind)
+
+    The thread that waits polls the API: after 5 s, then less and less often, in the end once a
+    minute, however many threads wait. No other thread works on it meanwhile, so the handle may be
+    dropped, and the process may end: :meth:`Batches.resume` with its :attr:`ids` continues, in any
+    process, for 29 days.
 
     Thread-safe. In a forked child its methods raise :class:`Forked`. Waits are ended by their
     *timeout* (:class:`DeadlineExceeded`; the batches go on, wait again), by ``close()`` of the
@@ -55,99 +59,114 @@ class BatchHandle:
 
     def __init__(
         self,
-        desk: BatchClient,
-        sent: Sequence[CreatedBatch],
+        client: BatchClient,
+        created: Sequence[CreatedBatch],
         states: Sequence[State],
         order: Optional[Sequence[str]],
         raw: bool,
         poll_seconds: Optional[float],
     ) -> None:
-        self._desk = desk
-        self._sent = tuple(sent)
+        self._client = client
+        self._created = tuple(created)
         self._order = order
         self._raw = raw
         self._every = None if poll_seconds is None else require_timeout(poll_seconds)
-        self._pause = self._every or FIRST_LOOK_SECONDS
-        # All below is guarded by the desk's `changed`, or belongs to whoever is asking.
+        self._pause = self._every or FIRST_POLL_SECONDS
+        # All below is guarded by the client's `changed`, or belongs to the thread that asks.
         self._states = {state.id: state for state in states}
-        self._spools: dict[str, ResultsFile] = {}
-        #: Somebody asks the API just now.
+        self._files: dict[str, ResultsFile] = {}
+        #: A thread asks the API just now.
         self._asking = False
-        now = desk.clock.monotonic()
+        now = client.clock.monotonic()
         # Batches that were sent before may have ended long ago.
-        self._look_at = now + self._next_pause() if states else now
+        self._poll_at = now + self._next_pause() if states else now
         self._failing_since: Optional[float] = None
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The batches' ids, to be stored."""
-        return tuple(sent.id for sent in self._sent)
+        return tuple(batch.id for batch in self._created)
 
     @property
     def custom_ids(self) -> Optional[tuple[str, ...]]:
         """The requests' names in the caller's order; None if they are not known."""
         if self._order is not None:
             return tuple(self._order)
-        known = [sent.custom_ids for sent in self._sent]
+        known = [batch.custom_ids for batch in self._created]
         return None if None in known else tuple(name for names in known for name in names or ())
 
     # -- looking ---------------------------------------------------------------------------------
 
     def progress(self) -> BatchProgress:
-        """How they stand. Asks the API if it is time for that, else tells what it said last.
+        """How many requests are in which state. Asks the API if a poll is due.
 
-        Gives up asking after ten seconds, and raises what result() would.
+            >>> handle.progress().succeeded
+            0
+
+        Waits for the API ten seconds at most; then, and between polls, it returns what is known.
+        Thread-safe. Raises what result() raises.
         """
-        self._glance()
-        with self._desk.changed:
+        self._poll_briefly()
+        with self._client.changed:
             states = list(self._states.values())
         return BatchProgress(
             *(sum(state.counts[name] for state in states) for name in BatchProgress._fields)
         )
 
     def done(self) -> bool:
-        """Whether all have ended, as far as is known; asks as progress() does."""
-        self._glance()
-        with self._desk.changed:
+        """Whether all batches have ended, as far as is known; asks as progress() does."""
+        self._poll_briefly()
+        with self._client.changed:
             return not self._pending_locked()
 
     # -- results ---------------------------------------------------------------------------------
 
     def result(self, timeout: Optional[float] = None) -> list[BatchResult]:
-        """Wait, *timeout* seconds at most, and return all results; a list of errors and messages.
+        """Wait, *timeout* seconds at most, and return all results, in the caller's order.
 
-        In the caller's order. For more than fit in memory: results().
+            >>> [result.message for result in handle.result(timeout=3600)]
+
+        If they do not fit in memory, use results(). Thread-safe; the class tells what it raises.
         """
         return list(self.results(timeout))
 
     def results(self, timeout: Optional[float] = None) -> Iterator[BatchResult]:
-        """The same, as an iterator: in memory one by one.
+        """Wait, *timeout* seconds at most, and iterate over the results, in the caller's order.
 
-        Until the handle is dropped they are in a temporary file, which has no name.
+            >>> for result in handle.results():
+            ...     print(result.custom_id, result.error or result.message)
+
+        Only one result is in memory at a time; until the handle is dropped, all are in a temporary
+        file without a name. Thread-safe; one iterator belongs to one thread.
         """
         self._require_here()
-        deadline = self._desk.deadline(timeout)
+        deadline = self._client.deadline(timeout)
         self._wait_until_ended(deadline)
-        spools = self._collect(deadline)
+        files = self._collect(deadline)
         if self._order is not None:
-            return (self._result(name, spools) for name in self._order)
+            return (self._result(name, files) for name in self._order)
         # Each name in its own batch: two that were sent apart may use the same.
         return (
-            self._result(name, [spool])
-            for sent, spool in zip(self._sent, spools)
-            for name in (spool if sent.custom_ids is None else sent.custom_ids)
+            self._result(name, [file])
+            for batch, file in zip(self._created, files)
+            for name in (file if batch.custom_ids is None else batch.custom_ids)
         )
 
-    def _result(self, name: str, spools: Sequence[ResultsFile]) -> BatchResult:
+    def _result(self, name: str, files: Sequence[ResultsFile]) -> BatchResult:
         self._require_here()  # a child shares the file's place with its parent
-        found = (spool.get(name) for spool in spools)
+        found = (file.get(name) for file in files)
         line = next((line for line in found if line is not None), None)
-        return result_of(name, line, self._raw, self._desk.url)
+        return result_of(name, line, self._raw, self._client.url)
 
     def cancel(self) -> None:
-        """Ask the API to end them; what was begun may still succeed. The results tell."""
+        """Ask the API to end the batches; requests that it has begun may still succeed.
+
+            >>> handle.cancel()
+
+        Thread-safe. Raises what result() raises, after all were asked for.
+        """
         self._require_here()
-        with self._desk.changed:
+        with self._client.changed:
             pending = self._pending_locked()
         refusals = [error for error in map(self._cancel, pending) if error is not None]
         if refusals:
@@ -155,13 +174,13 @@ class BatchHandle:
 
     def _cancel(self, batch_id: str) -> Optional[Exception]:
         try:
-            state = self._desk.cancel(batch_id, None)
+            state = self._client.cancel(batch_id, None)
         except Exception as error:  # noqa: BLE001 - raised when the others have been tried
             return error
-        with self._desk.changed:
+        with self._client.changed:
             self._states[batch_id] = state
-            self._look_at = min(self._look_at, self._desk.clock.monotonic() + self._pause)
-            self._desk.changed.notify_all()
+            self._poll_at = min(self._poll_at, self._client.clock.monotonic() + self._pause)
+            self._client.changed.notify_all()
         return None
 
     def __repr__(self) -> str:
@@ -176,121 +195,121 @@ class BatchHandle:
     # -- inside ----------------------------------------------------------------------------------
 
     def _require_here(self) -> None:
-        if self._desk.pid != os.getpid():
+        if self._client.pid != os.getpid():
             raise Forked(
                 "this handle belongs to the parent process; batches.resume(handle.ids) gets the "
                 "results here, too"
             )
 
     def _pending_locked(self) -> list[str]:
-        """Requires the desk's ``changed``."""
+        """Requires the client's ``changed``."""
         states = self._states
         return [name for name in self.ids if name not in states or not states[name].ended]
 
     def _wait_until_ended(self, deadline: Optional[float]) -> None:
         while True:
             try:
-                self._look_if_due(deadline)
+                self._poll_if_due(deadline)
             except DeadlineExceeded:
                 self._wait_for_others(deadline)
-            with self._desk.changed:
+            with self._client.changed:
                 if not self._pending_locked():
                     return
-                left = self._look_at - self._desk.clock.monotonic()
+                left = self._poll_at - self._client.clock.monotonic()
                 if self._asking or left > 0:
-                    self._desk.wait_locked(None if self._asking else left, deadline)
+                    self._client.wait_locked(None if self._asking else left, deadline)
 
     def _wait_for_others(self, deadline: Optional[float]) -> None:
-        """The API cannot be asked in time, being paused, say; somebody else may have asked."""
-        with self._desk.changed:
+        """The API cannot be asked before *deadline*; another thread may have asked it."""
+        with self._client.changed:
             while self._pending_locked():
-                self._desk.wait_locked(None, deadline)
+                self._client.wait_locked(None, deadline)
 
-    def _glance(self) -> None:
+    def _poll_briefly(self) -> None:
         self._require_here()
         with contextlib.suppress(DeadlineExceeded):
-            self._look_if_due(self._desk.clock.monotonic() + GLANCE_SECONDS)
+            self._poll_if_due(self._client.clock.monotonic() + BRIEFLY_SECONDS)
 
-    def _look_if_due(self, deadline: Optional[float]) -> None:
-        desk, mine = self._desk, False
+    def _poll_if_due(self, deadline: Optional[float]) -> None:
+        client, mine = self._client, False
         states: list[State] = []
         ended_from_here = True
         try:
-            with desk.changed:
+            with client.changed:
                 pending = self._pending_locked()
-                if not pending or self._asking or desk.clock.monotonic() < self._look_at:
+                if not pending or self._asking or client.clock.monotonic() < self._poll_at:
                     return
                 mine = self._asking = True
             states = self._ask(pending, deadline)
             ended_from_here = False
         except Exception as error:
             ended_from_here = isinstance(error, DeadlineExceeded)
-            if not _passes(error) or self._has_failed_long():
+            if not _is_temporary(error) or self._has_failed_long():
                 raise
-            logger.info("batches: a look failed (%s); there will be others", type(error).__name__)
+            logger.info("batches: a poll failed (%s); others follow", type(error).__name__)
         finally:
             if mine:
                 self._learn(states, ended_from_here)
 
     def _has_failed_long(self) -> bool:
-        now = self._desk.clock.monotonic()
+        now = self._client.clock.monotonic()
         self._failing_since = now if self._failing_since is None else self._failing_since
         return now - self._failing_since > GIVE_UP_SECONDS
 
     def _ask(self, pending: list[str], deadline: Optional[float]) -> list[State]:
         found: dict[str, State] = {}
         if len(pending) > 1:  # one request for all, if they are among the newest
-            listed = {state.id: state for state in self._desk.recent(deadline)}
+            listed = {state.id: state for state in self._client.recent(deadline)}
             found = {name: listed[name] for name in pending if name in listed}
         for name in pending:
             if name not in found:
-                found[name] = self._desk.state(name, deadline)._replace(id=name)
+                found[name] = self._client.state(name, deadline)._replace(id=name)
         return list(found.values())
 
     def _learn(self, states: list[State], at_once: bool) -> None:
-        """A look is over; if *at_once*, whoever comes next may look again."""
+        """A poll is over; if *at_once*, the next thread may poll again."""
         self._asking = False  # first, and without the lock: Ctrl-C may come any time
-        with self._desk.changed:
-            now = self._desk.clock.monotonic()
+        with self._client.changed:
+            now = self._client.clock.monotonic()
             if states:
                 self._failing_since = None
             self._states.update((state.id, state) for state in states)
             if not at_once:
-                self._look_at = now + self._next_pause()
-            self._desk.changed.notify_all()
+                self._poll_at = now + self._next_pause()
+            self._client.changed.notify_all()
 
     def _next_pause(self) -> float:
         pause = self._pause
         if self._every is None:
-            self._pause = min(LONGEST_LOOK_SECONDS, pause * GROWTH)
+            self._pause = min(LONGEST_POLL_SECONDS, pause * GROWTH)
         return pause * random.uniform(1.0 - JITTER, 1.0 + JITTER)
 
     def _collect(self, deadline: Optional[float]) -> list[ResultsFile]:
-        """The results of all, brought once, by one thread."""
-        desk, mine = self._desk, False
+        """The results of all batches, fetched once, by one thread."""
+        client, mine = self._client, False
         try:
-            with desk.changed:
+            with client.changed:
                 while self._asking:
-                    desk.wait_locked(None, deadline)
-                missing = [sent for sent in self._sent if sent.id not in self._spools]
+                    client.wait_locked(None, deadline)
+                missing = [batch for batch in self._created if batch.id not in self._files]
                 mine = self._asking = True
-            for sent in missing:
-                self._spools[sent.id] = self._fetch(sent, deadline)
+            for batch in missing:
+                self._files[batch.id] = self._fetch(batch, deadline)
         finally:
             if mine:
                 self._asking = False
-                with desk.changed:
-                    desk.changed.notify_all()
-        return [self._spools[sent.id] for sent in self._sent]
+                with client.changed:
+                    client.changed.notify_all()
+        return [self._files[batch.id] for batch in self._created]
 
-    def _fetch(self, sent: CreatedBatch, deadline: Optional[float]) -> ResultsFile:
-        names = sent.custom_ids if sent.custom_ids is not None else self._order
-        results = partial(self._desk.results, sent.id, deadline=deadline)
-        return bring(results, names, sum(self._states[sent.id].counts.values()))
+    def _fetch(self, batch: CreatedBatch, deadline: Optional[float]) -> ResultsFile:
+        names = batch.custom_ids if batch.custom_ids is not None else self._order
+        results = partial(self._client.results, batch.id, deadline=deadline)
+        return fetch_results(results, names, sum(self._states[batch.id].counts.values()))
 
 
-def _passes(error: Exception) -> bool:
-    """Whether the next look may do better."""
+def _is_temporary(error: Exception) -> bool:
+    """Whether the next poll may succeed."""
     if isinstance(error, (BrokenAnswer, CircuitOpen)):
         return True
     status = getattr(error, "status_code", None)

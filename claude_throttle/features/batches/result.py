@@ -1,11 +1,11 @@
-"""How the requests of batches stand, and how one ended."""
+"""The progress of batches, and the result of one request."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.errors import BrokenAnswer, Unprocessed
-from claude_throttle.features.batches import wire_format as batch_format
+from claude_throttle.features.batches import wire_format
 from claude_throttle.features.batches.wire_format import ResultLine
 from claude_throttle.transport import sdk
 
@@ -13,7 +13,7 @@ MISSING = "missing"
 
 
 class BatchProgress(NamedTuple):
-    """Requests, by how they stand. The API tells all as processing until their batch ends."""
+    """How many requests are in which state. All are processing until their batch ends."""
 
     processing: int
     succeeded: int
@@ -28,27 +28,27 @@ class BatchProgress(NamedTuple):
 
 
 class BatchResult(NamedTuple):
-    """How one request ended. Pickles; without the request."""
+    """How one request ended. Pickles; does not hold the request."""
 
     custom_id: str
     #: ``anthropic.types.Message``, or a dict with ``raw=True``; None without one.
     message: Optional[Any]
     #: The official SDK's exception, :class:`Unprocessed`, :class:`BrokenAnswer`; None if all well.
     error: Optional[Exception]
-    #: "succeeded", "errored", "canceled", "expired", or "missing": the API told nothing of it.
+    #: "succeeded", "errored", "canceled", "expired", or "missing": the API returned no result.
     kind: str
 
 
 def result_of(name: str, line: Optional[ResultLine], raw: bool, url: str) -> BatchResult:
-    """What *line* says of the request of that *name*."""
-    if line is None or line.kind not in batch_format.KINDS:
+    """The result of the request called *name*, read from its *line*."""
+    if line is None or line.kind not in wire_format.KINDS:
         told = "nothing" if line is None else f"only {line.kind!r:.40}"
         error = BrokenAnswer(f"the API tells {told} of request {name}; it may be billed")
         return BatchResult(name, None, error, MISSING)
-    if line.kind == batch_format.SUCCEEDED and line.content is not None:
+    if line.kind == wire_format.SUCCEEDED and line.content is not None:
         message = line.content if raw else sdk.build_message(line.content, None)
         return BatchResult(name, message, None, line.kind)
     if line.content is not None:
-        return BatchResult(name, None, batch_format.error_of(url, line.content), line.kind)
+        return BatchResult(name, None, wire_format.error_of(url, line.content), line.kind)
     text = f"request {name} was {line.kind} before its turn came; it is not billed"
     return BatchResult(name, None, Unprocessed(text, reason=line.kind), line.kind)

@@ -1,4 +1,4 @@
-"""Results of a batch, as they come: in any order, and perhaps more than fit in memory."""
+"""The results of a batch in a temporary file: in any order, and perhaps too many for memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IN_MEMORY_BYTES = 32 * 1024 * 1024
 
 
 class ResultsFile:
-    """Takes results in; gives them out by ``custom_id``. Filled by one thread, read by any."""
+    """A temporary file of results, read by ``custom_id``. Filled by one thread, read by any."""
 
     def __init__(self, expected: Optional[Collection[str]]) -> None:
         # None: whatever comes.
@@ -30,7 +30,7 @@ class ResultsFile:
         self._begin()
 
     def take(self, data: Optional[bytes]) -> None:
-        """The next bytes; None: all begins anew."""
+        """Add the next bytes; None: begin again."""
         if data is None:
             self.close()
             self._begin()
@@ -45,14 +45,14 @@ class ResultsFile:
         self._places: dict[str, tuple[int, int]] = {}
         self._rest = b""
         self._end = 0
-        #: Lines that are no result of ours: broken, of nobody we asked for, or there before.
+        #: Lines without a usable result: broken, repeated, or of another request.
         self.strange = 0
 
     def seal(self) -> None:
-        """That was all."""
+        """All bytes were added."""
         self._keep(self._rest)
         self._rest = b""
-        self._file.flush()  # or a forked child would write it, too, when it lets go of its copy
+        self._file.flush()  # or a forked child would write it, too, when it closes its copy
 
     def _keep(self, data: bytes) -> None:
         if not data.strip():
@@ -69,7 +69,7 @@ class ResultsFile:
         return self._expected is None or custom_id in self._expected
 
     def get(self, custom_id: str) -> Optional[ResultLine]:
-        """The result of that request, if one came."""
+        """The result of that request; None without one."""
         place = self._places.get(custom_id)
         if place is None:
             return None
@@ -85,7 +85,7 @@ class ResultsFile:
         return iter(list(self._places))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._file.close()
 
@@ -93,30 +93,31 @@ class ResultsFile:
         self._file.close()
 
 
-def bring(
+def fetch_results(
     results: Callable[[Callable[[Optional[bytes]], Any]], None],
     names: Optional[Collection[str]],
     wanted: int,
 ) -> ResultsFile:
-    """What *results* brings to the function it is given: those of *names*, *wanted* at least.
+    """A file of what *results* passes to the function that it is given: *wanted* results at least.
 
-    Twice, if need be: what stands between may have answered in the API's place. Raises
-    :class:`BrokenAnswer` if not one of them can be read: they are paid for, and still there.
+    *names*: the custom_ids to keep; None: all. Fetches twice if lines are missing or broken: a
+    proxy may have answered in the API's place. Raises :class:`BrokenAnswer` if no result can be
+    read: they are paid for, and still there.
     """
     if names is not None:
         names = frozenset(names)
         wanted = min(wanted, len(names))
     for _ in range(2):
-        spool = ResultsFile(names)
-        results(spool.take)
-        spool.seal()
-        if not spool.strange and len(spool) >= wanted:
-            return spool
-    if wanted and not len(spool):
+        file = ResultsFile(names)
+        results(file.take)
+        file.seal()
+        if not file.strange and len(file) >= wanted:
+            return file
+    if wanted and not len(file):
         raise BrokenAnswer(
             f"none of a batch's {wanted} results can be read in what was answered; "
             "they are paid for, and can be asked for again"
         )
-    missing, strange = wanted - len(spool), spool.strange
-    logger.warning("of a batch, %d results are missing, %d lines are none", missing, strange)
-    return spool
+    missing, strange = wanted - len(file), file.strange
+    logger.warning("of a batch, %d results are missing, %d lines are no results", missing, strange)
+    return file

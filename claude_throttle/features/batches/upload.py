@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.errors import InvalidCall
-from claude_throttle.features.batches import wire_format as batch_format
+from claude_throttle.features.batches import wire_format
 from claude_throttle.transport.request import OUR_KEYWORDS, serialise
 
 #: Bytes of a batch that are kept in memory.
@@ -24,12 +24,12 @@ _OPENING, _COMMA, _CLOSING = b'{"requests":[', b",", b"]}"
 class BatchBounds(NamedTuple):
     """What a batch may hold."""
 
-    requests: int = batch_format.MOST_REQUESTS
-    bytes: int = batch_format.MOST_BYTES - batch_format.ROOM_BYTES
+    requests: int = wire_format.MOST_REQUESTS
+    bytes: int = wire_format.MOST_BYTES - wire_format.ROOM_BYTES
 
 
 class BatchUpload:
-    """One batch to be. Owned by one thread at a time."""
+    """The body of one batch, while it is collected. Owned by one thread at a time."""
 
     def __init__(self) -> None:
         self.custom_ids: list[str] = []
@@ -38,12 +38,12 @@ class BatchUpload:
         self._file.write(_OPENING)
 
     def has_room_for(self, data: bytes, bounds: BatchBounds) -> bool:
-        """Whether one more request may come in."""
+        """Whether one more request fits in."""
         wanted = self.size + len(_COMMA) + len(data)
         return len(self.custom_ids) < bounds.requests and wanted <= bounds.bytes
 
     def add(self, custom_id: str, data: bytes) -> None:
-        """Take one more."""
+        """Add one request."""
         if self.custom_ids:
             data = _COMMA + data
         self._file.write(data)
@@ -51,22 +51,22 @@ class BatchUpload:
         self.custom_ids.append(custom_id)
 
     def seal(self) -> None:
-        """There are no more."""
+        """No more requests follow."""
         self._file.write(_CLOSING)
-        self._file.flush()  # or a forked child would write it, too, when it lets go of its copy
+        self._file.flush()  # or a forked child would write it, too, when it closes its copy
 
     def body(self) -> UploadBody:
-        """The whole of it, from its beginning."""
+        """The whole body, from its beginning."""
         self._file.seek(0)
         return UploadBody(self._file, self.size)
 
     def close(self) -> None:
-        """Forget what was in it; its names stay."""
+        """Close the file; the custom_ids stay."""
         self._file.close()
 
 
 class UploadBody:
-    """What ``requests`` reads a body from: with a length, so that it is not chunked."""
+    """A body that ``requests`` reads from a file: with a length, so that it is not chunked."""
 
     def __init__(self, file: Any, size: int) -> None:
         self._file = file
@@ -85,7 +85,7 @@ class UploadBody:
 
 
 def split(requests: Iterable[Any], bounds: BatchBounds) -> list[BatchUpload]:
-    """All *requests*, in batches. Raises :class:`InvalidCall`, also if there is none."""
+    """*requests*, split into batches. Raises :class:`InvalidCall`, also if there is none."""
     parts: list[BatchUpload] = []
     try:
         _fill(parts, requests, bounds)
@@ -99,7 +99,7 @@ def split(requests: Iterable[Any], bounds: BatchBounds) -> list[BatchUpload]:
 
 
 def close_all(parts: Iterable[BatchUpload]) -> None:
-    """Let go of their files."""
+    """Close the files of *parts*."""
     for part in parts:
         part.close()
 
@@ -124,7 +124,7 @@ def _fill(parts: list[BatchUpload], requests: Iterable[Any], bounds: BatchBounds
 
 
 def read_request(request: Any, number: int) -> tuple[str, bytes]:
-    """Its name, and its entry in a batch. Raises :class:`InvalidCall`."""
+    """A request's custom_id, and its entry in a batch. Raises :class:`InvalidCall`."""
     custom_id, params = _taken_apart(request)
     for name in OUR_KEYWORDS:
         if name in params:
@@ -132,8 +132,8 @@ def read_request(request: Any, number: int) -> tuple[str, bytes]:
     body = serialise(params)
     if custom_id is None:
         custom_id = f"request-{number}-{hashlib.sha256(body).hexdigest()[:8]}"
-    batch_format.require_custom_id(custom_id)
-    return custom_id, batch_format.entry(custom_id, body)
+    wire_format.require_custom_id(custom_id)
+    return custom_id, wire_format.entry(custom_id, body)
 
 
 def _taken_apart(request: Any) -> tuple[Optional[str], Mapping[str, Any]]:

@@ -1,1 +1,1 @@
-"""Canned answers in place of a network."""
+"""Testing mode: canned answers in place of the network."""

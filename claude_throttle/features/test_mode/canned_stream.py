@@ -1,4 +1,4 @@
-"""A canned answer in pieces, in testing mode."""
+"""A canned answer as a stream, in testing mode."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from claude_throttle.transport.response_stream import StreamEnded
 
 
 class CannedStream:
-    """Word by word, all at once. *answer* gives the message, after its latency."""
+    """The events of a canned answer. *answer* returns the message, after its latency."""
 
     def __init__(self, answer: Callable[[], dict[str, Any]], attempts: Attempt) -> None:
         self._answer = answer
@@ -23,16 +23,16 @@ class CannedStream:
 
     @property
     def request_id(self) -> Optional[str]:
-        """A name that no server gave."""
+        """A made-up id; no server gave it."""
         return self._request_id
 
     @property
     def feedback(self) -> Feedback:
-        """Nobody said anything of limits."""
+        """No response headers, so nothing about limits."""
         return Feedback()
 
     def open(self) -> dict[str, Any]:
-        """The first event. What a function raises is how the stream fails."""
+        """The first event. Raises StreamEnded with what *answer* raised."""
         try:
             self._events = message_events(self._answer())
         except AttemptStopped:
@@ -42,7 +42,7 @@ class CannedStream:
         return self.next()
 
     def begin(self, _seconds: Optional[float]) -> None:
-        """It is never silent."""
+        """Do nothing: it never waits between events."""
 
     def next(self) -> dict[str, Any]:
         """The next event."""
@@ -51,7 +51,7 @@ class CannedStream:
         return next(self._events)
 
     def finish(self) -> None:
-        """There is no connection to keep."""
+        """Do nothing: it has no connection."""
 
     def close(self) -> None:
-        """Nor one to close."""
+        """Do nothing: it has no connection."""

@@ -1,4 +1,4 @@
-"""Answers without a network: what stands where the wire would, in testing mode."""
+"""The transport of testing mode: it answers by itself, and sends nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from claude_throttle.features.test_mode.canned_stream import CannedStream
 from claude_throttle.transport import sdk
 from claude_throttle.transport.verdicts import read_usage
 
-#: What is answered if nothing else is told.
+#: The answer, unless the caller gives one.
 CANNED_TEXT = "This is a canned answer of claude_throttle's testing mode. No call was made."
 
 #: Characters of English text, for the usage.
@@ -27,13 +27,13 @@ CannedLatency = Union[float, Callable[[dict[str, Any]], float]]
 
 
 class CannedAnswer(NamedTuple):
-    """What to answer, and after how many seconds; functions are given the request's parameters."""
+    """A text and a latency in seconds, or functions of the request's parameters for them."""
 
     text: CannedText = CANNED_TEXT
     latency: CannedLatency = 0.0
 
     def require(self) -> None:
-        """Raise :class:`ConfigurationError` for what can be no answer."""
+        """Raise :class:`ConfigurationError` if it cannot be an answer."""
         text: Any = self.text
         if not (isinstance(text, str) or callable(text)):
             kind = type(text).__name__
@@ -43,24 +43,24 @@ class CannedAnswer(NamedTuple):
 
 
 class CannedTransport:
-    """Carries nothing anywhere. Thread-safe; the functions are called in sender threads."""
+    """A transport without a network. Thread-safe; functions are called in sender threads."""
 
     def __init__(self, canned: CannedAnswer, clock: Clock) -> None:
         self._canned = canned
         self._clock = clock
 
     def __getattr__(self, name: str) -> NoReturn:
-        # Whatever the wire can do besides, it must not do here.
+        # Nothing that HttpTransport can do besides may happen in testing mode.
         raise AttributeError(f"testing mode makes no call, so it has no {name}")
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: it has no connections."""
 
     def abandon(self) -> None:
-        """Nor anything of the parent's."""
+        """Do nothing: it has no sockets of the parent's."""
 
     def send(self, call: Call, attempts: Attempt) -> Outcome:
-        """The canned answer; what a function raises is how the call fails."""
+        """Answer a call; what a function raises is the call's error."""
         request_id = f"req_testing_{uuid.uuid4().hex[:24]}"
         try:
             message = self._answer(call, attempts)
@@ -72,7 +72,7 @@ class CannedTransport:
         return Outcome(value, None, read_usage(message), 200, request_id)
 
     def events(self, call: Call, attempts: Attempt) -> CannedStream:
-        """The same, piece by piece."""
+        """The events of the answer to a streamed call."""
         return CannedStream(partial(self._answer, call, attempts), attempts)
 
     def _answer(self, call: Call, attempts: Attempt) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class CannedTransport:
     def _wait(self, attempts: Attempt, params: dict[str, Any]) -> None:
         latency = self._canned.latency
         seconds = _seconds(latency(params) if callable(latency) else latency)
-        # Guards nothing: it is there to be notified when the call must end.
+        # Guards nothing: it is notified when the call must end.
         ended = threading.Condition()
 
         def hang_up() -> None:
@@ -103,7 +103,7 @@ class CannedTransport:
         text = text if isinstance(text, str) else text(params)
         if not isinstance(text, str):
             raise ConfigurationError(
-                f"the function for canned answers gave {type(text).__name__}, not a string"
+                f"the function for canned answers returned {type(text).__name__}, not a string"
             )
         tokens = math.ceil(len(text) / CHARACTERS_PER_TOKEN)
         return {

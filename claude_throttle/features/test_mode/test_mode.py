@@ -1,4 +1,4 @@
-"""Testing mode: a throttler's calls are answered here, and none is made."""
+"""Testing mode: a throttler's calls get canned answers, and nothing is sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from claude_throttle.transport.transport import Transport
 
 logger = logging.getLogger("claude_throttle")
 
-#: What would reach for the network, or take from a quota that is shared with who makes real calls.
+#: Settings that would use the network, or a quota that real calls share.
 OFF = {"shared": None, "admin_key": None, "count_tokens": "estimate"}
 
 

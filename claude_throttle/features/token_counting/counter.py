@@ -1,7 +1,7 @@
-"""``count_tokens="api"``: ask the API how much a call is before it queues.
+"""``count_tokens="api"``: the API counts a call's input tokens before the call queues.
 
-The endpoint is free and has a quota of its own, so it has a lane of its own. A count that does not
-come, for whatever reason, costs nothing but precision: the call queues with its estimate.
+The endpoint is free and has a quota of its own, so it has a lane of its own. Without a count, for
+any reason, the call queues with its estimate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import Closed
 from claude_throttle.transport.http import HttpTransport
 
-#: Counts under way at once; each takes a thread and a tenth of a second or two.
+#: Counts in flight at once; each takes a thread for 0.1 to 0.2 s.
 MOST_AT_ONCE = 8
 
 #: Seconds that a call waits longer for its count than it would have waited anyway.
@@ -34,7 +34,7 @@ PAUSE_SECONDS = 5.0
 
 
 class CountTicket(Ticket):
-    """The turn of one call to be counted."""
+    """The place of one call in the queue for counting."""
 
     __slots__ = ("_begin", "_lane", "call", "dispatch", "slot_owner")
 
@@ -67,19 +67,19 @@ class CountTicket(Ticket):
         self.place()
 
     def place(self) -> None:
-        """On to its own lane, counted or not."""
+        """Place the call in its own lane, counted or not."""
         self._lane.place(self.call)
 
 
 class TokenCounter:
-    """Has calls counted, then places them. Of one process; thread-safe."""
+    """Has calls counted, then places them in their lanes. Thread-safe."""
 
     def __init__(
-        self, settings: Settings, wire: HttpTransport, thread_pool: ThreadPool, clock: Clock
+        self, settings: Settings, transport: HttpTransport, thread_pool: ThreadPool, clock: Clock
     ) -> None:
         self.lane = endpoint_lane(COUNTS, settings, thread_pool, clock, MOST_AT_ONCE)
         self._pacer = self.lane.pacer
-        self._wire = wire
+        self._transport = transport
         self._thread_pool = thread_pool
 
     def begin(self, lane: Lane, call: Call) -> None:
@@ -103,14 +103,14 @@ class TokenCounter:
     def _count(self, count: CountTicket) -> None:
         call = count.call
         try:
-            if call.reserved:  # else it was cancelled meanwhile
-                self._hear(count, *self._wire.count(call))
+            if call.reserved:  # otherwise it was cancelled meanwhile
+                self._report(count, *self._transport.count(call))
         finally:
             if count.slot_owner is not None:
                 count.slot_owner.release()
             count.place()
 
-    def _hear(self, count: CountTicket, tokens: Optional[int], refusal: Feedback) -> None:
+    def _report(self, count: CountTicket, tokens: Optional[int], refusal: Feedback) -> None:
         if tokens is not None:
             count.call.estimated_input, count.call.input_is_counted = float(tokens), True
         lane, dispatch = self.lane, count.dispatch
@@ -128,6 +128,6 @@ class TokenCounter:
             self.lane.reject_all(Closed("not counted"))  # on with their estimates
 
     def close(self) -> None:
-        """Count no more; what waits for it is placed with its estimate."""
+        """Count no more; calls that wait are placed with their estimates."""
         self.lane.close()
         self.lane.reject_all(Closed("the throttler was closed"))
