@@ -120,7 +120,7 @@ def test_one_that_was_to_be_heard_of_and_is_dropped_is_lost(fake, throttle, sett
     """Without a lock; the next to leave settles it."""
     throttler = throttle(fake())
     admission = engine_of(throttler).admission
-    attempt = admission.admit(ask(), throttler._terms(10, None, None))
+    attempt = admission.admit(ask(), throttler._admission_options(10, None, None))
     permit = attempt._permit
     if settled:
         permit.settle(usage={"input_tokens": 1})

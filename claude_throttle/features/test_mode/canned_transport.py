@@ -103,7 +103,7 @@ class CannedTransport:
         text = text if isinstance(text, str) else text(params)
         if not isinstance(text, str):
             raise ConfigurationError(
-                f"the function for canned answers returned {type(text).__name__}, not a string"
+                f"the function for canned answers gave {type(text).__name__}, not a string"
             )
         tokens = math.ceil(len(text) / CHARACTERS_PER_TOKEN)
         return {
