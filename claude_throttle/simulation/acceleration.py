@@ -1,7 +1,7 @@
 """The cap on how fast usage may grow ("ramp limit"). Pure arithmetic; not thread-safe.
 
-As the API's refusals tell it: so many input tokens in this minute, and so many more from the next
-minute boundary on. Minutes are counted from the instant at which the cap was put in force.
+As the API's refusals describe it: a number of input tokens for this minute, and a larger one from
+the next minute boundary on. Minutes are counted from the instant at which the cap was set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ STEP = 10_000.0
 
 
 class RampRefusal(NamedTuple):
-    """Why a request is not let in: usage grows too fast."""
+    """The refusal of a request because usage grows too fast."""
 
     #: Always ``"input tokens"``.
     what: str
@@ -29,9 +29,9 @@ class RampRefusal(NamedTuple):
 
 
 class AccelerationLimit:
-    """*cap* input tokens in the first minute; *step* more after each in which there was a request.
+    """*cap* input tokens in the first minute; *step* more after each minute with a request.
 
-    Minutes without one leave the cap where it is.
+    A minute without a request leaves the cap where it is.
     """
 
     def __init__(self, cap: float, step: float, now: float) -> None:
@@ -40,13 +40,13 @@ class AccelerationLimit:
         self._since = now
         self._minute = 0
         self._used = 0.0
-        self._asked = False
+        self._had_request = False
 
     def refusal(self, amount: float, now: float) -> RampRefusal | None:
-        """Whether *amount* more is too much for this minute; takes nothing."""
-        self._turn(now)
-        # Also a refused one is use: what a refusal announces for the boundary must come true.
-        self._asked = True
+        """The refusal of *amount* more tokens now, or None; takes nothing."""
+        self._begin_minute(now)
+        # A refused request counts, too: the cap that a refusal announces must come true.
+        self._had_request = True
         if self._used + amount <= self._cap + CRUMB:
             return None
         seconds = self._since + 60.0 * (self._minute + 1) - now
@@ -54,11 +54,11 @@ class AccelerationLimit:
         return RampRefusal("input tokens", self._cap, retry_after, self._cap + self._step)
 
     def take(self, amount: float) -> None:
-        """Count *amount* as let in, in the minute last asked about."""
+        """Count *amount* as admitted, in the minute that refusal() was last called for."""
         self._used += amount
 
-    def _turn(self, now: float) -> None:
+    def _begin_minute(self, now: float) -> None:
         minute = math.floor((now - self._since + CRUMB) / 60.0)
         if minute > self._minute:
-            self._cap += self._step * self._asked
-            self._minute, self._used, self._asked = minute, 0.0, False
+            self._cap += self._step * self._had_request
+            self._minute, self._used, self._had_request = minute, 0.0, False

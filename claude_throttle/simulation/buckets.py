@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Refilling in floats leaves crumbs; a client exactly on time must not be refused for one.
+#: Units. Tolerance for rounding: a client that is exactly on time must not be refused.
 CRUMB = 1e-6
 
 
@@ -16,7 +16,7 @@ class SimulatedBucket:
         self._at = now
 
     def level(self, now: float) -> float:
-        """What is in the bucket at *now*; negative while output tokens are owed."""
+        """Units in the bucket at *now*; negative after more output than there was."""
         gained = max(0.0, now - self._at) * self.per_minute / 60.0
         return min(self.capacity, self._level + gained)
 
@@ -26,12 +26,12 @@ class SimulatedBucket:
         self._at = max(now, self._at)
 
     def seconds_until(self, amount: float, now: float) -> float:
-        """Seconds until *amount* (or a full bucket, if that is less) is there; 0.0 if it is."""
+        """Seconds until the bucket holds *amount*, or is full if that is less; 0.0 if it does."""
         missing = min(amount, self.capacity) - self.level(now)
         return max(0.0, missing * 60.0 / self.per_minute)
 
     def reshape(self, per_minute: float, capacity: float, now: float) -> None:
-        """Change rate and size from *now* on; what is in the bucket stays, if it fits."""
+        """Change rate and capacity from *now* on; the level stays, as far as it fits."""
         self._level = min(capacity, self.level(now))
         self._at = max(now, self._at)
         self.per_minute = per_minute

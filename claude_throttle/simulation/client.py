@@ -51,20 +51,20 @@ def no_delay(_chance: random.Random) -> float:
 
 @dataclass
 class SimulatedCall:
-    """One call: what it asks, what it will turn out to be, and what became of it."""
+    """One call: its request, and what became of it."""
 
     number: int
     request: SimulatedRequest
     #: Instant at which it is submitted.
     at: float = 0.0
-    #: As estimated when it left last.
+    #: As estimated when it was last sent.
     cost: Cost = NO_COST
     #: Booked and not settled.
     held: Cost = NO_COST
-    #: Instant at which that was booked first.
+    #: Instant at which any of that was first booked.
     booked_at: float = math.inf
     retries_left: int = MAX_RETRIES
-    #: Instants, one for each attempt.
+    #: The instant of each attempt.
     sent_at: list[float] = field(default_factory=list)
     done_at: Optional[float] = None
     #: It was refused once too often.
@@ -81,13 +81,13 @@ class SteppedWorker(Worker):
     _reservation: Optional[Blocking[None]] = None
 
     def ensure_thread(self) -> None:
-        """Nothing to start: the simulation has it from the beginning."""
+        """Nothing to start: the simulation runs working() from the beginning."""
 
     def _has_thread_locked(self) -> bool:
         return True
 
     def set_reservation(self, steps: Blocking[None]) -> None:
-        """The step that is being taken needs slots: reserve them before the next."""
+        """Called by the present step: *steps* come before the next one."""
         self._reservation = steps
 
     def working(self) -> Blocking[None]:
@@ -118,7 +118,7 @@ class OutgoingCall(Call):
 
 
 class VirtualRetryTicket(RetryTicket):
-    """Another send that waits for its turn, with no thread behind it."""
+    """A retry that waits in the backlog; *send* is called when it may leave, in no thread."""
 
     __slots__ = ("_send",)
 
@@ -133,7 +133,7 @@ class VirtualRetryTicket(RetryTicket):
 class SimulatedTransport:
     """Sends calls to a simulated server; decides about retries as transport/retry.py does.
 
-    Without a *server* every call ends in the instant it is sent, and nothing is learned from it.
+    Without a *server* each call is answered in the instant it is sent, without rate-limit headers.
     """
 
     def __init__(
@@ -250,9 +250,9 @@ class SimulatedClient:
         record.cost, record.held = call.cost, attempt.held
         attempt.announce()
         self._sent(record)
-        self._transport.send(record.request, partial(self._hear, call, attempt))
+        self._transport.send(record.request, partial(self._receive, call, attempt))
 
-    def _hear(self, call: OutgoingCall, attempt: Attempt, feedback: Feedback) -> None:
+    def _receive(self, call: OutgoingCall, attempt: Attempt, feedback: Feedback) -> None:
         if feedback.cause:
             self._retry(call, attempt, feedback)
             return

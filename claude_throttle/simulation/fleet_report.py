@@ -1,4 +1,4 @@
-"""What a simulated fleet made of its quota."""
+"""How a simulated fleet used its quota."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from claude_throttle.simulation.windows import worst_excess
 
 
 class FleetReport(NamedTuple):
-    """Over the time from *since* to the end."""
+    """Figures for the time from *since* to the end."""
 
     calls: int
     #: Calls that left, as a share of what the quota allowed.
@@ -25,16 +25,16 @@ class FleetReport(NamedTuple):
     #: Calls of the backlogged process that had least, and most.
     least: int
     most: int
-    #: Exchanges with the store, by what for, a second.
+    #: Exchanges with the store in a second, by their purpose.
     exchanges_per_second: dict[str, float]
-    #: Exchanges for slots, and all of them, for each call.
+    #: Exchanges that reserve, and all exchanges, for each call.
     reservations_per_call: float
     exchanges_per_call: float
     #: Share of its time the store was busy.
     store_busy: float
-    #: Slots whose instant passed without a call of theirs, those given back included.
+    #: Reservations that passed unused, including those that were returned.
     missed: int
-    #: Seconds that urgent calls waited beyond their place; see :func:`waits_beyond_place`.
+    #: Urgent calls, and the seconds they waited too long; see :func:`waits_beyond_place`.
     urgent: int
     urgent_p99_seconds: float
     urgent_longest_seconds: float
@@ -43,7 +43,7 @@ class FleetReport(NamedTuple):
 def report_on(
     fleet: FleetSimulation, rate: float, burst: float = 1.0, since: float = 0.0
 ) -> FleetReport:
-    """*rate*: of the quota, in requests a second."""
+    """The figures of a fleet that has run. *rate*: of its quota, in requests a second."""
     departures = [departure for departure in fleet.departures if departure.at >= since]
     seconds = fleet.until - since
     shares = shares_of(fleet, departures)
@@ -76,29 +76,29 @@ def excess(departures: Sequence[FleetDeparture], rate: float, burst: float = 1.0
 
 
 def shares_of(fleet: FleetSimulation, departures: Sequence[FleetDeparture]) -> list[int]:
-    """Calls of each process that always had some waiting, and is still there."""
+    """Calls of each process that always had some waiting and has not been killed."""
     left = Counter(departure.process for departure in departures if not departure.call.urgent)
     alive = [process for process in fleet.processes if process.load.backlogged]
     return [left[process.number] for process in alive if not process.schedule.dead]
 
 
 def jain(shares: Sequence[float]) -> float:
-    """1 = all have as much, 1/n = one has all."""
+    """Jain's fairness index: 1 = all have the same, 1/n = one has all."""
     squares = sum(share * share for share in shares)
     return sum(shares) ** 2 / (len(shares) * squares) if squares else 1.0
 
 
 def missed(fleet: FleetSimulation) -> int:
-    """Slots whose instant passed without a call of theirs."""
+    """Reservations that passed unused."""
     passed = sum(at <= fleet.until for at in fleet.store.reserved_at)
     return passed - sum(not departure.store_lost for departure in fleet.departures)
 
 
 def waits_beyond_place(departures: Sequence[FleetDeparture], rate: float) -> list[float]:
-    """Seconds by which each urgent call left later than from one queue of all processes.
+    """Seconds by which each urgent call left later than it would have from one common queue.
 
-    There it would have left before all others, an interval after the urgent one before it, and an
-    interval after it came at the latest.
+    From there it would have left before all other calls: one interval after the urgent call before
+    it, or one interval after it was submitted.
     """
     last, waits = -math.inf, []
     for departure in sorted(

@@ -82,7 +82,7 @@ class FleetSimulation:
     ) -> None:
         """*loads*: one for each process. *batches*: whether slots are reserved ahead.
 
-        Without a *server* each call ends as it is sent, and nothing is refused.
+        Without a *server* each call is answered as it is sent, and nothing is refused.
         """
         self.server = server
         #: Every call that left, in order.

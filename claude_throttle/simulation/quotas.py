@@ -1,7 +1,7 @@
-"""The fake server's rate limits: continuously refilled buckets, one set per model.
+"""The rate limits of a simulated server: continuously refilled buckets, one set per model.
 
-Pure arithmetic: every instant (``now``, seconds on one monotonic scale) is an argument, nothing
-waits. Not thread-safe; :class:`claude_throttle.testing.service.Service` holds its lock around it.
+Pure arithmetic: every instant (``now``, seconds on one monotonic scale) is an argument. Not
+thread-safe; :class:`claude_throttle.testing.service.Service` holds its lock around it.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ class SimulatedLimits:
     otpm_burst: Optional[float] = None
     #: Requests in flight, over all models.
     max_concurrency: Optional[int] = None
-    #: Requests the headers are told from, as if so many could come at once; ``None`` tells the
-    #: truth. What is enforced stays ``burst``.
+    #: The burst that the headers are computed from; ``None``: the true one. What is enforced stays
+    #: ``burst``.
     promised_burst: Optional[float] = None
-    #: Requests per minute and bucket that somebody else makes, evenly spaced, each if one is there.
+    #: Requests per minute and bucket that other clients make, evenly spaced; each is admitted if
+    #: the bucket holds one.
     others_rpm: Optional[float] = None
     #: Input tokens in the first minute: the cap on growing use.
     ramp: Optional[float] = None
@@ -58,7 +59,7 @@ class SimulatedLimits:
 
 
 class Refusal(NamedTuple):
-    """Why a request is not let in."""
+    """The refusal of a request."""
 
     #: ``"requests"``, ``"input tokens"`` or ``"output tokens"``.
     what: str
@@ -68,7 +69,7 @@ class Refusal(NamedTuple):
 
 
 class QuotaStatus(NamedTuple):
-    """How one limit stands, for the headers."""
+    """The state of one limit, for the headers."""
 
     #: ``"requests"``, ``"input-tokens"``, ``"output-tokens"`` or ``"tokens"``.
     name: str
@@ -85,7 +86,7 @@ class ModelQuotas:
 
     def __init__(self, limits: SimulatedLimits, now: float) -> None:
         self._buckets: dict[str, SimulatedBucket] = {}
-        # What the headers tell of requests, if that is not the truth. Never asked.
+        # What the headers are computed from, if that is not the truth; never enforced.
         self._shown: dict[str, SimulatedBucket] = {}
         self._others = OtherClients(now)
         self._ramp: Optional[AccelerationLimit] = None
@@ -93,11 +94,11 @@ class ModelQuotas:
 
     @property
     def others_taken(self) -> int:
-        """Requests somebody else was let in with, up to the last look."""
+        """Requests of other clients that were admitted, up to the last call."""
         return self._others.taken
 
     def reshape(self, limits: SimulatedLimits, now: float) -> None:
-        """Put *limits* in force from *now* on. A limit that was not there before starts full."""
+        """Put *limits* in force from *now* on. A bucket that is new starts full."""
         self.catch_up(now)
         for what, per_minute, burst in (
             ("requests", limits.rpm, limits.burst),
@@ -120,7 +121,7 @@ class ModelQuotas:
             self._ramp = AccelerationLimit(*start, now)
 
     def catch_up(self, now: float) -> None:
-        """Let the others take what they took up to *now*; every look does it by itself."""
+        """Admit the other clients' requests up to *now*; admit() and standings() do so, too."""
         bucket = self._buckets.get("requests")
         for at in self._others.due(now):
             if bucket is None or bucket.level(at) + CRUMB >= 1.0:
@@ -128,9 +129,9 @@ class ModelQuotas:
                 self._take("requests", 1.0, at)
 
     def admit(self, input_tokens: int, now: float) -> AnyRefusal | None:
-        """Let one request in and take its amounts, or say why not and take nothing."""
+        """Admit one request and take its units; or return the refusal, and take nothing."""
         self.catch_up(now)
-        # Output is only known afterwards: a level above zero is enough.
+        # Its output is known only afterwards: a level above zero is enough.
         wanted = {"requests": 1.0, "input tokens": float(input_tokens), "output tokens": 2 * CRUMB}
         for what, bucket in self._buckets.items():
             if bucket.level(now) + CRUMB < wanted[what]:
@@ -145,11 +146,11 @@ class ModelQuotas:
         return None
 
     def charge_output(self, output_tokens: float, now: float) -> None:
-        """Take what was produced; the bucket may go below zero."""
+        """Take the output of an answer; the level may fall below zero."""
         self._take("output tokens", output_tokens, now)
 
     def standings(self, now: float) -> list[QuotaStatus]:
-        """Every limit there is; ``tokens`` is input and output together, when both are limited."""
+        """The state of every limit; ``tokens`` is input and output together, where both are."""
         self.catch_up(now)
         told = {**self._buckets, **self._shown}
         found = [_standing(what, bucket, now) for what, bucket in told.items()]

@@ -1,4 +1,4 @@
-"""The server of a simulation: the fake API's own buckets, without sockets."""
+"""The server of a simulation: the same buckets as the fake API has, without sockets."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from claude_throttle.core.domain.feedback import (
 from claude_throttle.simulation.acceleration import RampRefusal
 from claude_throttle.simulation.quotas import ADMISSION, ANSWER, ModelQuotas, SimulatedLimits
 
-#: Tokens. ``remaining`` is told rounded to the nearest thousand (rate-limit page, 2026-09).
+#: Tokens. The headers round ``remaining`` to the nearest thousand (rate-limit page, 2026-09).
 TOKEN_STEP = 1000.0
 
-#: A lost connection, as a fault: heard as one like any other.
+#: A lost connection: a fault without a status.
 RESET = "reset"
 
 
@@ -32,9 +32,9 @@ class SimulatedRequest(NamedTuple):
     input_tokens: float = 100.0
     output_tokens: float = 50.0
     max_tokens: int = 1000
-    #: Seconds until it is answered, once it is let in.
+    #: Seconds until it is answered, once it is admitted.
     latency: float = 0.2
-    #: Input tokens as its sender guesses them from the text; ``None``: exactly right.
+    #: Input tokens as its sender estimates them from the text; ``None``: exactly right.
     guess: Optional[float] = None
 
 
@@ -43,20 +43,20 @@ class SeenRequest(NamedTuple):
 
     at: float
     request: SimulatedRequest
-    #: Why it was refused, by the names in ``flow/heard.py``; empty if it was let in.
+    #: Why it was refused (a constant of core/domain/feedback.py); empty if it was admitted.
     cause: str
 
 
-#: When the answer is sent, and what it says then.
+#: The instant of the answer, and a function that makes it at that instant.
 Reply = tuple[float, Callable[[float], Feedback]]
 
 
 class SimulatedServer:
     """Enforces quotas in virtual time; ``log`` holds every arrival, in order.
 
-    *headers_at*: "admission" or "answer", when the headers' account of the limits is taken.
-    *overloaded*, *errors*, *resets*: shares of the requests that meet a 529, a 500, a lost
-    connection. As with the fake server, none of them gets as far as the quotas.
+    *headers_at*: when the rate-limit headers are computed, "admission" or "answer". *overloaded*,
+    *errors*, *resets*: shares of the requests that meet a 529, a 500, a lost connection. None of
+    these takes anything from the quotas, as with the fake API.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SimulatedServer:
         self.limits = limits
         self.quotas = ModelQuotas(limits, 0.0)
         self.log: list[SeenRequest] = []
-        #: While set, what everything is refused with, unseen by the quotas.
+        #: While set, every request is refused with it; the quotas do not count them.
         self.outage: Optional[Feedback] = None
         self.in_flight = 0
         self._at_answer = headers_at == ANSWER
@@ -82,12 +82,12 @@ class SimulatedServer:
         self._chance = random.Random(seed)
 
     def reshape(self, limits: SimulatedLimits, now: float) -> None:
-        """Other limits from now on."""
+        """Put other limits in force from *now* on."""
         self.limits = limits
         self.quotas.reshape(limits, now)
 
     def arrive(self, request: SimulatedRequest, now: float) -> Reply:
-        """A request comes in."""
+        """A request arrives at *now*: its answer, or its refusal."""
         feedback = self._refusal(request, now)
         self.log.append(SeenRequest(now, request, feedback.cause if feedback else ""))
         if feedback is not None:
@@ -114,12 +114,12 @@ class SimulatedServer:
         return self._limited(request, now)
 
     def _fault(self) -> str:
-        # Drawn for each, asked or not: an outage must not change what the seed says afterwards.
-        dice = self._chance.random()
+        # Drawn for each request: an outage must not change what the seed brings afterwards.
+        drawn = self._chance.random()
         for fault, share in self._shares:
-            if dice < share:
+            if drawn < share:
                 return fault
-            dice -= share
+            drawn -= share
         return ""
 
     def _limited(self, request: SimulatedRequest, now: float) -> Optional[Feedback]:
@@ -133,7 +133,7 @@ class SimulatedServer:
         return Feedback(RATE, refusal.retry_after, rate_limits, kind, status=429)
 
     def rate_limits(self, now: float) -> RateLimits:
-        """What the headers say."""
+        """What the headers say at *now*."""
         return {
             standing.name.replace("-", "_"): RateLimit(
                 standing.per_minute, _shown(standing.name, standing.remaining)

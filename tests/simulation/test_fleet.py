@@ -22,7 +22,9 @@ from tests.simulation.fleet_scenes import (
     left_between,
     one_batch_of_each,
 )
-from tests.support.thorough import THOROUGH, examples, only_thorough
+from tests.support.thorough import LONG, THOROUGH, examples, only_thorough
+
+pytestmark = LONG
 
 few = settings(
     max_examples=examples(6, 25),

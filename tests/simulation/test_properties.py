@@ -46,7 +46,9 @@ from tests.support.simulated_calls import (
     seeds,
     stamps,
 )
-from tests.support.thorough import examples
+from tests.support.thorough import LONG, examples
+
+pytestmark = LONG
 
 
 @few

@@ -17,7 +17,9 @@ from claude_throttle.simulation.client import MAX_RETRIES
 from claude_throttle.simulation.quotas import SimulatedLimits
 from tests.simulation.scenes import refusals, simulate, spread_over, unanswered
 from tests.support.simulated_calls import calls, few, latencies, rates, second_half, seeds, stamps
-from tests.support.thorough import examples
+from tests.support.thorough import LONG, examples
+
+pytestmark = LONG
 
 often = settings(few, max_examples=examples(12, 100))
 

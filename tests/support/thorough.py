@@ -13,6 +13,9 @@ from hypothesis import given, settings
 
 THOROUGH = os.environ.get("CLAUDE_THROTTLE_THOROUGH") == "1"
 
+#: For what takes more than the usual time limit in the thorough run.
+LONG = pytest.mark.timeout(600)
+
 
 def examples(default, thorough):
     """How many examples a property test is tried on."""
@@ -21,7 +24,7 @@ def examples(default, thorough):
 
 def only_thorough(*values, **options):
     """A parameter for the thorough run."""
-    return pytest.param(*values, marks=pytest.mark.thorough, **options)
+    return pytest.param(*values, marks=(pytest.mark.thorough, LONG), **options)
 
 
 def tried(*strategies, few, how, **named):
