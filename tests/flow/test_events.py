@@ -27,7 +27,7 @@ from claude_throttle import (
 from claude_throttle.testing import Reply
 from tests.support.a_day import EVERY_EVENT, RATE_429, a_day, keen
 from tests.support.calls import MODEL, ask
-from tests.support.inside import engine_of
+from tests.support.inside import locks_of
 
 LANE = "sonnet-5"
 # -- what is told ----------------------------------------------------------------------------------
@@ -133,17 +133,11 @@ def test_no_event_comes_from_the_worker_or_under_a_lock(fake, throttle):
         throttler.limits()
         throttler.stats()
         throttler.estimate_wait(**ask())
-        for lock in locks():
+        for lock in locks_of(throttler):
             if not lock.acquire(timeout=5):
                 stuck.append(lock)
                 return
             lock.release()
-
-    def locks():
-        process = engine_of(throttler)
-        yield from (lane.mutex for lane in process.lanes())
-        yield from (process.limiter._lock, process.thread_pool._lock)
-        yield from (process.account.suspensions._lock, process.account.model_groups._lock)
 
     def listen(event):
         name = threading.current_thread().name

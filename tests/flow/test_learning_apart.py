@@ -9,7 +9,7 @@ import pytest
 
 from claude_throttle.testing import Garbage, Ok, Reply, Reset, Stall, Truncated
 from tests.support.calls import LANE, MODEL, ask, echo
-from tests.support.inside import note_departures, pacer_of
+from tests.support.inside import answers_awaited, note_departures, pacer_of
 from tests.support.learning import LIMITS, answered, known, nothing_told
 from tests.support.programs import run
 from tests.support.waiting import move_until_done, wait_until
@@ -128,7 +128,7 @@ def test_dropped_permits_are_in_flight_no_more(fake, throttle):
         gc.collect(0)
     throttler.call(**ask())
     assert list(pacer.traffic.pending) == pytest.approx([0] * 3)
-    assert pacer.latency._in_flight == 0
+    assert answers_awaited(throttler) == 0
     assert throttler.limits().in_flight == 0
 
 
@@ -171,5 +171,5 @@ def test_whatever_becomes_of_calls_none_counts_as_in_flight_for_ever(fake, throt
     throttler.call(**ask())
     pacer = pacer_of(throttler)
     wait_until(lambda: throttler.limits().in_flight == 0)
-    assert pacer.latency._in_flight == 0
+    assert answers_awaited(throttler) == 0
     assert list(pacer.traffic.pending) == pytest.approx([0] * 3)

@@ -9,7 +9,7 @@ import pytest
 from claude_throttle import AccountSuspended, PermitClosed, PermitGranted, Usage
 from claude_throttle.core.pacing.circuit_breaker import FAILURES_IN_A_ROW
 from tests.support.calls import MODEL, ask
-from tests.support.inside import engine_of, pacer_of, slots_in_use
+from tests.support.inside import answers_awaited, engine_of, pacer_of, slots_in_use
 
 LANE = "sonnet-5"
 LIMITS = {
@@ -112,7 +112,7 @@ def test_what_is_in_flight_is_counted_once(fake, throttle):
     with throttler.permit(model=MODEL) as permit:
         permit.settle(status=200)
     throttler.permit(model=MODEL).close()
-    assert latency._in_flight == 1
+    assert answers_awaited(throttler) == 1
 
 
 @pytest.mark.parametrize("settled", [True, False])
@@ -124,9 +124,9 @@ def test_one_that_was_to_be_heard_of_and_is_dropped_is_lost(fake, throttle, sett
     permit = attempt._permit
     if settled:
         permit.settle(usage={"input_tokens": 1})
-    assert pacer_of(throttler).latency._in_flight == 1
+    assert answers_awaited(throttler) == 1
     del attempt, permit
     gc.collect()
     throttler.permit(model=MODEL).close()
-    assert pacer_of(throttler).latency._in_flight == 0
+    assert answers_awaited(throttler) == 0
     assert slots_in_use(throttler) == 0

@@ -16,8 +16,8 @@ from claude_throttle.testing import Reply, Stall, StreamError
 from tests.support.calls import HELLO, MODEL, ask, echo
 from tests.support.inside import (
     answers_awaited,
-    engine_of,
     lane_of,
+    locks_of,
     model_group_of,
     pacer_of,
     slots_in_use,
@@ -119,11 +119,9 @@ def test_a_dropped_stream_comes_back_without_a_lock(fake, throttle, client, begu
     held, let_go, dropped = threading.Event(), threading.Event(), threading.Event()
 
     def hold():
-        with (
-            lane.mutex,
-            engine_of(throttler).thread_pool._lock,
-            engine_of(throttler).account.model_groups._lock,
-        ):
+        with contextlib.ExitStack() as locks:
+            for lock in locks_of(throttler):
+                locks.enter_context(lock)
             held.set()
             let_go.wait(10)
 

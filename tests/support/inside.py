@@ -49,6 +49,18 @@ def slots_in_use(throttler):
     return engine_of(throttler).limiter.in_use
 
 
+def locks_of(throttler):
+    """Every lock that a call, a sender or a listener may meet."""
+    engine = engine_of(throttler)
+    return [
+        *(lane.mutex for lane in engine.lanes()),
+        engine.limiter._lock,
+        engine.thread_pool._lock,
+        engine.account.suspensions._lock,
+        engine.account.model_groups._lock,
+    ]
+
+
 def answers_awaited(throttler, model=MODEL):
     """How many requests of *model* the pacer believes to be out."""
     return pacer_of(throttler, model).latency._in_flight
