@@ -15,13 +15,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from claude_throttle.account.account import Account, AccountCoordinator, ProcessResources
-from claude_throttle.account.admission import Admission
 from claude_throttle.account.model_group import ModelGroup
 from claude_throttle.config.settings import Settings
-from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.stream_call import StreamCall
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.deferred_close import DeferredCloser
@@ -159,32 +156,9 @@ class Engine:
 
     # -- looking ---------------------------------------------------------------------------------
 
-    def model_group(self, model: str) -> ModelGroup:
-        """The group that *model* belongs to. Raises :class:`Closed`."""
-        return self.account.model_group(model)
-
-    def lanes(self) -> list[Lane]:
-        """The lanes of all models that were asked for so far."""
-        return self.account.lanes()
-
-    @property
-    def admission(self) -> Admission:
-        """Admits what other clients send."""
-        return self.account.admission
-
-    @property
-    def limiter(self) -> ConcurrencyLimiter:
-        """How many requests may be in flight."""
-        return self.account.limiter
-
-    @property
-    def coordinator(self) -> Optional[AccountCoordinator]:
-        """Keeps this process in step with others; None if nothing is shared."""
-        return self.account.coordinator
-
     def stats(self) -> Stats:
         """The counters as they are now."""
-        lanes = self.lanes()
+        lanes = self.account.lanes()
         return self._recorder.snapshot(
             waiting=sum(lane.backlog.calls for lane in lanes),
             in_flight=sum(lane.in_flight() for lane in lanes),
@@ -201,20 +175,16 @@ class Engine:
 
     def estimate_wait(self, params: Mapping[str, Any]) -> float:
         """Seconds that such a call, queued now, would wait before it leaves."""
-        return self.seconds_until_leave(*self.priced(params))
+        return self.account.seconds_until_leave(*self.priced(params))
 
     def priced(self, params: Mapping[str, Any]) -> tuple[ModelGroup, Cost]:
         """The group a call belongs to, and what the call will cost."""
         request = prepare(params)
-        model_group = self.model_group(request.model)
+        model_group = self.account.model_group(request.model)
         cost = model_group.estimator.cost(
             request.model, request.estimated_input, request.max_tokens
         )
         return model_group, cost
-
-    def seconds_until_leave(self, model_group: ModelGroup, cost: Cost) -> float:
-        """Seconds that a call of that cost, queued now, would wait."""
-        return self.account.seconds_until_leave(model_group, cost)
 
     # -- steering --------------------------------------------------------------------------------
 

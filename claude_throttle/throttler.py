@@ -167,7 +167,7 @@ class Throttler:
         """
         self._require_key()
         seconds = seconds_of(timeout, self._settings.timeout)
-        return self._process().submit(params, raw, priority, tenant, seconds, block, extra_headers)
+        return self._engine().submit(params, raw, priority, tenant, seconds, block, extra_headers)
 
     @overload
     def call(self, *, raw: Literal[True], **options: Any) -> dict[str, Any]: ...
@@ -220,7 +220,7 @@ class Throttler:
         self._require_key()
         params.pop("stream", None)
         seconds = seconds_of(timeout, self._settings.timeout)
-        return self._process().stream(params, raw, priority, tenant, seconds, block, extra_headers)
+        return self._engine().stream(params, raw, priority, tenant, seconds, block, extra_headers)
 
     def map(
         self,
@@ -273,7 +273,7 @@ class Throttler:
         :class:`Closed`.
         """
         cost = Cost(1.0, float(input_tokens), float(max_tokens))
-        return self._process().account.admission.permit(
+        return self._engine().account.admission.permit(
             model, cost, self._admission_options(priority, tenant, timeout)
         )
 
@@ -339,7 +339,7 @@ class Throttler:
         >>> throttler.stats().succeeded
         0
         """
-        return self._process().stats()
+        return self._engine().stats()
 
     def limits(self) -> Limits:
         """Each lane's limits: configured, learned and in force; ``print()`` it for a table.
@@ -349,7 +349,7 @@ class Throttler:
 
         Thread-safe; of this process, except for what processes share.
         """
-        return self._process().limits()
+        return self._engine().limits()
 
     def history(self) -> tuple[HistoryInterval, ...]:
         """The last ten minutes of this process's calls, oldest first, in intervals of ten seconds.
@@ -360,7 +360,7 @@ class Throttler:
         The last interval is not over yet; before the first call there is none. Takes a fixed amount
         of memory. Thread-safe.
         """
-        return self._process().history()
+        return self._engine().history()
 
     def estimate_wait(self, **params: Any) -> float:
         """Seconds that such a call, submitted now, would wait before it is sent; inf while paused.
@@ -370,7 +370,7 @@ class Throttler:
         Takes submit()'s arguments, and submits nothing. Thread-safe. Raises :class:`InvalidCall`,
         :class:`Closed`.
         """
-        return self._process().estimate_wait(without_ours(params))
+        return self._engine().estimate_wait(without_ours(params))
 
     def line_up(
         self, ticket: Optional[LineTicket] = None, **params: Any
@@ -393,7 +393,7 @@ class Throttler:
         )
 
         ask = line_up_alone if self._canned and self._settings.shared is not None else line_up
-        engine = self._process()
+        engine = self._engine()
         return ask(engine.account, *engine.priced(without_ours(params)), ticket)
 
     # -- steering --------------------------------------------------------------------------------
@@ -524,7 +524,7 @@ class Throttler:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _process(self) -> Engine:
+    def _engine(self) -> Engine:
         """The engine in force in this process."""
         engines = self._engines
         if self._canned:
@@ -542,7 +542,7 @@ class Throttler:
 
     def _all(self) -> list[Engine]:
         """This process's engines, after making the one in force if there was none."""
-        self._process()
+        self._engine()
         return self._begun()
 
     def _seconds_until(self, instant: Optional[float]) -> Optional[float]:
@@ -555,13 +555,13 @@ class Throttler:
                 "testing mode answers this throttler's own calls only: this request, of the SDK or "
                 "of a session, would be a real one, and is refused"
             )
-        return self._process().account.admission
+        return self._engine().account.admission
 
     def _batch_client(self) -> BatchClient:
         self._require_key()
         if self._closed:
             raise Closed("the throttler is closed; make a new one to go on")
-        return self._process().batch_client()
+        return self._engine().batch_client()
 
     def _require_key(self) -> None:
         if not self._canned:

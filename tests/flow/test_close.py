@@ -119,7 +119,7 @@ def test_close_wakes_a_blocked_submit(fake, throttle):
 
     thread = threading.Thread(target=submit)
     thread.start()
-    wait_until(lambda: engine_of(throttler).lanes()[0].backlog.not_full._waiters)
+    wait_until(lambda: engine_of(throttler).account.lanes()[0].backlog.not_full._waiters)
     throttler.close(timeout=0, cancel_pending=True)
     thread.join(10)
     assert len(raised) == 1

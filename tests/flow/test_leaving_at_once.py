@@ -36,7 +36,7 @@ def note_threads(throttler):
 def nothing_left(throttler):
     """Whether every call has ended, and given back what it held."""
     process, lane = engine_of(throttler), lane_of(throttler)
-    held = [lane.backlog.accepted, lane.backlog.calls, lane.out, process.limiter.in_use]
+    held = [lane.backlog.accepted, lane.backlog.calls, lane.out, process.account.limiter.in_use]
     return not any(held)
 
 

@@ -119,7 +119,7 @@ def test_what_is_in_flight_is_counted_once(fake, throttle):
 def test_one_that_was_to_be_heard_of_and_is_dropped_is_lost(fake, throttle, settled):
     """Without a lock; the next to leave settles it."""
     throttler = throttle(fake())
-    admission = engine_of(throttler).admission
+    admission = engine_of(throttler).account.admission
     attempt = admission.admit(ask(), throttler._admission_options(10, None, None))
     permit = attempt._permit
     if settled:

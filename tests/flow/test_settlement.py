@@ -30,16 +30,19 @@ STAGES = {
     "the worker looks at the head": lambda p, lane, pacer: (lane.backlog, "head_locked"),
     "the worker looks for deadlines": lambda p, lane, pacer: (lane.backlog, "take_due_locked"),
     "the worker takes a ticket out": lambda p, lane, pacer: (lane._worker, "commit_locked"),
-    "the worker asks for a permit": lambda p, lane, pacer: (p.limiter, "try_acquire"),
+    "the worker asks for a permit": lambda p, lane, pacer: (p.account.limiter, "try_acquire"),
     "a sender is started": lambda p, lane, pacer: (p.thread_pool, "run"),
     "the wire sends": lambda p, lane, pacer: (p.account.transport, "send"),
     "the adapter sends": lambda p, lane, pacer: (p.account.transport._adapter, "send"),
-    "an estimate is learned": lambda p, lane, pacer: (p.model_group(MODEL).estimator, "learn"),
+    "an estimate is learned": lambda p, lane, pacer: (
+        p.account.model_group(MODEL).estimator,
+        "learn",
+    ),
     "the quotas are settled": lambda p, lane, pacer: (pacer, "settle"),
     "the books are closed": lambda p, lane, pacer: (lane.accounting, "settle_call_locked"),
     "an event is recorded": lambda p, lane, pacer: (p._recorder, "record"),
     "the lanes that wait for a permit are woken": lambda p, lane, pacer: (
-        p.limiter,
+        p.account.limiter,
         "notify_waiters",
     ),
 }

@@ -128,7 +128,7 @@ def test_everything_else_passes(fake, throttle, session):
     pieces = iter([json.dumps(HELLO).encode()])
     made.post(server.url + "/v1/messages", data=pieces, timeout=10)
     made.post(server.url + "/v1/messages", data="no JSON", timeout=10)
-    assert engine_of(throttler).lanes() == []
+    assert engine_of(throttler).account.lanes() == []
 
 
 def test_counts_have_a_lane_of_their_own(fake, throttle, session):
@@ -150,7 +150,7 @@ def test_batches_have_a_lane_of_their_own(fake, throttle, session):
     batch = made.post(url, data=iter([requests]), timeout=10).json()
     assert made.get(f"{url}/{batch['id']}", timeout=10).json()["id"] == batch["id"]
     assert endpoint_lane_of(throttler, "batches").pacer._number == 2
-    assert engine_of(throttler).lanes() == []
+    assert engine_of(throttler).account.lanes() == []
 
 
 def test_what_breaks_gives_the_place_back(fake, throttle, session):

@@ -293,7 +293,7 @@ def test_everything_else_passes(fake, throttle, client):
         made.models.list()
     with pytest.raises(anthropic.NotFoundError):
         made.post("/v1/something", body={"model": MODEL}, cast_to=object)
-    assert engine_of(throttler).lanes() == []
+    assert engine_of(throttler).account.lanes() == []
 
 
 def test_what_is_no_request_is_the_apis_to_judge(fake, throttle, client):

@@ -71,10 +71,10 @@ def at_instants(act, every=1):
 def what_is_left(throttler):
     """Waiting, accepted, out, places taken, and what this thread is said to be in the midst of."""
     process = engine_of(throttler)
-    (lane,) = process.lanes()
+    (lane,) = process.account.lanes()
     backlog = lane.backlog
     counts = (backlog.calls, len(backlog.waiting_locked()), len(backlog.accepted))
-    return (*counts, len(lane.out), process.limiter.in_use, len(in_progress.mine()))
+    return (*counts, len(lane.out), process.account.limiter.in_use, len(in_progress.mine()))
 
 
 def wait_until_nothing_is_left(throttler, where):

@@ -46,8 +46,9 @@ for _ in range(100):
 signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 throttler.submit(**ask(timeout=10, block=True)).result(10)  # the queue may still be full
 left = throttler.drain(20)
-lane = throttler._process().lanes()[0]
-print(left, len(lane.out), lane.backlog.waiting_locked(), throttler._process().limiter.in_use)
+account = throttler._engine().account
+lane = account.lanes()[0]
+print(left, len(lane.out), lane.backlog.waiting_locked(), account.limiter.in_use)
 """
 
 

@@ -122,7 +122,7 @@ def test_a_child_that_ends_normally_touches_no_inherited_pool(fake):
         fake(),
         """
 throttler.call(**ask())
-proc = throttler._process()
+proc = throttler._engine()
 pool = proc.account.transport._adapter.poolmanager.connection_from_url(sys.argv[1])
 held, go = threading.Event(), threading.Event()
 def hold():
@@ -151,7 +151,7 @@ def test_leaving_an_inherited_permit_takes_no_inherited_lock(fake):
 import signal
 held, go = threading.Event(), threading.Event()
 with throttler.permit(model="m"):
-    lane = throttler._process().model_group("m").lane
+    lane = throttler._engine().account.model_group("m").lane
     def hold():
         with lane.mutex:
             held.set(); go.wait(20)
@@ -210,7 +210,7 @@ def test_hanging_up_spares_the_call_that_took_the_connection_over(fake, throttle
     from urllib3.connectionpool import HTTPConnectionPool
 
     real = HTTPConnectionPool._get_conn
-    attempts = next(iter(engine_of(throttler).lanes()[0].out))
+    attempts = next(iter(engine_of(throttler).account.lanes()[0].out))
 
     def get_conn(pool, timeout=None):
         conn = real(pool, timeout)  # checked: it is not dropped
@@ -229,7 +229,7 @@ def test_the_worker_ends_with_the_throttler_whatever_deadlines_there_were(fake, 
     throttler = throttle(fake())
     throttler.call(**ask(timeout=600))
     throttler.close()
-    worker = engine_of(throttler).lanes()[0]._worker
+    worker = engine_of(throttler).account.lanes()[0]._worker
     wait_until(lambda: worker._thread is None)
 
 

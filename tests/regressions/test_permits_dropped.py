@@ -62,7 +62,7 @@ def test_what_a_dropped_permit_booked_is_settled(fake, throttle, manual):
     """It stays booked, since nobody told what it took, and is in flight no more."""
     throttler = throttle(fake(), rpm=600, itpm=6000, burst=10, clock=manual)
     permit = throttler.permit(model=MODEL, input_tokens=50)
-    (lane,) = engine_of(throttler).lanes()
+    (lane,) = engine_of(throttler).account.lanes()
     assert lane.pacer.traffic.pending.input_tokens == 50
     del permit
     gc.collect()
@@ -81,7 +81,7 @@ def test_ctrl_c_in_the_instant_of_its_closing_does_not_keep_its_place(fake, thro
     del permit
     gc.collect()
     throttler.permit(model=MODEL, timeout=10).close()
-    (lane,) = engine_of(throttler).lanes()
+    (lane,) = engine_of(throttler).account.lanes()
     assert not any(lane.pacer.traffic.pending)
     assert slots_in_use(throttler) == 0
 

@@ -185,7 +185,7 @@ def test_a_limit_on_requests_in_flight_is_found_once_for_all(store, crew):
         assert 0 < refused <= 30
         late = crew(server)
         late.call(**ask())
-        assert 3 <= engine_of(late).limiter.of_all <= 8
+        assert 3 <= engine_of(late).account.limiter.of_all <= 8
     assert not kinds(crew)["LanePaused"]
 
 
@@ -208,8 +208,8 @@ def test_the_first_call_after_a_rest_waits_for_no_beat(store, crew):
         process = engine_of(throttle)
         for _ in range(2):
             throttle.call(**ask())
-            wait_until(lambda: process.limiter.granted == 0)
-            wait_until(lambda: process.coordinator._is_patient)
+            wait_until(lambda: process.account.limiter.granted == 0)
+            wait_until(lambda: process.account.coordinator._is_patient)
             throttle.call(**ask())
         assert throttle.stats().queue_wait_seconds.max < 0.2
 

@@ -98,7 +98,7 @@ def test_it_asks_the_store_once_or_twice(crew, clock, monkeypatch):
     """The second time to move the line, by what the first answer said."""
     throttler = crew()
     process = engine_of(throttler)
-    store, asked = process.coordinator.shared.store, []
+    store, asked = process.account.coordinator.shared.store, []
     transact = store.transact
 
     def counted(*what):
@@ -109,7 +109,7 @@ def test_it_asks_the_store_once_or_twice(crew, clock, monkeypatch):
     ticket, _ = throttler.line_up(**ask())
     throttler.line_up(ticket, **ask())
     assert len(asked) == 2
-    process.model_group(ask()["model"]).pacer.pause_for(50.0, clock.monotonic())
+    process.account.model_group(ask()["model"]).pacer.pause_for(50.0, clock.monotonic())
     throttler.line_up(ticket, **ask())
     assert len(asked) == 4
 
@@ -142,10 +142,10 @@ def test_without_a_store_that_answers_it_may_be_tried_at_once(crew, monkeypatch)
         raise StoreFailed("it is gone")
 
     process = engine_of(throttler)
-    monkeypatch.setattr(process.coordinator.shared.store, "transact", fail)
+    monkeypatch.setattr(process.account.coordinator.shared.store, "transact", fail)
     ticket, seconds = throttler.line_up(**ask())
     assert seconds == 0.0
-    assert process.coordinator.store_lost
+    assert process.account.coordinator.store_lost
     assert throttler.line_up(ticket, **ask()) == (ticket, 0.0)
 
 

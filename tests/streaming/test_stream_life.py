@@ -177,7 +177,7 @@ def test_an_abandoned_stream_is_closed_without_a_lock(fake, throttle, how):
         held.append(held)
     process = engine_of(throttler)
     lane, pools = (
-        process.model_group(MODEL).lane,
+        process.account.model_group(MODEL).lane,
         process.account.transport._adapter.poolmanager.pools,
     )
     locked, done = threading.Event(), threading.Event()
@@ -287,7 +287,7 @@ if pid == 0:
         os._exit(0 if mine.get_final_text() == "echo: child" else 4)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), stream.get_final_text())
 throttler.close()
-print(throttler._process().limiter.in_use)
+print(throttler._engine().account.limiter.in_use)
 """,
     )
     assert out.splitlines() == ["0 echo: parent", "0"], err

@@ -13,7 +13,7 @@ def requests_out(throttlers, servers):
     engines = (engine for throttler in throttlers for engine in throttler._begun())
     connections = (one for server in servers for one in connections_to(server))
     return (
-        sum(engine.limiter.in_use for engine in engines),
+        sum(engine.account.limiter.in_use for engine in engines),
         sum(connection.is_answering for connection in connections),
         sum(len(server.arrivals) for server in servers),
     )
@@ -21,12 +21,12 @@ def requests_out(throttlers, servers):
 
 def engine_of(throttler):
     """All that the throttler has in this process; made if it is not there yet."""
-    return throttler._process()
+    return throttler._engine()
 
 
 def model_group_of(throttler, model=MODEL):
     """The models that share *model*'s limits: their lane and their estimator."""
-    return engine_of(throttler).model_group(model)
+    return engine_of(throttler).account.model_group(model)
 
 
 def lane_of(throttler, model=MODEL):
@@ -41,12 +41,12 @@ def pacer_of(throttler, model=MODEL):
 
 def endpoint_lane_of(throttler, endpoint):
     """The lane of requests that are no messages: to ``count_tokens``, or about ``batches``."""
-    return engine_of(throttler).admission._endpoint_lanes[endpoint]
+    return engine_of(throttler).account.admission._endpoint_lanes[endpoint]
 
 
 def slots_in_use(throttler):
     """How many slots of its concurrency limit are taken."""
-    return engine_of(throttler).limiter.in_use
+    return engine_of(throttler).account.limiter.in_use
 
 
 def locks_of(throttler):
