@@ -57,7 +57,8 @@ class LaneState(NamedTuple):
 class Limits(dict[str, LaneState]):
     """The state of each lane, by its name; ``print()`` it for a table."""
 
-    #: Requests in flight at most, over all lanes; inf while no limit was met.
+    #: Requests in flight at most, over all lanes; inf while no limit was met. It is
+    #: max_connections while those are what calls wait for.
     max_concurrency: float
     in_flight: int
     #: The store that processes share, and whether it answers; None if nothing is shared.

@@ -174,8 +174,9 @@ class ModelGroups:
         }
         limiter = self._limiter
         store = None if self._shared is None else self._shared.state
-        most = None if math.isinf(limiter.max_connections) else int(limiter.max_connections)
-        return Limits(lanes, limiter.limit, limiter.in_use, store, self._paused, most)
+        limit = limiter.limit if limiter.at_connection_limit else limiter.server_limit
+        ceiling = None if math.isinf(limiter.max_connections) else int(limiter.max_connections)
+        return Limits(lanes, limit, limiter.in_use, store, self._paused, ceiling)
 
     def pause(self, paused: bool) -> None:
         """Stop or go on letting calls leave."""

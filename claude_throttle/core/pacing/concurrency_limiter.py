@@ -128,7 +128,17 @@ class ConcurrencyLimiter:
     @property
     def limit(self) -> float:
         """Requests in flight at most, as things stand; may be inf."""
-        return min(self._found, self.of_all, self.granted, self.max_connections)
+        return min(self.server_limit, self.max_connections)
+
+    @property
+    def server_limit(self) -> float:
+        """The limit without the connections that this process may have; may be inf."""
+        return min(self._found, self.of_all, self.granted)
+
+    @property
+    def at_connection_limit(self) -> bool:
+        """Whether max_connections was reached, and half of them have not been free since."""
+        return self._ceiling_reached or self._ceiling_emitted
 
     @property
     def in_use(self) -> int:
