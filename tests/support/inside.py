@@ -53,8 +53,8 @@ def locks_of(throttler):
     """Every lock that a call, a sender or a listener may meet."""
     engine = engine_of(throttler)
     return [
-        *(lane.mutex for lane in engine.lanes()),
-        engine.limiter._lock,
+        *(lane.mutex for lane in engine.account.lanes()),
+        engine.account.limiter._lock,
         engine.thread_pool._lock,
         engine.account.suspensions._lock,
         engine.account.model_groups._lock,
