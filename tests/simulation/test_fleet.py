@@ -22,12 +22,12 @@ from tests.simulation.fleet_scenes import (
     left_between,
     one_batch_of_each,
 )
-from tests.support.thorough import LONG, THOROUGH, examples, only_thorough
+from tests.support.thorough import LONG, only_thorough, tried
 
 pytestmark = LONG
 
-few = settings(
-    max_examples=examples(6, 25),
+FLEETS = settings(
+    max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
@@ -182,16 +182,36 @@ kinds = st.sampled_from(
 )
 
 
-@few
-@given(
-    st.lists(kinds, min_size=1, max_size=25),
-    st.integers(300, 30_000 if THOROUGH else 6_000),
-    round_trips,
-    st.lists(st.tuples(st.integers(0, 24), st.floats(2.0, 9.0), st.floats(0.0, 3.0)), max_size=4),
-    seeds,
-)
+def fleets(most_rpm):
+    """Works, quota, round trip, what befalls which of them, and a seed."""
+    troubles = st.tuples(st.integers(0, 24), st.floats(2.0, 9.0), st.floats(0.0, 3.0))
+    return (
+        st.lists(kinds, min_size=1, max_size=25),
+        st.integers(300, most_rpm),
+        round_trips,
+        st.lists(troubles, max_size=4),
+        seeds,
+    )
+
+
+@tried(*fleets(6_000), few=6, how=FLEETS)
 def test_never_over_the_quota_and_nobody_starves(works, rpm, round_trip, troubles, seed):
     """Some stall, some die (a stall of less than half a second): the rest have all that is left."""
+    judge_fleet(works, rpm, round_trip, troubles, seed)
+
+
+@pytest.mark.thorough
+@FLEETS
+@given(*fleets(30_000))
+def test_never_over_the_quota_and_nobody_starves_of_large_quotas(
+    works, rpm, round_trip, troubles, seed
+):
+    """Five times as large: most of the time of the thorough run goes here."""
+    judge_fleet(works, rpm, round_trip, troubles, seed)
+
+
+def judge_fleet(works, rpm, round_trip, troubles, seed):
+    """All of a quota is used and not more, and each has its part, whatever befalls some."""
     scene, seconds = fleet(rpm, works, round_trip=round_trip, seed=seed), 16.0
     for number, at, lasts in troubles:
         if number < len(works):
@@ -216,8 +236,15 @@ def test_never_over_the_quota_and_nobody_starves(works, rpm, round_trip, trouble
             assert process.waiting_since >= seconds - 2 * turn - 1.0
 
 
-@few
-@given(st.integers(2, 20), st.integers(300, 6_000), st.floats(3.0, 8.0), round_trips, seeds)
+@tried(
+    st.integers(2, 20),
+    st.integers(300, 6_000),
+    st.floats(3.0, 8.0),
+    round_trips,
+    seeds,
+    few=6,
+    how=FLEETS,
+)
 def test_a_silent_store_costs_one_more_for_each_process(count, rpm, lasts, round_trip, seed):
     """In any window of a second: the quota and a twentieth, and one for each.
 

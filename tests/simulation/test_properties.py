@@ -10,7 +10,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from claude_throttle.core.domain.feedback import (
@@ -37,8 +37,8 @@ from tests.simulation.scenes import (
     unanswered,
 )
 from tests.support.simulated_calls import (
+    SCENES,
     calls,
-    few,
     latencies,
     networks,
     rates,
@@ -46,13 +46,12 @@ from tests.support.simulated_calls import (
     seeds,
     stamps,
 )
-from tests.support.thorough import LONG, examples
+from tests.support.thorough import LONG, tried
 
 pytestmark = LONG
 
 
-@few
-@given(st.floats(0.1, 0.5), latencies, networks, stamps, seeds)
+@tried(st.floats(0.1, 0.5), latencies, networks, stamps, seeds, few=8, how=SCENES)
 def test_one_quota_of_input_tokens_is_used_and_not_overdrawn(depth, latency, network, at, seed):
     """Sizes spread tenfold, a bucket of 6 to 30 s: 0.97 of it, one call in fifty refused."""
     rate, chance = 10_000.0, random.Random(seed)
@@ -88,8 +87,14 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(settings.get_profile("scenes"), max_examples=examples(2, 6))
-@given(network=networks, at=stamps, seed=seeds, latency=st.floats(0.05, 1.0))
+@tried(
+    network=networks,
+    at=stamps,
+    seed=seeds,
+    latency=st.floats(0.05, 1.0),
+    few=2,
+    how=settings(SCENES, max_examples=6),
+)
 def test_full_pace_comes_back_after_every_refusal(kind, network, at, seed, latency):
     """From ten seconds after its end on; whoever failed had used up all its retries."""
     feedback, lasts = KINDS[kind]
@@ -110,8 +115,7 @@ def test_full_pace_comes_back_after_every_refusal(kind, network, at, seed, laten
     assert pace(done, end + 10.0, end + 18.0) >= 0.94 * 20.0
 
 
-@few
-@given(st.floats(5.0, 60.0), networks, stamps, seeds)
+@tried(st.floats(5.0, 60.0), networks, stamps, seeds, few=8, how=SCENES)
 def test_an_outage_fails_nobody_and_is_not_doubled(lasts, network, at, seed):
     """However long: every call is answered after it, and a probe each few seconds is all it saw."""
     done = simulate(
@@ -127,8 +131,7 @@ def test_an_outage_fails_nobody_and_is_not_doubled(lasts, network, at, seed):
     assert refusals(done, (OVERLOAD,)) <= 14 + 5 + lasts / 5
 
 
-@few
-@given(st.integers(1, 20), latencies, networks, seeds)
+@tried(st.integers(1, 20), latencies, networks, seeds, few=8, how=SCENES)
 def test_a_concurrency_cap_is_found(cap, latency, network, seed):
     """Nothing told: answered all, near the cap most of the time, and few are refused for it."""
     done = simulate(
@@ -144,8 +147,7 @@ def test_a_concurrency_cap_is_found(cap, latency, network, seed):
     assert refusals(done) <= 12 + 40 * cap / 10
 
 
-@few
-@given(seeds, networks, stamps, st.integers(2, 30))
+@tried(seeds, networks, stamps, st.integers(2, 30), few=8, how=SCENES)
 def test_nobody_starves(seed, network, at, large):
     """Every tenth call takes most of the bucket: all leave in their order, large and small."""
     requests = [
@@ -166,8 +168,7 @@ def test_nobody_starves(seed, network, at, large):
     assert seconds(done) <= 1.1 * total / 10_000 + 5.0
 
 
-@few
-@given(
+@tried(
     st.lists(st.tuples(st.floats(1.0, 8.0), rates, st.integers(1, 100)), min_size=1, max_size=4),
     st.lists(
         st.tuples(
@@ -186,6 +187,8 @@ def test_nobody_starves(seed, network, at, large):
     networks,
     stamps,
     seeds,
+    few=8,
+    how=SCENES,
 )
 def test_whatever_happens_every_call_has_an_end(limits, troubles, network, at, seed):
     """Limits change and refusals of all kinds come: answered, or failed after all its retries."""

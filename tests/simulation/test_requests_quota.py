@@ -10,18 +10,26 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from claude_throttle.simulation.client import MAX_RETRIES
 from claude_throttle.simulation.quotas import SimulatedLimits
 from tests.simulation.scenes import refusals, simulate, spread_over, unanswered
-from tests.support.simulated_calls import calls, few, latencies, rates, second_half, seeds, stamps
-from tests.support.thorough import LONG, examples
+from tests.support.simulated_calls import (
+    SCENES,
+    calls,
+    latencies,
+    rates,
+    second_half,
+    seeds,
+    stamps,
+)
+from tests.support.thorough import LONG, tried
 
 pytestmark = LONG
 
-often = settings(few, max_examples=examples(12, 100))
+OFTEN = settings(SCENES, max_examples=100)
 
 
 def one_quota_of_requests(rpm, burst, latency, spread, at, seed):
@@ -46,8 +54,7 @@ spreads = st.floats(-3.7, -0.7).map(lambda power: 10**power)
 depths = st.floats(0.0, 2.5).map(lambda power: 10**power - 1.0)
 
 
-@often
-@given(rates, depths, latencies, spreads, stamps, seeds)
+@tried(rates, depths, latencies, spreads, stamps, seeds, few=12, how=OFTEN)
 def test_one_quota_of_requests_is_used_and_not_overdrawn(rpm, depth, latency, spread, at, seed):
     """Nothing told: 0.97 of it in the second half, a few 429s while it is learned, none failed.
 
@@ -69,8 +76,7 @@ SMALL_BUCKETS = {1: 0.6, 2: 0.8, 3: 0.9}
 
 
 @pytest.mark.parametrize("room", SMALL_BUCKETS)
-@few
-@given(rates, st.floats(0.0, 0.99), latencies, spreads, stamps, seeds)
+@tried(rates, st.floats(0.0, 0.99), latencies, spreads, stamps, seeds, few=8, how=SCENES)
 def test_a_small_bucket_is_used_for_the_most_part(room, rpm, part, latency, spread, at, seed):
     """Two requests, or three, or four: less than the guard of two calls needs, and none failed."""
     burst = math.ceil(spread * rpm / 60 + room + part)
@@ -82,8 +88,7 @@ def test_a_small_bucket_is_used_for_the_most_part(room, rpm, part, latency, spre
     assert refusals(done) <= 12 + 0.1 * rpm / 60 * latency
 
 
-@few
-@given(rates, st.floats(0.0, 0.1), latencies, stamps, seeds)
+@tried(rates, st.floats(0.0, 0.1), latencies, stamps, seeds, few=8, how=SCENES)
 def test_one_at_a_time_on_a_narrow_network(rpm, shuffled, latency, at, seed):
     """A bucket of one, where at most every tenth call may overtake: 0.85, for some distance.
 
@@ -96,8 +101,7 @@ def test_one_at_a_time_on_a_narrow_network(rpm, shuffled, latency, at, seed):
     assert refusals(done) <= 8 + 0.1 * rpm / 60 * latency
 
 
-@few
-@given(rates, st.integers(1, 8), st.floats(0.0, 0.9), latencies, stamps, seeds)
+@tried(rates, st.integers(1, 8), st.floats(0.0, 0.9), latencies, stamps, seeds, few=8, how=SCENES)
 def test_a_bucket_smaller_than_what_the_network_shuffles(rpm, burst, beyond, latency, at, seed):
     """No client can use it all: a part of what it could, and every call has its end.
 

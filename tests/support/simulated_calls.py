@@ -9,13 +9,9 @@ from hypothesis import strategies as st
 
 from claude_throttle.simulation.simulated_server import SimulatedRequest
 from tests.simulation.scenes import NETWORKS
-from tests.support.thorough import examples
 
-#: How many scenes each property is tried on. Not shrunk: a smaller scene is another one.
-settings.register_profile(
-    "scenes", max_examples=examples(8, 30), deadline=None, derandomize=True, phases=[Phase.generate]
-)
-few = settings(settings.get_profile("scenes"))
+#: How properties are tried in the thorough run. Not shrunk: a smaller scene is another one.
+SCENES = settings(max_examples=30, deadline=None, derandomize=True, phases=[Phase.generate])
 
 networks = st.sampled_from(sorted(NETWORKS))
 stamps = st.sampled_from(["admission", "answer"])

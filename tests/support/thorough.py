@@ -1,25 +1,14 @@
-"""Which tests are left out of the default run: ``pytest -m thorough`` runs them, too.
-
-``CLAUDE_THROTTLE_THOROUGH=1`` gives property tests as many examples as they were written for.
-"""
+"""What the default run leaves out: ``pytest -m thorough`` runs it."""
 
 from __future__ import annotations
 
 import inspect
-import os
 
 import pytest
 from hypothesis import given, settings
 
-THOROUGH = os.environ.get("CLAUDE_THROTTLE_THOROUGH") == "1"
-
 #: For what takes more than the usual time limit in the thorough run.
 LONG = pytest.mark.timeout(600)
-
-
-def examples(default, thorough):
-    """How many examples a property test is tried on."""
-    return thorough if THOROUGH else default
 
 
 def only_thorough(*values, **options):
