@@ -85,8 +85,6 @@ class FleetCoordinator(Protocol):
 class MemberParts(NamedTuple):
     """What the coordinator of one process is made of."""
 
-    #: Number of the process.
-    number: int
     store: SimulatedStore
     limiter: ConcurrencyLimiter
     #: The process's only lane; not made yet when this is handed over.
@@ -163,7 +161,7 @@ class SimulatedProcess:
         self._numbers = itertools.count(1)
         pool, limiter = VirtualPool(self.schedule), ConcurrencyLimiter()
         parts = MemberParts(
-            number, conditions.store, limiter, lambda: [self.client.lane], pool, conditions.time
+            conditions.store, limiter, lambda: [self.client.lane], pool, conditions.time
         )
         self.pacer, self.coordinator = make(parts)
         self.client = SimulatedClient(
