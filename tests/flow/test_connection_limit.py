@@ -110,6 +110,26 @@ def test_a_call_that_waits_for_a_file_holds_no_slot_and_ends_at_its_deadline(
     assert throttler.call(**ask())["type"] == "message"
 
 
+def test_without_a_thread_left_calls_wait_and_fail_none(fake, throttle, monkeypatch):
+    """Neither the worker of a second lane nor more senders can be started for a while."""
+    throttler = throttle(fake(latency=0.05), rpm=6000, max_retries=0)
+    throttler.call(**ask())
+    start, refused = threading.Thread.start, []
+
+    def scarce(thread):
+        if thread.name.startswith("claude-throttle") and len(refused) < 20:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", scarce)
+    calls = [ask(str(n), model="claude-haiku-4-5") for n in range(6)]
+    futures = [throttler.submit(**call) for call in calls]
+    assert all(future.result(20)["type"] == "message" for future in futures)
+    assert any("worker" in name for name in refused)
+    assert not throttler.stats().failed
+
+
 # -- the ceiling of a limiter ----------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import threading
 from collections import deque
 from functools import partial
@@ -28,6 +29,9 @@ from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import Closed
 
 logger = logging.getLogger("claude_throttle")
+
+#: Seconds before a thread that could not be started is tried again.
+RESTART_SECONDS = 0.1
 
 #: Seconds after which a worker with nothing to do ends; the next submit starts another.
 IDLE_SECONDS = 60.0
@@ -66,6 +70,8 @@ class Worker:
         self._pid = os.getpid()
         #: Guarded by the lane's mutex.
         self._thread: Optional[threading.Thread] = None
+        #: A sender is about to start the thread. Guarded by the same.
+        self._start_is_due = False
         #: A ticket is about to leave. Guarded by the mutex, too: the garbage collector or a signal
         #: handler may interrupt a commit and submit; it must not take what was just found free.
         self._committing = False
@@ -98,7 +104,25 @@ class Worker:
                     self._thread = None
             if not isinstance(error, RuntimeError):
                 raise
-            self.reject_all(Closed(f"no worker thread can be started any more ({error})"))
+            if self._thread_pool.threads and not sys.is_finalizing() and "shut" not in str(error):
+                self._start_later()
+            else:
+                self.reject_all(Closed(f"no worker thread can be started any more ({error})"))
+
+    def _start_later(self) -> None:
+        """The machine has no thread left just now: have a sender try again."""
+        with self._mutex:
+            is_due, self._start_is_due = self._start_is_due, True
+        if not is_due:
+            self._thread_pool.run(self._start_again)
+
+    def _start_again(self) -> None:
+        with self._mutex:
+            self._clock.wait(self._backlog.not_empty, RESTART_SECONDS)
+            self._start_is_due = False
+            waiting = self._backlog.waiting_locked()
+        if waiting:
+            self.ensure_thread()
 
     def _work(self) -> None:
         while True:
