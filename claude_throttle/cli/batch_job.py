@@ -56,7 +56,7 @@ class BatchJob:
     def __exit__(self, *_error: object) -> None:
         """Do nothing: no other thread has to be ended."""
 
-    def snapshot(self) -> Snapshot:
+    def progress(self) -> Snapshot:
         """The progress so far."""
         words = f"{self._in_batches:,} in batches" if self._in_batches else "reading"
         return Snapshot(self.tally.finished, self._total, words)
@@ -194,7 +194,7 @@ class BatchJob:
     def _refuse(self, line: Line, kind: str, reason: str) -> None:
         self.tally.unusable += 1
         fixed_by_option = isinstance(line, Problem) and line.fixed_by_option
-        self._line_errors.add(line.number, reason, fixed_by_option)
+        self._line_errors.report(line.number, reason, fixed_by_option)
         # Each run finds the same fault in the same line; one entry in the output is enough.
         if line.custom_id not in self.results.recorded.errored:
             result = outcomes.refused(kind, f"line {line.number}: {reason}")

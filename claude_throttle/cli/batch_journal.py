@@ -44,7 +44,7 @@ class JournalContents:
     known_ids: set[str] = field(default_factory=set)
     unsure: list[JournalEntry] = field(default_factory=list)
 
-    def add(self, line: dict[str, Any]) -> None:
+    def record(self, line: dict[str, Any]) -> None:
         """Add one line of the journal."""
         digest = line.get("requests")
         if "creating" in line:
@@ -70,7 +70,7 @@ class Journal:
         lines = stream.read().split(b"\n")
         for data in lines:
             try:
-                self.contents.add(json.loads(data))
+                self.contents.record(json.loads(data))
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # cut off by a kill: its batch remains unsure, which is right
         if lines[-1]:
@@ -96,7 +96,7 @@ class Journal:
         left = memoryview(json.dumps(line).encode() + b"\n")
         while left:
             left = left[self._stream.write(left) :]
-        self.contents.add(line)
+        self.contents.record(line)
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ class FinishedCalls:
         self._succeeded = 0
         self._failed = 0
 
-    def add(self, well: bool) -> None:
+    def count(self, well: bool) -> None:
         """Count one call that ended, well or not."""
         with self._changed:
             self._succeeded += well
@@ -93,7 +93,7 @@ class FinishedCalls:
                 self._changed.wait(0.25)
             return self._succeeded
 
-    def snapshot(self) -> Snapshot:
+    def progress(self) -> Snapshot:
         """The progress so far."""
         words = f"{self._succeeded} succeeded, {self._failed} failed"
         return Snapshot(self._succeeded + self._failed, self._calls, words)
@@ -172,11 +172,11 @@ def _try(name: str, send: Send, arguments: argparse.Namespace) -> ResultRow:
     gc.collect()  # objects of the last server: a Ctrl-C that comes in a destructor is lost
     server = FakeClaude(rpm=arguments.rpm, burst=arguments.burst, latency=arguments.latency)
     count = FinishedCalls(arguments.calls)
-    with server as fake, Progress(count.snapshot, quiet=arguments.quiet) as progress:
+    with server as fake, Progress(count.progress, quiet=arguments.quiet) as progress:
         if not arguments.quiet:
             progress.say(f"{arguments.calls} calls at {arguments.rpm} a minute: {name}")
         started_at = SYSTEM_CLOCK.monotonic()
-        send(fake.url, _bodies(arguments.calls), count.add)
+        send(fake.url, _bodies(arguments.calls), count.count)
         succeeded = count.succeeded()
         seconds = SYSTEM_CLOCK.monotonic() - started_at
         refused = sum(arrival.status == 429 for arrival in fake.arrivals)

@@ -137,7 +137,7 @@ class Job:
         if reason is not None:
             self._stop(JobStopped(f"{self.throttler.settings.base_url}: {reason}"))
 
-    def snapshot(self) -> Snapshot:
+    def progress(self) -> Snapshot:
         """The progress so far."""
         stats = self.throttler.stats()
         tally = self.tally
@@ -190,7 +190,7 @@ class Job:
         """Report a line that cannot be sent."""
         self.tally.unusable += 1
         fixed_by_option = isinstance(line, Problem) and line.fixed_by_option
-        self._line_errors.add(line.number, reason, fixed_by_option)
+        self._line_errors.report(line.number, reason, fixed_by_option)
         # Each run finds the same fault in the same line; one entry in the output is enough.
         if line.custom_id not in self.results.recorded.errored:
             self._write(line, outcomes.refused(kind, f"line {line.number}: {reason}"))

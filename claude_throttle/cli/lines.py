@@ -245,7 +245,7 @@ class LineErrors:
         self._first: dict[str, int] = {}
         self._more: Counter[str] = Counter()
 
-    def add(self, number: int, reason: str, fixed_by_option: bool) -> None:
+    def report(self, number: int, reason: str, fixed_by_option: bool) -> None:
         """Report one line and its problem."""
         if fixed_by_option:
             if reason in self._first:

@@ -132,7 +132,7 @@ def _run(
     job: Union[Job, BatchJob], lines: Generator[Line, None, None], arguments: argparse.Namespace
 ) -> int:
     summary = _Summary(arguments)
-    bar = Progress(job.snapshot, quiet=_hides_bar(arguments))
+    bar = Progress(job.progress, quiet=_hides_bar(arguments))
     try:
         with bar as progress, job, job.throttler:
             if job.results.recorded.unreadable:

@@ -34,7 +34,7 @@ class Histogram:
         self._count = 0
         self._max = 0.0
 
-    def add(self, seconds: float) -> None:
+    def observe(self, seconds: float) -> None:
         """Count one duration."""
         seconds = max(seconds, _SMALLEST_SECONDS)
         self._buckets[int(math.log(seconds / _SMALLEST_SECONDS) / _GROWTH)] += 1

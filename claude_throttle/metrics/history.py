@@ -50,7 +50,7 @@ class RingBuffer:
         self._begins = self._ends = math.nan
         self._slot: list[int] = []
 
-    def add(self, index: int, now: float) -> None:
+    def record(self, index: int, now: float) -> None:
         """Count one event at *now*."""
         if not self._begins <= now < self._ends:
             self._move_to(now)

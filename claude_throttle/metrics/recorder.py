@@ -167,9 +167,9 @@ class Recorder:
 
     def _sent(self, event: CallSent, now: float) -> None:
         self._counts["sent"] += 1
-        self._history.add(history.SENT, now)
+        self._history.record(history.SENT, now)
         if event.attempt == 1:
-            self._queue_wait.add(event.waited_seconds)
+            self._queue_wait.observe(event.waited_seconds)
         self._count_departure(now)
 
     def _count_departure(self, now: float) -> None:
@@ -191,27 +191,27 @@ class Recorder:
     def _refused(self, status: int | None, now: float) -> None:
         self._statuses[status or 0] += 1
         if status == 429:
-            self._history.add(history.RATE_LIMITED, now)
+            self._history.record(history.RATE_LIMITED, now)
         elif status == 529:
-            self._history.add(history.OVERLOADED, now)
+            self._history.record(history.OVERLOADED, now)
 
     def _succeeded(self, event: CallSucceeded, now: float) -> None:
         self._counts["succeeded"] += 1
-        self._history.add(history.SUCCEEDED, now)
-        self._latency.add(event.latency_seconds)
+        self._history.record(history.SUCCEEDED, now)
+        self._latency.observe(event.latency_seconds)
         self._usage = self._usage.plus(event.usage)
 
     def _failed_call(self, event: CallFailed, now: float) -> None:
         self._failed[event.error] += 1
         self._refused(event.status, now)
         if event.error != "CancelledError":
-            self._history.add(history.FAILED, now)
+            self._history.record(history.FAILED, now)
 
     def _granted(self, event: PermitGranted, now: float) -> None:
         self._counts["sent"] += 1
         self._counts["permits"] += 1
-        self._history.add(history.SENT, now)
-        self._queue_wait.add(event.waited_seconds)
+        self._history.record(history.SENT, now)
+        self._queue_wait.observe(event.waited_seconds)
         if self._started_at is None:
             self._started_at = now
         self._count_departure(now)
@@ -222,8 +222,8 @@ class Recorder:
             self._refused(event.status, now)
         elif event.status is not None:
             self._counts["permits_answered"] += 1
-            self._latency.add(event.seconds)
-            self._history.add(history.SUCCEEDED, now)
+            self._latency.observe(event.seconds)
+            self._history.record(history.SUCCEEDED, now)
         if event.usage is not None:
             self._usage = self._usage.plus(event.usage)
 

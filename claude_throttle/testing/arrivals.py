@@ -44,7 +44,7 @@ class ArrivalLog:
         self._lock = threading.Lock()
         self._arrivals: deque[Arrival] = deque(maxlen=limit)
 
-    def add(self, arrival: Arrival) -> None:
+    def append(self, arrival: Arrival) -> None:
         """Append one; a full log drops its oldest."""
         with self._lock:
             self._arrivals.append(arrival)

@@ -91,7 +91,7 @@ class FakeBatches:
         if isinstance(decided, Reply):
             decided = Reply(**{**vars(decided), "headers": {**limits, **decided.headers}})
         status = getattr(decided, "status", 0)
-        self._log.add(_arrival(request, at, status))
+        self._log.append(_arrival(request, at, status))
         return decided
 
     def _decide_locked(self, request: HttpRequest, at: float) -> Scripted:

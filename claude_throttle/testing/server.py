@@ -155,7 +155,7 @@ class FakeClaude:
 
         A bucket keeps its level, as far as it fits; the bucket of a new limit starts full.
         """
-        return self._service.limits(**changes)
+        return self._service.change_limits(**changes)
 
     def outage(self, on: bool = True, reply: Scripted = OVERLOADED) -> None:
         """Answer every message with *reply*, before the script, until called with ``False``.

@@ -71,7 +71,7 @@ class Service:
         with self._lock:
             self._faults.set_rates(rates)
 
-    def limits(self, **changes: float | None) -> SimulatedLimits:
+    def change_limits(self, **changes: float | None) -> SimulatedLimits:
         """Change the named limits; return all limits in force."""
         with self._lock:
             now = self._clock.monotonic()
@@ -137,7 +137,7 @@ class Service:
             plan = plan_for(decided, context)
             self._in_flight += plan.admitted
             self._admitted += plan.admitted
-            self.log.add(_arrival(request, call, plan, at, self._in_flight))
+            self.log.append(_arrival(request, call, plan, at, self._in_flight))
         return plan
 
     def _drawn(self, call: ReceivedCall) -> tuple[float, int]:
@@ -247,7 +247,7 @@ class Service:
     ) -> ResponsePlan:
         plan = self._plain(decided)
         seen = plan._replace(admitted=plan.status == 200)
-        self.other_log.add(_arrival(request, call, seen, at, 0))
+        self.other_log.append(_arrival(request, call, seen, at, 0))
         return plan
 
     def _plain(self, answer: Scripted) -> ResponsePlan:

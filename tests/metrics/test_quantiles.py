@@ -18,7 +18,7 @@ durations = st.lists(st.floats(0.0, 1e6), min_size=1, max_size=300)
 def histogram(values):
     filled = Histogram()
     for value in values:
-        filled.add(value)
+        filled.observe(value)
     return filled
 
 

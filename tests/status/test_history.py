@@ -26,7 +26,7 @@ def sent_at(*instants, now):
     """Requests by seconds ago, of a ring that saw those *instants* in that order."""
     ring = RingBuffer()
     for instant in instants:
-        ring.add(SENT, instant)
+        ring.record(SENT, instant)
     return {one.seconds_ago: one.sent for one in ring.intervals(now) if one.sent}
 
 
@@ -43,7 +43,7 @@ def test_an_interval_begins_on_the_ten():
 def test_the_last_one_is_under_way():
     """And the one before it whole; both from their beginnings."""
     ring = RingBuffer()
-    ring.add(SENT, 20.0)
+    ring.record(SENT, 20.0)
     whole, under_way = ring.intervals(34.0)
     assert (whole.seconds_ago, whole.seconds) == (14.0, 10.0)
     assert (under_way.seconds_ago, under_way.seconds) == (4.0, 4.0)
@@ -52,7 +52,7 @@ def test_the_last_one_is_under_way():
 def test_it_begins_with_the_first_event():
     """Of what was before, nobody knows anything."""
     ring = RingBuffer()
-    ring.add(SENT, 1234.0)
+    ring.record(SENT, 1234.0)
     assert [one.seconds_ago for one in ring.intervals(1255.0)] == [25.0, 15.0, 5.0]
 
 
@@ -60,7 +60,7 @@ def test_what_is_older_than_ten_minutes_is_forgotten():
     """Sixty intervals are left, the one under way among them."""
     ring = RingBuffer()
     for instant in range(0, 2000, 10):
-        ring.add(SENT, float(instant))
+        ring.record(SENT, float(instant))
     found = ring.intervals(1999.0)
     assert (len(found), sum(one.sent for one in found)) == (INTERVALS, INTERVALS)
     assert found[0].seconds_ago == 599.0
@@ -75,7 +75,7 @@ def test_after_a_long_rest_nothing_old_comes_back(idle):
 def test_a_look_long_after_shows_nothing():
     """All zeros, ten minutes of them."""
     ring = RingBuffer()
-    ring.add(SENT, 5.0)
+    ring.record(SENT, 5.0)
     found = ring.intervals(100_000.0)
     assert len(found) == INTERVALS
     assert not any(one.sent for one in found)
@@ -96,10 +96,10 @@ def test_a_scale_that_begins_below_zero():
 def test_memory_is_fixed():
     """Whatever happens in however long a time."""
     ring = RingBuffer()
-    ring.add(SENT, 0.0)
+    ring.record(SENT, 0.0)
     before = sum(map(sys.getsizeof, ring._slots))
     for instant in range(0, 1_000_000, 7):
-        ring.add(SENT, float(instant))
+        ring.record(SENT, float(instant))
     assert (len(ring._slots), sum(map(sys.getsizeof, ring._slots))) == (INTERVALS, before)
 
 

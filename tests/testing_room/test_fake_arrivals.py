@@ -55,7 +55,7 @@ def test_the_log_forgets_the_oldest():
     log, bounded = ArrivalLog(None), ArrivalLog(2)
     for at in range(5):
         arrival = Arrival(at, "m", 1, 1, 200, "", {}, True, "wxyz", 1)
-        log.add(arrival)
-        bounded.add(arrival)
+        log.append(arrival)
+        bounded.append(arrival)
     assert [arrival.at for arrival in log.copy()] == [0, 1, 2, 3, 4]
     assert [arrival.at for arrival in bounded.copy()] == [3, 4]

@@ -114,7 +114,7 @@ class BatchClient:
         except BrokenAnswer as error:
             raise CreationUncertain from error
 
-    def state(self, batch_id: str, deadline: Optional[float]) -> State:
+    def status_of(self, batch_id: str, deadline: Optional[float]) -> State:
         """The state of one batch."""
         response = self.send(RequestSpec("GET", f"{BATCHES_PATH}/{batch_id}"), deadline)
         return wire_format.read_state(read_json(response.content))

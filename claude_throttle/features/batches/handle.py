@@ -154,7 +154,7 @@ class BatchHandle:
 
     def _result(self, name: str, files: Sequence[ResultsFile]) -> BatchResult:
         self._require_here()  # a child shares the file's place with its parent
-        found = (file.get(name) for file in files)
+        found = (file.message_at(name) for file in files)
         line = next((line for line in found if line is not None), None)
         return result_of(name, line, self._raw, self._client.url)
 
@@ -263,7 +263,7 @@ class BatchHandle:
             found = {name: listed[name] for name in pending if name in listed}
         for name in pending:
             if name not in found:
-                found[name] = self._client.state(name, deadline)._replace(id=name)
+                found[name] = self._client.status_of(name, deadline)._replace(id=name)
         return list(found.values())
 
     def _learn(self, states: list[State], at_once: bool) -> None:

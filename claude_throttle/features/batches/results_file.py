@@ -29,7 +29,7 @@ class ResultsFile:
         self._rest = b""
         self._begin()
 
-    def take(self, data: Optional[bytes]) -> None:
+    def absorb(self, data: Optional[bytes]) -> None:
         """Add the next bytes; None: begin again."""
         if data is None:
             self.close()
@@ -68,7 +68,7 @@ class ResultsFile:
     def _wants(self, custom_id: str) -> bool:
         return self._expected is None or custom_id in self._expected
 
-    def get(self, custom_id: str) -> Optional[ResultLine]:
+    def message_at(self, custom_id: str) -> Optional[ResultLine]:
         """The result of that request; None without one."""
         place = self._places.get(custom_id)
         if place is None:
@@ -109,7 +109,7 @@ def fetch_results(
         wanted = min(wanted, len(names))
     for _ in range(2):
         file = ResultsFile(names)
-        results(file.take)
+        results(file.absorb)
         file.seal()
         if not file.strange and len(file) >= wanted:
             return file

@@ -42,7 +42,7 @@ class BatchUpload:
         wanted = self.size + len(_COMMA) + len(data)
         return len(self.custom_ids) < bounds.requests and wanted <= bounds.bytes
 
-    def add(self, custom_id: str, data: bytes) -> None:
+    def append(self, custom_id: str, data: bytes) -> None:
         """Add one request."""
         if self.custom_ids:
             data = _COMMA + data
@@ -120,7 +120,7 @@ def _fill(parts: list[BatchUpload], requests: Iterable[Any], bounds: BatchBounds
             if parts:
                 parts[-1].seal()
             parts.append(BatchUpload())
-        parts[-1].add(custom_id, data)
+        parts[-1].append(custom_id, data)
 
 
 def read_request(request: Any, number: int) -> tuple[str, bytes]:

@@ -36,7 +36,7 @@ class MessageAccumulator:
         # Joined when somebody looks: adding to a text again and again would copy it each time.
         self._parts: dict[tuple[int, str], list[str]] = {}
 
-    def add(self, event: Mapping[str, Any]) -> None:
+    def feed(self, event: Mapping[str, Any]) -> None:
         """Take in one event; unknown ones change nothing."""
         kind = event.get("type")
         if kind == "message_start":

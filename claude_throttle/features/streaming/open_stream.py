@@ -180,7 +180,7 @@ class OpenStream:
         if not self.call.begun and event["type"] not in PRELUDE:
             self._begin()
         try:
-            self.received.add(event)
+            self.received.feed(event)
         except ValueError as error:
             raise StreamEnded(Outcome(error=broken(str(error), self._answer.request_id))) from None
         self._ready.append(event)

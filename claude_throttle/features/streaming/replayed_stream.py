@@ -33,7 +33,7 @@ class ReplayedStream:
         if event is None:
             self.ended = True
         else:
-            self.received.add(event)
+            self.received.feed(event)
         return event
 
     def message(self) -> Any:
