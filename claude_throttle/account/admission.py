@@ -261,8 +261,8 @@ class AdmittedAttempt:
         self._permit.book(NO_USAGE)
         self._permit.close()
 
-    def end(self, usage: Optional[Usage], whole: bool) -> None:
-        """A stream has ended, *whole* or before its end: close."""
+    def body_ended(self, usage: Optional[Usage], whole: bool) -> None:
+        """A streamed body ended, read to its end (*whole*) or not."""
         try:
             if usage is not None:
                 self._permit.book(usage, ended=whole)
@@ -271,8 +271,8 @@ class AdmittedAttempt:
         finally:
             self._permit.close()
 
-    def drop(self, usage: Optional[Usage]) -> None:
-        """End a stream before its end without taking a lock: for the garbage collector."""
+    def body_dropped(self, usage: Optional[Usage]) -> None:
+        """A streamed body was dropped before its end. Takes no lock: the collector calls it."""
         self._permit.drop(usage)
 
     def _learn(self, usage: Usage) -> None:

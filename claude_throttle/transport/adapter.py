@@ -1,4 +1,4 @@
-"""The adapter of ``requests``, less what it would work out anew for each call."""
+"""The ``requests`` adapter of a transport, with per-call work cached."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class PacedAdapter(HTTPAdapter):
     """
 
     def __init__(self, **options: Any) -> None:
-        # What requests would work out anew for each call, a tenth of its cost: by URL, and there
-        # is only one. A plain dict: at worst two threads find the same.
+        # By URL, of which there are few: requests would work these out for each call, at a tenth
+        # of its cost. Plain dicts: at worst two threads find the same.
         self._pools: dict[Optional[str], Any] = {}
         self._targets: dict[Optional[str], str] = {}
         super().__init__(max_retries=PacedRetry.once(), **options)
@@ -36,23 +36,23 @@ class PacedAdapter(HTTPAdapter):
         return pool
 
     def get_connection(self, url: Any, proxies: Any = None) -> Any:
-        # The same for requests before 2.32.
+        # Called by requests before 2.32.
         pool = self._pools.get(url)
         if pool is None:
             pool = self._pools[url] = super().get_connection(url, proxies)
         return pool
 
     def build_response(self, request: Any, raw: Any) -> requests.Response:
-        """What requests makes of an answer, without its cookies and its guess at an encoding."""
+        """A response as requests builds it, without cookies and without guessing an encoding."""
         response = requests.Response()
         response.status_code, response.reason = raw.status, raw.reason
-        response.headers = raw.headers  # they know no case either
+        response.headers = raw.headers  # case-insensitive, too
         response.raw, response.request, response.url = raw, request, request.url
         response.connection = self
         return response
 
     def abandon(self) -> None:
-        """In a forked child: see to it that what was inherited can be let go of."""
+        """Make a forked child able to drop its copies of the pools. Takes no lock."""
         for manager in (self.poolmanager, *self.proxy_manager.values()):
             renew_locks(manager)
 

@@ -1,4 +1,4 @@
-"""One request outside the lanes of messages, that another thread can end."""
+"""A request outside the message lanes that another thread can end."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ CHUNK_BYTES = 65_536
 
 
 class RequestSpec(NamedTuple):
-    """What is asked."""
+    """What to send."""
 
     method: str
-    #: With its query, after ``base_url``.
+    #: Path and query, appended to ``base_url``.
     path: str
-    #: Makes the body, for each try anew: bytes, or something to read them from.
+    #: Makes the body anew for each send: bytes, or an object to read them from.
     make_body: Callable[[], Any] = lambda: None
-    #: Takes a good answer's body, piece by piece; told None at the beginning of each try.
+    #: Called with each piece of a good response's body, and with None before the first.
     sink: Optional[Callable[[Optional[bytes]], object]] = None
-    #: Seconds without a byte.
+    #: Seconds without a byte after which it fails.
     read_timeout: float = 60.0
 
 
 class RawResponse(NamedTuple):
-    """What was answered."""
+    """A response, read to its end."""
 
     status: int
     headers: Headers
@@ -41,7 +41,7 @@ class RawResponse(NamedTuple):
 
 
 class CancellableRequest:
-    """One try. Its thread sends; any other may stop() it."""
+    """One send of one request. One thread sends it; any other may stop() it."""
 
     def __init__(self) -> None:
         # Single assignments, each read after the other was written: no lock is needed.
@@ -49,44 +49,44 @@ class CancellableRequest:
         self._hang_up: Optional[Callable[[], None]] = None
 
     def connected(self, hang_up: Callable[[], None]) -> None:
-        """The request is about to go over a connection that *hang_up* can end."""
+        """Remember how to end its connection. Raises AttemptStopped if it was stopped."""
         self._hang_up = hang_up
         if self.stopped:
             raise AttemptStopped
 
     @property
     def began(self) -> bool:
-        """Whether anything may have been sent."""
+        """Whether bytes may have been sent."""
         return self._hang_up is not None
 
     def stop(self) -> None:
-        """End it, wherever it is."""
+        """End it: it raises in the thread that sends it."""
         self.stopped = True
         if self._hang_up is not None:
             self._hang_up()
 
-    def send(self, wire: HttpTransport, question: RequestSpec) -> RawResponse:
-        """Ask, once. Raises what requests raises, or BrokenAnswer for half an answer."""
-        if question.sink is not None:
-            question.sink(None)
-        response = wire.ask(
-            question.method,
-            question.path,
-            wire.headers,
-            question.make_body(),
-            question.read_timeout,
+    def send(self, transport: HttpTransport, spec: RequestSpec) -> RawResponse:
+        """Send it once. Raises what requests raises, or BrokenAnswer for half an answer."""
+        if spec.sink is not None:
+            spec.sink(None)
+        response = transport.ask(
+            spec.method,
+            spec.path,
+            transport.headers,
+            spec.make_body(),
+            spec.read_timeout,
             stream=True,
             owner=self,
         )
         try:
-            return self._read(response, question)
+            return self._read(response, spec)
         finally:
             response.close()
 
-    def _read(self, response: Any, question: RequestSpec) -> RawResponse:
+    def _read(self, response: Any, spec: RequestSpec) -> RawResponse:
         pieces: list[bytes] = []
         good = response.status_code == 200
-        take = question.sink if good and question.sink is not None else pieces.append
+        take = spec.sink if good and spec.sink is not None else pieces.append
         for piece in response.raw.stream(CHUNK_BYTES, decode_content=True):
             if self.stopped:
                 raise AttemptStopped

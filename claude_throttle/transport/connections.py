@@ -1,7 +1,7 @@
 """Connections that another thread can end.
 
-A blocked read is not ended by closing a session or a response; only ``socket.shutdown`` does it.
-So each connection knows whose call it carries, and a call can hang up on it.
+Closing a session or a response does not end a blocked read; only ``socket.shutdown`` does. So each
+connection knows the owner of the request it carries, and gives it a function that hangs up.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from claude_throttle.transport.response_head import FastHeadResponse
 
 
 class RequestOwner(Protocol):
-    """Who may end a request from another thread."""
+    """An attempt or request that other threads may end."""
 
     def connected(self, hang_up: Callable[[], None]) -> None:
         """The request is about to go over a connection that *hang_up* can end.
@@ -56,35 +56,35 @@ class OwnedHeaders(dict[str, str]):
 #: Seconds for which a server may read nothing of a request; then it waits as the call says.
 SEND_TIMEOUT_SECONDS = 60.0
 
-#: Bytes of head and body that are copied to be sent at once.
+#: Bytes. A head and a body up to this size together are joined, and sent in one packet.
 MOST_TOGETHER = 65_536
 
-#: Every connection there is, for a fork to cut off the child's copies.
-_everyone: weakref.WeakSet[_Owned] = weakref.WeakSet()
+#: All connections, so that a forked child can cut off its copies.
+_all_connections: weakref.WeakSet[_Owned] = weakref.WeakSet()
 
 
 class _Owned:
-    """Mixed into urllib3's connections."""
+    """A mixin for urllib3's connections: their owner can hang up on them."""
 
     #: http.client makes one for each response.
     response_class: Any = FastHeadResponse
     sock: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Guards `owner`, so that nobody hangs up on a successor's call. Held for an assignment,
-        # or for a shutdown, which does not block.
+        # Guards `owner`, so that an owner cannot hang up on the next request. Held for an
+        # assignment, or for a shutdown, which does not block.
         self._ownership = threading.Lock()
         self.owner: Optional[RequestOwner] = None
-        # Kept apart: http.client lets go of `sock` when an answer ends its connection.
+        # Kept apart: http.client drops `sock` when a response ends its connection.
         self._open_sock: Any = None
-        # The descriptor of the socket that is being wrapped in TLS, and has none of its own then.
+        # Descriptor of a socket during its TLS handshake, when the object has none; else -1.
         self._connecting = -1
         self._pid = os.getpid()
-        #: Of the socket, in seconds, before expect().
+        #: The socket's timeout in seconds, before expect() changed it.
         self._usual_timeout: Optional[float] = None
-        #: Parts of a request that is being made.
+        #: Parts of a request that are held back to be sent together.
         self._unsent: Optional[list[bytes]] = None
-        _everyone.add(self)
+        _all_connections.add(self)
         super().__init__(*args, **kwargs)
 
     def request(self, *args: Any, **kwargs: Any) -> Any:
@@ -98,14 +98,14 @@ class _Owned:
         return answer
 
     def send(self, data: Any) -> None:
-        """Send *data*; within a request, head and body together: one packet, one look for both."""
+        """Send *data*; head and body of a request go together, in one packet."""
         if self._unsent is None or not isinstance(data, bytes):
             self._send_held()
             super().send(data)  # type: ignore[misc]
             return
         self._unsent.append(data)
         if sum(map(len, self._unsent)) > MOST_TOGETHER:
-            self._send_held()  # now, or a body that is read piece by piece would pile up here
+            self._send_held()  # now, or a body in many pieces would pile up
 
     def _send_held(self) -> None:
         held, self._unsent = self._unsent, None
@@ -117,7 +117,7 @@ class _Owned:
     def _new_conn(self) -> Any:
         sock = super()._new_conn()  # type: ignore[misc]
         if self._pid != os.getpid():
-            raise AttemptStopped  # a greenlet that survived a fork: this is its parent's connection
+            raise AttemptStopped  # a greenlet that survived a fork; the connection is its parent's
         self._connecting = sock.fileno()
         return sock
 
@@ -126,10 +126,10 @@ class _Owned:
             connected = super().connect()  # type: ignore[misc]
         finally:
             self._connecting = -1
-        # Until now it was the connection's, which is short: a server may take a while to read much.
+        # Longer than the timeout for connecting: a server may take a while to read a large body.
         if self.sock is not None:
             self.sock.settimeout(SEND_TIMEOUT_SECONDS)
-        # It may have been stopped meanwhile, when there was no socket to shut down.
+        # Its owner may have been stopped meanwhile, with no socket to shut down yet.
         self._belong_to(self.owner)
         return connected
 
@@ -147,7 +147,7 @@ class _Owned:
                 _shut_down(sock)
 
     def expect(self, seconds: float) -> None:
-        """Until this answer ends, a read that brings nothing for so long raises."""
+        """Until the response ends, let a read fail after so many seconds without a byte."""
         with self._ownership:
             sock = self._open_sock
         if sock is not None:
@@ -156,9 +156,9 @@ class _Owned:
             sock.settimeout(seconds)
 
     def cut_off(self, dead: int) -> None:
-        """In a forked child: put *dead* in the place of the parent's descriptor.
+        """Replace a forked child's copy of its descriptor by *dead*. Sends nothing.
 
-        Closing would do as well, but for a descriptor that is in use. Nothing is sent.
+        Closing a descriptor that another thread uses could hit one that is opened meanwhile.
         """
         if self._pid == os.getpid():
             return
@@ -167,7 +167,7 @@ class _Owned:
             os.dup2(dead, descriptor, inheritable=False)
 
     def detach(self) -> None:
-        """It goes back to the pool: its call must not end it any more, nor be kept alive by it."""
+        """Forget the owner: it must not end, or be kept alive by, a connection in the pool."""
         with self._ownership:
             self.owner = self._open_sock = None
         usual, self._usual_timeout = self._usual_timeout, None
@@ -194,8 +194,8 @@ class _OwnedHTTPSConnection(_Owned, HTTPSConnection):
     pass
 
 
-class _LettingGo:
-    """Mixed into urllib3's pools."""
+class _DetachingPool:
+    """A mixin for urllib3's pools: what comes back forgets its owner."""
 
     def _put_conn(self, conn: Any) -> None:
         if conn is not None:
@@ -203,17 +203,17 @@ class _LettingGo:
         super()._put_conn(conn)  # type: ignore[misc]
 
 
-class _HTTPPool(_LettingGo, HTTPConnectionPool):
+class _HTTPPool(_DetachingPool, HTTPConnectionPool):
     ConnectionCls = _OwnedHTTPConnection
 
 
-class _HTTPSPool(_LettingGo, HTTPSConnectionPool):
+class _HTTPSPool(_DetachingPool, HTTPSConnectionPool):
     ConnectionCls = _OwnedHTTPSConnection
 
 
 def renew_locks(manager: urllib3.PoolManager) -> None:
-    """In a forked child: urllib3 empties its pools at exit, and a lock may be held for ever."""
-    # Private, because its public face takes the very lock.
+    """Give a forked child's pools new locks: the parent's may be held by a thread it lacks."""
+    # urllib3 empties its pools at exit. Private names: the public ones take the lock.
     for pool in list(getattr(manager.pools, "_container", {}).values()):
         waiting = pool.pool
         if hasattr(waiting, "mutex"):  # gevent's queues have none
@@ -223,14 +223,14 @@ def renew_locks(manager: urllib3.PoolManager) -> None:
 
 
 def cut_off_inherited() -> None:
-    """In a forked child: nobody here can read or write what is the parent's."""
+    """Keep a forked child from reading or writing on the parent's connections."""
     with dead_end() as dead:
-        for connection in list(_everyone):
+        for connection in list(_all_connections):
             connection.cut_off(dead)
 
 
 def use_owned_connections(manager: urllib3.PoolManager) -> None:
-    """Have a pool manager make connections that can be hung up on."""
+    """Make a pool manager create connections that their owners can hang up on."""
     manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
 

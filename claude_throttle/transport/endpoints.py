@@ -1,4 +1,4 @@
-"""Where the API has what we ask of it."""
+"""Paths of the API that we use."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Words for what broke on the wire."""
+"""Short texts for connection errors."""
 
 from __future__ import annotations
 
 
 def describe(error: BaseException) -> str:
-    """What broke, without the object addresses and nested reprs of urllib3."""
+    """The innermost error in a few words, without urllib3's object addresses and nested reprs."""
     inner = getattr(error, "original_error", None) or getattr(error, "reason", None)
     if not isinstance(inner, BaseException):
         last = error.args[-1] if error.args else None

@@ -1,4 +1,4 @@
-"""What came of requests that others sent: answers, refusals, and nothing at all."""
+"""Reports for the pacer of requests that other clients sent: responses, refusals, errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from claude_throttle.core.domain.feedback import (
 from claude_throttle.transport.limit_headers import read_limits
 from claude_throttle.transport.verdicts import Verdict, backoff, classify
 
-#: Of the clients' own exceptions: no byte was sent.
+#: Names of other clients' exceptions that mean: no byte was sent.
 _NOT_SENT = frozenset(
     {
         *("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"),  # httpx
@@ -25,7 +25,7 @@ _NOT_SENT = frozenset(
     }
 )
 
-#: The connection was there, and then was not.
+#: Names of those that mean: the connection was lost.
 _LOST = frozenset(
     {
         *("ReadError", "WriteError", "CloseError", "RemoteProtocolError"),
@@ -33,12 +33,12 @@ _LOST = frozenset(
     }
 )
 
-#: Causes looked at, at most: exceptions may lead in a circle.
+#: Causes followed at most: they may form a circle.
 _DEEPEST = 8
 
 
 def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float) -> ResponseReport:
-    """What an answer says; *wall* is now in seconds since 1970, for dates in headers."""
+    """The report of a response; *wall* is now in seconds since 1970, for dates in headers."""
     if type(headers) is dict:
         headers = {name.lower(): value for name, value in headers.items()}
     if status < 400:
@@ -49,14 +49,14 @@ def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float)
             else _silent(int(status))
         )
     verdict = classify(status, headers, body, wall)
-    # Whoever sent it decides about another try; he asks for another permit then.
+    # Its client decides about another attempt, which then needs another permit.
     feedback = verdict.feedback._replace(final=True)
     return ResponseReport(feedback, True, verdict.keeps_tokens, _wait_seconds(verdict))
 
 
 @lru_cache(maxsize=8)
 def _silent(status: int) -> ResponseReport:
-    """Of an answer that says nothing about limits: all alike, and so made once."""
+    """The report of a response without limit headers; they are all alike."""
     return ResponseReport(Feedback(status=status))
 
 
@@ -67,7 +67,7 @@ def _wait_seconds(verdict: Verdict) -> float:
 
 
 def report_of_error(error: BaseException) -> ResponseReport:
-    """What it says when no answer came: httpx' and urllib3's names for it, wherever they hide."""
+    """The report of an error without a response, by the names of httpx and urllib3."""
     names = set(_names(error))
     if "ReadTimeout" in names or "ReadTimeoutError" in names:
         return ResponseReport(Feedback(SILENCE, final=True), refused=True)
@@ -79,7 +79,7 @@ def report_of_error(error: BaseException) -> ResponseReport:
 
 
 def _names(error: Optional[BaseException]) -> list[str]:
-    """Of an error's class and of those behind it, as each library hides them."""
+    """The class names of an error and its causes, wherever the library keeps them."""
     found: list[str] = []
     while error is not None and len(found) < _DEEPEST:
         found.append(type(error).__name__)

@@ -1,4 +1,4 @@
-"""Header fields: what can be sent, and whose go first."""
+"""Header fields: reading, checking and merging them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class RawHeaders(Mapping[str, str]):
-    """Fields as they came over the wire, asked by lower-case names; httpx' own decode all of them
-    for each question.
+    """Raw fields of an httpx response, looked up by lower-case names.
+
+    httpx's own mapping decodes all fields for each look-up.
     """
 
     __slots__ = ("_fields",)
@@ -35,7 +36,7 @@ class RawHeaders(Mapping[str, str]):
 
 
 def header_flaw(headers: Any) -> Optional[str]:
-    """What is wrong with header fields, named without their values; None if nothing is."""
+    """What is wrong with header fields, without their values; None if they can be sent."""
     if not isinstance(headers, Mapping):
         return "must be a mapping of names to values"
     for name, value in headers.items():
@@ -51,11 +52,11 @@ def _can_be_sent(value: str) -> bool:
 
 
 def brings_own_proof(headers: Optional[Mapping[str, str]]) -> bool:
-    """Whether a call comes with a key or token of its own."""
+    """Whether *headers* hold a key or token."""
     return any(name.lower() in ("x-api-key", "authorization") for name in headers or ())
 
 
 def merged_headers(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
-    """*theirs* in place of *ours*, whatever the case of a name."""
+    """Both, *theirs* in place of *ours*; names are compared in any case."""
     named = {name.lower() for name in theirs}
     return {name: value for name, value in ours.items() if name.lower() not in named} | dict(theirs)

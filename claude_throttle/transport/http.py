@@ -1,4 +1,4 @@
-"""The wire: ``POST {base_url}/v1/messages`` with ``requests``.
+"""Sends calls with ``requests``: ``POST {base_url}/v1/messages``.
 
 A hand-built prepared request goes straight to the adapter; ``Session.send`` would cost a third of
 the call. Redirects are never followed: ``requests`` would carry the key to another host.
@@ -39,25 +39,25 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 600.0
 SECONDS_PER_TOKEN = 3600.0 / 128_000
 
-#: Seconds to wait for the answer to a small question, which nobody waits for.
-QUESTION_TIMEOUT_SECONDS = 30.0
+#: Seconds to wait for the response to a request outside the lanes, which holds up no call.
+SIDE_REQUEST_TIMEOUT_SECONDS = 30.0
 
-#: Idle connections kept per host. Room for them costs nothing until they are used.
+#: Idle connections kept per host: as many as calls may be in flight.
 POOL_SIZE = 2048
 
 
 class TransportSettings(NamedTuple):
-    """What the wire has to know."""
+    """Settings of an HttpTransport."""
 
     base_url: str
-    #: Without Content-Length; the key is in here.
+    #: Sent with every request, the key included.
     headers: Mapping[str, str]
     rules: RetryRules
     proxies: Optional[Mapping[str, str]] = None
     ca_bundle: Optional[str] = None
 
     def __repr__(self) -> str:
-        return f"WireSettings({self.base_url})"
+        return f"TransportSettings({self.base_url})"  # no headers: they hold the key
 
 
 class HttpTransport:
@@ -81,7 +81,7 @@ class HttpTransport:
         self._session.close()
 
     def abandon(self) -> None:
-        """In a forked child: these sockets are the parent's."""
+        """Cut off a forked child's copies of the parent's sockets. Takes no lock."""
         self._adapter.abandon()
         cut_off_inherited()
 
@@ -91,13 +91,13 @@ class HttpTransport:
         path: str,
         headers: Mapping[str, str],
         body: Any = None,
-        timeout: float = QUESTION_TIMEOUT_SECONDS,
+        timeout: float = SIDE_REQUEST_TIMEOUT_SECONDS,
         stream: bool = False,
         owner: Optional[RequestOwner] = None,
     ) -> requests.Response:
-        """Send a small request outside the lanes, once. Raises OSError if it is not answered.
+        """Send a request outside the lanes, once. Raises OSError if it is not answered.
 
-        *owner* may end it from another thread.
+        *timeout*: seconds without a byte. *owner* is told how to end it from another thread.
         """
         url = self._settings.base_url + path
         prepared = requests.Request(method, url, headers=headers, data=body).prepare()
@@ -112,11 +112,11 @@ class HttpTransport:
         )
 
     def count(self, call: Call) -> tuple[Optional[int], Feedback]:
-        """The input tokens of a call, by the API's own count; None, and why, if it does not say."""
+        """Ask the API once for a call's input tokens; None, and why, if it gives no count."""
         headers = {**self._settings.headers, "Accept": "application/json"}
         if call.extra_headers:
             headers = merged_headers(headers, call.extra_headers)
-        left = QUESTION_TIMEOUT_SECONDS
+        left = SIDE_REQUEST_TIMEOUT_SECONDS
         if call.deadline is not None:
             left = min(left, max(0.001, call.deadline - self._clock.monotonic()))
         try:
@@ -153,12 +153,12 @@ class HttpTransport:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What every request carries, the key too."""
+        """Header fields of every request, the key included."""
         return self._settings.headers
 
     @property
     def url(self) -> str:
-        """Where messages are made."""
+        """The URL of the Messages API."""
         return self._url
 
     def open(self, call: Call, exchange: RetryExchange, attempt: Attempt) -> requests.Response:
@@ -182,7 +182,7 @@ class HttpTransport:
         headers = OwnedHeaders(self._settings.headers, attempt)
         headers["Content-Length"] = str(len(call.body))
         if call.streams:
-            headers["Accept-Encoding"] = "identity"  # what packs, waits for more to pack
+            headers["Accept-Encoding"] = "identity"  # compression holds events back
         if call.extra_headers:
             headers = OwnedHeaders(merged_headers(headers, call.extra_headers), attempt)
         # A plain dict: the adapter only looks names up as they are written here.
@@ -195,7 +195,7 @@ class HttpTransport:
         if left is None:
             return CONNECT_TIMEOUT_SECONDS, read
         left = max(left, 0.001)  # urllib3 refuses zero
-        # The worker cuts a read at the deadline; this is for the case that it cannot.
+        # The worker ends a read at the deadline; this is for when it cannot.
         return min(CONNECT_TIMEOUT_SECONDS, left), min(read, left + 1.0)
 
     # -- the ends --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the server says about limits: headers, and the words of a refusal."""
+"""Rate limits as the server tells them: in headers, and in the text of a refusal."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _DATE = re.compile(r"\b(\d{4}-\d{2}-\d{2}(?: at \d{2}:\d{2} UTC)?)")
 
 
 def read_limits(headers: Mapping[str, str]) -> RateLimits:
-    """The limits an answer tells; without those it does not tell, or that make no sense.
+    """The limits in response headers; missing and impossible ones are left out.
 
-    ``-reset`` is not asked: it means the *full* refill, and may be 1970.
+    ``-reset`` is not read: it means the *full* refill, and may be 1970.
     """
     found: dict[str, RateLimit] = {}
     for kind, limit_name, remaining_name in _HEADERS:

@@ -1,4 +1,4 @@
-"""The events that the API would stream for a message that is there as a whole."""
+"""The events that the API would stream for a complete message."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class PreparedRequest(NamedTuple):
 
 
 def without_ours(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what submit() takes, what is the API's."""
+    """The API's own parameters among submit()'s keywords."""
     return {name: value for name, value in options.items() if name not in OUR_KEYWORDS}
 
 

@@ -38,7 +38,7 @@ READ_BYTES = 65_536
 
 
 class StreamEnded(Exception):
-    """It is over, and *outcome* tells how. Kept inside: its reader is given the error in it."""
+    """Raised when a stream is over, with its outcome. Internal: readers get the error in that."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__("a stream has ended")
@@ -181,7 +181,7 @@ class ResponseStream:
         return self.open()
 
     def _too_late(self, error: Exception) -> Outcome:
-        """It cannot be sent again; the pacer hears of the refusal all the same."""
+        """The outcome of an error after content: reported to the pacer, not sent again."""
         if isinstance(error, InStreamError):
             with contextlib.suppress(Exception):
                 self._exchange.may_resend(response=error)

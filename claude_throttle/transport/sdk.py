@@ -27,7 +27,7 @@ from claude_throttle.transport.verdicts import error_code
 
 _HOOKED_BEFORE_US = (logging, concurrent.futures.thread)
 
-#: In case the SDK's client cannot be asked.
+#: For SDK releases whose client cannot be asked.
 _STATUS_CLASSES = {
     400: "BadRequestError",
     401: "AuthenticationError",
@@ -58,7 +58,7 @@ class Headers(dict[str, str]):
 
 
 class RefusedRequest:
-    """Stands in for the request of an SDK error: it holds no headers and no body, so no key."""
+    """The request of an SDK error, without headers and body, so without the key."""
 
     def __init__(self, url: str) -> None:
         self.method = "POST"
@@ -71,7 +71,7 @@ class RefusedRequest:
 
 
 class RefusedResponse:
-    """Stands in for the response of an SDK error: status, headers without cookies, body."""
+    """The response of an SDK error: status, headers without cookies, body."""
 
     def __init__(self, url: str, status: int, headers: Mapping[str, str], content: bytes) -> None:
         self.request = RefusedRequest(url)
@@ -95,13 +95,13 @@ class RefusedResponse:
 
 _importer: Optional[threading.Thread] = None
 
-#: The import has succeeded: nothing here waits any more.
+#: The import has succeeded.
 _is_loaded = False
 
-#: The importing thread is done, well or not, and looks at what waits for it no more.
+#: The importing thread has ended, with or without success, and calls nothing more.
 _has_ended = False
 
-#: What waits for that. Popped by whoever runs it, so no lock is needed.
+#: Functions to call after the import. Each is popped by the thread that calls it: no lock.
 _waiting: deque[Callable[[], object]] = deque()
 
 # A thread that sees _importer sees it started, and none starts between a fork's wait and the fork.
@@ -352,7 +352,7 @@ def build_event(event: dict[str, Any]) -> Any:
 
 
 def partial_json(text: str) -> Any:
-    """What half a JSON text says so far, as the SDK reads it; {} if it says nothing."""
+    """The value of an incomplete JSON text, as the SDK reads it; {} if there is none."""
     try:
         return importlib.import_module("jiter").from_json(text.encode(), partial_mode=True)
     except ValueError:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
-#: Bytes of one event. As much as a request may have; a line without an end is no event.
+#: Bytes of one event, as many as a request may have: a line without an end must not fill memory.
 LONGEST_EVENT_BYTES = 32 * 1024 * 1024
 
 
@@ -30,7 +30,7 @@ class TooLong(Exception):
 
 
 class SseDecoder:
-    """Bytes in, events out. Not thread-safe."""
+    """Decodes server-sent events from bytes. Not thread-safe."""
 
     def __init__(self) -> None:
         self._pending = bytearray()

@@ -1,6 +1,6 @@
-"""An ``error`` event inside a 200: which refusal it would have been outside.
+"""An ``error`` event within a stream, as the refusal it would be with a status of its own.
 
-The SDK raises all of them as a bare ``APIStatusError`` with status 200 (2.11); whoever catches
+The SDK raises all of them as a bare ``APIStatusError`` with status 200 (2.11); code that catches
 ``OverloadedError`` would miss it.
 """
 
@@ -12,14 +12,14 @@ from typing import Any
 
 from claude_throttle.transport.verdicts import STATUS_BY_TYPE, UNKNOWN_STATUS, error_message
 
-#: Seconds that the lane pauses for a rate limit met within an answer; the API names none there.
+#: Seconds that the lane pauses for a rate limit within a stream: the API names none there.
 RATE_LIMIT_SECONDS = 5.0
 
 _KEPT = ("request-id", "anthropic-ratelimit-")
 
 
 class InStreamError(Exception):
-    """The stream brought an ``error`` event. Looks to ``PacedRetry`` like the refusal it is."""
+    """A stream brought an ``error`` event. ``PacedRetry`` reads it like a refused response."""
 
     def __init__(self, event: Mapping[str, Any], headers: Mapping[str, str]) -> None:
         super().__init__("an error event in a stream")
@@ -29,20 +29,20 @@ class InStreamError(Exception):
         # Seen under this name, too (inspect_ai#2272).
         if kind == "api_error" and error_message(event) == "Overloaded":
             self.status = 529
-        self.headers = _told_in(headers, self.status)
+        self.headers = _headers_for(headers, self.status)
         self.body = json.dumps(event).encode()
 
     def read(self, decode_content: bool = True) -> bytes:  # noqa: ARG002 - as urllib3's
-        """The body, as that of a refusal."""
+        """The event as JSON, as the body of a refusal."""
         return self.body
 
 
-def _told_in(headers: Mapping[str, str], status: int) -> dict[str, str]:
-    """What can be known of an error within an answer: its limits, as they were when it began.
+def _headers_for(headers: Mapping[str, str], status: int) -> dict[str, str]:
+    """Headers for the error: request id and limits of the response that it came in.
 
-    A 429 outside that names no time is a spend limit. Here none ever names one.
+    A 429 without ``retry-after`` would be taken for a spend limit, and within a stream none has it.
     """
-    told = {name.lower(): text for name, text in headers.items() if name.lower().startswith(_KEPT)}
+    kept = {name.lower(): text for name, text in headers.items() if name.lower().startswith(_KEPT)}
     if status == 429:
-        told["retry-after-ms"] = f"{RATE_LIMIT_SECONDS * 1000:.0f}"
-    return told
+        kept["retry-after-ms"] = f"{RATE_LIMIT_SECONDS * 1000:.0f}"
+    return kept

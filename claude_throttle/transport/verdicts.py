@@ -1,7 +1,7 @@
-"""What an answer means: one table, and the reading of a whole message.
+"""The verdict table: what a refusal means, and whether an answer is a whole message.
 
 Classified by ``x-should-retry``, status, ``error_code`` and ``retry-after``, in this order; by the
-wording last, and only where nothing else tells ("its wording can change", says the SDK).
+wording last, and only without any of these ("its wording can change", says the SDK).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from claude_throttle.transport.limit_headers import (
     refused_kind,
 )
 
-#: The status that an error would have had before the answer began (errors page, 2026-11).
+#: The status of each error type, for errors within a stream or a batch (errors page, 2026-11).
 STATUS_BY_TYPE = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -48,10 +48,10 @@ STATUS_BY_TYPE = {
     "overloaded_error": 529,
 }
 
-#: For types that nobody knows yet: they "will grow over time" (errors page).
+#: For unknown types: they "will grow over time" (errors page).
 UNKNOWN_STATUS = 500
 
-#: What passes only when somebody pays or a month ends (rate-limit page, 2026-09; SDK 2.10).
+#: Error codes that end only with a payment or the month (rate-limit page, 2026-09; SDK 2.10).
 SPEND_CODES = frozenset(
     {
         "enforced_spend_limit_reached",
@@ -68,7 +68,7 @@ RAMP_CODES = frozenset({"ramp_limit_exceeded"})
 
 KNOWN_CODES = SPEND_CODES | RAMP_CODES
 
-#: What a gateway may quote of a key it refuses ("Received API Key = sk-…").
+#: A key that a gateway quotes in its refusal ("Received API Key = sk-…").
 _KEY = re.compile(r"\bsk-[\w-]+")
 
 #: Characters of the server's own words that are passed on.
@@ -79,13 +79,13 @@ NOT_PERMITTED = "not permitted"
 
 
 class Rule(NamedTuple):
-    """One line of the table: what it looks like, what it means."""
+    """One line of the table: which refusals it fits, and what they mean."""
 
     #: In one or two words.
     reason: str
     #: Empty: any.
     statuses: tuple[int, ...]
-    #: What the pace must understand; empty: nothing.
+    #: The cause for the pacer; empty if the refusal is the call's own.
     cause: str
     retry: bool
     #: It takes one of these ``error_code``s ...
@@ -98,7 +98,7 @@ class Rule(NamedTuple):
     beginnings: tuple[str, ...] = ()
 
     def fits(self, status: int, code: Optional[str], message: str) -> bool:
-        """Whether it is this."""
+        """Whether a refusal is of this kind."""
         if self.statuses and status not in self.statuses:
             return False
         if code in self.codes or not (self.codes or self.texts or self.beginnings):
@@ -157,18 +157,18 @@ LONGEST_BACKOFF_SECONDS = 8.0
 
 
 class Verdict(NamedTuple):
-    """What to do about a refusal."""
+    """What a refusal means: whether to send again, when, and what to tell the pacer."""
 
     retry: bool
     #: In one or two words.
     reason: str
-    #: The server's wish in seconds, or None.
+    #: Seconds the server asks to wait, or None.
     retry_after: Optional[float] = None
     #: Everything in this lane would be refused, too.
     pauses_lane: bool = False
     #: The server may have counted its tokens.
     keeps_tokens: bool = True
-    #: For the pace.
+    #: For the pacer.
     feedback: Feedback = Feedback()
 
 
@@ -182,7 +182,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
     rate_limits, kind = read_limits(headers), refused_kind(message)
     retry = (rule.retry and wish != "false") or (wish == "true" and code not in SPEND_CODES)
     if cause == RATE and after is None and wish != "true" and kind is None:
-        # "Not sent with the spend-cap 429": without it nobody knows when it would pass.
+        # "Not sent with the spend-cap 429" (rate-limit page): a rate limit always has it.
         cause, reason, retry = "", "spend limit", False
     if cause == ACCOUNT and retry:
         cause = ""
@@ -230,7 +230,7 @@ def backoff(failures: int) -> float:
 
 
 def read_json(body: bytes) -> Any:
-    """The body as JSON; None if it is none."""
+    """The body as JSON; None if it is not JSON."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -272,7 +272,7 @@ def broken(what: str, request_id: Optional[str]) -> BrokenAnswer:
 
 
 def read_usage(message: Mapping[str, Any]) -> Optional[Usage]:
-    """The tokens of a message; None if it does not say."""
+    """The usage of a message; None if it has none."""
     usage = message.get("usage")
     if not isinstance(usage, dict):
         return None
@@ -285,7 +285,7 @@ def read_usage(message: Mapping[str, Any]) -> Optional[Usage]:
 
 
 def usage_of(*counts: Any) -> Usage:
-    """In the order of its fields; what is no number of tokens counts as none."""
+    """Usage of *counts*, in the order of its fields; anything but a number counts as 0."""
     return Usage(*map(_count, counts))
 
 

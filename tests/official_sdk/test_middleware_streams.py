@@ -190,7 +190,7 @@ def test_a_forked_child_leaves_the_parents_stream_alone(fake, throttle, client):
     with client(server, throttler).messages.stream(**HELLO) as stream:
         pid = os.fork()
         if pid == 0:
-            stream.response.stream._watch.closed()
+            stream.response.stream._watched.closed()
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert slots_in_use(throttler) == 1

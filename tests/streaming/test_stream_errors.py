@@ -440,7 +440,7 @@ def test_ctrl_c_in_a_read_leaves_nothing(fake, throttle, monkeypatch):
     """Nor does it while the stream is being opened."""
     throttler = throttle(fake(), max_concurrency=1)
     with pytest.raises(KeyboardInterrupt), throttler.stream(**ask()) as stream:
-        monkeypatch.setattr(stream._inner._answer, "next", _interrupt)
+        monkeypatch.setattr(stream._inner._events, "next", _interrupt)
         stream.until_done()
     assert slots_in_use(throttler) == 0
     monkeypatch.setattr(streamed.ResponseStream, "open", _interrupt)

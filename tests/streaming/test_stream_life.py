@@ -219,7 +219,7 @@ def test_a_stream_that_was_read_leaves_no_garbage(fake, throttle):
                 stream.close()
             else:
                 stream.until_done()
-            gone = weakref.ref(stream._inner.received), weakref.ref(stream._inner._answer)
+            gone = weakref.ref(stream._inner.received), weakref.ref(stream._inner._events)
             del stream
             wait_until(lambda gone=gone: [ref() for ref in gone] == [None, None])
     finally:

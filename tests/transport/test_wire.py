@@ -260,4 +260,4 @@ def test_headers_keep_their_owner_when_urllib3_copies_them():
 def test_what_the_wire_was_told_shows_no_key():
     """Its headers hold one."""
     told = TransportSettings("https://x", {"x-api-key": KEY}, RetryRules(1, False, True))
-    assert repr(told) == "WireSettings(https://x)"
+    assert repr(told) == "TransportSettings(https://x)"

@@ -1,91 +1,79 @@
-"""A body on its way to the official SDK, watched until it ends."""
+"""The body of a response on its way to its reader, watched until it ends."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Optional, Protocol
+from typing import Any
 
-from claude_throttle.core.domain.cost import Usage
+from claude_throttle.account.admission import AdmittedAttempt
 from claude_throttle.features.interop.usage_reader import UsageReader
 
 
-class Watcher(Protocol):
-    """Who waits for the end."""
-
-    def end(self, usage: Optional[Usage], whole: bool) -> None:
-        """It has ended, the *whole* of it or in the midst."""
-        ...
-
-    def drop(self, usage: Optional[Usage]) -> None:
-        """The same in the midst, perhaps in garbage collection: takes no lock."""
-        ...
-
-
 class WatchedBody:
-    """Tells a watcher once how a body ended."""
+    """Reads a body's usage as it passes, and tells its attempt once how the body ended."""
 
-    def __init__(self, headers: Mapping[str, str], watcher: Watcher) -> None:
-        self._meter = UsageReader(headers)
-        # Whoever pops it tells: threads may close what another one reads.
-        self._watchers = [watcher]
+    def __init__(self, headers: Mapping[str, str], attempt: AdmittedAttempt) -> None:
+        self._usage_reader = UsageReader(headers)
+        # The thread that pops it tells: one thread may close what another one reads.
+        self._untold = [attempt]
 
     def feed(self, chunk: bytes) -> None:
-        """More of it."""
-        self._meter.feed(chunk)
+        """Take the next chunk."""
+        self._usage_reader.feed(chunk)
 
     def finished(self) -> None:
-        """All of it was read."""
-        self._meter.end()
+        """The whole body was read."""
+        self._usage_reader.end()
         self.closed()
 
     def closed(self) -> None:
-        """It is read no further."""
+        """The body is read no further. Idempotent."""
         try:
-            watcher = self._watchers.pop()
+            attempt = self._untold.pop()
         except IndexError:
             return
-        # A generator that is dropped closes what it reads: that is the collector at work.
+        # A dropped generator closes what it reads: then this runs in the garbage collector.
         if sys.exc_info()[0] is GeneratorExit:
-            watcher.drop(self._meter.usage)
+            attempt.body_dropped(self._usage_reader.usage)
         else:
-            watcher.end(self._meter.usage, self._meter.whole)
+            attempt.body_ended(self._usage_reader.usage, self._usage_reader.whole)
 
 
 class WatchedHttpxStream:
-    """The byte stream of an ``httpx`` response; whoever asks it for more gets the original's."""
+    """An ``httpx`` byte stream that is watched; all other attributes are the original's."""
 
-    def __init__(self, stream: Any, watch: WatchedBody) -> None:
+    def __init__(self, stream: Any, watched: WatchedBody) -> None:
         self._stream = stream
-        self._watch = watch
+        self._watched = watched
 
     def __iter__(self) -> Iterator[bytes]:
-        feed = self._watch.feed
+        feed = self._watched.feed
         for chunk in self._stream:
             feed(chunk)
             yield chunk
-        self._watch.finished()
+        self._watched.finished()
 
     def close(self) -> None:
-        """Close the original, then tell."""
+        """Close the original, then report the end."""
         try:
             self._stream.close()
         finally:
-            self._watch.closed()
+            self._watched.closed()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-def metered(stream: Any, headers: Mapping[str, str], watcher: Watcher) -> Any:
-    """*stream*, an ``httpx`` byte stream, that tells *watcher* how it ends."""
+def watch_stream(stream: Any, headers: Mapping[str, str], attempt: AdmittedAttempt) -> Any:
+    """*stream*, an ``httpx`` byte stream, that tells *attempt* how it ends."""
     kind: Any = type(stream)
-    return _class_for(kind)(stream, WatchedBody(headers, watcher))
+    return _class_for(kind)(stream, WatchedBody(headers, attempt))
 
 
 @lru_cache(maxsize=16)
 def _class_for(kind: Any) -> Any:
-    """The response asks for the class of ``httpx``, or ``httpx2``, itself."""
+    """A subclass of the library's own base: a response of ``httpx`` or ``httpx2`` checks it."""
     bases = [base for base in kind.__mro__ if base.__name__ == "SyncByteStream"]
     return type("WatchedHttpxStream", (WatchedHttpxStream, *bases[:1]), {"__module__": __name__})

@@ -1,47 +1,33 @@
 """``throttler.adapter()``: for a ``requests.Session`` of the caller's own.
 
-It sends each request once. Whether to send it again is for the code that has the session: it sees
-what the API says. A 429 pauses the lane all the same, so its next try waits for its turn.
+It sends each request once. Whether to send again is left to the code that owns the session, which
+sees the response. A 429 pauses the lane all the same, so the next try waits for its turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
-from typing import Any, Callable, Optional, Protocol
+from typing import Any, Callable, Optional
 
 import requests
 from requests.adapters import HTTPAdapter
 
+from claude_throttle.account.admission import AdmittedAttempt
 from claude_throttle.errors import ConfigurationError
-from claude_throttle.features.interop.body_watcher import WatchedBody, Watcher
+from claude_throttle.features.interop.body_watcher import WatchedBody
 from claude_throttle.transport.verdicts import read_json
 
+#: Admits a request by its method, its path, and a function that reads its body; None for requests
+#: that are not paced.
+Admit = Callable[[str, str, Callable[[], Any]], Optional[AdmittedAttempt]]
 
-class RequestAttempt(Watcher, Protocol):
-    """One attempt that was admitted."""
-
-    def head(
-        self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]
-    ) -> None:
-        """The answer has begun; *body* is a refusal's, *sent* the request's headers."""
-        ...
-
-    def failed(self, error: BaseException) -> None:
-        """No answer came: the end of it."""
-        ...
-
-
-#: Admits a request: its method, its path, and its body, to be read if need be; None if it is none
-#: of ours.
-Admit = Callable[[str, str, Callable[[], Any]], Optional[RequestAttempt]]
-
-#: Idle connections kept; requests keeps 10, and opens more anew for each request.
+#: Idle connections kept. requests keeps 10, and opens a new one for each request beyond them.
 POOL_SIZE = 256
 
 
 class SessionAdapter(HTTPAdapter):
-    """Admits Messages requests one by one, and passes everything else. Thread-safe."""
+    """Paces requests to the Messages API and passes all others on. Thread-safe."""
 
     def __init__(self, admit: Admit, **options: Any) -> None:
         if "max_retries" in options:
@@ -55,7 +41,7 @@ class SessionAdapter(HTTPAdapter):
     def send(
         self, request: requests.PreparedRequest, stream: bool = False, *args: Any, **options: Any
     ) -> requests.Response:
-        """Wait for its turn, then send it; see ``throttler.adapter()``."""
+        """Wait for the request's turn, then send it; see ``throttler.adapter()``."""
         attempt = self._admitted(request)
         if attempt is None:
             return super().send(request, stream, *args, **options)
@@ -66,10 +52,10 @@ class SessionAdapter(HTTPAdapter):
         except BaseException as error:
             attempt.failed(error)
             raise
-        _hear(attempt, response, body)
+        _report(attempt, response, body)
         return response
 
-    def _admitted(self, request: requests.PreparedRequest) -> Optional[RequestAttempt]:
+    def _admitted(self, request: requests.PreparedRequest) -> Optional[AdmittedAttempt]:
         path = request.path_url.partition("?")[0]
         return self._admit(request.method or "", path, partial(_read, request.body))
 
@@ -78,58 +64,59 @@ class SessionAdapter(HTTPAdapter):
 
 
 def _read(body: Any) -> Any:
-    """None of one that is read from a file as it is sent: that tells us no model."""
+    """The body as JSON; None if it is read from a file as it is sent, so the model is unknown."""
     data = body.encode("utf-8") if isinstance(body, str) else body
     return read_json(data) if isinstance(data, bytes) else None
 
 
-def _hear(attempt: RequestAttempt, response: requests.Response, body: Optional[bytes]) -> None:
+def _report(attempt: AdmittedAttempt, response: requests.Response, body: Optional[bytes]) -> None:
+    """Report the response; its usage now, or when a *body* of None has been read."""
     status = response.status_code
     refusal = body if body is not None and status >= 400 else b""
     attempt.head(status, response.headers, refusal, response.request.headers)
-    watch = WatchedBody(response.headers, attempt)
+    watched = WatchedBody(response.headers, attempt)
     if body is None:
-        response.raw = WatchedRawBody(response.raw, watch)
+        response.raw = WatchedRawBody(response.raw, watched)
     else:
-        watch.feed(body)
-        watch.finished()
+        watched.feed(body)
+        watched.finished()
 
 
 class WatchedRawBody:
-    """The ``raw`` of a response that is read as it comes; all else is the original's."""
+    """The ``raw`` of a streamed response, watched; all other attributes are the original's."""
 
-    def __init__(self, raw: Any, watch: WatchedBody) -> None:
+    def __init__(self, raw: Any, watched: WatchedBody) -> None:
         self._raw = raw
-        self._watch = watch
+        self._watched = watched
 
     def stream(self, *args: Any, **options: Any) -> Iterator[bytes]:
-        """What ``iter_content`` and ``iter_lines`` read."""
+        """The body in chunks; ``iter_content`` and ``iter_lines`` read it."""
         for chunk in self._raw.stream(*args, **options):
-            self._watch.feed(chunk)
+            self._watched.feed(chunk)
             yield chunk
-        self._watch.finished()
+        self._watched.finished()
 
     def read(self, *args: Any, **options: Any) -> bytes:
-        """Some of it, or the rest."""
+        """A part of the body, or the rest."""
         chunk: bytes = self._raw.read(*args, **options)
-        self._watch.feed(chunk)
+        self._watched.feed(chunk)
         if not chunk or not (args or "amt" in options):
-            self._watch.finished()
+            self._watched.finished()
         return chunk
 
     def close(self) -> None:
-        """Close the original, then tell."""
+        """Close the original, then report the end."""
         try:
             self._raw.close()
         finally:
-            self._watch.closed()
+            self._watched.closed()
 
     def release_conn(self) -> None:
-        """Give the connection back; nothing more is read."""
+        """Give the connection back: nothing more is read."""
         try:
             self._raw.release_conn()
         finally:
-            self._watch.closed()
+            self._watched.closed()
 
     def __iter__(self) -> Iterator[bytes]:
         return self.stream()

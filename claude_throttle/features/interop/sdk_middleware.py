@@ -1,9 +1,9 @@
-"""``throttler.middleware()``: the official SDK under the same throttle.
+"""``throttler.middleware()``: the official SDK at the same pace.
 
 The SDK runs its middleware inside its retry loop, once for each attempt, and shows it every
-answer, refusals, too. So each attempt takes a permit of its own and waits for its turn; while the
-SDK sleeps before another one it holds nothing. What it sleeps is no more than the pause that its
-refusal brought about, which the next attempt waits for anyway.
+response, refusals included. So each attempt takes a permit of its own and waits for its turn. While
+the SDK sleeps before the next one it holds no permit; and it sleeps no longer than the pause after
+the refusal, which the next attempt waits for anyway.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from claude_throttle.account.admission import AdmittedAttempt
 from claude_throttle.core.dispatch.permit import AdmissionOptions
 from claude_throttle.core.domain.cost import Usage
 from claude_throttle.errors import ConfigurationError
-from claude_throttle.features.interop.body_watcher import metered
+from claude_throttle.features.interop.body_watcher import watch_stream
 from claude_throttle.transport import sdk
 from claude_throttle.transport.headers import RawHeaders
 from claude_throttle.transport.verdicts import usage_of
@@ -43,14 +43,14 @@ def make_middleware(admission: Callable[[], Admission], terms: AdmissionOptions)
 
 
 class _NotAsync:
-    """Refuses where AsyncAnthropic looks whether a middleware suits it."""
+    """Raises TypeError where AsyncAnthropic looks for a middleware's asynchronous method."""
 
     def __get__(self, _instance: Any, _owner: Any = None) -> Any:
         raise TypeError(_SYNCHRONOUS)
 
 
 class PacedMiddleware:
-    """Admits each attempt, and hears what came of it. Thread-safe: it holds no state."""
+    """Paces each attempt and reports its response. Thread-safe: it holds no state."""
 
     handle_async = _NotAsync()
 
@@ -59,7 +59,7 @@ class PacedMiddleware:
         self._terms = terms
 
     def handle(self, request: Any, call_next: Callable[[Any], Any]) -> Any:
-        """One attempt, as the SDK hands it over."""
+        """Send one attempt when it may leave; the SDK calls it for each."""
         path, body = request.url.partition("?")[0], partial(_body, request)
         attempt = self._admission().admit_request(request.method, path, body, self._terms)
         if attempt is None:
@@ -69,7 +69,7 @@ class PacedMiddleware:
         except BaseException as error:
             attempt.failed(error)
             raise
-        _hear(attempt, response)
+        _report(attempt, response)
         return response
 
     def __repr__(self) -> str:
@@ -89,7 +89,8 @@ def _body(request: Any) -> Any:
     return {**body, **extra}
 
 
-def _hear(attempt: AdmittedAttempt, response: Any) -> None:
+def _report(attempt: AdmittedAttempt, response: Any) -> None:
+    """Report the response: all of it if it was read, else its head, and the rest as it is read."""
     answer = getattr(response, "http_response", None)
     if answer is None:  # made up by another middleware: nothing was sent
         attempt.not_sent()
@@ -106,16 +107,16 @@ def _hear(attempt: AdmittedAttempt, response: Any) -> None:
                 attempt.answered(status, told, answer.content, answer.request.headers)
         else:
             attempt.head(status, told, b"", answer.request.headers)
-            answer.stream = metered(answer.stream, told, attempt)
+            answer.stream = watch_stream(answer.stream, told, attempt)
     except BaseException as error:
         attempt.failed(error)
         raise
 
 
 def _usage(response: Any) -> Optional[Usage]:
-    """What an answer took, from what the SDK makes of it for its caller, and keeps.
+    """The usage in the message that the SDK parses for its caller anyway; None if it is none.
 
-    None if that is no message: its body may tell all the same.
+    The parsed message is cached by the SDK, so this costs nothing. Without one, the body is read.
     """
     try:
         usage = response.parse().usage
@@ -130,7 +131,7 @@ def _usage(response: Any) -> Optional[Usage]:
 
 
 def _read_refusal(answer: Any) -> None:
-    """The SDK reads it, too, before it raises; not if it tries again."""
+    """Read the body of a refusal. The SDK does, before it raises, but not if it tries again."""
     try:
         answer.read()
     except Exception:  # noqa: BLE001 - half a refusal is a refusal

@@ -1,4 +1,4 @@
-"""Reads the usage out of an answer as it passes by, and changes nothing."""
+"""Reads the token usage from a response body as it passes by, without changing it."""
 
 from __future__ import annotations
 
@@ -9,32 +9,31 @@ from typing import Any, Optional
 from claude_throttle.core.domain.cost import Usage
 from claude_throttle.transport.verdicts import read_json, read_usage
 
-#: Bytes. What is longer is no event that tells usage.
+#: Bytes. Longer lines are not events with usage.
 LONGEST_LINE = 4 * 1024 * 1024
 
-#: Bytes of an answer that is no stream of events; what is longer is not read.
+#: Bytes. Of a body that is not an event stream, no more are kept.
 LONGEST_BODY = 32 * 1024 * 1024
 
-#: What these begin with; neither JSON nor an event does.
+#: First bytes of compressed data; neither JSON nor an event begins so.
 _GZIP, _ZLIB = b"\x1f", b"\x78"
 
 
 class UsageReader:
-    """Of one answer, fed as it arrives. Not thread-safe."""
+    """Reads the usage of one response, fed chunk by chunk. Not thread-safe."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._is_events = "event-stream" in (headers.get("content-type") or "")
-        # Until the first byte tells: some clients show what came over the wire, others what it
-        # was before.
+        # The first byte decides: some clients show the bytes of the wire, others decoded ones.
         self._may_be_deflated = bool(headers.get("content-encoding"))
         self._inflate: Any = None
         self._rest = b""
         self._told: dict[str, Any] = {}
-        #: The whole of it was there.
+        #: Whether the body was complete.
         self.whole = False
 
     def feed(self, chunk: bytes) -> None:
-        """More of it."""
+        """Take the next chunk."""
         if self._may_be_deflated and chunk:
             self._may_be_deflated, self._inflate = False, _inflater(chunk)
         if self._inflate is not None:
@@ -48,14 +47,14 @@ class UsageReader:
             self._rest += chunk
 
     def end(self) -> None:
-        """All of it has passed by."""
+        """The whole body has been fed."""
         if not self._is_events:
             answer = read_json(self._rest)
             self.whole = isinstance(answer, dict) and self._take(answer)
 
     @property
     def usage(self) -> Optional[Usage]:
-        """What it told so far; None if nothing."""
+        """The usage told so far; None without any."""
         return read_usage({"usage": self._told}) if self._told else None
 
     def _feed_events(self, chunk: bytes) -> None:
@@ -66,7 +65,7 @@ class UsageReader:
         lines = (self._rest + chunk).splitlines(keepends=True)
         self._rest = b"" if lines[-1].endswith((b"\n", b"\r")) else lines.pop()
         for line in lines:
-            # Two or three of hundreds.
+            # Few of hundreds of events tell usage: only those are parsed.
             if line.startswith(b"data:") and (b'"usage"' in line or b"message_stop" in line):
                 self._read_event(read_json(line[5:]))
 
@@ -80,7 +79,7 @@ class UsageReader:
             self.whole = True
 
     def _take(self, holder: Mapping[str, Any]) -> bool:
-        """What *holder* tells of the usage so far; each time the whole of it."""
+        """Take the usage that *holder* tells; counts are totals, not additions."""
         usage = holder.get("usage")
         if not isinstance(usage, dict):
             return False
@@ -89,5 +88,5 @@ class UsageReader:
 
 
 def _inflater(first: bytes) -> Any:
-    """For what the standard library can read; else the usage is not known."""
+    """A decompressor for gzip and deflate; None for other encodings, whose usage stays unknown."""
     return zlib.decompressobj(32 + zlib.MAX_WBITS) if first[:1] in (_GZIP, _ZLIB) else None

@@ -1,1 +1,1 @@
-"""Calls whose answers come event by event."""
+"""``throttler.stream()``: calls whose answers are read event by event."""

@@ -1,6 +1,6 @@
-"""A message put together from the events of its stream.
+"""The message that the events of a stream add up to.
 
-Ours, on plain dicts: the SDK's own accumulation is private, and moves between its releases.
+On plain dicts: the SDK's own accumulation is private, and changes between its releases.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from claude_throttle.core.domain.cost import Usage
 from claude_throttle.transport import sdk
 from claude_throttle.transport.verdicts import read_usage
 
-#: What deltas add to a block, by their type: the field of the delta, the field of the block.
+#: By type of delta: its field, and the field of the block that it is added to.
 _ADDED = {
     "text_delta": ("text", "text"),
     "thinking_delta": ("thinking", "thinking"),
@@ -22,22 +22,22 @@ _ADDED = {
 
 
 class MessageAccumulator:
-    """What was received so far. Raises ValueError for events in no possible order."""
+    """Adds up events. Raises ValueError for events in an impossible order."""
 
     def __init__(self) -> None:
         #: None before ``message_start``.
         self.message: Optional[dict[str, Any]] = None
-        #: ``message_stop`` came.
+        #: Whether ``message_stop`` came.
         self.complete = False
-        #: The server told its last count of the output.
+        #: Whether the server told its final count of output tokens.
         self.counted = False
-        #: UTF-8 bytes of content: what the model wrote, as far as it can be seen.
+        #: UTF-8 bytes of visible content, for an estimate of output tokens that were not counted.
         self.written_bytes = 0
-        # Joined when somebody looks: adding to a text again and again would copy it each time.
+        # Joined when asked for: adding to a text again and again would copy it each time.
         self._parts: dict[tuple[int, str], list[str]] = {}
 
     def feed(self, event: Mapping[str, Any]) -> None:
-        """Take in one event; unknown ones change nothing."""
+        """Add one event. Unknown ones change nothing."""
         kind = event.get("type")
         if kind == "message_start":
             self._start(event)
@@ -50,19 +50,19 @@ class MessageAccumulator:
                 raise ValueError(f"a {kind} that fits nothing before it") from None
 
     def usage(self) -> Optional[Usage]:
-        """The tokens, as far as the server told them."""
+        """The token counts told so far; None before ``message_start``."""
         return None if self.message is None else read_usage(self.message)
 
     def text(self) -> str:
-        """All text blocks together."""
+        """The text of all text blocks, joined."""
         blocks = (self.snapshot() or {}).get("content", ())
         return "".join(block["text"] for block in blocks if block.get("type") == "text")
 
     def snapshot(self) -> Optional[dict[str, Any]]:
-        """The message as it is now; None before it began."""
+        """The message so far; None before ``message_start``. May be called from any thread."""
         if self.message is None:
             return None
-        # On copies: another thread may look while this one is being added to.
+        # On copies: another thread may add an event meanwhile.
         blocks = [dict(block) for block in self.message["content"]]
         for (index, field), parts in list(self._parts.items()):
             written = "".join(parts)
@@ -117,7 +117,7 @@ class MessageAccumulator:
 
 
 def _parsed(written: str) -> Any:
-    """The input of a tool; an answer cut by max_tokens has half of it."""
+    """The input of a tool; after a cut by max_tokens, as much of it as came."""
     try:
         return json.loads(written)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a reader of a stream has in hand."""
+"""``MessageStream``, the object that ``throttler.stream()`` gives to its caller."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ from claude_throttle.transport.transport import Transport
 
 
 class MessageStream:
-    """One streamed answer: iterate it, or its ``text_stream``, in a ``with`` block.
+    """One streamed answer: iterate it, or its ``text_stream``, in a ``with`` block::
 
-    Yields ``anthropic.types`` events (``RawMessageStartEvent`` …), or dicts with ``raw=True``;
-    pings are left out. It holds a place in flight until its last event, its end or ``close()``.
-    Calls, permits and streams made meanwhile by the thread that reads it ride on that place: they
-    are only paced, one at a time, and cannot wait for it.
+        with throttler.stream(model=…, max_tokens=…, messages=[…]) as stream:
+            for text in stream.text_stream:
+                print(text, end="")
 
-    What breaks it is raised once it is read so far: the official SDK's exceptions, by the type of
-    an ``error`` event (``overloaded_error``: status 529, also within the 200),
-    ``anthropic.APITimeoutError`` after silence, :class:`DeadlineExceeded` before content,
-    :class:`BrokenAnswer` if it ends without ``message_stop``, :class:`Closed` with the throttler,
-    :class:`Forked` in a child. Each has the message received so far as ``partial_message``, or
-    None.
+    Iterating yields ``anthropic.types`` events (``RawMessageStartEvent`` …), or dicts with
+    ``raw=True``, without pings. Until its last event or ``close()`` it counts as one call in
+    flight. Calls, permits and streams that its reading thread makes meanwhile share that slot, one
+    at a time: they are paced, but cannot wait for each other.
 
-    Read it from one thread at a time, any (a second one gets RuntimeError); ``close()`` may come
-    from any other. One that is left early is booked by what the server counted and what could be
-    seen of its output. One that is dropped is closed by another thread soon after.
+    An error is raised when reading comes to it, with the message received so far (or None) as
+    ``partial_message``: the official SDK's exceptions, by the type of an ``error`` event
+    (``overloaded_error``: status 529, also within the 200), ``anthropic.APITimeoutError`` after
+    silence, :class:`DeadlineExceeded` before content, :class:`BrokenAnswer` if it ends without
+    ``message_stop``, :class:`Closed` if the throttler was closed, :class:`Forked` in a forked
+    child.
+
+    Any thread may read it, one at a time (a second one gets RuntimeError); ``close()`` may be
+    called from any thread. After an early end it is settled with the server's last count, or an
+    estimate by the text that came. A dropped one is closed by another thread soon after.
     """
 
     __slots__ = ("__weakref__", "_inner")
@@ -50,7 +54,7 @@ class MessageStream:
 
     @property
     def text_stream(self) -> Iterator[str]:
-        """The text alone, piece by piece; reading it reads the stream."""
+        """The text alone, piece by piece. Reading it reads the stream."""
         while (event := self._inner.next()) is not None:
             delta = event.get("delta") if event["type"] == "content_block_delta" else None
             if delta is not None and delta.get("type") == "text_delta":
@@ -58,12 +62,12 @@ class MessageStream:
 
     @property
     def request_id(self) -> Optional[str]:
-        """The server's name for this answer, to quote to its support."""
+        """The ``request-id`` of the answer, to quote to Anthropic's support."""
         return self._inner.request_id
 
     @property
     def current_message_snapshot(self) -> Any:
-        """The message as far as it was received; a copy."""
+        """A copy of the message received so far; None before ``message_start``."""
         return self._inner.message()
 
     def until_done(self) -> None:
@@ -80,14 +84,14 @@ class MessageStream:
         return self._inner.message()
 
     def get_final_text(self) -> str:
-        """The same, all its text together."""
+        """Read it to its end; all its text, joined. Raises :class:`Closed` after ``close()``."""
         self.get_final_message()
         return self._inner.received.text()
 
     def close(self) -> None:
-        """Leave: close the connection, book what was received. Idempotent.
+        """End it: close the connection and settle what was received. Idempotent.
 
-        Reading on, in whatever thread, raises :class:`Closed` unless the answer was whole.
+        Reading on, in any thread, raises :class:`Closed` unless the answer was complete.
         """
         self._inner.close()
 
@@ -96,15 +100,15 @@ class MessageStream:
 
     def __exit__(self, kind: Optional[type[BaseException]], *_rest: object) -> None:
         if kind is not None and issubclass(kind, GeneratorExit):
-            # A generator around it is being closed, perhaps by the garbage collector, under
-            # whatever lock: httpx's pool is known to hang for ever there.
-            self._inner.drop()
+            # A generator around it is being closed, perhaps by the garbage collector, while its
+            # thread holds a lock: closing a connection then is known to deadlock (httpx's pool).
+            self._inner.close_soon()
         else:
             self._inner.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_inner"):  # else it was cut off as it was made
-            self._inner.drop()
+        if hasattr(self, "_inner"):  # Ctrl-C may come before it is set
+            self._inner.close_soon()
 
     def __repr__(self) -> str:
         state = "ended" if self._inner.ended else "open"
@@ -114,12 +118,12 @@ class MessageStream:
         raise TypeError("a MessageStream holds a connection; get_final_message() can be pickled")
 
 
-def open_stream(desk: StreamContext, wire: Transport, call: StreamCall) -> MessageStream:
+def open_stream(context: StreamContext, transport: Transport, call: StreamCall) -> MessageStream:
     """Send a queued call in this thread when it may leave, and return with its first event."""
     if not call.raw:
         sdk.begin_import()
-    attempts = call.wait_for_grant()
-    inner = OpenStream(desk, call, attempts, wire.events(call, attempts))
+    attempt = call.wait_for_grant()
+    inner = OpenStream(context, call, attempt, transport.events(call, attempt))
     inner.open()
     return MessageStream(inner)
 

@@ -26,7 +26,7 @@ class ReplayedStream:
         self.ended = False
 
     def next(self) -> Optional[dict[str, Any]]:
-        """The next event; None after the last. Raises :class:`Closed` if it was left early."""
+        """The next event; None after the last. Raises :class:`Closed` after close()."""
         if self.ended and not self.received.complete:
             raise Closed("the stream was closed before its end")
         event = next(self._events, None)
@@ -37,15 +37,15 @@ class ReplayedStream:
         return event
 
     def message(self) -> Any:
-        """What came so far, as the reader wants it; None before the first event."""
+        """The message so far, a dict with raw=True; None before the first event."""
         snapshot = self.received.snapshot()
         if snapshot is None or self.call.raw:
             return snapshot
         return sdk.build_message(snapshot, self.request_id)
 
     def close(self) -> None:
-        """Leave it. Idempotent."""
+        """End it. Idempotent."""
         self.ended = True
 
-    def drop(self) -> None:
-        """Leave it as the garbage collector does: there is nothing to give back."""
+    def close_soon(self) -> None:
+        """Do nothing: a dropped one holds nothing that has to be given back."""
