@@ -73,6 +73,7 @@ class Engine:
             self._event_bus.observe,
             self._recorder.median_latency,
             OpenPermits(),
+            self.deferred_closer,
             itertools.count(1),
         )
         #: None in testing mode, where nothing can reach the network.
@@ -214,7 +215,6 @@ class Engine:
             self.account.cancel_waiting()
         self.drain(timeout)
         self.account.close()
-        self.deferred_closer.stop()
         self.thread_pool.stop()
         self.account.transport.close()
 

@@ -26,6 +26,7 @@ from claude_throttle.core.domain.events import Event
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
+from claude_throttle.core.threads.deferred_close import DeferredCloser
 from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import Closed
 from claude_throttle.transport import sdk
@@ -53,6 +54,8 @@ class ProcessResources(NamedTuple):
     median_latency: Callable[[], float]
     #: The permits that each thread holds open.
     open_permits: OpenPermits
+    #: Closes what the garbage collector found open.
+    deferred_closer: DeferredCloser
     #: Of calls and permits, from 1.
     numbers: itertools.count[int]
 
@@ -149,6 +152,7 @@ class Account:
             self.suspensions,
             filter(None, (settings.api_key, settings.auth_token)),
             self._endpoint_lane,
+            resources.deferred_closer,
             resources.clock,
         )
         self._organization_limits = self._make_organization_limits(http)
@@ -188,8 +192,10 @@ class Account:
         Raises what :meth:`Throttler.submit` raises.
         """
         group = self.model_group(request.model)
+        version = group.estimator.version
         cost = group.fitting_cost(request.model, request.estimated_input, request.max_tokens)
-        call = self._make_call(request, group.lane, cost)
+        cost = group.stretched(cost, request.max_tokens)
+        call = self._make_call(request, group.lane, cost, version)
         if request.admitted_streams is not None:
             request.admitted_streams.append(call)
         own_key = brings_own_proof(request.extra_headers)
@@ -203,12 +209,15 @@ class Account:
             raise refusal_messages.no_place(call, backlog, seconds, request.block) from None
         return call.future
 
-    def _make_call(self, request: PreparedRequest, lane: Lane, cost: Cost) -> Call:
+    def _make_call(
+        self, request: PreparedRequest, lane: Lane, cost: Cost, price_version: int
+    ) -> Call:
         resources = self._resources
         kind = Call if request.admitted_streams is None else StreamCall
         return kind(
             number=next(resources.numbers),
             cost=cost,
+            price_version=price_version,
             callbacks=lane.callbacks,
             body=request.body,
             model=request.model,
@@ -218,7 +227,7 @@ class Account:
             priority=request.priority,
             tenant=request.tenant,
             timeout=request.timeout,
-            parent_slot=resources.open_permits.slot_of_this_thread(),
+            parent_slot=resources.open_permits.last(),
             raw=request.raw,
             extra_headers=request.extra_headers,
             context=request.context,

@@ -22,6 +22,7 @@ from claude_throttle.core.domain.feedback import AccountRefusal, ResponseReport
 from claude_throttle.core.estimation.input_tokens import estimate_input_tokens
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
+from claude_throttle.core.threads.deferred_close import DeferredCloser
 from claude_throttle.errors import Closed
 from claude_throttle.transport.endpoints import BATCHES_PATH, COUNT_PATH, MESSAGES_PATH
 from claude_throttle.transport.foreign_verdicts import report_of, report_of_error
@@ -51,6 +52,7 @@ class Admission:
         suspensions: Suspensions,
         proofs: Iterable[str],
         make_endpoint_lane: Callable[[str], Lane],
+        deferred_closer: DeferredCloser,
         clock: Clock,
     ) -> None:
         self.pid = os.getpid()
@@ -68,6 +70,7 @@ class Admission:
         self._suspensions = suspensions
         # The account's own keys and tokens.
         self._proofs = frozenset(proofs)
+        self._deferred_closer = deferred_closer
         self._clock = clock
 
     def permit(self, model: str, cost: Cost, options: AdmissionOptions) -> Permit:
@@ -149,7 +152,7 @@ class Admission:
 
     def _permit(self, lane: Lane, cost: Cost, options: AdmissionOptions, answers: bool) -> Permit:
         timeout, now = options.timeout, self._clock.monotonic()
-        slots = self._open_permits.mine_by_age
+        slots = self._open_permits.mine()
         # A probe makes sense only if its outcome is reported.
         probes = self._suspensions.require(lane.name, probes=answers)
         ticket = PermitTicket(
@@ -159,9 +162,9 @@ class Admission:
             options.priority,
             options.tenant,
             None if timeout is None else now + timeout,
-            OpenPermits.last_of(slots),
+            self._open_permits.last(),
         )
-        permit = Permit(ticket, lane, slots, self)
+        permit = Permit(ticket, lane, slots, self, self._deferred_closer)
         if probes:
             lane.admit_probe(ticket)
         permit.acquire()
@@ -223,7 +226,7 @@ class AdmittedAttempt:
     ) -> None:
         """The response has begun; *body* is a refusal's, *sent* the request's headers."""
         try:
-            self._permit.hear(self._admission.report(status, headers, body, sent))
+            self._permit.settle_report(self._admission.report(status, headers, body, sent))
         except Exception:
             logger.exception("a response was not understood; this is a bug")
 
@@ -240,7 +243,7 @@ class AdmittedAttempt:
             if usage is None and status == 200:
                 answer = read_json(body)
                 usage = read_usage(answer) if isinstance(answer, dict) else None
-            self._permit.hear(self._admission.report(status, headers, body, sent), usage)
+            self._permit.settle_report(self._admission.report(status, headers, body, sent), usage)
             if usage is not None:
                 self._learn(usage)
         except Exception:
@@ -252,20 +255,20 @@ class AdmittedAttempt:
         """No response came: close."""
         try:
             if isinstance(error, Exception):  # otherwise the waiting thread cut it off
-                self._permit.hear(report_of_error(error))
+                self._permit.settle_report(report_of_error(error))
         finally:
             self._permit.close()
 
     def not_sent(self) -> None:
         """It was not sent and took nothing: close."""
-        self._permit.book(NO_USAGE)
+        self._permit.settle_usage(NO_USAGE)
         self._permit.close()
 
     def body_ended(self, usage: Optional[Usage], whole: bool) -> None:
         """A streamed body ended, read to its end (*whole*) or not."""
         try:
             if usage is not None:
-                self._permit.book(usage, ended=whole)
+                self._permit.settle_usage(usage, ended=whole)
             if usage is not None and whole:
                 self._learn(usage)
         finally:

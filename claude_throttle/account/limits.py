@@ -148,14 +148,14 @@ def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> Lane
             probe_seconds=suspension.seconds_left(now),
         )
     if circuit.is_open:
-        return state._replace(probe_seconds=max(0.0, circuit.ready_at() - now))
+        return state._replace(probe_seconds=max(0.0, circuit.opens_at() - now))
     return state
 
 
 def quotas_of(pacer: Pacer, now: float) -> tuple[QuotaState, ...]:
     """Every quota of a lane. Requires the lane's mutex."""
-    told = {(quota.kind, quota.quota.per): quota for quota in pacer.told}
-    ceilings = {q.kind: q for _, q in pacer.told.by_name() if q not in told.values()}
+    told = {(quota.kind, quota.quota.per): quota for quota in pacer.configured}
+    ceilings = {q.kind: q for _, q in pacer.configured.by_name() if q not in told.values()}
     rows = []
     for kind in pacer.learned:
         minute = told.pop((kind, 60.0), None)

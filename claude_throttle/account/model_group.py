@@ -31,26 +31,30 @@ class RequestEstimate(NamedTuple):
 class ModelGroup:
     """The models that share one rate limit: their lane, pacer and estimates. Thread-safe."""
 
-    def __init__(self, lane: Lane, pacer: Pacer) -> None:
+    def __init__(self, lane: Lane, pacer: Pacer, estimator: Estimator) -> None:
         self.lane = lane
         self.pacer = pacer
-        self.estimator = Estimator()
+        self.estimator = estimator
 
     def fitting_cost(self, model: str, estimated_input: float, max_tokens: int) -> Cost:
         """The cost to book for a call. Raises QuotaTooSmall if it could never be sent."""
         cost = self.estimator.cost(model, estimated_input, max_tokens)
-        self.pacer.told.require_fit(cost, self.lane.name)
+        self.pacer.configured.require_fit(cost, self.lane.name)
         return cost
 
     def price(self, call: Call) -> Cost:
-        """The estimated cost of a waiting call. Requires the lane's mutex.
-
-        Short answers come back first, so the output is estimated longer than theirs.
-        """
+        """The estimated cost of a waiting call."""
         cost = self.estimator.cost(call.model, call.estimated_input, call.max_tokens)
-        entered = call.estimated_input if call.input_is_counted else cost.input_tokens
-        output = cost.output_tokens * self.pacer.stretch(self.lane.now())
-        return Cost(cost.requests, entered, min(float(call.max_tokens), output))
+        if call.input_is_counted:
+            cost = cost._replace(input_tokens=call.estimated_input)
+        return self.stretched(cost, call.max_tokens)
+
+    def stretched(self, cost: Cost, max_tokens: int) -> Cost:
+        """*cost* with a longer answer: short answers come back first, long ones are still out."""
+        stretch = self.pacer.stretch(self.lane.now())
+        if stretch <= 1.0:
+            return cost
+        return cost._replace(output_tokens=min(float(max_tokens), cost.output_tokens * stretch))
 
     def state(self, suspension: Optional[Suspension]) -> LaneState:
         """The state of its lane."""

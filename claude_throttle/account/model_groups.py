@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
 
 from claude_throttle.account.model_group import ModelGroup, RequestEstimate
@@ -15,6 +16,7 @@ from claude_throttle.core.domain.cost import Cost, Usage
 from claude_throttle.core.domain.events import Event
 from claude_throttle.core.domain.feedback import AccountRefusal
 from claude_throttle.core.domain.models import counts_cache_reads, lane_of
+from claude_throttle.core.estimation.estimator import Estimator
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.threads.clock import Clock
@@ -126,12 +128,14 @@ class ModelGroups:
 
             pacer.start_with(starting_limits(settings.tier, name), f"tier {settings.tier}", now)
         pacer.start_with(self._limits_of(model), "rate limits API", now)
+        estimator = Estimator()
         lane = Lane(
             name,
             pacer=pacer,
             limiter=self._limiter,
             thread_pool=self._thread_pool,
             price=self._price,
+            price_version=partial(getattr, estimator, "version"),
             carry=self._send,
             observe=self._observe,
             suspend=self._suspend,
@@ -143,7 +147,7 @@ class ModelGroups:
         )
         if self._paused:
             lane.pause()
-        return ModelGroup(lane, pacer)
+        return ModelGroup(lane, pacer, estimator)
 
     def _price(self, call: Call) -> Cost:
         return self.of_call(call).price(call)

@@ -1,1 +1,1 @@
-"""Threads, time and quotas: nothing of HTTP, files or frameworks."""
+"""Threads, time and quotas. Knows nothing of HTTP, files or frameworks."""

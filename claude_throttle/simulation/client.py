@@ -19,8 +19,9 @@ from claude_throttle.core.dispatch.worker import Worker
 from claude_throttle.core.domain.cost import NO_COST, Cost, Usage
 from claude_throttle.core.domain.events import Event
 from claude_throttle.core.domain.feedback import CONCURRENCY, FAULT, Feedback
-from claude_throttle.core.domain.ports import LanePacer, LimiterPort
 from claude_throttle.core.domain.priority import Priority
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
+from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.threads.blocking import Blocking, Wait
 from claude_throttle.simulation.simulated_server import SimulatedRequest, SimulatedServer
 from claude_throttle.simulation.virtual_time import Schedule, VirtualPool, VirtualTime
@@ -188,8 +189,8 @@ class SimulatedClient:
         schedule: Schedule,
         pool: VirtualPool,
         *,
-        pacer: LanePacer,
-        limiter: LimiterPort,
+        pacer: Pacer,
+        limiter: ConcurrencyLimiter,
         transport: SimulatedTransport,
         price: Callable[[SimulatedCall], Cost],
         reserving: Optional[Reserving] = None,

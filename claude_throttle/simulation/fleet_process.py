@@ -11,9 +11,9 @@ from typing import Any, Callable, NamedTuple, Optional, Protocol
 
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.ports import LanePacer
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
+from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.threads.blocking import Blocking, BlockingCall
 from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.simulation.client import (
@@ -59,14 +59,6 @@ class FleetCall(SimulatedCall):
     backlogged: bool = False
 
 
-class FleetPacer(LanePacer, Protocol):
-    """A pacer that may be paused."""
-
-    def pause_for(self, seconds: float, now: float) -> float:
-        """Let nothing leave for *seconds*."""
-        ...
-
-
 class FleetCoordinator(Protocol):
     """A coordinator of features/sharing, as far as it is used here."""
 
@@ -94,7 +86,7 @@ class MemberParts(NamedTuple):
 
 
 #: Makes the pacer of a process, and the coordinator it reserves through.
-MakeMember = Callable[[MemberParts], "tuple[FleetPacer, FleetCoordinator]"]
+MakeMember = Callable[[MemberParts], "tuple[Pacer, FleetCoordinator]"]
 
 
 class FleetConditions(NamedTuple):

@@ -26,7 +26,8 @@ from claude_throttle.core.domain.events import (
     LanePaused,
     LimitLearned,
 )
-from claude_throttle.core.domain.ports import LanePacer, LimiterPort
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
+from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.threads.blocking import BlockingCall
 from claude_throttle.simulation.client import (
     LATE_SECONDS,
@@ -41,14 +42,6 @@ from claude_throttle.simulation.virtual_time import Ended, VirtualPool, VirtualT
 
 #: What a pacer has to tell.
 PACER_EVENTS = (LimitLearned, LanePaused, CircuitOpened, CircuitClosed)
-
-
-class Pace(LanePacer, Protocol):
-    """A pacer that can also say how much longer than known answers will get."""
-
-    def stretch(self, now: float) -> float:
-        """How many times as long answers take as those that came back so far; at least 1."""
-        ...
 
 
 class Estimates(Protocol):
@@ -68,8 +61,8 @@ class Simulation:
 
     def __init__(
         self,
-        pacer: Pace,
-        limiter: LimiterPort,
+        pacer: Pacer,
+        limiter: ConcurrencyLimiter,
         estimates: Estimates,
         server: SimulatedServer,
         requests: Iterable[tuple[float, SimulatedRequest]],

@@ -79,7 +79,7 @@ def test_sweeping_keeps_memory_to_the_living(fake, throttle):
         assert throttler.submit(**ask(timeout=600)).cancel()
     backlog = lane_of(throttler).backlog
     assert len(backlog._needing) < 200
-    assert len(backlog._deadlines) < 200
+    assert len(backlog.deadlines) < 200
     throttler.resume()
     keep.result(10)
 

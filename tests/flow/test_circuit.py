@@ -136,7 +136,7 @@ def test_a_call_whose_time_is_up_before_the_next_probe_fails_at_once(fake, throt
     throttler = throttle(server, rpm=None, clock=manual)
     futures = open_circuit(server, throttler, manual)
     in_the_dark(server, manual, 20, 0.25)  # the gaps are five seconds by now
-    wait_until(lambda: circuit(throttler).ready_at() - manual.monotonic() > 1.0)
+    wait_until(lambda: circuit(throttler).opens_at() - manual.monotonic() > 1.0)
     for attempt in (
         lambda: throttler.submit(**ask("hurried", timeout=0.5)),
         lambda: throttler.call(**ask("hurried", timeout=0.5)),
@@ -157,7 +157,7 @@ def test_a_permit_that_has_no_time_for_the_next_probe_is_refused_at_once(fake, t
     throttler = throttle(server, rpm=None, clock=manual)
     futures = open_circuit(server, throttler, manual)
     in_the_dark(server, manual, 20, 0.25)
-    wait_until(lambda: circuit(throttler).ready_at() - manual.monotonic() > 1.0)
+    wait_until(lambda: circuit(throttler).opens_at() - manual.monotonic() > 1.0)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(throttler.permit, model=MODEL, timeout=0.5)
         ended = wait([asked], 2).done
@@ -198,7 +198,7 @@ def test_a_retry_without_time_for_the_next_probe_is_told_at_once(fake, throttle,
 
     def until_probe():
         with lane.mutex:
-            return circuit(throttler).ready_at() - manual.monotonic()
+            return circuit(throttler).opens_at() - manual.monotonic()
 
     def probe(nonce):
         seen = throttler.stats().retried

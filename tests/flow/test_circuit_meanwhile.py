@@ -64,7 +64,7 @@ def test_one_lanes_outage_is_not_anothers(fake, throttle, manual):
     server = fake(clock=manual)
     throttler = throttle(server, rpm=None, clock=manual)
     futures = open_circuit(server, throttler, manual)
-    wait_until(lambda: circuit(throttler).ready_at() > manual.monotonic())
+    wait_until(lambda: circuit(throttler).opens_at() > manual.monotonic())
     server.outage(False)
     other = throttler.submit(**ask("other", model="claude-haiku-4-5"))
     assert echo(other.result(10)) == "other"

@@ -134,18 +134,18 @@ def test_without_a_thread_left_calls_wait_and_fail_none(fake, throttle, monkeypa
 
 
 def taken(limiter, count, priority=0):
-    slots = [limiter.place(priority) for _ in range(count)]
-    assert all(slot.try_acquire(0.0) for slot in slots)
+    slots = [limiter.try_acquire(priority, 0.0) for _ in range(count)]
+    assert all(slots)
     return slots
 
 
 def test_the_ceiling_holds_whatever_else_allows():
     limiter = ConcurrencyLimiter(100, max_connections=8)
     slots = taken(limiter, 8)
-    assert not limiter.place(0).try_acquire(1000.0)
+    assert limiter.try_acquire(0, 1000.0) is None
     assert limiter.limit == limiter.in_use == 8
     slots[0].release()
-    assert limiter.place(0).try_acquire(0.0)
+    assert limiter.try_acquire(0, 0.0)
 
 
 def test_it_is_emitted_once_until_half_is_free():

@@ -248,10 +248,10 @@ def test_tenants_who_have_gone_are_forgotten(regulars):
             calls.leave()
             if regulars:
                 calls.leave()
-    (rank,) = calls.backlog._shares._ranks.values()
-    assert len(rank.accounting) < 25_000
+    (rank,) = calls.backlog._shares._levels.values()
+    assert len(rank.shares) < 25_000
     calls.leave_all()
-    assert calls.backlog._shares._ranks == {}
+    assert calls.backlog._shares._levels == {}
 
 
 def test_a_tenant_is_forgotten_once_the_others_have_caught_up():
@@ -264,8 +264,8 @@ def test_a_tenant_is_forgotten_once_the_others_have_caught_up():
             calls.leave()
         calls.put("stays")
         calls.leave()
-    (rank,) = calls.backlog._shares._ranks.values()
-    assert len(rank.accounting) < 200
+    (rank,) = calls.backlog._shares._levels.values()
+    assert len(rank.shares) < 200
 
 
 # -- priorities --------------------------------------------------------------------------------
@@ -419,13 +419,13 @@ def test_a_long_queue_costs_no_more_for_each_than_a_short_one(spread, monkeypatc
             return float.__lt__(self, other)
 
     calls = Calls(ageing=30.0)
-    enter = calls.backlog._shares.enter
+    enter = calls.backlog._shares.assign_tag
 
     def entering(ticket):
         enter(ticket)
         ticket.tag = Tag(ticket.tag)
 
-    monkeypatch.setattr(calls.backlog._shares, "enter", entering)
+    monkeypatch.setattr(calls.backlog._shares, "assign_tag", entering)
     tickets = [
         calls.put(f"{n % 7}", priority=n * 7919 % spread, tokens=n % 97) for n in range(20_000)
     ]
@@ -445,7 +445,7 @@ def test_priorities_come_and_go_without_a_trace():
         calls.cancel(calls.put(priority=Priority.BATCH))
         calls.cancel(calls.put(priority=number))
     line = calls.backlog._needing
-    assert max(map(len, (line._order, line._ranks, line._since, line))) < 300
+    assert max(map(len, (line._order, line._levels, line.since, line))) < 300
 
 
 # -- the whole way -----------------------------------------------------------------------------

@@ -187,16 +187,16 @@ def test_a_call_that_comes_in_the_midst_of_another_leave_waits(idle, monkeypatch
     """From a signal handler, say: it must not take what was just found to be free."""
     _, throttler = idle()
     pacer, nested, threads = lane_of(throttler).pacer, [], note_threads(throttler)
-    ready_at = pacer.ready_at
+    decide = pacer.decide
 
     def interrupted(cost, now):
-        at = ready_at(cost, now)
+        decision = decide(cost, now)
         if not nested:
             nested.append(None)
             nested[0] = throttler.submit(**ask("nested"))
-        return at
+        return decision
 
-    monkeypatch.setattr(pacer, "ready_at", interrupted)
+    monkeypatch.setattr(pacer, "decide", interrupted)
     throttler.call(**ask("outer"))
     assert echo(nested[0].result(10)) == "nested"
     assert threads[0] is threading.current_thread() is not threads[1]

@@ -8,13 +8,14 @@ import threading
 
 import pytest
 
-from claude_throttle.core.threads.mailbox import Mailbox
+from claude_throttle.core.threads.thread_pool import Mailbox
 
 
 def test_what_is_put_comes_in_order():
     """And then nothing."""
     box = Mailbox()
-    assert box.empty()
+    with pytest.raises(queue.Empty):
+        box.get(0)
     for n in range(3):
         box.put(n)
     assert [box.get(0) for _ in range(3)] == [0, 1, 2]
@@ -42,7 +43,8 @@ def test_many_writers_lose_nothing():
         assert [n for w, n in got if w == writer] == list(range(2000))
     for thread in writers:
         thread.join()
-    assert box.empty()
+    with pytest.raises(queue.Empty):
+        box.get(0)
 
 
 def test_the_garbage_collector_may_put_while_the_reader_reads():

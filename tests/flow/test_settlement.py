@@ -25,7 +25,7 @@ def model_groups(throttler):
 
 
 STAGES = {
-    "the worker asks the pacer": lambda p, lane, pacer: (pacer, "ready_at"),
+    "the worker asks the pacer": lambda p, lane, pacer: (pacer, "decide"),
     "the worker takes": lambda p, lane, pacer: (pacer, "take"),
     "the worker looks at the head": lambda p, lane, pacer: (lane.backlog, "head_locked"),
     "the worker looks for deadlines": lambda p, lane, pacer: (lane.backlog, "take_due_locked"),
@@ -84,7 +84,7 @@ def test_a_call_after_a_bug_is_served(fake, throttle, monkeypatch):
     throttler = throttle(fake())
     _, _, pacer = model_groups(throttler)
     with monkeypatch.context() as patch:
-        patch.setattr(pacer, "ready_at", raising)
+        patch.setattr(pacer, "decide", raising)
         with pytest.raises(Bug):
             throttler.submit(**ask()).result(10)
     assert echo(throttler.submit(**ask("after")).result(10)) == "after"

@@ -27,10 +27,9 @@ class Purse:
         return getattr(self.limiter, name)
 
     def try_acquire(self, now, priority):
-        place = self.limiter.place(priority)
-        taken = place.try_acquire(now)
-        self.places += [place] if taken else []
-        return taken
+        slot = self.limiter.try_acquire(priority, now)
+        self.places += [slot] if slot else []
+        return slot is not None
 
     def release(self):
         """The one that was borrowed first."""
@@ -49,16 +48,16 @@ def borrow(limiter, most, now=0.0, priority=NORMAL):
 
 
 def is_free(limiter, now=0.0):
-    return limiter.up_to(now) == math.inf
+    return limiter.admissible_priority(now) == math.inf
 
 
 def test_no_more_than_the_limit_are_out():
     """The third of two is refused; one put back is one to be had."""
     limiter = Purse(2)
     assert [limiter.try_acquire(0.0, NORMAL) for _ in range(3)] == [True, True, False]
-    assert limiter.up_to(0.0) == -math.inf
+    assert limiter.admissible_priority(0.0) == -math.inf
     limiter.release()
-    assert limiter.up_to(0.0) == math.inf
+    assert limiter.admissible_priority(0.0) == math.inf
     assert (borrow(limiter, 2), limiter.in_use) == (1, 2)
 
 
@@ -90,9 +89,9 @@ def test_looking_borrows_nothing():
     """Ask as often as you like, within one instant."""
     limiter = Purse(probing=True)
     borrow(limiter, 1)
-    assert {limiter.up_to(0.0) for _ in range(10)} == {math.inf}
+    assert {limiter.admissible_priority(0.0) for _ in range(10)} == {math.inf}
     borrow(limiter, 1)
-    assert {limiter.up_to(0.0) for _ in range(10)} == {-math.inf}
+    assert {limiter.admissible_priority(0.0) for _ in range(10)} == {-math.inf}
     assert (limiter.in_use, limiter.limit) == (2, 2)
 
 
@@ -181,9 +180,9 @@ def test_a_share_is_kept_for_interactive_calls(limit, share, for_all):
     limiter = Purse(limit, interactive_share=share)
     assert borrow(limiter, limit, priority=Priority.BATCH) == for_all
     if for_all < limit:
-        assert limiter.up_to(0.0) == INTERACTIVE
+        assert limiter.admissible_priority(0.0) == INTERACTIVE
     assert borrow(limiter, limit, priority=INTERACTIVE) == limit - for_all
-    assert limiter.up_to(0.0) == -math.inf
+    assert limiter.admissible_priority(0.0) == -math.inf
 
 
 def test_what_interactive_calls_hold_is_taken_from_their_share_first():
@@ -199,7 +198,7 @@ def test_a_look_is_enough_to_see_what_came_back():
     assert borrow(limiter, 20, priority=NORMAL) == 8
     for _ in range(8):
         limiter.release_nowait()
-    assert limiter.up_to(0.0) == math.inf
+    assert limiter.admissible_priority(0.0) == math.inf
 
 
 @given(st.integers(1, 30), st.floats(0.0, 1.0))
@@ -222,7 +221,7 @@ def fill_and_look(limiter, instants):
     """Take all there are whenever one looks; returns what the limit was then."""
     limits = []
     for now in instants:
-        limiter.up_to(now)
+        limiter.admissible_priority(now)
         borrow(limiter, 1000, now)
         limits.append(limiter.limit)
     return limits
@@ -241,10 +240,10 @@ def test_silence_counts_only_while_somebody_waits():
     borrow(limiter, 2, 0.0)
     limiter.release()
     assert limiter.try_acquire(3600.0, NORMAL)
-    limiter.up_to(3600.0)
-    limiter.up_to(3600.4)
+    limiter.admissible_priority(3600.0)
+    limiter.admissible_priority(3600.4)
     assert limiter.limit == 2
-    limiter.up_to(3600.5)
+    limiter.admissible_priority(3600.5)
     assert limiter.limit == 4
 
 
@@ -266,7 +265,7 @@ def test_answers_alone_let_no_probe_more_leave():
     """Before the headers came a limit of two is two, however many were answered."""
     limiter = Purse(probing=True)
     borrow(limiter, 2)
-    limiter.up_to(0.0)
+    limiter.admissible_priority(0.0)
     limiter.answered()
     assert limiter.limit == 2
 
@@ -279,7 +278,7 @@ def test_while_full_each_answer_makes_room_for_one_more():
     limiter = Purse(probing=True)
     limiter.headers_came()
     borrow(limiter, 10)
-    limiter.up_to(0.0)  # somebody waits
+    limiter.admissible_priority(0.0)  # somebody waits
     limiter.answered()
     limiter.answered()
     assert limiter.limit == 12
@@ -290,7 +289,7 @@ def test_an_answer_to_who_was_not_short_of_permits_changes_nothing():
     limiter = Purse(probing=True)
     limiter.headers_came()
     borrow(limiter, 9)
-    limiter.up_to(0.0)
+    limiter.admissible_priority(0.0)
     limiter.answered()
     assert limiter.limit == 10
 
@@ -309,7 +308,7 @@ def test_told_is_a_ceiling(steps):
     limiter.headers_came()
     for gap, step in steps:
         now += gap
-        limiter.up_to(now)
+        limiter.admissible_priority(now)
         borrow(limiter, 100, now)
         if step == "a":
             limiter.answered()
@@ -370,7 +369,7 @@ def test_answers_do_not_hasten_the_creeping():
     """Else a short answer time would undo the refusal at once."""
     limiter = full(5)
     refuse(limiter, 0.0)
-    limiter.up_to(0.5)
+    limiter.admissible_priority(0.5)
     limiter.answered()
     assert limiter.limit == 4
 
@@ -383,7 +382,7 @@ def test_it_creeps_ever_more_slowly():
         begin = now
         while limiter.limit == 4:
             now += 0.5
-            limiter.up_to(now)
+            limiter.admissible_priority(now)
         gaps.append(now - begin)
         borrow(limiter, 10, now)
         refuse(limiter, now)
@@ -394,7 +393,7 @@ def test_a_wave_doubles_the_gap_once():
     """Three refusals of one step say what one says."""
     limiter = full(5)
     refuse(limiter, 0.0)
-    limiter.up_to(1.0)
+    limiter.admissible_priority(1.0)
     borrow(limiter, 1, 1.0)
     limiter.refused(1.0)
     limiter.refused(1.0)
@@ -435,7 +434,7 @@ def test_a_fall_is_news_and_so_is_half_as_much_again():
     assert limiter.news() == (10, 2)
     assert limiter.news() is None
     borrow(limiter, 10)
-    limiter.up_to(0.0)
+    limiter.admissible_priority(0.0)
     told = []
     for _ in range(6):
         limiter.answered()
@@ -463,12 +462,12 @@ def test_threads_never_hold_more_than_there_are():
     def work():
         begin.wait(20)
         for _ in range(300):
-            place = limiter.place(NORMAL)
-            if place.try_acquire(0.0):
+            slot = limiter.try_acquire(NORMAL, 0.0)
+            if slot is not None:
                 held.append(1)
                 most.append(len(held))
                 held.pop()
-                place.release()
+                slot.release()
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -488,11 +487,11 @@ def test_threads_that_grow_and_shrink_it_lose_no_permit():
         begin.wait(20)
         for turn in range(300):
             now = turn * 0.1
-            place = limiter.place(NORMAL)
-            if place.try_acquire(now):
+            slot = limiter.try_acquire(NORMAL, now)
+            if slot is not None:
                 limiter.headers_came()
                 limiter.answered() if (turn + mine) % 7 else limiter.refused(now)
-                place.release()
+                slot.release()
 
     threads = [threading.Thread(target=work, args=(mine,)) for mine in range(8)]
     for thread in threads:

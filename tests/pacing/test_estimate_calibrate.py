@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from claude_throttle.core.estimation.calibration import LinearFit, OutputLengths, RatioEstimate
+from claude_throttle.core.estimation.estimator import LinearFit, OutputLengths, RatioEstimate
 from claude_throttle.core.estimation.input_tokens import BYTES_PER_TOKEN
 
 seeds = st.integers(0, 10**9)

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from claude_throttle.core.domain.cost import NO_COST
 from claude_throttle.core.domain.feedback import Dispatch, RateLimit
-from claude_throttle.core.pacing.averages import LatencyEstimator
 from claude_throttle.core.pacing.learned_quotas import TOKEN_ROUNDING, UPWARD_SHARE, LearnedQuota
-from claude_throttle.core.pacing.traffic import Traffic
+from claude_throttle.core.pacing.traffic import LatencyEstimator, Traffic
 
 
 class Lane:
@@ -26,7 +25,7 @@ class Lane:
 
     def take(self, now, units=1.0):
         """Something leaves; returns its stamp."""
-        recent = self.traffic.take(self.cost(units), now)
+        recent = self.traffic.note_leave(self.cost(units), now)
         if self.quota.known:
             self.quota.take(units, now)
         self.number += 1
@@ -39,7 +38,7 @@ class Lane:
 
     def settle(self, held, actual):
         """What left as *held* units was in truth *actual*."""
-        self.traffic.settle(self.cost(held), self.cost(actual), self.cost(actual - held))
+        self.traffic.note_end(self.cost(held), self.cost(actual), self.cost(actual - held))
         if self.quota.known:
             self.quota.settle(actual - held)
 

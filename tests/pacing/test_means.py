@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.pacing.averages import (
+from claude_throttle.core.pacing.traffic import (
     AverageCost,
     DecayingCost,
     DecayingSum,

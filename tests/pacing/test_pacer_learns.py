@@ -135,7 +135,7 @@ def test_headers_move_only_what_was_learned(seen):
         now = turn * 0.3
         ask(lane, headers(requests=(limit, remaining)), now, now + 0.1)
         untaught.take(ONE, now)
-    before, after = next(iter(untaught.told)), next(iter(lane.told))
+    before, after = next(iter(untaught.configured)), next(iter(lane.configured))
     assert (after.empty_at, after.burst, after.rate) == (
         before.empty_at,
         before.burst,
@@ -150,7 +150,7 @@ def test_auto_with_a_told_rate_follows_the_learned_burst():
     ask(lane, headers(requests=(600.0, 20.0)), 1.0, 1.1)
     left = instants(lane, 12, 30.0)
     assert left[11] == 30.0
-    assert next(iter(lane.told)).burst == 20.0
+    assert next(iter(lane.configured)).burst == 20.0
 
 
 def test_a_fixed_burst_bounds_what_is_learned():
@@ -327,9 +327,9 @@ def test_a_ramp_limit_without_figures_grows_by_a_seventh_a_minute():
     for tenth in range(600):
         lane.take(CALL, tenth / 10)
     fail(lane, Feedback(RAMP, 10.0), 60.0, wait=10.0, cost=CALL)
-    used = lane.ramp.limit / 1.15
+    used = lane.growth.limit / 1.15
     assert 0.5 * 60_000 < used < 60_000
-    assert lane.ramp.step == pytest.approx(0.15 * used)
+    assert lane.growth.step == pytest.approx(0.15 * used)
 
 
 def test_a_ramp_that_has_grown_past_the_limit_is_gone():
@@ -338,10 +338,10 @@ def test_a_ramp_that_has_grown_past_the_limit_is_gone():
     ask(lane, headers(input_tokens=(60_000.0, 60_000.0)), 0.0, 0.1, CALL)
     fail(lane, Feedback(RAMP, 1.0, growth=RampLimit("input_tokens", 4e4, 5e4)), 1.0, 1.0, CALL)
     assert lane.ready_at(CALL, 10.0) >= 10.0
-    assert lane.ramp is not None
+    assert lane.growth is not None
     lane.take(CALL, lane.ready_at(CALL, 200.0))
     lane.ready_at(CALL, 200.0)
-    assert lane.ramp is None
+    assert lane.growth is None
 
 
 # -- settled ---------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.core.domain.models import ALONE, SHARED
+from claude_throttle.core.domain.models import SEPARATE, SHARED
 from claude_throttle.core.domain.tiers import (
     TIERS,
     batches_rpm,
@@ -18,7 +18,7 @@ from claude_throttle.core.domain.tiers import (
 COLUMNS = ("requests", "input_tokens", "output_tokens")
 
 tiers = st.sampled_from(sorted(TIERS))
-lanes = st.one_of(st.sampled_from(sorted([*SHARED.values(), *ALONE.values()])), st.text())
+lanes = st.one_of(st.sampled_from(sorted([*SHARED.values(), *SEPARATE.values()])), st.text())
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_higher_tier_never_gives_less(names, lane):
 def test_the_tables_use_the_names_of_the_lanes():
     """A row nobody can reach would be a limit nobody gets."""
     named = {lane for tier in TIERS.values() for lane in tier.rows}
-    assert named <= {*SHARED.values(), *ALONE.values()}
+    assert named <= {*SHARED.values(), *SEPARATE.values()}
 
 
 def test_what_a_caller_does_to_the_limits_does_not_change_the_table():

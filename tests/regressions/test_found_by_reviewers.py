@@ -54,19 +54,14 @@ def no_thread(_self):
     raise RuntimeError("can't start new thread")
 
 
-def test_a_stream_is_read_where_no_thread_can_be_had(monkeypatch):
-    """Who waits for what is dropped waited in the thread that had the stream to read."""
+def test_what_is_dropped_is_closed_where_no_sender_can_be_had(monkeypatch):
+    """In the thread that was to call one."""
     deferred_closer = DeferredCloser(ThreadPool())
+    closed = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", no_thread)
-        deferred_closer.opened()
-    deferred_closer.opened()
-    closed = threading.Event()
-    deferred_closer.drop(type("Stream", (), {"close": lambda self: closed.set()})())
-    assert closed.wait(10)
-    for _ in range(2):
-        deferred_closer.closed()
-    deferred_closer.stop()
+        deferred_closer.drop(type("Stream", (), {"close": lambda self: closed.set()})())
+        assert closed.wait(10)
 
 
 def test_two_tasks_for_which_no_thread_could_be_started_both_run(monkeypatch):

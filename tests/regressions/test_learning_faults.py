@@ -164,7 +164,7 @@ def test_a_starting_point_refuses_no_call():
     """A tier is a guess: the API has said nothing yet, and its first answer may allow more."""
     pacer = Pacer({}, AUTO)
     pacer.start_with({"input_tokens": 1000.0}, "tier start", 0.0)
-    pacer.told.require_fit(Cost(1.0, 5000.0, 10.0), MODEL)
+    pacer.configured.require_fit(Cost(1.0, 5000.0, 10.0), MODEL)
 
 
 def learn(pacer, limit, now=0.0, remaining=None):
@@ -202,16 +202,16 @@ def test_headroom_that_is_taken_back_leaves_nothing_behind():
 
 def test_ctrl_c_while_headroom_is_taken_off_costs_it_for_no_longer_than_one_answer(monkeypatch):
     """Once it came between the making of the ceiling and its being in force, which never came."""
-    pacer, make = Pacer({}, AUTO, headroom=0.5), ConfiguredQuotas.leave
+    pacer, make = Pacer({}, AUTO, headroom=0.5), ConfiguredQuotas.leave_headroom
 
     def interrupted(*arguments):
         make(*arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ConfiguredQuotas, "leave", interrupted)
+    monkeypatch.setattr(ConfiguredQuotas, "leave_headroom", interrupted)
     with pytest.raises(KeyboardInterrupt):
         learn(pacer, 600.0)
-    monkeypatch.setattr(ConfiguredQuotas, "leave", make)
+    monkeypatch.setattr(ConfiguredQuotas, "leave_headroom", make)
     learn(pacer, 600.0)
     assert leaves_at_once(pacer, 3600.0) <= 300
 
@@ -230,10 +230,11 @@ def test_a_burst_told_while_running_holds_for_what_is_learned():
 def borrow_all(limiter, now, priority=Priority.NORMAL, most=1000):
     """All that may be had at *now*."""
     held = []
-    while len(held) < most and limiter.up_to(now) >= priority:
-        held.append(limiter.place(priority))
-        if not held[-1].try_acquire(now):
+    while len(held) < most and limiter.admissible_priority(now) >= priority:
+        slot = limiter.try_acquire(priority, now)
+        if slot is None:
             break
+        held.append(slot)
     return held
 
 
@@ -244,7 +245,7 @@ def seconds_of_demand(limiter, seconds, at=0.0):
             limiter.answered()
             place.release()
         held = borrow_all(limiter, at + step / 2)
-        limiter.up_to(at + step / 2)
+        limiter.admissible_priority(at + step / 2)
         for place in held:
             place.release()
 

@@ -45,12 +45,12 @@ def test_an_open_permit_is_never_forgotten_by_others_closing_theirs():
 
     def work():
         for _ in range(5000):
-            entry = (limiter.mine_by_age, ReentrantSlot())
+            entry = (limiter.mine(), ReentrantSlot())
             limiter.add(entry)
-            if limiter.slot_of_this_thread() is None:
+            if limiter.last() is None:
                 missing.append(1)
             limiter.remove(entry)
-        left.extend(limiter.mine_by_age)
+        left.extend(limiter.mine())
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     [t.start() for t in threads]

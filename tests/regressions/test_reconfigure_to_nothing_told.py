@@ -31,20 +31,20 @@ def test_what_was_told_of_it_stays_a_ceiling(fake, throttle, told):
 def test_it_is_no_less_than_what_is_out_and_grows():
     """Those in flight were let in; silence while it is full is admission."""
     limiter = ConcurrencyLimiter()
-    for _ in range(25):
-        assert limiter.place(10).try_acquire(0.0)
+    held = [limiter.try_acquire(10, 0.0) for _ in range(25)]
+    assert all(held)
     limiter.set_told(None, rate_is_told=False)
     assert limiter.limit == 25
-    assert limiter.up_to(1.0) == -math.inf
-    assert limiter.up_to(1.6) == math.inf
+    assert limiter.admissible_priority(1.0) == -math.inf
+    assert limiter.admissible_priority(1.6) == math.inf
     assert limiter.limit == 50
 
 
 def test_what_a_refusal_taught_is_kept():
     """It was found out already."""
     limiter = ConcurrencyLimiter()
-    for _ in range(5):
-        assert limiter.place(10).try_acquire(0.0)
+    held = [limiter.try_acquire(10, 0.0) for _ in range(5)]
+    assert all(held)
     limiter.refused(0.0)
     limiter.set_told(None, rate_is_told=False)
     assert limiter.limit == 4

@@ -183,7 +183,7 @@ def test_an_abandoned_stream_is_closed_without_a_lock(fake, throttle, how):
     locked, done = threading.Event(), threading.Event()
 
     def hold_all():
-        with lane.mutex, pools.lock, process.thread_pool._lock, process.deferred_closer._lock:
+        with lane.mutex, pools.lock, process.thread_pool._lock:
             locked.set()
             done.wait(20)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
 
 from claude_throttle.core.dispatch.call import Attempt, Call, Outcome
 from claude_throttle.core.dispatch.stream_call import StreamCall
@@ -18,7 +17,8 @@ from claude_throttle.core.domain.feedback import (
     ResponseReport,
     RetryDelay,
 )
-from claude_throttle.core.domain.ports import LanePacer, LimiterPort
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
+from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.queueing.backlog import Backlog
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.errors import CircuitOpen
@@ -28,18 +28,6 @@ from claude_throttle.errors import CircuitOpen
 MOST_PROBES = 20
 
 
-class DroppedPermit(NamedTuple):
-    """What is left to do for a permit that the garbage collector closed."""
-
-    #: What it had booked; None if that is settled.
-    held: Optional[Cost]
-    #: What it took, if that is known.
-    actual: Optional[Cost]
-    booked_at: float
-    #: An outcome was to be reported, and was not.
-    unreported: bool
-
-
 class Accounting:
     """The books of one lane. All methods may be called from any thread."""
 
@@ -47,8 +35,8 @@ class Accounting:
         self,
         name: str,
         *,
-        pacer: LanePacer,
-        limiter: LimiterPort,
+        pacer: Pacer,
+        limiter: ConcurrencyLimiter,
         backlog: Backlog,
         now: Callable[[], float],
         observe: Callable[[Event, Optional[Call]], None],
@@ -66,26 +54,24 @@ class Accounting:
         self._suspend = suspend
         self._reject_elsewhere = reject_elsewhere
         self._counts_cache_reads = counts_cache_reads
-        #: Permits that the garbage collector closed.
-        self.dropped: deque[DroppedPermit] = deque()
         self._looked_for = -math.inf
 
     # -- a call ends -----------------------------------------------------------------------------
 
-    def settle_call_locked(self, call: Call, outcome: Outcome) -> list[Event]:
-        """Settle what an ended call took from the quotas; return what is to be told of it."""
-        attempt, now = call.attempt, self._now()
-        if attempt is None:
-            return []
+    def settle_call_locked(self, attempt: Attempt, outcome: Outcome) -> Optional[list[Event]]:
+        """Settle what an ended call took from the quotas.
+
+        Returns what the pacer had to say of its answer; None if it was not answered.
+        """
+        now, events = self._now(), None
         actual = self._final_cost(attempt, outcome)
-        change = actual.minus(attempt.held)
-        self._correct_locked(attempt.held, actual, attempt.booked_at)
-        if not is_answer(outcome):
-            if not attempt.outcome_reported:
-                self._pacer.lost(now)
-            return []
-        events = self._pacer.answered(outcome.feedback, attempt.dispatch, change, now)
-        self._backlog.look_again_locked()  # the server may have more for the head
+        change = self._pacer.settle(attempt.held, actual, attempt.booked_at)
+        # A refusal was reported to the pacer when it came.
+        if outcome.status is not None and outcome.status < 400:
+            events = self._pacer.answered(outcome.feedback, attempt.dispatch, change, now)
+        elif not attempt.outcome_reported:
+            self._pacer.lost(now)
+        self._backlog.look_again_locked()  # the head may leave earlier now
         return events
 
     def _final_cost(self, attempt: Attempt, outcome: Outcome) -> Cost:
@@ -97,7 +83,7 @@ class Accounting:
         return Cost(attempt.held.requests, 0.0, 0.0) if outcome.refused else attempt.held
 
     def _correct_locked(self, held: Cost, actual: Cost, booked_at: float) -> None:
-        if self._pacer.settle(held, actual, booked_at):
+        if min(self._pacer.settle(held, actual, booked_at)) < 0:
             self._backlog.look_again_locked()  # the head may leave earlier now
 
     def tell(
@@ -156,7 +142,8 @@ class Accounting:
             doomed = self._take_doomed_locked(now)
         if feedback.account is not None:
             self._suspend(call, feedback.account)
-        self._reject_elsewhere(doomed, self.circuit_open)
+        if doomed:
+            self._reject_elsewhere(doomed, self.circuit_open)
         self.tell(events, feedback, call)
         return delay
 
@@ -188,11 +175,11 @@ class Accounting:
 
     def release_slot_locked(self, attempt: Attempt) -> bool:
         """Give back the slot of an attempt; False if it has none. Then call slot_released()."""
-        slot_owner = attempt.slot_owner
-        if slot_owner is None:
+        slot = attempt.slot
+        if slot is None:
             return False
-        slot_owner.release_nowait()
-        attempt.slot_owner = None  # last: after a Ctrl-C in between it is released once more
+        slot.release_nowait()
+        attempt.slot = None  # last: after a Ctrl-C in between it is released once more
         return True
 
     def slot_released(self, ticket: Ticket) -> None:
@@ -245,16 +232,6 @@ class Accounting:
         with self._mutex:
             self._pacer.lost(self._now())
 
-    def settle_dropped_locked(self) -> None:
-        """Settle permits that the garbage collector closed: it must not take a lock."""
-        while self.dropped:
-            dropped = self.dropped.popleft()
-            if dropped.held is not None:
-                actual = dropped.actual or dropped.held
-                self._correct_locked(dropped.held, actual, dropped.booked_at)
-            if dropped.unreported:
-                self._pacer.lost(self._now())
-
     # -- an open circuit -------------------------------------------------------------------------
 
     def raise_if_never_ready(self, ticket: Ticket) -> None:
@@ -271,8 +248,3 @@ class Accounting:
             f"tried in {seconds:.1f} s, when this one's time is up; {sent}",
             retry_after=seconds,
         )
-
-
-def is_answer(outcome: Outcome) -> bool:
-    """Whether the server took the request. A refusal was reported to the pacer when it came."""
-    return outcome.status is not None and outcome.status < 400

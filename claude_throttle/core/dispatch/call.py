@@ -8,16 +8,18 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from contextvars import Context
+from functools import partial
 from typing import Any, Callable, NamedTuple, Optional
 
 from claude_throttle.core.domain.cost import Cost, Usage
 from claude_throttle.core.domain.feedback import Dispatch, Feedback, RetryDelay
-from claude_throttle.core.domain.ports import SlotOwner
+from claude_throttle.core.domain.ports import HeldSlot
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, longest_wait
 from claude_throttle.core.threads.thread_local import ThreadLocalList
+from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import Closed, DeadlineExceeded
 
 
@@ -51,10 +53,12 @@ class LaneCallbacks(NamedTuple):
     lane: str
     #: The lane's clock, in seconds.
     now: Callable[[], float]
-    #: Requires the lane's mutex: the call was dispatched.
-    begin: Callable[[Call, Dispatch, SlotOwner], None]
-    #: Hands a dispatched call to a sender thread.
-    send: Callable[[Call], None]
+    #: The lane's calls that were dispatched and have not ended. Guarded by its mutex.
+    out: set[Attempt]
+    #: The sender threads.
+    thread_pool: ThreadPool
+    #: Sends a call that was dispatched, and finishes it. Runs in a sender thread.
+    carry: Callable[[Call], None]
     finish: Callable[[Call, Outcome], None]
     stop: Callable[[Attempt, BaseException], None]
     refused: Callable[[Attempt, Feedback, float], RetryDelay]
@@ -68,9 +72,10 @@ in_progress: ThreadLocalList[Call] = ThreadLocalList()
 
 
 def forget_in_progress(call: Call) -> None:
-    """Ctrl-C took this thread away from *call*: it has not to end it any more."""
+    """This thread has not to bring *call* to its end any more."""
     calls = in_progress.mine()
-    calls[:] = [other for other in calls if other is not call]
+    if calls:
+        calls[:] = [other for other in calls if other is not call]
 
 
 class Attempt:
@@ -93,13 +98,13 @@ class Attempt:
         "probes",
         "resting",
         "retry_ticket",
-        "slot_owner",
+        "slot",
         "stopped_by",
         "when_stopped",
     )
 
     def __init__(
-        self, call: Call, dispatch: Dispatch, slot_owner: SlotOwner, callbacks: LaneCallbacks
+        self, call: Call, dispatch: Dispatch, slot: HeldSlot, callbacks: LaneCallbacks
     ) -> None:
         self.call = call
         self._callbacks = callbacks
@@ -112,7 +117,7 @@ class Attempt:
         #: Booked in the quotas and not settled yet. Guarded by the lane's mutex.
         self.held = call.cost
         #: Its place among the requests in flight; None once given back. Guarded by the mutex.
-        self.slot_owner: Optional[SlotOwner] = slot_owner
+        self.slot: Optional[HeldSlot] = slot
         #: The pacer was told how the latest send ended.
         self.outcome_reported = False
         #: How often it was sent as a probe of an open circuit, and failed.
@@ -131,12 +136,12 @@ class Attempt:
         #: Called when a stream is stopped, after its connection was cut.
         self.when_stopped: Optional[Callable[[], None]] = None
 
-    def begin_again_locked(self, dispatch: Dispatch, slot_owner: SlotOwner, cost: Cost) -> None:
+    def begin_again_locked(self, dispatch: Dispatch, slot: HeldSlot, cost: Cost) -> None:
         """Another send was dispatched; *cost* was booked for it. Requires the lane's mutex."""
         self.number += 1
         self.dispatch = dispatch
         self.held = self.held.plus(cost)
-        self.slot_owner = slot_owner
+        self.slot = slot
         self.retry_ticket = None
         self.resting = self.outcome_reported = False
 
@@ -190,10 +195,6 @@ class Attempt:
         """Emit the events of this send. Called in the sender's thread."""
         self._callbacks.announce(self)
 
-    def detach(self) -> None:
-        """Drop what would let a pooled connection keep an ended call alive."""
-        self._hang_up = self.when_stopped = None
-
     def hang_up(self) -> None:
         """End the connection it is on, whichever thread reads from it."""
         hang_up = self._hang_up
@@ -241,6 +242,7 @@ class Call(Ticket):
         max_tokens: int,
         estimated_input: float,
         submitted_at: float,
+        price_version: int = -1,
         priority: int = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Optional[float] = None,
@@ -260,6 +262,7 @@ class Call(Ticket):
         self.estimated_input = estimated_input
         #: The API counted *estimated_input* (count_tokens="api"): it needs no calibration.
         self.input_is_counted = False
+        self.price_version = price_version
         self.submitted_at = submitted_at
         #: Seconds, as the caller gave it.
         self.timeout = timeout
@@ -275,16 +278,22 @@ class Call(Ticket):
         return self.attempt is not None
 
     def claim(self) -> bool:
-        return self.future.claim()
+        try:
+            self.future.unclaimed.pop()
+        except IndexError:
+            return False
+        return True
 
     def finish_cancel(self) -> None:
         self.future.finish_cancel()
 
-    def grant_locked(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
-        self.callbacks.begin(self, dispatch, slot_owner)
+    def grant_locked(self, dispatch: Dispatch, slot: HeldSlot) -> None:
+        self.sent_at = dispatch.at
+        attempt = self.attempt = Attempt(self, dispatch, slot, self.callbacks)
+        self.callbacks.out.add(attempt)
 
     def proceed(self) -> None:
-        self.callbacks.send(self)
+        self.callbacks.thread_pool.run(partial(self.callbacks.carry, self))
 
     def finish(self, outcome: Outcome) -> None:
         """End it with *outcome*; does nothing if it has ended already."""
@@ -297,8 +306,8 @@ class Call(Ticket):
         """Drop its text and its attempt: a reference to an ended call must not keep them."""
         self.body = b""
         attempt, self.attempt = self.attempt, None
-        if attempt is not None:
-            attempt.detach()
+        if attempt is not None:  # a pooled connection may still refer to it
+            attempt._hang_up = attempt.when_stopped = None
 
     def expire(self) -> None:
         attempt = self.attempt
@@ -350,8 +359,8 @@ class CallFuture(Future[Any]):
         super().__init__()
         # An empty deque takes 624 bytes, a third of all a waiting call needs; a list does, too.
         self._condition._waiters = []  # type: ignore[attr-defined]
-        # Popped by the thread that sends it, cancels it, or ends it unsent.
-        self._unclaimed = [True]
+        #: Popped by the thread that sends it, cancels it, or ends it unsent.
+        self.unclaimed = [True]
         #: Dropped at the end: call and future would keep each other alive until the next
         #: collection.
         self._call: Optional[Call] = call
@@ -363,7 +372,7 @@ class CallFuture(Future[Any]):
         future's lock may be waiting for that.
         """
         try:
-            self._unclaimed.pop()
+            self.unclaimed.pop()
         except IndexError:
             return False
         return True
@@ -455,7 +464,7 @@ class CallFuture(Future[Any]):
 
     def abandon(self, error: BaseException) -> None:
         """End a copy that a fork left behind: its lock may be held by a thread that is not here."""
-        self._unclaimed.clear()
+        self.unclaimed.clear()
         self._condition = threading.Condition()
         # Those they would notify are in the parent, and may hold locks there.
         self._waiters.clear()
@@ -464,6 +473,13 @@ class CallFuture(Future[Any]):
         if not self.done():
             self.set_exception(error)
 
-    def forget_call(self) -> None:
-        """Drop the reference to the call, which has ended."""
+    def resolve(self, outcome: Outcome) -> None:
+        """Set the result or the exception, unless it was cancelled; forget the call."""
         self._call = None
+        self.unclaimed.clear()
+        if self.done():  # cancelled, or resolved before Ctrl-C
+            return
+        if outcome.error is not None:
+            self.set_exception(outcome.error)
+        else:
+            self.set_result(outcome.value)

@@ -6,13 +6,14 @@ shared by all lanes. One model's exhausted quota never holds up another's calls.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import threading
 from functools import partial
 from typing import Callable, Optional
 
-from claude_throttle.core.dispatch.accounting import Accounting, is_answer
+from claude_throttle.core.dispatch.accounting import Accounting
 from claude_throttle.core.dispatch.call import (
     Attempt,
     AttemptStopped,
@@ -36,9 +37,10 @@ from claude_throttle.core.domain.events import (
     RetryScheduled,
 )
 from claude_throttle.core.domain.feedback import AccountRefusal, Dispatch, RetryDelay
-from claude_throttle.core.domain.ports import LanePacer, LimiterPort, SlotOwner
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
+from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.queueing.backlog import Backlog
-from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot, StreamSlotOwner
+from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.condition import Condition
@@ -48,6 +50,17 @@ logger = logging.getLogger("claude_throttle")
 
 #: Seconds between looks at the futures that a thread with calls in progress waits for.
 IN_PROGRESS_LOOK_SECONDS = 0.05
+
+
+class _End:
+    """What there is to tell of a call that was taken out of everything."""
+
+    #: What the pacer had to say of its answer; None if it was not answered.
+    events: Optional[list[Event]] = None
+    #: It gave a slot back.
+    has_slot = False
+    #: What failed on the way.
+    bug: Optional[BaseException] = None
 
 
 def _nothing_to_reserve(_lane: Lane, _costs: list[Cost]) -> None:
@@ -61,10 +74,11 @@ class Lane:
         self,
         name: str,
         *,
-        pacer: LanePacer,
-        limiter: LimiterPort,
+        pacer: Pacer,
+        limiter: ConcurrencyLimiter,
         thread_pool: ThreadPool,
         price: Callable[[Call], Cost],
+        price_version: Callable[[], int] = itertools.count().__next__,
         carry: Callable[[Call], None],
         observe: Callable[[Event, Optional[Call]], None],
         suspend: Callable[[Call, AccountRefusal], None],
@@ -85,7 +99,7 @@ class Lane:
         # Reentrant: the garbage collector or a signal handler may interrupt its holder and
         # cancel a future or ask for stats.
         self.mutex = threading.RLock()
-        self.backlog = Backlog(max_queue, self.mutex, clock, ageing, self._price)
+        self.backlog = Backlog(max_queue, self.mutex, clock, ageing)
         # Notified when calls are stopped; retries that wait out a delay wait there.
         self.stopped = Condition(self.mutex)
         #: Calls that were dispatched and have not ended.
@@ -93,8 +107,6 @@ class Lane:
         self.now = clock.monotonic
         self._price_call = price
         self._limiter = limiter
-        self._thread_pool = thread_pool
-        self._carry = carry
         self._clock = clock
         self.accounting = Accounting(
             name,
@@ -114,20 +126,27 @@ class Lane:
             limiter,
             thread_pool,
             clock,
-            self.accounting.settle_dropped_locked,
+            self._price,
+            price_version,
             partial(reserve or _nothing_to_reserve, self),
         )
         #: For the calls of this lane.
-        self.callbacks = LaneCallbacks(
-            name,
-            self.now,
-            self._begin,
-            self._send,
-            self.finish,
-            self._stop,
-            self.accounting.refused,
-            self._retry,
-            self._announce_send,
+        self.callbacks = self._make_callbacks(thread_pool, carry)
+
+    def _make_callbacks(
+        self, thread_pool: ThreadPool, carry: Callable[[Call], None]
+    ) -> LaneCallbacks:
+        return LaneCallbacks(
+            lane=self.name,
+            now=self.now,
+            out=self.out,
+            thread_pool=thread_pool,
+            carry=carry,
+            finish=self.finish,
+            stop=self._stop,
+            refused=self.accounting.refused,
+            retry=self._retry,
+            announce=self._announce_send,
         )
 
     def _price(self, ticket: Ticket) -> Cost:
@@ -141,10 +160,12 @@ class Lane:
 
         *first* is called with it instead of queueing it, and must see to it that place() is called.
         """
-        self.accounting.raise_if_never_ready(call)
+        if call.deadline is not None:
+            self.accounting.raise_if_never_ready(call)
+        calls = in_progress.mine()
         try:
             self.backlog.reserve(call, block, call.timeout)
-            in_progress.mine().append(call)
+            calls.append(call)
             self.observe(CallQueued(call.number, call.model, self.backlog.calls), call)
             forget_in_progress(call)
             if first is not None:
@@ -186,15 +207,6 @@ class Lane:
 
     # -- out -------------------------------------------------------------------------------------
 
-    def _begin(self, call: Call, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
-        """A call leaves for the first time. Requires the mutex."""
-        call.sent_at = dispatch.at
-        call.attempt = Attempt(call, dispatch, slot_owner, self.callbacks)
-        self.out.add(call.attempt)
-
-    def _send(self, call: Call) -> None:
-        self._thread_pool.run(partial(self._carry, call))
-
     def announce(self, dispatch: Dispatch, call: Optional[Call]) -> None:
         """Emit what a dispatch means for the lane. Not called in the worker's thread."""
         if dispatch.resumes:
@@ -207,7 +219,8 @@ class Lane:
 
     def _announce_send(self, attempt: Attempt) -> None:
         call, dispatch = attempt.call, attempt.dispatch
-        self.announce(dispatch, call)
+        if dispatch.resumes or dispatch.probes or self._limiter.ceiling_reached:
+            self.announce(dispatch, call)
         waited = dispatch.at - call.submitted_at
         self.observe(CallSent(call.number, call.model, attempt.number, waited), call)
 
@@ -258,13 +271,12 @@ class Lane:
 
     def lend_slot(self, attempt: Attempt) -> ReentrantSlot:
         """Let the reader of a stream use its slot, while the answer comes, for other calls."""
-        seat = ReentrantSlot()
+        lent = ReentrantSlot()
         with self.mutex:
-            slot_owner = attempt.slot_owner
-            if slot_owner is not None:
-                seat.open(slot_owner)
-                attempt.slot_owner = StreamSlotOwner(seat)
-        return seat
+            if attempt.slot is not None:
+                lent.open(attempt.slot)
+                attempt.slot = lent
+        return lent
 
     # -- the end of a call -----------------------------------------------------------------------
 
@@ -280,50 +292,42 @@ class Lane:
                 if call.ended:
                     return
                 is_ours = call.ended = True
-                events, released, bug = self._end_locked(call, outcome)
+                end = self._end_locked(call, outcome)
             in_progress.mine().append(call)
-            self._tell_end(call, outcome, events, released, bug)
+            self._tell_end(call, outcome, end)
             self._let_go(call, outcome)
         except KeyboardInterrupt:  # a stream is ended by its reader, maybe in the main thread
             if is_ours:
                 self._let_go(call, outcome)
             raise
 
-    def _end_locked(
-        self, call: Call, outcome: Outcome
-    ) -> tuple[list[Event], bool, Optional[BaseException]]:
-        """Take it out of everything; the events, whether a slot came back, and what failed."""
-        events: list[Event] = []
-        bug: Optional[BaseException] = None
-        attempt = call.attempt
+    def _end_locked(self, call: Call, outcome: Outcome) -> _End:
+        """Take it out of everything."""
+        end, attempt = _End(), call.attempt
         try:
-            self.backlog.take_locked(call)
-            self.backlog.forget_deadline_locked(call)
-            events = self.accounting.settle_call_locked(call, outcome)
+            if call.queued or call.reserved:
+                self.backlog.take_locked(call)
+            if call.deadline is not None:
+                self.backlog.forget_deadline_locked(call)
+            if attempt is not None:
+                end.events = self.accounting.settle_call_locked(attempt, outcome)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - an answer was paid for; a bug must not lose it
-            bug = error
-        if attempt is None:
-            return events, False, bug
-        self.out.discard(attempt)
-        return events, self.accounting.release_slot_locked(attempt), bug
+        except BaseException as bug:  # noqa: BLE001 - an answer was paid for; a bug must not lose it
+            end.bug = bug
+        if attempt is not None:
+            self.out.discard(attempt)
+            end.has_slot = self.accounting.release_slot_locked(attempt)
+        return end
 
-    def _tell_end(
-        self,
-        call: Call,
-        outcome: Outcome,
-        events: list[Event],
-        released: bool,
-        bug: Optional[BaseException],
-    ) -> None:
+    def _tell_end(self, call: Call, outcome: Outcome, end: _End) -> None:
         try:
-            if released:
+            if end.has_slot:
                 self.accounting.slot_released(call)
-            if bug is not None:
-                raise bug
-            if call.attempt is not None and is_answer(outcome):
-                self.accounting.tell(events, outcome.feedback, call)
+            if end.bug is not None:
+                raise end.bug
+            if end.events is not None:
+                self.accounting.tell(end.events, outcome.feedback, call)
             self.observe(_end_event(call, outcome, self.now()), call)
         except KeyboardInterrupt:
             raise
@@ -333,13 +337,18 @@ class Lane:
     def _let_go(self, call: Call, outcome: Outcome) -> None:
         """Resolve the future and forget the call. Idempotent, for Ctrl-C comes anywhere."""
         attempt = call.attempt
-        if attempt is not None and attempt.slot_owner is not None:
+        if attempt is not None and attempt.slot is not None:
             with self.mutex:
                 self.out.discard(attempt)
                 self.accounting.release_slot_locked(attempt)
             self.accounting.slot_released(call)
-        _resolve(call, outcome)
-        self.backlog.settled(call)
+        try:
+            call.future.resolve(outcome)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            logger.exception("a done-callback of call %d raised", call.number)
+        self.backlog.forget(call)
         call.detach()
         forget_in_progress(call)
 
@@ -389,7 +398,7 @@ class Lane:
         What is on the wire goes on.
         """
         with self.mutex:
-            self.backlog.shut_locked(why)
+            self.backlog.suspend_locked(why)
             waiting = self.backlog.take_all()
             resting = [attempt for attempt in self.out if attempt.resting]
         for attempt in resting:
@@ -399,12 +408,12 @@ class Lane:
     def admit_probe(self, ticket: Ticket) -> None:
         """Let *ticket* through shut(): it finds out whether the account is accepted again."""
         with self.mutex:
-            self.backlog.let_through_locked(ticket.number)
+            self.backlog.admit_probe_locked(ticket.number)
 
     def reopen(self) -> None:
         """End shut()."""
         with self.mutex:
-            self.backlog.shut_locked(None)
+            self.backlog.suspend_locked(None)
 
     def _stop(self, attempt: Attempt, error: BaseException) -> None:
         """End an attempt wherever it is: in a read, a wait, the backlog. Its sender finishes it."""
@@ -455,14 +464,21 @@ class Lane:
         for those nor for others' callbacks: they may be waiting for it.
         """
         with self.mutex:
-            while left := self._count_unfinished_locked():
-                seconds = math.inf if give_up_at is None else give_up_at - self.now()
-                if seconds <= 0:
-                    break
-                # Nothing notifies when a future is done and only its callbacks are not.
-                longest = IN_PROGRESS_LOOK_SECONDS if in_progress.mine() else math.inf
-                self._clock.wait(self.backlog.all_tasks_done, min(seconds, longest))
-            return left
+            self.backlog.drainers += 1
+            try:
+                return self._wait_until_done_locked(give_up_at)
+            finally:
+                self.backlog.drainers -= 1
+
+    def _wait_until_done_locked(self, give_up_at: Optional[float]) -> int:
+        while left := self._count_unfinished_locked():
+            seconds = math.inf if give_up_at is None else give_up_at - self.now()
+            if seconds <= 0:
+                break
+            # Nothing notifies when a future is done and only its callbacks are not.
+            longest = IN_PROGRESS_LOOK_SECONDS if in_progress.mine() else math.inf
+            self._clock.wait(self.backlog.all_tasks_done, min(seconds, longest))
+        return left
 
     def _count_unfinished_locked(self) -> int:
         mine = in_progress.mine()
@@ -488,20 +504,3 @@ def _end_event(call: Call, outcome: Outcome, now: float) -> Event:
     latency = now - (call.sent_at if call.sent_at is not None else now)
     usage = outcome.usage or NO_USAGE
     return CallSucceeded(call.number, call.model, attempts, latency, usage, outcome.request_id)
-
-
-def _resolve(call: Call, outcome: Outcome) -> None:
-    future = call.future
-    try:
-        future.forget_call()
-        future.claim()
-        if future.done():  # cancelled, or resolved before Ctrl-C
-            return
-        if outcome.error is not None:
-            future.set_exception(outcome.error)
-        else:
-            future.set_result(outcome.value)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        logger.exception("a done-callback of call %d raised", call.number)

@@ -1,4 +1,4 @@
-"""Admission without the wire: for whoever sends the request himself."""
+"""Admission without the transport: for requests that other code sends."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple, Optional
 
-from claude_throttle.core.dispatch.accounting import DroppedPermit
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import NO_USAGE, Cost, Usage
 from claude_throttle.core.domain.events import PermitClosed, PermitGranted
 from claude_throttle.core.domain.feedback import Dispatch, ResponseReport
-from claude_throttle.core.domain.ports import FeedbackReader, SlotOwner
+from claude_throttle.core.domain.ports import FeedbackReader, HeldSlot
 from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, ReentrantSlot
 from claude_throttle.core.queueing.ticket import WaitingTicket
+from claude_throttle.core.threads.deferred_close import DeferredCloser
 from claude_throttle.errors import DeadlineExceeded
 
 
@@ -28,31 +28,32 @@ class AdmissionOptions(NamedTuple):
 
 
 class PermitTicket(WaitingTicket):
-    """The place of a permit in the line, and then in flight.
+    """A permit's place in the backlog, and then in flight.
 
-    The lane may keep it until its deadline, so it does not know the permit it is for: a permit that
-    is dropped must be found by the garbage collector at once.
+    The lane may keep it until its deadline, so it does not refer to its permit: one that is dropped
+    must be found by the garbage collector at once.
     """
 
-    __slots__ = ("dispatch", "granted", "reports_outcome", "seat")
+    __slots__ = ("dispatch", "granted", "reports_outcome", "slot")
 
     def __init__(self, reports_outcome: bool, *place: Any) -> None:
         super().__init__(*place)
-        #: Somebody is sure to say how it ended, if only that nobody knows.
+        #: Its holder is sure to report how the request ended, if only that it is not known.
         self.reports_outcome = reports_outcome
         self.dispatch: Optional[Dispatch] = None
-        self.seat = ReentrantSlot()
-        # Whoever pops it does the closing: a list's pop is atomic, and needs no lock in __del__.
+        #: Lent to calls that its thread makes meanwhile.
+        self.slot = ReentrantSlot()
+        # Popped by the thread that closes it: that is one atomic step.
         self.granted: list[bool] = []
 
-    def grant_locked(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
+    def grant_locked(self, dispatch: Dispatch, slot: HeldSlot) -> None:
         self.dispatch = dispatch
-        self.seat.open(slot_owner)
+        self.slot.open(slot)
         self.granted.append(True)
 
     @property
     def has_left(self) -> bool:
-        return self.seat.has_place
+        return self.slot.is_open
 
     def expire(self) -> None:
         self.reject(DeadlineExceeded("no permit was free in time; nothing was sent"))
@@ -62,11 +63,18 @@ class Permit:
     """The right to send one request now. A context manager.
 
     ``settle()`` tells what it really took; without it the estimate stays booked. ``close()`` gives
-    the permit back and is idempotent. May be settled and closed by any thread. A permit that is
-    dropped without ``close()`` comes back when it is garbage collected.
+    the permit back and is idempotent. May be settled and closed by any thread; in a forked child
+    neither does anything. A permit that is dropped without ``close()`` is closed by another thread
+    soon after it was garbage collected::
+
+        with throttler.permit(model="claude-haiku-4-5", max_tokens=100) as permit:
+            answer = send_it_yourself()
+            permit.settle(answer.usage)
     """
 
     __slots__ = (
+        "_deferred_closer",
+        "_dropped",
         "_entry",
         "_feedback_reader",
         "_lane",
@@ -81,37 +89,41 @@ class Permit:
         self,
         ticket: PermitTicket,
         lane: Lane,
-        seats: list[ReentrantSlot],
+        open_slots: list[ReentrantSlot],
         feedback_reader: FeedbackReader,
+        deferred_closer: DeferredCloser,
     ) -> None:
-        #: Its place in the line.
+        """*open_slots*: those of its thread's open permits."""
+        #: Its place in the backlog.
         self.ticket = ticket
         self._lane = lane
         self._feedback_reader = feedback_reader
-        # Known before it is added: who closes it needs it, and Ctrl-C may come in between.
-        self._entry: Entry = (seats, ticket.seat)
+        self._deferred_closer = deferred_closer
+        # Known before it is added: close() needs it, and Ctrl-C may come in between.
+        self._entry: Entry = (open_slots, ticket.slot)
         # A forked child must not touch what its copy refers to.
         self._pid = feedback_reader.pid
-        self._settled = False
+        self._settled = self._dropped = False
         self._report: Optional[ResponseReport] = None
         self._took: Optional[Usage] = None
 
     def acquire(self) -> None:
         """Wait for it; Ctrl-C ends the wait. Raises Closed or DeadlineExceeded."""
-        lane, turn = self._lane, self.ticket
+        lane, ticket = self._lane, self.ticket
         asked_at = lane.now()
         try:
-            if not lane.try_grant(turn):
-                lane.ask(turn)
-                turn.wait_for_grant()
-                lane.withdraw_ticket(turn)  # its deadline was one for the wait
+            if not lane.try_grant(ticket):
+                lane.ask(ticket)
+                ticket.wait_for_grant()
+                lane.withdraw_ticket(ticket)  # its deadline was one for the wait
             OpenPermits.add(self._entry)
-            dispatch = turn.dispatch
+            dispatch = ticket.dispatch
             if dispatch is not None:
                 lane.announce(dispatch, None)
-                lane.observe(PermitGranted(turn.number, lane.name, dispatch.at - asked_at), None)
+                waited = dispatch.at - asked_at
+                lane.observe(PermitGranted(ticket.number, lane.name, waited), None)
         except BaseException:
-            lane.withdraw_ticket(turn)
+            lane.withdraw_ticket(ticket)
             self.close()
             raise
 
@@ -138,32 +150,32 @@ class Permit:
         """
         took = None if usage is None else _usage_of(usage)
         if headers is None and status is None:
-            self.book(took or NO_USAGE)
+            self.settle_usage(took or NO_USAGE)
             return
-        told = headers if headers is not None else {}
-        self.hear(self._feedback_reader.read(200 if status is None else status, told, body), took)
+        given = headers if headers is not None else {}
+        report = self._feedback_reader.read(200 if status is None else status, given, body)
+        self.settle_report(report, took)
 
-    def hear(self, report: ResponseReport, took: Optional[Usage] = None) -> None:
-        """Book what it *took*, if that is known, and pass on what the server said; once."""
-        turn, lane = self.ticket, self._lane
-        if turn.dispatch is None or self._report is not None or self._pid != os.getpid():
+    def settle_report(self, report: ResponseReport, took: Optional[Usage] = None) -> None:
+        """Book what it *took*, if that is known, and tell the pacer what the server said; once."""
+        ticket, lane, dispatch = self.ticket, self._lane, self.ticket.dispatch
+        if dispatch is None or self._report is not None or self._pid != os.getpid():
             return
         self._report, actual = report, None
         self._took = took
         if not self._settled and (took is not None or not report.keeps_tokens):
             self._settled, actual = True, self._cost_of(took or NO_USAGE)
-        lane.accounting.report_permit(
-            turn.cost, actual, turn.dispatch, report, turn.reports_outcome
-        )
+        expected = ticket.reports_outcome
+        lane.accounting.report_permit(ticket.cost, actual, dispatch, report, expected)
         if report.feedback.account is not None:
             self._feedback_reader.account_refused(lane.name, report.feedback.account)
         elif not report.refused:
-            self._feedback_reader.answered(lane.name, turn.dispatch.at)
+            self._feedback_reader.answered(lane.name, dispatch.at)
 
-    def book(self, took: Usage, ended: bool = True) -> None:
+    def settle_usage(self, took: Usage, ended: bool = True) -> None:
         """Book what it *took*, once.
 
-        Not *ended*: it was cut off in the midst, and how much it produced is not known.
+        Not *ended*: it was cut off, and how much it produced is not known.
         """
         if self._pid == os.getpid():
             if not self._settled:
@@ -185,47 +197,46 @@ class Permit:
 
     def close(self) -> None:
         """Give it back."""
-        if self._take_closing():
-            try:
-                self._settle(self.ticket.cost)
-                if self.ticket.reports_outcome and self._report is None:
-                    self._lane.accounting.permit_unreported()
-                self.ticket.seat.close()
-            except BaseException:
-                self.ticket.seat.close(quietly=True)
-                raise
-            if self.ticket.parent_slot is not None:
-                self._lane.wake()
+        if not self._take_closing():
+            return
+        ticket = self.ticket
+        try:
+            if self._dropped and self._took is not None:
+                self.settle_usage(self._took, ended=False)
+            self._settle(ticket.cost)
+            if ticket.reports_outcome and self._report is None:
+                self._lane.accounting.permit_unreported()
+        finally:
+            ticket.slot.release_nowait()
+        self._lane.accounting.slot_released(ticket)
+        if not self._dropped:
             self._tell_the_end()
 
     def _tell_the_end(self) -> None:
-        turn, lane, report = self.ticket, self._lane, self._report
-        if turn.dispatch is not None:
-            seconds = lane.now() - turn.dispatch.at
+        ticket, lane, report = self.ticket, self._lane, self._report
+        if ticket.dispatch is not None:
+            seconds = lane.now() - ticket.dispatch.at
             status = None if report is None else report.feedback.status
             refused = report is not None and report.refused
             lane.observe(
-                PermitClosed(turn.number, lane.name, seconds, status, refused, self._took), None
+                PermitClosed(ticket.number, lane.name, seconds, status, refused, self._took), None
             )
 
-    def drop(self, took: Optional[Usage] = None, ended: bool = False) -> None:
-        """The same without a lock, as the garbage collector does it; the worker looks often.
+    def drop(self, took: Optional[Usage] = None) -> None:
+        """Have it closed soon, by another thread; *took*: what is known of it so far.
 
-        *took* and *ended* as for book().
+        Takes no lock: the garbage collector may call it.
         """
-        if self._take_closing():
-            turn = self.ticket
-            if turn.dispatch is not None:
-                held = None if self._settled else turn.cost
-                actual = None if took is None else self._cost_of(took, ended)
-                unheard = turn.reports_outcome and self._report is None
-                self._lane.accounting.dropped.append(
-                    DroppedPermit(held, actual, turn.dispatch.at, unheard)
-                )
-            turn.seat.close(quietly=True)
+        if self.ticket.granted and self._pid == os.getpid():
+            self._dropped = True
+            if took is not None:
+                self._took = took
+            OpenPermits.remove(self._entry)
+            self.ticket.slot.release_nowait()
+            self._deferred_closer.drop(self)
 
     def _take_closing(self) -> bool:
-        """Whether it is this caller who closes it, in the process where it was opened."""
+        """Whether this caller is to close it, in the process where it was opened."""
         try:
             self.ticket.granted.pop()
         except IndexError:
@@ -244,12 +255,12 @@ class Permit:
     def __del__(self) -> None:
         # May run anywhere, even under a lock of ours.
         try:
-            turn = self.ticket
+            ticket = self.ticket
         except AttributeError:
             return  # Ctrl-C came as it was made
-        if turn.dispatch is not None and not turn.seat.closed:
-            if not turn.granted:  # Ctrl-C came in the very instant of its grant or of its closing
-                turn.granted.append(True)
+        if ticket.dispatch is not None and not ticket.slot.closed:
+            if not ticket.granted:  # Ctrl-C came in the very instant of its grant or of its closing
+                ticket.granted.append(True)
             self.drop()
 
 

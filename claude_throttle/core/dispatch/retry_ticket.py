@@ -7,7 +7,7 @@ from typing import Optional
 from claude_throttle.core.dispatch.call import Attempt, AttemptStopped
 from claude_throttle.core.domain.cost import NO_COST
 from claude_throttle.core.domain.feedback import Dispatch
-from claude_throttle.core.domain.ports import SlotOwner
+from claude_throttle.core.domain.ports import HeldSlot
 from claude_throttle.core.queueing.ticket import WaitingTicket
 
 
@@ -31,8 +31,8 @@ class RetryTicket(WaitingTicket):
     def ends_at(self) -> Optional[float]:
         return self._attempt.call.deadline
 
-    def grant_locked(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
-        self._attempt.begin_again_locked(dispatch, slot_owner, self.cost)
+    def grant_locked(self, dispatch: Dispatch, slot: HeldSlot) -> None:
+        self._attempt.begin_again_locked(dispatch, slot, self.cost)
 
     def reject(self, error: BaseException) -> None:
         # AttemptStopped passes through urllib3 unchanged; the transport then asks why.

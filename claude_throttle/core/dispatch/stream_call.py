@@ -1,6 +1,6 @@
 """A call that is sent and read by its own caller's thread: its answer comes event by event.
 
-Until its content begins it is a call like any other: it waits for its turn, is refused, waits
+Until its content begins it is a call like any other: it waits to be dispatched, is refused, waits
 again. From then on its deadline has been kept, and only its end is still to be reported. While its
 answer comes, its slot is lent to the calls that its reader makes (``reentrant_slot.py``).
 """

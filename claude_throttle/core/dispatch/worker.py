@@ -21,7 +21,10 @@ from operator import methodcaller
 from typing import Callable, Optional
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.ports import AnySlot, LanePacer, LimiterPort, SlotOwner, Step
+from claude_throttle.core.domain.feedback import RESERVATION, Decision
+from claude_throttle.core.domain.ports import HeldSlot, Step
+from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
+from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.queueing.backlog import Backlog
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.core.threads.clock import Clock
@@ -51,13 +54,18 @@ class Worker:
         self,
         name: str,
         backlog: Backlog,
-        pacer: LanePacer,
-        limiter: LimiterPort,
+        pacer: Pacer,
+        limiter: ConcurrencyLimiter,
         thread_pool: ThreadPool,
         clock: Clock,
-        before_commit: Callable[[], None],
+        price: Callable[[Ticket], Cost],
+        price_version: Callable[[], int],
         reserve: Callable[[list[Cost]], None],
     ) -> None:
+        """*price*: what a ticket will cost by what is known now; *price_version* changes with it.
+
+        *reserve* reserves costs in a shared store; it blocks.
+        """
         self._name = name
         self._backlog = backlog
         self._mutex = backlog.mutex
@@ -65,7 +73,8 @@ class Worker:
         self._limiter = limiter
         self._thread_pool = thread_pool
         self._clock = clock
-        self._before_commit = before_commit
+        self._price = price
+        self._price_version = price_version
         self._reserve = reserve
         self._pid = os.getpid()
         #: Guarded by the lane's mutex.
@@ -77,6 +86,8 @@ class Worker:
         self._committing = False
         #: The ticket being looked at; it fails if the worker raises. The worker thread's own.
         self._looking_at: Optional[Ticket] = None
+        #: What the pacer decided last.
+        self._decision = Decision(-math.inf, "")
 
     # -- the thread ------------------------------------------------------------------------------
 
@@ -165,25 +176,34 @@ class Worker:
     def next_step_locked(self, now: float) -> Optional[Step]:
         """What is to be done at *now*, to be called with the mutex released; None: wait."""
         self._looking_at = None
-        due = self._take_due_locked(now)
+        deadlines = self._backlog.deadlines
+        due = self._take_due_locked(now) if deadlines and deadlines[0][0] <= now else None
         if due:
             return partial(self.end_elsewhere, due, methodcaller("expire"))
-        ticket = self._looking_at = self._head_locked(now)
-        return self._step_locked(ticket, now) if ticket is not None else None
+        head = self._looking_at = None if self._backlog.is_empty else self._head_locked(now)
+        if head is None:
+            return None
+        if head.price_version is not None and head.price_version != self._price_version():
+            self._reprice_locked(head)
+        step = self.commit_locked(head, now)
+        if step is None and self._decision.constraint is RESERVATION:
+            ahead = partial(self._costs_behind_locked, head)
+            costs = self._pacer.needs_reservation(head.cost, ahead, now)
+            return None if costs is None else partial(self._reserve, costs)
+        return step
 
     def wake_at_locked(self, now: float) -> Optional[float]:
         """The next instant at which next_step_locked() may find something; None if idle."""
-        ticket, instants = self._looking_at, []
-        deadline = self._backlog.next_deadline_locked()
-        if deadline is not None:
-            instants.append(deadline)
-        if ticket is not None:
-            # Ready, yet not gone: another lane took the last slot.
-            ready_at = self._pacer.ready_at(ticket.cost, now)
-            instants.append(ready_at if ready_at > now else now + SLOT_LOOK_SECONDS)
-        elif self._backlog.head_locked(now, up_to=math.inf) is not None:
-            instants.append(now + SLOT_LOOK_SECONDS)
-        return min(instants) if instants else None
+        wake_at = self._backlog.next_deadline_locked() if self._backlog.deadlines else None
+        if self._looking_at is not None:
+            # If it is ready, yet not gone, another lane took the last slot.
+            ready_at = self._decision.ready_at
+            look_at = ready_at if ready_at > now else now + SLOT_LOOK_SECONDS
+        elif not self._backlog.is_empty:
+            look_at = now + SLOT_LOOK_SECONDS
+        else:
+            return wake_at
+        return look_at if wake_at is None else min(wake_at, look_at)
 
     def _take_due_locked(self, now: float) -> list[Ticket]:
         due = self._backlog.take_due_locked(now)
@@ -194,20 +214,17 @@ class Worker:
         return due
 
     def _head_locked(self, now: float) -> Optional[Ticket]:
-        up_to = self._limiter.up_to(now)
-        if up_to < math.inf:
+        most = self._limiter.admissible_priority(now)
+        if most < math.inf:
             # Ask to be woken first, then look again: a slot given back in between would be missed.
             self._limiter.notify_when_free(self.wake)
-            up_to = self._limiter.up_to(now)
-        return self._backlog.head_locked(now, up_to)
+            most = self._limiter.admissible_priority(now)
+        return self._backlog.head_locked(now, most)
 
-    def _step_locked(self, head: Ticket, now: float) -> Optional[Step]:
-        self._backlog.reprice_locked(head)
-        ahead = partial(self._costs_behind_locked, head)
-        costs = self._pacer.needs_reservation(head.cost, ahead, now)
-        if costs is not None:
-            return partial(self._reserve, costs)
-        return self.commit_locked(head, now)
+    def _reprice_locked(self, head: Ticket) -> None:
+        """Price the head again: the estimator learned something since."""
+        head.price_version = self._price_version()
+        self._backlog.reprice_locked(head, self._price(head))
 
     def _costs_behind_locked(self, head: Ticket, most: int) -> list[Cost]:
         free = self._limiter.limit - self._limiter.in_use - 1  # one is the head's
@@ -216,7 +233,7 @@ class Worker:
     # -- a ticket leaves -------------------------------------------------------------------------
 
     def try_send(self, call: Ticket) -> bool:
-        """Let a call with a reserved place leave in its caller's thread; False if it must wait.
+        """Let a reserved call leave in its caller's thread; False if it must wait.
 
         That saves it the way through this thread, a tenth of a millisecond. There must be a worker
         all the same, to watch the deadline, and an idle sender: submit() starts no thread for the
@@ -225,7 +242,8 @@ class Worker:
         if not self._thread_pool.idle:
             return False
         with self._mutex:
-            self._backlog.require_open_locked(call)
+            if self._backlog.closed or self._backlog.suspended is not None:
+                self._backlog.require_open_locked(call)
             if self._thread is None or self._committing or not call.reserved:
                 return False
             step = self.commit_at_once_locked(call)
@@ -238,45 +256,46 @@ class Worker:
 
     def commit_at_once_locked(self, ticket: Ticket) -> Optional[Step]:
         """Let *ticket* leave before it is queued, if nothing waits; None if it must queue."""
-        if self._backlog.closed or not self._backlog.nobody_waits:
+        if self._backlog.closed or not self._backlog.is_empty:
             return None
-        ticket.cost = self._backlog.price(ticket)
-        return self.commit_locked(ticket, self._clock.monotonic())
+        now = self._clock.monotonic()
+        if ticket.price_version is not None and ticket.price_version != self._price_version():
+            ticket.price_version = self._price_version()
+            ticket.cost = self._price(ticket)
+        return self.commit_locked(ticket, now)
 
     def commit_locked(self, ticket: Ticket, now: float) -> Optional[Step]:
         """Let *ticket* leave if it may, in this instant; None if it has to wait."""
-        place = self._limiter.place(ticket.priority)
-        self._committing, slot_owner = True, None
+        slot: Optional[HeldSlot] = None
+        self._committing = True
         try:
-            if self._pacer.ready_at(ticket.cost, now) > now:
+            decision = self._decision = self._pacer.decide(ticket.cost, now)
+            if decision.ready_at > now:
                 return None
-            slot_owner = self._acquire(ticket, place, now)
-            if slot_owner is None:
+            if ticket.parent_slot is not None:
+                slot = ticket.parent_slot.try_lend()
+            if slot is None:
+                slot = self._limiter.try_acquire(ticket.priority, now)
+            if slot is None:
                 return None
             if not ticket.claim():  # cancelled a moment ago
                 self._backlog.take_locked(ticket)
-                return partial(self._drop, ticket, slot_owner)
+                return partial(self._drop, ticket, slot)
             self._backlog.leave_locked(ticket, now)
-            self._before_commit()
             dispatch = self._pacer.take(ticket.cost, now, ticket.reports_outcome)
-            ticket.grant_locked(dispatch, slot_owner)
+            ticket.grant_locked(dispatch, slot)
             return ticket.proceed
         except BaseException:  # a bug, or Ctrl-C in a caller's thread
-            if not ticket.has_left:
-                (slot_owner or place).release_nowait()
+            if slot is not None and not ticket.has_left:
+                slot.release_nowait()
             raise
         finally:
             self._committing = False
 
-    def _acquire(self, ticket: Ticket, place: AnySlot, now: float) -> Optional[SlotOwner]:
-        if ticket.parent_slot is not None and ticket.parent_slot.try_acquire():
-            return ticket.parent_slot
-        return place if place.try_acquire(now) else None
-
     # -- a ticket does not leave -----------------------------------------------------------------
 
-    def _drop(self, ticket: Ticket, slot_owner: SlotOwner) -> None:
-        slot_owner.release()
+    def _drop(self, ticket: Ticket, slot: HeldSlot) -> None:
+        slot.release()
         self.end_elsewhere([ticket], methodcaller("finish_cancel"))
 
     def end_elsewhere(self, tickets: list[Ticket], end: Callable[[Ticket], None]) -> None:

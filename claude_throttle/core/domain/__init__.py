@@ -1,1 +1,1 @@
-"""Frozen values that every other package may speak of."""
+"""Frozen values that all other packages may use."""

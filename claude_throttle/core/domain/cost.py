@@ -1,4 +1,4 @@
-"""What calls take: booked before, counted after."""
+"""What calls take from the quotas: an estimate before, the server's count after."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _new = tuple.__new__
 
 
 class Cost(NamedTuple):
-    """What one call takes from the quotas: an estimate before, the truth after."""
+    """What one call takes from each kind of quota."""
 
     requests: float
     input_tokens: float
@@ -20,19 +20,19 @@ class Cost(NamedTuple):
         return self.input_tokens + self.output_tokens
 
     def plus(self, other: Cost) -> Cost:
-        """Both together."""
+        """The sum."""
         return _new(Cost, (self[0] + other[0], self[1] + other[1], self[2] + other[2]))
 
     def minus(self, other: Cost) -> Cost:
-        """This without the other."""
+        """The difference."""
         return _new(Cost, (self[0] - other[0], self[1] - other[1], self[2] - other[2]))
 
     def more_of(self, kind: str, units: float) -> Cost:
-        """This and so much more of one kind."""
+        """A copy with *units* more of one kind."""
         return self._replace(**{kind: getattr(self, kind) + units})
 
     def times(self, factor: float) -> Cost:
-        """All of it so many times."""
+        """A copy with each part multiplied by *factor*."""
         return _new(Cost, (self[0] * factor, self[1] * factor, self[2] * factor))
 
 
@@ -56,7 +56,7 @@ class Usage(NamedTuple):
         return self.input_tokens + self.cache_creation_input_tokens + read
 
     def plus(self, other: Usage) -> Usage:
-        """Both together."""
+        """The sum."""
         return Usage(self[0] + other[0], self[1] + other[1], self[2] + other[2], self[3] + other[3])
 
 

@@ -1,9 +1,9 @@
 """Facts in the past tense.
 
 A listener (``on_event=``) is called with these in the thread where they happened, inside the
-submitter's ``contextvars`` context: in the caller's own thread for :class:`CallQueued`, in a sender
-thread for the rest (but for a cancel, resume() and close(): those are told in the thread that
-calls them), never in the worker. A listener that raises is logged and forgotten.
+submitter's ``contextvars`` context: in the caller's own thread for :class:`CallQueued`, in the
+thread that calls cancel(), resume() or close() for what these bring about, in a sender thread for
+the rest, never in the worker. If a listener raises, that is logged and has no other effect.
 
 Named tuples, because a frozen dataclass costs half a millisecond of every import.
 """
@@ -16,7 +16,7 @@ from claude_throttle.core.domain.cost import Usage
 
 
 class CallQueued(NamedTuple):
-    """A call took its place in the line."""
+    """A call was queued."""
 
     #: Number of the call within this process, from 1.
     number: int
@@ -37,7 +37,7 @@ class CallSent(NamedTuple):
 
 
 class RetryScheduled(NamedTuple):
-    """An attempt was refused or lost, and the call waits for another turn."""
+    """An attempt was refused or lost, and the call waits to be sent again."""
 
     number: int
     model: str
@@ -67,7 +67,7 @@ class LaneResumed(NamedTuple):
 
 
 class LimitLearned(NamedTuple):
-    """The server's headers tell another limit than before."""
+    """The server's headers show another limit than before."""
 
     lane: str
     #: "requests", "input_tokens", "output_tokens".
@@ -106,7 +106,7 @@ class ConcurrencyChanged(NamedTuple):
 
 
 class Suspended(NamedTuple):
-    """The API refuses for a reason that no waiting cures; nothing is sent."""
+    """The API refuses all requests for a reason that waiting does not cure; nothing is sent."""
 
     #: A lane, or "" for all of them.
     lane: str
@@ -123,17 +123,17 @@ class SuspensionEnded(NamedTuple):
 
 
 class StoreLost(NamedTuple):
-    """What the processes share cannot be reached; each keeps to what ``on_store_failure`` says."""
+    """The store that processes share cannot be reached; ``on_store_failure`` says what follows."""
 
     store: str
     #: Why, in plain words.
     reason: str
-    #: Processes that shared it when it was last heard of, this one included.
+    #: Processes that shared it when it was last reached, this one included.
     members: int
 
 
 class StoreReturned(NamedTuple):
-    """It answers again."""
+    """The store that processes share can be reached again."""
 
     store: str
     members: int
@@ -164,9 +164,9 @@ class CallFailed(NamedTuple):
 
 
 class PermitGranted(NamedTuple):
-    """A request may be sent that is somebody else's: the official SDK's, a session's, permit()'s.
+    """A request of other code may be sent: the official SDK's, a session's, one under permit().
 
-    Told in the thread that asked.
+    Emitted in the thread that asked for the permit.
     """
 
     #: Counted with the calls.
@@ -177,20 +177,20 @@ class PermitGranted(NamedTuple):
 
 
 class PermitClosed(NamedTuple):
-    """It has ended. Not told of a permit that was dropped: the garbage collector tells nobody.
+    """A permit was closed. Not emitted for one that was dropped and garbage collected.
 
-    Told in the thread that closed it.
+    Emitted in the thread that closed it.
     """
 
     number: int
     lane: str
     #: Seconds for which it was held.
     seconds: float
-    #: HTTP status of the answer; None if nobody said, or there was none.
+    #: HTTP status of the answer; None if it was not reported, or there was none.
     status: Optional[int]
     #: The server refused it, or nothing came back.
     refused: bool
-    #: What it took, if anybody said.
+    #: What the request took, if that was reported.
     usage: Optional[Usage]
 
 

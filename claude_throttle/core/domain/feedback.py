@@ -1,4 +1,4 @@
-"""What one attempt brought back, as far as pace is concerned."""
+"""What an attempt brought back, and what the pacer decides: frozen values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple, Optional
 
 from claude_throttle.core.domain.cost import Cost
 
-#: Why the server refused, as the pace must understand it. Empty for an answer, good or bad.
+#: Why the server refused, as far as the pacer must know. Empty for an answer, good or bad.
 RATE = "rate limit"
 CONCURRENCY = "concurrency limit"
 RAMP = "ramp limit"
@@ -23,11 +23,11 @@ PAUSING = frozenset({RATE, RAMP, OVERLOAD})
 
 
 class RateLimit(NamedTuple):
-    """What one set of ``anthropic-ratelimit-…`` headers says about one quota."""
+    """What the ``anthropic-ratelimit-…`` headers of one response say about one quota."""
 
     #: Units per minute.
     limit: float
-    #: Units that were left, at the admission of the call or at its answer: nobody tells which.
+    #: Units that were left, at the admission of the call or at its answer: it is not documented.
     remaining: float
 
 
@@ -38,7 +38,7 @@ NO_RATE_LIMITS: RateLimits = MappingProxyType({})
 
 
 class RampLimit(NamedTuple):
-    """A ramp limit, by the server's words: so much now, more from the next minute on."""
+    """A ramp limit in the server's words: so much now, more from the next minute on."""
 
     kind: str
     #: Units per minute.
@@ -58,7 +58,7 @@ class AccountRefusal(NamedTuple):
 
 
 class Feedback(NamedTuple):
-    """An answer or a refusal."""
+    """What a response, or the lack of one, tells the pacer."""
 
     cause: str = ""
     #: Seconds the server asks us to wait, or None.
@@ -80,22 +80,36 @@ class Feedback(NamedTuple):
 
 
 class ResponseReport(NamedTuple):
-    """What came of a request that somebody else sent."""
+    """What came of a request that another client sent under a permit."""
 
     feedback: Feedback
     #: The server refused it, or nothing came back.
     refused: bool = False
     #: The server may have counted its tokens.
     keeps_tokens: bool = True
-    #: How long its sender would wait if he were alone.
+    #: Seconds that its sender would wait if the lane were not held up.
     wait_seconds: float = 0.0
 
 
-class Dispatch(NamedTuple):
-    """When an attempt left, and as the how-manieth."""
+class Decision(NamedTuple):
+    """When a call may leave, and what it waits for."""
 
+    #: The instant; now or earlier if it may leave at once, inf if that is not known yet.
+    ready_at: float
+    #: What names that instant: "rpm", "itpm (learned)", "pause", "circuit" …; "" if nothing does.
+    constraint: str
+
+
+#: The constraint of a call for which an instant has to be reserved in a shared store first.
+RESERVATION = "reservation"
+
+
+class Dispatch(NamedTuple):
+    """When an attempt was dispatched, its sequence number, and what had left by then."""
+
+    #: The instant.
     at: float
-    #: Counts the leaves of one lane, from 1.
+    #: Counts the dispatches of one lane, from 1.
     number: int
     #: What each quota had seen leave by then, this attempt included.
     taken: Cost
@@ -112,9 +126,9 @@ class Dispatch(NamedTuple):
 class RetryDelay(NamedTuple):
     """When a refused call may try again."""
 
-    #: Until it may queue again.
+    #: Seconds until it may queue again.
     seconds: float
-    #: Only this call waits; else the lane does, and the call queues at once, at its own place.
+    #: Only this call waits; otherwise the lane does, and the call queues at once, at its own place.
     alone: bool
     #: It uses up none of the call's retries.
     free: bool = False

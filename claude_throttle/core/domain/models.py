@@ -2,7 +2,7 @@
 
 From the rate-limit page (platform.claude.com/docs/en/api/rate-limits) as of 2026-09, and from notes
 that quote it in 2026-10. Where it is wrong for an account, the setting that overrides it wins, and
-``GET /v1/organizations/rate_limits`` knows.
+``GET /v1/organizations/rate_limits`` says how it is.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ NO_OVERRIDES: Mapping[str, str] = MappingProxyType({})
 #: One bucket for all minor versions; the page's rows are "Opus 4.x", "Sonnet 4.x" and, since
 #: 2026-10, "Fable 5.x". It names Opus 4.5 to 4.8 and Sonnet 4.5 and 4.6. Opus 4.0, 4.1 and Sonnet
 #: 4.0 stood in the same footnotes for as long as they were served (until 2026-06-15, 2026-08-05 and
-#: 2026-06-15), so they left the sentence, not the bucket: who still reaches one, finds it here.
-#: Fable 5.2 and Mythos 5.2 are in no copy of the page yet: together is the careful reading.
+#: 2026-06-15), so they left the sentence, not the bucket: a request that still reaches one belongs
+#: here. Fable 5.2 and Mythos 5.2 are in no copy of the page yet: one bucket is the careful reading.
 SHARED = {
     "claude-opus-4": "opus-4",
     "claude-sonnet-4": "sonnet-4",
@@ -28,7 +28,7 @@ SHARED = {
 
 #: A bucket of its own each (same page and notes). Haiku 5.5, Haiku 3 and Opus 3 by the rule of the
 #: page: "applied separately for each model".
-ALONE = {
+SEPARATE = {
     "claude-opus-5": "opus-5",
     "claude-opus-5-5": "opus-5-5",
     "claude-sonnet-5": "sonnet-5",
@@ -53,11 +53,11 @@ MINOR_DIGITS = 2
 
 
 def lane_of(model: str, overrides: Mapping[str, str] = NO_OVERRIDES) -> str:
-    """The name of the bucket *model* draws from; its own name if the table knows none.
+    """The name of the bucket *model* draws from; its own name if it is not in the table.
 
-    *overrides* maps model ids, or shell-style patterns, to lanes; they are asked for the id as
-    given, then for the id without date and cloud. An exact id goes before patterns; of these, the
-    first. Cheap enough to be asked at every submit: the table remembers :data:`MAX_NAMES` answers.
+    *overrides* maps model ids, or shell-style patterns, to lanes; the id is looked up as given,
+    then without date and cloud. An exact id goes before patterns; of these, the first. Cheap enough
+    for every submit: :data:`MAX_NAMES` results are cached.
     """
     if overrides:
         lane = _overridden(model, overrides)
@@ -87,8 +87,8 @@ def _overridden(model: str, overrides: Mapping[str, str]) -> Optional[str]:
 @lru_cache(maxsize=MAX_NAMES)
 def _by_table(model: str) -> str:
     name = plain_name(model)
-    if name in ALONE:
-        return ALONE[name]
+    if name in SEPARATE:
+        return SEPARATE[name]
     major, _, minor = name.rpartition("-")
     if major in SHARED and _is_number(minor) and len(minor) <= MINOR_DIGITS:
         return SHARED[major]

@@ -1,4 +1,4 @@
-"""A quota: so much per so long."""
+"""A quota: an amount of units per period."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ Burst = Union[float, str]
 
 @dataclass(frozen=True)
 class Quota:
-    """So much per so long: ``Quota(50)`` is 50 a minute, ``Quota(10, per=1)`` 10 a second."""
+    """An amount per period: ``Quota(50)`` is 50 a minute, ``Quota(10, per=1)`` 10 a second.
+
+    Raises TypeError for what is not a number, ValueError for one that is not positive and finite.
+    """
 
     #: Units (requests or tokens) per period.
     amount: float
@@ -35,7 +38,7 @@ class Quota:
         return self.amount / self.per
 
     def with_headroom(self, headroom: float) -> Quota:
-        """The same with a share of it left to others."""
+        """A copy that leaves a share of the amount to other users of the key."""
         return Quota(self.amount * (1.0 - headroom), self.per, self.burst)
 
 

@@ -1,4 +1,4 @@
-"""What an account of a tier may do, before any answer told: the table, as of 2026-11.
+"""The rate limits of each usage tier, used until response headers say better; as of 2026-11.
 
 Starting points only: the first headers replace them. Sources, all of the rate-limit page
 (platform.claude.com/docs/en/api/rate-limits): start, build and scale as of 2026-09, rows of models

@@ -1,1 +1,1 @@
-"""How many tokens a request takes, before the API has said so."""
+"""What a call will cost, estimated before it is sent and corrected by the answers."""

@@ -1,6 +1,6 @@
 """Input tokens of a request, by what it holds; what the answers teach corrects it.
 
-There is no public tokenizer for Claude. These guesses need only be in proportion: the calibration
+There is no public tokenizer for Claude. These estimates need only be in proportion: the calibration
 finds the factor and what the server adds to each call.
 """
 
@@ -40,7 +40,7 @@ _TOOL_PROMPTS = {
     "3-5-haiku": (264, 355),
 }
 
-#: The same for all others: Opus 4.8; Opus 5 has 4 less.
+#: Those of all other models: Opus 4.8; Opus 5 has 4 less.
 _TOOL_PROMPT = (290, 410)
 
 # Compact, as on the wire. It runs in C, where a walk through a schema would take longer.

@@ -1,7 +1,6 @@
-"""What images and PDFs cost, read off the first bytes of their base64.
+"""Input tokens of images and PDFs, by the first bytes of their base64.
 
-Only those bytes are decoded: a body may hold 32 MB of pictures, and submit is a matter of
-microseconds.
+Only those bytes are decoded: a body may hold 32 MB of pictures, and submit() takes microseconds.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ _NO_FRAME = (0xC4, 0xC8, 0xCC)
 
 
 def image_tokens(source: Any, model: str) -> float:
-    """Of an image block, by its ``source``."""
+    """Input tokens of an image block, by its ``source``."""
     data = source.get("data") if isinstance(source, dict) else None
     size = _size(data) if isinstance(data, str) else None
     if size is None or min(size) <= 0:
@@ -111,7 +110,7 @@ def _jpeg_size(data: str) -> Optional[tuple[int, int]]:
 
 
 def pdf_tokens(data: str) -> float:
-    """Of a PDF in base64: by its pages, if it says how many; else by its size."""
+    """Input tokens of a PDF in base64: by its pages if it says how many, otherwise by its size."""
     pages = _linearized_pages(data) or len(data) / PAGE_CHARACTERS
     return PAGE_TOKENS * min(MAX_PAGES, max(1.0, pages))
 

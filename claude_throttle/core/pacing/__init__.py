@@ -1,1 +1,1 @@
-"""Deciding when, never whether: "not yet". Reads no clock; every method takes ``now``."""
+"""When a call may leave. Decides "not yet", never "never"; every method takes ``now``."""

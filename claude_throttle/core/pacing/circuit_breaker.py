@@ -1,8 +1,8 @@
-"""A circuit: while nothing gets through, one probe at a time instead of everybody's retries.
+"""A circuit breaker: while nothing gets through, one probe at a time instead of every retry.
 
-It opens when several attempts sent one after another have all failed. In the order of sending, not
-of coming back: failures are quick and answers slow, so that one in ten failing looks like all of
-them, by the order in which they come back.
+It opens when several attempts sent one after another have all failed. The order is that of
+sending, not of coming back: failures are quick and answers slow, so that with one failure in ten
+the first to come back may all be failures.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
 
 
 class CircuitBreaker:
-    """Of one lane. Not thread-safe: the lane's mutex guards it."""
+    """The circuit of one lane. Not thread-safe: the lane's mutex guards it."""
 
     def __init__(self) -> None:
         self.state = CLOSED
         self._failed: set[int] = set()
         self._probes = 0
-        self._probe_at = -math.inf
+        #: While it is not closed: the instant before which nothing may leave.
+        self.probe_at = -math.inf
         #: Number of the first attempt that left as a probe.
         self._first_probe = math.inf
         #: Attempts up to this one left before it closed last: their failures say nothing new.
@@ -40,26 +41,23 @@ class CircuitBreaker:
         """Whether only probes may leave."""
         return self.state != CLOSED
 
-    def ready_at(self) -> float:
-        """The instant before which nothing may leave."""
-        return -math.inf if self.state == CLOSED else self._probe_at
+    def opens_at(self) -> float:
+        """The instant before which nothing may leave; -inf while it is closed."""
+        return -math.inf if self.state == CLOSED else self.probe_at
 
-    def left(self, number: int, now: float) -> bool:
-        """An attempt leaves; True if it is a probe."""
-        if self.state == CLOSED:
-            return False
+    def probe(self, number: int, now: float) -> None:
+        """An attempt leaves while the circuit is not closed."""
         self.state = HALF_OPEN
         self._first_probe = min(self._first_probe, number)
-        # A probe that nobody answers must not keep the others waiting for its whole time-out.
-        self._probe_at = now + self._next_gap()
-        return True
+        # A probe that is not answered must not keep the others waiting for its whole time-out.
+        self.probe_at = now + self._next_gap()
 
     def _next_gap(self) -> float:
         gap = PROBE_GAPS_SECONDS[min(self._probes, len(PROBE_GAPS_SECONDS) - 1)]
         self._probes += 1
         return gap
 
-    def failed(self, number: int, now: float) -> bool:
+    def record_failure(self, number: int, now: float) -> bool:
         """An attempt failed; True if the circuit opens by it."""
         if self.is_open:
             if number >= self._first_probe:
@@ -70,7 +68,7 @@ class CircuitBreaker:
         self.state = OPEN
         self._failed.clear()
         self._probes = 0
-        self._probe_at = now + self._next_gap()
+        self.probe_at = now + self._next_gap()
         return True
 
     def _ends_a_streak(self, number: int) -> bool:
@@ -84,7 +82,7 @@ class CircuitBreaker:
             last += 1
         return last - first + 1 >= FAILURES_IN_A_ROW
 
-    def answered(self, number: int) -> bool:
+    def record_answer(self, number: int) -> bool:
         """The server took an attempt; True if the circuit closes by it."""
         if self.state == CLOSED or number < self._first_probe:
             return False

@@ -1,8 +1,8 @@
-"""How many requests may be in flight, over all lanes of a throttler.
+"""How many requests may be in flight, over all lanes of an account.
 
-Nobody documents the API's own limit, so it is found: a few probes first, then more while the limit
-is what calls wait for and nothing complains. A refusal for too many connections sets it to what was
-in flight; from then on it creeps, ever more slowly.
+The API's own limit is not documented, so it is found: a few probes first, then more while calls
+wait for the limit and the server refuses none. A refusal for too many connections sets it to what
+was in flight; from then on it grows by ones, ever more slowly.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 import threading
 from typing import Callable, Optional
+from weakref import ref
 
 from claude_throttle.core.domain.events import ConcurrencyChanged, ConnectionLimitReached
+from claude_throttle.core.domain.ports import Step
 from claude_throttle.core.domain.priority import Priority
 
 #: In flight before anything is known, and at most until the first rate-limit headers came.
@@ -35,7 +37,7 @@ LONGEST_GAP_SECONDS = 600.0
 #: In flight at most when a circuit closes.
 AFTER_OUTAGE = 8
 
-#: Growth worth telling. It grows by ones.
+#: Growth that is reported. It grows by ones.
 TOLD_GROWTH = 1.5
 
 
@@ -44,38 +46,42 @@ def _nothing() -> None:
 
 
 class Slot:
-    """Taken while it is in the set of those that are; whoever wants one makes it first.
+    """One of the requests that may be in flight: taken until it is released or garbage collected.
 
-    So the one step that takes it also says who has it, and it may be given back whether or not it
-    was taken, or was given back before: Ctrl-C may come after any step, and then nobody can tell.
-    Giving back takes it out of the set, no more, so that even the garbage collector may.
+    Ctrl-C may come between any two steps of the thread that takes it. What that thread cannot hand
+    on any more, nothing refers to, and so it is given back: by a callback that is no Python code,
+    or Ctrl-C could come there, too. That, and release_nowait(), take no lock: the collector may run
+    anywhere.
     """
 
-    __slots__ = ("_limiter", "taken")
+    __slots__ = ("__weakref__", "_limiter", "_reference", "_taken")
 
-    def __init__(self, limiter: ConcurrencyLimiter, taken: set[Slot]) -> None:
+    def __init__(self, limiter: ConcurrencyLimiter, taken: set[ref[Slot]]) -> None:
+        self._taken = taken
         self._limiter = limiter
-        #: Those of its kind that are taken. The permits put it there.
-        self.taken = taken
+        self._reference = ref(self, taken.discard)
+        taken.add(self._reference)
 
-    def try_acquire(self, now: float) -> bool:
-        """Take it, if there is one for that priority."""
-        return self._limiter.try_acquire(self, now)
+    @property
+    def notify_waiters(self) -> Step:
+        """Wakes the lanes that wait for a slot. Call it with no lane's mutex held."""
+        return self._limiter.notify_waiters
 
     def release(self) -> None:
-        """Put it back, and wake the lanes that found none. Call it with no lane's mutex held."""
-        self.taken.discard(self)
+        """Give it back, and wake the lanes that wait. Idempotent. Call it with no mutex held."""
+        self._taken.discard(self._reference)
         self._limiter.notify_waiters()
 
     def release_nowait(self) -> None:
-        """Put it back and wake nobody; takes no lock."""
-        self.taken.discard(self)
+        """Give it back without waking anything. Idempotent."""
+        self._taken.discard(self._reference)
 
 
 class ConcurrencyLimiter:
-    """Permits, borrowed and put back. Thread-safe.
+    """Hands out slots, as many as may be in flight. Thread-safe.
 
-    *told*: never more than that. *probing*: nothing is known of the server, so begin with a few.
+    *told*: never more than that, as configured. *probing*: nothing is known of the server, so begin
+    with a few.
     *max_connections* is a hard ceiling, whatever the server allows: the process can open no more.
     *wants_slot* is called when a call waits for more than was granted, *too_many* when the server
     refused one more; both matter where the limit is shared with other processes.
@@ -92,21 +98,23 @@ class ConcurrencyLimiter:
         too_many: Callable[[], None] = _nothing,
     ) -> None:
         self.told = told
-        #: What was told, or one of those who share it found: all together may use so many.
+        #: What was configured, or what one of the processes that share it found: all processes
+        #: together may use so many.
         self.of_all: float = math.inf if told is None else told
         self._found_by_all = math.inf
-        #: What we have of the places that processes share; inf where nothing is shared.
+        #: Our part of the slots that processes share; inf where nothing is shared.
         self.granted = math.inf
         self.max_connections = max_connections
         #: The ceiling was reached; and that was emitted, and half has not been free since.
-        self._ceiling_reached = self._ceiling_emitted = False
+        self.ceiling_reached = self._ceiling_emitted = False
         self._wants_slot = wants_slot
         self._too_many = too_many
-        #: Share of the permits kept for priority INTERACTIVE.
+        #: Share of the slots kept for priority INTERACTIVE.
         self.interactive_share = interactive_share
-        #: The places that are out. None comes in without the lock; each goes out by itself.
-        self._urgent: set[Slot] = set()
-        self._others: set[Slot] = set()
+        #: The slots that are taken, by weak references. They come in under the lock, and go out
+        #: without it.
+        self._urgent: set[ref[Slot]] = set()
+        self._others: set[ref[Slot]] = set()
         # Guards all below. Never held while calling out.
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
@@ -138,86 +146,86 @@ class ConcurrencyLimiter:
     @property
     def at_connection_limit(self) -> bool:
         """Whether max_connections was reached, and half of them have not been free since."""
-        return self._ceiling_reached or self._ceiling_emitted
+        return self.ceiling_reached or self._ceiling_emitted
 
     @property
     def in_use(self) -> int:
-        """Permits that are out."""
+        """Requests in flight."""
         return len(self._urgent) + len(self._others)
 
-    # -- borrowing -------------------------------------------------------------------------------
+    # -- slots -----------------------------------------------------------------------------------
 
-    def up_to(self, now: float) -> float:
-        """The priorities that may take a permit now: inf, INTERACTIVE, or -inf for none.
+    def admissible_priority(self, now: float) -> float:
+        """The highest number of a priority that may have a slot now; inf: any, -inf: none.
 
-        A look; by the time you act it may be gone. Somebody waits: the limit may grow by it.
+        A look; when you act, it may be gone. A ticket waits, so the limit may grow by it.
         """
-        urgent, others = self._free_slots()
+        urgent, others = self._free()
         if urgent <= 0 or others <= 0:
             with self._lock:
-                urgent, others = self._room_locked(now)
+                urgent, others = self._free_or_grown_locked(now)
         if urgent <= 0:
             return -math.inf
         return float(Priority.INTERACTIVE) if others <= 0 else math.inf
 
-    def _free_slots(self) -> tuple[float, float]:
+    def _free(self) -> tuple[float, float]:
         """How many more may leave with priority INTERACTIVE, and how many with another."""
-        limit, kept, others = self.limit, 0.0, len(self._others)
+        limit, others = self.limit, len(self._others)
+        kept = 0.0
         if self.interactive_share and limit < math.inf:
-            # The last of all is everybody's.
+            # The last of all is for any priority.
             kept = min(limit - 1, limit * self.interactive_share // 1)
         return limit - len(self._urgent) - others, limit - kept - others
 
-    def _room_locked(self, now: float) -> tuple[float, float]:
-        """The same by the last word; somebody waits for it, so the limit may grow."""
-        urgent, others = self._free_slots()
+    def _free_or_grown_locked(self, now: float) -> tuple[float, float]:
+        """As _free(); a ticket waits for one, so the limit may grow."""
+        urgent, others = self._free()
         if urgent > 0 and others > 0:
             return urgent, others
         self._grow_in_silence_locked(now)
-        return self._free_slots()
+        return self._free()
 
-    def place(self, priority: int) -> Slot:
-        """One for a call of that priority, not taken yet."""
-        return Slot(self, self._others if priority > Priority.INTERACTIVE else self._urgent)
-
-    def try_acquire(self, place: Slot, now: float) -> bool:
-        """Take *place*, if there is one for its priority."""
+    def try_acquire(self, priority: int, now: float) -> Optional[Slot]:
+        """A slot for a ticket of that priority; None if there is none."""
+        is_other = priority > Priority.INTERACTIVE
         with self._lock:
-            urgent, others = self._room_locked(now)
-            is_other = place.taken is self._others
+            urgent, others = self._free()
+            if urgent <= 0 or others <= 0:
+                urgent, others = self._free_or_grown_locked(now)
             if urgent <= 0 or (is_other and others <= 0):
-                return False
+                return None
             if urgent > 1 and others > is_other:
-                self._full_since = None  # nobody has to wait now
-            place.taken.add(place)
-            self._note_ceiling_locked()
-            return True
+                self._full_since = None  # nothing has to wait now
+            slot = Slot(self, self._others if is_other else self._urgent)
+            if self.max_connections < math.inf:
+                self._note_ceiling_locked()
+            return slot
 
     def _note_ceiling_locked(self) -> None:
         in_use = self.in_use
         if in_use >= self.max_connections:
-            self._ceiling_reached = True
+            self.ceiling_reached = True
         elif in_use <= self.max_connections / 2:
             self._ceiling_emitted = False
 
     def reached_connection_limit(self) -> Optional[ConnectionLimitReached]:
         """Emit this, if the ceiling was reached since this was asked last, and is news."""
-        if not self._ceiling_reached:
+        if not self.ceiling_reached:
             return None
         with self._lock:
-            is_news = self._ceiling_reached and not self._ceiling_emitted
-            self._ceiling_reached, self._ceiling_emitted = False, True
+            is_news = self.ceiling_reached and not self._ceiling_emitted
+            self.ceiling_reached, self._ceiling_emitted = False, True
         return ConnectionLimitReached(int(self.max_connections)) if is_news else None
 
     def notify_when_free(self, wake: Callable[[], None]) -> None:
-        """Call *wake* once when one has come back."""
+        """Call *wake* once when a slot has come back."""
         with self._lock:
             self._starved.add(wake)
         if self.in_use >= self.granted:
             self._wants_slot()
 
     def notify_waiters(self) -> None:
-        """Wake the lanes that found none. Call it with no lane's mutex held."""
+        """Wake the lanes that found no slot. Call it with no lane's mutex held."""
         if not self._starved:
             return
         with self._lock:
@@ -229,7 +237,7 @@ class ConcurrencyLimiter:
 
     def _grow_in_silence_locked(self, now: float) -> None:
         if self._found >= min(self.of_all, self.max_connections):
-            return  # what holds for all holds it back: that it is full proves nothing
+            return  # another bound holds it back: that it is full proves nothing
         if self._full_since is None:
             self._full_since = now
         if not self._may_be_fast():
@@ -243,7 +251,7 @@ class ConcurrencyLimiter:
         return self._found < self._most_fast()
 
     def _most_fast(self) -> float:
-        """After a refusal it creeps, but for what was known to be let in before an outage."""
+        """Up to here it grows fast: after a refusal, to what was in flight then."""
         return math.inf if self._fast else self._known
 
     def _creep_locked(self, now: float) -> None:
@@ -253,7 +261,7 @@ class ConcurrencyLimiter:
             self._step_at = now + self._gap
 
     def headers_came(self) -> None:
-        """The server tells its limits: no need to grope any more."""
+        """Rate-limit headers arrived: end the initial probing phase."""
         if not self._probing:
             return
         with self._lock:
@@ -262,19 +270,19 @@ class ConcurrencyLimiter:
         self.notify_waiters()
 
     def answered(self) -> None:
-        """The server took one."""
+        """The server took a request."""
         if not self._probing and self._full_since is None:
-            return  # nobody waits for it to grow
+            return  # no call waits for it to grow
         with self._lock:
             self._answers += 1
             if self._answers >= ANSWERS_WITHOUT_HEADERS:
-                self._probing = False  # this server will never tell
-            # Full means that somebody waits for it.
+                self._probing = False  # this server sends no headers
+            # Full means that a call waits for it.
             if self._may_be_fast() and not self._probing and self._full_since is not None:
                 self._found += 1
 
     def refused(self, now: float) -> None:
-        """Too many connections, said the server of one that is still out."""
+        """The server refused a request, still in flight, for too many connections."""
         with self._lock:
             if self._found_by_all == math.inf:
                 self._lower_locked(self.in_use - 1, now)
@@ -289,13 +297,13 @@ class ConcurrencyLimiter:
         self._step_at = now + self._gap
 
     def ramp(self) -> None:
-        """An outage is over: do not meet the server with everything at once."""
+        """An outage is over: begin with few requests, not with all that wait."""
         with self._lock:
             self._found = min(self._found, AFTER_OUTAGE)
             self._full_since = None
 
     def news(self) -> Optional[ConcurrencyChanged]:
-        """What became of the limit since this was asked last: less, or much more."""
+        """The change of the limit since this was asked last, if it is less, or much more."""
         limit, before = min(self._found, self.of_all), self._told_of
         if before <= limit < before * TOLD_GROWTH or limit == before:
             return None
@@ -303,9 +311,9 @@ class ConcurrencyLimiter:
         return ConcurrencyChanged(limit, before)
 
     def set_told(self, told: Optional[int], rate_is_told: bool = True) -> None:
-        """Change what may never be exceeded; those that are out stay out.
+        """Change the configured limit; requests in flight stay in flight.
 
-        Without a told rate nothing else bounds it, so what was unbounded is found out from now on.
+        Without a configured rate nothing else bounds it: an unbounded limit is found from now on.
         """
         with self._lock:
             self.told = told
@@ -316,9 +324,10 @@ class ConcurrencyLimiter:
         self.notify_waiters()
 
     def hold_still(self) -> int:
-        """Borrow no more until the next grant(); returns how many are out.
+        """Hand out no more until the next grant(); returns how many are in flight.
 
-        While we say how many we have, and hear how many we may, there must not be more.
+        While the store is told how many there are, and says how many there may be, they must not
+        become more.
         """
         with self._lock:
             out = self.in_use
@@ -326,7 +335,7 @@ class ConcurrencyLimiter:
             return out
 
     def keep_to(self, found_by_all: int) -> None:
-        """So many were found for all processes together; we look for none of our own any more."""
+        """All processes together may use *found_by_all*; this one finds no limit of its own."""
         with self._lock:
             if self._found_by_all == math.inf:
                 self._found, self._fast, self._probing = math.inf, True, False
@@ -339,6 +348,6 @@ class ConcurrencyLimiter:
             self.granted = math.inf
 
     def grant(self, places: float) -> None:
-        """So many of the shared places are ours now."""
+        """So many of the shared slots are for this process now."""
         self.granted = places
         self.notify_waiters()

@@ -1,11 +1,12 @@
-"""Quotas the caller told: a ceiling, whatever the server says."""
+"""Quotas that the caller configured: a ceiling, whatever the server says."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.feedback import Decision
 from claude_throttle.core.domain.quota import Quota
 from claude_throttle.core.pacing import gcra
 from claude_throttle.errors import QuotaTooSmall
@@ -20,7 +21,7 @@ KINDS = {
     "tpd": "tokens",
 }
 
-#: The quota a minute of each kind of units.
+#: The quota per minute of each kind of units.
 A_MINUTE = {"requests": "rpm", "input_tokens": "itpm", "output_tokens": "otpm", "tokens": "tpm"}
 
 #: Seconds' worth of tokens that may leave at once. Estimates err in both directions; without some
@@ -29,8 +30,8 @@ A_MINUTE = {"requests": "rpm", "input_tokens": "itpm", "output_tokens": "otpm", 
 INPUT_BURST_SECONDS = 1.0
 OUTPUT_BURST_SECONDS = 5.0
 
-#: Seconds. A quota over a longer period is a bucket that may be spent whole: nobody wants a
-#: thousand requests a day to leave 86 s apart.
+#: Seconds. A quota over a longer period is a bucket that may be spent whole: a thousand requests a
+#: day are not meant to leave 86 s apart.
 LONG_PERIOD_SECONDS = 3600.0
 
 
@@ -41,14 +42,10 @@ class ConfiguredQuota:
 
     def __init__(self, name: str, quota: Quota, burst: float, since: float = -math.inf) -> None:
         self.name = name
-        #: When it was told: what was booked before was not booked here.
+        #: When it was configured: what was booked before was not booked here.
         self.since = since
         self.kind = KINDS[name]
         self.empty_at = -math.inf
-        self.set(quota, burst)
-
-    def set(self, quota: Quota, burst: float) -> None:
-        """Another amount, another burst; the instant stays."""
         self.quota = quota
         self.rate = quota.rate
         self.burst = burst
@@ -58,11 +55,11 @@ class ConfiguredQuota:
         return gcra.level(self.empty_at, self.rate, self.burst, now)
 
     def unbook(self, units: float) -> None:
-        """So much of what leaves next was booked already, when its slot was reserved."""
+        """So much of what leaves next was booked already, when it was reserved in a store."""
         self.empty_at -= units / self.rate
 
-    def hold_until(self, at: float) -> None:
-        """At that instant there will be one unit, and no more: a pause is not saved up for."""
+    def allow_one_at(self, at: float) -> None:
+        """At that instant there is one unit, and no more: a pause is not saved up for."""
         self.empty_at = max(self.empty_at, at - 1.0 / self.rate)
 
     def reshape(self, quota: Quota, burst: float, now: float) -> None:
@@ -70,107 +67,116 @@ class ConfiguredQuota:
         # What a smaller burst has not saved, a larger one must not find.
         self.empty_at = max(self.empty_at, now - self.burst / self.rate)
         self.empty_at = gcra.keep_level(self.empty_at, self.rate, quota.rate, now)
-        self.set(quota, burst)
+        self.quota, self.rate, self.burst = quota, quota.rate, burst
 
 
 class ConfiguredQuotas:
-    """All that the caller told for one lane. Not thread-safe: the lane's mutex guards it."""
+    """All that is configured for one lane. Not thread-safe: the lane's mutex guards it."""
 
     def __init__(self) -> None:
-        self._told: dict[str, ConfiguredQuota] = {}
+        self._configured: dict[str, ConfiguredQuota] = {}
         #: By kind: what headroom leaves of what was learned.
         self._ceilings: dict[str, ConfiguredQuota] = {}
+        #: All of them. Read on the way of each call, so it is not put together each time.
+        self.in_force: tuple[ConfiguredQuota, ...] = ()
         self._quotas: Mapping[str, Quota] = {}
 
     def __iter__(self) -> Iterator[ConfiguredQuota]:
-        return iter(self._told.values())
+        return iter(self._configured.values())
 
-    def _all(self) -> Iterable[ConfiguredQuota]:
-        # Asked for four times in each call, and mostly there is no ceiling.
-        if not self._ceilings:
-            return self._told.values()
-        return (*self._told.values(), *self._ceilings.values())
+    def _note_change(self) -> None:
+        self.in_force = (*self._configured.values(), *self._ceilings.values())
 
     def by_name(self) -> Iterator[tuple[str, ConfiguredQuota]]:
         """All of them; what headroom leaves has the name of its kind with a word before it."""
-        yield from self._told.items()
+        yield from self._configured.items()
         for kind, ceiling in self._ceilings.items():
             yield f"ceiling {kind}", ceiling
 
     def reconfigure(self, quotas: Mapping[str, Quota], burst: float, now: float) -> None:
         """Keep other quotas from now on; where one stays, its level stays where it is."""
-        known, self._quotas = self._told, dict(quotas)
+        known, self._quotas = self._configured, dict(quotas)
         bursts = bursts_of(quotas, burst)
-        self._told = {
+        self._configured = {
             name: known.get(name) or ConfiguredQuota(name, quota, bursts[name], since=now)
             for name, quota in quotas.items()
         }
-        for name, told in self._told.items():
+        self._note_change()
+        for name, configured in self._configured.items():
             if name in known:
-                told.reshape(quotas[name], bursts[name], now)
+                configured.reshape(quotas[name], bursts[name], now)
 
     def set_burst(self, burst: float, now: float) -> None:
         """Let so many requests leave at once from now on."""
         bursts = bursts_of(self._quotas, burst)
-        for name, told in self._told.items():
-            if told.burst != bursts[name]:
-                told.reshape(told.quota, bursts[name], now)
+        for name, configured in self._configured.items():
+            if configured.burst != bursts[name]:
+                configured.reshape(configured.quota, bursts[name], now)
 
-    def leave(self, headroom: float, kind: str, limit: float, burst: float, now: float) -> None:
-        """Leave a share of a learned limit to others."""
+    def leave_headroom(
+        self, headroom: float, kind: str, limit: float, burst: float, now: float
+    ) -> None:
+        """Leave a share of a learned limit to other users of the key."""
         quota, burst = Quota(limit * (1.0 - headroom)), max(1.0, burst * (1.0 - headroom))
         ceiling = self._ceilings.get(kind)
         if ceiling is None:
             self._ceilings[kind] = ConfiguredQuota(A_MINUTE[kind], quota, burst, since=now)
         elif (ceiling.quota, ceiling.burst) != (quota, burst):
             ceiling.reshape(quota, burst, now)
+        # Asked each time: Ctrl-C may have come before this was done for a new one.
+        if len(self.in_force) != len(self._configured) + len(self._ceilings):
+            self._note_change()
 
-    def leave_nothing(self) -> None:
-        """Others get nothing any more."""
+    def leave_no_headroom(self) -> None:
+        """Leave nothing to other users any more."""
         self._ceilings.clear()
+        self._note_change()
 
     def require_fit(self, cost: Cost, model: str) -> None:
         """Raise :class:`QuotaTooSmall` if *cost* is more than a whole period's worth.
 
-        Only its input is asked: generated tokens count as they come, and nobody knows them yet.
-        What was learned may have changed: whoever is larger than that goes and finds out.
+        Only its input is asked: generated tokens count as they come, and are not known yet. What
+        was learned may have changed: a call larger than that is sent, and finds out.
         """
-        for told in self._told.values():
-            amount = told.quota.amount
-            if told.kind in ("input_tokens", "tokens") and cost.input_tokens > amount:
+        for configured in self._configured.values():
+            amount = configured.quota.amount
+            if configured.kind in ("input_tokens", "tokens") and cost.input_tokens > amount:
                 raise QuotaTooSmall(
                     f"a call to {model} of about {cost.input_tokens:,.0f} input tokens can never "
-                    f"leave under {told.name}={amount:,.0f}; shorten it or raise {told.name}"
+                    f"leave under {configured.name}={amount:,.0f}; shorten it or raise "
+                    f"{configured.name}"
                 )
 
-    def ready_at(self, cost: Cost) -> float:
-        """The instant at which *cost* may leave."""
-        at = -math.inf
-        for told in self._all():
-            units = getattr(cost, told.kind)
+    def decide(self, cost: Cost, earliest: Decision) -> Decision:
+        """When *cost* may leave, and why then: *earliest*, or a quota that is ready later."""
+        decision = earliest
+        for quota in self.in_force:
+            units = getattr(cost, quota.kind)
             # A retry whose tokens are still booked asks for none, and need not wait for any.
             if units > 0:
-                at = max(at, gcra.ready_at(told.empty_at, told.rate, told.burst, units))
-        return at
+                ready_at = gcra.ready_at(quota.empty_at, quota.rate, quota.burst, units)
+                if ready_at > decision[0]:
+                    decision = Decision(ready_at, quota.name)
+        return decision
 
     def take(self, cost: Cost, now: float) -> None:
         """*cost* leaves now."""
-        for told in self._all():
-            units = getattr(cost, told.kind)
+        for quota in self.in_force:
+            units = getattr(cost, quota.kind)
             if units > 0:
-                told.empty_at = gcra.take(told.empty_at, told.rate, told.burst, units, now)
+                quota.empty_at = gcra.take(quota.empty_at, quota.rate, quota.burst, units, now)
 
     def settle(self, change: Cost, booked_at: float) -> None:
-        """*change* more was taken than was booked then."""
-        for told in self._all():
-            if told.since <= booked_at:
-                told.empty_at += getattr(change, told.kind) / told.rate
+        """*change* more was taken than was booked at that instant."""
+        for quota in self.in_force:
+            if quota.since <= booked_at:
+                quota.empty_at += getattr(change, quota.kind) / quota.rate
 
-    def hold_until(self, at: float) -> None:
-        """Nothing leaves before that instant, and then not all at once."""
-        for told in self._all():
-            if told.name == "rpm":
-                told.hold_until(at)
+    def allow_one_at(self, at: float) -> None:
+        """Nothing leaves before that instant, and then one request."""
+        for quota in self.in_force:
+            if quota.name == "rpm":
+                quota.allow_one_at(at)
 
 
 def bursts_of(quotas: Mapping[str, Quota], burst: float) -> dict[str, float]:

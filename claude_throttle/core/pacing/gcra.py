@@ -1,6 +1,6 @@
 """A quota is one instant: when its bucket was, or will be, empty.
 
-GCRA in its plainest dress. With ``rate = amount / per``::
+The generic cell rate algorithm (GCRA) in its simplest form. With ``rate = amount / per``::
 
     level(now)    = min(burst, (now - empty_at) * rate)    what may leave now; may be negative
     ready_at(c)   = when the level reaches min(c, burst)   a larger call goes when full
@@ -13,10 +13,11 @@ For requests with a burst of 1 this is the fixed interval: 50 a minute leave 1.2
 
 from __future__ import annotations
 
-#: Seconds. A departure up to this late is caught up; a later one moves the instant: we lose time
-#: rather than send two on each other's heels. After a rest nothing is caught up, or the second
-#: call would leave early and a server that allows no burst at all would refuse it.
-SLACK_SECONDS = 0.001
+#: Seconds. A departure up to this late is caught up: workers wake late by a fraction of this, and
+#: a pace that lost it each time would be slower than the quota. A later one moves the instant: we
+#: lose time rather than send two right after each other. After a rest nothing is caught up, or the
+#: second call would leave early and a server that allows no burst at all would refuse it.
+SLACK_SECONDS = 0.005
 
 #: Seconds. A full bucket of twenty holds twenty, whatever the last digit of a sum of floats says.
 ROUNDING_SECONDS = 1e-6

@@ -11,22 +11,22 @@ from claude_throttle.core.pacing import gcra
 #: Seconds between the server's steps ("will increase … at the next minute boundary").
 STEP_SECONDS = 60.0
 
-#: Share by which usage may grow a minute, where the server does not say how much. Seen: 17 % and
-#: 280 % (messages of 2026); the smaller is the safer.
-UNTOLD_STEP_SHARE = 0.15
+#: Share by which usage may grow per minute, where the server does not say how much. Seen: 17 % and
+#: 280 % (messages of 2026); the smaller one is safer.
+DEFAULT_STEP_SHARE = 0.15
 
 #: Units that may leave at once, in seconds' worth.
 BURST_SECONDS = 1.0
 
 
 def step_of(growth: Optional[RampLimit], used: float) -> RampLimit:
-    """The server's step, or a guess; *used*: input tokens that went through in the last minute."""
+    """The server's step, or an estimate; *used*: input tokens of the last minute."""
     if growth is None:
         used = max(1.0, used)
-        return RampLimit("input_tokens", used, used * (1.0 + UNTOLD_STEP_SHARE))
+        return RampLimit("input_tokens", used, used * (1.0 + DEFAULT_STEP_SHARE))
     if growth.kind != "input_tokens":
         return growth
-    # Whatever it says: half of what went through lately will go through again.
+    # Whatever it says: half of what went through recently will go through again.
     floor = 0.5 * used
     return RampLimit(growth.kind, max(growth.limit, floor), max(growth.next_limit, 1.01 * floor))
 

@@ -1,12 +1,13 @@
-"""A quota nobody told: learned from what the server's headers say of it.
+"""A quota that was not configured: learned from the server's rate-limit headers.
 
-One instant, as for a told quota, and a few numbers that say how far to trust it. A header is a
-look at the server's bucket at the call's admission or at its answer, nobody tells which; a running
-total of what left since makes the bounds of both computable. Down at once, up slowly.
+One instant, as for a configured quota, and a few numbers that say how far to trust it. A header
+shows the server's bucket at the call's admission or at its answer, it is not documented which; a
+running total of what left since makes the bounds of both computable. The level goes down at once,
+up slowly.
 
 ``burst`` is what may leave at once. It grows when a header shows a bucket fuller than that, and
-shrinks when a refusal's own headers show room: then the server enforces less than it shows. Our own
-account cannot decide it: it shows room whenever we send.
+shrinks when a refusal's own headers say that the call would have fitted: then the server enforces
+less than it shows. Our own books cannot decide it: by them, each call that we send fits.
 """
 
 from __future__ import annotations
@@ -16,27 +17,32 @@ import math
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.feedback import Dispatch, RateLimit
 from claude_throttle.core.pacing import gcra
-from claude_throttle.core.pacing.averages import DecayingSum, LatencyEstimator
-from claude_throttle.core.pacing.traffic import NETWORK_SECONDS, Traffic
+from claude_throttle.core.pacing.configured_quotas import A_MINUTE
+from claude_throttle.core.pacing.traffic import (
+    NETWORK_SECONDS,
+    DecayingSum,
+    LatencyEstimator,
+    Traffic,
+)
 
 #: Tokens. ``remaining`` is rounded to the nearest thousand (rate-limit page, 2026-09).
 TOKEN_ROUNDING = 500.0
 
-#: Seconds over which a surprise counts as somebody else's pace, and in which it is forgotten.
+#: Seconds over which a surprise counts as another client's pace, and in which it is forgotten.
 OTHERS_SECONDS = 3.0
 
 #: Share of the way up to what a header shows, per answer. Down it is the whole way.
 UPWARD_SHARE = 0.3
 
-#: Calls' worth of units left in the bucket: our account is late by what is on the way. Output is
+#: Calls' worth of units left in the bucket: our books are late by what is on the way. Output is
 #: counted while it is produced, and scatters most.
 GUARD_CALLS = 2.0
 OUTPUT_GUARD_CALLS = 4.0
 
-#: A bucket of fewer requests has no room for a guard: only more distance helps there.
+#: A bucket of fewer calls cannot spare a guard: only more distance helps there.
 SMALL_BURST = 4.0
 
-#: Who told the limit, where nobody does: some gateways keep the headers to themselves.
+#: The source of a limit where no headers come: some gateways drop them.
 BLIND = "refusals"
 
 #: What becomes of a guessed limit with each wave of refusals.
@@ -60,21 +66,25 @@ MARGIN_STEP_SECONDS = 0.002
 
 
 class LearnedQuota:
-    """One kind of units of one lane. Not thread-safe: the lane's mutex guards it."""
+    """The learned quota of one kind of units. Not thread-safe: the lane's mutex guards it."""
 
     def __init__(self, kind: str, traffic: Traffic, most_burst: float = math.inf) -> None:
         self.kind = kind
+        #: The constraint of a call that waits for it.
+        self.name = f"{A_MINUTE[kind]} (learned)"
         self._traffic = traffic
         self.most_burst = most_burst
         #: Units per minute; 0.0 while nothing is known.
         self.limit = 0.0
+        #: Units per second.
+        self.rate = 0.0
         self.burst = 1.0
-        #: Who told the limit.
+        #: Where the limit comes from.
         self.source = ""
         self.empty_at = -math.inf
-        #: False once the server refused what its headers had room for.
+        #: False once the server refused a call that fitted by its headers.
         self.trusted = True
-        #: Units per second that somebody else takes.
+        #: Units per second that other clients take.
         self.others = DecayingSum(OTHERS_SECONDS)
         #: Seconds kept between calls beyond their interval.
         self.margin = 0.0
@@ -89,13 +99,11 @@ class LearnedQuota:
 
     @property
     def known(self) -> bool:
-        """Whether any header has told its limit. On the way of each call ``limit`` is asked."""
+        """Whether there is a limit, from whatever source."""
         return self.limit > 0
 
-    @property
-    def rate(self) -> float:
-        """Units per second."""
-        return self.limit / 60.0
+    def _set_limit(self, limit: float) -> None:
+        self.limit, self.rate = limit, limit / 60.0
 
     def level(self, now: float) -> float:
         """Units that may leave now; negative while more has left than there was."""
@@ -110,7 +118,7 @@ class LearnedQuota:
         return max(max(self.empty_at, full_at) + span, self.empty_at + span + self.margin)
 
     def guard(self, now: float, latency: float) -> float:
-        """Units that stay in the bucket: our account is late by what is on the way."""
+        """Units that stay in the bucket: our books are late by what is on the way."""
         a_call = self._of(self._traffic.mean.value)
         if self.burst < SMALL_BURST * a_call:
             return 0.0
@@ -136,57 +144,62 @@ class LearnedQuota:
         self.empty_at += change / self.rate
 
     def read(
-        self, reading: RateLimit, dispatch: Dispatch, now: float, latency: LatencyEstimator
+        self, rate_limit: RateLimit, dispatch: Dispatch, now: float, latency: LatencyEstimator
     ) -> bool:
-        """Take in what an answer says; True if the limit is another now.
+        """Learn from the headers of an answer; True if the limit is another now.
 
         *dispatch* is of the attempt that was answered. A late, older answer changes nothing.
         """
-        if reading.limit <= 0 or dispatch.at < self._newest_at:
+        if rate_limit.limit <= 0 or dispatch.at < self._newest_at:
             return False
         self._newest_at = dispatch.at
-        if reading.remaining > reading.limit:  # more than a minute's worth is none the API has
-            reading = reading._replace(remaining=reading.limit)
+        if (
+            rate_limit.remaining > rate_limit.limit
+        ):  # the API's buckets hold a minute's worth at most
+            rate_limit = rate_limit._replace(remaining=rate_limit.limit)
         if not self._from_headers:
-            self._begin(reading, dispatch, now)
+            self._begin(rate_limit, dispatch, now)
             return True
-        changed = reading.limit != self.limit
+        changed = rate_limit.limit != self.limit
         if changed:
-            self._change_limit(reading, now)
-        self._correct(*self._bounds(reading, dispatch, now, latency), now)
+            self._change_limit(rate_limit, now)
+        self._correct(*self._bounds(rate_limit, dispatch, now, latency), now)
         return changed
 
-    def _begin(self, reading: RateLimit, dispatch: Dispatch, now: float) -> None:
+    def _begin(self, rate_limit: RateLimit, dispatch: Dispatch, now: float) -> None:
         self._from_headers = True
-        self.limit, self.source = reading.limit, "headers"
-        sure = max(0.0, reading.remaining - self._rounding)
+        self._set_limit(rate_limit.limit)
+        self.source = "headers"
+        sure = max(0.0, rate_limit.remaining - self._rounding)
         self.burst = min(self.most_burst, max(1.0, sure))
         self._set_level(sure - self._left_after(dispatch), now)
 
     def start_with(self, limit: float, source: str, now: float) -> None:
         """A limit from elsewhere, until a header tells better."""
         if not self._from_headers:
-            self.limit, self.source = limit, source
+            self._set_limit(limit)
+            self.source = source
             self._set_level(1.0, now)
 
     def adopt(self, limit: float, burst: float, margin: float, trusted: bool, source: str) -> None:
         """What another process learned of the same quota."""
         self._from_headers = source == "headers"
-        self.limit, self.source = limit, source
+        self._set_limit(limit)
+        self.source = source
         self.burst = min(self.most_burst, burst)
         self.margin, self.trusted = margin, trusted
 
     def unbook(self, units: float) -> None:
-        """So much of what leaves next was booked already, when its slot was reserved."""
+        """So much of what leaves next was booked already, when it was reserved in a store."""
         self._traffic.taken = self._traffic.taken.more_of(self.kind, -units)
         if self.known:
             self.empty_at -= units / self.rate
 
-    def _change_limit(self, reading: RateLimit, now: float) -> None:
-        level = min(self.level(now), max(reading.remaining, 1.0))
-        if reading.limit < self.limit:
-            self.burst = max(1.0, self.burst * reading.limit / self.limit)
-        self.limit = reading.limit
+    def _change_limit(self, rate_limit: RateLimit, now: float) -> None:
+        level = min(self.level(now), max(rate_limit.remaining, 1.0))
+        if rate_limit.limit < self.limit:
+            self.burst = max(1.0, self.burst * rate_limit.limit / self.limit)
+        self._set_limit(rate_limit.limit)
         self._set_level(level, now)
 
     def _left_after(self, dispatch: Dispatch) -> float:
@@ -196,9 +209,9 @@ class LearnedQuota:
         return float(getattr(cost, self.kind))
 
     def _bounds(
-        self, reading: RateLimit, dispatch: Dispatch, now: float, latency: LatencyEstimator
+        self, rate_limit: RateLimit, dispatch: Dispatch, now: float, latency: LatencyEstimator
     ) -> tuple[float, float]:
-        """What our level must be at least and at most, whenever the header was stamped."""
+        """What our level must be at least and at most, whenever the header was made."""
         unsure = self._rounding
         gained = (self.rate - self.others.value(now)) * (now - dispatch.at)
         if self._is_output:
@@ -206,14 +219,14 @@ class LearnedQuota:
             # time it takes with it.
             pending = self._of(self._traffic.pending)
             coming = pending * latency.stretch(now) - self.rate * latency.mean(now)
-            remaining = reading.remaining - max(0.0, coming)
+            remaining = rate_limit.remaining - max(0.0, coming)
             drift = gained - (self._of(self._traffic.produced) - dispatch.produced)
         else:
-            remaining = reading.remaining
+            remaining = rate_limit.remaining
             drift = gained - self._left_after(dispatch)
             # What left just before may arrive just after, and be missing in what the header shows;
-            # so may what left just before now, if the header was stamped at the answer.
-            unsure += max(map(self._of, (dispatch.recent, self._traffic.lately.value(now))))
+            # so may what left just before now, if the header was made at the answer.
+            unsure += max(map(self._of, (dispatch.recent, self._traffic.recent.value(now))))
         low = remaining + min(0.0, drift) - unsure
         high = remaining + max(0.0, drift) + self._rounding
         return low, high
@@ -233,13 +246,15 @@ class LearnedQuota:
     def _set_level(self, level: float, now: float) -> None:
         self.empty_at = now - min(self.burst, level) / self.rate
 
-    def refused(self, reading: RateLimit, dispatch: Dispatch, units: float, in_flight: int) -> None:
+    def refused(
+        self, rate_limit: RateLimit, dispatch: Dispatch, units: float, in_flight: int
+    ) -> None:
         """A call of *units* met a rate limit; the headers of the refusal decide what was wrong."""
         if not self.known or dispatch.at <= self._refused_at:
             return  # of one wave only the first says something new
         self._refused_at = max(self._refused_at, dispatch.at)
         a_call = max(1.0, self._of(self._traffic.mean.value))
-        if reading.remaining - self._rounding >= units:
+        if rate_limit.remaining - self._rounding >= units:
             self.trusted, self._distrusted_at = False, dispatch.at
             calls = min(self.burst, (in_flight + 1) * a_call)
             self.burst = max(1.0, calls / 2.0)
@@ -250,16 +265,17 @@ class LearnedQuota:
     def refused_blindly(
         self, dispatch: Dispatch, used_a_minute: float, allowed: float, now: float
     ) -> None:
-        """A rate limit refused and no header tells which: what was used lately was too much.
+        """A rate limit refused and no header says which: what was used recently was too much.
 
-        *allowed* is what the server's ``retry-after`` promises a minute.
+        *allowed* is what the server's ``retry-after`` promises per minute.
         """
         if self._from_headers or dispatch.at <= self._refused_at:
             return
         self._refused_at = now  # whatever left before now belongs to the same wave
         self._blind_growth = BLIND_GROWTH if self.known else FIRST_BLIND_GROWTH
         limit = self.limit * BLIND_DECREASE if self.known else max(used_a_minute, allowed)
-        self.limit, self.source = max(1.0, limit), BLIND
+        self._set_limit(max(1.0, limit))
+        self.source = BLIND
         self._grown_at = now
         self._set_level(0.0, now)
 
@@ -268,11 +284,11 @@ class LearnedQuota:
         if self.source != BLIND or dispatch.at <= self._refused_at or self.level(now) >= self.burst:
             return
         level, seconds = self.level(now), min(LONGEST_BLIND_SECONDS, now - self._grown_at)
-        self.limit *= (1.0 + self._blind_growth) ** seconds
+        self._set_limit(self.limit * (1.0 + self._blind_growth) ** seconds)
         self._grown_at = now
         self._set_level(level, now)
 
     def hold_until(self, at: float, units: float) -> None:
         """At that instant there will be *units*, and no more: a pause is not saved up for."""
-        if self.known:
+        if self.limit:
             self.empty_at = max(self.empty_at, at - min(self.burst, units) / self.rate)

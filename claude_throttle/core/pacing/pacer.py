@@ -1,7 +1,7 @@
 """All that may hold up the calls of one lane. Not thread-safe: the lane's mutex guards it.
 
-Told quotas and learned quotas are separate instants, and a call needs both: what the caller told
-is a ceiling, and headers move only what was learned.
+Configured quotas and learned quotas are separate instants, and a call needs both: what the caller
+configured is a ceiling, and headers move only what was learned.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from claude_throttle.core.domain.feedback import (
     RAMP,
     RATE,
     SILENCE,
+    Decision,
     Dispatch,
     Feedback,
     RampLimit,
@@ -31,23 +32,25 @@ from claude_throttle.core.domain.feedback import (
 )
 from claude_throttle.core.domain.ports import Ahead
 from claude_throttle.core.domain.quota import AUTO, Burst, Quota
-from claude_throttle.core.pacing.averages import LastMinute, LatencyEstimator
-from claude_throttle.core.pacing.circuit_breaker import CircuitBreaker
+from claude_throttle.core.pacing.circuit_breaker import CLOSED, CircuitBreaker
 from claude_throttle.core.pacing.configured_quotas import ConfiguredQuota, ConfiguredQuotas
-from claude_throttle.core.pacing.learned_quotas import LearnedQuota
+from claude_throttle.core.pacing.learned_quotas import BLIND, LearnedQuota
 from claude_throttle.core.pacing.pause import Pause, pause_jitter
 from claude_throttle.core.pacing.retry_budget import RetryBudget
-from claude_throttle.core.pacing.traffic import Traffic
+from claude_throttle.core.pacing.traffic import LatencyEstimator, Traffic
 
 if TYPE_CHECKING:
     from claude_throttle.core.pacing.growth_limit import GrowthLimit
 
-#: What the API limits, one by one. The sum of both tokens is told in headers, too, but not limited.
+#: What the API limits, one by one. Headers tell of the sum of both tokens, too; it has no limit.
 LEARNED_KINDS = ("requests", "input_tokens", "output_tokens")
+
+# Half of what NamedTuple's own constructor takes; one in each look.
+_new = tuple.__new__
 
 
 class Pacer:
-    """When may a call leave? At the latest instant any quota, pause or circuit names."""
+    """When may a call leave? At the latest instant that any quota, pause or circuit names."""
 
     def __init__(
         self,
@@ -60,22 +63,21 @@ class Pacer:
         jitter: Callable[[float], float] = pause_jitter,
     ) -> None:
         self.lane = lane
-        self.told = ConfiguredQuotas()
+        self.configured = ConfiguredQuotas()
         self.traffic = Traffic()
-        self._last_minute = LastMinute()
         self.learned = {kind: LearnedQuota(kind, self.traffic) for kind in LEARNED_KINDS}
         self.circuit = CircuitBreaker()
         self.budget = RetryBudget(retry_share)
-        self.ramp: Optional[GrowthLimit] = None
+        self.growth: Optional[GrowthLimit] = None
         #: Seconds from leaving to answer.
         self.latency = LatencyEstimator()
         self.pause = Pause(jitter)
-        #: The caller's word, by pause(); ended by resume().
+        #: Set by the caller's pause(): nothing leaves before this instant. Ended by resume().
         self.held_until = -math.inf
         self._number = 0
         self.reconfigure(quotas, burst, -math.inf, headroom)
 
-    # -- told ------------------------------------------------------------------------------------
+    # -- configuration ---------------------------------------------------------------------------
 
     def reconfigure(
         self, quotas: Mapping[str, Quota], burst: Burst, now: float, headroom: float = 0.0
@@ -83,67 +85,82 @@ class Pacer:
         """Keep other quotas from now on; where one stays, its level stays where it is."""
         self._burst, self._headroom = burst, headroom
         self.learned["requests"].bound_burst(math.inf if burst == AUTO else float(burst), now)
-        self.told.reconfigure(quotas, self._told_burst(), now)
+        self.configured.reconfigure(quotas, self._configured_burst(), now)
         if not headroom:
-            self.told.leave_nothing()
+            self.configured.leave_no_headroom()
         self._keep_headroom(now)
 
-    def _told_burst(self) -> float:
+    def _configured_burst(self) -> float:
         learned = self.learned["requests"]
         if self._burst != AUTO:
             return float(self._burst)
         return max(1.0, learned.burst) if learned.known else 1.0
 
     def _keep_headroom(self, now: float) -> None:
-        """Of what was learned, a share is left to others; of what was told, it is off already."""
+        """Leave a share of what was learned to others; of what is configured, it is off already."""
         if not self._headroom:
             return
         for learned in self.learned.values():
             if learned.known:
-                self.told.leave(self._headroom, learned.kind, learned.limit, learned.burst, now)
+                self.configured.leave_headroom(
+                    self._headroom, learned.kind, learned.limit, learned.burst, now
+                )
 
     def start_with(self, limits: Mapping[str, float], source: str, now: float) -> None:
-        """Limits from elsewhere, by kind and a minute, until a header tells better."""
+        """Limits from elsewhere, by kind and per minute, until a header tells better."""
         for kind, limit in limits.items():
             self.learned[kind].start_with(limit, source, now)
 
     # -- a call leaves ---------------------------------------------------------------------------
 
-    def ready_at(self, cost: Cost, now: float) -> float:
-        """The instant at which *cost* may leave, as things stand; *now* if it already may."""
-        at = max(self.gate_at(cost, now), self.told.ready_at(cost))
+    def decide(self, cost: Cost, now: float) -> Decision:
+        """When *cost* may leave, as things stand, and what it waits for. Changes nothing."""
+        at, constraint = self.configured.decide(cost, self.gate(cost, now))
         latency = -1.0
         for learned, units in zip(self.learned.values(), cost):
             if units > 0 and learned.limit:
                 latency = latency if latency >= 0 else self.latency.mean(now)
-                at = max(at, learned.ready_at(units, now, latency))
-        return at
+                ready_at = learned.ready_at(units, now, latency)
+                if ready_at > at:
+                    at, constraint = ready_at, learned.name
+        return _new(Decision, (at, constraint))
 
-    def gate_at(self, cost: Cost, now: float) -> float:
-        """The same, whatever the quotas say."""
-        at = max(now, self.pause.until, self.held_until, self.circuit.ready_at())
-        if self.ramp is not None:
-            at = max(at, self._ramp_ready_at(self.ramp, cost, now))
-        return at
+    def ready_at(self, cost: Cost, now: float) -> float:
+        """The instant of decide()."""
+        return self.decide(cost, now).ready_at
+
+    def gate(self, cost: Cost, now: float) -> Decision:
+        """When *cost* may leave, whatever the quotas say."""
+        at, constraint = now, ""
+        if self.pause.until > at:
+            at, constraint = self.pause.until, "pause"
+        if self.held_until > at:
+            at, constraint = self.held_until, "pause()"
+        circuit = self.circuit
+        if circuit.probe_at > at and circuit.state != CLOSED:
+            at, constraint = circuit.probe_at, "circuit"
+        if self.growth is not None:
+            ready_at = self._growth_ready_at(self.growth, cost, now)
+            if ready_at > at:
+                at, constraint = ready_at, "growth limit"
+        return _new(Decision, (at, constraint))
 
     def needs_reservation(self, _cost: Cost, _ahead: Ahead, _now: float) -> Optional[list[Cost]]:
         """Costs to be reserved before *cost* may leave: none where nothing is shared."""
         return None
 
-    def _ramp_ready_at(self, ramp: GrowthLimit, cost: Cost, now: float) -> float:
-        learned = self.learned[ramp.kind]
-        if learned.known and ramp.limit > learned.limit:
-            self.ramp = None  # grown up
+    def _growth_ready_at(self, growth: GrowthLimit, cost: Cost, now: float) -> float:
+        learned = self.learned[growth.kind]
+        if learned.known and growth.limit > learned.limit:
+            self.growth = None  # it has reached the limit
             return now
-        return ramp.ready_at(getattr(cost, ramp.kind), now)
+        return growth.ready_at(getattr(cost, growth.kind), now)
 
     def leaves_at(self, queued: Cost, cost: Cost, now: float) -> float:
         """The instant at which *cost* may leave behind all of *queued*, as things stand."""
-        at = Pacer.ready_at(self, cost, now)  # by the quotas, whoever keeps them
-        quotas: list[Union[ConfiguredQuota, LearnedQuota]] = [
-            told for _, told in self.told.by_name()
-        ]
-        quotas += [some for some in self.learned.values() if some.known]
+        at = Pacer.decide(self, cost, now).ready_at  # by the quotas, wherever they are kept
+        quotas: list[Union[ConfiguredQuota, LearnedQuota]] = list(self.configured.in_force)
+        quotas += [learned for learned in self.learned.values() if learned.known]
         for quota in quotas:
             units = getattr(cost, quota.kind)
             if units > 0:
@@ -152,50 +169,53 @@ class Pacer:
                 at = max(at, max(quota.empty_at, full_at) + before / quota.rate)
         return at
 
-    def take(self, cost: Cost, now: float, answers: bool = True) -> Dispatch:
-        """*cost* leaves now. *answers*: somebody will say how it ended."""
-        self.told.take(cost, now)
-        recent = self.traffic.take(cost, now)
-        self._last_minute.add(cost, now)
+    def take(self, cost: Cost, now: float, reports_outcome: bool = True) -> Dispatch:
+        """Book *cost*, which leaves now. *reports_outcome*: its holder will say how it ended."""
+        self.configured.take(cost, now)
+        recent = self.traffic.note_leave(cost, now)
         for learned, units in zip(self.learned.values(), cost):
             if learned.limit:
                 learned.take(units, now)
-        if self.ramp is not None:
-            self.ramp.take(getattr(cost, self.ramp.kind), now)
-        self._number += 1
-        if answers:
+        if self.growth is not None:
+            self.growth.take(getattr(cost, self.growth.kind), now)
+        if reports_outcome:
             self.latency.begin(now)
-        self.budget.sent()
+        self.budget.sends += 1
+        self._number += 1
+        probes = self.circuit.state != CLOSED
+        if probes:
+            self.circuit.probe(self._number, now)
+        resumes, self.pause.is_unfinished = self.pause.is_unfinished, False
         taken, produced = self.traffic.taken, self.traffic.produced.output_tokens
-        number, probes = self._number, self.circuit.left(self._number, now)
-        return Dispatch(now, number, taken, recent, produced, self.pause.ends(), probes)
+        return Dispatch(now, self._number, taken, recent, produced, resumes, probes)
 
-    def settle(self, held: Cost, actual: Cost, booked_at: float) -> bool:
+    def settle(self, held: Cost, actual: Cost, booked_at: float) -> Cost:
         """What was booked as *held* was in truth *actual*, and is in flight no more.
 
-        True if somebody may leave earlier.
+        Returns the difference; if any of it is negative, another call may leave earlier.
         """
         change = actual.minus(held)
-        self.told.settle(change, booked_at)
-        self.traffic.settle(held, actual, change)
+        self.configured.settle(change, booked_at)
+        self.traffic.note_end(held, actual, change)
         for learned, units in zip(self.learned.values(), change):
             if learned.limit:
                 learned.settle(units)
-        if self.ramp is not None:
-            self.ramp.settle(getattr(change, self.ramp.kind))
-        return min(change) < 0
+        if self.growth is not None:
+            self.growth.settle(getattr(change, self.growth.kind))
+        return change
 
-    # -- the server speaks -----------------------------------------------------------------------
+    # -- the server answers ----------------------------------------------------------------------
 
     def _read(self, feedback: Feedback, dispatch: Dispatch, now: float) -> list[Event]:
+        """Learn from the headers, if there are any."""
         events: list[Event] = []
-        for kind, reading in feedback.rate_limits.items():
+        for kind, rate_limit in feedback.rate_limits.items():
             learned = self.learned[kind]
             before = learned.limit
-            if learned.read(reading, dispatch, now, self.latency):
+            if learned.read(rate_limit, dispatch, now, self.latency):
                 events.append(LimitLearned(self.lane, kind, learned.limit, before))
         if self._burst == AUTO:
-            self.told.set_burst(self._told_burst(), now)
+            self.configured.set_burst(self._configured_burst(), now)
         if self._headroom:
             self._keep_headroom(now)
         return events
@@ -205,20 +225,27 @@ class Pacer:
     ) -> list[Event]:
         """The server took an attempt, which cost *change* more than was booked."""
         self.latency.end(now, max(0.0, now - dispatch.at))
-        if not feedback.rate_limits:
+        if not feedback.rate_limits and self.learned["requests"].source == BLIND:
             self.learned["requests"].answered_blindly(dispatch, now)
+        if self.circuit.state == CLOSED and not feedback.rate_limits:
+            return []
         return self.begun(feedback, dispatch, change, now)
 
     def begun(
         self, feedback: Feedback, dispatch: Dispatch, change: Cost, now: float
     ) -> list[Event]:
-        """The same as soon as its answer begins."""
-        closes = self.circuit.answered(dispatch.number)
+        """The server began to answer an attempt, which cost *change* more than was booked."""
+        events: list[Event] = []
+        if self._closes_circuit(dispatch):
+            events.append(CircuitClosed(self.lane))
         if feedback.rate_limits:
             # Settled already: what its own estimate was wrong by did not leave after it.
             dispatch = dispatch._replace(taken=dispatch.taken.plus(change))
-        events = self._read(feedback, dispatch, now)
-        return [*events, CircuitClosed(self.lane)] if closes else events
+            events[:0] = self._read(feedback, dispatch, now)
+        return events
+
+    def _closes_circuit(self, dispatch: Dispatch) -> bool:
+        return self.circuit.state != CLOSED and self.circuit.record_answer(dispatch.number)
 
     def refused(
         self,
@@ -229,70 +256,72 @@ class Pacer:
         in_flight: int,
         now: float,
     ) -> tuple[RetryDelay, list[Event]]:
-        """An attempt of *cost* was refused or lost; alone it would wait *wait_seconds*."""
+        """An attempt of *cost* was refused or lost; without a pause it waits *wait_seconds*."""
         self.latency.lose(now)
-        events = self._read(feedback, dispatch, now)
+        events = self._read(feedback, dispatch, now) if feedback.rate_limits else []
         if feedback.cause == RATE:
-            self._limited(feedback, dispatch, cost, in_flight, now)
+            self._learn_from_refusal(feedback, dispatch, cost, in_flight, now)
         elif feedback.cause == RAMP:
-            self._grow_slowly(feedback.growth, wait_seconds, now)
+            self._limit_growth(feedback.growth, wait_seconds, now)
         if feedback.cause in (OVERLOAD, FAULT):
-            if self.circuit.failed(dispatch.number, now):
-                events.append(CircuitOpened(self.lane, self.circuit.ready_at() - now))
+            if self.circuit.record_failure(dispatch.number, now):
+                events.append(CircuitOpened(self.lane, self.circuit.opens_at() - now))
         # A refusal is an answer, too: the server is there.
-        elif feedback.cause != SILENCE and self.circuit.answered(dispatch.number):
+        elif feedback.cause != SILENCE and self._closes_circuit(dispatch):
             events.append(CircuitClosed(self.lane))
         if feedback.pauses_lane:
             seconds = self.pause_for(wait_seconds, now)
             events.append(LanePaused(self.lane, feedback.status, seconds))
-            return RetryDelay(seconds, alone=False, free=self.circuit.is_open), events
+            return RetryDelay(seconds, alone=False, free=self.circuit.state != CLOSED), events
         if feedback.final:
             return RetryDelay(0.0, alone=True), events
         return self._delay(wait_seconds, now), events
 
     def _delay(self, wait_seconds: float, now: float) -> RetryDelay:
         if self.circuit.is_open:
-            return RetryDelay(max(0.0, self.circuit.ready_at() - now), alone=False, free=True)
+            return RetryDelay(max(0.0, self.circuit.opens_at() - now), alone=False, free=True)
         return RetryDelay(wait_seconds + self.budget.withdraw(now), alone=True)
 
     def opens_at(self) -> float:
         """The instant before which the circuit lets nothing leave; -inf while it is closed."""
-        return self.circuit.ready_at()
+        return -math.inf if self.circuit.state == CLOSED else self.circuit.probe_at
 
     def stretch(self, now: float) -> float:
         """How many times as long answers take as those that came back so far; at least 1."""
         return self.latency.stretch(now)
 
     def expect(self, now: float) -> None:
-        """Of something taken without *answers*, somebody is about to say how it ended."""
+        """Expect an outcome for a request that was booked without one."""
         self.latency.begin(now)
 
     def lost(self, now: float) -> None:
-        """An attempt ended without a word from the server."""
+        """An attempt ended without any word from the server."""
         self.latency.lose(now)
 
-    def _limited(
+    def _learn_from_refusal(
         self, feedback: Feedback, dispatch: Dispatch, cost: Cost, in_flight: int, now: float
     ) -> None:
-        kind = feedback.kind or self._scarcest(feedback, cost)
-        reading = feedback.rate_limits.get(kind)
-        if reading is not None:
-            self.learned[kind].refused(reading, dispatch, getattr(cost, kind), in_flight)
-        elif not feedback.rate_limits:
-            used, allowed = self._last_minute.total(now), 60.0 / (feedback.retry_after or 60.0)
+        if not feedback.rate_limits:
+            used = self.traffic.last_minute.total(now)
+            allowed = 60.0 / (feedback.retry_after or 60.0)
             self.learned["requests"].refused_blindly(dispatch, used.requests, allowed, now)
+            return
+        kind = feedback.kind or self._scarcest(feedback, cost)
+        rate_limit = feedback.rate_limits.get(kind)
+        if rate_limit is not None:
+            self.learned[kind].refused(rate_limit, dispatch, getattr(cost, kind), in_flight)
 
     def _scarcest(self, feedback: Feedback, cost: Cost) -> str:
-        left = {kind: reading.remaining for kind, reading in feedback.rate_limits.items()}
-        return min(left, key=lambda k: left[k] / max(1.0, getattr(cost, k)), default="requests")
+        """The kind of which the fewest calls were left."""
+        left = {kind: limit.remaining for kind, limit in feedback.rate_limits.items()}
+        return min(left, key=lambda kind: left[kind] / max(1.0, getattr(cost, kind)))
 
-    def _grow_slowly(self, growth: Optional[RampLimit], seconds: float, now: float) -> None:
+    def _limit_growth(self, ramp: Optional[RampLimit], seconds: float, now: float) -> None:
         """A ramp limit refused: hold growth to the server's step, from the end of the pause on."""
         from claude_throttle.core.pacing.growth_limit import GrowthLimit, step_of  # rare
 
-        self.ramp = GrowthLimit(
-            step_of(growth, self._last_minute.total(now).input_tokens), now + seconds
-        )
+        used = self.traffic.last_minute.total(now).input_tokens
+        self.growth = GrowthLimit(step_of(ramp, used), now + seconds)
 
     def pause_for(self, seconds: float, now: float) -> float:
         """Let nothing leave for *seconds* plus jitter; returns what remains of the pause.
@@ -301,5 +330,5 @@ class Pacer:
         """
         until = self.pause.begin(seconds, now)
         self.learned["requests"].hold_until(until, 1.0)
-        self.told.hold_until(until)
+        self.configured.allow_one_at(until)
         return until - now

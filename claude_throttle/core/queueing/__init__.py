@@ -1,1 +1,1 @@
-"""Where tickets wait, and in which order they come out."""
+"""Where tickets wait, and in which order they leave."""

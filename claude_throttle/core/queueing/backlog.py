@@ -1,4 +1,4 @@
-"""Where calls wait: a ``queue.Queue`` in the order of ``line.py`` and ``fairness.py``.
+"""Where tickets wait: a ``queue.Queue`` ordered by ``priority_queue.py`` and ``fair_queue.py``.
 
 It shares the lane's mutex, so that the worker can look at the head, at the time and at the quotas
 in one critical section. Methods whose names end in ``_locked`` require that mutex.
@@ -10,7 +10,6 @@ import heapq
 import math
 import queue
 import threading
-from operator import attrgetter
 from typing import Callable, Optional
 
 from claude_throttle.core.domain.cost import NO_COST, Cost
@@ -26,7 +25,7 @@ class Backlog(queue.Queue[Ticket]):
     """The waiting tickets of one lane.
 
     ``maxsize`` counts live calls: a cancelled one frees its place at once, a retry or a permit
-    takes none. ``accepted`` holds the calls that have not been settled, wherever they are.
+    takes none. ``accepted`` holds the calls that have not ended, wherever they are.
     """
 
     def __init__(
@@ -35,11 +34,11 @@ class Backlog(queue.Queue[Ticket]):
         mutex: threading.RLock,
         clock: Clock,
         ageing: Optional[float] = None,
-        price: Callable[[Ticket], Cost] = attrgetter("cost"),
     ) -> None:
         super().__init__(maxsize)
-        # Two lines: while no permit is free the riders must not wait behind those who need one.
-        self._needing, self._riding = PriorityQueue(ageing), PriorityQueue(ageing)
+        # Two queues: while no slot is free, tickets that may be lent one need not wait behind
+        # those that need their own.
+        self._needing, self._lendable = PriorityQueue(ageing), PriorityQueue(ageing)
         self._shares = FairQueue()
         # The lane's mutex. Guards everything here, and is never held while calling out.
         self.mutex = mutex  # type: ignore[assignment]
@@ -47,19 +46,22 @@ class Backlog(queue.Queue[Ticket]):
         self.not_empty = Condition(mutex)
         # Notified when a call leaves or is withdrawn; blocked puts wait there.
         self.not_full = Condition(mutex)
-        # Notified when the last call is settled; drain() waits there.
+        # Notified when a call has ended, if drain() waits there.
         self.all_tasks_done = Condition(mutex)
+        #: Threads that wait for all_tasks_done. Guarded by the mutex.
+        self.drainers = 0
+        #: Threads that wait for not_full.
+        self._blocked = 0
         self.closed = False
-        #: Why nothing new may be placed, if nothing may; told now in seconds.
-        self._shut: Optional[Callable[[float], BaseException]] = None
-        #: Numbers of those that may be placed nevertheless.
-        self._let_through: set[int] = set()
+        #: Why nothing new may be queued, if nothing may; called with the time in seconds.
+        self.suspended: Optional[Callable[[float], BaseException]] = None
+        #: Numbers of the tickets that may be queued nevertheless.
+        self._probes: set[int] = set()
         self._clock = clock
-        #: What a waiting ticket will cost, by what is known now.
-        self.price = price
 
     def _init(self, maxsize: int) -> None:  # noqa: ARG002 - queue.Queue's own signature
-        self._deadlines: list[tuple[float, int, Ticket]] = []
+        #: (instant, number, ticket): the tickets with a deadline, as a heap.
+        self.deadlines: list[tuple[float, int, Ticket]] = []
         self._ended = 0
         self.calls = 0
         # A set, not a count: Ctrl-C may end a submit between any two steps, and what was done
@@ -71,18 +73,15 @@ class Backlog(queue.Queue[Ticket]):
     def _qsize(self) -> int:
         return self.calls
 
-    def _put(self, item: Ticket) -> None:
-        self.put_locked(item)
-
     def _get(self) -> Ticket:
         now = self._clock.monotonic()
-        head = self.head_locked(now, up_to=math.inf)
+        head = self.head_locked(now)
         if head is None:  # only calls count, so there is one
             raise queue.Empty
         self.leave_locked(head, now)
         return head
 
-    # -- in ------------------------------------------------------------------------------------
+    # -- in --------------------------------------------------------------------------------------
 
     def put(self, item: Ticket, block: bool = True, timeout: Optional[float] = None) -> None:
         """Queue a call. Raises ``queue.Full``, or :class:`Closed`; *timeout* is in seconds."""
@@ -90,53 +89,103 @@ class Backlog(queue.Queue[Ticket]):
         self.place(item)
 
     def reserve(self, ticket: Ticket, block: bool = True, timeout: Optional[float] = None) -> None:
-        """Take a place in the count before taking one in the line, so that there is time between
-        the two to say that the call was queued, and nobody can say earlier that it was sent."""
+        """Count a call before it is queued: in between, CallQueued is emitted for it.
+
+        Otherwise CallSent could come first. Raises as put() does.
+        """
         give_up_at = None if timeout is None else self._clock.monotonic() + timeout
         with self.mutex:
             while not self.closed and 0 < self.maxsize <= self.calls:
                 self._wait_for_place_locked(block, give_up_at)
-            self.require_open_locked()
+            if self.closed:
+                self.require_open_locked()
             self.accepted.add(ticket)
             ticket.reserved = ticket.takes_place = True
             self.calls += 1
 
+    def _wait_for_place_locked(self, block: bool, give_up_at: Optional[float]) -> None:
+        seconds = None if give_up_at is None else give_up_at - self._clock.monotonic()
+        if not block or (seconds is not None and seconds <= 0):
+            raise queue.Full
+        self._blocked += 1
+        try:
+            self._clock.wait(self.not_full, seconds)
+        finally:
+            self._blocked -= 1
+
     def place(self, ticket: Ticket) -> None:
-        """Take the reserved place. Raises :class:`Closed` if that came first."""
+        """Queue a call that was reserved. Raises :class:`Closed`, or why it may not be queued."""
         with self.mutex:
-            self.require_open_locked(ticket)
-            self.place_locked(ticket)
+            if self.closed or self.suspended is not None:
+                self.require_open_locked(ticket)
+            if ticket.reserved:
+                ticket.reserved = False
+                self.put_locked(ticket)
 
     def place_locked(self, ticket: Ticket) -> None:
-        """The same, closed or not; does nothing if the ticket was taken out meanwhile."""
+        """Queue a call that was reserved, closed or not; nothing if it was taken out meanwhile."""
         if ticket.reserved:
             ticket.reserved = False
-            self._put(ticket)
+            self.put_locked(ticket)
+
+    def put_locked(self, ticket: Ticket) -> None:
+        """Queue a ticket, charged to its tenant."""
+        self._shares.assign_tag(ticket)
+        self.put_again_locked(ticket)
+
+    def put_again_locked(self, ticket: Ticket) -> None:
+        """Queue a ticket by the tag it has: a retry was paid for as its call."""
+        ticket.queued = True
+        self.load = self.load.plus(ticket.cost)
+        is_head = self._queue_of(ticket).add(ticket, self._clock.monotonic())
+        if ticket.deadline is not None:
+            self.watch_deadline_locked(ticket)
+        if is_head:
+            self.not_empty.notify()
+
+    def watch_deadline_locked(self, ticket: Ticket) -> None:
+        """Have the worker end it in time, wherever it is then."""
+        if ticket.deadline is not None:
+            heapq.heappush(self.deadlines, (ticket.deadline, ticket.number, ticket))
+            if self.deadlines[0][2] is ticket:
+                self.not_empty.notify()
 
     def give_up(self, ticket: Ticket) -> None:
         """Undo reserve() and place(), however far they came."""
         with self.mutex:
             if ticket.has_left or ticket not in self.accepted:
-                return  # it has left: its sender will settle it
+                return  # its sender will end it
             self.take_locked(ticket)
-            self._settled_locked(ticket)
+        self.forget(ticket)
 
-    def settled(self, ticket: Ticket) -> None:
+    def forget(self, ticket: Ticket) -> None:
         """A call has come to its end, future and all."""
-        with self.mutex:
-            self._settled_locked(ticket)
-
-    def _settled_locked(self, ticket: Ticket) -> None:
-        self._free_place_locked(ticket)
+        if ticket.takes_place:  # Ctrl-C came as it was taken out
+            with self.mutex:
+                self._free_place_locked(ticket)
         self.accepted.discard(ticket)
-        self.all_tasks_done.notify_all()
+        # Those that wait count themselves first, and look at what is accepted then.
+        if self.drainers:
+            with self.mutex:
+                self.all_tasks_done.notify_all()
 
     def _free_place_locked(self, ticket: Ticket) -> None:
         if ticket.takes_place:
             # With no call in between: there Ctrl-C could come, and the count would be wrong.
             ticket.takes_place = False
             self.calls -= 1
-            self.not_full.notify()
+            if self._blocked:
+                self.not_full.notify()
+
+    def _queue_of(self, ticket: Ticket) -> PriorityQueue:
+        return self._needing if ticket.parent_slot is None else self._lendable
+
+    def reprice_locked(self, ticket: Ticket, cost: Cost) -> None:
+        """A waiting ticket will cost *cost*, by what is known now."""
+        self.load = self.load.plus(cost).minus(ticket.cost)
+        ticket.cost = cost
+
+    # -- whether anything may be queued ----------------------------------------------------------
 
     def require_open_locked(self, ticket: Optional[Ticket] = None) -> None:
         """Raise :class:`Closed` once no more is accepted, or why *ticket* is not."""
@@ -146,61 +195,33 @@ class Backlog(queue.Queue[Ticket]):
         if refusal is not None:
             raise refusal
 
-    # -- shut --------------------------------------------------------------------------------------
+    def suspend_locked(self, why: Optional[Callable[[float], BaseException]]) -> None:
+        """Queue nothing from now on, retries included; None ends that."""
+        self.suspended = why
+        self._probes = set()
 
-    def shut_locked(self, why: Optional[Callable[[float], BaseException]]) -> None:
-        """Place nothing from now on, retries included; None opens it again."""
-        self._shut = why
-        self._let_through = set()
-
-    def let_through_locked(self, number: int) -> None:
-        """The ticket of that number may be placed: it finds out whether all is well."""
-        if self._shut is not None:
-            self._let_through.add(number)
+    def admit_probe_locked(self, number: int) -> None:
+        """Queue the ticket of that number nevertheless: it finds out whether all is well."""
+        if self.suspended is not None:
+            self._probes.add(number)
 
     def refusal_locked(self, ticket: Ticket) -> Optional[BaseException]:
-        """Why *ticket* may not be placed; None if it may."""
-        if self._shut is None or ticket.number in self._let_through:
+        """Why *ticket* may not be queued; None if it may."""
+        if self.suspended is None or ticket.number in self._probes:
             return None
-        return self._shut(self._clock.monotonic())
+        return self.suspended(self._clock.monotonic())
 
-    def _wait_for_place_locked(self, block: bool, give_up_at: Optional[float]) -> None:
-        seconds = None if give_up_at is None else give_up_at - self._clock.monotonic()
-        if not block or (seconds is not None and seconds <= 0):
-            raise queue.Full
-        self._clock.wait(self.not_full, seconds)
-
-    def put_locked(self, ticket: Ticket) -> None:
-        """Take a place in the line, charged to its tenant."""
-        self._shares.enter(ticket)
-        self.put_again_locked(ticket)
-
-    def put_again_locked(self, ticket: Ticket) -> None:
-        """The same by the tag it has: for a retry."""
-        ticket.queued = True
-        self.load = self.load.plus(ticket.cost)
-        line = self._line_of(ticket)
-        is_head = line.add(ticket) and line.leads(ticket.priority, self._clock.monotonic())
-        self.watch_deadline_locked(ticket)
-        if is_head:
-            self.not_empty.notify()
-
-    def watch_deadline_locked(self, ticket: Ticket) -> None:
-        """Have the worker end it in time, wherever it is then."""
-        if ticket.deadline is not None:
-            heapq.heappush(self._deadlines, (ticket.deadline, ticket.number, ticket))
-            if self._deadlines[0][2] is ticket:
-                self.not_empty.notify()
+    # -- look ------------------------------------------------------------------------------------
 
     @property
-    def nobody_waits(self) -> bool:
-        """Whether the line is empty."""
-        # Not by the load: a signal handler that submits in the midst of a put falsifies that.
-        return not self._needing and not self._riding
+    def is_empty(self) -> bool:
+        """Whether nothing is queued. A look, if the mutex is not held."""
+        # Not by the load: a signal handler that interrupts a put and submits falsifies that.
+        return not (self._needing.since or self._lendable.since)
 
     def look_again_locked(self) -> None:
         """Have the worker look at the head again, if there is one."""
-        if not self.nobody_waits:
+        if self._needing.since or self._lendable.since:
             self.not_empty.notify()
 
     @property
@@ -208,60 +229,53 @@ class Backlog(queue.Queue[Ticket]):
         """The tag of a place behind all that wait now."""
         return self._shares.latest
 
-    def _line_of(self, ticket: Ticket) -> PriorityQueue:
-        return self._needing if ticket.parent_slot is None else self._riding
+    def head_locked(self, now: float, most: float = math.inf) -> Optional[Ticket]:
+        """The next ticket; a free slot is for priorities of *most* or less, a lent one for any.
 
-    def reprice_locked(self, ticket: Ticket) -> None:
-        """A waiting ticket may cost more, or less, than was thought when it came."""
-        cost = self.price(ticket)
-        if cost is not ticket.cost:
-            self.load = self.load.plus(cost).minus(ticket.cost)
-            ticket.cost = cost
-
-    # -- look ----------------------------------------------------------------------------------
-
-    def head_locked(self, now: float, up_to: float) -> Optional[Ticket]:
-        """Who is next; a free permit is only for priorities of at most *up_to*, a ride for all.
-
-        Whoever has been at the head is not overtaken by newcomers of its own priority.
+        What has been at the head is not overtaken by newcomers of its own priority.
         """
-        needing, riding = self._needing.head(now, up_to), self._riding.head(now, math.inf)
-        places = [place for place in (needing, riding) if place is not None]
-        if not places:
+        needing = self._needing.head(now, most) if self._needing.since else None
+        lendable = self._lendable.head(now, math.inf) if self._lendable.since else None
+        first = needing if lendable is None else lendable
+        if first is None:
             return None
-        head = min(places)[-1]
-        self._shares.serve(head)
+        if needing is not None and lendable is not None:
+            first = min(needing, lendable)
+        head = first[-1]
+        self._shares.note_head(head)
         return head
 
     def costs_behind_locked(self, head: Ticket, most: int) -> list[Cost]:
-        """What the first few behind *head*, of its own rank, will cost; at most so many."""
-        line = self._line_of(head)
-        ahead = line.ahead(head.priority, most + 1)
+        """What the first few behind *head*, of its own priority, will cost; *most* at most."""
+        ahead = self._queue_of(head).first_of(head.priority, most + 1)
         return [ticket.cost for ticket in ahead if ticket is not head][:most]
 
     def next_deadline_locked(self) -> Optional[float]:
-        """The earliest instant at which somebody's time is up."""
-        while self._deadlines and self._deadlines[0][2].ended:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        """The earliest instant at which a ticket's time is up."""
+        while self.deadlines and self.deadlines[0][2].ended:
+            heapq.heappop(self.deadlines)
+        return self.deadlines[0][0] if self.deadlines else None
 
     def waiting_locked(self) -> list[Ticket]:
-        """All that wait, in no order; those with a reserved place, too."""
+        """All that wait, in no order; reserved calls, too."""
         reserved = [ticket for ticket in self.accepted if ticket.reserved]
-        return self._needing.waiting() + self._riding.waiting() + reserved
+        return self._needing.waiting() + self._lendable.waiting() + reserved
 
-    # -- out -----------------------------------------------------------------------------------
+    # -- out -------------------------------------------------------------------------------------
 
     def leave_locked(self, ticket: Ticket, now: float) -> None:
-        """Take a ticket out because it leaves; no matter if it never stood in the line."""
-        self._line_of(ticket).turn_taken(ticket.priority, now)
-        self._take_out_locked(ticket, self._shares.leave)
+        """Take a ticket out because it leaves; no matter if it was never queued."""
+        waiting = self._queue_of(ticket)
+        waiting.note_leave(ticket.priority, now)
+        self._take_out_locked(ticket, waiting, self._shares.note_leave)
 
     def take_locked(self, ticket: Ticket) -> bool:
-        """Take a ticket out, wherever it stands; False if somebody else did."""
-        return self._take_out_locked(ticket, self._shares.withdraw)
+        """Take a ticket out; False if it does not wait here any more."""
+        return self._take_out_locked(ticket, self._queue_of(ticket), self._shares.uncharge)
 
-    def _take_out_locked(self, ticket: Ticket, account: Callable[[Ticket], None]) -> bool:
+    def _take_out_locked(
+        self, ticket: Ticket, waiting: PriorityQueue, account: Callable[[Ticket], None]
+    ) -> bool:
         if ticket.reserved:
             ticket.reserved = False
             self._free_place_locked(ticket)
@@ -271,11 +285,13 @@ class Backlog(queue.Queue[Ticket]):
         ticket.queued = False
         self.load = self.load.minus(ticket.cost)
         self._free_place_locked(ticket)
-        self._line_of(ticket).remove(ticket)
-        account(ticket)
-        if ticket.priority not in self._needing and ticket.priority not in self._riding:
+        waiting.remove(ticket)
+        needing, lendable = self._needing.since, self._lendable.since
+        if ticket.priority in needing or ticket.priority in lendable:
+            account(ticket)
+        else:
             self._shares.forget(ticket.priority)
-        if not self._needing and not self._riding:
+        if not needing and not lendable:
             self.load = NO_COST  # sums of floats drift
         return True
 
@@ -287,19 +303,19 @@ class Backlog(queue.Queue[Ticket]):
     def take_due_locked(self, now: float) -> list[Ticket]:
         """Forget and return the tickets whose deadline has passed, queued or not."""
         due = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            due.append(heapq.heappop(self._deadlines)[2])
+        while self.deadlines and self.deadlines[0][0] <= now:
+            due.append(heapq.heappop(self.deadlines)[2])
         return due
 
     def forget_deadline_locked(self, ticket: Ticket) -> None:
         """A ticket has come to its end: its deadline must not keep it in memory for long."""
         self._ended += ticket.deadline is not None
-        if self._ended > SWEEP_FROM + len(self._deadlines) // 2:
+        if self._ended > SWEEP_FROM + len(self.deadlines) // 2:
             self._ended = 0
-            self._deadlines = [entry for entry in self._deadlines if not entry[2].ended]
-            heapq.heapify(self._deadlines)
+            self.deadlines = [entry for entry in self.deadlines if not entry[2].ended]
+            heapq.heapify(self.deadlines)
 
-    # -- end -----------------------------------------------------------------------------------
+    # -- end -------------------------------------------------------------------------------------
 
     def close_locked(self) -> None:
         """Accept no more, and wake the puts that wait for a place."""

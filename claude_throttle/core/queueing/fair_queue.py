@@ -19,7 +19,7 @@ from claude_throttle.core.queueing.ticket import Ticket
 #: A table with fewer tenants than this is not worth sweeping.
 SWEEP_FROM = 64
 
-#: Tenants remembered of whom nothing waits: about 2 MB. While ever new ones come, each with one
+#: Tenants remembered of which nothing waits: about 2 MB. While ever new ones come, each with one
 #: call, the virtual time stands still and none would be forgotten; these few begin anew too soon.
 MOST_IDLE = 10_000
 
@@ -32,93 +32,97 @@ class _TenantShare:
     def __init__(self, start: float) -> None:
         #: Where its next call begins.
         self.finish = start
-        #: The same, counting only what has left.
+        #: Where its next call would begin if only what has left counted.
         self.sent = start
         self.waiting = 0
 
 
 class _FairLevel:
-    """The tenants of one priority, while somebody of that priority waits."""
+    """The tenants of one priority, while a ticket of that priority waits."""
 
-    __slots__ = ("accounting", "sweep_from", "virtual")
+    __slots__ = ("shares", "sweep_from", "virtual")
 
     def __init__(self, virtual: float) -> None:
         #: The largest tag of those that have left or were waited for at the head.
         self.virtual = virtual
-        self.accounting: dict[Optional[str], _TenantShare] = {}
+        self.shares: dict[Optional[str], _TenantShare] = {}
         self.sweep_from = SWEEP_FROM
 
-    def open_account(self, tenant: Optional[str]) -> _TenantShare:
-        if len(self.accounting) >= self.sweep_from:
-            self._sweep()
-        account = self.accounting[tenant] = _TenantShare(self.virtual)
-        return account
+    def sweep(self) -> None:
+        """Forget idle tenants that would begin at the virtual time anyway."""
+        self._forget_idle(most=self.virtual)
+        if len(self.shares) > MOST_IDLE:
+            self._forget_idle(most=math.inf)
+        self.sweep_from = SWEEP_FROM + 2 * len(self.shares)
 
-    def _sweep(self) -> None:
-        """Forget tenants of whom nothing waits and who would begin at the virtual time anyway."""
-        self._forget_idle(up_to=self.virtual)
-        if len(self.accounting) > MOST_IDLE:
-            self._forget_idle(up_to=math.inf)
-        self.sweep_from = SWEEP_FROM + 2 * len(self.accounting)
-
-    def _forget_idle(self, up_to: float) -> None:
-        for tenant, account in list(self.accounting.items()):
-            if account.waiting <= 0 and account.finish <= up_to:
-                self.accounting.pop(tenant, None)
+    def _forget_idle(self, most: float) -> None:
+        for tenant, share in list(self.shares.items()):
+            if share.waiting <= 0 and share.finish <= most:
+                self.shares.pop(tenant, None)
 
 
 class FairQueue:
-    """Who has had how much. All methods require the lane's mutex."""
+    """How much each tenant has had. All methods require the lane's mutex."""
 
     def __init__(self) -> None:
-        self._ranks: dict[int, _FairLevel] = {}
-        # The end of every share ever given. A rank that comes back begins here, so that a retry
-        # from its earlier life is not behind those who come now.
+        self._levels: dict[int, _FairLevel] = {}
+        #: The end of every share ever given. A priority that comes back begins here, so that a
+        #: retry from its earlier life is not behind those who come now.
         self.latest = 0.0
 
-    def enter(self, ticket: Ticket) -> None:
-        """Give a ticket its tag as it takes its place."""
-        rank = self._ranks.get(ticket.priority)
-        if rank is None:
-            rank = self._ranks.setdefault(ticket.priority, _FairLevel(self.latest))
-        account = rank.accounting.get(ticket.tenant) or rank.open_account(ticket.tenant)
-        start = account.finish if account.finish > rank.virtual else rank.virtual
+    def assign_tag(self, ticket: Ticket) -> None:
+        """Give a ticket its tag as it is queued, and charge its tenant."""
+        level = self._levels.get(ticket.priority)
+        if level is None:
+            level = self._levels.setdefault(ticket.priority, _FairLevel(self.latest))
+        share = level.shares.get(ticket.tenant)
+        if share is None:
+            if len(level.shares) >= level.sweep_from:
+                level.sweep()
+            share = level.shares[ticket.tenant] = _TenantShare(level.virtual)
+        start = share.finish if share.finish > level.virtual else level.virtual
         ticket.tag = start
-        account.finish = finish = start + _weight(ticket)
-        account.waiting += 1
+        _, entered, written = ticket.cost
+        share.finish = finish = start + max(1.0, entered + written)
+        share.waiting += 1
         if finish > self.latest:
             self.latest = finish
 
-    def serve(self, ticket: Ticket) -> None:
-        """It is at the head: nobody who comes from now on, of whatever tenant, goes before it.
+    def note_head(self, ticket: Ticket) -> None:
+        """A ticket is at the head: none that comes from now on, of any tenant, goes before it.
 
-        Else small calls of ever new tenants could use up what accrues for a large one.
+        Otherwise small calls of ever new tenants could use up what accrues for a large one.
         """
-        rank = self._ranks.get(ticket.priority)
-        if rank is not None and ticket.tag > rank.virtual:
-            rank.virtual = ticket.tag
+        level = self._levels.get(ticket.priority)
+        if level is not None and ticket.tag > level.virtual:
+            level.virtual = ticket.tag
 
-    def withdraw(self, ticket: Ticket) -> None:
-        """It was cancelled: if it was its tenant's last, its share is the next one's."""
-        account = self._account_of(ticket)
-        if account is not None and account.finish == ticket.tag + _weight(ticket):
-            account.finish = ticket.tag
-        _count_out(account)
+    def uncharge(self, ticket: Ticket) -> None:
+        """A ticket was cancelled: if it was its tenant's last, its share is the next one's."""
+        share = self._share_of(ticket)
+        if share is None:
+            return
+        if share.finish == ticket.tag + _weight(ticket):
+            share.finish = ticket.tag
+        _count_out(share)
 
-    def leave(self, ticket: Ticket) -> None:
-        """It has had its share."""
-        account = self._account_of(ticket)
-        if account is not None:
-            account.sent = max(account.sent, ticket.tag + _weight(ticket))
-        _count_out(account)
+    def note_leave(self, ticket: Ticket) -> None:
+        """A ticket has left: its tenant has had that share."""
+        share = self._share_of(ticket)
+        if share is None:
+            return
+        sent = ticket.tag + _weight(ticket)
+        if sent > share.sent:
+            share.sent = sent
+        _count_out(share)
 
     def forget(self, priority: int) -> None:
-        """Nobody of that priority waits any more: all begin anew."""
-        self._ranks.pop(priority, None)
+        """No ticket of that priority waits any more: all tenants begin anew."""
+        self._levels.pop(priority, None)
 
-    def _account_of(self, ticket: Ticket) -> Optional[_TenantShare]:
-        rank = self._ranks.get(ticket.priority) if ticket.charges_tenant else None
-        return None if rank is None else rank.accounting.get(ticket.tenant)
+    def _share_of(self, ticket: Ticket) -> Optional[_TenantShare]:
+        level = self._levels.get(ticket.priority) if ticket.charges_tenant else None
+        return None if level is None else level.shares.get(ticket.tenant)
 
 
 def _weight(ticket: Ticket) -> float:
@@ -126,9 +130,7 @@ def _weight(ticket: Ticket) -> float:
     return max(1.0, entered + written)
 
 
-def _count_out(account: Optional[_TenantShare]) -> None:
-    if account is None:
-        return
-    account.waiting -= 1
-    if account.waiting <= 0:
-        account.finish = account.sent  # what was cancelled in the midst is forgiven, too
+def _count_out(share: _TenantShare) -> None:
+    share.waiting -= 1
+    if share.waiting <= 0:
+        share.finish = share.sent  # what was cancelled in between is forgiven, too

@@ -1,4 +1,4 @@
-"""Answers in the order of their requests, reading only so far ahead."""
+"""Answers in the order of their requests, with a bounded number of calls ahead of the reader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNBOUNDED_LOOK_AHEAD = 1000
 
 
 def default_look_ahead(max_concurrency: Optional[int]) -> int:
-    """Enough to keep every permit busy while the consumer is."""
+    """Enough calls to keep every slot in use while the consumer works on an answer."""
     return UNBOUNDED_LOOK_AHEAD if max_concurrency is None else 2 * max_concurrency
 
 
@@ -25,7 +25,10 @@ def in_order(
     look_ahead: int,
     return_exceptions: bool,
 ) -> Iterator[Any]:
-    """Submit each of *requests*, *look_ahead* at a time, and yield the answers as asked."""
+    """Submit each of *requests*, *look_ahead* ahead of the reader; yield answers in their order.
+
+    With *return_exceptions* a failed call yields its exception, otherwise that is raised.
+    """
     source = iter(requests)
     ahead: deque[Future[Any]] = deque()
     try:
@@ -46,7 +49,7 @@ def in_order(
 
 
 def _submitted(submit: Callable[..., Future[Any]], request: Mapping[str, Any]) -> Future[Any]:
-    """A refusal takes its place in the line, too: the answers before it come first."""
+    """The future of one call; one with the exception if submit() raised: it has its place, too."""
     try:
         if not isinstance(request, Mapping):
             raise InvalidCall("map() takes dicts of keywords for submit(), one for each call")

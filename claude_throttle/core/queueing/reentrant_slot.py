@@ -1,141 +1,141 @@
-"""Riding: a call made by a thread that holds an open permit needs none of its own.
+"""Slots in use by a thread: a call made under an open permit needs no slot of its own.
 
-Else a thread that holds the last permit and makes a call would wait for itself. A permit is one
-place in flight, so it carries one rider at a time.
+Otherwise a thread that holds the last permit and makes a call would wait for itself. A permit is
+one slot, so it is lent to one call at a time.
 """
 
 from __future__ import annotations
 
-from claude_throttle.core.domain.ports import SlotOwner
-from claude_throttle.core.threads.thread_local import ThreadLocal
+import threading
+from typing import Optional
+from weakref import ref
+
+from claude_throttle.core.domain.ports import HeldSlot, Step
+from claude_throttle.core.threads.thread_local import ThreadLocalList
+
+
+class LentSlot:
+    """The slot of an open permit or stream, used by another ticket meanwhile.
+
+    It is lent until it is released or garbage collected, so that Ctrl-C cannot lose it.
+    """
+
+    __slots__ = ("__weakref__", "_lender", "_reference", "_slot", "notify_waiters")
+
+    def __init__(self, slot: HeldSlot, lender: ReentrantSlot) -> None:
+        #: Keeps the slot taken if its permit is closed meanwhile.
+        self._slot: Optional[HeldSlot] = slot
+        self._lender = lender
+        #: Wakes the lanes that wait for a slot. Call it with no lane's mutex held.
+        self.notify_waiters: Step = slot.notify_waiters
+        # Its callback is no Python code, or Ctrl-C could come there, too.
+        self._reference = ref(self, lender.lent.discard)
+        lender.lent.add(self._reference)
+
+    def release(self) -> None:
+        """Give it back, and wake those that wait for it. Call it with no lane's mutex held."""
+        self.release_nowait()
+        self.notify_waiters()
+
+    def release_nowait(self) -> None:
+        """Give it back without waking anything; takes no lock."""
+        self._lender.lent.discard(self._reference)
+        self._slot = None
+
+    def lasting(self) -> Optional[HeldSlot]:
+        """The slot that lasts as long as this one is needed: not that of a permit closed since.
+
+        So a loop that drops permits, each lent the slot of the one before, keeps nothing of them.
+        """
+        held: Optional[HeldSlot] = self
+        while isinstance(held, LentSlot) and held._lender.closed:
+            held = held._slot
+        return held
 
 
 class ReentrantSlot:
-    """The place of an open permit, lent to one call after another.
+    """The slot of an open permit, lent to one ticket of the same thread after another.
 
-    Thread-safe without a lock, so that the garbage collector may close it: the place is an entry
-    of a list, and whoever pops that entry rides on it.
+    Closing takes no lock: the garbage collector may do it.
     """
 
-    __slots__ = ("_lent", "_place", "closed")
+    __slots__ = ("_held", "_lock", "closed", "lent")
 
     def __init__(self) -> None:
-        self._place: list[SlotOwner] = []
-        self._lent: list[SlotOwner] = []
+        self._held: Optional[HeldSlot] = None
+        #: The one that is lent, if one is.
+        self.lent: set[ref[LentSlot]] = set()
+        # Held while one is lent, for the workers of two lanes may both want it. Reentrant for the
+        # same reason as the lane's mutex.
+        self._lock = threading.RLock()
         #: Its permit is closed.
         self.closed = False
 
-    def open(self, slot_owner: SlotOwner) -> None:
-        """The permit is granted; its place goes back to *slot_owner* in the end."""
-        self._place.append(slot_owner)
+    def open(self, slot: HeldSlot) -> None:
+        """The permit was granted *slot*."""
+        self._held = slot
 
     @property
-    def has_place(self) -> bool:
-        """Whether it sees to it that the place goes back, if nobody rides on it."""
-        return bool(self._place)
+    def is_open(self) -> bool:
+        """Whether it has a slot, which it gives back when it is closed."""
+        return self._held is not None
 
-    def try_acquire(self) -> bool:
-        """Take a ride, if nobody else does."""
-        if not self._place:
-            return False
-        try:
-            slot_owner = self._place.pop()
-        except IndexError:
-            return False
-        # A loop that drops permits would else stand on all those it ever dropped.
-        while isinstance(slot_owner, ReentrantSlot) and slot_owner.closed:
-            slot_owner = slot_owner._lent.pop()
-        self._lent.append(slot_owner)
-        if self.closed:  # perhaps a moment ago, and the place may have gone back
-            self.release_nowait()
-            return False
-        return True
+    def try_lend(self) -> Optional[LentSlot]:
+        """Lend it; None if it is lent already, or closed."""
+        held = self._held
+        if isinstance(held, LentSlot):
+            held = held.lasting()
+        if held is None or self.lent:
+            return None
+        with self._lock:
+            return None if self.lent else LentSlot(held, self)
 
     def release(self) -> None:
-        """The rider is done; the place goes back if the permit was closed meanwhile."""
-        self._place.append(self._lent.pop())
-        self._end()
+        """Close it: the slot goes back now, or with the ticket that it is lent to. Idempotent."""
+        held = self._held
+        self.release_nowait()
+        if held is not None:
+            notify_waiters = held.notify_waiters
+            del held  # the last reference to a slot keeps it taken
+            notify_waiters()
 
     def release_nowait(self) -> None:
-        """The same without a lock."""
-        self._place.append(self._lent.pop())
-        self._end(quietly=True)
-
-    def close(self, quietly: bool = False) -> None:
-        """The permit is closed: the place goes back now, or with its rider."""
+        """Close it without waking anything; takes no lock."""
         self.closed = True
-        self._end(quietly)
+        self._held = None
 
-    def _end(self, quietly: bool = False) -> None:
-        # Step by step, not one inside the other: permits may ride on permits, thousands deep.
-        seat: SlotOwner = self
-        while isinstance(seat, ReentrantSlot):
-            if not seat.closed:
-                return
-            try:
-                slot_owner = seat._place[-1]
-                if isinstance(slot_owner, ReentrantSlot):
-                    seat._place.pop()
-                    slot_owner._place.append(slot_owner._lent.pop())
-            except IndexError:
-                return
-            seat = slot_owner
-        # A place, or a stream's, may be given back again. So who is interrupted here begins anew,
-        # and closing and the rider's end may come together.
-        if quietly:
-            seat.release_nowait()
-        else:
-            seat.release()
+    @property
+    def notify_waiters(self) -> Step:
+        """Wakes the lanes that wait for a slot."""
+        held = self._held
+        return _nothing if held is None else held.notify_waiters
 
 
-class StreamSlotOwner:
-    """The place of an open stream, as a lender: it goes back with whoever rides on it."""
-
-    def __init__(self, seat: ReentrantSlot) -> None:
-        self._seat = seat
-
-    def release(self) -> None:
-        """The stream is over."""
-        self._seat.close()
-
-    def release_nowait(self) -> None:
-        """The same without a lock."""
-        self._seat.close(quietly=True)
+def _nothing() -> None:
+    """It is closed: what waits for a slot was woken then."""
 
 
-#: A seat, and where the thread keeps it that sits there.
+#: A thread's list of slots, and the one that is in it.
 Entry = tuple[list[ReentrantSlot], ReentrantSlot]
 
 
-class OpenPermits(ThreadLocal):
-    """Which open permits this thread holds. Single list operations only, so no lock."""
+class OpenPermits(ThreadLocalList[ReentrantSlot]):
+    """The slots of the permits that each thread holds open, the oldest first.
+
+    Single list operations only, so no lock.
+    """
 
     __slots__ = ()
 
-    @property
-    def mine_by_age(self) -> list[ReentrantSlot]:
-        """The seats of those, oldest first."""
-        return self.list_of_mine("seats")
-
-    def slot_of_this_thread(self) -> ReentrantSlot | None:
-        """The seat of the permit this thread opened last, if it holds one."""
-        return self.last_of(self.mine_by_age)
-
-    @staticmethod
-    def last_of(seats: list[ReentrantSlot]) -> ReentrantSlot | None:
-        """The youngest of them."""
-        # A slice: another thread may close it between a look and the next.
-        return next(iter(seats[-1:]), None)
-
     @staticmethod
     def add(entry: Entry) -> None:
-        """A thread opened one. Who closes it must have the entry by now: Ctrl-C may come here."""
+        """A thread opened one. Whatever closes it must have the entry by now: Ctrl-C may come."""
         entry[0].append(entry[1])
 
     @staticmethod
     def remove(entry: Entry) -> None:
         """It was closed, by whatever thread."""
-        try:  # noqa: SIM105 - suppress() takes longer than the rest, for every request of others
+        try:  # noqa: SIM105 - suppress() takes longer than the rest, for every foreign request
             entry[0].remove(entry[1])
         except ValueError:
             pass

@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.feedback import Dispatch
-from claude_throttle.core.domain.ports import SlotOwner
+from claude_throttle.core.domain.ports import HeldSlot
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 from claude_throttle.core.threads.clock import longest_wait
@@ -26,6 +26,7 @@ class Ticket:
         "ended",
         "number",
         "parent_slot",
+        "price_version",
         "priority",
         "queued",
         "reserved",
@@ -63,6 +64,8 @@ class Ticket:
         self.deadline = deadline
         #: It may use the slot of the permit its thread holds open, instead of one of its own.
         self.parent_slot = parent_slot
+        #: Of what the estimator knew when *cost* was estimated; None: it was not estimated.
+        self.price_version: Optional[int] = None
         self.queued = False
         #: It is counted, and not queued yet.
         self.reserved = False
@@ -88,11 +91,8 @@ class Ticket:
     def finish_cancel(self) -> None:
         """claim() said that it was cancelled. Called by a sender thread, without the mutex."""
 
-    def grant_locked(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
-        """Its cost was booked, and it has a slot, which goes back to *slot_owner*.
-
-        Requires the lane's mutex.
-        """
+    def grant_locked(self, dispatch: Dispatch, slot: HeldSlot) -> None:
+        """Its cost was booked, and it was given a slot. Requires the lane's mutex."""
         raise NotImplementedError
 
     def proceed(self) -> None:

@@ -1,1 +1,1 @@
-"""Clocks, conditions, thread pools, and what survives a fork."""
+"""Threads, locks, time, and what a fork or the end of the interpreter does to them."""

@@ -16,12 +16,12 @@ LONGEST_WAIT_SECONDS = 3600.0
 
 
 #: Seconds. The main thread looks this often whether Ctrl-C was pressed: a signal that arrives just
-#: before a wait begins does not end it.
+#: before a wait begins does not end that wait.
 MAIN_THREAD_WAIT_SECONDS = 0.25
 
 
 def longest_wait() -> float:
-    """How long this thread may wait without a look around, in seconds."""
+    """The longest single wait of this thread, in seconds."""
     if threading.current_thread() is threading.main_thread():
         return MAIN_THREAD_WAIT_SECONDS
     return LONGEST_WAIT_SECONDS

@@ -1,4 +1,4 @@
-"""A condition that Ctrl-C may interrupt anywhere, and another notify() of the same thread."""
+"""A condition variable that Ctrl-C, or another notify() of the same thread, may interrupt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Optional, Protocol
 
 
 class Waiter(Protocol):
-    """Stands for a waiting thread: a held lock, or what is to be told in its place."""
+    """Stands for a waiting thread: a held lock, or what is notified in its place."""
 
     def release(self) -> None:
         """The condition was notified; its lock is held."""
@@ -17,48 +17,48 @@ class Waiter(Protocol):
 
 
 class Condition(threading.Condition):
-    """As ``threading.Condition``, whose lock must be an RLock, but for what interrupts do to it.
+    """A ``threading.Condition`` over an RLock that stays intact when it is interrupted.
 
-    There, Ctrl-C in the instant after the lock was released left ``wait()`` without it, and the
-    caller's ``with`` raised RuntimeError in the place of KeyboardInterrupt; Ctrl-C just after a
-    notify() lost that for all who waited. Before Python 3.11, a notify() that a signal handler or
-    the collector interrupted with another one raised RuntimeError, out of a submit() perhaps: it
-    released the same waiter again.
+    In the standard library's, Ctrl-C in the instant after the lock was released leaves ``wait()``
+    without it, and the caller's ``with`` raises RuntimeError in place of KeyboardInterrupt; Ctrl-C
+    just after a notify() loses that notification for all waiters. Before Python 3.11, a notify()
+    that a signal handler or the garbage collector interrupts with another one raises RuntimeError,
+    out of a submit() perhaps: it releases the same waiter again.
     """
 
     _waiters: Any
 
     def wait(self, timeout: Optional[float] = None) -> bool:
-        """Release the lock, wait to be told, at most *timeout* seconds, and take it again.
+        """Release the lock, wait for a notify(), at most *timeout* seconds, and take it again.
 
-        False if nobody told.
+        False if none came.
         """
         try:
             return self._wait(-1.0 if timeout is None else max(0.0, timeout))
         except BaseException:
             if self._is_owned():  # type: ignore[attr-defined]
-                self.notify()  # it may have been for us, and the next one must not miss it
+                self.notify()  # one may have been for this thread: pass it on to the next
             raise
 
     def _wait(self, timeout: float) -> bool:
         waiter = threading.Lock()
         waiter.acquire()
-        # What is restored later stands there once the lock is released, and no Python code, so no
-        # signal handler, comes in between.
+        # One C call releases the lock and keeps what restores it: no Python code, so no signal
+        # handler, runs in between.
         release = islice(iter(self._release_save, None), 1)  # type: ignore[attr-defined]
         restore, saved = self._acquire_restore, []  # type: ignore[attr-defined,var-annotated]
-        told = False
+        notified = False
         try:
             self._waiters.append(waiter)
             saved.extend(release)
-            told = waiter.acquire(True, timeout)
-            return told
+            notified = waiter.acquire(True, timeout)
+            return notified
         finally:
             try:
                 if saved:
                     restore(saved[0])
             finally:
-                if not told:
+                if not notified:
                     with contextlib.suppress(ValueError):
                         self._waiters.remove(waiter)
 
@@ -74,10 +74,10 @@ class Condition(threading.Condition):
                 self._waiters.remove(waiter)
 
     def add_waiter(self, waiter: Waiter) -> None:
-        """Have the next notify() tell *waiter*, once, instead of a thread. Requires the lock."""
+        """Let the next notify() release *waiter*, once, as it would a thread. Requires the lock."""
         self._waiters.append(waiter)
 
     def remove_waiter(self, waiter: Waiter) -> None:
-        """Undo add_waiter(); nothing happens if it was told meanwhile."""
+        """Undo add_waiter(); nothing happens if it was notified meanwhile."""
         with contextlib.suppress(ValueError):
             self._waiters.remove(waiter)

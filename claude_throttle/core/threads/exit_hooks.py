@@ -1,6 +1,6 @@
 """At the end of the interpreter: finish what was submitted, as ``concurrent.futures`` does.
 
-After Ctrl-C nobody waits for the answers any more: then what is pending is cancelled.
+After Ctrl-C the program does not wait for the answers any more: what is pending is cancelled.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 
 
 class Closable(Protocol):
-    """What has to be closed."""
+    """What is finished and closed when the interpreter ends."""
 
     #: The process it lives in; a forked child has copies of its parent's.
     pid: int
 
-    def finish(self) -> None: ...
+    def finish(self) -> None:
+        """Wait until nothing is left to do; it may still be used afterwards."""
+        ...
 
-    def close(self, timeout: Optional[float], cancel_pending: bool) -> None: ...
+    def close(self, timeout: Optional[float], cancel_pending: bool) -> None:
+        """End everything, within *timeout* seconds if given."""
+        ...
 
 
 logger = logging.getLogger("claude_throttle")
@@ -50,7 +54,7 @@ def finish_at_exit(closable: Closable) -> None:
 
 
 def forget(closable: Closable) -> None:
-    """It is closed: there is nothing to finish any more."""
+    """*closable* was closed: there is nothing left to finish."""
     _open.discard(closable)
 
 

@@ -1,4 +1,4 @@
-"""What a forked child has copies of, and must not use."""
+"""Keeping a forked child off the sockets of its parent."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def dead_end() -> Iterator[int]:
-    """A descriptor to be put, by ``dup2``, in the place of a socket that is the parent's.
+    """A descriptor to put, by ``dup2``, in the place of a socket that belongs to the parent.
 
-    Threads do not survive a fork, but greenlets do: those that wait for an answer would take it.
-    So they fail at once, and what they write goes nowhere.
+    Threads do not survive a fork, but greenlets do: those that wait for an answer would take the
+    parent's. With this they fail at once, and what they write goes nowhere.
     """
     dead, other = os.pipe()
     os.close(other)

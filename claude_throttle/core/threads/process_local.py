@@ -75,7 +75,7 @@ _hooked: list[bool] = []
 
 
 def _hook_into_uwsgi() -> None:
-    """Hear of the forks of uWSGI, if that is who runs this process."""
+    """Be called after forks of uWSGI, if uWSGI runs this process."""
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is None or _hooked:
         return

@@ -1,37 +1,11 @@
-"""Thread-local things, also for programs that gevent patches after this was imported.
-
-gunicorn does that with ``--preload`` and its gevent workers. What ``threading.local`` was until
-then is one for all greenlets, and one call would answer for another.
-"""
+"""Thread-local lists, also for programs that gevent patches after this was imported."""
 
 from __future__ import annotations
 
 import threading
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Optional, TypeVar
 
 Item = TypeVar("Item")
-
-
-class ThreadLocal:
-    """Finds this thread's, or this greenlet's, own. Thread-safe without a lock."""
-
-    __slots__ = ("_by_kind",)
-
-    def __init__(self) -> None:
-        # A plain dict: setdefault is atomic.
-        self._by_kind: dict[Any, threading.local] = {}
-
-    def mine(self) -> threading.local:
-        """A ``threading.local`` of the kind there is now."""
-        kind = threading.local
-        found = self._by_kind.get(kind)
-        return found if found is not None else self._by_kind.setdefault(kind, kind())
-
-    def list_of_mine(self, name: str) -> list[Any]:
-        """A list of this thread's own, empty at first."""
-        mine: dict[str, list[Any]] = self.mine().__dict__
-        found = mine.get(name)
-        return found if found is not None else mine.setdefault(name, [])
 
 
 class ThreadLocalList(Generic[Item]):
@@ -60,3 +34,8 @@ class ThreadLocalList(Generic[Item]):
         except AttributeError:
             items = local.__dict__.setdefault("items", [])
         return items
+
+    def last(self) -> Optional[Item]:
+        """The last item of this thread's list; None if it is empty."""
+        # A slice: another thread may remove it between a look and the next.
+        return next(iter(self.mine()[-1:]), None)

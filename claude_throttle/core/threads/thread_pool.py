@@ -1,7 +1,7 @@
-"""The threads that carry calls to the server.
+"""The threads that send calls to the server.
 
-Permits bound how many calls are in flight; nothing bounds threads. One is started when a call
-leaves and none is idle, so a slow answer holds a sender, never the worker.
+The concurrency limiter bounds how many calls are in flight; nothing bounds threads. One is started
+when a call leaves and none is idle, so a slow answer holds a sender, never the worker.
 """
 
 from __future__ import annotations
@@ -11,19 +11,54 @@ import os
 import queue
 import threading
 from collections import deque
-from typing import Callable, Optional
-
-from claude_throttle.core.threads.mailbox import Mailbox
+from typing import Callable, Generic, Optional, TypeVar
 
 logger = logging.getLogger("claude_throttle")
 
-Task = Callable[[], None]
+Item = TypeVar("Item")
 
-#: Of one thread; None: it may end.
-Tasks = Mailbox[Optional[Task]]
+Task = Callable[[], None]
 
 #: Seconds after which an idle sender ends.
 IDLE_SECONDS = 30.0
+
+
+class Mailbox(Generic[Item]):
+    """A queue for one reader, whose writers take no lock.
+
+    put() may be called by any thread, and by the garbage collector; get() by one thread.
+
+    Not ``queue.SimpleQueue``: from Python 3.13 on its readers wait in a table of the interpreter's
+    own (``_PyParkingLot``), and a fork without Python's hooks, as uWSGI's, leaves the table full of
+    threads that do not exist. The child crashed when it put something into a queue of its own.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[Item] = deque()
+        # Held while there is nothing new; the reader waits for it. It guards nothing.
+        self._nothing_new = threading.Lock()
+        self._nothing_new.acquire()
+
+    def put(self, item: Item) -> None:
+        """Add *item*, and wake the reader. Never waits."""
+        try:
+            self._items.append(item)
+        finally:  # Ctrl-C may come in between
+            try:  # noqa: SIM105 - a context manager takes a microsecond of each call
+                self._nothing_new.release()
+            except RuntimeError:  # it was released already
+                pass
+
+    def get(self, timeout: float) -> Item:
+        """Remove and return the oldest; raises ``queue.Empty`` after *timeout* seconds."""
+        while not self._items:
+            if not self._nothing_new.acquire(timeout=timeout):
+                raise queue.Empty
+        return self._items.popleft()
+
+
+#: Of one thread. None: the thread may end.
+Tasks = Mailbox[Optional[Task]]
 
 
 class ThreadPool:
@@ -35,9 +70,9 @@ class ThreadPool:
         # Guards what follows. Never held while a thread starts or a task runs.
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
-        #: Of threads that wait for a task.
+        #: The mailboxes of threads that wait for a task.
         self._idle: list[Tasks] = []
-        #: For whom no thread could be started: whoever is done first takes them.
+        #: Tasks for which no thread could be started: the first thread that is free takes them.
         self._left_over: deque[Task] = deque()
         self._threads = 0
         self._stopped = False
@@ -49,11 +84,11 @@ class ThreadPool:
 
     @property
     def idle(self) -> bool:
-        """Whether a thread waits for a task. A look; by the time you act it may have one."""
+        """Whether a thread waits for a task. A look: when you act, it may have one."""
         return bool(self._idle)
 
     def run(self, task: Task) -> None:
-        """Have *task* run in a sender thread, soon. Never blocks; a task handles its own errors."""
+        """Run *task* in a sender thread, soon. Never blocks; a task handles its own errors."""
         with self._lock:
             if self._idle:
                 self._idle.pop().put(task)
@@ -73,7 +108,7 @@ class ThreadPool:
     def _start(self, task: Task) -> None:
         tasks: Tasks = Mailbox()
         # Daemons: a blocked read must not keep the interpreter. The exit hook waits for answers.
-        # Not the task: a thread keeps its arguments for life, and would keep its first call.
+        # Not the task: a thread keeps its arguments until it ends, and would keep its first call.
         thread = threading.Thread(target=self._work, args=(tasks,), name=self._name, daemon=True)
         tasks.put(task)
         try:
@@ -122,8 +157,8 @@ class ThreadPool:
                 return tasks.get(IDLE_SECONDS)
             except queue.Empty:
                 with self._lock:
-                    # Else a task was put there between the time-out and here; or, if there is none
-                    # the next time, whoever had it was interrupted before.
+                    # If it is not idle, a task was put there between the time-out and here; or, if
+                    # there is none the next time, the thread that had it was interrupted before.
                     if tasks in self._idle:
                         self._idle.remove(tasks)
                     elif not promised:

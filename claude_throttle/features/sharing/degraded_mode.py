@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Optional, Union
 
 from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.feedback import Decision
 from claude_throttle.core.domain.quota import Quota
 from claude_throttle.core.pacing.configured_quotas import (
     A_MINUTE,
@@ -37,20 +38,20 @@ class DegradedMode:
         """A batch was reserved, from the instant *at* on; units by kind."""
         self._batch_at, self._batch = at, batch
 
-    def ready_at(
+    def decide(
         self,
         cost: Cost,
-        pacer_ready_at: float,
+        decision: Decision,
         on_failure: str,
         quotas: list[tuple[str, AnyQuota]],
         members: int,
         now: float,
-    ) -> float:
-        """The instant at which *cost* may leave, where *pacer_ready_at* is what the pacer says."""
+    ) -> Decision:
+        """When *cost* may leave, where *decision* is what its own pacer says."""
         if on_failure == STOP:
-            return math.inf
+            return Decision(math.inf, "store lost")
         if on_failure == FULL:
-            return pacer_ready_at
+            return decision
         rates = [(name, quota.rate) for name, quota in quotas]
         if self._share is None or rates != self._rates:  # learned or reconfigured meanwhile
             self._rates = rates
@@ -58,7 +59,7 @@ class DegradedMode:
             for quota in self._share:  # it begins with the batch: the others use theirs, too
                 spent = max(0.0, self._batch.get(quota.kind, 0.0) - 1.0) / quota.rate
                 quota.empty_at = max(quota.empty_at, self._batch_at + spent)
-        return max(pacer_ready_at, self._share.ready_at(cost))
+        return self._share.decide(cost, decision)
 
     def take(self, cost: Cost, now: float) -> None:
         """*cost* leaves."""

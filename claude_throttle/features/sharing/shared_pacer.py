@@ -13,7 +13,7 @@ from typing import Any, Optional, Protocol
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event
-from claude_throttle.core.domain.feedback import Dispatch, Feedback
+from claude_throttle.core.domain.feedback import RESERVATION, Decision, Dispatch, Feedback
 from claude_throttle.core.domain.ports import Ahead
 from claude_throttle.core.pacing.learned_quotas import LearnedQuota
 from claude_throttle.core.pacing.pacer import Pacer
@@ -44,6 +44,10 @@ ALL_HORIZONS_SECONDS = 1.0
 
 #: Seconds after which a process that holds reservations asks whether a pause has begun.
 STALE_SECONDS = 0.25
+
+
+#: A call may leave when an instant was reserved for it.
+TO_BE_RESERVED = Decision(math.inf, RESERVATION)
 
 
 class StoreState(Protocol):
@@ -84,17 +88,17 @@ class SharedPacer(Pacer):
 
     # -- a call leaves ---------------------------------------------------------------------------
 
-    def ready_at(self, cost: Cost, now: float) -> float:
-        """The instant at which *cost* may leave; inf if an instant must be reserved first."""
+    def decide(self, cost: Cost, now: float) -> Decision:
+        """When *cost* may leave, and why then; inf if an instant must be reserved first."""
         if self._store.store_lost:
-            return self._ready_without_store(cost, now)
-        gate = self.gate_at(cost, now)
+            return self._decide_without_store(cost, now)
+        gate = self.gate(cost, now)
         if not any(True for _ in self.quotas()):
-            return gate if self._introduced or gate > now else math.inf
+            return gate if self._introduced or gate.ready_at > now else TO_BE_RESERVED
         reservation = self._reservation_for(cost, now)
         if reservation is not None:
-            return max(gate, reservation.at)
-        return gate if gate > now else math.inf
+            return _later(gate, reservation)
+        return gate if gate.ready_at > now else TO_BE_RESERVED
 
     def _reservation_for(self, cost: Cost, now: float) -> Optional[Reservation]:
         """The next reservation, if *cost* may use it."""
@@ -112,34 +116,32 @@ class SharedPacer(Pacer):
 
     def quotas(self) -> Iterator[tuple[str, AnyQuota]]:
         """Every quota in force, by the name of its bucket."""
-        yield from self.told.by_name()
+        yield from self.configured.by_name()
         for kind, learned in self.learned.items():
             if learned.known:
                 yield kind, learned
 
     def needs_reservation(self, cost: Cost, ahead: Ahead, now: float) -> Optional[list[Cost]]:
         """The costs of the next calls, if no reservation is left that the first can use."""
-        if self.gate_at(cost, now) > now:
-            return None  # what was reserved now would not be used
-        if self.is_exchanging or self._store.store_lost or self.ready_at(cost, now) < math.inf:
+        if self.is_exchanging or self.decide(cost, now) is not TO_BE_RESERVED:
             return None
         self._reservations.expire(now)
         return [cost, *ahead(MOST_RESERVATIONS - 1)]
 
-    def take(self, cost: Cost, now: float, answers: bool = True) -> Dispatch:
+    def take(self, cost: Cost, now: float, reports_outcome: bool = True) -> Dispatch:
         """*cost* leaves now, with the next reservation."""
         if self._store.store_lost and self._reservation_for(cost, now) is None:
             self._degraded.take(cost, now)
             for name, quota in self.quotas():
                 self._delta(name).spent += getattr(cost, quota.kind)
-            return super().take(cost, now, answers)
+            return super().take(cost, now, reports_outcome)
         used = self._reservations.use(now)
         for name, quota in self.quotas():
             units = used.units.get(name, 0.0)
             self._shift(name, quota.rate, getattr(cost, quota.kind) - units)
             quota.unbook(units)
         self.learned_state.take(cost)
-        dispatch = super().take(cost, now, answers)
+        dispatch = super().take(cost, now, reports_outcome)
         # Requests of other processes may overtake ours, too.
         recent = Cost(*(units * self._store.members for units in dispatch.recent))
         taken = (used.taken.get(kind, of) for kind, of in zip(self.learned, dispatch.taken))
@@ -160,7 +162,7 @@ class SharedPacer(Pacer):
             delta = self._deltas[name] = QuotaDelta()
         return delta
 
-    def settle(self, held: Cost, actual: Cost, booked_at: float) -> bool:
+    def settle(self, held: Cost, actual: Cost, booked_at: float) -> Cost:
         """As :meth:`Pacer.settle`; the store will know soon."""
         change = actual.minus(held)
         for name, quota in self.quotas():
@@ -307,14 +309,14 @@ class SharedPacer(Pacer):
         """The store cannot be reached: use what is reserved still, then a share of the quota."""
         self._degraded.begin()
 
-    def _ready_without_store(self, cost: Cost, now: float) -> float:
-        store, quotas, at = self._store, list(self.quotas()), super().ready_at(cost, now)
-        at = self._degraded.ready_at(cost, at, store.on_failure, quotas, store.members, now)
+    def _decide_without_store(self, cost: Cost, now: float) -> Decision:
+        store, quotas, own = self._store, list(self.quotas()), super().decide(cost, now)
+        degraded = self._degraded.decide(cost, own, store.on_failure, quotas, store.members, now)
         reservation = self._reservation_for(cost, now)
         if reservation is None or store.on_failure == STOP:
-            return at
+            return degraded
         # The other members use theirs, too: so all of the quota is used until the last of them.
-        return max(self.gate_at(cost, now), reservation.at)
+        return _later(self.gate(cost, now), reservation)
 
     def rejoin(self, now: float, settle_seconds: float) -> None:
         """The store can be reached again; all members will have noticed after *settle_seconds*."""
@@ -322,3 +324,7 @@ class SharedPacer(Pacer):
             # Until then the others keep to their shares: nothing else may be given out.
             self._pause_until = max(self._pause_until, now + settle_seconds)
         self._store.notify_pending()
+
+
+def _later(gate: Decision, reservation: Reservation) -> Decision:
+    return gate if gate.ready_at >= reservation.at else Decision(reservation.at, RESERVATION)

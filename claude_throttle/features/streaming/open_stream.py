@@ -105,8 +105,6 @@ class OpenStream:
         attempt.when_stopped = self.close
         if attempt.stopped:
             raise StreamEnded(Outcome(error=attempt.stopped_by))
-        if not self._answered_number:
-            self._context.deferred_closer.opened()
         self._answered_number = attempt.number
         self._lend_to_this_thread()
 
@@ -195,7 +193,7 @@ class OpenStream:
 
     def _lend_to_this_thread(self) -> None:
         """Let calls made by this thread use its slot, whichever thread opened it."""
-        entry, mine = self._entry, self._context.open_permits.mine_by_age
+        entry, mine = self._entry, self._context.open_permits.mine()
         if entry is None or entry[0] is not mine:
             self._end_lending()
             self._entry = (mine, self._slot)
@@ -251,8 +249,6 @@ class OpenStream:
                 if self.call.begun or outcome.error is None:
                     outcome = outcome._replace(usage=self._usage())
                 self.call.finish(outcome)
-                if self._answered_number:
-                    self._context.deferred_closer.closed()
         except KeyboardInterrupt:
             if not self.call.ended:
                 self._unfinished[:] = [True]  # to be done by close()

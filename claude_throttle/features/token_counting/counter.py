@@ -16,7 +16,7 @@ from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.feedback import RATE, Dispatch, Feedback
-from claude_throttle.core.domain.ports import SlotOwner
+from claude_throttle.core.domain.ports import HeldSlot
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.thread_pool import ThreadPool
@@ -36,7 +36,7 @@ PAUSE_SECONDS = 5.0
 class CountTicket(Ticket):
     """The place of one call in the queue for counting."""
 
-    __slots__ = ("_begin", "_lane", "call", "dispatch", "slot_owner")
+    __slots__ = ("_begin", "_lane", "call", "dispatch", "slot")
 
     reports_outcome = False
 
@@ -52,10 +52,10 @@ class CountTicket(Ticket):
         self._lane = lane
         self._begin = begin
         self.dispatch: Optional[Dispatch] = None
-        self.slot_owner: Optional[SlotOwner] = None
+        self.slot: Optional[HeldSlot] = None
 
-    def grant_locked(self, dispatch: Dispatch, slot_owner: SlotOwner) -> None:
-        self.dispatch, self.slot_owner = dispatch, slot_owner
+    def grant_locked(self, dispatch: Dispatch, slot: HeldSlot) -> None:
+        self.dispatch, self.slot = dispatch, slot
 
     def proceed(self) -> None:
         self._begin(self)
@@ -106,13 +106,15 @@ class TokenCounter:
             if call.reserved:  # otherwise it was cancelled meanwhile
                 self._report(count, *self._transport.count(call))
         finally:
-            if count.slot_owner is not None:
-                count.slot_owner.release()
+            if count.slot is not None:
+                count.slot.release()
             count.place()
 
     def _report(self, count: CountTicket, tokens: Optional[int], refusal: Feedback) -> None:
         if tokens is not None:
-            count.call.estimated_input, count.call.input_is_counted = float(tokens), True
+            call = count.call
+            call.estimated_input, call.input_is_counted = float(tokens), True
+            call.price_version = -1  # to be priced again
         lane, dispatch = self.lane, count.dispatch
         if dispatch is None:
             return

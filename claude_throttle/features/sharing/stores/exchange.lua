@@ -6,7 +6,7 @@
 -- "taken:" of each bucket, "total:" of each count. Numbers travel as packed doubles, and are kept
 -- with all their digits.
 
-local NEVER, SLACK, ROUNDING = -1e18, 1000, 1
+local NEVER, SLACK, ROUNDING = -1e18, 5000, 1
 local MINUTE, HOUR, DAY, LONGEST = 60e6, 3600e6, 86400e6, 1e14
 local FIXED, HEAD, EACH = 5, 15, 10  -- fields of a lane, numbers of a request, numbers of a bucket
 local max, min, floor = math.max, math.min, math.floor

@@ -27,7 +27,7 @@ from claude_throttle.features.sharing.stores.contract import (
 )
 
 #: Microseconds. See core/pacing/gcra.py, which computes in seconds.
-SLACK = 1000.0
+SLACK = 5000.0
 ROUNDING = 1.0
 
 
