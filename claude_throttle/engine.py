@@ -230,9 +230,8 @@ class Engine:
 
 def _chain(stages: Sequence[Stage]) -> NextStage:
     """The whole way of a call: each stage, given the rest of the way."""
-    *first, last = stages
-    way = _end_of_way(last)
-    for stage in reversed(first):
+    way: NextStage = _no_stage_left
+    for stage in reversed(stages):
         way = _passing(stage, way)
     return way
 
@@ -242,8 +241,5 @@ def _passing(stage: Stage, next_stage: NextStage) -> NextStage:
     return lambda request: stage(request, next_stage)
 
 
-def _end_of_way(last: Stage) -> NextStage:
-    def no_stage_left(_request: PreparedRequest) -> Future[Any]:
-        raise RuntimeError("the last stage admits a call, and passes nothing on")
-
-    return _passing(last, no_stage_left)
+def _no_stage_left(_request: PreparedRequest) -> Future[Any]:
+    raise RuntimeError("the last stage admits a call, and passes nothing on")

@@ -76,6 +76,7 @@ class Throttler:
         self._on_event = on_event
         self._clock = clock
         self._closed = False
+        self._has_key = bool(self._settings.api_key or self._settings.auth_token)
         self._engines: ProcessLocal[Engine] = ProcessLocal(self._begin)
         #: Testing modes; the last one is in force.
         self._canned: list[CannedAnswers] = []
@@ -526,6 +527,8 @@ class Throttler:
 
     def _engine(self) -> Engine:
         """The engine in force in this process."""
+        if not (self._canned or self._closed):
+            return self._engines.mine()
         engines = self._engines
         if self._canned:
             # A slice, since another thread may end the mode between two looks.
@@ -564,7 +567,7 @@ class Throttler:
         return self._engine().batch_client()
 
     def _require_key(self) -> None:
-        if not self._canned:
+        if not (self._has_key or self._canned):
             self._settings.require_key()
 
     def _begin(self) -> Engine:
