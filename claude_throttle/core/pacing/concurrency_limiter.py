@@ -170,7 +170,8 @@ class ConcurrencyLimiter:
 
     def _free(self) -> tuple[float, float]:
         """How many more may leave with priority INTERACTIVE, and how many with another."""
-        limit, others = self.limit, len(self._others)
+        limit = min(self._found, self.of_all, self.granted, self.max_connections)
+        others = len(self._others)
         kept = 0.0
         if self.interactive_share and limit < math.inf:
             # The last of all is for any priority.
