@@ -18,8 +18,9 @@ from claude_throttle.core.dispatch.retry_ticket import RetryTicket
 from claude_throttle.core.dispatch.worker import Worker
 from claude_throttle.core.domain.cost import NO_COST, Cost, Usage
 from claude_throttle.core.domain.events import Event
-from claude_throttle.core.domain.feedback import CONCURRENCY, FAULT, Feedback
+from claude_throttle.core.domain.feedback import FAULT, Feedback
 from claude_throttle.core.domain.priority import Priority
+from claude_throttle.core.pacing.backoff import retry_wait
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.threads.blocking import Blocking, Wait
@@ -28,11 +29,6 @@ from claude_throttle.simulation.virtual_time import Schedule, VirtualPool, Virtu
 
 #: Re-sends of one call, as the settings have them.
 MAX_RETRIES = 4
-
-#: Seconds, as transport/verdicts.py has them: before the first retry at most; doubled each time,
-#: up to the second; drawn between half of that and all.
-FIRST_BACKOFF_SECONDS = 0.5
-LONGEST_BACKOFF_SECONDS = 8.0
 
 #: Seconds a request takes over loopback; and the mean by which a worker wakes late.
 LOOPBACK_SECONDS = 0.0002
@@ -168,12 +164,7 @@ class SimulatedTransport:
 
     def wait_seconds(self, attempt: int, feedback: Feedback) -> float:
         """How long a call waits after its *attempt*-th send was refused, if it waits alone."""
-        if feedback.retry_after:
-            return feedback.retry_after
-        failures = 1 if feedback.cause == CONCURRENCY else attempt
-        ceiling = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1))
-        seconds = ceiling * self._chance.uniform(0.5, 1.0)
-        return seconds / 2.0 if feedback.cause == CONCURRENCY else seconds
+        return retry_wait(feedback, attempt, self._chance.uniform)
 
 
 class SimulatedClient:

@@ -13,8 +13,9 @@ from claude_throttle.core.domain.feedback import (
     Feedback,
     ResponseReport,
 )
+from claude_throttle.core.pacing.backoff import backoff
 from claude_throttle.transport.limit_headers import read_limits
-from claude_throttle.transport.verdicts import Verdict, backoff, classify
+from claude_throttle.transport.verdicts import Verdict, classify
 
 #: Names of other clients' exceptions that mean: no byte was sent.
 _NOT_SENT = frozenset(

@@ -29,11 +29,12 @@ from urllib3.exceptions import (
 from urllib3.util.retry import Retry
 
 from claude_throttle.core.dispatch.call import AttemptStopped
-from claude_throttle.core.domain.feedback import CONCURRENCY, FAULT, SILENCE, Feedback, RetryDelay
+from claude_throttle.core.domain.feedback import FAULT, SILENCE, Feedback, RetryDelay
+from claude_throttle.core.pacing.backoff import backoff, retry_wait
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.descriptors import lacked_descriptor
 from claude_throttle.errors import BrokenAnswer
-from claude_throttle.transport.verdicts import Verdict, backoff, classify
+from claude_throttle.transport.verdicts import Verdict, classify
 
 NO_DELAY = RetryDelay(0.0, alone=True)
 
@@ -238,7 +239,7 @@ class PacedRetry(Retry):
 def _delay(exchange: RetryExchange, verdict: Verdict) -> RetryDelay:
     """Tell the lane, and learn when to try again: an empty retry budget delays, it fails none."""
     attempt = exchange.attempt
-    wait_seconds = _wait_seconds(verdict, attempt.number)
+    wait_seconds = retry_wait(verdict.feedback, attempt.number)
     delay = attempt.refused(verdict.feedback, wait_seconds)
     left = attempt.seconds_left()
     if left is None or not delay.alone or delay.seconds <= wait_seconds:
@@ -251,18 +252,6 @@ def _delay_without_fault(exchange: RetryExchange) -> RetryDelay:
     seconds = backoff(exchange.attempt.number)
     exchange.attempt.refused(OUT_OF_DESCRIPTORS.feedback, seconds)
     return RetryDelay(seconds, alone=True, free=True)
-
-
-def _wait_seconds(verdict: Verdict, failures: int) -> float:
-    """How long this request alone would wait, after so many failures."""
-    if verdict.feedback.cause == CONCURRENCY and not verdict.retry_after:
-        # Another request's answer makes room, at any time.
-        return backoff(1) / 2
-    if not verdict.retry_after:  # "0" says nothing either
-        return backoff(failures)
-    if verdict.pauses_lane:
-        return verdict.retry_after  # the lane adds its jitter, once per pause
-    return verdict.retry_after + backoff(1) / 5
 
 
 def _has_time_for(attempt: RetriedAttempt, seconds: float) -> bool:

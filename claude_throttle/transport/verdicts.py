@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import email.utils
 import json
-import random
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
@@ -151,10 +150,6 @@ RULES = (
 #: Refused before any work was done: the tokens come back at once.
 _TAKES_NOTHING = frozenset({429, 529})
 
-#: Seconds: first and longest backoff, as the SDK has them (0.5 * 2**n up to 8).
-FIRST_BACKOFF_SECONDS = 0.5
-LONGEST_BACKOFF_SECONDS = 8.0
-
 
 class Verdict(NamedTuple):
     """What a refusal means: whether to send again, when, and what to tell the pacer."""
@@ -221,12 +216,6 @@ def _seconds_until(date: Optional[str], wall: float) -> Optional[float]:
         return max(0.0, email.utils.parsedate_to_datetime(date or "").timestamp() - wall)
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
-
-
-def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures in a row (from 1): exponential, equal jitter."""
-    ceiling = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures - 1, 10))
-    return ceiling * random.uniform(0.5, 1.0)
 
 
 def read_json(body: bytes) -> Any:

@@ -6,7 +6,7 @@ import os
 import threading
 from typing import Any
 
-from claude_throttle.transport.verdicts import backoff
+from claude_throttle.core.pacing.backoff import backoff
 from tests.servers.asking import ask, echo, look, note_answer, throttler, wait_until_idle
 
 cold = throttler()

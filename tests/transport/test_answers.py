@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
 from claude_throttle.core.domain.cost import Usage
+from claude_throttle.core.pacing.backoff import backoff
 from claude_throttle.errors import BrokenAnswer
-from claude_throttle.transport.verdicts import backoff, read_message, read_usage, retry_after
+from claude_throttle.transport.verdicts import read_message, read_usage, retry_after
 
 WALL = datetime(2026, 11, 21, 12, 0, 0, tzinfo=timezone.utc).timestamp()
 
