@@ -49,9 +49,9 @@ def test_ctrl_c_ends_it_at_once_though_answers_are_long_in_coming(
         wait_until(lambda: len(fake.arrivals) >= 5)
         begun = SYSTEM_CLOCK.monotonic()
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=40)
         assert process.returncode == 130
-        assert SYSTEM_CLOCK.monotonic() - begun < 5
+        assert SYSTEM_CLOCK.monotonic() - begun < 20  # an answer takes 60
         assert b"interrupted: 0 answered" in said
         assert b"Traceback" not in said
 
@@ -64,7 +64,7 @@ def test_pipes_carry_answers_while_questions_still_come(start: Start, fake: Fake
         process.stdin.write(json.dumps(text).encode() + b"\n")
         process.stdin.flush()
         assert text_of(json.loads(process.stdout.readline())["result"]) == text
-    rest, said = process.communicate(timeout=20)
+    rest, said = process.communicate(timeout=40)
     assert process.returncode == 0
     assert rest == b""
     assert said.startswith(b"2 answered;")
@@ -104,7 +104,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(
     process.stdout.readline()
     process.stdout.close()
     process.stdout = None
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=40)
     assert process.returncode == 1
     assert said == b""
     assert len(fake.arrivals) < 2000
@@ -118,7 +118,7 @@ def test_two_runs_at_once_over_one_output_are_refused(
     start(*arguments, "--rpm", "60")
     wait_until(lambda: whole_lines(out) >= 1)
     second = start(*arguments)
-    _, said = second.communicate(timeout=20)
+    _, said = second.communicate(timeout=40)
     assert second.returncode == 2
     assert b"another run is writing" in said
 

@@ -62,7 +62,7 @@ def test_a_line_that_stays_broken_is_told(fake, throttle, caplog):
         kinds = {r.kind for r in throttle(server).batches.submit(pairs(3), raw=True).result(20)}
     assert kinds == {"succeeded", "missing"}
     assert asked(server).count(("GET", "results")) == 2
-    assert "1 results are missing, 1 lines are none" in caplog.text
+    assert "1 results are missing, 1 lines are no results" in caplog.text
 
 
 def test_a_cancel_that_is_refused_does_not_keep_the_others(fake, throttle):

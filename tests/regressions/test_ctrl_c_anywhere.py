@@ -10,7 +10,6 @@ import contextlib
 import gc
 import sys
 import threading
-import time
 from functools import partial
 
 import anthropic
@@ -23,6 +22,7 @@ from claude_throttle.core.threads.condition import Condition
 from tests.support.calls import HELLO, MODEL, ask, echo
 from tests.support.inside import engine_of
 from tests.support.thorough import only_thorough
+from tests.support.waiting import wait_until
 
 # In a __del__, Python itself swallows it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -78,11 +78,13 @@ def what_is_left(throttler):
 
 
 def wait_until_nothing_is_left(throttler, where):
-    pause, deadline = threading.Event(), time.monotonic() + 10
-    while any(what_is_left(throttler)):
-        assert time.monotonic() < deadline, (where, what_is_left(throttler))
+    def nothing():
+        if not any(what_is_left(throttler)):
+            return True
         gc.collect()
-        pause.wait(0.002)
+        return False
+
+    wait_until(nothing, why=lambda: (where, what_is_left(throttler)))
 
 
 def read_a_stream(throttler):

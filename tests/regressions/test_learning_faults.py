@@ -25,7 +25,7 @@ from claude_throttle.testing import Reply, Stall
 from claude_throttle.transport import http
 from tests.support.calls import MODEL, ask
 from tests.support.inside import lane_of
-from tests.support.waiting import wait_until
+from tests.support.waiting import comes_true, wait_until
 
 KEY_REFUSED = Reply(401)
 CALL = Cost(1.0, 10.0, 10.0)
@@ -66,23 +66,13 @@ def poisonable(manual):
         thread.join()
 
 
-def came_true(what, seconds):
-    """Whether it does within so long."""
-    pause = threading.Event()
-    for _ in range(int(seconds * 200)):
-        if what():
-            return True
-        pause.wait(0.005)
-    return bool(what())
-
-
 def move(clock, until, steps):
     """Move time on second by second until *until* holds; whether it came to hold."""
     for _ in range(steps):
-        if came_true(until, 0.05):
+        if comes_true(until, 0.05):
             return True
         clock.advance(1.0)
-    return came_true(until, 1.0)
+    return comes_true(until, 1.0)
 
 
 def open_circuit(throttler, server):
@@ -300,7 +290,7 @@ def test_nothing_is_counted_while_paused(fake, throttle):
     throttler = throttle(server, count_tokens="api")
     throttler.pause()
     throttler.submit(**ask())
-    assert not came_true(lambda: server.other_arrivals, 0.5)
+    assert not comes_true(lambda: server.other_arrivals, 0.5)
 
 
 # -- a suspended account --------------------------------------------------------------------------
@@ -352,7 +342,7 @@ def test_a_callback_of_a_refused_call_may_wait_for_the_one_that_was_answered(
                 seen.append(error)
 
     waiting.add_done_callback(on_done)
-    assert came_true(lambda: len(seen) == 5, 20)
+    assert comes_true(lambda: len(seen) == 5, 20)
     assert not any(isinstance(error, NotInTime) for error in seen)
 
 

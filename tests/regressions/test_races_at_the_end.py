@@ -29,10 +29,7 @@ def test_two_callbacks_that_close_do_not_wait_for_each_other(fake, throttle):
     futures = [throttler.submit(**ask()) for _ in range(2)]
     for future in futures:
         future.add_done_callback(on_done)
-    end = time.monotonic() + 5
-    while len(closed) < 2 and time.monotonic() < end:
-        threading.Event().wait(0.02)
-    assert len(closed) == 2
+    wait_until(lambda: len(closed) == 2)
 
 
 def test_an_open_permit_is_never_forgotten_by_others_closing_theirs():

@@ -309,7 +309,7 @@ def test_a_shell_that_locks_the_file_is_waited_for(open_store, path):
     began = time.monotonic()
     with pytest.raises(StoreFailed, match="another program has locked it"):
         store.transact("a", LANE, reserving())
-    assert 0.15 < time.monotonic() - began < 2.0
+    assert 0.15 < time.monotonic() - began < 10.0
     other.execute("COMMIT")
     other.close()
     assert store.transact("a", LANE, reserving()).done

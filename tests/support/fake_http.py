@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from contextlib import contextmanager
 
 import requests
+
+from tests.support.waiting import wait_until
 
 KEY = "sk-ant-api03-secret-wxyz"
 HEADERS = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
@@ -70,9 +71,8 @@ def ask_until(server, status, text="hello", most=2000):
 
 def wait_for_arrivals(server, count, seconds=5):
     """Wait until *count* arrivals are in the log."""
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.002)):
-        if len(server.arrivals) >= count:
-            return
-        pause.wait(0.002)
-    raise AssertionError(f"only {len(server.arrivals)} of {count} arrivals")
+    wait_until(
+        lambda: len(server.arrivals) >= count,
+        seconds,
+        why=lambda: f"only {len(server.arrivals)} of {count} arrivals",
+    )

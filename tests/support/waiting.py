@@ -11,14 +11,20 @@ from tests.support.inside import requests_out
 SERVERS, THROTTLERS = [], []
 
 
-def wait_until(true, seconds=10.0):
-    """Look again and again until *true* returns something true; for *seconds* at most."""
+def comes_true(true, seconds=10.0):
+    """Look again and again; whether *true* returns something true within *seconds*."""
     pause = threading.Event()
     for _ in range(int(seconds / 0.005)):
         if true():
-            return
+            return True
         pause.wait(0.005)
-    raise AssertionError("it never happened")
+    return bool(true())
+
+
+def wait_until(true, seconds=10.0, why=lambda: "it never happened"):
+    """Return when *true* returns something true; after *seconds* fail, and say *why*."""
+    if not comes_true(true, seconds):
+        raise AssertionError(why())
 
 
 def move_until_done(clock, futures, step=1.0):
