@@ -20,7 +20,7 @@ def test_the_guides_own_tests_pass(project):
     for name, text in PARTS:
         (project.path / name).write_text(text, encoding="utf-8")
     written = sum(text.count("\ndef test_") for _, text in PARTS)
-    done = project.runpytest_subprocess(timeout=90)
+    done = project.runpytest_inprocess()
     done.assert_outcomes(passed=written + 1)  # one has two parameters
 
 
