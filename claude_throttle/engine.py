@@ -168,7 +168,7 @@ class Engine:
 
     def limits(self) -> Limits:
         """What is known of each lane's limits."""
-        return self.account.limits()
+        return self.account.limits_snapshot()
 
     def history(self) -> tuple[HistoryInterval, ...]:
         """The counters of the last ten minutes."""

@@ -90,7 +90,7 @@ class CallCounter(Protocol):
     #: The lane of the counting endpoint.
     lane: Lane
 
-    def begin(self, lane: Lane, call: Call) -> None:
+    def start_count(self, lane: Lane, call: Call) -> None:
         """Count *call*, then place it in its own *lane*."""
         ...
 
@@ -201,7 +201,7 @@ class Account:
         own_key = brings_own_proof(request.extra_headers)
         if own_key or self.suspensions.require(group.lane.name):
             group.lane.admit_probe(call)
-        count = None if self._counter is None else partial(self._counter.begin, group.lane)
+        count = None if self._counter is None else partial(self._counter.start_count, group.lane)
         try:
             group.lane.put(call, request.block, count)
         except queue.Full:
@@ -271,9 +271,9 @@ class Account:
             self.suspensions.answered(call, attempts.dispatch.at)
         return outcome
 
-    def limits(self) -> Limits:
+    def limits_snapshot(self) -> Limits:
         """What is known of each lane's limits."""
-        return self.model_groups.limits(self.suspensions.suspension)
+        return self.model_groups.limits_snapshot(self.suspensions.suspension)
 
     def seconds_until_leave(self, model_group: ModelGroup, cost: Cost) -> float:
         """Seconds that a call of that cost, queued now, would wait."""

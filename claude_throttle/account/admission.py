@@ -174,7 +174,7 @@ class Admission:
         self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]
     ) -> ResponseReport:
         """What the response to a request that was *sent* with those headers says to the pacer."""
-        report = self.read(status, headers, body)
+        report = self.read_response(status, headers, body)
         if report.feedback.account is None or self._is_our_proof(sent):
             return report
         return report._replace(feedback=report.feedback._replace(cause="", account=None))
@@ -188,7 +188,7 @@ class Admission:
 
     # -- for permits -----------------------------------------------------------------------------
 
-    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> ResponseReport:
+    def read_response(self, status: int, headers: Mapping[str, str], body: bytes) -> ResponseReport:
         """What a response says to the pacer."""
         return report_of(status, headers, body, self._clock.wall())
 
@@ -196,7 +196,7 @@ class Admission:
         """The API refused the account itself."""
         self._suspensions.suspend_lane(lane, refusal, None)
 
-    def answered(self, lane: str, left_at: float) -> None:
+    def request_accepted(self, lane: str, left_at: float) -> None:
         """The API accepted a request that left at that instant."""
         self._suspensions.answered_in(lane, left_at, None)
 

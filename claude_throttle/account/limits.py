@@ -145,7 +145,7 @@ def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> Lane
             suspended=suspension.reason,
             suspended_message=suspension.message,
             suspended_until=suspension.until,
-            probe_seconds=suspension.seconds_left(now),
+            probe_seconds=suspension.seconds_until_probe(now),
         )
     if circuit.is_open:
         return state._replace(probe_seconds=max(0.0, circuit.opens_at() - now))

@@ -88,12 +88,12 @@ class ModelGroup:
         # A process that shares the limit may have no slot yet.
         return max(seconds, max(0.0, ahead / max(1.0, limiter.limit)) * latency)
 
-    def reconfigure(self, settings: Settings) -> None:
+    def apply_settings(self, settings: Settings) -> None:
         """Keep to other quotas and another max_queue from now on."""
         lane = self.lane
         with lane.mutex:
             burst, headroom = settings.burst_in_force, settings.headroom
-            self.pacer.reconfigure(settings.quotas, burst, lane.now(), headroom)
+            self.pacer.set_quotas(settings.quotas, burst, lane.now(), headroom)
             lane.backlog.maxsize = settings.max_queue
             lane.backlog.not_full.notify_all()
             lane.backlog.not_empty.notify()

@@ -168,7 +168,7 @@ class ModelGroups:
         """The lanes of those groups."""
         return [model_group.lane for model_group in self.all()]
 
-    def limits(self, suspension: Callable[[str], Optional[Suspension]]) -> Limits:
+    def limits_snapshot(self, suspension: Callable[[str], Optional[Suspension]]) -> Limits:
         """What is known of each lane."""
         from claude_throttle.account.limits import Limits
 
@@ -197,7 +197,7 @@ class ModelGroups:
             self._settings = settings
             model_groups = self.all()
         for model_group in model_groups:
-            model_group.reconfigure(settings)
+            model_group.apply_settings(settings)
 
     def close(self) -> None:
         """Accept no more."""

@@ -37,7 +37,7 @@ def no_place(call: Call, backlog: Backlog, seconds: float, waited: bool) -> Thro
 
 def suspended(why: Suspension, lane: str, now: float) -> AccountSuspended:
     """Nothing is sent, since the API refuses it. *lane* is "" for the whole account."""
-    seconds = why.seconds_left(now)
+    seconds = why.seconds_until_probe(now)
     return AccountSuspended(
         _suspended_text(why, lane, f"{seconds:,.0f}"),
         reason=why.reason,

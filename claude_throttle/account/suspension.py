@@ -32,7 +32,7 @@ class Suspension(NamedTuple):
     #: A probe is out.
     probing: bool = False
 
-    def seconds_left(self, now: float) -> float:
+    def seconds_until_probe(self, now: float) -> float:
         """Until a probe may leave; 0.0 if one may."""
         return max(0.0, self.probe_at - now)
 

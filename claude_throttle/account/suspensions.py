@@ -54,7 +54,7 @@ class Suspensions:
         with self._lock:
             found = self._found_locked(lane)
             for scope, suspension in found:
-                if suspension.seconds_left(now) > 0 or not probes:
+                if suspension.seconds_until_probe(now) > 0 or not probes:
                     raise refusals.suspended(suspension, scope, now)
             for scope, suspension in found:
                 self._suspensions[scope] = suspension.probed(now)

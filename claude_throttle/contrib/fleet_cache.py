@@ -48,7 +48,7 @@ class FleetCache:
         self._answers: dict[tuple[int, object], _Answer] = {}
         self._asking: dict[tuple[int, object], object] = {}
 
-    def read(self, shared: Any) -> dict[str, Any]:
+    def current(self, shared: Any) -> dict[str, Any]:
         """The fleet's state in *shared*, two seconds old at most; or an error text in its place.
 
         One caller queries the store, for a second at most; concurrent callers get the last answer.

@@ -163,7 +163,7 @@ def shown_settings(settings: Settings) -> dict[str, Any]:
 
 def _fleet(throttler: Throttler) -> Any:
     shared = throttler.settings.shared
-    return None if shared is None or throttler.testing else _fleets.read(shared)
+    return None if shared is None or throttler.testing else _fleets.current(shared)
 
 
 def as_plain(value: Any) -> Any:

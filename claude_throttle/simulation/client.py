@@ -261,7 +261,7 @@ class SimulatedClient:
     def _retry(self, call: OutgoingCall, attempt: Attempt, feedback: Feedback) -> None:
         record, keeps_tokens = call.record, feedback.cause == FAULT
         wait_seconds = self._transport.wait_seconds(attempt.number, feedback)
-        delay = attempt.refused(feedback, wait_seconds)
+        delay = attempt.on_refusal(feedback, wait_seconds)
         if not record.retries_left and not delay.free:
             record.failed = True
             error = RetriesExhausted(feedback.cause)

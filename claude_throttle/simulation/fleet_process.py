@@ -180,7 +180,7 @@ class SimulatedProcess:
         for _ in range(self._conditions.backlog_calls * self.load.backlogged):
             self._submit(backlogged=True)
 
-    def pause(self, seconds: float) -> None:
+    def pause_by_server(self, seconds: float) -> None:
         """The server asks it to send nothing for so long."""
         with self.client.lane.mutex:
             self.pacer.pause_for(seconds, self.schedule.now)

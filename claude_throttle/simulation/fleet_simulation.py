@@ -120,7 +120,7 @@ class FleetSimulation:
         self.until = until
         for at, change in self.changes:
             self._time.at(at, change)
-        self._time.run(until)
+        self._time.run_until_idle(until)
         return self
 
     def _departed(self, process: int, call: FleetCall, store_lost: bool) -> None:
@@ -140,10 +140,10 @@ class FleetSimulation:
         """That process ends at once, and tells nothing to the others."""
         self.changes.append((at, self.processes[number].schedule.die))
 
-    def pause(self, number: int, at: float, seconds: float) -> None:
+    def pause_process(self, number: int, at: float, seconds: float) -> None:
         """The server asks that process to send nothing for so long."""
         process = self.processes[number]
-        self.changes.append((at, partial(process.pause, seconds)))
+        self.changes.append((at, partial(process.pause_by_server, seconds)))
 
 
 def _never_late() -> float:

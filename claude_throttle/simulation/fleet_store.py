@@ -39,7 +39,7 @@ class FleetStore(Protocol):
         """One transaction."""
         ...
 
-    def now(self) -> float:
+    def read_clock(self) -> float:
         """Its time, in microseconds."""
         ...
 
@@ -47,8 +47,8 @@ class FleetStore(Protocol):
 class SimulatedStore:
     """A store that serves one exchange at a time, in the order of arrival.
 
-    Its :meth:`transact` and :meth:`now` take effect at once; :meth:`ask` lets them be called when
-    it is their turn.
+    Its :meth:`transact` and :meth:`read_clock` take effect at once; :meth:`ask` lets them be called
+    when it is their turn.
     """
 
     name = "simulated"
@@ -80,10 +80,10 @@ class SimulatedStore:
         self.reserved_at += [self._time.now + wait / SECOND for wait in response.waits]
         return response
 
-    def now(self) -> float:
+    def read_clock(self) -> float:
         """Its time, in microseconds."""
         self.asked[PROBES] += 1
-        return self._store.now()
+        return self._store.read_clock()
 
     # -- over the wire ---------------------------------------------------------------------------
 

@@ -108,7 +108,7 @@ class Simulation:
             self._time.at(call.at, partial(self._client.submit, call))
         for at, change in self.changes:
             self._time.at(at, change)
-        self._time.run(until)
+        self._time.run_until_idle(until)
         return self
 
     def _price(self, call: SimulatedCall) -> Cost:

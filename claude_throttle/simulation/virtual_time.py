@@ -54,7 +54,7 @@ class VirtualTime:
         """Have *event* happen at *instant*; of one instant, in the order of scheduling."""
         heapq.heappush(self._scheduled, (instant, next(self._order), event))
 
-    def run(self, until: float = math.inf) -> None:
+    def run_until_idle(self, until: float = math.inf) -> None:
         """Let everything happen that is scheduled up to the instant *until*."""
         while self._scheduled and self._scheduled[0][0] <= until:
             self.now, _, event = heapq.heappop(self._scheduled)

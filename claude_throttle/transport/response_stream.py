@@ -72,7 +72,7 @@ class EventStream(Protocol):
         """The next event. Raises :class:`StreamEnded`."""
         ...
 
-    def finish(self) -> None:
+    def read_to_end(self) -> None:
         """All events were read: keep the connection, if the body ends now."""
         ...
 
@@ -143,7 +143,7 @@ class ResponseStream:
         try:
             if not self._may_resend(error):
                 raise StreamEnded(self._outcome(error))
-            self._exchange.wait()
+            self._exchange.wait_for_turn()
         except StreamEnded:
             raise
         except Exception as stop:  # noqa: BLE001 - AttemptStopped, or a bug: it ends either way
@@ -220,7 +220,7 @@ class ResponseStream:
 
     # -- the ends --------------------------------------------------------------------------------
 
-    def finish(self) -> None:
+    def read_to_end(self) -> None:
         """All events were read: keep the connection, if the body ends now."""
         try:
             self._set_timeout(LAST_BYTES_SECONDS)

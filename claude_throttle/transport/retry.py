@@ -89,7 +89,7 @@ class RetriedAttempt(Protocol):
         """Until its deadline; None without one."""
         ...
 
-    def refused(self, feedback: Feedback, wait_seconds: float) -> RetryDelay:
+    def on_refusal(self, feedback: Feedback, wait_seconds: float) -> RetryDelay:
         """Tell the pacer of a refusal; the delay it asks for, given the request's own."""
         ...
 
@@ -136,7 +136,7 @@ class RetryExchange:
                 if response.status_code < 400 or not self.may_resend(response=response.raw):
                     return response
                 response.raw.drain_conn()  # back to the pool, before the wait
-            self.wait()
+            self.wait_for_turn()
 
     def may_resend(self, response: Any = None, error: Optional[Exception] = None) -> bool:
         """Tell the pacer of a refusal or an error; whether another attempt may follow.
@@ -152,7 +152,7 @@ class RetryExchange:
             return False
         return True
 
-    def wait(self) -> None:
+    def wait_for_turn(self) -> None:
         """Return when the next attempt may leave. Raises AttemptStopped."""
         if self._retry is not None:
             self._retry.sleep()
@@ -240,7 +240,7 @@ def _delay(exchange: RetryExchange, verdict: Verdict) -> RetryDelay:
     """Tell the lane, and learn when to try again: an empty retry budget delays, it fails none."""
     attempt = exchange.attempt
     wait_seconds = retry_wait(verdict.feedback, attempt.number)
-    delay = attempt.refused(verdict.feedback, wait_seconds)
+    delay = attempt.on_refusal(verdict.feedback, wait_seconds)
     left = attempt.seconds_left()
     if left is None or not delay.alone or delay.seconds <= wait_seconds:
         return delay
@@ -250,7 +250,7 @@ def _delay(exchange: RetryExchange, verdict: Verdict) -> RetryDelay:
 def _delay_without_fault(exchange: RetryExchange) -> RetryDelay:
     """Nothing was sent, and the server had no part in it: wait, as long as it takes."""
     seconds = backoff(exchange.attempt.number)
-    exchange.attempt.refused(OUT_OF_DESCRIPTORS.feedback, seconds)
+    exchange.attempt.on_refusal(OUT_OF_DESCRIPTORS.feedback, seconds)
     return RetryDelay(seconds, alone=True, free=True)
 
 

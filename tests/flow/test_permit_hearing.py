@@ -109,7 +109,7 @@ def test_what_is_in_flight_is_counted_once(fake, throttle):
     """Whether it tells how it ended or not: who measures latencies must not lose count."""
     throttler = throttle(fake())
     latency = pacer_of(throttler).latency
-    latency.begin(0.0)  # somebody else's
+    latency.start_request(0.0)  # somebody else's
     with throttler.permit(model=MODEL) as permit:
         permit.settle(status=200)
     throttler.permit(model=MODEL).close()

@@ -51,7 +51,7 @@ def teach(line, calls):
     for guess, count in calls:
         booked += line.at(guess)
         took += count
-        line.learn(guess, count)
+        line.update(guess, count)
     return Sums(booked, took)
 
 
@@ -77,7 +77,7 @@ def test_a_ratio_alone_would_be_wrong():
     texts, share = Texts(1), RatioEstimate(1.0, 200.0)
     texts.constant = 400
     for guess, count in texts.calls(40, 50):
-        share.learn(count, guess)
+        share.update(count, guess)
     calls = list(texts.calls(20, 1000))
     booked = sum(share.value * guess for guess, _ in calls)
     assert booked / sum(count for _, count in calls) > 1.3
@@ -98,7 +98,7 @@ def test_one_huge_call_does_not_bend_the_line(seed, ratio):
     """A document of which the guess is far off: the texts after it are still booked as texts."""
     texts, line = Texts(seed), LinearFit()
     teach(line, texts.calls(60, 200))
-    line.learn(1e6, 1e6 * ratio)
+    line.update(1e6, 1e6 * ratio)
     assert teach(line, texts.calls(40, 200)).error < 0.45
     assert teach(line, texts.calls(100, 200)).error < 0.1
 
@@ -107,8 +107,8 @@ def test_two_sizes_tell_the_constant_from_the_ratio():
     """Small texts and large ones, 300 tokens added to each: both are told, and sizes between."""
     line = LinearFit()
     for _ in range(30):
-        line.learn(100.0, 450)
-        line.learn(3000.0, 4800)
+        line.update(100.0, 450)
+        line.update(3000.0, 4800)
     assert line.ratio == pytest.approx(1.5, rel=0.02)
     assert line.constant == pytest.approx(300, rel=0.1)
     assert line.at(1000.0) == pytest.approx(1800, rel=0.02)
@@ -118,7 +118,7 @@ def test_one_size_is_taken_for_a_ratio():
     """Nothing tells the constant then; twice the text is taken for about twice the tokens."""
     line = LinearFit()
     for _ in range(30):
-        line.learn(1000.0, 1500)
+        line.update(1000.0, 1500)
     assert line.at(2000.0) == pytest.approx(3000, rel=0.1)
 
 
@@ -127,8 +127,8 @@ def test_where_no_line_fits_the_sum_does(counts):
     """Large calls dearer than in proportion, or cheaper than small ones: no such line is let be."""
     line = LinearFit()
     for _ in range(40):
-        line.learn(1000.0, counts[0])
-        line.learn(10_000.0, counts[1])
+        line.update(1000.0, counts[0])
+        line.update(10_000.0, counts[1])
     assert line.at(1000.0) + line.at(10_000.0) == pytest.approx(sum(counts), rel=0.03)
 
 
@@ -139,7 +139,7 @@ def test_the_line_is_positive_and_rises(calls):
     """Whatever is counted: more text never costs less, and no text costs nothing."""
     line = LinearFit()
     for guess, count in calls:
-        line.learn(guess, count)
+        line.update(guess, count)
         assert line.ratio >= 0.0
         assert line.constant >= 0.0
         assert line.at(1.0) > 0.0
@@ -150,8 +150,8 @@ def test_a_hungrier_tokenizer_is_booked_higher(guesses, ratio, more):
     """The same texts, each counted as more: their estimates are as high or higher together."""
     low, high = LinearFit(), LinearFit()
     for guess in guesses:
-        low.learn(guess, guess * ratio)
-        high.learn(guess, guess * ratio * more)
+        low.update(guess, guess * ratio)
+        high.update(guess, guess * ratio * more)
     assert sum(map(high.at, guesses)) >= sum(map(low.at, guesses)) * (1 - 1e-6)
 
 
@@ -162,7 +162,7 @@ def test_a_share_stays_among_what_was_seen(pairs, prior):
     """Never below the least ratio seen, never above the greatest; the prior is one of them."""
     share = RatioEstimate(prior, weight=200.0)
     for ratio, whole in pairs:
-        share.learn(ratio * whole, whole)
+        share.update(ratio * whole, whole)
     ratios = [prior, *(ratio for ratio, _ in pairs)]
     assert min(ratios) - 1e-9 <= share.value <= max(ratios) + 1e-9
 
@@ -170,8 +170,8 @@ def test_a_share_stays_among_what_was_seen(pairs, prior):
 def test_large_calls_weigh_as_they_cost():
     """The sum of the estimates is what has to be right, not each of them."""
     share = RatioEstimate(1.0, weight=1e-9)
-    share.learn(10.0, 1000.0)
-    share.learn(10.0, 10.0)
+    share.update(10.0, 1000.0)
+    share.update(10.0, 10.0)
     assert share.value == pytest.approx(20 / 1010, rel=0.05)
 
 
@@ -179,8 +179,8 @@ def test_lengths_are_learned_apart_for_each_size_of_max_tokens():
     """Classifiers with 16 tokens use all of them, essays with 64,000 a few percent."""
     lengths = OutputLengths()
     for _ in range(40):
-        lengths.learn(16, 15)
-        lengths.learn(64_000, 800)
+        lengths.update(16, 15)
+        lengths.update(64_000, 800)
     assert lengths.expected(16) == pytest.approx(15, rel=0.01)
     assert lengths.expected(64_000) == pytest.approx(800, rel=0.1)
 
@@ -189,11 +189,11 @@ def test_a_size_never_seen_is_taken_for_its_neighbour_or_for_all():
     """1,500 and 4,000 like 2,048; 64 like everything together, until its own answers come."""
     lengths = OutputLengths()
     for _ in range(60):
-        lengths.learn(2048, 512)
+        lengths.update(2048, 512)
     assert lengths.expected(1500) == pytest.approx(375, rel=0.02)
     assert lengths.expected(4096) == pytest.approx(1024, rel=0.02)
     assert lengths.expected(64) == pytest.approx(16, rel=0.02)
-    lengths.learn(64, 64)
+    lengths.update(64, 64)
     assert lengths.expected(64) > 48
 
 
@@ -208,7 +208,7 @@ def test_the_sum_of_output_estimates_is_right(seed):
         if number >= 40:
             booked += lengths.expected(max_tokens)
             took += count
-        lengths.learn(max_tokens, count)
+        lengths.update(max_tokens, count)
     assert booked == pytest.approx(took, rel=0.1)
 
 
@@ -216,6 +216,6 @@ def test_absurd_numbers_are_booked_as_large_ones():
     """What the API will refuse must not break the arithmetic, nor fill the memory."""
     lengths = OutputLengths()
     for power in range(1, 2000):
-        lengths.learn(10**power, 10**power)
+        lengths.update(10**power, 10**power)
     assert lengths.expected(10**2000) <= OutputLengths.MOST
     assert len(lengths._by_size) < 40

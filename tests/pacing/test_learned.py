@@ -29,7 +29,7 @@ class Lane:
         if self.quota.known:
             self.quota.take(units, now)
         self.number += 1
-        self.latency.begin(now)
+        self.latency.start_request(now)
         taken, produced = self.traffic.taken, self.traffic.produced
         return Dispatch(now, self.number, taken, recent, produced.output_tokens)
 
@@ -40,7 +40,7 @@ class Lane:
         """What left as *held* units was in truth *actual*."""
         self.traffic.note_end(self.cost(held), self.cost(actual), self.cost(actual - held))
         if self.quota.known:
-            self.quota.settle(actual - held)
+            self.quota.correct(actual - held)
 
     def of(self, cost):
         """Its units of the kind in question."""
@@ -49,7 +49,7 @@ class Lane:
     def hear(self, dispatch, now, limit, remaining):
         """Its answer comes; True if the limit is another now."""
         self.latency.end(now, now - dispatch.at)
-        return self.quota.read(RateLimit(limit, remaining), dispatch, now, self.latency)
+        return self.quota.apply_rate_limit(RateLimit(limit, remaining), dispatch, now, self.latency)
 
     def ask(self, sent, answered, limit, remaining, units=1.0):
         """One call out and back."""
@@ -307,7 +307,7 @@ def test_whatever_the_server_says_its_figures_stay_sound(steps, kind):
             lane.hear(out.pop(), now + 0.1, limit, remaining)
             lane.settle(10.0, 12.0)
         elif step == "refuse":
-            lane.quota.refused(RateLimit(limit, remaining), out.pop(), 10.0, len(out))
+            lane.quota.lower_burst(RateLimit(limit, remaining), out.pop(), 10.0, len(out))
             lane.settle(10.0, 0.0)
         quota = lane.quota
         assert quota.burst >= 1.0
@@ -356,7 +356,7 @@ def test_a_call_larger_than_the_burst_goes_when_the_bucket_is_full():
 
 
 def refusal(lane, now, remaining, units=1.0, in_flight=0):
-    lane.quota.refused(RateLimit(600.0, remaining), lane.take(now, units), units, in_flight)
+    lane.quota.lower_burst(RateLimit(600.0, remaining), lane.take(now, units), units, in_flight)
 
 
 def test_a_refusal_that_shows_room_halves_what_may_leave_at_once():
@@ -384,7 +384,7 @@ def test_a_wave_halves_it_once():
     lane = known(remaining=480.0)
     wave = [lane.take(1.0 + n / 1000) for n in range(10)]
     for dispatch in reversed(wave):
-        lane.quota.refused(RateLimit(600.0, 400.0), dispatch, 1.0, 15)
+        lane.quota.lower_burst(RateLimit(600.0, 400.0), dispatch, 1.0, 15)
     assert lane.quota.burst == 8.0
 
 
@@ -419,7 +419,7 @@ def test_the_margin_is_distance_not_pace_saved_up():
 def test_a_refusal_before_any_header_changes_nothing():
     """There is nothing to correct yet."""
     lane = Lane()
-    lane.quota.refused(RateLimit(600.0, 400.0), lane.take(0.0), 1.0, 3)
+    lane.quota.lower_burst(RateLimit(600.0, 400.0), lane.take(0.0), 1.0, 3)
     assert (lane.quota.trusted, lane.quota.known) == (True, False)
 
 

@@ -97,7 +97,7 @@ def test_before_the_first_answer_nothing_is_known():
     """No latency, no stretch; also while some are out."""
     exposure = LatencyEstimator()
     assert (exposure.mean(0.0), exposure.stretch(0.0)) == (0.0, 1.0)
-    exposure.begin(0.0)
+    exposure.start_request(0.0)
     assert (exposure.mean(9.0), exposure.stretch(9.0)) == (0.0, 1.0)
 
 
@@ -105,7 +105,7 @@ def test_one_at_a_time_is_the_plain_mean():
     """Nobody is out unseen: nothing to stretch."""
     exposure, now = LatencyEstimator(), 0.0
     for _ in range(20):
-        exposure.begin(now)
+        exposure.start_request(now)
         now += 2.0
         exposure.end(now, 2.0)
     assert exposure.mean(now) == pytest.approx(2.0)
@@ -116,7 +116,7 @@ def test_the_long_ones_still_out_count():
     """Half take 1 s and half 9: after 5 s only the short are back, and the mean says over 4."""
     exposure = LatencyEstimator()
     for _ in range(20):
-        exposure.begin(0.0)
+        exposure.start_request(0.0)
     for _ in range(10):
         exposure.end(1.0, 1.0)
     assert exposure.mean(1.0) > 1.5
@@ -136,7 +136,7 @@ def test_in_a_steady_flow_the_mean_is_the_true_one(seed):
     seen = []
     while begins:
         if begins[0] <= ends[0][0]:
-            exposure.begin(begins.pop(0))
+            exposure.start_request(begins.pop(0))
         else:
             exposure.end(*ends.pop(0))
             seen.append(exposure.mean(60.0 * len(seen) / 600))
@@ -146,9 +146,9 @@ def test_in_a_steady_flow_the_mean_is_the_true_one(seed):
 def test_a_lost_one_says_nothing_about_how_long_answers_take():
     """It ends its exposure, and is no answer."""
     exposure = LatencyEstimator()
-    exposure.begin(0.0)
+    exposure.start_request(0.0)
     exposure.end(2.0, 2.0)
-    exposure.begin(2.0)
+    exposure.start_request(2.0)
     exposure.lose(2.0)
     exposure.lose(2.0)  # nor does one too many matter
     assert exposure.mean(100.0) == pytest.approx(2.0)
@@ -161,7 +161,7 @@ def test_a_stretch_stays_between_one_and_four(steps):
     for gap, step in steps:
         now += gap
         if step == "b":
-            exposure.begin(now)
+            exposure.start_request(now)
             out.append(now)
         elif out:
             begun = out.pop(0)

@@ -188,7 +188,7 @@ def test_a_new_rate_keeps_the_level():
     """Half a unit short stays half a unit short, at the new pace."""
     lane = pacer(rpm=60)
     lane.take(ONE, 0.0)
-    lane.reconfigure({"rpm": Quota(6)}, 1.0, 0.5)
+    lane.set_quotas({"rpm": Quota(6)}, 1.0, 0.5)
     assert lane.ready_at(ONE, 0.5) == pytest.approx(5.5, abs=1e-4)
 
 
@@ -196,7 +196,7 @@ def test_a_quota_that_goes_is_forgotten_and_one_that_comes_is_full():
     """Another name is another account."""
     lane = pacer(rpm=60)
     lane.take(ONE, 0.0)
-    lane.reconfigure({"itpm": Quota(6000)}, 1.0, 0.0)
+    lane.set_quotas({"itpm": Quota(6000)}, 1.0, 0.0)
     assert lane.ready_at(tokens(50), 0.0) == 0.0
     lane.take(tokens(100), 0.0)
     assert lane.ready_at(tokens(50), 0.0) == pytest.approx(0.5, abs=0.01)
@@ -206,7 +206,7 @@ def test_a_new_burst_leaves_the_level_where_it_is():
     """A bucket that held one unit after a long rest does not hold twenty because it grew."""
     lane = pacer(rpm=60)
     lane.take(ONE, 0.0)
-    lane.reconfigure({"rpm": Quota(60)}, 20.0, 3600.0)
+    lane.set_quotas({"rpm": Quota(60)}, 20.0, 3600.0)
     assert leave(lane, ONE, 3600.0) == 3600.0
     assert lane.ready_at(ONE, 3600.0) > 3600.5
 
@@ -215,7 +215,7 @@ def test_a_quota_added_while_calls_are_out_is_not_credited_with_what_it_never_bo
     """What left before it was told was not taken from it, so nothing of that comes back."""
     lane = pacer(rpm=Quota(6000, burst=100))
     lane.take(tokens(leaving=6000), 0.0)
-    lane.reconfigure({"otpm": Quota(600, burst=10)}, 1.0, 0.5)
+    lane.set_quotas({"otpm": Quota(600, burst=10)}, 1.0, 0.5)
     lane.take(tokens(leaving=10), 1.0)
     lane.settle(tokens(leaving=6000), tokens(leaving=1), 0.0)
     assert lane.ready_at(tokens(leaving=10), 1.0) > 1.5

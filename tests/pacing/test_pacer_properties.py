@@ -147,7 +147,7 @@ def test_a_changed_rate_waits_as_many_units_as_before(timeline, old, new, cost):
     now = run(there, timeline)[-1][0]
     before = there.ready_at(cost, now)
     for amount in (new, old):
-        there.reconfigure({"tpm": Quota(amount, burst=5.0)}, 1.0, now)
+        there.set_quotas({"tpm": Quota(amount, burst=5.0)}, 1.0, now)
     assert there.ready_at(cost, now) == pytest.approx(before, rel=1e-6)
 
 

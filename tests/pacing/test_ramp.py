@@ -72,9 +72,9 @@ def test_settling_moves_it_both_ways():
     ramp = GrowthLimit(SEEN, 0.0)
     ramp.take(10_000.0, 1.0)
     before = ramp.ready_at(1000.0, 1.0)
-    ramp.settle(-5000.0)
+    ramp.correct(-5000.0)
     assert before - ramp.ready_at(1000.0, 1.0) == pytest.approx(5000 * 60 / 68_276)
-    ramp.settle(5000.0)
+    ramp.correct(5000.0)
     assert ramp.ready_at(1000.0, 1.0) == pytest.approx(before)
 
 

@@ -186,7 +186,7 @@ def test_headroom_that_is_taken_back_leaves_nothing_behind():
     """reconfigure(headroom=0): the whole learned limit may be used again."""
     pacer = Pacer({}, AUTO, headroom=0.5)
     learn(pacer, 600.0)
-    pacer.reconfigure({}, AUTO, 1.0, headroom=0.0)
+    pacer.set_quotas({}, AUTO, 1.0, headroom=0.0)
     assert leaves_at_once(pacer, 300.0) > 500
 
 
@@ -210,7 +210,7 @@ def test_a_burst_told_while_running_holds_for_what_is_learned():
     """reconfigure(burst=1) with no rate told: strictly spaced from then on."""
     pacer = Pacer({}, AUTO)
     learn(pacer, 600.0)
-    pacer.reconfigure({}, 1.0, 1.0)
+    pacer.set_quotas({}, 1.0, 1.0)
     assert leaves_at_once(pacer, 300.0) == 1
 
 

@@ -14,7 +14,7 @@ NOW = 100.0
 def rows(quotas, headroom):
     pacer = Pacer(quotas, AUTO, headroom=headroom)
     pacer.start_with({"requests": 600.0}, "tier start", NOW)
-    pacer.reconfigure(quotas, AUTO, NOW, headroom)
+    pacer.set_quotas(quotas, AUTO, NOW, headroom)
     return {(row.kind, row.per): row for row in quotas_of(pacer, NOW)}
 
 

@@ -43,7 +43,7 @@ def test_an_open_permit_is_never_forgotten_by_others_closing_theirs():
     def work():
         for _ in range(5000):
             entry = (limiter.mine(), ReentrantSlot())
-            limiter.add(entry)
+            limiter.append(entry)
             if limiter.last() is None:
                 missing.append(1)
             limiter.remove(entry)

@@ -33,7 +33,7 @@ class Member:
         self.shared_limit.apply(request, self.store.transact("account", "", request))
 
     def refused(self):
-        self.shared_limit.refused(self.clock.monotonic() * SECOND)
+        self.shared_limit.note_refusal(self.clock.monotonic() * SECOND)
 
 
 @pytest.fixture

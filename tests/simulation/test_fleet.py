@@ -262,7 +262,7 @@ def test_a_silent_store_costs_one_more_for_each_process(count, rpm, lasts, round
 def test_a_pause_holds_for_everybody():
     """Heard within a second, and all of it is used again when it is over."""
     scene = fleet(6000, [BACKLOGGED] * 100)
-    scene.pause(0, 5.0, 5.0)
+    scene.pause_process(0, 5.0, 5.0)
     scene.run(14.0)
     assert left_between(scene, 6.0, 10.0) == 0
     assert left_between(scene, 12.0, 14.0) >= 0.97 * 200
@@ -270,7 +270,7 @@ def test_a_pause_holds_for_everybody():
 
 def test_a_pause_of_ten_processes_holds_within_a_second():
     scene = fleet(600, [BACKLOGGED] * 10)
-    scene.pause(0, 20.0, 5.0)
+    scene.pause_process(0, 20.0, 5.0)
     scene.run(40.0)
     assert left_between(scene, 21.0, 25.0) == 0
 

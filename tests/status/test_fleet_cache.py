@@ -31,7 +31,7 @@ class Store:
 
 def test_what_is_told(manual):
     """Members with their sums, lanes with their quotas, and whose page it is."""
-    told = FleetCache(Store(FLEET), manual).read(STORE)
+    told = FleetCache(Store(FLEET), manual).current(STORE)
     mine, other = told["members"]
     assert (mine["waiting"], mine["in_flight"], mine["this"]) == (4, 6, True)
     assert (other["waiting"], other["in_flight"], other["this"]) == (0, 0, False)
@@ -47,12 +47,12 @@ def test_it_is_asked_once_in_two_seconds(manual):
     store = Store(FLEET)
     cache = FleetCache(store, manual)
     for _ in range(5):
-        cache.read(STORE)
+        cache.current(STORE)
     manual.advance(FRESH_SECONDS - 0.1)
-    assert cache.read(STORE)["age_seconds"] == pytest.approx(FRESH_SECONDS - 0.1)
+    assert cache.current(STORE)["age_seconds"] == pytest.approx(FRESH_SECONDS - 0.1)
     assert len(store.asked) == 1
     manual.advance(0.1)
-    assert cache.read(STORE)["age_seconds"] == 0.0
+    assert cache.current(STORE)["age_seconds"] == 0.0
     assert len(store.asked) == 2
 
 
@@ -61,7 +61,7 @@ def test_each_store_by_itself(manual):
     store, client = Store(FLEET), object()
     cache = FleetCache(store, manual)
     for shared in (STORE, "redis://other", client, client, STORE):
-        cache.read(shared)
+        cache.current(shared)
     assert [shared for shared, _ in store.asked] == [STORE, "redis://other", client]
 
 
@@ -72,13 +72,13 @@ def test_a_failure_is_told_in_words_and_kept_longer(manual, error):
     """Asking a store that stands still costs half a second each time."""
     store = Store(error, FLEET)
     cache = FleetCache(store, manual)
-    told = cache.read(STORE)
+    told = cache.current(STORE)
     assert (told["error"], told["members"], told["store"]) == (str(error), [], None)
     manual.advance(FAILED_SECONDS - 0.1)
-    cache.read(STORE)
+    cache.current(STORE)
     assert len(store.asked) == 1
     manual.advance(0.2)
-    assert cache.read(STORE)["error"] is None
+    assert cache.current(STORE)["error"] is None
 
 
 def test_who_comes_while_it_is_asked_does_not_wait(manual):
@@ -92,20 +92,20 @@ def test_who_comes_while_it_is_asked_does_not_wait(manual):
 
     cache = FleetCache(slow, manual)
     found = []
-    thread = threading.Thread(target=lambda: found.append(cache.read(STORE)))
+    thread = threading.Thread(target=lambda: found.append(cache.current(STORE)))
     thread.start()
     assert asked.wait(10)
-    assert cache.read(STORE)["error"] == "the store is being asked"
+    assert cache.current(STORE)["error"] == "the store is being asked"
     may_answer.set()
     thread.join()
     assert found[0]["error"] is None
     asked.clear()
     may_answer.clear()
     manual.advance(3.0)
-    thread = threading.Thread(target=cache.read, args=(STORE,))
+    thread = threading.Thread(target=cache.current, args=(STORE,))
     thread.start()
     assert asked.wait(10)
-    assert cache.read(STORE)["age_seconds"] == 3.0
+    assert cache.current(STORE)["age_seconds"] == 3.0
     may_answer.set()
     thread.join()
 
@@ -115,8 +115,8 @@ def test_a_bug_in_the_asking_does_not_end_it(manual):
     store = Store(KeyboardInterrupt(), FLEET)
     cache = FleetCache(store, manual)
     with pytest.raises(KeyboardInterrupt):
-        cache.read(STORE)
-    assert cache.read(STORE)["error"] is None
+        cache.current(STORE)
+    assert cache.current(STORE)["error"] is None
 
 
 def test_a_child_forked_in_the_midst_asks_for_itself(manual):
@@ -125,14 +125,14 @@ def test_a_child_forked_in_the_midst_asks_for_itself(manual):
 
     def forking(_shared, timeout):
         if os.getpid() == parent and os.fork() == 0:
-            told = cache.read(STORE)
+            told = cache.current(STORE)
             os.write(writing, b"none" if told["error"] else b"told")
             os._exit(0)
         return FLEET
 
     parent = os.getpid()
     cache = FleetCache(forking, manual)
-    cache.read(STORE)
+    cache.current(STORE)
     os.wait()
     assert os.read(reading, 10) == b"told"
     os.close(reading)
@@ -143,7 +143,7 @@ def test_stores_nobody_looks_at_are_forgotten(manual):
     """A web site under test makes many."""
     cache = FleetCache(Store(FLEET), manual)
     for n in range(100):
-        cache.read(f"redis://{n}")
+        cache.current(f"redis://{n}")
         manual.advance(5.0)
     assert len(cache._answers) < 20
 
@@ -154,7 +154,7 @@ def test_a_store_that_never_answers_is_given_up():
         cache = FleetCache()
         shared = f"redis://:hush-hush@127.0.0.1:{silent.getsockname()[1]}/0"
         begun = time.monotonic()
-        told = cache.read(shared)
+        told = cache.current(shared)
         assert told["error"]
         assert "hush" not in str(told)
         assert time.monotonic() - begun < 15.0
@@ -162,6 +162,6 @@ def test_a_store_that_never_answers_is_given_up():
         with pytest.raises(BlockingIOError):
             while True:
                 silent.accept()[0].close()
-        assert cache.read(shared)["error"] == told["error"]
+        assert cache.current(shared)["error"] == told["error"]
         with pytest.raises(BlockingIOError):  # it was not asked again
             silent.accept()

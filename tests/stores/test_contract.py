@@ -181,14 +181,14 @@ def test_another_rate_does_not_fill_beyond_the_burst(ask):
 
 def test_a_store_that_lost_its_instant_believes_what_was_seen(ask, shared):
     """Else a burst would leave twice. One that has its own does not."""
-    lost = asking(1, seen=shared.now() + 3 * MINUTE)
+    lost = asking(1, seen=shared.read_clock() + 3 * MINUTE)
     assert ask(lost).waits == (about(4),)
     assert ask(lost).waits == (about(5),)
 
 
 def test_what_comes_too_late_does_nothing(ask, shared):
     """And says so."""
-    late = asking(3, not_after=shared.now() - 1.0, pause=MINUTE, counts=(("sent", 1.0),))
+    late = asking(3, not_after=shared.read_clock() - 1.0, pause=MINUTE, counts=(("sent", 1.0),))
     late = late._replace(notice="{}", facts="{}", claim=MemberClaim(1, 1, 1.0, MINUTE))
     response = ask(late)
     assert not response.done
@@ -255,9 +255,9 @@ def test_lanes_and_accounts_do_not_mix(shared):
 
 def test_time_moves_on(shared):
     """In microseconds, and never back."""
-    first = shared.now()
-    assert first <= shared.transact(new_account(), LANE, asking()).now <= shared.now()
-    assert shared.now() - first < 60e6
+    first = shared.read_clock()
+    assert first <= shared.transact(new_account(), LANE, asking()).now <= shared.read_clock()
+    assert shared.read_clock() - first < 60e6
 
 
 def test_its_name_is_for_people(shared, kind):

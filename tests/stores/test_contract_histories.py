@@ -148,13 +148,13 @@ def test_no_window_holds_more_than_burst_and_rate(moved, clock, batches, burst, 
     assert instants == sorted(instants)
     for first, begin in enumerate(instants):
         for count, end in enumerate(instants[first:], 1):
-            # A slot up to a millisecond late is caught up.
+            # A slot up to five milliseconds late is caught up.
             assert count <= burst + (end - begin + SLACK + 2 * ROUNDING) / interval
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"], indirect=True)
-@pytest.mark.parametrize(("late", "after"), [(900.0, 9_100.0), (1_100.0, 10_000.0)])
-def test_a_slot_is_caught_up_if_it_is_a_millisecond_late(make_store, kind, late, after):
+@pytest.mark.parametrize(("late", "after"), [(4_900.0, 5_100.0), (5_100.0, 10_000.0)])
+def test_a_slot_is_caught_up_if_it_is_five_milliseconds_late(make_store, kind, late, after):
     """A later one moves the instant: time is lost rather than two sent on each other's heels."""
     now = [1e9]
     store, account = make_store(kind, lambda: now[0] / SECOND), new_account()
@@ -178,7 +178,7 @@ def test_with_a_burst_of_one_no_instant_is_given_twice(moved, clock, batches, re
     for (member, count, passes), unused in zip(batches, returns):
         clock.ahead += passes
         sequence, mine = last[member]
-        now = moved.now()
+        now = moved.read_clock()
         # Who gives back the last of its slots must not have used them.
         back = [at for at in mine if at > now][max(0, len(mine) - unused) :]
         bucket = StoredBucket("requests", 1e6 / 7, 1.0, returned=float(len(back)), strict=True)

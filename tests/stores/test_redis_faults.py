@@ -84,7 +84,7 @@ def test_a_late_answer_is_nobody_elses(proxied):
         proxy.set("delay", 0.3)
         failing(store, counts=((f"abandoned {number}", 1.0),) * 3)
         proxy.set("pass")
-        now = store.now()
+        now = store.read_clock()
         response = store.transact(new_account(), LANE, reserving(counts=(("sent", 7.0),)))
         assert now <= response.now < now + 5e6
         assert response.totals == (7.0,)
@@ -235,7 +235,7 @@ def go_on():
         others.append(None)
         gevent.sleep(0.01)
 
-store.now()
+store.read_clock()
 print("ready", flush=True)
 sys.stdin.readline()
 gevent.spawn(go_on)

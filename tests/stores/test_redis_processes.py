@@ -19,7 +19,7 @@ BATCHES = 100
 def _reserve(url, account, name, start, told):
     """Batches of different sizes, now and then with a look at who else is there."""
     store = RedisStore(url, time.monotonic, timeout_seconds=10)
-    store.now()
+    store.read_clock()
     instants, longest = [], 0.0
     start.wait()
     for number in range(BATCHES):

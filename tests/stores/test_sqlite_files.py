@@ -143,7 +143,7 @@ def test_a_file_that_is_moved_away_is_made_anew(open_store, path):
     """By all who use it: nobody goes on counting in the one that has no name."""
     one, two = open_store(), open_store()
     now = one.transact("a", LANE, reserving(5)).now
-    two.now()
+    two.read_clock()
     for end in ("", "-wal", "-shm"):
         os.rename(path + end, path + ".away" + end)
     assert one.transact("a", LANE, reserving(seen=now + 60e6)).waits[0] > 50e6
@@ -190,14 +190,14 @@ def test_another_users_file_that_came_later_is_not_used(open_store, path, monkey
     open(path + end, "w").close()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     with pytest.raises(StoreFailed, match="another user"):
-        store.now()
+        store.read_clock()
 
 
 def test_a_lock_that_is_a_link_is_not_followed(open_store, path, tmp_path):
     """In a directory others may write it could lead anywhere."""
     os.symlink(tmp_path / "elsewhere", path + ".lock")
     with pytest.raises(StoreFailed, match=r"quota\.db"):
-        open_store().now()
+        open_store().read_clock()
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -216,7 +216,7 @@ def test_a_file_that_is_no_database_is_left_alone(open_store, path):
     with open(path, "w") as file:
         file.write("my diary\n" * 1000)
     with pytest.raises(StoreFailed, match="not a database: move it away"):
-        open_store().now()
+        open_store().read_clock()
     with open(path) as file:
         assert file.read() == "my diary\n" * 1000
 
@@ -236,13 +236,13 @@ def test_another_programs_database_is_left_alone(open_store, path):
 
 def test_a_file_of_another_version_is_left_alone(open_store, path):
     store = open_store()
-    store.now()
+    store.read_clock()
     store.close()
     with sqlite3.connect(path) as newer:
         newer.execute("PRAGMA user_version = 99")
     newer.close()
     with pytest.raises(StoreFailed, match="another version"):
-        store.now()
+        store.read_clock()
 
 
 def _damage_pages(path):
@@ -290,20 +290,20 @@ def test_a_fault_in_the_middle_leaves_nothing_behind(open_store, monkeypatch):
 def test_a_directory_that_vanished(open_store, path, tmp_path):
     """It is no reason to fail in any other way."""
     store = open_store()
-    store.now()
+    store.read_clock()
     os.rename(tmp_path, f"{tmp_path}-away")
     try:
         with pytest.raises(StoreFailed, match=r"quota\.db"):
-            store.now()
+            store.read_clock()
     finally:
         os.rename(f"{tmp_path}-away", tmp_path)
-    assert store.now() > 0
+    assert store.read_clock() > 0
 
 
 def test_a_shell_that_locks_the_file_is_waited_for(open_store, path):
     """But no longer than agreed: it takes no turns."""
     store = open_store(timeout_seconds=0.2)
-    store.now()
+    store.read_clock()
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     began = time.monotonic()

@@ -110,7 +110,7 @@ def test_a_holder_that_is_stopped_blocks_nobody_beyond_the_timeout(start, path):
     assert stopped.stdout.readline() == "in\n"
     store = SqliteStore(path, time.monotonic, 0.25)
     for ask in (
-        store.now,
+        store.read_clock,
         store.fleet,
         lambda: store.transact("a", LANE, reserving(9, interval=MINUTE)),
     ):
@@ -130,7 +130,7 @@ def test_a_holder_that_is_stopped_blocks_nobody_beyond_the_timeout(start, path):
 def test_closing_while_a_holder_is_stopped(start, path):
     """It ends, too, and lets go of all it has open."""
     store = SqliteStore(path, time.monotonic, 0.25)
-    store.now()
+    store.read_clock()
     mine = store._by_pid[os.getpid()]
     stopped = start(STRUCK, path, int(signal.SIGSTOP))
     stopped.stdout.readline()
@@ -156,11 +156,11 @@ def go_on():
 others = gevent.spawn(go_on)
 began = time.monotonic()
 try:
-    store.now()
+    store.read_clock()
 except StoreFailed:
     print(time.monotonic() - began, len(turns), flush=True)
 sys.stdin.readline()
-print(store.now() > 0, flush=True)
+print(store.read_clock() > 0, flush=True)
 """
 )
 
@@ -187,7 +187,7 @@ def test_all_threads_are_bounded_while_a_holder_is_stopped(start, path):
     def ask():
         began = time.monotonic()
         with pytest.raises(StoreFailed):
-            store.now()
+            store.read_clock()
         took.append(time.monotonic() - began)
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
@@ -275,7 +275,7 @@ def work(until):
 
 for _ in range(4):
     threading.Thread(target=work, args=(time.monotonic() + 600,), daemon=True).start()
-store.now()
+store.read_clock()
 children = []
 for number in range(60):
     pid = os.fork()

@@ -32,9 +32,9 @@ STALLED = Streamed(at=5, wrong="stall")
 def entries(monkeypatch):
     """Where threads sit, and sat, in the end."""
     seen = []
-    add = OpenPermits.add
+    add = OpenPermits.append
     monkeypatch.setattr(
-        OpenPermits, "add", staticmethod(lambda entry: (seen.append(entry), add(entry)))
+        OpenPermits, "append", staticmethod(lambda entry: (seen.append(entry), add(entry)))
     )
     ENTRIES[:] = [seen]
 

@@ -31,7 +31,7 @@ class ScriptedAttempts:
     def seconds_left(self):
         return self.left
 
-    def refused(self, feedback, wait_seconds):
+    def on_refusal(self, feedback, wait_seconds):
         self.feedback.append((feedback, wait_seconds))
         return self.delays.pop(0) if self.delays else RetryDelay(wait_seconds, alone=True)
 

@@ -47,7 +47,7 @@ def events_of(blocks, usage=START):
 def accumulated(events):
     ours = MessageAccumulator()
     for event in events:
-        ours.feed(event)
+        ours.add_event(event)
     return ours
 
 
@@ -91,7 +91,7 @@ def test_a_snapshot_in_the_midst_is_a_copy():
     ours = MessageAccumulator()
     seen = []
     for event in events:
-        ours.feed(event)
+        ours.add_event(event)
         seen.append(ours.snapshot()["content"])
     texts = [content[0]["text"] for content in seen if content]
     assert texts == sorted(texts, key=len)

@@ -172,7 +172,7 @@ class Attempt:
             self.on_the_wire = False
             raise AttemptStopped
 
-    def refused(self, feedback: Feedback, wait_seconds: float) -> RetryDelay:
+    def on_refusal(self, feedback: Feedback, wait_seconds: float) -> RetryDelay:
         """Report to the pacer that this send was refused or lost; return when to send again.
 
         *wait_seconds* is how long this call would wait if the lane were not held up.

@@ -274,7 +274,7 @@ class Lane:
         lent = ReentrantSlot()
         with self.mutex:
             if attempt.slot is not None:
-                lent.open(attempt.slot)
+                lent.lend(attempt.slot)
                 attempt.slot = lent
         return lent
 

@@ -48,7 +48,7 @@ class PermitTicket(WaitingTicket):
 
     def grant_locked(self, dispatch: Dispatch, slot: HeldSlot) -> None:
         self.dispatch = dispatch
-        self.slot.open(slot)
+        self.slot.lend(slot)
         self.granted.append(True)
 
     @property
@@ -116,7 +116,7 @@ class Permit:
                 lane.ask(ticket)
                 ticket.wait_for_grant()
                 lane.withdraw_ticket(ticket)  # its deadline was one for the wait
-            OpenPermits.add(self._entry)
+            OpenPermits.append(self._entry)
             dispatch = ticket.dispatch
             if dispatch is not None:
                 lane.announce(dispatch, None)
@@ -153,7 +153,7 @@ class Permit:
             self.settle_usage(took or NO_USAGE)
             return
         given = headers if headers is not None else {}
-        report = self._feedback_reader.read(200 if status is None else status, given, body)
+        report = self._feedback_reader.read_response(200 if status is None else status, given, body)
         self.settle_report(report, took)
 
     def settle_report(self, report: ResponseReport, took: Optional[Usage] = None) -> None:
@@ -170,7 +170,7 @@ class Permit:
         if report.feedback.account is not None:
             self._feedback_reader.account_refused(lane.name, report.feedback.account)
         elif not report.refused:
-            self._feedback_reader.answered(lane.name, dispatch.at)
+            self._feedback_reader.request_accepted(lane.name, dispatch.at)
 
     def settle_usage(self, took: Usage, ended: bool = True) -> None:
         """Book what it *took*, once.

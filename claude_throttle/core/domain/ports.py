@@ -37,7 +37,7 @@ class FeedbackReader(Protocol):
     #: The process that it, and each of its permits, belongs to.
     pid: int
 
-    def read(self, status: int, headers: Mapping[str, str], body: bytes) -> ResponseReport:
+    def read_response(self, status: int, headers: Mapping[str, str], body: bytes) -> ResponseReport:
         """What an answer says to the pacer."""
         ...
 
@@ -45,6 +45,6 @@ class FeedbackReader(Protocol):
         """Nothing is accepted from this account. Called with no mutex held."""
         ...
 
-    def answered(self, lane: str, left_at: float) -> None:
+    def request_accepted(self, lane: str, left_at: float) -> None:
         """What left at that instant was accepted. Called with no mutex held."""
         ...

@@ -57,7 +57,7 @@ class LinearFit:
         """The count to expect."""
         return self.ratio * estimate + self.constant
 
-    def learn(self, estimate: float, count: float) -> None:
+    def update(self, estimate: float, count: float) -> None:
         """The server counted *count* tokens of what was estimated as *estimate*."""
         if self._w:
             remembered = self._wxx + self.SOFTENING * self._wx
@@ -116,7 +116,7 @@ class RatioEstimate:
         self._whole = weight
         self.value = prior
 
-    def learn(self, part: float, whole: float) -> None:
+    def update(self, part: float, whole: float) -> None:
         """One more pair."""
         self._part = self._part * MEMORY + part
         self._whole = self._whole * MEMORY + whole
@@ -150,7 +150,7 @@ class OutputLengths:
         size = whole.bit_length()
         return whole * (self._by_size.get(size) or self._nearest(size)).value
 
-    def learn(self, max_tokens: int, count: float) -> None:
+    def update(self, max_tokens: int, count: float) -> None:
         """*count* tokens were generated."""
         whole = min(max_tokens, self.MOST)
         count = min(count, whole)
@@ -159,8 +159,8 @@ class OutputLengths:
         if share is None:
             share = RatioEstimate(self._nearest(size).value, whole * self.FAITH)
             self._by_size[size] = share
-        share.learn(count, whole)
-        self._all.learn(count, whole)
+        share.update(count, whole)
+        self._all.update(count, whole)
 
     def _nearest(self, size: int) -> RatioEstimate:
         """Of the next smaller or larger size, otherwise of all."""
@@ -232,6 +232,6 @@ class Estimator:
             if len(self._models) > self.MAX_MODELS:
                 del self._models[next(iter(self._models))]
             if input_tokens > 0:  # else all of it came from the cache: says nothing about sizes
-                known.input.learn(estimated_input, input_tokens)
-            known.output.learn(max_tokens, output_tokens)
+                known.input.update(estimated_input, input_tokens)
+            known.output.update(max_tokens, output_tokens)
             self.version += 1

@@ -62,7 +62,7 @@ class ConfiguredQuota:
         """At that instant there is one unit, and no more: a pause is not saved up for."""
         self.empty_at = max(self.empty_at, at - 1.0 / self.rate)
 
-    def reshape(self, quota: Quota, burst: float, now: float) -> None:
+    def change_rate(self, quota: Quota, burst: float, now: float) -> None:
         """Another amount, another burst; the level stays where it is."""
         # What a smaller burst has not saved, a larger one must not find.
         self.empty_at = max(self.empty_at, now - self.burst / self.rate)
@@ -93,7 +93,7 @@ class ConfiguredQuotas:
         for kind, ceiling in self._ceilings.items():
             yield f"ceiling {kind}", ceiling
 
-    def reconfigure(self, quotas: Mapping[str, Quota], burst: float, now: float) -> None:
+    def replace_quotas(self, quotas: Mapping[str, Quota], burst: float, now: float) -> None:
         """Keep other quotas from now on; where one stays, its level stays where it is."""
         known, self._quotas = self._configured, dict(quotas)
         bursts = bursts_of(quotas, burst)
@@ -104,14 +104,14 @@ class ConfiguredQuotas:
         self._note_change()
         for name, configured in self._configured.items():
             if name in known:
-                configured.reshape(quotas[name], bursts[name], now)
+                configured.change_rate(quotas[name], bursts[name], now)
 
     def set_burst(self, burst: float, now: float) -> None:
         """Let so many requests leave at once from now on."""
         bursts = bursts_of(self._quotas, burst)
         for name, configured in self._configured.items():
             if configured.burst != bursts[name]:
-                configured.reshape(configured.quota, bursts[name], now)
+                configured.change_rate(configured.quota, bursts[name], now)
 
     def leave_headroom(
         self, headroom: float, kind: str, limit: float, burst: float, now: float
@@ -122,7 +122,7 @@ class ConfiguredQuotas:
         if ceiling is None:
             self._ceilings[kind] = ConfiguredQuota(A_MINUTE[kind], quota, burst, since=now)
         elif (ceiling.quota, ceiling.burst) != (quota, burst):
-            ceiling.reshape(quota, burst, now)
+            ceiling.change_rate(quota, burst, now)
         # Asked each time: Ctrl-C may have come before this was done for a new one.
         if len(self.in_force) != len(self._configured) + len(self._ceilings):
             self._note_change()

@@ -57,7 +57,7 @@ class GrowthLimit:
         self._advance(now)
         self._empty_at = gcra.take(self._empty_at, self.rate, self.rate * BURST_SECONDS, units, now)
 
-    def settle(self, change: float) -> None:
+    def correct(self, change: float) -> None:
         """*change* more units were taken than was booked."""
         self._empty_at += change / self.rate
 

@@ -139,11 +139,11 @@ class LearnedQuota:
             if self.known:
                 self._set_level(level, now)
 
-    def settle(self, change: float) -> None:
+    def correct(self, change: float) -> None:
         """What left was *change* units more than was booked. Only once it is known."""
         self.empty_at += change / self.rate
 
-    def read(
+    def apply_rate_limit(
         self, rate_limit: RateLimit, dispatch: Dispatch, now: float, latency: LatencyEstimator
     ) -> bool:
         """Learn from the headers of an answer; True if the limit is another now.
@@ -246,7 +246,7 @@ class LearnedQuota:
     def _set_level(self, level: float, now: float) -> None:
         self.empty_at = now - min(self.burst, level) / self.rate
 
-    def refused(
+    def lower_burst(
         self, rate_limit: RateLimit, dispatch: Dispatch, units: float, in_flight: int
     ) -> None:
         """A call of *units* met a rate limit; the headers of the refusal decide what was wrong."""

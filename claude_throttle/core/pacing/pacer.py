@@ -75,17 +75,17 @@ class Pacer:
         #: Set by the caller's pause(): nothing leaves before this instant. Ended by resume().
         self.held_until = -math.inf
         self._number = 0
-        self.reconfigure(quotas, burst, -math.inf, headroom)
+        self.set_quotas(quotas, burst, -math.inf, headroom)
 
     # -- configuration ---------------------------------------------------------------------------
 
-    def reconfigure(
+    def set_quotas(
         self, quotas: Mapping[str, Quota], burst: Burst, now: float, headroom: float = 0.0
     ) -> None:
         """Keep other quotas from now on; where one stays, its level stays where it is."""
         self._burst, self._headroom = burst, headroom
         self.learned["requests"].bound_burst(math.inf if burst == AUTO else float(burst), now)
-        self.configured.reconfigure(quotas, self._configured_burst(), now)
+        self.configured.replace_quotas(quotas, self._configured_burst(), now)
         if not headroom:
             self.configured.leave_no_headroom()
         self._keep_headroom(now)
@@ -179,7 +179,7 @@ class Pacer:
         if self.growth is not None:
             self.growth.take(getattr(cost, self.growth.kind), now)
         if reports_outcome:
-            self.latency.begin(now)
+            self.latency.start_request(now)
         self.budget.sends += 1
         self._number += 1
         probes = self.circuit.state != CLOSED
@@ -199,9 +199,9 @@ class Pacer:
         self.traffic.note_end(held, actual, change)
         for learned, units in zip(self.learned.values(), change):
             if learned.limit:
-                learned.settle(units)
+                learned.correct(units)
         if self.growth is not None:
-            self.growth.settle(getattr(change, self.growth.kind))
+            self.growth.correct(getattr(change, self.growth.kind))
         return change
 
     # -- the server answers ----------------------------------------------------------------------
@@ -212,7 +212,7 @@ class Pacer:
         for kind, rate_limit in feedback.rate_limits.items():
             learned = self.learned[kind]
             before = learned.limit
-            if learned.read(rate_limit, dispatch, now, self.latency):
+            if learned.apply_rate_limit(rate_limit, dispatch, now, self.latency):
                 events.append(LimitLearned(self.lane, kind, learned.limit, before))
         if self._burst == AUTO:
             self.configured.set_burst(self._configured_burst(), now)
@@ -292,7 +292,7 @@ class Pacer:
 
     def expect(self, now: float) -> None:
         """Expect an outcome for a request that was booked without one."""
-        self.latency.begin(now)
+        self.latency.start_request(now)
 
     def lost(self, now: float) -> None:
         """An attempt ended without any word from the server."""
@@ -309,7 +309,7 @@ class Pacer:
         kind = feedback.kind or self._scarcest(feedback, cost)
         rate_limit = feedback.rate_limits.get(kind)
         if rate_limit is not None:
-            self.learned[kind].refused(rate_limit, dispatch, getattr(cost, kind), in_flight)
+            self.learned[kind].lower_burst(rate_limit, dispatch, getattr(cost, kind), in_flight)
 
     def _scarcest(self, feedback: Feedback, cost: Cost) -> str:
         """The kind of which the fewest calls were left."""
@@ -328,7 +328,7 @@ class Pacer:
 
         Nothing is saved up for its end: one call may leave then, the rest at its pace.
         """
-        until = self.pause.begin(seconds, now)
+        until = self.pause.start(seconds, now)
         self.learned["requests"].hold_until(until, 1.0)
         self.configured.allow_one_at(until)
         return until - now

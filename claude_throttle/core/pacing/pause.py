@@ -28,7 +28,7 @@ class Pause:
         #: No call has left since it began.
         self.is_unfinished = False
 
-    def begin(self, seconds: float, now: float) -> float:
+    def start(self, seconds: float, now: float) -> float:
         """Pause for *seconds* plus jitter, drawn once per pause; never shortens one.
 
         Returns the instant of its end.

@@ -129,7 +129,7 @@ class LatencyEstimator:
         self._ends = 0.0
         self._answered_seconds = 0.0
 
-    def begin(self, now: float, change: int = 1) -> None:
+    def start_request(self, now: float, change: int = 1) -> None:
         """One more is in flight, or *change* more."""
         if self._in_flight:
             self._seconds += self._in_flight * max(0.0, now - self._at)
@@ -138,14 +138,14 @@ class LatencyEstimator:
 
     def end(self, now: float, seconds: float) -> None:
         """One that was in flight for *seconds* was answered."""
-        self.begin(now, -1)
+        self.start_request(now, -1)
         self._seconds *= self.MEMORY
         self._ends = self._ends * self.MEMORY + 1.0
         self._answered_seconds = self._answered_seconds * self.MEMORY + seconds
 
     def lose(self, now: float) -> None:
         """One is in flight no more, and says nothing about how long answers take."""
-        self.begin(now, -1)
+        self.start_request(now, -1)
 
     def mean(self, now: float) -> float:
         """Seconds an answer takes; 0.0 before the first."""

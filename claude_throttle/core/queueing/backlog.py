@@ -137,7 +137,7 @@ class Backlog(queue.Queue[Ticket]):
         """Queue a ticket by the tag it has: a retry was paid for as its call."""
         ticket.queued = True
         self.load = self.load.plus(ticket.cost)
-        is_head = self._queue_of(ticket).add(ticket, self._clock.monotonic())
+        is_head = self._queue_of(ticket).push(ticket, self._clock.monotonic())
         if ticket.deadline is not None:
             self.watch_deadline_locked(ticket)
         if is_head:

@@ -95,7 +95,7 @@ class PriorityQueue:
 
     # -- in --------------------------------------------------------------------------------------
 
-    def add(self, ticket: Ticket, now: float) -> bool:
+    def push(self, ticket: Ticket, now: float) -> bool:
         """Queue a ticket; True if it is the next to leave."""
         entry, is_alone = (ticket.tag, ticket.number, ticket), not self.since
         first = self._push(ticket.priority, entry)[:1]

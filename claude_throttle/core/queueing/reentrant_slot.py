@@ -71,7 +71,7 @@ class ReentrantSlot:
         #: Its permit is closed.
         self.closed = False
 
-    def open(self, slot: HeldSlot) -> None:
+    def lend(self, slot: HeldSlot) -> None:
         """The permit was granted *slot*."""
         self._held = slot
 
@@ -128,7 +128,7 @@ class OpenPermits(ThreadLocalList[ReentrantSlot]):
     __slots__ = ()
 
     @staticmethod
-    def add(entry: Entry) -> None:
+    def append(entry: Entry) -> None:
         """A thread opened one. Whatever closes it must have the entry by now: Ctrl-C may come."""
         entry[0].append(entry[1])
 

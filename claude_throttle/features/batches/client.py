@@ -57,7 +57,7 @@ class BatchAttempt:
         """Until its deadline; None without one."""
         return None if self._deadline is None else self._client.seconds_left(self._deadline)
 
-    def refused(self, feedback: Feedback, wait_seconds: float) -> RetryDelay:
+    def on_refusal(self, feedback: Feedback, wait_seconds: float) -> RetryDelay:
         """The delay before another send. The lane was told when the response came."""
         # In a paused lane the next send waits for its permit.
         return RetryDelay(0.0 if feedback.pauses_lane else wait_seconds, alone=True)
@@ -72,7 +72,7 @@ class BatchAttempt:
     ) -> None:
         """Wait until it may be sent again. Raises Closed, DeadlineExceeded."""
         self.number += 1
-        self._client.wait(delay.seconds, self._deadline)
+        self._client.wait_seconds(delay.seconds, self._deadline)
 
 
 class BatchClient:
@@ -184,7 +184,7 @@ class BatchClient:
                 raise CreationUncertain from error
             if not may_resend:
                 raise error
-            exchange.wait()
+            exchange.wait_for_turn()
 
     def _send_once(
         self, spec: RequestSpec, deadline: Optional[float], creates: bool
@@ -262,7 +262,7 @@ class BatchClient:
         """The instant until which a caller waits; None: as long as it takes."""
         return None if timeout is None else self.clock.monotonic() + require_timeout(timeout)
 
-    def wait(self, seconds: float, deadline: Optional[float]) -> None:
+    def wait_seconds(self, seconds: float, deadline: Optional[float]) -> None:
         """Wait so long. Raises Closed, DeadlineExceeded."""
         until = self.clock.monotonic() + seconds
         with self.changed:

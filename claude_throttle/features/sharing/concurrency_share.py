@@ -86,7 +86,7 @@ class ConcurrencyShare:
         least = 1 if self._store_lost else 0
         self._limiter.grant(max(least, min(self._limiter.granted, self._limiter.in_use - 1)))
         if not self._store_lost:
-            self._shared_limit.refused(self._clock_offset.to_store(self._monotonic()))
+            self._shared_limit.note_refusal(self._clock_offset.to_store(self._monotonic()))
             self._wants_slot()
 
     @property
@@ -104,7 +104,7 @@ class ConcurrencyShare:
         return self._limiter.in_use > 0 or self._waiting > 0
 
     @property
-    def has_pending(self) -> bool:
+    def wants_change(self) -> bool:
         """Whether a call waits for a slot, or a refusal has to be reported."""
         return self._shared_limit.has_pending or (
             self._is_shared and self._waiting > 0 and self._limiter.in_use >= self._limiter.granted
@@ -112,7 +112,7 @@ class ConcurrencyShare:
 
     def patience(self, most: float) -> float:
         """Seconds until the store is asked again."""
-        if not self.has_pending:
+        if not self.wants_change:
             return most
         return min(most, max(LEAST_PATIENCE_SECONDS, self._median_latency() / 4.0))
 
@@ -141,7 +141,7 @@ class ConcurrencyShare:
         lanes = {lane.name: [lane.backlog.calls, lane.in_flight()] for lane in self._lanes()}
         return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "lanes": lanes})
 
-    def apply(self, request: ExchangeRequest, response: ExchangeResponse) -> None:
+    def apply_grant(self, request: ExchangeRequest, response: ExchangeResponse) -> None:
         """Keep to what the store granted."""
         self._store_lost = False
         self._shared_limit.apply(request, response)
@@ -188,7 +188,7 @@ class SharedConcurrencyLimit:
         """Whether a refusal has to be reported."""
         return self._refused_at is not None
 
-    def refused(self, at: float) -> None:
+    def note_refusal(self, at: float) -> None:
         """The server refused a request for too many connections, at the store's time *at*."""
         if self._refused_at is None:  # otherwise it is one of the same moment
             self._refused_at = at

@@ -211,8 +211,8 @@ class Coordinator:
             return response
         if request.claim is not None:
             self.members = response.members
-            self._concurrency.apply(request, response)
-        self._suspensions.apply(response.notice)
+            self._concurrency.apply_grant(request, response)
+        self._suspensions.apply_suspensions(response.notice)
         return response
 
     def not_after(self) -> float:
@@ -260,7 +260,7 @@ class Coordinator:
             if self.store_lost:
                 yield Wait(self._clock, self._changed, PROBE_SECONDS)
             elif not self._is_pending:
-                self._is_patient = not self._concurrency.has_pending
+                self._is_patient = not self._concurrency.wants_change
                 seconds = self._concurrency.patience(min(self._beat_gap, STALE_SECONDS))
                 yield Wait(self._clock, self._changed, seconds)
                 self._is_patient = False
@@ -287,7 +287,7 @@ class Coordinator:
         is_time = now >= self._beat_at and (is_busy or self._concurrency.held > 0)
         if self._closed:
             return
-        if is_time or self._concurrency.has_pending or self._suspensions.has_pending:
+        if is_time or self._concurrency.wants_change or self._suspensions.has_pending:
             yield from self._beat()
 
     def _beat(self) -> Blocking[bool]:
@@ -325,7 +325,7 @@ class Coordinator:
         sent_at = self._clock.monotonic()
         try:
             # A question that does nothing, if a frozen server answers it later.
-            store_now: float = yield self.shared.store.now
+            store_now: float = yield self.shared.store.read_clock
         except Exception:  # noqa: BLE001 - as above
             return
         self._clock_offset.observe(store_now, sent_at, self._clock.monotonic())
@@ -403,7 +403,7 @@ class SuspensionBroadcast:
             if self._pending is None:
                 self._pending = notice
 
-    def apply(self, notice: str) -> None:
+    def apply_suspensions(self, notice: str) -> None:
         """Adopt what the store says."""
         with self._lock:
             is_new = self._pending is None and notice != self.in_force

@@ -66,7 +66,7 @@ class DegradedMode:
         if self._share is not None:
             self._share.take(cost, now)
 
-    def begin(self) -> None:
+    def enter(self) -> None:
         """The store was lost."""
         self._share = None
 
@@ -78,7 +78,7 @@ def share_of(quotas: Iterable[AnyQuota], members: int, now: float) -> Configured
         name = A_MINUTE[quota.kind]
         rates[name] = min(quota.rate, rates.get(name, math.inf))
     share = ConfiguredQuotas()
-    share.reconfigure(
+    share.replace_quotas(
         {name: Quota(60.0 * rate / max(1, members)) for name, rate in rates.items()}, 1.0, now
     )
     for quota in share:

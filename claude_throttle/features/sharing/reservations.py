@@ -50,7 +50,7 @@ class Reservations:
     def __len__(self) -> int:
         return len(self._reserved)
 
-    def next(self, now: float) -> Optional[Reservation]:
+    def next_reservation(self, now: float) -> Optional[Reservation]:
         """The first that may be used, now or later. Changes nothing."""
         late = None
         for reservation in self._reserved:
@@ -61,16 +61,16 @@ class Reservations:
 
     def use(self, now: float) -> Reservation:
         """Use up the next one; without one, a reservation of nothing."""
-        used = self.next(now)
+        used = self.next_reservation(now)
         # A late use is allowed after an expiry; never two at once.
         self._allows_late_use = bool(self._reserved) and now > self._reserved[0].at + self.late
         while self._reserved and self._reserved[0] is not used:
             self._unused(self._reserved.popleft())
         return self._reserved.popleft() if self._reserved else Reservation(now, {}, {})
 
-    def expire(self, now: float) -> None:
+    def drop_expired(self, now: float) -> None:
         """New ones are about to be reserved; return those that are left."""
-        expired = bool(self._reserved) and self.next(now) is None
+        expired = bool(self._reserved) and self.next_reservation(now) is None
         self._allows_late_use = self._allows_late_use or expired
         self.release()
 
@@ -79,7 +79,7 @@ class Reservations:
         while self._reserved and self._reserved[0].at < before:
             self._unused(self._reserved.popleft())
 
-    def add(self, request: ExchangeRequest, response: ExchangeResponse, now: float) -> None:
+    def put(self, request: ExchangeRequest, response: ExchangeResponse, now: float) -> None:
         """Add what the store has reserved at *now*."""
         names = [bucket.name for bucket in request.buckets]
         taken = dict(zip(names, response.taken))

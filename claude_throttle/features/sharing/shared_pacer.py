@@ -102,7 +102,7 @@ class SharedPacer(Pacer):
 
     def _reservation_for(self, cost: Cost, now: float) -> Optional[Reservation]:
         """The next reservation, if *cost* may use it."""
-        reservation = self._reservations.next(now)
+        reservation = self._reservations.next_reservation(now)
         return reservation if reservation is not None and self._fits(reservation, cost) else None
 
     def _fits(self, reservation: Reservation, cost: Cost) -> bool:
@@ -125,7 +125,7 @@ class SharedPacer(Pacer):
         """The costs of the next calls, if no reservation is left that the first can use."""
         if self.is_exchanging or self.decide(cost, now) is not TO_BE_RESERVED:
             return None
-        self._reservations.expire(now)
+        self._reservations.drop_expired(now)
         return [cost, *ahead(MOST_RESERVATIONS - 1)]
 
     def take(self, cost: Cost, now: float, reports_outcome: bool = True) -> Dispatch:
@@ -258,7 +258,7 @@ class SharedPacer(Pacer):
         self._pause_with_others(answered_at + (response.pause_until - response.now) / SECOND)
         if response.waits and request.buckets:
             self._sequence = response.sequence
-            self._reservations.add(request, response, answered_at)
+            self._reservations.put(request, response, answered_at)
             self._note_batch(request, response, answered_at)
         is_news = self.learned_state.is_news(request, response)
         self.learned_state.apply(request, response)
@@ -307,7 +307,7 @@ class SharedPacer(Pacer):
 
     def lose_store(self) -> None:
         """The store cannot be reached: use what is reserved still, then a share of the quota."""
-        self._degraded.begin()
+        self._degraded.enter()
 
     def _decide_without_store(self, cost: Cost, now: float) -> Decision:
         store, quotas, own = self._store, list(self.quotas()), super().decide(cost, now)

@@ -36,7 +36,7 @@ class MessageAccumulator:
         # Joined when asked for: adding to a text again and again would copy it each time.
         self._parts: dict[tuple[int, str], list[str]] = {}
 
-    def feed(self, event: Mapping[str, Any]) -> None:
+    def add_event(self, event: Mapping[str, Any]) -> None:
         """Add one event. Unknown ones change nothing."""
         kind = event.get("type")
         if kind == "message_start":

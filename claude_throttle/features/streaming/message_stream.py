@@ -47,7 +47,7 @@ class MessageStream:
         return self
 
     def __next__(self) -> Any:
-        event = self._inner.next()
+        event = self._inner.next_event()
         if event is None:
             raise StopIteration
         return event if self._inner.call.raw else sdk.build_event(event)
@@ -55,7 +55,7 @@ class MessageStream:
     @property
     def text_stream(self) -> Iterator[str]:
         """The text alone, piece by piece. Reading it reads the stream."""
-        while (event := self._inner.next()) is not None:
+        while (event := self._inner.next_event()) is not None:
             delta = event.get("delta") if event["type"] == "content_block_delta" else None
             if delta is not None and delta.get("type") == "text_delta":
                 yield delta["text"]
@@ -72,7 +72,7 @@ class MessageStream:
 
     def until_done(self) -> None:
         """Read it to its end."""
-        while self._inner.next() is not None:
+        while self._inner.next_event() is not None:
             pass
 
     def get_final_message(self) -> Any:
@@ -124,7 +124,7 @@ def open_stream(context: StreamContext, transport: Transport, call: StreamCall) 
         sdk.begin_import()
     attempt = call.wait_for_grant()
     inner = OpenStream(context, call, attempt, transport.events(call, attempt))
-    inner.open()
+    inner.send_and_read_first()
     return MessageStream(inner)
 
 

@@ -75,7 +75,7 @@ class OpenStream:
         self._entry: Optional[Entry] = None
         self._in_progress: list[Call] = []
 
-    def open(self) -> None:
+    def send_and_read_first(self) -> None:
         """Send the call and read its first event. Raises what a call's future would raise."""
         call = self.call
         try:
@@ -124,7 +124,7 @@ class OpenStream:
         """Whether nothing more will be read from the wire."""
         return not self._unfinished
 
-    def next(self) -> Optional[dict[str, Any]]:
+    def next_event(self) -> Optional[dict[str, Any]]:
         """The next event; None after the last. Raises what ended it."""
         if self._pid != os.getpid():
             raise refusal_messages.forked(self.call)
@@ -177,12 +177,12 @@ class OpenStream:
         if not self.call.begun and event["type"] not in PRELUDE:
             self._begin()
         try:
-            self.received.feed(event)
+            self.received.add_event(event)
         except ValueError as error:
             raise StreamEnded(Outcome(error=broken(str(error), self._events.request_id))) from None
         self._ready.append(event)
         if self.received.complete:
-            self._events.finish()
+            self._events.read_to_end()
             self._learn()
             self._finish(Outcome(status=200, request_id=self.request_id))
 
@@ -197,7 +197,7 @@ class OpenStream:
         if entry is None or entry[0] is not mine:
             self._end_lending()
             self._entry = (mine, self._slot)
-            self._context.open_permits.add(self._entry)
+            self._context.open_permits.append(self._entry)
             self.call.reader = threading.current_thread()
             self._in_progress = in_progress.mine()
             self._in_progress.append(self.call)

@@ -25,7 +25,7 @@ class ReplayedStream:
         #: Whether nothing more will come.
         self.ended = False
 
-    def next(self) -> Optional[dict[str, Any]]:
+    def next_event(self) -> Optional[dict[str, Any]]:
         """The next event; None after the last. Raises :class:`Closed` after close()."""
         if self.ended and not self.received.complete:
             raise Closed("the stream was closed before its end")
@@ -33,7 +33,7 @@ class ReplayedStream:
         if event is None:
             self.ended = True
         else:
-            self.received.feed(event)
+            self.received.add_event(event)
         return event
 
     def message(self) -> Any:

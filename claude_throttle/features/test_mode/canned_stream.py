@@ -50,7 +50,7 @@ class CannedStream:
             raise StreamEnded(Outcome(error=self._attempts.stopped_by))
         return next(self._events)
 
-    def finish(self) -> None:
+    def read_to_end(self) -> None:
         """Do nothing: it has no connection."""
 
     def close(self) -> None:

@@ -82,7 +82,7 @@ class TokenCounter:
         self._transport = transport
         self._thread_pool = thread_pool
 
-    def begin(self, lane: Lane, call: Call) -> None:
+    def start_count(self, lane: Lane, call: Call) -> None:
         """Queue *call* for counting; it is placed in its own *lane* afterwards."""
         count = CountTicket(call, lane, self._leave)
         try:

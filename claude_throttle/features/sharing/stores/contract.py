@@ -167,7 +167,7 @@ class Store(Protocol):
         """One transaction. Raises :class:`StoreFailed`, at the latest after the timeout."""
         ...
 
-    def now(self) -> float:
+    def read_clock(self) -> float:
         """The store's time, in microseconds. Raises :class:`StoreFailed`."""
         ...
 

@@ -42,7 +42,7 @@ class FileLock:
         self._lock = threading.Lock()
         self._descriptor: Optional[int] = None
 
-    def run(self, work: Work[Result]) -> Result:
+    def run_locked(self, work: Work[Result]) -> Result:
         """Do *work* while holding the lock, and return its result.
 
         Raises :class:`LockTimedOut`, OSError, and what *work* raises.

@@ -38,14 +38,14 @@ class MemoryStore:
             now = self._monotonic() * SECOND
             return transact(self._lanes[account, lane], self._accounts[account], request, now)
 
-    def now(self) -> float:
+    def read_clock(self) -> float:
         """Its time, in microseconds."""
         return self._monotonic() * SECOND
 
     def fleet(self) -> FleetSnapshot:
         """Everything in it."""
         with self._lock:
-            return fleet_of(self._lanes, self._accounts, self.now())
+            return fleet_of(self._lanes, self._accounts, self.read_clock())
 
     def abandon(self) -> None:
         """Nothing to do: a child's copy is its own."""

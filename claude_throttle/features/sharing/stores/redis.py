@@ -108,7 +108,7 @@ class RedisStore:
             self._moved.pop(account, None)
             raise
 
-    def now(self) -> float:
+    def read_clock(self) -> float:
         """The server's time, in microseconds. Raises :class:`StoreFailed`."""
         return self._call(lambda task: self._through(None, _time, task), self._timeout_seconds)
 
@@ -133,7 +133,7 @@ class RedisStore:
             addresses = list(self._idle)
         for address in addresses:
             self._hang_up(address)
-        self._limiter.stop()
+        self._limiter.shut_down()
 
     def _call(self, ask: Callable[[TimedTask], Answer], seconds: float) -> Answer:
         began = self._monotonic()

@@ -88,7 +88,7 @@ class SqliteStore:
             lambda connection: _transact(connection, account, lane, request, self._now())
         )
 
-    def now(self) -> float:
+    def read_clock(self) -> float:
         """Microseconds since this machine booted."""
         return self._run(lambda _: self._now())
 
@@ -110,7 +110,7 @@ class SqliteStore:
 
     def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         try:
-            return self._file_of_this_process().run(work, self._now)
+            return self._file_of_this_process().run_transaction(work, self._now)
         except LockTimedOut:
             raise StoreFailed(
                 f"{self._path} was in use for all of {self._timeout:g} s: is a process that shares "
@@ -173,7 +173,9 @@ class _SharedFile:
         self._identity: Optional[tuple[int, int]] = None
         self._good_until = 0.0
 
-    def run(self, work: Callable[[sqlite3.Connection], Result], now: Callable[[], float]) -> Result:
+    def run_transaction(
+        self, work: Callable[[sqlite3.Connection], Result], now: Callable[[], float]
+    ) -> Result:
         """Do all of *work* in one transaction, or nothing of it."""
 
         def locked(deadline: float) -> Result:
@@ -188,12 +190,12 @@ class _SharedFile:
                 raise
             return result
 
-        return self.lock.run(locked)
+        return self.lock.run_locked(locked)
 
     def close(self) -> None:
         """Under the lock, if it can be had: the last to close removes the log."""
         with suppress(LockTimedOut, sqlite3.Error, OSError):
-            self.lock.run(lambda _: self._disconnect())
+            self.lock.run_locked(lambda _: self._disconnect())
         if self._connection is not None and self.lock.block():
             with suppress(sqlite3.Error):
                 self._disconnect()

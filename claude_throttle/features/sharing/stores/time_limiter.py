@@ -93,7 +93,7 @@ class TimeLimiter:
             raise task.error
         return task.result
 
-    def stop(self) -> None:
+    def shut_down(self) -> None:
         """Let idle threads end."""
         self._threads.stop()
 
