@@ -527,14 +527,12 @@ class Throttler:
 
     def _engine(self) -> Engine:
         """The engine in force in this process."""
-        if not (self._canned or self._closed):
-            return self._engines.mine()
         engines = self._engines
         if self._canned:
             # A slice, since another thread may end the mode between two looks.
             engines = next((canned.engines for canned in self._canned[-1:]), engines)
         engine = engines.mine()
-        if self._closed:  # perhaps before there was an engine to close
+        if self._closed:  # perhaps while there was no engine yet: asked after mine()
             engine.drain(0)
         return engine
 

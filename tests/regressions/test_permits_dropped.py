@@ -86,7 +86,7 @@ def test_ctrl_c_in_the_instant_of_its_closing_does_not_keep_its_place(fake, thro
 
 
 @pytest.mark.parametrize(
-    ("kind", "step"), [(ReentrantSlot, "open"), (PermitTicket, "grant_locked")]
+    ("kind", "step"), [(ReentrantSlot, "lend"), (PermitTicket, "grant_locked")]
 )
 def test_ctrl_c_in_the_instant_of_its_grant_gives_its_place_back_once(
     fake, throttle, monkeypatch, kind, step
