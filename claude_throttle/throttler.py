@@ -543,8 +543,8 @@ class Throttler:
 
     def _all(self) -> list[Engine]:
         """This process's engines, after making the one in force if there was none."""
-        self._engine()
-        return self._begun()
+        engine = self._engine()
+        return self._begun() if self._canned else [engine]
 
     def _seconds_until(self, instant: Optional[float]) -> Optional[float]:
         return None if instant is None else max(0.0, instant - self._clock.monotonic())

@@ -198,7 +198,8 @@ class Account:
         call = self._make_call(request, group.lane, cost, version)
         if request.admitted_streams is not None:
             request.admitted_streams.append(call)
-        own_key = brings_own_proof(request.extra_headers)
+        headers = request.extra_headers
+        own_key = headers is not None and brings_own_proof(headers)
         if own_key or self.suspensions.require(group.lane.name):
             group.lane.admit_probe(call)
         count = None if self._counter is None else partial(self._counter.start_count, group.lane)

@@ -166,7 +166,7 @@ class ModelGroups:
 
     def lanes(self) -> list[Lane]:
         """The lanes of those groups."""
-        return [model_group.lane for model_group in self.all()]
+        return [model_group.lane for model_group in list(self._by_lane.values())]
 
     def limits_snapshot(self, suspension: Callable[[str], Optional[Suspension]]) -> Limits:
         """What is known of each lane."""

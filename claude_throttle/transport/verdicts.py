@@ -275,8 +275,4 @@ def read_usage(message: Mapping[str, Any]) -> Optional[Usage]:
 
 def usage_of(*counts: Any) -> Usage:
     """Usage of *counts*, in the order of its fields; anything but a number counts as 0."""
-    return Usage(*map(_count, counts))
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value >= 0 else 0
+    return Usage(*[count if isinstance(count, int) and count >= 0 else 0 for count in counts])
