@@ -36,7 +36,7 @@ def sqlite():
 def eight_on_redis(share):
     """1,000 calls at a told 1,200 RPM."""
     with redis() as store:
-        return _shared(8, store.url, scaled(1000, share, least=20), 1.04, 0, rpm=RPM)
+        return _shared(8, store.url, scaled(1000, share, least=20), 1.03, 0, rpm=RPM)
 
 
 def four_on_sqlite(share):

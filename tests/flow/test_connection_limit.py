@@ -83,6 +83,13 @@ def test_the_program_keeps_half_of_its_files():
     require_all_answered(count=200, files=128, latency=0.5)
 
 
+@pytest.mark.thorough
+@pytest.mark.timeout(200)
+def test_the_usual_limit_of_files_bounds_long_answers_too():
+    """As many as 1,500 of 20 s each, with 1,024 descriptors: three waves of 512."""
+    require_all_answered(count=1500, files=1024, latency=20.0)
+
+
 def test_without_a_file_left_calls_wait_and_fail_none():
     """The program opens everything; each call is sent in the end, with no retry allowed."""
     texts, _, events = run(count=150, files=100, latency=0.5, max_connections=1000)
