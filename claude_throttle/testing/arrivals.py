@@ -1,4 +1,10 @@
-"""The log of requests that reached the fake server."""
+"""The log of requests that reached the fake server.
+
+A test compares it with what the throttler believes: the client's own counters cannot show that a
+quota was exceeded, only the instants at which the server had each request can. The entries are
+immutable, and keys are cut down to their last characters, so a log may be printed when a test
+fails.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +43,11 @@ class Arrival(NamedTuple):
 
 
 class ArrivalLog:
-    """Arrivals in order. Thread-safe; keeps the last *limit*, or all if that is ``None``."""
+    """Arrivals in order. Thread-safe; keeps the last *limit*, or all if that is ``None``.
+
+    A server that runs for hours needs a limit: each entry keeps the headers of its request, and
+    nothing is deleted before the log is full.
+    """
 
     def __init__(self, limit: int | None) -> None:
         # Guards _arrivals: a deque must not be copied while the server appends to it.
@@ -50,6 +60,9 @@ class ArrivalLog:
             self._arrivals.append(arrival)
 
     def copy(self) -> list[Arrival]:
-        """A copy of the log, oldest first."""
+        """A copy of the log, oldest first.
+
+        It does not change when more requests arrive, so it can be iterated while the server runs.
+        """
         with self._lock:
             return list(self._arrivals)

@@ -1,4 +1,10 @@
-"""The fake server's batches, and their representation in the API."""
+"""The fake server's batches, and their representation in the API.
+
+:mod:`fake_batches` is the endpoint, with the lock and the list of batches; here is what one batch
+is: its state as a function of the clock, its JSON and its result lines. Nothing runs in the
+background. A batch has ended as soon as the clock reaches ``ends_at``, so a test with a manual
+clock decides when that is.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +27,21 @@ from claude_throttle.testing.received_call import call_of, wrong_field
 Ending = Union[str, Mapping[str, Any]]
 
 #: Seconds.
+#: The API gives a batch 24 hours; what is not processed by then expires.
 A_DAY = 86_400.0
 
+# The API's own pattern; the client checks it too, and a test must be able to see both refusals.
 _CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _OVERLOADED = {"type": "overloaded_error", "message": "Overloaded"}
 
 
 @dataclass
 class Batch:
-    """One batch. Guarded by the lock of :class:`FakeBatches`."""
+    """One batch. Guarded by the lock of :class:`FakeBatches`.
+
+    Its results are computed when they are requested. The outcomes that a test has set were copied
+    when the batch was created, so a later ``end()`` concerns later batches only.
+    """
 
     name: str
     requests: list[dict[str, Any]]
@@ -50,7 +62,12 @@ class Batch:
             self.canceled, self.ends_at = True, now
 
     def ending(self, request: Mapping[str, Any]) -> Ending:
-        """The outcome of one of its requests."""
+        """The outcome of one of its requests.
+
+        The order matters: a canceled batch has no other outcome; an invalid request has errored
+        whatever the test set, because the API validates the ``params`` only when it processes the
+        batch.
+        """
         if self.canceled:
             return "canceled"
         problem = wrong_field(request["params"], True)
@@ -59,7 +76,11 @@ class Batch:
         return self.endings.get(request["custom_id"], "succeeded")
 
     def shown(self, now: float, base_url: str) -> dict[str, Any]:
-        """The API's object for it."""
+        """The API's object for it, with the counts and dates that clients read.
+
+        ``results_url`` is null until the batch has ended, and contains the host the client asked: a
+        client must check it before it sends its key there.
+        """
         ended = self.ended(now)
         kinds: Counter[str] = Counter()
         if ended:
@@ -82,7 +103,11 @@ class Batch:
 
 
 def problem_with(requests: Any, most: int) -> Optional[str]:
-    """Why a batch of *requests* is invalid; None if it is valid."""
+    """Why a batch of *requests* is invalid; None if it is valid.
+
+    Checks only what makes the API refuse the whole batch: the number of requests and their
+    ``custom_id``. A wrong field in ``params`` fails that one request later, in its result.
+    """
     if not isinstance(requests, list) or not requests:
         return "requests: List should have at least 1 item"
     if len(requests) > most:
@@ -101,7 +126,11 @@ def problem_with(requests: Any, most: int) -> Optional[str]:
 
 
 def result_lines(batch: Batch, behaviour: Behaviour, source: random.Random) -> list[bytes]:
-    """The result lines, in the order of the requests."""
+    """The result lines, in the order of the requests.
+
+    The API promises no order; :class:`FakeBatches` shuffles them, so that a client that relies on
+    the order of its requests fails in a test.
+    """
     return [_line(batch, request, behaviour, source) for request in batch.requests]
 
 
@@ -124,6 +153,10 @@ def _kind(ending: Ending) -> str:
 
 
 def _message(params: dict[str, Any], behaviour: Behaviour, source: random.Random) -> dict[str, Any]:
+    """The message of a request that succeeded, by the same rules as one sent by itself.
+
+    ``service_tier`` is "batch" in its usage, which is how the price of half is recognised.
+    """
     call = call_of(params, behaviour.characters_per_token)
     tokens = behaviour.output_tokens
     count = tokens(source, params) if callable(tokens) else tokens

@@ -1,4 +1,9 @@
-"""The configuration of the fake server."""
+"""The configuration of the fake server, in one immutable value.
+
+:class:`FakeClaude` collects its many keyword arguments here, so that the modules behind it take one
+argument. What can change while the server runs (limits, faults, the script) is copied from here at
+the start and kept, under its lock, by :class:`claude_throttle.testing.service.Service`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,11 @@ ADMIN_PREFIX = "sk-ant-admin"
 
 @dataclass(frozen=True)
 class Behaviour:
-    """The configuration of a :class:`claude_throttle.testing.FakeClaude`, which explains it."""
+    """The configuration of a :class:`FakeClaude`, which explains each field.
+
+    Immutable, so all threads may read it without a lock. Raises ValueError for an unknown
+    ``headers_at``: a typing error there would silently test the other case.
+    """
 
     limits: SimulatedLimits
     clock: Clock
@@ -60,7 +69,10 @@ class Behaviour:
         return self.api_keys is None or key in self.api_keys
 
     def is_admin_key(self, key: str) -> bool:
-        """Whether *key* may ask about the organization."""
+        """Whether *key* may ask about the organization.
+
+        An ordinary key may not, as at the API: there the endpoint takes only keys of the Admin API.
+        """
         if self.admin_keys is None:
             return key.startswith(ADMIN_PREFIX)
         return key in self.admin_keys

@@ -1,4 +1,9 @@
-"""One client's connection: reads requests, sends responses. Used in the server's thread only."""
+"""One client's connection: reads requests, sends responses. Used in the server's thread only.
+
+:class:`Service` decides what is answered, as a :class:`ResponsePlan` of bytes and delays; this
+module plays the plan on a socket. Delays are timers of the event loop, not sleeps, so one thread
+serves any number of slow or stalled responses at once.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +20,21 @@ from claude_throttle.testing.http_reader import BadRequest, HttpRequest, Request
 from claude_throttle.testing.plans import CLOSE, RESET, ResponsePart, ResponsePlan
 from claude_throttle.testing.service import Service
 
-#: Bytes a client may send ahead while it is being answered.
+#: Bytes a client may send ahead while it is being answered. Beyond that the socket is not read, and
+#: TCP makes the client wait; without a bound a client that never stops would fill the memory.
 READ_AHEAD = 1024 * 1024
 
 logger = logging.getLogger(__name__)
 
 
 class Connection(asyncio.Protocol):
-    """Answers requests one after the other; calls *response_ended* after each."""
+    """Answers requests one after the other; calls *response_ended* after each.
+
+    Not thread-safe: asyncio calls it in the server's thread, and other threads must go through
+    ``call_soon_threadsafe``. Pipelined requests wait in the reader until the response before them
+    has ended, as HTTP/1.1 demands. Each plan that was begun is ended exactly once, also if the
+    client disappears: otherwise its request would count as in flight until the server stops.
+    """
 
     def __init__(
         self,
@@ -51,7 +63,11 @@ class Connection(asyncio.Protocol):
         self._connections.add(self)
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """The connection was closed, by either side: drop the rest of the response."""
+        """The connection was closed, by either side: drop the rest of the response.
+
+        A client that gives up after a read timeout comes here, too, and its request stops being in
+        flight.
+        """
         self._connections.discard(self)
         self._closing = True
         if self._timer is not None:
@@ -60,7 +76,7 @@ class Connection(asyncio.Protocol):
         self._end_plan()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes arrived."""
+        """Bytes arrived: serve the next request, or keep them until the response has ended."""
         self._reader.feed(data)
         if self._plan is None:
             self._serve()
@@ -72,7 +88,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def release(self) -> None:
-        """Continue a stalled response."""
+        """Continue a stalled response. Does nothing if this connection is not stalled."""
         if self._parts and self._parts[0].delay_seconds is None:
             self._parts.popleft()
             self._play()
@@ -90,11 +106,16 @@ class Connection(asyncio.Protocol):
         return None
 
     def _wait_for_more(self) -> None:
+        """Read on: no request is complete yet.
+
+        Sends ``100 Continue`` if the client waits for it before it sends the body.
+        """
         self._transport.resume_reading()
         if self._reader.take_continue_wanted():
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _refuse(self, problem: BadRequest) -> None:
+        """Answer bytes that are not HTTP, then close: where the next request begins is unknown."""
         body = f"{problem.reason}\n".encode()
         headers = {"content-type": "text/plain", "content-length": str(len(body))}
         headers["connection"] = "close"
@@ -102,6 +123,11 @@ class Connection(asyncio.Protocol):
         self._close()
 
     def _begin(self, request: HttpRequest) -> None:
+        """Get the plan for *request* and start to play it.
+
+        A function given by the user (latency, output tokens) may raise. The client then gets a 500
+        and the log the traceback; without an answer the test would hang until its timeout.
+        """
         try:
             plan = self._service.answer(request)
         except Exception:
@@ -115,6 +141,10 @@ class Connection(asyncio.Protocol):
         self._play()
 
     def _play(self) -> None:
+        """Send the parts that are due.
+
+        Stop at one that has to wait, for a timer or for release().
+        """
         while self._parts:
             delay = self._parts[0].delay_seconds
             if delay is None:
@@ -133,6 +163,11 @@ class Connection(asyncio.Protocol):
         self._serve()
 
     def _send(self, part: ResponsePart) -> None:
+        """Send one part, and charge the output tokens that were produced while it was being made.
+
+        Rate-limit headers that belong to the moment of the answer are encoded here and not earlier.
+        A response to HEAD ends after its headers.
+        """
         if part.output_tokens and self._plan is not None:
             self._service.produced(self._plan.model, part.output_tokens)
         data = part.data

@@ -1,4 +1,11 @@
-"""The endpoint ``/v1/messages/batches`` of the fake server."""
+"""The endpoint ``/v1/messages/batches`` of the fake server.
+
+:mod:`batch_records` has the batches themselves. This module has the operations (create, list,
+retrieve, results, cancel, delete), the key check, the endpoint's own request quota, and a script of
+answers for tests of failures. The trap for clients that it makes testable: a POST whose answer is
+lost may have created a batch nevertheless (``script(Reset(), carried_out=True)``), and sending it
+again pays twice.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +32,22 @@ PATH = "/v1/messages/batches"
 #: Requests in a batch (SDK 2.11, rate-limit page 2026-09).
 MOST_REQUESTS = 100_000
 
-#: Batches on a page of the list.
+#: Batches on a page of the list; the API refuses a larger ``limit``, and uses 20 without one.
 LARGEST_PAGE = 1000
 
+# The header with which the API marks a refusal that a retry cannot cure.
 _FINAL = {"x-should-retry": "false"}
 
 
 class FakeBatches:
     """The batches of a :class:`FakeClaude`. Thread-safe; everything may be changed while it runs.
 
-    Requests about batches have their own quota, and their own log: :attr:`arrivals`.
+    Requests about batches have their own quota, and their own log: :attr:`arrivals`. Reached as
+    ``fake.batches``::
+
+        fake.batches.seconds = 2.0                          # how long a batch takes
+        fake.batches.end({"call-7": "errored"})             # the outcome of one request
+        fake.batches.script(Reset(), carried_out=True)      # created, but the answer is lost
     """
 
     def __init__(self, behaviour: Behaviour) -> None:
@@ -69,22 +82,34 @@ class FakeBatches:
             return [[one["custom_id"] for one in b.requests] for b in self._batches.values()]
 
     def limits(self, rpm: Optional[float] = None, burst: Optional[float] = None) -> None:
-        """Set the quota of requests about batches: per minute, and at once."""
+        """Set the quota of requests about batches: per minute, and at once. None is unlimited."""
         with self._lock:
             self._quotas.reshape(SimulatedLimits(rpm=rpm, burst=burst), self._clock.monotonic())
 
     def script(self, *answers: Scripted, carried_out: bool = False) -> None:
-        """Answer the next requests with these; if *carried_out*, they take effect nevertheless."""
+        """Answer the next requests with these, in order, one each.
+
+        With *carried_out* a request takes effect before its scripted answer is sent: a batch is
+        created, though the client sees a lost connection. Without it the request has no effect, and
+        uses no quota.
+        """
         with self._lock:
             self._script.extend((answer, carried_out) for answer in answers)
 
     def end(self, endings: Mapping[str, Union[str, Mapping[str, Any]]]) -> None:
-        """Set outcomes by ``custom_id``: "errored", "canceled", "expired", or an error."""
+        """Set outcomes by ``custom_id``: "errored", "canceled", "expired", or an error.
+
+        They hold for batches that are created afterwards: each batch copies them when it is
+        created.
+        """
         with self._lock:
             self._endings.update(endings)
 
     def answer(self, request: HttpRequest, at: float) -> Scripted:
-        """Decide the response to *request*, and log it."""
+        """Decide the response to *request*, which arrived at *at*, and log it.
+
+        Rate-limit headers are added to every reply; a scripted header goes before them.
+        """
         with self._lock:
             decided = self._decide_locked(request, at)
             limits = replies.rate_limit_headers(self._quotas.standings(at), self._clock.wall())
@@ -95,7 +120,7 @@ class FakeBatches:
         return decided
 
     def _decide_locked(self, request: HttpRequest, at: float) -> Scripted:
-        """Requires _lock."""
+        """Script, key, quota, then the operation itself. Requires _lock."""
         scripted, carried_out = self._script.popleft() if self._script else (None, False)
         if scripted is not None and not carried_out:
             return scripted
@@ -109,7 +134,7 @@ class FakeBatches:
         return answer if scripted is None else scripted
 
     def _do_locked(self, request: HttpRequest, at: float) -> Scripted:
-        """Requires _lock."""
+        """Carry out one operation, chosen by method and path. Requires _lock."""
         name, _, action = request.path[len(PATH) :].strip("/").partition("/")
         if not name:
             return (
@@ -132,7 +157,11 @@ class FakeBatches:
         return Reply(404, _FINAL, message="Not found")
 
     def _create_locked(self, request: HttpRequest, at: float) -> Scripted:
-        """Requires _lock."""
+        """Create a batch, or refuse it as a whole. Requires _lock.
+
+        A body that was too large to keep is None and gets the page of a proxy: the API's edge
+        refuses it before the API sees it, so that 413 is HTML and not the JSON of an API error.
+        """
         if request.body is None:
             return Garbage(replies.TOO_LARGE_PAGE, 413)
         try:
@@ -154,6 +183,11 @@ class FakeBatches:
         return self.results_at or f"http://{request.headers.get('host', 'localhost')}"
 
     def _list(self, request: HttpRequest, at: float) -> Reply:
+        """One page of the batches, newest first, as the API orders them.
+
+        ``after_id`` is the cursor; an unknown one is ignored. The bounded length before int() is
+        there because Python refuses to convert numbers of thousands of digits.
+        """
         asked = {name: texts[-1] for name, texts in parse_qs(request.query).items()}
         names = list(reversed(self._batches))
         if asked.get("after_id") in names:
@@ -170,7 +204,10 @@ class FakeBatches:
         return Reply(200, body=replies.to_json(answer))
 
     def _results_locked(self, batch: Batch, at: float) -> Reply:
-        """Requires _lock."""
+        """The results of a batch that has ended, shuffled: the API promises no order.
+
+        Requires _lock.
+        """
         if not batch.ended(at):
             return _invalid(f"Message Batch {batch.name} has no results: it is still processing")
         lines = batch_records.result_lines(batch, self._behaviour, self._random)

@@ -1,4 +1,9 @@
-"""A TCP proxy that simulates faults of a network, which can be switched at any time."""
+"""A TCP proxy that simulates faults of a network, which can be switched at any time.
+
+The fake server can stall or reset one response; this proxy harms any server, Redis included, below
+HTTP: delays, lost connections, a peer that swallows everything. It works with plain threads and
+sockets, because its users test threads and sockets: the tests of the Redis store and of batches.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-#: Socket option that closes with RST in place of FIN.
+#: ``SO_LINGER`` switched on with zero seconds: closing such a socket sends RST in place of FIN.
 RESET = struct.pack("ii", 1, 0)
 
+#: Bytes that are read at once; only the speed depends on it.
 CHUNK_BYTES = 65536
 
 #: Its modes, and the meaning of *amount* in each.
@@ -25,7 +31,7 @@ MODES = {
     "blackhole": "nothing; connections are accepted, and all data is discarded",
 }
 
-#: Modes that end connections.
+#: Modes in which no connection survives: the open ones are reset when the mode is set.
 ENDING = ("reset", "refuse")
 
 
@@ -50,7 +56,11 @@ class FaultProxy:
         self._start(self._accept, self._listener)
 
     def set(self, mode: str, amount: float = 0.0) -> None:
-        """Switch to *mode*; :data:`MODES` explains *amount*."""
+        """Switch to *mode*, for open and for new connections; :data:`MODES` explains *amount*.
+
+        Raises ValueError for an unknown mode. After "refuse" any other mode listens again, on the
+        same port, so that clients can reconnect to the address they know.
+        """
         if mode not in MODES:
             raise ValueError(f"unknown mode {mode!r}; known are {', '.join(MODES)}")
         with self._condition:
@@ -67,7 +77,7 @@ class FaultProxy:
             self._start(self._accept, self._listener)
 
     def close(self) -> None:
-        """End all connections; return when all threads have ended."""
+        """End all connections; return when all threads have ended. It cannot be used afterwards."""
         self.set("refuse")
         for thread in self._threads:
             thread.join()
@@ -90,6 +100,12 @@ class FaultProxy:
                 self._connect(client)
 
     def _connect(self, client: socket.socket) -> None:
+        """Connect one client to the server, and start a thread for each direction.
+
+        The mode is read again under the lock: it may have changed since the connection was
+        accepted, and a socket that is not in the set by then would escape the reset. If the server
+        cannot be reached, the threads notice it and close the client's side.
+        """
         server = socket.socket()
         with contextlib.suppress(OSError):
             server.connect(self._server)
@@ -108,6 +124,11 @@ class FaultProxy:
         self._start(self._pump, server, client, True)
 
     def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        """Forward one direction until either side ends, then close the other side, too.
+
+        Every error ends the connection and is not reported: to lose connections is this class's
+        purpose.
+        """
         forwarded = ForwardedBytes()
         with contextlib.suppress(OSError):
             while piece := source.recv(CHUNK_BYTES):
@@ -151,6 +172,12 @@ class FaultProxy:
                 raise ConnectionAbortedError(self._mode[0])
 
     def _reset_all(self) -> None:
+        """Reset every open connection, without closing a socket that another thread is using.
+
+        A close from this thread would not wake the reader and might hit a reused descriptor.
+        Shutting down the reading side wakes it, and it closes the socket itself, which then sends
+        the RST.
+        """
         with self._condition:
             sides = list(self._open)
         for side in sides:
@@ -159,7 +186,7 @@ class FaultProxy:
 
 
 class ForwardedBytes:
-    """Counts bytes that were forwarded since the mode was set."""
+    """Counts bytes that were forwarded since the mode was set. Owned by one direction's thread."""
 
     def __init__(self) -> None:
         self.passed = 0
@@ -172,6 +199,10 @@ class ForwardedBytes:
 
 
 def _listening(port: int) -> socket.socket:
+    """A listening socket on *port*; 0 is a free one.
+
+    With ``SO_REUSEADDR`` a port can be opened again while old connections to it fade out.
+    """
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))

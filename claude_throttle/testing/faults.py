@@ -1,7 +1,8 @@
 """Answers that the fake server can be scripted to give, and the sampler of random faults.
 
 They are arguments of :meth:`claude_throttle.testing.FakeClaude.script`, and immutable: safe to
-share between threads.
+share between threads. They say what the client sees; how it is put on the wire is decided by the
+function registered for the class in :mod:`plans`. A new kind of answer needs both.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
+#: What a proxy in front of the API sends when the API does not answer: HTML, whatever the client
+#: accepts. It must not be taken for a refusal by the API.
 CLOUDFLARE_PAGE = b"<html><head><title>502 Bad Gateway</title></head><body>cloudflare</body></html>"
 
 
 @dataclass(frozen=True)
 class Ok:
-    """A successful response, without checking the quotas."""
+    """A successful response, without checking the quotas.
+
+    It uses none of the quotas either, so the headers of later answers do not show it.
+    """
 
     #: The response's text; ``None`` echoes the last user text.
     text: Optional[str] = None
@@ -48,7 +54,11 @@ class Reply:
 
 @dataclass(frozen=True)
 class Reset:
-    """Resets the connection (RST)."""
+    """Resets the connection (RST).
+
+    With ``after_bytes=0`` no byte of an answer was sent, and a client may repeat its request; after
+    some bytes the server has done the work, and the request would be paid for twice.
+    """
 
     #: Bytes of a successful response that are sent before.
     after_bytes: int = 0
@@ -56,7 +66,11 @@ class Reset:
 
 @dataclass(frozen=True)
 class Stall:
-    """Sends nothing more until ``release_stalled()``, then the rest of a successful response."""
+    """Sends nothing more until ``release_stalled()``, then the rest of a successful response.
+
+    For tests of read timeouts and of ``close()``: the connection stays open, and the request counts
+    as in flight.
+    """
 
     #: Bytes of the response that are sent before.
     after_bytes: int = 0
@@ -72,19 +86,30 @@ class Garbage:
 
 @dataclass(frozen=True)
 class Truncated:
-    """Sends half the body of a successful response, then closes the connection."""
+    """Sends half the body of a successful response, then closes the connection.
+
+    The ``content-length`` is that of the whole body. urllib3 2 notices that bytes are missing,
+    urllib3 1.26 by default does not: there, only the JSON does not end.
+    """
 
 
 @dataclass(frozen=True)
 class Drip:
-    """A successful response, sent one byte at a time."""
+    """A successful response, sent one byte at a time.
+
+    A read timeout starts anew with each byte, so it never ends such a response; only a deadline for
+    the whole call does.
+    """
 
     seconds_per_byte: float
 
 
 @dataclass(frozen=True)
 class Redirect:
-    """Redirects the client to another URL."""
+    """Redirects the client to another URL.
+
+    A client must not follow: its key would go to another host.
+    """
 
     location: str
     status: int = 307
@@ -115,6 +140,7 @@ RATE_LIMITED = Reply(
 INTERNAL = Reply(500, {"x-should-retry": "true"}, message="Internal server error")
 OVERLOADED = Reply(529, {"x-should-retry": "true"}, message="Overloaded")
 
+#: The answers that ``fault_rates`` can draw, by their names there.
 FAULTS: Mapping[str, Scripted] = {
     "429": RATE_LIMITED,
     "500": INTERNAL,
@@ -127,7 +153,12 @@ FAULTS: Mapping[str, Scripted] = {
 
 
 class FaultSampler:
-    """Draws random faults with given probabilities. Not thread-safe."""
+    """Draws random faults with given probabilities. Not thread-safe.
+
+    Exactly one random number is drawn for each arrival: a seed gives the same faults for the same
+    order of requests, and other rates do not shift what is drawn afterwards. Raises ValueError for
+    an unknown fault, or for probabilities that are negative or more than 1 in sum.
+    """
 
     def __init__(
         self, rates: Mapping[str, float], seed: object, overload_retry_after: int | None

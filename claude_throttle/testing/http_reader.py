@@ -46,7 +46,13 @@ class HttpRequest(NamedTuple):
 
 
 class RequestReader:
-    """Parses requests from bytes that arrive in arbitrary pieces."""
+    """Parses requests from bytes that arrive in arbitrary pieces. Not thread-safe.
+
+    The parser is one generator that yields None while bytes are missing: it keeps its place in the
+    middle of a request without a state machine. Memory is bounded: heads, and chunked bodies, above
+    their limit are refused; a larger body of known length is read and discarded, because many
+    clients do not read the answer before they have sent everything.
+    """
 
     def __init__(self, body_limit: int = BODY_LIMIT) -> None:
         self._body_limit = body_limit
@@ -68,7 +74,10 @@ class RequestReader:
         return next(self._requests)
 
     def take_continue_wanted(self) -> bool:
-        """Whether the client waits for ``100 Continue``; true once for each such request."""
+        """Whether the client waits for ``100 Continue``; true once for each such request.
+
+        curl asks for it before a large body, and waits a second if nothing answers.
+        """
         wanted, self._continue_wanted = self._continue_wanted, False
         return wanted
 
@@ -110,6 +119,12 @@ class RequestReader:
         return bytes(body)
 
     def _until(self, mark: bytes) -> Reading[bytes]:
+        """The bytes before *mark*, which is removed, too. Raises 431 if there are too many.
+
+        The search goes on where it ended, less the length of the mark, which may be split between
+        pieces: searching from the start would take quadratic time for a head that arrives byte by
+        byte.
+        """
         searched = 0
         while True:
             end = self._buffer.find(mark, max(0, searched - len(mark)))
@@ -131,6 +146,7 @@ class RequestReader:
         return found
 
     def _skip(self, length: int) -> Reading[None]:
+        """Discard *length* bytes as they arrive, without keeping them."""
         while length > 0:
             if not self._buffer:
                 yield None
@@ -155,6 +171,10 @@ def _parse_head(head: bytes) -> tuple[str, str, str, dict[str, str]]:
 
 
 def _number(text: str, base: int) -> int:
+    """A length in a header or a chunk. Refuses signs, underscores and spaces, which int() accepts.
+
+    Proxies differ in how they read such a length, and requests could be smuggled past one of them.
+    """
     digits = text.strip()
     # int() would accept signs and underscores, too.
     if not digits.isalnum():

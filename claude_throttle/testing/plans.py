@@ -1,6 +1,8 @@
 """Plans of responses: bytes, and the seconds between them. Pure functions.
 
-:mod:`claude_throttle.testing.connection` sends them.
+A scripted answer (:mod:`faults`, :mod:`streams`) and the request's context go in; a
+:class:`ResponsePlan` comes out, which :mod:`claude_throttle.testing.connection` plays. Without time
+and sockets each fault can be tested by comparing bytes.
 """
 
 from __future__ import annotations
@@ -13,15 +15,18 @@ from typing import Any, NamedTuple, Optional
 from claude_throttle.testing import faults, replies
 from claude_throttle.testing.received_call import ReceivedCall
 
-#: Seconds between two charges for the output of a response that is sent in one piece.
+#: Seconds between two charges for the output of a response that is sent in one piece. The API
+#: counts output tokens while they are produced, so one charge at the end would test something else.
 CHARGE_STEP_SECONDS = 0.05
+#: Charges for one response at most: a latency of an hour must not make thousands of timers.
 MOST_CHARGES = 200
 
+#: What becomes of the connection after the response.
 KEEP, CLOSE, RESET = "keep", "close", "reset"
 
 
 class Head(NamedTuple):
-    """Status and headers that are encoded when they are sent."""
+    """Status and headers that are encoded when they are sent, with the limits of that moment."""
 
     status: int
     headers: Mapping[str, str]
@@ -40,7 +45,7 @@ class ResponsePart(NamedTuple):
 
 
 class ResponsePlan(NamedTuple):
-    """A response, ready to be sent."""
+    """A response, ready to be sent. Faults are made from a good plan with ``_replace``."""
 
     parts: tuple[ResponsePart, ...]
     #: HTTP status for the log; 0 for a reset or a stall.
@@ -71,13 +76,20 @@ class ResponseContext(NamedTuple):
     late_headers: bool = False
 
     def early(self) -> ResponseContext:
-        """A copy with rate-limit headers of now."""
+        """A copy whose rate-limit headers are those of now, and not of the moment of the answer.
+
+        Faults that cut a response after some bytes need all its bytes beforehand.
+        """
         return self._replace(late_headers=False)
 
 
 @singledispatch
 def plan_for(scripted: object, _context: ResponseContext) -> ResponsePlan:
-    """The plan for one scripted answer."""
+    """The plan for one scripted answer, chosen by its class; raises TypeError for any other object.
+
+    Dispatch is by class so that :mod:`streams` can add its own answer without this module knowing
+    it.
+    """
     raise TypeError(f"{scripted!r} is not a scripted answer; see claude_throttle.testing.faults")
 
 
@@ -122,6 +134,7 @@ def _redirect(scripted: faults.Redirect, context: ResponseContext) -> ResponsePl
 
 @plan_for.register(faults.Garbage)
 def _garbage(scripted: faults.Garbage, context: ResponseContext) -> ResponsePlan:
+    """A response as a proxy sends it: without ``request-id`` and rate-limit headers."""
     headers = {**context.edge_headers, "content-type": "text/html; charset=UTF-8"}
     data = _encode(scripted.status, headers, scripted.body)
     return ResponsePlan((ResponsePart(0.0, data),), scripted.status)
@@ -138,6 +151,7 @@ def _reset(scripted: faults.Reset, context: ResponseContext) -> ResponsePlan:
 
 @plan_for.register(faults.Stall)
 def _stall(scripted: faults.Stall, context: ResponseContext) -> ResponsePlan:
+    """A good response with a part in it that has no delay, which means: wait for release()."""
     good = _ok(faults.Ok(), context.early())
     before, rest = _cut(good.parts, scripted.after_bytes)
     return good._replace(parts=(*before, ResponsePart(None, b""), *rest), status=0)
@@ -145,6 +159,7 @@ def _stall(scripted: faults.Stall, context: ResponseContext) -> ResponsePlan:
 
 @plan_for.register(faults.Truncated)
 def _truncated(_scripted: faults.Truncated, context: ResponseContext) -> ResponsePlan:
+    """A good response that is cut in the middle of its body, never within its headers."""
     good = _ok(faults.Ok(), context.early())
     everything = b"".join(part.data for part in good.parts)
     head = everything.index(b"\r\n\r\n") + 4
@@ -178,6 +193,7 @@ def _stream_error(scripted: faults.StreamError, context: ResponseContext) -> Res
 
 
 def _until_delta(message: Mapping[str, Any], deltas: int) -> list[dict[str, Any]]:
+    """The events up to and including the given number of deltas; none at all for 0."""
     if deltas <= 0:
         return []
     events = [*replies.opening_events(message), *replies.block_events(message)]
@@ -186,7 +202,11 @@ def _until_delta(message: Mapping[str, Any], deltas: int) -> list[dict[str, Any]
 
 
 def message_for(scripted: faults.Ok, context: ResponseContext) -> dict[str, Any]:
-    """The message of a successful response."""
+    """The message of a successful response, as a dictionary.
+
+    An echo of the last user text is the default, so that a test with many threads can see whether
+    each caller got the answer to its own request.
+    """
     call = context.call
     text = f"echo: {call.nonce}" if scripted.text is None else scripted.text
     blocks = [dict(block) for block in scripted.extra_content_blocks]
@@ -207,6 +227,7 @@ def _stop_reason(blocks: Iterable[Mapping[str, Any]], usage: Any, max_tokens: in
 def _whole(
     message: Mapping[str, Any], context: ResponseContext, charged: int
 ) -> tuple[ResponsePart, ...]:
+    """The parts of a response in one piece: silent steps that charge output, then all bytes."""
     body = replies.to_json(message)
     headers = {**context.headers, "content-length": str(len(body))}
     steps = 1
@@ -223,6 +244,7 @@ def _whole(
 def _streamed(
     message: Mapping[str, Any], context: ResponseContext, charged: int
 ) -> tuple[ResponsePart, ...]:
+    """The parts of a stream: opening at once, then events at even intervals over the latency."""
     opening = stream_head(context) + b"".join(map(replies.sse, replies.opening_events(message)))
     events = list(replies.block_events(message))
     wait, each = context.latency_seconds / len(events), charged / len(events)
@@ -246,6 +268,7 @@ def _encode(status: int, headers: Mapping[str, str], body: bytes) -> bytes:
 def _cut(
     parts: Iterable[ResponsePart], after_bytes: int
 ) -> tuple[tuple[ResponsePart, ...], tuple[ResponsePart, ...]]:
+    """Split *parts* after so many bytes; what was cut off is sent without a delay of its own."""
     before: list[ResponsePart] = []
     rest: list[ResponsePart] = []
     left = after_bytes

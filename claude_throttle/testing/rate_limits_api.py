@@ -1,6 +1,8 @@
 """``GET /v1/organizations/rate_limits``: which models share which limits. Pure functions.
 
-The format is that of the SDK 2.11.0, types/organization/organization_rate_limit.py.
+The format is that of the SDK 2.11.0, types/organization/organization_rate_limit.py. The throttler
+asks this endpoint, if it has a key of the Admin API, to learn which models draw from one bucket;
+the fake server answers from its own configuration, so that both must agree.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ KNOWN_MODELS = (
     "claude-sonnet-4-5-20250929",
 )
 
-#: Entries on one page, at most.
+#: Entries on one page, at most. Without ``limit`` all entries are returned at once.
 LARGEST_PAGE = 1000
 _CURSOR = "page_"
 
@@ -48,7 +50,11 @@ Entry = dict[str, Any]
 
 
 def entries(limits: SimulatedLimits, shared: Mapping[str, str], seen: Iterable[str]) -> list[Entry]:
-    """All entries; *seen* are buckets that were used. Those without a limit are left out."""
+    """All entries; *seen* are buckets that were used. Those without a limit are left out.
+
+    A model that shares no bucket gets a group of its own. Requests to ``count_tokens`` have an
+    entry without models: that quota is one for the whole organization.
+    """
     groups: dict[str, list[str]] = {}
     for model in dict.fromkeys((*KNOWN_MODELS, *shared)):
         groups.setdefault(shared.get(model, model), []).append(model)
@@ -65,7 +71,10 @@ def entries(limits: SimulatedLimits, shared: Mapping[str, str], seen: Iterable[s
 
 
 def answer(found: list[Entry], query: str) -> Reply:
-    """The page of *found* that *query* asks for."""
+    """The page of *found* that *query* asks for.
+
+    404 for a model without an entry; 400 for a wrong ``limit`` or cursor.
+    """
     asked = {name: texts[-1] for name, texts in parse_qs(query).items()}
     if "group_type" in asked:
         found = [entry for entry in found if entry["group"]["type"] == asked["group_type"]]

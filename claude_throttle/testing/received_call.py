@@ -1,4 +1,8 @@
-"""The call in a request, and its validation. Pure functions."""
+"""The call in a request, and its validation. Pure functions.
+
+The checks are those whose refusal a client can provoke by mistake: size, key, JSON, fields, in this
+order. It is no complete validation: what this module accepts the API may refuse.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,10 @@ from claude_throttle.testing.faults import Garbage, Reply, Scripted
 from claude_throttle.testing.http_reader import HttpRequest
 from claude_throttle.testing.replies import TOO_LARGE_PAGE
 
+#: Characters of the last user text that the log keeps, to recognise a call. The whole prompt would
+#: make a log of many large requests too big.
 NONCE_CHARACTERS = 200
+#: Headers with the key: never in the log, which a failing test prints.
 SECRET_HEADERS = ("x-api-key", "authorization")
 # Values of these fields are not the user's text.
 _NOT_TEXT = frozenset(
@@ -36,7 +43,11 @@ class ReceivedCall(NamedTuple):
 def read_call(
     request: HttpRequest, characters_per_token: float, max_tokens_needed: bool
 ) -> ReceivedCall:
-    """Parse *request*; a problem is kept in the call, never raised."""
+    """Parse *request*; a problem is kept in the call, never raised.
+
+    So a refused request is logged like any other. *max_tokens_needed* is false for endpoints that
+    do not generate anything.
+    """
     body = _json_object(request.body)
     problem = _problem(request, body, max_tokens_needed)
     call = call_of(body or {}, characters_per_token)
@@ -44,7 +55,11 @@ def read_call(
 
 
 def call_of(body: dict[str, Any], characters_per_token: float) -> ReceivedCall:
-    """Parse a request's body, without validation."""
+    """Parse a request's body, without validation: wrong or missing fields become "" and 0.
+
+    Input tokens are counted by characters. That is coarse on purpose: a client whose estimate is
+    exact in tests would not show how it corrects a wrong one.
+    """
     limit = body.get("max_tokens")
     return ReceivedCall(
         body,
@@ -116,7 +131,10 @@ def _text_length(value: Any) -> int:
 
 
 def last_user_text(messages: Any) -> str:
-    """The text of the last user message; empty if it has none."""
+    """The text of the last user message; empty if it has none.
+
+    Of several text blocks it is the last one.
+    """
     for message in reversed(messages if isinstance(messages, list) else []):
         if isinstance(message, dict) and message.get("role") == "user":
             return _text_of(message.get("content"))
@@ -132,7 +150,10 @@ def _text_of(content: Any) -> str:
 
 
 def key_of(headers: Mapping[str, str]) -> str:
-    """The key or token of a request; empty if it has none."""
+    """The key or token of a request; empty if it has none.
+
+    ``x-api-key`` goes before a bearer token.
+    """
     key = headers.get("x-api-key", "")
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return key or (token.strip() if scheme.lower() == "bearer" else "")

@@ -80,7 +80,10 @@ def refusal(
 ) -> Reply:
     """A refusal with *status*. What is None has its documented value, or is left out.
 
-    Raises ValueError for a status that is not an error.
+    ``x-should-retry`` is what the official SDK (2.11) would do: true for 408, 409, 429 and from 500
+    on. With an *error_code* and no *retry_after* it is false, as for a spend limit. Raises
+    ValueError for a status that is not an error, and for a *retry_after* that is negative or not
+    finite.
     """
     if not 400 <= status <= 599:
         raise ValueError(f"a refusal has a status from 400 to 599, not {status}")
@@ -98,6 +101,7 @@ def refusal(
 
 
 def _message(status: int) -> str:
+    """The captured text of a status, if there is one; otherwise the phrase of HTTP."""
     if status in _MESSAGES:
         return _MESSAGES[status]
     try:

@@ -1,4 +1,9 @@
-"""Headers, bodies and event streams in the format of the Messages API. Pure functions."""
+"""Headers, bodies and event streams in the format of the Messages API. Pure functions.
+
+Texts and headers are copied from captured responses where there are any: the throttler reads a ramp
+limit out of the words of a refusal, so an invented text would test nothing. What was not captured
+is marked where it stands.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +23,7 @@ from claude_throttle.testing.faults import Reply
 
 DOCS = "https://docs.claude.com/en/api/rate-limits"
 
+#: The documented ``error.type`` of each status; any other one is an ``api_error``.
 ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -31,6 +37,8 @@ ERROR_TYPES = {
     529: "overloaded_error",
 }
 
+#: The text of the documentation. It has no ``retry-after``, and a client that retries it without
+#: one would do so for the rest of the month.
 SPEND_CAP = Reply(
     429,
     message="You have reached your API usage limits: your organization has crossed its monthly"
@@ -39,6 +47,7 @@ SPEND_CAP = Reply(
     error_code="enforced_spend_limit_reached",
 )
 
+#: A 429 that is not about a quota: fewer requests at once help, waiting does not.
 TOO_MANY_CONNECTIONS = Reply(
     429,
     {"x-should-retry": "true"},
@@ -47,6 +56,7 @@ TOO_MANY_CONNECTIONS = Reply(
     " rate limit increase.",
 )
 
+#: Cloudflare's answer to a body above the limit: HTML, sent before the API sees the request.
 TOO_LARGE_PAGE = (
     b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n<body>\r\n"
     b"<center><h1>413 Request Entity Too Large</h1></center>\r\n"
@@ -63,7 +73,11 @@ def too_many_connections(retry_after: int | None, should_retry: bool) -> Reply:
 
 
 def refusal_reply(refusal: AnyRefusal, organization_id: str, model: str) -> Reply:
-    """The 429 of a quota that is used up."""
+    """The 429 of a quota that is used up, or of a limit on the growth of usage.
+
+    The client gets the same facts in two places: ``retry-after`` in the headers, the quota and its
+    amount in the text, and a ramp limit in ``error.details.error_code``, too.
+    """
     account = f"(org: {organization_id}, model: {model})"
     headers = {"retry-after": str(refusal.retry_after), "x-should-retry": "true"}
     if isinstance(refusal, RampRefusal):
@@ -94,7 +108,7 @@ def _ramp_message(refusal: RampRefusal, account: str) -> str:
 def error_body(
     error_type: str, message: str, request_id: str, error_code: str | None = None
 ) -> bytes:
-    """An error as JSON."""
+    """An error in the API's JSON envelope, by which a client tells it from a proxy's answer."""
     error: dict[str, Any] = {"type": error_type, "message": message}
     if error_code is not None:
         error["details"] = {"error_code": error_code}
@@ -126,7 +140,7 @@ def message_body(
 
 
 def usage_body(input_tokens: int, output_tokens: int) -> dict[str, Any]:
-    """The ``usage`` of a response without prompt caching."""
+    """The ``usage`` of a response without prompt caching; both cache counts are present, and 0."""
     return {
         "input_tokens": input_tokens,
         "cache_creation_input_tokens": 0,
@@ -137,7 +151,11 @@ def usage_body(input_tokens: int, output_tokens: int) -> dict[str, Any]:
 
 
 def rate_limit_headers(standings: Iterable[QuotaStatus], wall: float) -> dict[str, str]:
-    """Three headers for each limit. *wall* is the time now, in seconds since 1970."""
+    """Three headers for each limit. *wall* is the time now, in seconds since 1970.
+
+    As at the API, remaining tokens are rounded to thousands and the reset is a whole second,
+    rounded up: a client that takes them for exact sends too early.
+    """
     headers = {}
     for name, per_minute, remaining, seconds_until_full in standings:
         prefix = f"anthropic-ratelimit-{name}"
@@ -162,7 +180,10 @@ def encode_head(status: int, headers: Mapping[str, str]) -> bytes:
 
 
 def to_json(value: Any) -> bytes:
-    """Compact JSON in UTF-8, as the API sends it; a lone surrogate becomes a question mark."""
+    """Compact JSON in UTF-8, as the API sends it; a lone surrogate becomes a question mark.
+
+    Python's str can hold half of a surrogate pair, for example cut out of an emoji; UTF-8 cannot.
+    """
     return _ENCODER.encode(value).encode("utf-8", "replace")
 
 
@@ -177,7 +198,7 @@ def sse(event: Mapping[str, Any]) -> bytes:
 
 
 def event_stream(message: Mapping[str, Any]) -> bytes:
-    """A complete stream, without chunks."""
+    """A complete stream, without chunks: the body for a mock that does not speak HTTP itself."""
     kinds = (opening_events, block_events, closing_events)
     return b"".join(_sse(event) for events in kinds for event in events(message))
 
@@ -187,7 +208,7 @@ def _sse(event: Mapping[str, Any]) -> bytes:
 
 
 def opening_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The events before the first block."""
+    """The event before the first block: ``message_start``, with the input tokens."""
     # The API reports one output token at the start, and the total in message_delta.
     usage = {**message["usage"], "output_tokens": 1}
     empty = {**message, "content": [], "stop_reason": None, "usage": usage}
@@ -195,7 +216,7 @@ def opening_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def block_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The events of all blocks, with a ping after the first start."""
+    """The events of all blocks, with a ping after the first start, where the API sends one, too."""
     for index, block in enumerate(message["content"]):
         empty, deltas = _split_block(block)
         yield {"type": "content_block_start", "index": index, "content_block": empty}
@@ -215,6 +236,10 @@ def closing_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _split_block(block: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+    """A block as it starts, and the deltas that complete it.
+
+    Each type has deltas of its own. A block of another type is sent whole at its start.
+    """
     if block["type"] == "text":
         deltas = [{"type": "text_delta", "text": text} for text in _pieces(block["text"])]
         cited = [{"type": "citations_delta", "citation": c} for c in block.get("citations") or ()]
@@ -231,12 +256,17 @@ def _split_block(block: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[dict
 
 
 def _pieces(text: str, count: int = 5) -> list[str]:
+    """*text* in about *count* parts, so that every stream has several deltas to put together."""
     size = max(1, math.ceil(len(text) / count))
     return [text[start : start + size] for start in range(0, len(text), size)]
 
 
 @lru_cache(maxsize=4096)
 def _rfc3339(second: int) -> str:
+    """An instant as the reset headers write it.
+
+    Cached: the responses of one second mostly name the same few instants.
+    """
     # The last date that can be formatted, for buckets that take a thousand years to fill.
     last = 253402300799
     return datetime.fromtimestamp(min(second, last), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,6 +1,9 @@
 """The decisions of the fake server: outage, script, key, spend, concurrency, quotas and faults.
 
-Everything is thread-safe; connections call it from the server's thread.
+Everything is thread-safe; connections call it from the server's thread, and tests change it from
+theirs. No sockets here: :mod:`connection` has them. The order of the checks matters to clients: a
+request that is refused for its key, or fails in front of the quotas (500, 529, reset), uses none of
+them, and a quota that is used up hides the other faults.
 """
 
 from __future__ import annotations
@@ -29,7 +32,11 @@ COUNT = "/v1/messages/count_tokens"
 
 
 class Service:
-    """The part of the server without sockets. Thread-safe."""
+    """The part of the server without sockets. Thread-safe.
+
+    One lock guards all state, so that a decision and its entry in the log are one step: entries are
+    in the order of the decisions, and ``in_flight`` in them is exact.
+    """
 
     def __init__(self, behaviour: Behaviour) -> None:
         self._behaviour = behaviour
@@ -72,7 +79,10 @@ class Service:
             self._faults.set_rates(rates)
 
     def change_limits(self, **changes: float | None) -> SimulatedLimits:
-        """Change the named limits; return all limits in force."""
+        """Change the named limits of every bucket; return all limits in force.
+
+        Raises TypeError for an unknown name, from ``dataclasses.replace``.
+        """
         with self._lock:
             now = self._clock.monotonic()
             self._limits = replace(self._limits, **changes)  # type: ignore[arg-type]
@@ -82,7 +92,10 @@ class Service:
             return self._limits
 
     def others_taken(self) -> int:
-        """Admitted requests of the other client, over all buckets."""
+        """Admitted requests of the other client, over all buckets, up to now.
+
+        Its requests are not sent: they are computed when a bucket is used, and here.
+        """
         with self._lock:
             now = self._clock.monotonic()
             for quotas in self._quotas.values():
@@ -104,7 +117,7 @@ class Service:
         return self._plain(Reply(404, {"x-should-retry": "false"}, message="Not found"))
 
     def late_head(self, model: str, head: Head) -> bytes:
-        """Encode *head* with the rate-limit headers of this moment."""
+        """Encode *head* with the rate-limit headers of the moment its response is sent."""
         with self._lock:
             wall = self._clock.wall()
             limits = self._limit_headers_locked(model, self._clock.monotonic(), wall)
@@ -141,6 +154,11 @@ class Service:
         return plan
 
     def _drawn(self, call: ReceivedCall) -> tuple[float, int]:
+        """Seconds and output tokens of a response. Calls the user's functions, so no lock is held.
+
+        Nothing is drawn for an invalid request: a function of the user may rely on the body's
+        fields.
+        """
         if call.problem is not None:
             return 0.0, 0
         latency, tokens = self._behaviour.latency, self._behaviour.output_tokens
@@ -162,7 +180,10 @@ class Service:
     def _refusal_locked(
         self, call: ReceivedCall, fault: Scripted | None, now: float
     ) -> Scripted | None:
-        """Requires _lock."""
+        """Why the call is refused, by the first check that it fails; None if it is admitted.
+
+        Requires _lock.
+        """
         behaviour, cap = self._behaviour, self._behaviour.spend_cap_after
         problem = self._problem(call)
         if problem is not None:
@@ -187,7 +208,10 @@ class Service:
         return KEY_REFUSED
 
     def _quotas_locked(self, model: str) -> ModelQuotas:
-        """Requires _lock."""
+        """The quotas of the bucket of *model*, created full when it is first used.
+
+        Requires _lock.
+        """
         bucket = self._behaviour.bucket_of(model)
         if bucket not in self._quotas:
             self._quotas[bucket] = ModelQuotas(self._limits, self._clock.monotonic())
@@ -196,7 +220,7 @@ class Service:
     def _context_locked(
         self, call: ReceivedCall, now: float, latency: float, output_tokens: int, charged: bool
     ) -> ResponseContext:
-        """Requires _lock."""
+        """What a response is made of; draws its two ids. Requires _lock."""
         request_id, message_id = self._id_locked("req"), self._id_locked("msg")
         wall = self._clock.wall()
         edge = {"date": replies.http_date(wall), "server": "cloudflare"}
@@ -215,7 +239,10 @@ class Service:
         return replies.rate_limit_headers(self._quotas_locked(model).standings(now), wall)
 
     def _id_locked(self, prefix: str) -> str:
-        """Requires _lock."""
+        """An id that looks like the API's, drawn from the seed: runs can be compared.
+
+        Requires _lock.
+        """
         return f"{prefix}_01{self._ids.getrandbits(88):022x}"
 
     def _count(self, request: HttpRequest, at: float) -> ResponsePlan:
@@ -245,6 +272,10 @@ class Service:
     def _log_other(
         self, decided: Scripted, request: HttpRequest, call: ReceivedCall, at: float
     ) -> ResponsePlan:
+        """Plan and log the response to a request that is not a message, in the other log.
+
+        :attr:`arrivals` has only messages, so tests of the pace need not filter them.
+        """
         plan = self._plain(decided)
         seen = plan._replace(admitted=plan.status == 200)
         self.other_log.append(_arrival(request, call, seen, at, 0))
@@ -291,5 +322,6 @@ def _of_counting(limits: SimulatedLimits) -> SimulatedLimits:
 
 
 def _require_scripted(answer: object) -> None:
+    """Raise TypeError now, in the thread that scripts, and not later in the server's thread."""
     if plan_for.dispatch(type(answer)) is plan_for.dispatch(object):
         raise TypeError(f"{answer!r} is not a scripted answer; see claude_throttle.testing.faults")

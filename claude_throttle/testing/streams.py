@@ -1,7 +1,9 @@
 """Scripted streams: unusual ones, and ones with faults.
 
 ``fake.script(Streamed(blocks=(…), omit_stop=True))``. A call that does not stream gets a successful
-response with the same blocks.
+response with the same blocks. Here are the cases in which half an answer could be taken for a whole
+one: a stream without ``message_stop``, one cut within an event, odd chunks and line ends, and event
+types that a client does not know.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ CUT, STALL, RESET = "cut", "stall", "reset"
 
 @dataclass(frozen=True)
 class Streamed:
-    """One streamed response, without checking the quotas."""
+    """One streamed response, without checking the quotas.
+
+    Immutable. Raises ValueError for an unknown *wrong*.
+    """
 
     #: Content blocks: text, thinking, tool_use. Without any the last user text is echoed.
     blocks: tuple[Mapping[str, Any], ...] = ()
@@ -110,6 +115,10 @@ def _timed(pieces: list[bytes], seconds: float) -> list[ResponsePart]:
 def _with_fault(
     scripted: Streamed, parts: list[ResponsePart], ending: str
 ) -> tuple[list[ResponsePart], str]:
+    """The parts before the fault, and half of the one in which it happens.
+
+    Half an event, because a cut between two events would look like a regular, though early, end.
+    """
     before, rest = parts[: scripted.at], parts[scripted.at :]
     if scripted.wrong == STALL:
         return [*before, ResponsePart(None, b""), *rest], ending
@@ -118,6 +127,11 @@ def _with_fault(
 
 
 def _rechunked(parts: list[ResponsePart], size: int) -> list[ResponsePart]:
+    """The same bytes in pieces of *size*, for a body in many chunks.
+
+    Chunk borders then fall within an event, and within the bytes of one UTF-8 character, which a
+    decoder must put together again.
+    """
     rechunked = []
     for part in parts:
         data = part.data
