@@ -1,4 +1,9 @@
-"""The command line inside an application: the same commands, configured by its own settings."""
+"""The command line inside an application: the same commands, configured by its own settings.
+
+``manage.py claude_throttle`` and ``flask claude-throttle`` are built from it. It knows no
+framework: it gets the throttlers as a mapping, and their options from a function, so that the
+commands use the application's quotas and store instead of a second, unthrottled configuration.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ import claude_throttle
 from claude_throttle import Throttler, cli
 from claude_throttle.cli.main import add_commands, run_command
 
-#: Commands that take ``--throttler``.
+#: Commands that take ``--throttler``, because they make a Throttler of their own.
 CONFIGURED = ("limits", "run")
 
 DEFAULT = "default"
@@ -72,6 +77,10 @@ class ApplicationCommands:
         return run_command(arguments)
 
     def _show(self) -> int:
+        """Print every throttler and its fleet; one whose store fails does not hide the others.
+
+        Wrong settings are raised all the same: they concern the configuration, not one store.
+        """
         code = cli.ALL_WELL
         for name in self._throttlers:
             throttler = self._throttlers[name]
@@ -87,6 +96,7 @@ class ApplicationCommands:
 
 
 def _status_of(throttler: Throttler) -> Iterator[str]:
+    """Lines about one throttler. Makes no call to Claude; may ask the shared store."""
     settings = throttler.settings
     if settings.api_key is None and settings.auth_token is None and not settings.testing:
         yield "no API key: set ANTHROPIC_API_KEY"

@@ -1,6 +1,10 @@
 """One ``run --batch``: lines are sent as Message Batches, and their results are written.
 
-Everything happens in the main thread, one step after the other, so Ctrl-C can end any of them.
+Everything happens in the main thread, one step after another, so Ctrl-C can end any of them.
+:mod:`job` is its counterpart for single calls, with the same interface for :mod:`run`. The trap is
+a batch that was created while its id was lost, by a kill or a broken connection: to send its lines
+again would be paid for twice. So the journal (:mod:`batch_journal`) is written before each
+creation, and the next run looks for that batch at the API before it sends anything.
 """
 
 from __future__ import annotations
@@ -27,7 +31,10 @@ SEARCHED_BATCHES = 10_000
 
 
 class BatchJob:
-    """One run over one input. Owned by one thread; :meth:`snapshot` may be called from any."""
+    """One run over one input. Owned by one thread; :meth:`progress` may be called from any.
+
+    Use it as a context manager, like :class:`claude_throttle.cli.job.Job`.
+    """
 
     def __init__(
         self,
@@ -89,6 +96,7 @@ class BatchJob:
             raise JobStopped(self._refusal(error)) from None
 
     def _refusal(self, error: Exception) -> str:
+        """The API's error in words, with the way out if a recorded batch no longer exists."""
         text = outcomes.words(outcomes.errored(error))
         if _is_gone(error):
             text += f"; to send its requests again, remove {self._journal.path}"
@@ -97,7 +105,11 @@ class BatchJob:
     # -- batches of earlier runs -----------------------------------------------------------------
 
     def _find_unrecorded(self) -> None:
-        """Find out which batches were created that a run was about to create when it ended."""
+        """Find out which batches were created that a run was about to create when it ended.
+
+        Each such attempt is then recorded as created or as never created, so that the search is
+        made once.
+        """
         for attempt in list(self._journal.contents.unsure):
             found = self._find(attempt)
             if found is None:
@@ -106,7 +118,12 @@ class BatchJob:
                 self._journal.created(found, attempt.digest)
 
     def _find(self, attempt: JournalEntry) -> Optional[str]:
-        """The id of the batch that has exactly the requests of *attempt*, if there is one."""
+        """The id of the batch that has exactly the requests of *attempt*, if there is one.
+
+        The API can list batches, not search them. So recent ones are compared by number of requests
+        and time of creation, and then by the ``custom_id``s in their results. Results exist only
+        when a batch has ended: this may wait.
+        """
         for state in self.throttler.batches.recent(SEARCHED_BATCHES):
             if state.id in self._journal.contents.known_ids or not _may_be(state, attempt):
                 continue
@@ -126,6 +143,11 @@ class BatchJob:
         return None
 
     def _collect_earlier(self) -> None:
+        """Wait for the batches of earlier runs before anything is sent: they may answer its lines.
+
+        If one of them is gone, the others are collected first, and then the run ends with the
+        error.
+        """
         ids = list(self._journal.contents.open_ids)
         if not ids:
             return
@@ -148,6 +170,7 @@ class BatchJob:
             # Otherwise its line is sent again, and counted then.
 
     def _collect_unless_gone(self, batch_id: str) -> None:
+        """Collect one batch; ignore a 404, raise any other error."""
         try:
             self._collect([batch_id])
         except Exception as error:
@@ -160,6 +183,10 @@ class BatchJob:
     # -- new batches -----------------------------------------------------------------------------
 
     def _send(self, lines: Iterator[Line]) -> None:
+        """Submit all remaining lines, report the batches, and write the results as batches end.
+
+        Without a single request no batch is created; the API would refuse an empty one.
+        """
         requests = self._requests(lines)
         first = next(requests, None)
         if first is None:
@@ -176,6 +203,11 @@ class BatchJob:
             self._count(result, self._keep(result))
 
     def _requests(self, lines: Iterator[Line]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The requests that have to be sent; everything else is counted or reported on the way.
+
+        Each is checked by itself first: the API would refuse a whole batch for one bad
+        ``custom_id``.
+        """
         for line in lines:
             if line.custom_id in self.results.recorded.succeeded:
                 self.tally.skipped += line.custom_id not in self._counted
@@ -201,6 +233,7 @@ class BatchJob:
             self.results.append(line.custom_id, result)
 
     def _record_batch(self, batch_id: Optional[str], custom_ids: Sequence[str]) -> None:
+        """Write the journal: before a batch is created (no id yet), and when its id is known."""
         if batch_id is None:
             self._journal.creating(custom_ids, claude_throttle.SYSTEM_CLOCK.wall())
         else:
@@ -224,6 +257,7 @@ class BatchJob:
         self._in_batches = 0
 
     def _keep(self, result: claude_throttle.BatchResult) -> outcomes.Result:
+        """Write one result to the output, and remember a success: its line is not sent again."""
         if result.error is not None or result.message is None:
             outcome = outcomes.errored(result.error or ValueError("no message"))
         else:
@@ -250,6 +284,10 @@ def _several(ids: Sequence[str]) -> str:
 
 
 def _may_be(state: claude_throttle.BatchState, attempt: JournalEntry) -> bool:
+    """Whether the batch *state* can be the one of *attempt*, by its size and its time of creation.
+
+    A date that cannot be read does not rule it out: then its results decide.
+    """
     # The total may be 0 until the batch has ended.
     if state.progress.total not in (0, attempt.count):
         return False

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Optional
 
 from claude_throttle.cli import CannotStart
 
+#: Appended to the output's path, after symbolic links are resolved.
 SUFFIX = ".batches"
 
 
@@ -37,7 +38,10 @@ class JournalEntry:
 
 @dataclass
 class JournalContents:
-    """The batches that earlier runs recorded."""
+    """The batches that earlier runs recorded, as the lines of the journal leave them.
+
+    An attempt is *unsure* from "creating" until "created" or "not created" with the same digest.
+    """
 
     #: Created, and not yet in the output; oldest first.
     open_ids: list[str] = field(default_factory=list)
@@ -60,7 +64,11 @@ class JournalContents:
 
 
 class Journal:
-    """The journal of one run. Owned by one thread; the output's lock keeps other runs away."""
+    """The journal of one run. Owned by one thread; the output's lock keeps other runs away.
+
+    Reading skips lines that a kill cut off. If the last line has no newline, one is added, so that
+    the next line does not continue it.
+    """
 
     def __init__(self, path: str, stream: BinaryIO) -> None:
         self.path = path
@@ -93,6 +101,11 @@ class Journal:
         self._write({"collected": batch_id})
 
     def _write(self, line: dict[str, Any]) -> None:
+        """Write one line at once, without a buffer, and only then take it as recorded.
+
+        An OSError, as from a full disk, keeps a batch from being created: one without a record
+        could be paid for twice.
+        """
         left = memoryview(json.dumps(line).encode() + b"\n")
         while left:
             left = left[self._stream.write(left) :]
@@ -101,7 +114,10 @@ class Journal:
 
 @contextlib.contextmanager
 def journal_beside(output: Optional[str]) -> Iterator[Journal]:
-    """Open the journal of the run that writes *output*. An empty one is deleted at the end."""
+    """Open the journal of the run that writes *output*. An empty one is deleted at the end.
+
+    Raises :class:`CannotStart` without an output, or if the file cannot be written.
+    """
     if output is None:
         raise CannotStart("--batch needs -o OUT: its batches are recorded in OUT.batches")
     # Each path of the same output must lead to the same journal.

@@ -65,7 +65,7 @@ class ResultRow:
 
 
 class FinishedCalls:
-    """Counts finished calls. Thread-safe."""
+    """Counts finished calls, and lets the main thread wait for the last one. Thread-safe."""
 
     def __init__(self, calls: int) -> None:
         self._calls = calls
@@ -100,7 +100,10 @@ class FinishedCalls:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Send the calls in three ways, print the table, return the exit code."""
+    """Send the calls in three ways, print the table, return the exit code.
+
+    0 if both throttlers got every call answered and the one that was given the quota met no 429.
+    """
     naive = _try(f"{arguments.threads} threads", _unthrottled(arguments), arguments)
     configured = _try(f"Throttler(rpm={arguments.rpm})", _throttled(rpm=arguments.rpm), arguments)
     learned = _try("Throttler()", _throttled(), arguments)
@@ -111,6 +114,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _columns() -> Optional[int]:
+    """The terminal's width; None if stdout is a file or a pipe, where the table is never folded."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -124,7 +128,10 @@ def _unthrottled(arguments: argparse.Namespace) -> Send:
 def send_unthrottled(
     url: str, bodies: Sequence[dict[str, Any]], threads: int, ended: Callable[[bool], None]
 ) -> None:
-    """Post every body from a pool of threads, as many programs do; *ended* gets each result."""
+    """Post every body from a pool of threads, as many programs do; *ended* gets each result.
+
+    Nothing is retried: that is what the demonstration compares with.
+    """
     pool = futures.ThreadPoolExecutor(threads)
     try:
         for body in bodies:
@@ -153,6 +160,11 @@ def _post(url: str, body: dict[str, Any], ended: Callable[[bool], None]) -> None
 
 
 def _throttled(**quotas: float) -> Send:
+    """A function that sends through a Throttler with these quotas; without any it learns them.
+
+    The environment must not reach it: a proxy or the testing mode would lead past the fake server.
+    """
+
     def send(url: str, bodies: Sequence[dict[str, Any]], ended: Callable[[bool], None]) -> None:
         def done(future: futures.Future[Any]) -> None:
             if not future.cancelled():  # by Ctrl-C
@@ -184,6 +196,7 @@ def _try(name: str, send: Send, arguments: argparse.Namespace) -> ResultRow:
 
 
 def _least_seconds(arguments: argparse.Namespace) -> float:
+    """The least time that the quota allows: the burst leaves at once, the rest at its rate."""
     paced = max(0.0, arguments.calls - arguments.burst) * 60 / arguments.rpm
     return float(paced + arguments.latency)
 

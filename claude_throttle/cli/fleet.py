@@ -19,7 +19,7 @@ from claude_throttle.cli import ALL_WELL, SOME_FAILED, CannotStart, quota_option
 
 SUMMARY = "show the processes that share a quota"
 
-#: Seconds for the store to answer.
+#: Seconds for the store to answer; a person is waiting.
 TIMEOUT_SECONDS = 2
 
 
@@ -42,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Print the fleet's state; return the exit code."""
+    """Print the fleet's state; return the exit code.
+
+    Raises :class:`CannotStart` if no store is named, by option or environment.
+    """
     if not arguments.shared:
         raise CannotStart("name the store with --shared, or in CLAUDE_THROTTLE_SHARED")
     try:

@@ -28,17 +28,21 @@ from claude_throttle.cli.results import Results
 #: begins or the system delivers it to another thread.
 SLICE_SECONDS = 0.25
 
-#: Seconds that the end waits for the reader, which may be blocked in an empty pipe.
+#: Seconds that the end waits for the reader. It may be blocked in an empty pipe, which nothing can
+#: interrupt; it is a daemon thread, and the process ends without it.
 READER_GRACE_SECONDS = 1.0
 
 
 class JobStopped(Exception):
-    """The run ends early; its text is the reason, for the user."""
+    """The run ends early, although lines are left. Its text is the reason, for the user."""
 
 
 @dataclass
 class Tally:
-    """Counts of lines, by how they ended."""
+    """Counts of lines, by how they ended.
+
+    Guarded by the lock of its job, where threads share it.
+    """
 
     succeeded: int = 0
     failed: int = 0
@@ -65,7 +69,11 @@ class Tally:
 
 
 class Job:
-    """One run over one input. :meth:`snapshot` may be called from any thread."""
+    """One run over one input. :meth:`progress` may be called from any thread.
+
+    Enter it before its throttler, as in ``with job, job.throttler``. The throttler is then closed
+    first, which ends the reader's wait in a full queue, and the reader is joined afterwards.
+    """
 
     def __init__(
         self,
@@ -121,6 +129,10 @@ class Job:
             raise self._stopped_by
 
     def _read(self, lines: Generator[Line, None, None]) -> None:
+        """What the reader thread does: take each line, then wait for the outstanding answers.
+
+        An exception here would be lost in the thread; it is kept and raised by work().
+        """
         try:
             with contextlib.closing(lines):
                 for line in lines:
@@ -133,6 +145,7 @@ class Job:
             self._stop(error)
 
     def _check_server(self) -> None:
+        """Stop the run if its server has never answered for too long; see :class:`OutageWatch`."""
         reason = self._outage_watch.give_up_reason(claude_throttle.SYSTEM_CLOCK.monotonic())
         if reason is not None:
             self._stop(JobStopped(f"{self.throttler.settings.base_url}: {reason}"))
@@ -163,6 +176,7 @@ class Job:
         return text + (f", {learned:,.0f} rpm learned" if learned is not None else "")
 
     def _take(self, line: Line) -> None:
+        """Skip, refuse or send one line. Runs in the reader thread."""
         if line.custom_id in self.results.recorded.succeeded:
             self.tally.skipped += 1
         elif isinstance(line, Problem):
@@ -171,6 +185,11 @@ class Job:
             self._send(line)
 
     def _send(self, line: LineRequest) -> None:
+        """Submit one line, and wait while the queue is full.
+
+        A wrong setting concerns all lines and ends the run; any other refusal before sending
+        belongs to the line, unless the run has been stopped meanwhile.
+        """
         try:
             future = self.throttler.submit(raw=True, block=True, **line.params)
         except claude_throttle.ConfigurationError as error:
@@ -196,7 +215,11 @@ class Job:
             self._write(line, outcomes.refused(kind, f"line {line.number}: {reason}"))
 
     def _ended(self, line: Line, future: Future[Any]) -> None:
-        """Called in the thread that resolved the future."""
+        """A future's callback, in the thread that resolved the future.
+
+        ``concurrent.futures`` only logs what a callback raises, so a bug here also stops the run.
+        The call is counted down on every path: otherwise the run would wait for it without end.
+        """
         try:
             if not future.cancelled():
                 self._record(line, future)
@@ -209,6 +232,11 @@ class Job:
                 self._changed.notify_all()
 
     def _record(self, line: Line, future: Future[Any]) -> None:
+        """Write the result of one call, and stop the run if it shows a problem of the account.
+
+        Calls that fail because the run was stopped are neither written nor counted: the next run
+        sends them.
+        """
         error = future.exception()
         if error is None:
             if self._write(line, outcomes.succeeded(future.result())):
@@ -232,6 +260,7 @@ class Job:
             self.tally.add_failure(failure)
 
     def _write(self, line: Line, result: outcomes.Result) -> bool:
+        """Append one result. False if that failed: the run is then stopped."""
         try:
             self.results.append(line.custom_id, result)
         except (OSError, ValueError) as error:
@@ -241,12 +270,17 @@ class Job:
         return True
 
     def _stop(self, reason: BaseException) -> None:
+        """End the run for *reason*; the first reason is the one that is reported."""
         with self._changed:
             if self._stopped_by is None:
                 self._stopped_by = reason
             self._changed.notify_all()
 
     def _wait_for_answers(self) -> None:
+        """Wait until all submitted calls have ended, or the run was stopped.
+
+        In slices, like every wait here: a Ctrl-C that arrives as a long wait begins could be lost.
+        """
         with self._changed:
             while self._open and self._stopped_by is None:
                 self._changed.wait(SLICE_SECONDS)

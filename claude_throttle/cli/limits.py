@@ -42,9 +42,11 @@ CHEAPEST_MODEL = "claude-haiku-5-5"
 #: Seconds for everything: a person is waiting.
 TIMEOUT_SECONDS = 30
 
-#: Enough for a passing fault; a wrong address is reported within two seconds.
+#: Re-sends of a refused call: enough for a passing fault, and a wrong address is reported within
+#: two seconds.
 MAX_RETRIES = 2
 
+#: Shown when the call was answered without limits, as by a gateway that removes the headers.
 NO_HEADERS = "no limits are known: the answer has no anthropic-ratelimit headers"
 
 
@@ -94,6 +96,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _ask(arguments: argparse.Namespace) -> Answers:
+    """Make one call for each model, and return the limits that the throttler knows afterwards."""
     models = list(dict.fromkeys(arguments.model or [CHEAPEST_MODEL]))
     with contextlib.ExitStack() as stack:
         if arguments.fake:
@@ -116,6 +119,10 @@ def _call(throttler: claude_throttle.Throttler, models: Sequence[str]) -> list[O
 
 
 def _submit(throttler: claude_throttle.Throttler, model: str) -> futures.Future[Any]:
+    """Submit one minimal call. If the account is suspended already, a future with that error.
+
+    The first model's refusal may suspend the account while the others are still being submitted.
+    """
     messages = [{"role": "user", "content": "Hi"}]
     try:
         return throttler.submit(raw=True, model=model, max_tokens=1, messages=messages)
@@ -146,6 +153,7 @@ def _reason(error: Optional[BaseException], url: str) -> Optional[str]:
 
 
 def _reasons(asked: Answers, known: bool) -> Sequence[str]:
+    """Why limits are not known, for stderr: each reason once, with the models it concerns."""
     by_reason: dict[str, list[str]] = {}
     for model, reason in asked.failures.items():
         if reason is not None:
@@ -176,4 +184,5 @@ def _lane(lane: claude_throttle.LaneState) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
+    """The value, or None in place of infinity and NaN, which JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,12 +2,12 @@
 
 A line is one of
 
-* a JSON string: a prompt;
-* an object with ``prompt`` and any other field of a Messages request;
-* a Messages request;
-* a line of a Message Batch: ``{"custom_id": ..., "params": {a Messages request}}``.
+* a JSON string: a prompt; * an object with ``prompt`` and any other field of a Messages request; *
+a Messages request; * a line of a Message Batch: ``{"custom_id": ..., "params": {a Messages
+request}}``.
 
-Any object may have a ``custom_id``. Lines are read lazily, one by one.
+Any object may have a ``custom_id``. Lines are read lazily, one by one, so a file may be larger than
+the memory. One bad line never ends the run: it becomes a :class:`Problem`, and the others are sent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from typing import Any, BinaryIO, NoReturn, Optional, Union
 
 #: Bytes. The API refuses larger requests, so a larger line cannot hold one.
 LINE_LIMIT = 32 * 1024 * 1024
+#: Bytes that are read at once while the rest of an overlong line is skipped.
 _CHUNK = 1024 * 1024
+#: A byte order mark, which some editors write in front of UTF-8.
 _BOM = b"\xef\xbb\xbf"
 #: NUL is the second half of a newline in UTF-16; a line of nothing else is empty.
 _BLANK = b" \t\r\n\0"
@@ -39,7 +41,11 @@ RESERVED = frozenset(
 
 @dataclass(frozen=True)
 class RawLine:
-    """The bytes of one line that is not empty."""
+    """The bytes of one line that is not empty.
+
+    A ``cached_property`` on a frozen dataclass: the digest is computed only for lines without an
+    id.
+    """
 
     #: From 1, empty lines counted.
     number: int
@@ -78,7 +84,10 @@ Line = Union[LineRequest, Problem]
 
 
 class _Unusable(Exception):
-    """Why a line cannot be sent."""
+    """Why a line cannot be sent.
+
+    Raised and caught within this module; users see a :class:`Problem`.
+    """
 
     fixed_by_option = False
 
@@ -110,7 +119,10 @@ def read_lines(stream: BinaryIO, fill: Mapping[str, Any]) -> Iterator[Line]:
 
 
 def raw_lines(stream: BinaryIO) -> Iterator[RawLine]:
-    """Lines that are not empty, with at most :data:`LINE_LIMIT` bytes of a line in memory."""
+    """Lines that are not empty, with at most :data:`LINE_LIMIT` bytes of a line in memory.
+
+    The rest of a longer line is read and discarded, so that it is not taken for further lines.
+    """
     number = 0
     while True:
         data = stream.readline(LINE_LIMIT + 1)
@@ -128,7 +140,10 @@ def raw_lines(stream: BinaryIO) -> Iterator[RawLine]:
 
 
 def count_lines(stream: BinaryIO) -> Optional[int]:
-    """The number of lines that follow; None if they cannot be counted without reading them."""
+    """The number of lines that follow; None if they cannot be counted without reading them.
+
+    A pipe cannot be rewound. A file is read twice, and is afterwards at the place where it was.
+    """
     if not stream.seekable():
         return None
     here = stream.tell()
@@ -145,7 +160,10 @@ def _skip_line(stream: BinaryIO) -> None:
 
 
 def parse(raw: RawLine, fill: Mapping[str, Any]) -> Line:
-    """Parse one line."""
+    """Parse one line. Does not raise for a bad line: the result is then a :class:`Problem`.
+
+    ``"stream": false`` is the default and is removed; a stream has no place in an output of lines.
+    """
     custom_id: Optional[str] = None
     try:
         value = _decode(raw)
@@ -161,6 +179,10 @@ def parse(raw: RawLine, fill: Mapping[str, Any]) -> Line:
 
 
 def _decode(raw: RawLine) -> Any:
+    """The JSON value of a line.
+
+    Its errors name the cause a user can repair: encoding, quotes, column.
+    """
     if raw.too_long:
         raise _Unusable(f"longer than {LINE_LIMIT // 1024 // 1024} MB")
     # UTF-16 of ASCII text is valid UTF-8 with NULs; the JSON error would hide the cause.
@@ -183,6 +205,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _custom_id(value: Any) -> Optional[str]:
+    """The line's own id; None if it has none. An id that is not a string is an error."""
     if not isinstance(value, dict) or "custom_id" not in value:
         return None
     custom_id = value["custom_id"]
@@ -192,6 +215,10 @@ def _custom_id(value: Any) -> Optional[str]:
 
 
 def _params(value: Any) -> dict[str, Any]:
+    """The Messages request in *value*, whichever of the four forms it has.
+
+    Not checked any further.
+    """
     if isinstance(value, str):
         return _prompt(value)
     if not isinstance(value, dict):
@@ -225,6 +252,7 @@ def _kind(value: Any) -> str:
 
 
 def _check(params: Mapping[str, Any]) -> None:
+    """Raise :class:`_Unusable` for what submit() could not take, or must not take from a file."""
     if "messages" not in params:
         raise _Unusable("no messages")
     if missing := [name for name in ("model", "max_tokens") if name not in params]:

@@ -1,4 +1,9 @@
-"""``claude-throttle``: the parser and the dispatch to each command."""
+"""``claude-throttle``: the parser and the dispatch to each command.
+
+Each command is a module with ``SUMMARY``, ``add_arguments()`` and ``execute()``; its docstring is
+its ``--help`` text. Here, in one place, exceptions become exit codes and messages on stderr, so
+that no command prints a traceback for a mistake of its user.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class CommandModule(Protocol):
-    """The interface of a command's module."""
+    """The interface of a command's module, whose docstring is the text of its ``--help``."""
 
     SUMMARY: str
 
@@ -39,6 +44,7 @@ class CommandModule(Protocol):
         ...
 
 
+#: In the order in which ``--help`` lists them.
 COMMANDS: dict[str, CommandModule] = {
     "demo": demo,
     "run": run,
@@ -86,7 +92,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """Run ``arguments.command``; return the exit code. Errors are printed on stderr."""
+    """Run ``arguments.command``; return the exit code. Errors are printed on stderr.
+
+    stdout is flushed here, because a full disk or a closed pipe often shows only then, and at the
+    exit of the interpreter it would be too late for an exit code.
+    """
     try:
         code = COMMANDS[arguments.command].execute(arguments)
         sys.stdout.flush()
@@ -103,6 +113,7 @@ def run_command(arguments: argparse.Namespace) -> int:
 
 
 def _discard_stdout() -> None:
+    """Send what is left in stdout's buffer nowhere."""
     # The reader, such as head, has ended. Python would report at exit that it cannot flush.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())

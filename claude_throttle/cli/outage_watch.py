@@ -25,7 +25,11 @@ GIVE_UP_SECONDS = 30.0
 
 
 class OutageWatch:
-    """A listener for ``on_event``. Thread-safe: each field is set in one step."""
+    """A listener for ``on_event``. Thread-safe: each field is set in one step.
+
+    Events come from sender threads; :meth:`give_up_reason` is asked by the main thread a few times
+    a second. Any HTTP status counts as an answer, a 529 too: then the address is right.
+    """
 
     def __init__(self) -> None:
         #: Called with a message when an outage begins or ends.

@@ -17,7 +17,7 @@ Result = dict[str, Any]
 #: A key, which a gateway may quote when it refuses it.
 _KEY = re.compile(r"\bsk-[\w-]+")
 
-#: Characters of an error message that are shown.
+#: Characters of an error message that are shown: a gateway may answer with a whole page.
 LONGEST_WORDS = 300
 
 #: Statuses that concern the account, not the request: 401 the key, 402 the bill.
@@ -32,7 +32,11 @@ def succeeded(message: Mapping[str, Any]) -> Result:
 
 
 def errored(error: BaseException) -> Result:
-    """The result of a failed call: the API's own error, or *error* in its format."""
+    """The result of a failed call: the API's own error, or *error* in its format.
+
+    So a program that reads the output needs to know one format, whether the API, the network or the
+    throttler was the cause.
+    """
     body = getattr(error, "body", None)
     if isinstance(body, dict) and isinstance(body.get("error"), dict):
         return {"type": "errored", "error": body}
@@ -57,7 +61,7 @@ def kind(result: Result) -> str:
 
 
 def words(result: Result) -> str:
-    """The message of an errored result, on one line."""
+    """The message of an errored result, on one line, without keys, and shortened."""
     text = " ".join(str(result["error"]["error"].get("message")).split())
     return _KEY.sub("sk-…", text)[:LONGEST_WORDS]
 

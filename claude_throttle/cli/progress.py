@@ -30,7 +30,7 @@ class Snapshot:
 
 
 class Display(Protocol):
-    """Shows one snapshot after another in the same place."""
+    """Shows one snapshot after another in the same place. Used by one thread at a time."""
 
     def show(self, snapshot: Snapshot) -> None:
         """Replace the last snapshot by this one."""
@@ -100,9 +100,10 @@ def is_shown(quiet: bool) -> bool:
 
 
 class Progress:
-    """Shows snapshots a few times a second, from a thread of its own.
+    """Shows snapshots a few times a second, from a thread of its own. Use it as a context manager.
 
-    The caller's thread may be blocked for long, in a full queue or an empty pipe.
+    The caller's thread may be blocked for long, in a full queue or an empty pipe. *snapshot* is
+    called in this other thread, and must be safe there. :meth:`say` may be called from any thread.
     """
 
     def __init__(self, snapshot: Callable[[], Snapshot], *, quiet: bool = False) -> None:
@@ -138,6 +139,10 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def _keep_showing(self) -> None:
+        """What the thread does.
+
+        The snapshot is taken without the lock: it may take locks of its own.
+        """
         display = self._display
         while display is not None and not self._over.wait(REFRESH_SECONDS):
             snapshot = self._snapshot()
@@ -169,7 +174,10 @@ def in_words(
 
 
 def learned_rpm(limits: Limits) -> Optional[float]:
-    """Learned requests a minute, over all models; None if none are learned."""
+    """Learned requests a minute, over all models; None if none are learned.
+
+    Each model's limit is its own, so the sum is what the run can reach if it uses all of them.
+    """
     quotas = [quota for lane in limits.values() for quota in lane.quotas]
     learned = [q.learned for q in quotas if q.kind == "requests" and q.learned is not None]
     return sum(learned) if learned else None

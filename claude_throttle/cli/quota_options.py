@@ -1,4 +1,9 @@
-"""Arguments of the command line that become settings of a Throttler, and their number types."""
+"""Arguments of the command line that become settings of a Throttler, and their number types.
+
+A function that parses a number is passed as ``type=``: argparse turns its ``ArgumentTypeError``
+into a usage error with exit code 2. What is not given stays out of the settings, so environment
+variables and the application's own configuration still count.
+"""
 
 from __future__ import annotations
 
@@ -56,6 +61,7 @@ def burst(text: str) -> Union[int, str]:
 
 
 def _number(text: str) -> Number:
+    """A finite number, as int where it is whole, so that it is shown as the user typed it."""
     try:
         number = float(text)
     except ValueError:
@@ -78,6 +84,7 @@ QUOTAS: dict[str, tuple[Callable[[str], Any], str]] = {
         "limits until the first answer: start, build, scale, or the old 1 to 4",
     ),
 }
+#: Settings that are no quotas, in the same form.
 HANDLING: dict[str, tuple[Callable[[str], Any], str]] = {
     "max_concurrency": (whole(1), "most calls in flight at once"),
     "burst": (
@@ -113,7 +120,10 @@ def flag(name: str) -> str:
 
 
 def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """The values of those *names* (by default: all settings) that were given."""
+    """The values of those *names* (by default: all settings) that were given.
+
+    An option that was left out is None in *arguments*, and must not hide the environment.
+    """
     values = {name: getattr(arguments, name) for name in names or (*QUOTAS, *HANDLING)}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -124,7 +134,10 @@ def application_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def open_throttler(**settings: Any) -> claude_throttle.Throttler:
-    """Make a Throttler; raise :class:`CannotStart` with the reason if that is impossible."""
+    """Make a Throttler; raise :class:`CannotStart` with the reason if that is impossible.
+
+    It refuses the testing mode, in which answers are canned, however that was switched on.
+    """
     try:
         throttler = claude_throttle.Throttler(**settings)
     except claude_throttle.ConfigurationError as error:

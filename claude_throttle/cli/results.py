@@ -20,7 +20,11 @@ from claude_throttle.cli import CannotStart
 
 @dataclass(frozen=True)
 class Recorded:
-    """The results that earlier runs left in the output."""
+    """The results that earlier runs left in the output.
+
+    The class is frozen, its sets are not: :class:`claude_throttle.cli.batch_job.BatchJob` adds the
+    ids that succeed during the run.
+    """
 
     succeeded: set[str] = field(default_factory=set)
     errored: set[str] = field(default_factory=set)
@@ -31,7 +35,11 @@ class Recorded:
 
 
 def read_recorded(lines: Iterable[bytes]) -> Recorded:
-    """Read an output line by line; only the ids stay in memory."""
+    """Read an output line by line; only the ids stay in memory.
+
+    A later line of an id replaces an earlier one. Lines that are not results are counted, not
+    refused: the file may have been edited, and must not make a run impossible.
+    """
     succeeded: set[str] = set()
     errored: set[str] = set()
     unreadable = 0
@@ -60,7 +68,10 @@ def _read_result(line: bytes) -> tuple[str, str]:
 
 
 class Results:
-    """Appends results to the output. Thread-safe."""
+    """Appends results to the output. Thread-safe.
+
+    Raises OSError if the disk is full, BrokenPipeError if the reader of a pipe has ended.
+    """
 
     def __init__(self, stream: BinaryIO, recorded: Recorded) -> None:
         self.recorded = recorded
@@ -96,7 +107,10 @@ class Results:
 
 @contextlib.contextmanager
 def results_file(path: str) -> Iterator[tuple[BinaryIO, Results]]:
-    """Open an output to append to, and read the results of earlier runs."""
+    """Open an output to append to, lock it, and read the results of earlier runs.
+
+    Raises :class:`CannotStart` if that fails, or if another run holds the lock.
+    """
     try:
         # Unbuffered: data that a full disk refused must not be written again on close.
         stream: BinaryIO = open(path, "ab", buffering=0)  # noqa: SIM115 - closed below; here only its opening may fail

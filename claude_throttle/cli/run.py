@@ -59,7 +59,7 @@ from claude_throttle.cli.outage_watch import OutageWatch
 from claude_throttle.cli.progress import Progress, is_shown
 from claude_throttle.cli.results import Recorded, Results, results_file
 
-#: Types of errors that are quoted at the end.
+#: Types of errors that are quoted at the end, the most frequent ones, one message each.
 QUOTED_FAILURES = 3
 
 SUMMARY = "send a file of requests, one per line; resumes where it was stopped"
@@ -104,7 +104,11 @@ def _output(path: str) -> Optional[str]:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Send all lines; return the exit code."""
+    """Send all lines; return the exit code.
+
+    Resources are closed in the reverse order of their opening. The input is the exception: once the
+    reader thread runs, the file is its own, because no other thread may close it during a read.
+    """
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as until_started:
         source = until_started.enter_context(_source(arguments.input))
         results = stack.enter_context(_destination(arguments.output, source))
@@ -131,6 +135,10 @@ def _hides_bar(arguments: argparse.Namespace) -> bool:
 def _run(
     job: Union[Job, BatchJob], lines: Generator[Line, None, None], arguments: argparse.Namespace
 ) -> int:
+    """Run *job* to its end; return the exit code, with a summary on stderr however it ended.
+
+    A BrokenPipeError goes on to main(), which must also discard what is left in stdout's buffer.
+    """
     summary = _Summary(arguments)
     bar = Progress(job.progress, quiet=_hides_bar(arguments))
     try:
@@ -157,12 +165,14 @@ def _source(path: str) -> BinaryIO:
 
 
 def _lines(source: BinaryIO, fill: dict[str, Any]) -> Generator[Line, None, None]:
+    """The lines of *source*, which is closed when the generator is exhausted or closed."""
     with source:
         yield from read_lines(source, fill)
 
 
 @contextlib.contextmanager
 def _destination(path: Optional[str], source: BinaryIO) -> Iterator[Results]:
+    """The results of the run: appended to a file, or printed, where nothing can be resumed."""
     if path is None:
         _refuse_same_file(source, sys.stdout.buffer)
         yield Results(sys.stdout.buffer, Recorded())
@@ -185,6 +195,11 @@ def _refuse_same_file(source: BinaryIO, output: BinaryIO) -> None:
 def _throttler(
     arguments: argparse.Namespace, stack: contextlib.ExitStack, outage_watch: OutageWatch
 ) -> claude_throttle.Throttler:
+    """The throttler of the run. Options given here go before the application's settings.
+
+    What neither has comes from the environment. The API's own address is used unless ``--base-url``
+    or ``--fake`` says otherwise.
+    """
     settings = quota_options.given(arguments)
     if arguments.fake:
         limits = quota_options.given(arguments, "rpm", "itpm", "otpm", "max_concurrency")
@@ -242,6 +257,7 @@ class _Summary:
 
 
 def _counts(tally: Tally) -> str:
+    """The tally in words, without the kinds that did not occur."""
     words = [f"{tally.succeeded:,} answered"]
     if tally.skipped:
         words.append(f"{tally.skipped:,} answered before")

@@ -14,7 +14,7 @@ from claude_throttle.testing import FakeClaude
 
 SUMMARY = "serve a fake Claude API that enforces quotas"
 
-#: Arrivals that the command keeps.
+#: Arrivals that the command keeps: it may serve for days, and each keeps its headers.
 LOG_LIMIT = 1000
 
 #: Requests, input tokens and output tokens a minute: tier Start, most models (rate-limit page,
@@ -27,6 +27,7 @@ FAKE_LOG_LIMIT = 1
 #: Seconds from a batch's creation to its end; at the real API it takes up to a day.
 BATCH_SECONDS = 2.0
 
+#: Any key is accepted; the throttler only refuses to work without one.
 KEY = "fake-key"
 
 
