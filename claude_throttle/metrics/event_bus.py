@@ -1,4 +1,10 @@
-"""The delivery of events: to the counters, to the log and to listeners."""
+"""The delivery of events: to the counters, to the log and to listeners.
+
+The lanes report what happened as one of :mod:`claude_throttle.core.domain.events`; this module is
+the only place from which the user's listeners are called. A listener is foreign code: it may raise,
+block, or call the throttler. So it must be called without any lock held, and never in the worker,
+whose pace it would disturb; both are up to the caller of :meth:`EventBus.observe`.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +32,11 @@ class Submission(Protocol):
 
 
 class EventBus:
-    """Delivers the events of one process. Thread-safe; a listener's exception is logged."""
+    """Delivers the events of one process. Thread-safe; a listener's exception is logged.
+
+    Holds no lock while listeners run. Each is called with one event at a time per thread, but
+    possibly by several threads at once, and must be safe for that.
+    """
 
     def __init__(self, recorder: Recorder, listeners: Iterable[Listener], clock: Clock) -> None:
         self._record = recorder.record
@@ -34,13 +44,19 @@ class EventBus:
         self._now = clock.monotonic
 
     def context(self) -> Optional[contextvars.Context]:
-        """A copy of the submitter's context, for the listeners; None if there are none."""
+        """A copy of the submitter's context, for the listeners; None if there are none.
+
+        Copying a context takes well under a microsecond, but keeps its values alive as long as the
+        call.
+        """
         return contextvars.copy_context() if self._listeners else None
 
     def observe(self, event: Event, call: Optional[Submission]) -> None:
         """Count and log *event*, then call the listeners in the context of the call's submitter.
 
-        *call* caused the event; None if no call did.
+        *call* caused the event; None if no call did. A BaseException of a listener, such as
+        SystemExit, is not caught. Counters come first: a listener that reads ``stats()`` finds its
+        event counted.
         """
         self._record(event, self._now())
         if logger.isEnabledFor(logging.INFO):

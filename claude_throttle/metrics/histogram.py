@@ -1,4 +1,8 @@
-"""Quantiles of durations in bounded memory."""
+"""Quantiles of durations in bounded memory.
+
+Buckets grow geometrically, so a few hundred counters cover microseconds to days with the same
+relative error. A sorted list of all durations would be exact, and would grow with each call.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,10 @@ NO_QUANTILES = Quantiles()
 
 
 class Histogram:
-    """Counts durations in buckets of growing width. Not thread-safe."""
+    """Counts durations in buckets of growing width. Not thread-safe: the recorder's lock guards it.
+
+    It covers everything since the start; for the last minutes see :mod:`history`.
+    """
 
     def __init__(self) -> None:
         self._buckets: Counter[int] = Counter()
@@ -47,6 +54,7 @@ class Histogram:
         return Quantiles(self._count, p50, p90, p99, self._max)
 
     def _quantile(self, share: float) -> float:
+        """The middle of the bucket that contains the quantile; at most the longest duration."""
         wanted, seen = share * self._count, 0
         for bucket in sorted(self._buckets):
             seen += self._buckets[bucket]

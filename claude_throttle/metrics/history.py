@@ -1,4 +1,8 @@
-"""Counts of the last ten minutes, in intervals of ten seconds and in bounded memory."""
+"""Counts of the last ten minutes, in intervals of ten seconds and in bounded memory.
+
+For status pages and ``throttler.history()``: totals since the start (:mod:`recorder`) do not show
+whether an outage is over.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +72,10 @@ class RingBuffer:
         self._begins, self._ends = number * INTERVAL_SECONDS, (number + 1) * INTERVAL_SECONDS
 
     def intervals(self, now: float) -> tuple[HistoryInterval, ...]:
-        """The intervals, oldest first; the last one is the current one. Empty before any event."""
+        """The intervals, oldest first; the last one is the current one. Empty before any event.
+
+        An interval without events is there with zeros, so that a chart has no gaps.
+        """
         if not self._slots:
             return ()
         last = _number(now)

@@ -1,4 +1,8 @@
-"""Counters of a throttler's events, and an immutable snapshot of them."""
+"""Counters of a throttler's events, and an immutable snapshot of them.
+
+Recording happens in the path of every call, reading rarely. So an event is only appended to a
+queue, and counted later, in a batch, by the thread that fills it or asks for the numbers.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ from claude_throttle.core.domain.events import (
 from claude_throttle.metrics import history
 from claude_throttle.metrics.histogram import NO_QUANTILES, Histogram, Quantiles
 
-#: Seconds over which the rate is measured.
+#: Seconds over which the rate is measured: quotas are per minute, and so is the figure.
 RATE_WINDOW_SECONDS = 60
 
 #: Events that are counted together, in a tenth of a millisecond. One by one, each by a thread that
@@ -116,7 +120,12 @@ def _durations(quantiles: Quantiles) -> str:
 
 
 class Recorder:
-    """Counts events. Thread-safe."""
+    """Counts events. Thread-safe.
+
+    The lock is a leaf: nothing is called out while it is held, so :meth:`record` may be called with
+    any other lock held. Numbers are of this process; after a fork the child's recorder is a new
+    one.
+    """
 
     def __init__(self) -> None:
         #: Events that are not counted yet. append() is atomic, so recording takes no lock.
@@ -144,13 +153,18 @@ class Recorder:
         }
 
     def record(self, event: Event, now: float) -> None:
-        """Count one event that happened at *now*."""
+        """Count one event that happened at *now*, at once or with the next batch."""
         self._uncounted.append((event, now))
         if len(self._uncounted) >= BATCH_SIZE:
             with self._lock:
                 self._count_all_locked()
 
     def _count_all_locked(self) -> None:
+        """Count everything that is waiting, in the order of arrival. Requires _lock.
+
+        An event of a type without a counter, such as a pause, only goes to the log and to
+        listeners.
+        """
         while True:
             try:
                 event, now = self._uncounted.popleft()
@@ -173,6 +187,7 @@ class Recorder:
         self._count_departure(now)
 
     def _count_departure(self, now: float) -> None:
+        """Count one request that left, by whole seconds: at most one entry for each second."""
         second = int(now)
         if self._departures and self._departures[-1][0] == second:
             self._departures[-1] = (second, self._departures[-1][1] + 1)
@@ -202,6 +217,10 @@ class Recorder:
         self._usage = self._usage.plus(event.usage)
 
     def _failed_call(self, event: CallFailed, now: float) -> None:
+        """A call ended without an answer.
+
+        Cancelled ones are counted, but are no failures in the history.
+        """
         self._failed[event.error] += 1
         self._refused(event.status, now)
         if event.error != "CancelledError":
@@ -217,6 +236,10 @@ class Recorder:
         self._count_departure(now)
 
     def _closed(self, event: PermitClosed, now: float) -> None:
+        """A permit was closed.
+
+        Without a status nothing is known of its request, and no outcome is counted.
+        """
         if event.refused:
             self._counts["permits_refused"] += 1
             self._refused(event.status, now)
@@ -228,7 +251,10 @@ class Recorder:
             self._usage = self._usage.plus(event.usage)
 
     def snapshot(self, *, waiting: int, in_flight: int, now: float) -> Stats:
-        """The counters at *now*."""
+        """The counters at *now*.
+
+        *waiting* and *in_flight* are present states, which no event adds up to.
+        """
         with self._lock:
             self._count_all_locked()
             self._drop_old_departures(now)
@@ -266,6 +292,7 @@ class Recorder:
             return self._latency.quantiles().p50
 
     def _per_minute(self, elapsed: float) -> float:
+        """Requests a minute; within the first minute what left so far, scaled up."""
         departed = sum(n for _, n in self._departures)
         # Within the first second the rate would be far too high.
         return departed * 60.0 / min(max(elapsed, 1.0), RATE_WINDOW_SECONDS)
