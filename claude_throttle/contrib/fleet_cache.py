@@ -1,4 +1,9 @@
-"""A cache in front of a shared store: many viewers of the fleet's state cause one query."""
+"""A cache in front of a shared store: many viewers of the fleet's state cause one query.
+
+The status page asks every two seconds in each open browser. Without the cache every viewer would
+cost the store a query each time, and a store that hangs would block a thread of the web server for
+each of them.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +40,11 @@ class _Answer(NamedTuple):
 
 
 class FleetCache:
-    """The last answer of each store. Thread-safe; forked children start with an empty cache."""
+    """The last answer of each store. Thread-safe; forked children start with an empty cache.
+
+    It has no lock, which a fork could leave held in the child; the comments at the dictionaries say
+    why none is needed. Errors of the store are kept like answers, and never raised.
+    """
 
     def __init__(
         self,
@@ -69,6 +78,7 @@ class FleetCache:
         return known is not None and self._clock.monotonic() < known.fresh_until
 
     def _answer(self, shared: Any) -> _Answer:
+        """Ask the store, and return its answer or the failure; never raises an Exception."""
         fleet, error = None, None
         try:
             fleet = (self._ask or claude_throttle.fleet)(shared, timeout=TIMEOUT_SECONDS)
@@ -82,6 +92,7 @@ class FleetCache:
         )
 
     def _drop_old(self) -> None:
+        """Forget stores that are no longer asked for, and the entries of a parent process."""
         now = self._clock.monotonic()
         for key, answer in list(self._answers.items()):
             if now > answer.at + DROP_SECONDS:

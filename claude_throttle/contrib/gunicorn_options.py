@@ -35,7 +35,11 @@ class Workers(NamedTuple):
 def gunicorn_workers(
     environ: Mapping[str, str] = os.environ, folder: Optional[Path] = None
 ) -> Optional[Workers]:
-    """The workers that gunicorn, started in *folder*, would have; None if it is not in use."""
+    """The workers that gunicorn, started in *folder*, would have; None if it is not in use.
+
+    For system checks, which run outside of gunicorn: its command line is not known there, only its
+    environment and its configuration file's existence.
+    """
     options = _environment_options(environ)
     if not options and "WEB_CONCURRENCY" not in environ and find_spec("gunicorn") is None:
         return None
@@ -52,7 +56,10 @@ def gunicorn_workers(
 def visible_workers(
     environ: Mapping[str, str] = os.environ, argv: Optional[Sequence[str]] = None
 ) -> int:
-    """The number of worker processes that this one belongs to; 1 if it cannot be known."""
+    """The number of worker processes that this one belongs to; 1 if it cannot be known.
+
+    For warnings at run time, in a worker: gunicorn's command line is this process's own.
+    """
     program, *words = (sys.argv if argv is None else argv) or [""]
     typed = _parse(words) if "gunicorn" in os.path.basename(program) else {}
     return _worker_count(environ, {**_environment_options(environ), **typed})
@@ -71,6 +78,8 @@ def _environment_options(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 class _RaisingParser(argparse.ArgumentParser):
+    """A parser that raises ValueError. argparse's own would print a message and end the process."""
+
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
 

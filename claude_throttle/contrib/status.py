@@ -74,6 +74,10 @@ def page_headers() -> dict[str, str]:
 
 @functools.cache
 def _policy() -> str:
+    """The Content-Security-Policy: the page's own script and style by their hashes, nothing else.
+
+    Computed from the file, so that an edited page cannot be sent with the hash of the old one.
+    """
     return "; ".join(
         (
             "default-src 'none'",
@@ -133,6 +137,10 @@ def _entry(name: str, throttlers: Mapping[str, Throttler]) -> dict[str, Any]:
 
 
 def _state(throttler: Throttler) -> dict[str, Any]:
+    """The figures of one throttler.
+
+    A lane, and its quotas, appear as their named tuples' fields.
+    """
     limits, stats = throttler.limits(), throttler.stats()
     return {
         "testing": throttler.testing,
@@ -162,6 +170,7 @@ def shown_settings(settings: Settings) -> dict[str, Any]:
 
 
 def _fleet(throttler: Throttler) -> Any:
+    """The state of the shared store; None without a store, and in testing mode, which uses none."""
     shared = throttler.settings.shared
     return None if shared is None or throttler.testing else _fleets.current(shared)
 

@@ -1,4 +1,8 @@
-"""Named throttlers, made from an application's settings: what Django and Flask have in common."""
+"""Named throttlers, made from an application's settings: what Django and Flask have in common.
+
+A web application is set up before its server forks, and used by many threads afterwards. So a
+throttler is made when it is first used, not at import, and the same one is given to all threads.
+"""
 
 from __future__ import annotations
 

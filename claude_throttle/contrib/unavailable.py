@@ -1,7 +1,8 @@
 """The 503 response of a web application whose call to Claude was refused before it was sent.
 
 It has ``Retry-After``, distinguishes a temporary limit from a problem of the account, and reveals
-nothing of either.
+nothing of either: visitors must not learn whose account it is or what it may spend. The details are
+logged. Django and Flask only turn it into their own response objects.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ DEFAULT_RETRY_AFTER = 5
 #: Seconds in ``Retry-After`` at most: a daily quota or a suspension may end early.
 LONGEST_RETRY_AFTER = 3600
 
+#: What a program reads in the JSON. Public: names are added, never renamed.
 KINDS: dict[type[ThrottleError], str] = {
     QueueFull: "queue_full",
     DeadlineExceeded: "deadline_exceeded",
@@ -96,6 +98,7 @@ class Unavailable(NamedTuple):
 
 @functools.cache
 def _page() -> Template:
+    """The page's template, read once; from a zip file, too, if the package is installed as one."""
     found = pkgutil.get_data("claude_throttle.contrib", "unavailable.html")
     if found is None:
         raise FileNotFoundError("claude_throttle/contrib/unavailable.html is not installed")
@@ -122,7 +125,12 @@ def _duration(seconds: int) -> str:
 
 
 def unavailable(error: ThrottleError) -> Unavailable:
-    """The response to *error*, one of :data:`REFUSALS`, which is logged."""
+    """The response to *error*, one of :data:`REFUSALS`, which is logged.
+
+    A problem of the account is logged as an error, because it lasts until it is repaired; a
+    temporary refusal only as information. ``Retry-After`` is the error's ``retry_after``, in whole
+    seconds from 1 to :data:`LONGEST_RETRY_AFTER`.
+    """
     kind = next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
     passing = kind != "account_suspended"
     logger.log(logging.INFO if passing else logging.ERROR, "answered with %d: %s", STATUS, error)

@@ -1,4 +1,4 @@
-"""The application's configuration, as Django loads it."""
+"""The application's configuration, as Django loads it through INSTALLED_APPS."""
 
 from __future__ import annotations
 

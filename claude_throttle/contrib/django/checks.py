@@ -1,7 +1,8 @@
 """System checks of the setting CLAUDE_THROTTLE.
 
 ``manage.py check`` finds errors; ``manage.py check --deploy`` warns of what works in development
-but not in production. No message contains a key, or a value that was given for one.
+but not in production. No message contains a key, or a value that was given for one. The checks make
+settings but no Throttler: they run before most commands, also where no store can be reached.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from claude_throttle import ConfigurationError, Settings
 from claude_throttle.contrib.django import SETTING, WrongSettings, deployment, read_setting
 from claude_throttle.contrib.throttlers import DEFAULT, OPTIONS, options_of
 
+#: For ``manage.py check --tag`` and for commands that need only these checks.
 TAG = "claude_throttle"
 
 SHAPE = 'CLAUDE_THROTTLE = {"default": {"rpm": 50}}; without it the limits are learned'
@@ -23,7 +25,11 @@ SHAPE = 'CLAUDE_THROTTLE = {"default": {"rpm": 50}}; without it the limits are l
 
 @register(TAG)
 def check_settings(**_given: Any) -> list[CheckMessage]:
-    """E001 to E004: a throttler cannot be made."""
+    """E001 to E004: a throttler cannot be made.
+
+    E001 shape of the setting, E002 unknown option, E003 bad value, E004 bad ``shared=``. One
+    message for each throttler and problem, so that a project sees all of them at once.
+    """
     try:
         named = read_setting()
     except WrongSettings as error:
@@ -37,7 +43,11 @@ def check_settings(**_given: Any) -> list[CheckMessage]:
 
 @register(TAG, deploy=True)
 def check_deployment(**_given: Any) -> list[CheckMessage]:
-    """W001 to W005: the settings work, but are not fit for production."""
+    """W001 to W005: the settings work, but are not fit for production.
+
+    W001 no key, W002 a key written in the source, W003 waits that gunicorn would end, W004 testing
+    mode, W005 several processes that each use the whole quota.
+    """
     if check_settings():
         return []  # warnings assume valid settings
     named = read_setting()
@@ -45,6 +55,11 @@ def check_deployment(**_given: Any) -> list[CheckMessage]:
 
 
 def _wrong(name: str, options: Mapping[Any, Any]) -> Iterator[CheckMessage]:
+    """The errors of one throttler's options.
+
+    Unknown options are left out when the others are checked: one typing error must not hide a
+    second.
+    """
     where = f"{SETTING}[{name!r}]"
     unknown = [option for option in options if str(option).lower() not in OPTIONS]
     for option in unknown:
@@ -56,6 +71,7 @@ def _wrong(name: str, options: Mapping[Any, Any]) -> Iterator[CheckMessage]:
 
 
 def _rejected(where: str, settings: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    """The errors of values. The store is judged separately, because its remedy is another one."""
     hint = "The guide settings.md of claude_throttle explains every option."
     if len({option.lower() for option in settings}) < len(settings):
         message = f"{where} has an option twice, in lower and in upper case."

@@ -1,4 +1,9 @@
-"""The warnings of ``manage.py check --deploy``."""
+"""The warnings of ``manage.py check --deploy``.
+
+Each is about something that works on the developer's machine: a key in the source, a second worker
+process, a wait that is longer than gunicorn's patience. Without signs of gunicorn nothing is said
+about workers; a check that guesses would soon be silenced.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +84,8 @@ def _where_written(secret: Any) -> Optional[str]:
     """File and line in which *secret* stands in quotes, in the modules the settings consist of.
 
     Those are the settings module and what was imported from its package. The text is searched, not
-    parsed: a secret from the environment, a file or a secret store is not there.
+    parsed: a secret from the environment, a file or a secret store is not there. The place is named
+    in the warning, the secret is not.
     """
     if not isinstance(secret, str) or len(secret.strip()) < SHORTEST_SECRET:
         return None
@@ -97,6 +103,11 @@ def _where_written(secret: Any) -> Optional[str]:
 
 
 def _about_waiting(settings: Settings, workers: Workers) -> Iterator[CheckMessage]:
+    """Warn if a call may wait longer than gunicorn lets a sync worker be busy.
+
+    The worker is killed while the call is in flight: the visitor gets an error, and the answer is
+    paid for and lost. Threaded workers report that they are alive meanwhile, and are not concerned.
+    """
     if settings.testing or workers.alive_while_waiting or not workers.timeout_seconds:
         return
     killed_after = workers.timeout_seconds
@@ -114,6 +125,7 @@ def _about_waiting(settings: Settings, workers: Workers) -> Iterator[CheckMessag
 
 
 def _about_sharing(made: Mapping[str, Settings]) -> Iterator[CheckMessage]:
+    """Warn of throttlers that do not share their quota although there are several processes."""
     unshared = [name for name, it in made.items() if it.shared is None and not it.testing]
     if unshared:
         yield _warning(

@@ -1,4 +1,9 @@
-"""503 responses with ``Retry-After`` for refused calls: for the whole site, or for single views."""
+"""503 responses with ``Retry-After`` for refused calls: for the whole site, or for single views.
+
+What the response contains is decided in :mod:`claude_throttle.contrib.unavailable`, which Flask
+uses, too. Only refusals before sending become a 503; an error of the API is left to the
+application, which alone knows what it means there.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +49,10 @@ class ThrottleErrorMiddleware(MiddlewareMixin):
 
 
 def refusals_as_503(view: View) -> View:
-    """Decorate one view, synchronous or not; for class-based views use ``method_decorator``."""
+    """Decorate one view, synchronous or not; for class-based views use ``method_decorator``.
+
+    With ATOMIC_REQUESTS the transaction is marked for rollback, as after any exception of a view.
+    """
     if inspect.iscoroutinefunction(view):
         return cast(View, wraps(view)(_awaiting(view)))
 
@@ -77,6 +85,7 @@ async def _finished(request: HttpRequest, response: Any) -> Any:
 
 
 def _roll_back(non_atomic: Collection[str]) -> None:
+    """Mark the transactions of ATOMIC_REQUESTS for rollback, unless the view opted out."""
     # Django would commit, as it sees a response and no exception. In the middleware the exception
     # has already passed through the transaction.
     for connection in connections.all():

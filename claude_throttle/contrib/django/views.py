@@ -1,4 +1,8 @@
-"""The views of the status page: for staff only, never cached."""
+"""The views of the status page: for staff only, never cached.
+
+The page itself is :mod:`claude_throttle.contrib.status`. Only GET and HEAD are allowed, and nothing
+is changed, so no CSRF token is needed.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +44,7 @@ def _with_headers(response: HttpResponse, headers: dict[str, str]) -> HttpRespon
 
 
 def _is_staff(request: HttpRequest) -> bool:
+    """Whether the request's user may see the page: active, and a member of the staff."""
     # Without django.contrib.auth there is no user, so the page is for no one.
     user = getattr(request, "user", None)
     return user is not None and bool(user.is_active and user.is_staff)

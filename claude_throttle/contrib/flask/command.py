@@ -1,4 +1,8 @@
-"""``flask claude-throttle …``: the command line, configured by the application."""
+"""``flask claude-throttle …``: the command line, configured by the application.
+
+Flask's commands are click's, ours argparse's: click passes all words on unread, and argparse parses
+them, so that both commands have the same options and help texts.
+"""
 
 from __future__ import annotations
 

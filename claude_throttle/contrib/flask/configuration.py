@@ -1,4 +1,9 @@
-"""The keys of ``app.config``: ``CLAUDE_THROTTLE_*``."""
+"""The keys of ``app.config``: ``CLAUDE_THROTTLE_*``.
+
+Turns them into keyword arguments of ``Throttler``, without making one. The trap is a typing error
+in a key: Flask ignores unknown keys, and the throttler would silently run without that quota. So
+every key with the prefix must be known.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +63,7 @@ def check(config: Config) -> bool:
 
 
 def _named(named: Any) -> NamedOptions:
+    """The options of ``CLAUDE_THROTTLE_THROTTLERS``, by name. "default" has keys of its own."""
     if not isinstance(named, Mapping):
         raise ConfigurationError(
             f'{NAMED} must be like {{"batch": {{"rpm": 10}}}}, not {type(named).__name__}'
@@ -94,6 +100,10 @@ def _read(prefix: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(source: str, key: str, value: Any) -> Any:
+    """*value* as the setting's type. Text is parsed as from the environment.
+
+    Anything else is kept as it is; ``Settings`` checks its type.
+    """
     if key in _FLAGS:
         return _flag(source, value)
     return Settings.parse_value(key, value, source) if isinstance(value, str) else value

@@ -1,4 +1,8 @@
-"""The extension: ``ClaudeThrottle(app)``."""
+"""The extension: ``ClaudeThrottle(app)``.
+
+It holds no state of its own: one extension object may serve several applications, and everything of
+one application is in ``app.extensions``, where Flask's proxies find it.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +39,7 @@ class AppThrottlers(Throttlers):
         return throttler
 
     def _warn_if_several(self, name: str) -> None:
+        """Log a warning, once per application and process, if its workers do not share a quota."""
         try:
             self._unchecked.pop()
         except IndexError:  # another thread was first

@@ -1,4 +1,9 @@
-"""503 responses, as JSON or as a page, for calls that were refused before they were sent."""
+"""503 responses, as JSON or as a page, for calls that were refused before they were sent.
+
+The trap is Flask's choice of a handler: it prefers the one for the most specific class, so our
+handlers for four errors would hide one that the application registered for ``ThrottleError``.
+:func:`answer` therefore looks for the application's own handler first.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +59,7 @@ def _handler_of_the_application(error: ThrottleError) -> Optional[Callable[[Any]
 
 
 def _page(content: Unavailable) -> str:
+    """The application's template for the page if there is one, otherwise ours."""
     try:
         current_app.jinja_env.get_template(TEMPLATE)
     except TemplateNotFound:

@@ -1,4 +1,9 @@
-"""The blueprint of the status page."""
+"""The blueprint of the status page.
+
+The page shows the state of an account, so there is no default for who may see it: *allow* must be
+given. The trap is a function that is true by mistake (a method that was not called, a coroutine, a
+redirect's text): such values raise TypeError instead of opening the page to everyone.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +60,11 @@ def blueprint(
 
 
 def _refusal(allow: Callable[[], Any], as_page: bool = True) -> Optional[Response]:
-    """None if *allow* permits the request; it may be ``async``, as a view may be."""
+    """None if *allow* permits the request; it may be ``async``, as a view may be.
+
+    Otherwise its own response, or 403; for ``data.json`` always a plain 403, which the page's
+    script understands better than a redirect to a login page.
+    """
     verdict = current_app.ensure_sync(allow)()
     _require_verdict(verdict)
     if isinstance(verdict, (BaseResponse, HTTPException, tuple)):

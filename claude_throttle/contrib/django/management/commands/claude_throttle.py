@@ -52,6 +52,7 @@ class Command(BaseCommand):
             raise CommandError(f"{arguments.command} ended with {code}", returncode=code)
 
     def _redirect_output(self, stack: contextlib.ExitStack) -> None:
+        """Send what the commands print to the streams that ``call_command()`` was given."""
         # Django's streams end each write with a line break; print() writes its own.
         self.stdout.ending = self.stderr.ending = ""
         stack.enter_context(contextlib.redirect_stdout(self.stdout))
