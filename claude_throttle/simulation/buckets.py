@@ -1,4 +1,9 @@
-"""A continuously refilled bucket. Pure arithmetic: ``now`` is an argument. Not thread-safe."""
+"""A continuously refilled bucket. Pure arithmetic: ``now`` is an argument. Not thread-safe.
+
+The server's view of a quota, written independently of the client's
+(:mod:`claude_throttle.core.pacing.gcra`), with a level in place of an instant: a mistake that both
+shared would not show in any test.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,10 @@ CRUMB = 1e-6
 
 
 class SimulatedBucket:
-    """Holds at most *capacity*, starts full, gains *per_minute* / 60 each second."""
+    """Holds at most *capacity*, starts full, gains *per_minute* / 60 each second.
+
+    The clock must not go back; an earlier ``now`` than the last one is taken for the last one.
+    """
 
     def __init__(self, per_minute: float, capacity: float, now: float) -> None:
         self.per_minute = per_minute

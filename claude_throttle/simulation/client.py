@@ -1,7 +1,8 @@
 """A client in virtual time: a real lane with its real worker, and the wire to a simulated server.
 
 Simulated are only what the lane does not decide: the threads, the network, and how the transport
-answers a refusal (:class:`SimulatedTransport`).
+answers a refusal (:class:`SimulatedTransport`). So a simulation measures the product's own
+decisions; a copy of them here would drift away from the product unnoticed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from claude_throttle.simulation.virtual_time import Schedule, VirtualPool, Virtu
 #: Re-sends of one call, as the settings have them.
 MAX_RETRIES = 4
 
-#: Seconds a request takes over loopback; and the mean by which a worker wakes late.
+#: Seconds a request takes over loopback; and the mean of the seconds by which a worker wakes late.
 LOOPBACK_SECONDS = 0.0002
 LATE_SECONDS = 0.0002
 
@@ -73,7 +74,11 @@ class RetriesExhausted(Exception):
 
 
 class SteppedWorker(Worker):
-    """A worker whose steps are taken by a :class:`VirtualThread` instead of a thread of its own."""
+    """A worker whose steps are taken by a :class:`VirtualThread` instead of a thread of its own.
+
+    It decides through the same methods as the real one (``next_step_locked``, ``wake_at_locked``);
+    only the loop around them is a generator, because nothing may block in virtual time.
+    """
 
     _reservation: Optional[Blocking[None]] = None
 
@@ -168,10 +173,11 @@ class SimulatedTransport:
 
 
 class SimulatedClient:
-    """A lane, its worker, and the sender threads of one process.
+    """A lane, its worker, and the sender threads of one process. Used in one thread only.
 
     *price*: what a call will cost, as far as is known. *sent*, *answered*: called with the record
-    of each call as an attempt leaves, and when it was answered.
+    of each call as an attempt leaves, and when it was answered. *reserving*: how costs are reserved
+    in a shared store, if there is one.
     """
 
     def __init__(
@@ -219,7 +225,7 @@ class SimulatedClient:
             self.worker.set_reservation(self._reserving(lane, costs))
 
     def submit(self, record: SimulatedCall, priority: int = Priority.NORMAL) -> None:
-        """Queue a call."""
+        """Queue a call at the present instant. Never blocks: the queue has no bound here."""
         call = OutgoingCall(
             record,
             number=record.number,
@@ -245,6 +251,7 @@ class SimulatedClient:
         self._transport.send(record.request, partial(self._receive, call, attempt))
 
     def _receive(self, call: OutgoingCall, attempt: Attempt, feedback: Feedback) -> None:
+        """What the server said has arrived: settle and finish the call, or decide about a retry."""
         if feedback.cause:
             self._retry(call, attempt, feedback)
             return
@@ -259,6 +266,11 @@ class SimulatedClient:
         call.record.done_at = self._time.now
 
     def _retry(self, call: OutgoingCall, attempt: Attempt, feedback: Feedback) -> None:
+        """Give back the permit and wait, or fail the call, as the transport does for a real one.
+
+        A fault keeps its tokens booked, because the server may have counted them; a refusal gives
+        them back. A delay that the lane calls free uses up none of the retries.
+        """
         record, keeps_tokens = call.record, feedback.cause == FAULT
         wait_seconds = self._transport.wait_seconds(attempt.number, feedback)
         delay = attempt.on_refusal(feedback, wait_seconds)
@@ -276,6 +288,7 @@ class SimulatedClient:
         self._schedule.at(self._time.now + after, again)
 
     def _queue_again(self, call: OutgoingCall, attempt: Attempt, behind: bool) -> None:
+        """Put the call back into the backlog. *behind*: it was a probe and failed; see the lane."""
         ticket = VirtualRetryTicket(attempt, lambda: self.pool.run(partial(self._carry, call)))
         with self.lane.mutex:
             self.lane.place_retry_locked(ticket, attempt, behind)

@@ -1,4 +1,8 @@
-"""One process of a simulated fleet: a real lane whose quotas a real coordinator shares."""
+"""One process of a simulated fleet: a real lane whose quotas a real coordinator shares.
+
+The coordinator lies in features/sharing, above this package, so it is passed in as a function
+(:data:`MakeMember`) and known here by a protocol only.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ from claude_throttle.simulation.virtual_time import (
     VirtualTime,
 )
 
-#: Seconds after which an exchange with the store has failed.
+#: Seconds after which an exchange with the store has failed: the default of ``store_timeout``.
 STORE_TIMEOUT_SECONDS = 0.25
 
 #: Calls that wait in a process that always has some: more than one reservation takes.
@@ -90,7 +94,7 @@ MakeMember = Callable[[MemberParts], "tuple[Pacer, FleetCoordinator]"]
 
 
 class FleetConditions(NamedTuple):
-    """What holds for every process of a fleet."""
+    """Everything that the processes of one fleet have in common."""
 
     time: VirtualTime
     chance: random.Random
@@ -108,7 +112,11 @@ class FleetConditions(NamedTuple):
 
 
 class ProcessSchedule:
-    """The events of one process: they are late while it is stalled, and lost when it is dead."""
+    """The events of one process: they are late while it is stalled, and lost when it is dead.
+
+    A stall stands for a paused container or a long garbage collection: time goes on, and everything
+    that was due happens at its end, in order. Death is a kill: nothing is given back or signed off.
+    """
 
     def __init__(self, time: VirtualTime) -> None:
         self._time = time
@@ -125,11 +133,11 @@ class ProcessSchedule:
         self._time.at(instant, partial(self._happen, event))
 
     def stall(self, until: float) -> None:
-        """Nothing happens until then; what would have, happens after."""
+        """Delay everything that is due before *until* to that instant."""
         self._stalled_until = until
 
     def die(self) -> None:
-        """Nothing happens any more."""
+        """Drop every event from now on, as a kill does."""
         self.dead = True
 
     def _happen(self, event: Event) -> None:

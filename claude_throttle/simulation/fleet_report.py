@@ -1,4 +1,7 @@
-"""How a simulated fleet used its quota."""
+"""How a simulated fleet used its quota: did it exceed it, how much was left unused, was it fair.
+
+Pure functions over the log of departures, so a test can also ask for one figure of part of a run.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,7 @@ def jain(shares: Sequence[float]) -> float:
 
 
 def missed(fleet: FleetSimulation) -> int:
-    """Reservations that passed unused."""
+    """Reservations that passed unused: instants of the quota that no process can use any more."""
     passed = sum(at <= fleet.until for at in fleet.store.reserved_at)
     return passed - sum(not departure.store_lost for departure in fleet.departures)
 
@@ -98,7 +101,8 @@ def waits_beyond_place(departures: Sequence[FleetDeparture], rate: float) -> lis
     """Seconds by which each urgent call left later than it would have from one common queue.
 
     From there it would have left before all other calls: one interval after the urgent call before
-    it, or one interval after it was submitted.
+    it, or one interval after it was submitted. Only the difference is blamed on sharing the quota
+    between processes; an urgent call that follows many urgent ones must wait in any case.
     """
     last, waits = -math.inf, []
     for departure in sorted(

@@ -1,7 +1,9 @@
 """The rate limits of a simulated server: continuously refilled buckets, one set per model.
 
 Pure arithmetic: every instant (``now``, seconds on one monotonic scale) is an argument. Not
-thread-safe; :class:`claude_throttle.testing.service.Service` holds its lock around it.
+thread-safe; :class:`claude_throttle.testing.service.Service` holds its lock around it. Both the
+fake server (sockets, real time) and the simulated one (neither) enforce these, so a result of the
+simulation holds against the fake server, too.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ AnyRefusal = Union[Refusal, RampRefusal]
 
 
 class ModelQuotas:
-    """The buckets of one model, or of models that share them."""
+    """The buckets of one model, or of models that share them. Not thread-safe."""
 
     def __init__(self, limits: SimulatedLimits, now: float) -> None:
         self._buckets: dict[str, SimulatedBucket] = {}
@@ -129,7 +131,11 @@ class ModelQuotas:
                 self._take("requests", 1.0, at)
 
     def admit(self, input_tokens: int, now: float) -> AnyRefusal | None:
-        """Admit one request and take its units; or return the refusal, and take nothing."""
+        """Admit one request and take its units; or return the refusal, and take nothing.
+
+        All buckets are checked before any is charged: a refused request must not use up a quota.
+        Output is not known yet; it is charged as it is produced, by :meth:`charge_output`.
+        """
         self.catch_up(now)
         # Its output is known only afterwards: a level above zero is enough.
         wanted = {"requests": 1.0, "input tokens": float(input_tokens), "output tokens": 2 * CRUMB}
@@ -183,6 +189,7 @@ def _reshape(
 
 
 def _refusal(what: str, bucket: SimulatedBucket, wanted: float, now: float) -> Refusal:
+    """The refusal by one bucket, with the whole seconds until it would admit the same request."""
     # An output bucket at zero is still refused, so the wait goes on to the first whole token.
     target = 1.0 if what == "output tokens" else wanted
     seconds = bucket.seconds_until(target, now)
@@ -196,6 +203,7 @@ def _standing(what: str, bucket: SimulatedBucket, now: float) -> QuotaStatus:
 
 
 def _together(first: QuotaStatus, second: QuotaStatus) -> QuotaStatus:
+    """The sum of input and output: the ``tokens`` headers, which name no limit of their own."""
     return QuotaStatus(
         "tokens",
         first.per_minute + second.per_minute,

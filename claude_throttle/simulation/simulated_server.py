@@ -1,4 +1,8 @@
-"""The server of a simulation: the same buckets as the fake API has, without sockets."""
+"""The server of a simulation: the same buckets as the fake API has, without sockets.
+
+Its answers are :class:`Feedback`, what the transport would have read from a response. Wording and
+headers of real responses are tested against the fake server in :mod:`claude_throttle.testing`.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +91,11 @@ class SimulatedServer:
         self.quotas.reshape(limits, now)
 
     def arrive(self, request: SimulatedRequest, now: float) -> Reply:
-        """A request arrives at *now*: its answer, or its refusal."""
+        """A request arrives at *now*: the instant of its answer, and what makes the answer then.
+
+        The function must be called at that instant, once: it ends the request's time in flight and
+        charges its output. A refusal is answered at once.
+        """
         feedback = self._refusal(request, now)
         self.log.append(SeenRequest(now, request, feedback.cause if feedback else ""))
         if feedback is not None:
@@ -103,6 +111,7 @@ class SimulatedServer:
         return now + request.latency, answer
 
     def _refusal(self, request: SimulatedRequest, now: float) -> Optional[Feedback]:
+        """Why a request is refused, by the first that applies: outage, fault, concurrency, quotas."""
         fault = self._fault()
         if self.outage is not None:
             return self.outage
@@ -150,6 +159,7 @@ def _broken(fault: str) -> Feedback:
 
 
 def _shown(name: str, remaining: float) -> float:
+    """*remaining* as the headers show it: whole requests, and tokens rounded to thousands."""
     if name == "requests":
         return float(remaining // 1)
     return round(remaining / TOKEN_STEP) * TOKEN_STEP

@@ -45,7 +45,7 @@ PACER_EVENTS = (LimitLearned, LanePaused, CircuitOpened, CircuitClosed)
 
 
 class Estimates(Protocol):
-    """What calls will cost, before anybody knows."""
+    """What calls are expected to cost, before the server's count is known."""
 
     def __call__(self, request: SimulatedRequest, stretch: float) -> Cost:
         """What to book; *stretch* is the pacer's."""
@@ -57,7 +57,11 @@ class Estimates(Protocol):
 
 
 class Simulation:
-    """Run it with :meth:`run`; then look at ``calls``, ``events`` and the server's ``log``."""
+    """One client and one server. Run it with :meth:`run`; then look at the recorded figures.
+
+    ``calls`` has the instants of each call, ``events`` what the pacer reported, and the server's
+    ``log`` each arrival. Runs once, in one thread; the same seed gives the same run.
+    """
 
     def __init__(
         self,
@@ -103,7 +107,7 @@ class Simulation:
         return self._time.now
 
     def run(self, until: float = math.inf) -> Simulation:
-        """Let time pass until nothing is left to happen, or until that instant."""
+        """Let time pass until nothing is left to happen, or until that instant. Returns itself."""
         for call in self.calls:
             self._time.at(call.at, partial(self._client.submit, call))
         for at, change in self.changes:

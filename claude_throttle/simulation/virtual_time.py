@@ -1,7 +1,9 @@
-"""Virtual time: what will happen, in order; threads, a clock and a pool that live in it.
+"""Virtual time: scheduled events in order, and the threads, clock and pool that live in it.
 
-Everything runs in the one thread that calls :meth:`VirtualTime.run`. Time stands still while
-something happens, and moves on to the next instant at which something will.
+Everything runs in the one thread that calls :meth:`VirtualTime.run_until_idle`. Time stands still
+while an event runs, and moves on to the next instant that has one. Code that would block cannot run
+here: it must be a generator of the blocking calls it would make
+(:mod:`claude_throttle.core.threads.blocking`).
 """
 
 from __future__ import annotations
@@ -43,7 +45,11 @@ class Schedule(Protocol):
 
 
 class VirtualTime:
-    """The schedule of a simulation, and the clock of everything in it. Not thread-safe."""
+    """The schedule of a simulation, and the clock of everything in it. Not thread-safe.
+
+    Events of the same instant run in the order in which they were scheduled: so a run depends on
+    its seed only, and never on the order of a heap.
+    """
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -71,7 +77,10 @@ class VirtualTime:
         return WALL_SECONDS + self.now
 
     def wait(self, condition: threading.Condition, seconds: Optional[float]) -> NoReturn:
-        """Nothing may block here: what waits is a generator, run by a :class:`VirtualThread`."""
+        """Raises RuntimeError: nothing may block in virtual time.
+
+        What has to wait is a generator, run by a :class:`VirtualThread`.
+        """
         raise RuntimeError(f"a wait of {seconds} s on {condition} would block virtual time")
 
 
@@ -79,7 +88,8 @@ class VirtualThread:
     """Runs a generator of blocking calls (:mod:`core.threads.blocking`) in virtual time.
 
     Waits on conditions it makes itself; *perform* makes all other calls. *late*: seconds by which
-    it wakes late from a wait that nothing ended, drawn for each.
+    it wakes late from a wait that timed out, drawn for each. A call's exception is raised in the
+    generator, at its ``yield``, as a real thread would meet it.
     """
 
     def __init__(
@@ -110,7 +120,11 @@ class VirtualThread:
 
 
 class _VirtualWait:
-    """One wait on a condition; takes the place of a thread's lock among its waiters."""
+    """One wait on a condition; takes the place of a thread's lock among its waiters.
+
+    It ends once, by notification or by time-out, whichever is first; the other one then does
+    nothing.
+    """
 
     __slots__ = ("_condition", "_ended", "_resume", "_schedule")
 
@@ -139,7 +153,10 @@ class _VirtualWait:
 
 
 class VirtualPool(ThreadPool):
-    """Runs its tasks as events of the present instant; a task that raises ends the simulation."""
+    """Runs its tasks as events of the present instant; a task that raises ends the simulation.
+
+    It always claims to have an idle thread, so no limit on threads shows in a simulation.
+    """
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__()
