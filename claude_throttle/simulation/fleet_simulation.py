@@ -43,7 +43,7 @@ ANSWERED = SimulatedRequest()
 
 
 class FleetParts(NamedTuple):
-    """What is simulated, of features/sharing."""
+    """The parts of features/sharing that a fleet is simulated with."""
 
     #: By a clock that tells seconds.
     make_store: Callable[[Callable[[], float]], FleetStore]
@@ -64,7 +64,12 @@ class FleetDeparture(NamedTuple):
 
 
 class FleetSimulation:
-    """Run it with :meth:`run`; then look at ``departures``, ``processes`` and ``store``."""
+    """Many processes and one store. Run it with :meth:`run`; then look at what was recorded.
+
+    ``departures`` has every call that left, ``processes`` and ``store`` their figures;
+    :func:`claude_throttle.simulation.fleet_report.report_on` sums them up. Runs once, in one
+    thread.
+    """
 
     def __init__(
         self,
@@ -129,7 +134,10 @@ class FleetSimulation:
     # -- what may happen to them -----------------------------------------------------------------
 
     def freeze_store(self, at: float, seconds: float) -> None:
-        """It serves nothing for so long; what is asked meanwhile it serves after."""
+        """The store serves nothing for *seconds*; what is asked meanwhile it serves afterwards.
+
+        Exchanges that take longer than the store's time-out have failed for their process by then.
+        """
         self.changes.append((at, partial(self.store.freeze, at + seconds)))
 
     def stall(self, number: int, at: float, seconds: float) -> None:
@@ -137,7 +145,7 @@ class FleetSimulation:
         self.changes.append((at, partial(self.processes[number].schedule.stall, at + seconds)))
 
     def kill(self, number: int, at: float) -> None:
-        """That process ends at once, and tells nothing to the others."""
+        """End a process at once, without a word to the others: its reservations pass unused."""
         self.changes.append((at, self.processes[number].schedule.die))
 
     def pause_process(self, number: int, at: float, seconds: float) -> None:

@@ -88,11 +88,14 @@ class SimulatedStore:
     # -- over the wire ---------------------------------------------------------------------------
 
     def freeze(self, until: float) -> None:
-        """It serves nothing until then, and all that was asked meanwhile after."""
+        """Serve nothing until that instant, and afterwards all that was asked meanwhile."""
         self._free_at = max(self._free_at, until)
 
     def ask(self, call: BlockingCall, answered: Callable[[Any], None]) -> None:
-        """Have *call* made there, in its turn; *answered* is called here with its result."""
+        """Have *call* made at the store, in its turn; *answered* gets its result at the caller.
+
+        It cannot fail here: a process that waited too long has turned to its time-out by itself.
+        """
         self._time.at(self._time.now + self._one_way(), partial(self._arrive, call, answered))
 
     def _one_way(self) -> float:

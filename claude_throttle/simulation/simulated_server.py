@@ -111,7 +111,7 @@ class SimulatedServer:
         return now + request.latency, answer
 
     def _refusal(self, request: SimulatedRequest, now: float) -> Optional[Feedback]:
-        """Why a request is refused, by the first that applies: outage, fault, concurrency, quotas."""
+        """Why a request is refused: an outage, a fault, concurrency or a quota, in this order."""
         fault = self._fault()
         if self.outage is not None:
             return self.outage
