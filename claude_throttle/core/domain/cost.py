@@ -1,4 +1,9 @@
-"""What calls take from the quotas: an estimate before, the server's count after."""
+"""What calls take from the quotas: an estimate before, the server's count after.
+
+:class:`Cost` is in units of quotas and may hold fractions, because estimates do; :class:`Usage` is
+in whole model tokens, as the API's ``usage`` counts them. Which of those tokens count towards a
+quota is decided here, in one place.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,10 @@ _new = tuple.__new__
 
 
 class Cost(NamedTuple):
-    """What one call takes from each kind of quota."""
+    """What one call takes from each kind of quota: an estimate or a count. Immutable.
+
+    Parts may be negative where a cost is a difference, as between a count and its estimate.
+    """
 
     requests: float
     input_tokens: float
@@ -17,6 +25,7 @@ class Cost(NamedTuple):
 
     @property
     def tokens(self) -> float:
+        """Input and output together, for quotas on both (``tpm``, ``tpd``)."""
         return self.input_tokens + self.output_tokens
 
     def plus(self, other: Cost) -> Cost:
@@ -40,7 +49,7 @@ NO_COST = Cost(0.0, 0.0, 0.0)
 
 
 class Usage(NamedTuple):
-    """Model tokens, as the server counted them."""
+    """Model tokens, as the server counted them. Immutable; what a response lacks is 0."""
 
     input_tokens: int = 0
     output_tokens: int = 0

@@ -1,4 +1,4 @@
-"""Facts in the past tense.
+"""Events: what has happened to a call, a lane or the account, for listeners, counters and the log.
 
 A listener (``on_event=``) is called with these in the thread where they happened, inside the
 submitter's ``contextvars`` context: in the caller's own thread for :class:`CallQueued`, in the

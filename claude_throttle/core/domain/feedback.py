@@ -1,4 +1,8 @@
-"""What an attempt brought back, and what the pacer decides: frozen values."""
+"""What an attempt brought back, and what the pacer decides: frozen values.
+
+They are the whole vocabulary between the transport, which knows HTTP, and the pacing, which does
+not: a status or a header that matters to the pace becomes a field here or has no effect.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What dispatching needs of parts that lie above it, or that there are several of."""
+"""Interfaces that dispatching requires of parts that lie above it, or of which there are several.
+
+A class here is a ``typing.Protocol``: the parts need not import it, and imports still go downwards
+only.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,10 @@ Ahead = Callable[[int], list[Cost]]
 
 
 class HeldSlot(Protocol):
-    """What a dispatched request holds: a slot of the concurrency limiter, its own or lent."""
+    """A slot that a dispatched request holds: one of the concurrency limiter, its own or lent.
+
+    Releasing is idempotent, because Ctrl-C may come between a release and the note of it.
+    """
 
     @property
     def notify_waiters(self) -> Step:

@@ -1,4 +1,4 @@
-"""How urgent a call is."""
+"""How urgent a call is: the usual values of ``priority=``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""A quota: an amount of units per period."""
+"""A quota: an amount of units per period, as the user configures it.
+
+Only the value and its checks; how it is kept is the matter of :mod:`claude_throttle.core.pacing`.
+The checks refuse infinity, NaN and what overflows a float: every instant that is computed from such
+an amount would be infinite or NaN, and calls would wait without end or not at all.
+"""
 
 from __future__ import annotations
 
