@@ -22,7 +22,11 @@ def backoff(failures: int, draw: Draw = random.uniform) -> float:
 
 
 def retry_wait(feedback: Feedback, failures: int, draw: Draw = random.uniform) -> float:
-    """Seconds that this request alone would wait, after so many failures (from 1)."""
+    """Seconds that this request alone would wait, after so many failures (from 1).
+
+    Never less than ``retry-after``. Whether the whole lane waits instead is decided by
+    :class:`claude_throttle.core.pacing.pacer.Pacer`.
+    """
     if not feedback.retry_after:  # "0" says nothing either
         # Another request's answer makes room in a concurrency limit, at any time.
         crowded = feedback.cause == CONCURRENCY

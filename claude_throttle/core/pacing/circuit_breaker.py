@@ -23,7 +23,12 @@ CLOSED, OPEN, HALF_OPEN = "closed", "open", "half-open"
 
 
 class CircuitBreaker:
-    """The circuit of one lane. Not thread-safe: the lane's mutex guards it."""
+    """The circuit of one lane. Not thread-safe: the lane's mutex guards it.
+
+    Closed: all attempts leave. Open: none before ``probe_at``. Half-open: a probe is on its way. A
+    probe that is answered closes the circuit; one that fails or stays silent is followed by the
+    next, after a longer gap. Attempts are known by their number in the order of sending.
+    """
 
     def __init__(self) -> None:
         self.state = CLOSED
@@ -58,7 +63,11 @@ class CircuitBreaker:
         return gap
 
     def record_failure(self, number: int, now: float) -> bool:
-        """An attempt failed; True if the circuit opens by it."""
+        """An attempt failed; True if the circuit opens by it.
+
+        The failure of an attempt that left before the first probe changes nothing: it is as old as
+        those that opened the circuit.
+        """
         if self.is_open:
             if number >= self._first_probe:
                 self.state = OPEN

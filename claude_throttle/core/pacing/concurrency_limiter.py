@@ -37,12 +37,13 @@ LONGEST_GAP_SECONDS = 600.0
 #: In flight at most when a circuit closes.
 AFTER_OUTAGE = 8
 
-#: Growth that is reported. It grows by ones.
+#: Factor of growth that is reported as an event. The limit grows by ones, and an event for each
+#: would be noise.
 TOLD_GROWTH = 1.5
 
 
 def _nothing() -> None:
-    """Nothing is shared, so no other process need know."""
+    """Does nothing: the default for callbacks to other processes where nothing is shared."""
 
 
 class Slot:
@@ -80,11 +81,14 @@ class Slot:
 class ConcurrencyLimiter:
     """Hands out slots, as many as may be in flight. Thread-safe.
 
-    *told*: never more than that, as configured. *probing*: nothing is known of the server, so begin
-    with a few.
-    *max_connections* is a hard ceiling, whatever the server allows: the process can open no more.
-    *wants_slot* is called when a call waits for more than was granted, *too_many* when the server
-    refused one more; both matter where the limit is shared with other processes.
+    *told*: the configured limit, which is never exceeded. *probing*: nothing is known of the
+    server, so begin with a few. *max_connections* is a hard ceiling, whatever the server allows:
+    the process can open no more. *wants_slot* is called when a call waits for more than was
+    granted, *too_many* when the server refused one more; both matter where the limit is shared with
+    other processes.
+
+    Waiting lanes are woken by callbacks and take a slot themselves: a slot is never reserved for
+    one of several lanes, which might not need it any more. Callbacks are called without the lock.
     """
 
     def __init__(
@@ -256,6 +260,7 @@ class ConcurrencyLimiter:
         return math.inf if self._fast else self._known
 
     def _creep_locked(self, now: float) -> None:
+        """Allow one more, at most once in a gap, to find out whether the server now takes it."""
         if now >= self._step_at:
             self._found += 1
             self._stepped = True
@@ -290,6 +295,7 @@ class ConcurrencyLimiter:
         self._too_many()
 
     def _lower_locked(self, others: int, now: float) -> None:
+        """The server refused one more: allow what was in flight without it, and grow slowly."""
         if self._stepped and not self._fast:
             self._gap = min(LONGEST_GAP_SECONDS, self._gap * 2)
         self._known = self._found = min(self._found, max(1, others))
@@ -327,8 +333,8 @@ class ConcurrencyLimiter:
     def hold_still(self) -> int:
         """Hand out no more until the next grant(); returns how many are in flight.
 
-        While the store is told how many there are, and says how many there may be, they must not
-        become more.
+        Used while this process reports its number to the store and gets its share back: a slot
+        handed out in between would be in neither number.
         """
         with self._lock:
             out = self.in_use
@@ -349,6 +355,6 @@ class ConcurrencyLimiter:
             self.granted = math.inf
 
     def grant(self, places: float) -> None:
-        """So many of the shared slots are for this process now."""
+        """Allow this process *places* of the shared slots; inf where nothing is shared."""
         self.granted = places
         self.notify_waiters()

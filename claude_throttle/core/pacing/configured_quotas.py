@@ -1,4 +1,9 @@
-"""Quotas that the caller configured: a ceiling, whatever the server says."""
+"""Quotas that the caller configured: a ceiling, whatever the server says.
+
+Each is an instant of :mod:`gcra`. What the server's headers teach is kept apart, in
+:mod:`learned_quotas`: a header never loosens or tightens a configured quota. Headroom below a
+learned limit is kept here nevertheless, because it, too, is a ceiling that the user asked for.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +41,10 @@ LONG_PERIOD_SECONDS = 3600.0
 
 
 class ConfiguredQuota:
-    """One quota and its instant. Not thread-safe: the lane's mutex guards it."""
+    """One quota and its instant. Not thread-safe: the lane's mutex guards it.
+
+    ``__slots__`` and plain floats, because :meth:`ConfiguredQuotas.decide` reads it for every call.
+    """
 
     __slots__ = ("burst", "empty_at", "kind", "name", "quota", "rate", "since")
 
@@ -55,15 +63,18 @@ class ConfiguredQuota:
         return gcra.level(self.empty_at, self.rate, self.burst, now)
 
     def unbook(self, units: float) -> None:
-        """So much of what leaves next was booked already, when it was reserved in a store."""
+        """Take back *units* that a reservation in a store has booked here already.
+
+        They are booked once more, by take(), when the call leaves.
+        """
         self.empty_at -= units / self.rate
 
     def allow_one_at(self, at: float) -> None:
-        """At that instant there is one unit, and no more: a pause is not saved up for."""
+        """Let there be one unit at that instant, and no more: a pause is not saved up for."""
         self.empty_at = max(self.empty_at, at - 1.0 / self.rate)
 
     def change_rate(self, quota: Quota, burst: float, now: float) -> None:
-        """Another amount, another burst; the level stays where it is."""
+        """Set another amount and another burst at *now*; the level stays where it is."""
         # What a smaller burst has not saved, a larger one must not find.
         self.empty_at = max(self.empty_at, now - self.burst / self.rate)
         self.empty_at = gcra.keep_level(self.empty_at, self.rate, quota.rate, now)
@@ -160,14 +171,20 @@ class ConfiguredQuotas:
         return decision
 
     def take(self, cost: Cost, now: float) -> None:
-        """*cost* leaves now."""
+        """Book *cost*, which leaves now.
+
+        No check: decide() was asked in the same critical section, or a store has granted it.
+        """
         for quota in self.in_force:
             units = getattr(cost, quota.kind)
             if units > 0:
                 quota.empty_at = gcra.take(quota.empty_at, quota.rate, quota.burst, units, now)
 
     def settle(self, change: Cost, booked_at: float) -> None:
-        """*change* more was taken than was booked at that instant."""
+        """Correct what was booked at *booked_at* by *change*, in either direction.
+
+        A quota that was configured later is left alone: it never had that booking.
+        """
         for quota in self.in_force:
             if quota.since <= booked_at:
                 quota.empty_at += getattr(change, quota.kind) / quota.rate

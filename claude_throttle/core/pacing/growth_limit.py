@@ -1,4 +1,8 @@
-"""A ramp limit: the server caps how fast usage may grow, minute by minute."""
+"""A ramp limit: the server caps how fast usage may grow, minute by minute.
+
+The API answers 429 ``ramp_limit_exceeded`` when usage rises too steeply, although the quota is not
+used up. The cap is followed from the first such refusal on, until it has reached the quota.
+"""
 
 from __future__ import annotations
 

@@ -66,7 +66,11 @@ MARGIN_STEP_SECONDS = 0.002
 
 
 class LearnedQuota:
-    """The learned quota of one kind of units. Not thread-safe: the lane's mutex guards it."""
+    """The learned quota of one kind of units. Not thread-safe: the lane's mutex guards it.
+
+    Holds nothing back until a limit is known: from a header, from the tier's table, or guessed
+    after refusals where no headers come.
+    """
 
     def __init__(self, kind: str, traffic: Traffic, most_burst: float = math.inf) -> None:
         self.kind = kind
@@ -127,7 +131,7 @@ class LearnedQuota:
         return min(self.burst / 4.0, calls * a_call + stolen)
 
     def take(self, units: float, now: float) -> None:
-        """*units* leave now. Only once it is known."""
+        """Book *units*, which leave now. Call it only once a limit is known."""
         self.empty_at = gcra.take(self.empty_at, self.rate, self.burst, units, now)
 
     def bound_burst(self, most: float, now: float) -> None:
@@ -140,7 +144,10 @@ class LearnedQuota:
                 self._set_level(level, now)
 
     def correct(self, change: float) -> None:
-        """What left was *change* units more than was booked. Only once it is known."""
+        """Book *change* more (or fewer) units than were booked before.
+
+        Call it only once a limit is known.
+        """
         self.empty_at += change / self.rate
 
     def apply_rate_limit(
@@ -167,6 +174,7 @@ class LearnedQuota:
         return changed
 
     def _begin(self, rate_limit: RateLimit, dispatch: Dispatch, now: float) -> None:
+        """The first header: believe it, less the rounding and all that left since its call did."""
         self._from_headers = True
         self._set_limit(rate_limit.limit)
         self.source = "headers"
@@ -182,7 +190,7 @@ class LearnedQuota:
             self._set_level(1.0, now)
 
     def adopt(self, limit: float, burst: float, margin: float, trusted: bool, source: str) -> None:
-        """What another process learned of the same quota."""
+        """Take over what another process learned of the same quota, through the shared store."""
         self._from_headers = source == "headers"
         self._set_limit(limit)
         self.source = source
@@ -190,7 +198,10 @@ class LearnedQuota:
         self.margin, self.trusted = margin, trusted
 
     def unbook(self, units: float) -> None:
-        """So much of what leaves next was booked already, when it was reserved in a store."""
+        """Take back *units* that a reservation in a store has booked here already.
+
+        They are booked once more, by take(), when the call leaves.
+        """
         self._traffic.taken = self._traffic.taken.more_of(self.kind, -units)
         if self.known:
             self.empty_at -= units / self.rate
@@ -232,6 +243,11 @@ class LearnedQuota:
         return low, high
 
     def _correct(self, low: float, high: float, now: float) -> None:
+        """Move the level into the bounds that a header allows.
+
+        Down at once, since a level that is too high means refusals. Up by a share only, since one
+        header may be too favourable.
+        """
         self.trusted = self.trusted or now - self._distrusted_at > DISTRUST_SECONDS
         if self.trusted and low > self.burst:
             self.burst = min(self.most_burst, low)
@@ -289,6 +305,6 @@ class LearnedQuota:
         self._set_level(level, now)
 
     def hold_until(self, at: float, units: float) -> None:
-        """At that instant there will be *units*, and no more: a pause is not saved up for."""
+        """Let there be *units* at that instant, and no more: a pause is not saved up for."""
         if self.limit:
             self.empty_at = max(self.empty_at, at - min(self.burst, units) / self.rate)

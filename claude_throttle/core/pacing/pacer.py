@@ -1,7 +1,9 @@
-"""All that may hold up the calls of one lane. Not thread-safe: the lane's mutex guards it.
+"""The pace of one lane: everything that may hold up its calls, in one place. Without I/O or locks.
 
 Configured quotas and learned quotas are separate instants, and a call needs both: what the caller
-configured is a ceiling, and headers move only what was learned.
+configured is a ceiling, and headers move only what was learned. Pause, circuit and growth limit
+come on top. The worker asks :meth:`Pacer.decide` and waits by itself; so the same object runs in
+production, where the lane's mutex guards it, and in the simulation. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -50,7 +52,13 @@ _new = tuple.__new__
 
 
 class Pacer:
-    """When may a call leave? At the latest instant that any quota, pause or circuit names."""
+    """Decides when a call may leave: at the latest instant that any quota, pause or circuit names.
+
+    One call's life here: :meth:`decide` as often as the worker likes, which changes nothing;
+    :meth:`take` in the instant of leaving; :meth:`begun`, :meth:`answered`, :meth:`refused` or
+    :meth:`lost` for what came back; :meth:`settle` for the difference between booking and count.
+    Methods that return events leave it to the caller to emit them, after it has released the mutex.
+    """
 
     def __init__(
         self,
@@ -82,7 +90,7 @@ class Pacer:
     def set_quotas(
         self, quotas: Mapping[str, Quota], burst: Burst, now: float, headroom: float = 0.0
     ) -> None:
-        """Keep other quotas from now on; where one stays, its level stays where it is."""
+        """Replace the configured quotas from now on; a quota that stays keeps its level."""
         self._burst, self._headroom = burst, headroom
         self.learned["requests"].bound_burst(math.inf if burst == AUTO else float(burst), now)
         self.configured.replace_quotas(quotas, self._configured_burst(), now)
@@ -91,13 +99,17 @@ class Pacer:
         self._keep_headroom(now)
 
     def _configured_burst(self) -> float:
+        """Requests that may leave at once: as configured; with "auto", what the server showed."""
         learned = self.learned["requests"]
         if self._burst != AUTO:
             return float(self._burst)
         return max(1.0, learned.burst) if learned.known else 1.0
 
     def _keep_headroom(self, now: float) -> None:
-        """Leave a share of what was learned to others; of what is configured, it is off already."""
+        """Leave a share of each learned limit to others.
+
+        Configured quotas are lowered by it already.
+        """
         if not self._headroom:
             return
         for learned in self.learned.values():
@@ -130,7 +142,10 @@ class Pacer:
         return self.decide(cost, now).ready_at
 
     def gate(self, cost: Cost, now: float) -> Decision:
-        """When *cost* may leave, whatever the quotas say."""
+        """When *cost* may leave as far as pause, circuit and growth limit go, without the quotas.
+
+        Used by itself where the quotas are kept in a shared store.
+        """
         at, constraint = now, ""
         if self.pause.until > at:
             at, constraint = self.pause.until, "pause"
@@ -190,9 +205,10 @@ class Pacer:
         return Dispatch(now, self._number, taken, recent, produced, resumes, probes)
 
     def settle(self, held: Cost, actual: Cost, booked_at: float) -> Cost:
-        """What was booked as *held* was in truth *actual*, and is in flight no more.
+        """Replace the booking *held* by *actual*; the request is in flight no more.
 
-        Returns the difference; if any of it is negative, another call may leave earlier.
+        Returns the difference; if any of it is negative, another call may leave earlier, and the
+        worker must look again.
         """
         change = actual.minus(held)
         self.configured.settle(change, booked_at)
@@ -256,7 +272,13 @@ class Pacer:
         in_flight: int,
         now: float,
     ) -> tuple[RetryDelay, list[Event]]:
-        """An attempt of *cost* was refused or lost; without a pause it waits *wait_seconds*."""
+        """An attempt of *cost* was refused or lost; without a pause it waits *wait_seconds*.
+
+        Returns how long it waits, alone or with the lane, and the events. First the headers are
+        read, so that a refusal's own numbers correct the books; then its cause counts, and last the
+        circuit. No answer in time (SILENCE) neither opens nor closes the circuit: it says nothing
+        about the server.
+        """
         self.latency.lose(now)
         events = self._read(feedback, dispatch, now) if feedback.rate_limits else []
         if feedback.cause == RATE:
@@ -278,6 +300,7 @@ class Pacer:
         return self._delay(wait_seconds, now), events
 
     def _delay(self, wait_seconds: float, now: float) -> RetryDelay:
+        """The delay of a refusal without a pause: until the next probe, or backoff and budget."""
         if self.circuit.is_open:
             return RetryDelay(max(0.0, self.circuit.opens_at() - now), alone=False, free=True)
         return RetryDelay(wait_seconds + self.budget.withdraw(now), alone=True)
@@ -301,6 +324,7 @@ class Pacer:
     def _learn_from_refusal(
         self, feedback: Feedback, dispatch: Dispatch, cost: Cost, in_flight: int, now: float
     ) -> None:
+        """A rate limit was met: with headers correct the burst, without them guess a limit."""
         if not feedback.rate_limits:
             used = self.traffic.last_minute.total(now)
             allowed = 60.0 / (feedback.retry_after or 60.0)

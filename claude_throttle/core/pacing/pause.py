@@ -1,4 +1,4 @@
-"""A pause that the server asked for."""
+"""A pause that the server asked for: nothing leaves the lane until its end."""
 
 from __future__ import annotations
 

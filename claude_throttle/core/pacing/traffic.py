@@ -1,4 +1,8 @@
-"""What left a lane and what became of it: running totals, means that forget, a minute's worth."""
+"""What left a lane and what became of it: running totals, means that forget, a minute's worth.
+
+The learned quotas compare these totals with the server's headers. An instant alone would not do: a
+header describes a moment in the past, and the totals tell what has left since.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,10 @@ _new = tuple.__new__
 
 
 class AverageCost:
-    """A mean in which the past fades with each new cost; exact for the first few.
+    """A mean in which the past fades with each new cost; a plain mean for the first few.
 
-    Kind by kind, of the costs that take any: a permit may know its input only, and the tokens of a
-    retry may be booked already.
+    Each kind by itself, over the costs that take any of it: a permit may know its input only, and
+    the tokens of a retry may be booked already.
     """
 
     def __init__(self) -> None:
@@ -190,7 +194,7 @@ class Traffic:
         return self.recent.add(cost, now)
 
     def note_end(self, held: Cost, actual: Cost, change: Cost) -> None:
-        """What left as *held* was in truth *actual*, so much more, and is in flight no more."""
+        """Correct the totals: what left as *held* took *actual*, *change* more, and has ended."""
         self.taken = self.taken.plus(change)
         self.produced = self.produced.plus(actual)
         self.pending = _new(Cost, [max(0.0, some - gone) for some, gone in zip(self.pending, held)])
