@@ -77,6 +77,10 @@ def _content_tokens(content: Any, model: str) -> float:
 
 
 def _block_tokens(block: Any, model: str) -> float:
+    """Tokens of one content block; fields that the model does not read count nothing.
+
+    Blocks of an unknown type are counted by the text in them, so that a new type is not free.
+    """
     if not isinstance(block, dict):
         return _text_tokens(block) if isinstance(block, str) else 0.0
     if block.get("type") == "image":
@@ -97,6 +101,10 @@ def _part_tokens(name: str, part: Any, model: str) -> float:
 
 
 def _document_tokens(source: Mapping[str, Any], model: str) -> float:
+    """Tokens of a document's source: text as text, a PDF by its pages, a reference as one page.
+
+    What lies behind a URL or a file id is not fetched: submit() makes no request of its own.
+    """
     from claude_throttle.core.estimation.media import PAGE_TOKENS, pdf_tokens
 
     kind, data = source.get("type"), source.get("data")
@@ -115,6 +123,7 @@ def _json_tokens(value: Any) -> float:
 
 
 def _tool_prompt_tokens(model: str, choice: Any) -> int:
+    """Tokens of the system prompt that the server adds when a request has tools."""
     forced = isinstance(choice, dict) and choice.get("type") in ("any", "tool")
     for part, prompts in _TOOL_PROMPTS.items():
         if part in model:

@@ -1,6 +1,8 @@
 """Input tokens of images and PDFs, by the first bytes of their base64.
 
-Only those bytes are decoded: a body may hold 32 MB of pictures, and submit() takes microseconds.
+Only those bytes are decoded: a body may hold 32 MB of pictures, and submit() takes microseconds. No
+imaging library is needed for the size in a file's header. Damaged or unknown data never raises: it
+gets the figure of an unseen image, and the API decides about it.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ _NO_FRAME = (0xC4, 0xC8, 0xCC)
 
 
 def image_tokens(source: Any, model: str) -> float:
-    """Input tokens of an image block, by its ``source``."""
+    """Input tokens of an image block, by its ``source``; never raises for odd data."""
     data = source.get("data") if isinstance(source, dict) else None
     size = _size(data) if isinstance(data, str) else None
     if size is None or min(size) <= 0:
@@ -59,6 +61,7 @@ def image_tokens(source: Any, model: str) -> float:
 
 
 def _scaled_tokens(width: int, height: int, most: ImageResolution) -> int:
+    """Patches of the image after the server has scaled it down, at most the model's limit."""
     longer = max(width, height)
     edge = min(longer, most.edge)
     # In whole numbers: in others an edge of just 56 patches comes out as 57.
@@ -67,7 +70,10 @@ def _scaled_tokens(width: int, height: int, most: ImageResolution) -> int:
 
 
 def _size(data: str) -> Optional[tuple[int, int]]:
-    """Width and height in pixels; None if the header does not tell."""
+    """Width and height in pixels; None if the header does not contain them.
+
+    Known are PNG, GIF, JPEG and WebP, the formats that the API takes.
+    """
     try:
         head = _bytes_at(data, 0, 30)
         if len(head) < 30:
