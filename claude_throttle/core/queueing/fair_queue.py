@@ -62,7 +62,10 @@ class _FairLevel:
 
 
 class FairQueue:
-    """How much each tenant has had. All methods require the lane's mutex."""
+    """The share of each tenant within each priority. All methods require the lane's mutex.
+
+    It only computes tags; the order itself is kept by :mod:`priority_queue`.
+    """
 
     def __init__(self) -> None:
         self._levels: dict[int, _FairLevel] = {}

@@ -1,4 +1,8 @@
-"""Answers in the order of their requests, with a bounded number of calls ahead of the reader."""
+"""Answers in the order of their requests, with a bounded number of calls ahead of the reader.
+
+It is what ``throttler.map()`` does. The bound is the point: an endless generator of requests must
+not be submitted faster than its answers are read, or the memory fills with answers.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,10 @@ def in_order(
 ) -> Iterator[Any]:
     """Submit each of *requests*, *look_ahead* ahead of the reader; yield answers in their order.
 
-    With *return_exceptions* a failed call yields its exception, otherwise that is raised.
+    With *return_exceptions* a failed call yields its exception, otherwise that is raised. When the
+    generator ends early, by an exception or because the reader stopped, calls that have not been
+    sent are cancelled. Runs in the reader's thread; nothing happens before the first answer is
+    asked for.
     """
     source = iter(requests)
     ahead: deque[Future[Any]] = deque()

@@ -54,7 +54,7 @@ class LentSlot:
 
 
 class ReentrantSlot:
-    """The slot of an open permit, lent to one ticket of the same thread after another.
+    """The slot of an open permit, lent to one ticket of the same thread after another. Thread-safe.
 
     Closing takes no lock: the garbage collector may do it.
     """
@@ -72,7 +72,7 @@ class ReentrantSlot:
         self.closed = False
 
     def lend(self, slot: HeldSlot) -> None:
-        """The permit was granted *slot*."""
+        """Make *slot* available for lending: the permit was granted it."""
         self._held = slot
 
     @property
@@ -112,7 +112,7 @@ class ReentrantSlot:
 
 
 def _nothing() -> None:
-    """It is closed: what waits for a slot was woken then."""
+    """Does nothing: the slot is closed, and what waits for one was woken then."""
 
 
 #: A thread's list of slots, and the one that is in it.
@@ -129,12 +129,16 @@ class OpenPermits(ThreadLocalList[ReentrantSlot]):
 
     @staticmethod
     def append(entry: Entry) -> None:
-        """A thread opened one. Whatever closes it must have the entry by now: Ctrl-C may come."""
+        """Note that a thread opened a permit.
+
+        Call it after the entry was handed to whatever closes the permit: Ctrl-C may come in
+        between, and nothing would ever remove the entry.
+        """
         entry[0].append(entry[1])
 
     @staticmethod
     def remove(entry: Entry) -> None:
-        """It was closed, by whatever thread."""
+        """Note that a permit was closed, by any thread; does nothing if that was noted before."""
         try:  # noqa: SIM105 - suppress() takes longer than the rest, for every foreign request
             entry[0].remove(entry[1])
         except ValueError:

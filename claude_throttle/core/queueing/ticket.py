@@ -14,10 +14,12 @@ from claude_throttle.core.threads.clock import longest_wait
 
 
 class Ticket:
-    """Ordered by priority, then by tag (``fair_queue.py``), then by number.
+    """A place in the backlog. Ordered by priority, then by tag (``fair_queue.py``), then by number.
 
     A call before its first send is one; so is a call before another send, and a permit. ``queued``
     and ``ended`` are guarded by the lane's mutex; the rest does not change while the ticket waits.
+    Methods that settle a future or wake a thread are called without the mutex, because callbacks of
+    the user may run in them.
     """
 
     __slots__ = (
