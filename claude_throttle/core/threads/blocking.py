@@ -35,7 +35,11 @@ class Wait:
 
 
 def run_blocking(steps: Blocking[T]) -> T:
-    """Run *steps* to its end in this thread."""
+    """Run *steps* to its end in this thread, and return its result.
+
+    What a call raises is thrown into the generator, which may handle it; otherwise it is raised
+    here. KeyboardInterrupt, too: a generator that holds a lock releases it in its own ``finally``.
+    """
     resume, result = steps.send, None
     while True:
         try:

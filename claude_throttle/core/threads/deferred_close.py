@@ -17,7 +17,7 @@ logger = logging.getLogger("claude_throttle")
 
 
 class DroppedResource(Protocol):
-    """What can be closed, more than once perhaps."""
+    """A resource that was not closed by its user. Closing it again must do nothing."""
 
     def close(self) -> None:
         """Close it; may take locks."""
@@ -34,7 +34,10 @@ class DeferredCloser:
         self._may_start = [True]
 
     def drop(self, resource: DroppedResource) -> None:
-        """Have it closed soon. Takes no lock: the garbage collector may call it."""
+        """Have *resource* closed soon. Takes no lock: the garbage collector may call it.
+
+        If no thread can be started now, it stays noted until the next drop().
+        """
         self._dropped.append(resource)
         self._call_sender()
 

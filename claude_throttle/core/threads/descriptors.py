@@ -1,4 +1,8 @@
-"""File descriptors: how many this process may have, and whether it ran out of them."""
+"""File descriptors: how many this process may have, and whether it ran out of them.
+
+Each request in flight needs a socket. Without a bound taken from the system's limit, a burst of
+calls would take the descriptors that the rest of the program needs for its files and its database.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,10 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 
 
 def half_of_file_limit() -> float:
-    """Half of the soft limit of open files (``ulimit -n``); inf if there is none, as on Windows."""
+    """Half of the soft limit of open files (``ulimit -n``); inf if there is none, as on Windows.
+
+    Usual soft limits are 1,024 and, on macOS, 256.
+    """
     try:
         import resource
     except ImportError:
@@ -23,7 +30,11 @@ def half_of_file_limit() -> float:
 
 
 def lacked_descriptor(error: BaseException) -> bool:
-    """Whether *error* came about because no file descriptor was left."""
+    """Whether *error* came about because no file descriptor was left.
+
+    Such a request was never sent and may be repeated once others have ended. urllib3 and requests
+    wrap the OSError several times, so the chain of causes is searched.
+    """
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in _EXHAUSTED:
             return True
@@ -42,6 +53,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_exhausted() -> bool:
+    """Try it: open a descriptor and close it again."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:

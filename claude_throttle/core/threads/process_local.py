@@ -23,7 +23,11 @@ Value = TypeVar("Value", bound=Abandonable)
 
 
 class ProcessLocal(Generic[Value]):
-    """A value made on first use, anew in each process. Thread-safe without a lock."""
+    """A value made on first use, anew in each process. Thread-safe without a lock.
+
+    *make* may be called by two threads at once; one of the two values is kept, the other one
+    dropped. So making one must not start a thread or open a socket.
+    """
 
     def __init__(self, make: Callable[[], Value]) -> None:
         self._make = make
@@ -47,7 +51,7 @@ class ProcessLocal(Generic[Value]):
         return self._by_pid.get(os.getpid())
 
     def forget_parent(self) -> None:
-        """In a forked child: let go of the values of other processes."""
+        """Let go of the values of other processes. Called in a forked child; harmless elsewhere."""
         for pid in list(self._by_pid):
             if pid != os.getpid():
                 value = self._by_pid.pop(pid, None)

@@ -62,7 +62,13 @@ Tasks = Mailbox[Optional[Task]]
 
 
 class ThreadPool:
-    """A pool of daemon threads that grows with what is in flight and shrinks when idle."""
+    """A pool of daemon threads that grows with what is in flight and shrinks when idle.
+
+    Thread-safe.
+
+    It belongs to the process that made it; a forked child makes its own. No thread is started
+    before the first task.
+    """
 
     def __init__(self, name: str = "claude-throttle-sender") -> None:
         self._name = name
@@ -88,7 +94,11 @@ class ThreadPool:
         return bool(self._idle)
 
     def run(self, task: Task) -> None:
-        """Run *task* in a sender thread, soon. Never blocks; a task handles its own errors."""
+        """Run *task* in a sender thread, soon. Never blocks while threads can be started.
+
+        A task handles its own errors; one that raises is logged. If the system gives no thread, an
+        existing one takes the task when it is free, and without any the calling thread runs it.
+        """
         with self._lock:
             if self._idle:
                 self._idle.pop().put(task)
@@ -118,6 +128,7 @@ class ThreadPool:
             self._do_without(task)
 
     def _do_without(self, task: Task) -> None:
+        """Run *task* although no thread could be started: by another thread, or here."""
         with self._lock:
             self._threads -= 1
             if self._idle:
