@@ -21,6 +21,9 @@ _PLAIN_HEAD = re.compile(rf"(?:{FIELD_NAME.pattern}:[^\r\n]*\r\n)*")
 LONGEST_LINE = 65_536
 MOST_LINES = 100
 
+#: Interim responses (1xx) before the response itself. http.client knows only 100, without a limit.
+MOST_INTERIM = 100
+
 
 class ResponseHead(http.client.HTTPMessage):
     """Header fields, one a line; the first of each name counts."""
@@ -73,7 +76,11 @@ def _fields(head: str) -> Optional[list[tuple[str, str]]]:
 
 
 class FastHeadResponse(http.client.HTTPResponse):
-    """``begin()`` as Python 3.9 to 3.13 have it, but for the parser of the head."""
+    """``begin()`` as Python 3.9 to 3.13 have it, but for the parser of the head.
+
+    It also passes over 102 and 103, which http.client takes for the response itself: the call would
+    fail, although its answer follows.
+    """
 
     def begin(self) -> None:
         """Read the head; the body follows."""
@@ -97,11 +104,12 @@ class FastHeadResponse(http.client.HTTPResponse):
         self.will_close = self.will_close or (not self.chunked and self.length is None)
 
     def _final_status(self) -> tuple[str, int, str]:
-        while True:
+        for _ in range(MOST_INTERIM):
             found: tuple[str, int, str] = self._read_status()  # type: ignore[attr-defined]
-            if found[1] != http.client.CONTINUE:
+            if not 100 <= found[1] < 200 or found[1] == http.client.SWITCHING_PROTOCOLS:
                 return found
             read_head(self.fp)
+        raise http.client.HTTPException(f"got more than {MOST_INTERIM} interim responses")
 
 
 def _length(text: Optional[str]) -> Optional[int]:

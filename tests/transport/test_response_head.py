@@ -114,3 +114,25 @@ def read_whole(kind, data):
 def test_a_response_is_read_as_ever(data):
     """Its length, its chunks, whether its connection may be kept."""
     assert read_whole(FastHeadResponse, data) == read_whole(http.client.HTTPResponse, data)
+
+
+@pytest.mark.parametrize("status", [b"102 Processing", b"103 Early Hints"])
+def test_the_response_comes_after_an_interim_one(status):
+    """The call is answered; http.client takes the interim response for its answer."""
+    data = b"HTTP/1.1 " + status + b"\r\nLink: <x>\r\n\r\n"
+    assert read_whole(FastHeadResponse, data * 3 + RESPONSES[0]) == read_whole(
+        http.client.HTTPResponse, RESPONSES[0]
+    )
+
+
+def test_a_changed_protocol_is_final():
+    """What follows 101 is not HTTP."""
+    (status, *_), _, _, body = read_whole(FastHeadResponse, b"HTTP/1.1 101 Switching\r\n\r\nx")
+    assert (status, body) == (101, b"")
+
+
+def test_interim_responses_without_end_are_refused():
+    """Or a call without a deadline would never end."""
+    assert read_whole(FastHeadResponse, b"HTTP/1.1 100 Continue\r\n\r\n" * 101) is (
+        http.client.HTTPException
+    )
