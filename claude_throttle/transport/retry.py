@@ -127,6 +127,7 @@ class RetryExchange:
         Raises what broke the last attempt, as *send_once* raised it, or AttemptStopped.
         """
         while True:
+            self.error = None  # an earlier attempt's says nothing of this one
             try:
                 response = send_once()
             except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from http.client import RemoteDisconnected
 
 import pytest
@@ -50,6 +51,23 @@ def test_each_refusal_waits_for_another_turn():
     got, left = run([answered(500), requests.ConnectionError(LOST), answered(200)], attempts)
     assert (got.status_code, left) == (200, [])
     assert [turn["reason"] for turn in attempts.turns] == ["server error", "connection lost"]
+
+
+@pytest.mark.parametrize("last", [answered(200), ValueError("an answer that cannot be read")])
+def test_an_earlier_loss_is_forgotten(last):
+    """The call's error, and what the quotas are told, come from the last attempt."""
+    outcomes = iter([requests.ConnectionError(LOST), last])
+
+    def send_once():
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    exchange = RetryExchange(ScriptedAttempts(), RULES, StillClock())
+    with suppress(ValueError):
+        exchange.send(send_once)
+    assert next(outcomes, None) is exchange.error is None
 
 
 def test_the_last_refusal_is_given_back():
