@@ -131,7 +131,8 @@ def _begin() -> None:
 def _import_in_background() -> None:
     global _has_ended
     # What keeps it from being imported is raised by load(), where the SDK is needed.
-    with contextlib.suppress(Exception), _yielding():
+    # Any exception: a panic of pydantic's is no Exception.
+    with contextlib.suppress(BaseException), _yielding():
         _import()
     _has_ended = True
     _run_waiting()
@@ -262,12 +263,14 @@ class LateError(Exception):
         super().__init__("an error of the SDK, which is not loaded yet")
         self._build = build
 
-    def build(self) -> Exception:
+    def build(self) -> BaseException:
         """The error itself, or what keeps it from being made. Waits for the import."""
         try:
             load()
             return self._build()
-        except Exception as failure:  # noqa: BLE001 - the SDK cannot be imported
+        except KeyboardInterrupt:
+            raise
+        except BaseException as failure:  # noqa: BLE001 - the SDK cannot be imported
             return failure
 
 

@@ -183,6 +183,24 @@ def test_an_sdk_that_cannot_be_imported(throttler, importing):
         future.result()
 
 
+class Panic(BaseException):
+    """As pydantic's Rust code raises it."""
+
+
+FAILURES = [TimeoutError("a network drive"), Panic("panicked"), SystemExit(3)]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=repr)
+def test_an_import_may_fail_in_any_way(throttler, importing, failure):
+    """Callbacks are called all the same: an event loop may wait for one."""
+    future, called = throttler.submit(**{**ask(), "raw": False}), threading.Event()
+    future.add_done_callback(lambda _: called.set())
+    wait([future], timeout=30)
+    importing.end(failure)
+    assert future.exception() is failure
+    assert called.wait(30)
+
+
 # -- callbacks and event loops ---------------------------------------------------------------------
 
 
@@ -251,13 +269,14 @@ def test_a_refused_raw_call_begins_the_import(throttler, importing):
     assert isinstance(future.exception(30), anthropic.NotFoundError)
 
 
-def test_a_refusal_without_an_sdk(throttler, importing):
+@pytest.mark.parametrize("failure", [ImportError("no pydantic here"), *FAILURES], ids=repr)
+def test_a_refusal_without_an_sdk(throttler, importing, failure):
     """Why it cannot be told."""
     throttler.server.script(Reply(400, {}, "invalid_request_error"))
     future = throttler.submit(**{**ask(), "raw": False})
     wait_until(lambda: throttler.server.arrivals)
-    importing.end(ImportError("no pydantic here"))
-    assert isinstance(future.exception(30), ImportError)
+    importing.end(failure)
+    assert future.exception(30) is failure
 
 
 def test_close_ends_what_waits_for_the_import(importing):

@@ -403,10 +403,12 @@ class CallFuture(Future[Any]):
         error: Optional[BaseException] = None
         try:
             made = late.build(timeout)
-        except WaitTimeout:
+        except KeyboardInterrupt:
             raise
-        except Exception as failure:  # noqa: BLE001 - it is what the call ended with
-            error = failure
+        except BaseException as failure:
+            if timeout is not None and isinstance(failure, WaitTimeout):
+                raise
+            error = failure  # an import may fail with a TimeoutError, too
         with self._condition:
             if self._result is late:
                 self._result, self._exception = made, error
