@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from http.client import IncompleteRead
+from typing import Any
+
+#: Characters. The rest may be a body: of a line that is no status line, for one.
+LONGEST_TEXT = 200
+
 
 def describe(error: BaseException) -> str:
     """The innermost error in a few words, without urllib3's object addresses and nested reprs."""
@@ -11,7 +17,11 @@ def describe(error: BaseException) -> str:
         inner = last if isinstance(last, BaseException) else None
     if inner is not None:
         return describe(inner)
+    if isinstance(error, IncompleteRead):  # its arguments hold the part of the body that came
+        came: Any = error.partial  # urllib3 has its length there
+        return f"{type(error).__name__}: {came if isinstance(came, int) else len(came)} bytes came"
     text = str(error.args[-1]) if error.args else ""
     for end_of_repr in (">: ", "): "):
         text = text.rpartition(end_of_repr)[2] or text
+    text = text[:LONGEST_TEXT]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -59,6 +59,14 @@ def test_an_answer_that_breaks_off_is_an_error_and_not_sent_again(begin, fake, f
     assert len(fake.arrivals) == 1
 
 
+def test_half_an_answer_is_not_in_the_error(begin, fake):
+    """Errors are logged; answers must not be."""
+    fake.script(Truncated())
+    text = str(failure(begin(fake.url)))
+    assert "IncompleteRead: " in text
+    assert "xxxx" not in text
+
+
 def test_an_answer_that_stops_in_its_midst_is_a_timeout(begin, fake, monkeypatch):
     """Not a broken answer, not sent again, whatever the caller allowed: it had begun."""
     monkeypatch.setattr(http, "READ_TIMEOUT_SECONDS", 0.2)
