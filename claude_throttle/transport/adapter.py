@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -14,6 +14,12 @@ from claude_throttle.transport.connections import (
 )
 from claude_throttle.transport.retry import PacedRetry
 
+#: URLs whose pool and target are remembered: those of calls. Each batch has others.
+MOST_URLS = 16
+
+URL = Optional[str]
+Found = TypeVar("Found")
+
 
 class PacedAdapter(HTTPAdapter):
     """Sends each request once, over connections that another thread can end.
@@ -22,24 +28,25 @@ class PacedAdapter(HTTPAdapter):
     """
 
     def __init__(self, **options: Any) -> None:
-        # By URL, of which there are few: requests would work these out for each call, at a tenth
-        # of its cost. Plain dicts: at worst two threads find the same.
-        self._pools: dict[Optional[str], Any] = {}
-        self._targets: dict[Optional[str], str] = {}
+        # By URL: requests would work these out for each call, at a tenth of its cost. Plain dicts:
+        # at worst two threads find the same.
+        self._pools: dict[URL, Any] = {}
+        self._targets: dict[URL, str] = {}
         super().__init__(max_retries=PacedRetry.once(), **options)
 
     def get_connection_with_tls_context(self, request: Any, *args: Any, **options: Any) -> Any:
         pool = self._pools.get(request.url)
         if pool is None:
             pool = super().get_connection_with_tls_context(request, *args, **options)
-            self._pools[request.url] = pool
+            _remember(self._pools, request.url, pool)
         return pool
 
     def get_connection(self, url: Any, proxies: Any = None) -> Any:
         # Called by requests before 2.32.
         pool = self._pools.get(url)
         if pool is None:
-            pool = self._pools[url] = super().get_connection(url, proxies)
+            pool = super().get_connection(url, proxies)
+            _remember(self._pools, url, pool)
         return pool
 
     def build_response(self, request: Any, raw: Any) -> requests.Response:
@@ -59,7 +66,8 @@ class PacedAdapter(HTTPAdapter):
     def request_url(self, request: Any, proxies: Any) -> str:
         target = self._targets.get(request.url)
         if target is None:
-            target = self._targets[request.url] = super().request_url(request, proxies)
+            target = super().request_url(request, proxies)
+            _remember(self._targets, request.url, target)
         return target
 
     def init_poolmanager(
@@ -74,3 +82,8 @@ class PacedAdapter(HTTPAdapter):
         manager = super().proxy_manager_for(proxy, **proxy_kwargs)
         use_owned_connections(manager)
         return manager
+
+
+def _remember(found: dict[URL, Found], url: URL, value: Found) -> None:
+    if len(found) < MOST_URLS:
+        found[url] = value

@@ -66,9 +66,14 @@ def answers_awaited(throttler, model=MODEL):
     return pacer_of(throttler, model).latency._in_flight
 
 
+def transport_of(throttler):
+    """What sends its calls."""
+    return engine_of(throttler).account.transport
+
+
 def adapter_of(throttler):
     """The adapter of ``requests`` that sends its calls."""
-    return engine_of(throttler).account.transport._adapter
+    return transport_of(throttler)._adapter
 
 
 def connection_pools_of(throttler):

@@ -13,10 +13,11 @@ import pytest
 from claude_throttle import BrokenAnswer, Throttler
 from claude_throttle.testing import FakeClaude, Ok, Redirect, Reset, Stall, Truncated
 from claude_throttle.transport import connections, http
+from claude_throttle.transport.adapter import MOST_URLS
 from claude_throttle.transport.connections import OwnedHeaders, _Owned, keepalive_options
 from claude_throttle.transport.http import TransportSettings
 from claude_throttle.transport.retry import RetryRules
-from tests.support.inside import adapter_of
+from tests.support.inside import adapter_of, transport_of
 from tests.support.played_server import ASK, KEY
 
 
@@ -269,3 +270,15 @@ def test_what_the_wire_was_told_shows_no_key():
     """Its headers hold one."""
     told = TransportSettings("https://x", {"x-api-key": KEY}, RetryRules(1, False, True))
     assert repr(told) == "TransportSettings(https://x)"
+
+
+def test_the_urls_of_batches_are_not_remembered_for_ever(begin, fake):
+    """Each batch has its own, and a process may send batches for months."""
+    throttler = begin(fake.url)
+    transport = transport_of(throttler)
+    for number in range(40):
+        path = f"/v1/messages/batches/msgbatch_{number}"
+        assert transport.ask("GET", path, transport.headers).status_code == 404
+    remembered = [kept for kept in vars(adapter_of(throttler)).values() if isinstance(kept, dict)]
+    assert len(remembered) > 1
+    assert max(map(len, remembered)) <= MOST_URLS
