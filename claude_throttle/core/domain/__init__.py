@@ -1,1 +1,1 @@
-"""Frozen values that all other packages may use."""
+"""Frozen values that all other packages may use. Nothing here waits, locks or reads the time."""

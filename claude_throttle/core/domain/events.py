@@ -79,7 +79,7 @@ class LimitLearned(NamedTuple):
 
 
 class CircuitOpened(NamedTuple):
-    """Several calls sent one after another all failed; only probes leave now."""
+    """Several calls sent one after another all failed; only probes leave until one is answered."""
 
     lane: str
     #: Seconds until the first.
@@ -87,7 +87,7 @@ class CircuitOpened(NamedTuple):
 
 
 class CircuitHalfOpened(NamedTuple):
-    """A probe left."""
+    """A probe left: one request that finds out whether the server answers again."""
 
     lane: str
 

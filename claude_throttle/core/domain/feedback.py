@@ -27,7 +27,7 @@ PAUSING = frozenset({RATE, RAMP, OVERLOAD})
 
 
 class RateLimit(NamedTuple):
-    """What the ``anthropic-ratelimit-…`` headers of one response say about one quota."""
+    """One quota as the ``anthropic-ratelimit-…`` headers of one response show it."""
 
     #: Units per minute.
     limit: float
@@ -51,7 +51,7 @@ class RampLimit(NamedTuple):
 
 
 class AccountRefusal(NamedTuple):
-    """Why nothing is accepted from this account."""
+    """The reason for which the API accepts nothing from this account."""
 
     #: In one or two words: "spend limit", "key refused" ...
     reason: str
@@ -62,7 +62,7 @@ class AccountRefusal(NamedTuple):
 
 
 class Feedback(NamedTuple):
-    """What a response, or the lack of one, tells the pacer."""
+    """The facts of a response, or of the lack of one, that matter to the pacer."""
 
     cause: str = ""
     #: Seconds the server asks us to wait, or None.
@@ -84,7 +84,7 @@ class Feedback(NamedTuple):
 
 
 class ResponseReport(NamedTuple):
-    """What came of a request that another client sent under a permit."""
+    """The outcome of a request that another client sent under a permit."""
 
     feedback: Feedback
     #: The server refused it, or nothing came back.
@@ -96,7 +96,7 @@ class ResponseReport(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """When a call may leave, and what it waits for."""
+    """The instant at which a call may leave, and what it waits for."""
 
     #: The instant; now or earlier if it may leave at once, inf if that is not known yet.
     ready_at: float
@@ -128,7 +128,7 @@ class Dispatch(NamedTuple):
 
 
 class RetryDelay(NamedTuple):
-    """When a refused call may try again."""
+    """The delay before a refused call may be sent again."""
 
     #: Seconds until it may queue again.
     seconds: float

@@ -45,13 +45,13 @@ class FeedbackReader(Protocol):
     pid: int
 
     def read_response(self, status: int, headers: Mapping[str, str], body: bytes) -> ResponseReport:
-        """What an answer says to the pacer."""
+        """Read a response for the pacer. Does not raise for odd headers or bodies."""
         ...
 
     def account_refused(self, lane: str, refusal: AccountRefusal) -> None:
-        """Nothing is accepted from this account. Called with no mutex held."""
+        """Note that the API accepts nothing from this account. Called with no mutex held."""
         ...
 
     def request_accepted(self, lane: str, left_at: float) -> None:
-        """What left at that instant was accepted. Called with no mutex held."""
+        """Note that a request which left at *left_at* was accepted. Called with no mutex held."""
         ...

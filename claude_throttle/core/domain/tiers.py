@@ -15,7 +15,7 @@ from claude_throttle.errors import ConfigurationError
 
 
 class TierLimits(NamedTuple):
-    """Units per minute."""
+    """The limits of one model group in one tier, in units per minute."""
 
     requests: float
     input_tokens: float

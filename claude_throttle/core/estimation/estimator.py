@@ -62,7 +62,7 @@ class LinearFit:
         return self.ratio * estimate + self.constant
 
     def update(self, estimate: float, count: float) -> None:
-        """The server counted *count* tokens of what was estimated as *estimate*."""
+        """Learn that the server counted *count* tokens where *estimate* was estimated."""
         if self._w:
             remembered = self._wxx + self.SOFTENING * self._wx
             most = max(self.SOFTENING, self.GREATEST_SHARE * remembered)
@@ -133,14 +133,14 @@ class RatioEstimate:
         self.value = prior
 
     def update(self, part: float, whole: float) -> None:
-        """One more pair."""
+        """Learn from one more pair."""
         self._part = self._part * MEMORY + part
         self._whole = self._whole * MEMORY + whole
         self.value = self._part / self._whole
 
 
 class OutputLengths:
-    """How long answers get, as shares of ``max_tokens``, apart for each power of two of it."""
+    """The lengths of answers as shares of ``max_tokens``, apart for each power of two of it."""
 
     #: Before the first answer: high enough not to overshoot a small quota, and soon forgotten.
     FIRST_SHARE = 0.5
@@ -185,7 +185,7 @@ class OutputLengths:
 
 
 class _Model:
-    """What the answers of one model taught."""
+    """The line and the lengths learned from the answers of one model."""
 
     __slots__ = ("input", "output")
 

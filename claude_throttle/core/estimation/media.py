@@ -16,7 +16,7 @@ PATCH = 28
 
 
 class ImageResolution(NamedTuple):
-    """What an image is scaled down to."""
+    """The largest size that a model reads; larger images are scaled down to it by the server."""
 
     #: Pixels of the longer side.
     edge: int

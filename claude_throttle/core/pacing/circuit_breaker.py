@@ -92,7 +92,10 @@ class CircuitBreaker:
         return last - first + 1 >= FAILURES_IN_A_ROW
 
     def record_answer(self, number: int) -> bool:
-        """The server took an attempt; True if the circuit closes by it."""
+        """Note that the server took an attempt; True if the circuit closes by it.
+
+        Answers to attempts before the first probe do not count: they may be from before the outage.
+        """
         if self.state == CLOSED or number < self._first_probe:
             return False
         self.close(number)

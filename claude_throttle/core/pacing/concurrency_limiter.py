@@ -256,7 +256,7 @@ class ConcurrencyLimiter:
         return self._found < self._most_fast()
 
     def _most_fast(self) -> float:
-        """Up to here it grows fast: after a refusal, to what was in flight then."""
+        """The limit up to which it grows fast: after a refusal, what was in flight then."""
         return math.inf if self._fast else self._known
 
     def _creep_locked(self, now: float) -> None:
@@ -276,7 +276,7 @@ class ConcurrencyLimiter:
         self.notify_waiters()
 
     def answered(self) -> None:
-        """The server took a request."""
+        """Note that the server took a request: if calls wait for a slot, allow more."""
         if not self._probing and self._full_since is None:
             return  # no call waits for it to grow
         with self._lock:
@@ -288,7 +288,10 @@ class ConcurrencyLimiter:
                 self._found += 1
 
     def refused(self, now: float) -> None:
-        """The server refused a request, still in flight, for too many connections."""
+        """Note a refusal for too many connections; the request itself is still in flight.
+
+        Where processes share the limit, the store decides; it is asked through *too_many*.
+        """
         with self._lock:
             if self._found_by_all == math.inf:
                 self._lower_locked(self.in_use - 1, now)
@@ -304,7 +307,10 @@ class ConcurrencyLimiter:
         self._step_at = now + self._gap
 
     def ramp(self) -> None:
-        """An outage is over: begin with few requests, not with all that wait."""
+        """Begin with few requests after an outage, not with all that wait.
+
+        A server that has just come back would otherwise get the whole backlog at once.
+        """
         with self._lock:
             self._found = min(self._found, AFTER_OUTAGE)
             self._full_since = None

@@ -82,7 +82,7 @@ class ConfiguredQuota:
 
 
 class ConfiguredQuotas:
-    """All that is configured for one lane. Not thread-safe: the lane's mutex guards it."""
+    """All configured quotas of one lane. Not thread-safe: the lane's mutex guards it."""
 
     def __init__(self) -> None:
         self._configured: dict[str, ConfiguredQuota] = {}
@@ -99,7 +99,10 @@ class ConfiguredQuotas:
         self.in_force = (*self._configured.values(), *self._ceilings.values())
 
     def by_name(self) -> Iterator[tuple[str, ConfiguredQuota]]:
-        """All of them; what headroom leaves has the name of its kind with a word before it."""
+        """All quotas with their names; a ceiling left by headroom is called "ceiling" and its kind.
+
+        The names are keys in a shared store, so processes of different releases must agree on them.
+        """
         yield from self._configured.items()
         for kind, ceiling in self._ceilings.items():
             yield f"ceiling {kind}", ceiling
@@ -190,7 +193,7 @@ class ConfiguredQuotas:
                 quota.empty_at += getattr(change, quota.kind) / quota.rate
 
     def allow_one_at(self, at: float) -> None:
-        """Nothing leaves before that instant, and then one request."""
+        """Let nothing leave before that instant, and then one request: the end of a pause."""
         for quota in self.in_force:
             if quota.name == "rpm":
                 quota.allow_one_at(at)

@@ -239,7 +239,7 @@ class Pacer:
     def answered(
         self, feedback: Feedback, dispatch: Dispatch, change: Cost, now: float
     ) -> list[Event]:
-        """The server took an attempt, which cost *change* more than was booked."""
+        """Note an attempt that was answered, and which took *change* more than was booked."""
         self.latency.end(now, max(0.0, now - dispatch.at))
         if not feedback.rate_limits and self.learned["requests"].source == BLIND:
             self.learned["requests"].answered_blindly(dispatch, now)
@@ -250,7 +250,11 @@ class Pacer:
     def begun(
         self, feedback: Feedback, dispatch: Dispatch, change: Cost, now: float
     ) -> list[Event]:
-        """The server began to answer an attempt, which cost *change* more than was booked."""
+        """Note that the server began to answer an attempt: its headers are here.
+
+        A stream ends long after that, and its limits would be out of date by then. *change*: what
+        it took beyond its booking, as far as that is settled.
+        """
         events: list[Event] = []
         if self._closes_circuit(dispatch):
             events.append(CircuitClosed(self.lane))
@@ -310,7 +314,7 @@ class Pacer:
         return -math.inf if self.circuit.state == CLOSED else self.circuit.probe_at
 
     def stretch(self, now: float) -> float:
-        """How many times as long answers take as those that came back so far; at least 1."""
+        """The factor by which calls now take longer than those that came back; at least 1."""
         return self.latency.stretch(now)
 
     def expect(self, now: float) -> None:

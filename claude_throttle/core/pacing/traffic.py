@@ -44,7 +44,7 @@ class AverageCost:
 
 
 class DecayingSum:
-    """A sum that fades with time."""
+    """A sum that fades with time, by the factor e in *seconds*."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -52,7 +52,7 @@ class DecayingSum:
         self._at = -math.inf
 
     def value(self, now: float) -> float:
-        """What is left of it."""
+        """The sum at *now*, faded."""
         if self._value == 0.0:
             return 0.0
         return self._value * math.exp(-max(0.0, now - self._at) / self._seconds)
@@ -74,7 +74,7 @@ class DecayingCost:
         self._at = -math.inf
 
     def value(self, now: float) -> Cost:
-        """What is left of it."""
+        """The cost at *now*, faded."""
         if now <= self._at:
             return self._cost
         return self._cost.times(math.exp((self._at - now) / self._seconds))
@@ -90,7 +90,7 @@ class DecayingCost:
 
 
 class LastMinute:
-    """What left within the last minute, to a second."""
+    """The requests and input tokens that left within the last minute, to a second."""
 
     def __init__(self) -> None:
         #: When each second began, the requests and the input tokens in it. No minute has more.
@@ -107,13 +107,13 @@ class LastMinute:
         second[2] += cost[1]
 
     def total(self, now: float) -> Cost:
-        """All of it, except for the output tokens."""
+        """The sum of the last minute; output tokens are not known here, and 0."""
         recent = [second for second in self._seconds if second[0] > now - 60.0]
         return Cost(sum(second[1] for second in recent), sum(second[2] for second in recent), 0.0)
 
 
 class LatencyEstimator:
-    """How long answers take, those that are still out included.
+    """Estimates how long answers take, from answered requests and from those still in flight.
 
     The short ones come back first; a mean of what came back would take them for all. All the time
     that all calls spent in flight, over the number of those that ended, has no such bias.
@@ -134,21 +134,21 @@ class LatencyEstimator:
         self._answered_seconds = 0.0
 
     def start_request(self, now: float, change: int = 1) -> None:
-        """One more is in flight, or *change* more."""
+        """Note that one more request is in flight, or *change* more."""
         if self._in_flight:
             self._seconds += self._in_flight * max(0.0, now - self._at)
         self._at = max(self._at, now)
         self._in_flight = max(0, self._in_flight + change)
 
     def end(self, now: float, seconds: float) -> None:
-        """One that was in flight for *seconds* was answered."""
+        """Note that a request was answered after *seconds* in flight."""
         self.start_request(now, -1)
         self._seconds *= self.MEMORY
         self._ends = self._ends * self.MEMORY + 1.0
         self._answered_seconds = self._answered_seconds * self.MEMORY + seconds
 
     def lose(self, now: float) -> None:
-        """One is in flight no more, and says nothing about how long answers take."""
+        """Note that a request ended without an answer: it does not count for the mean."""
         self.start_request(now, -1)
 
     def mean(self, now: float) -> float:
@@ -158,7 +158,7 @@ class LatencyEstimator:
         return self._answered_seconds / self._ends * self.stretch(now)
 
     def stretch(self, now: float) -> float:
-        """How many times as long an answer takes as those that came back did; at least 1."""
+        """The factor by which answers take longer than those that came back so far; at least 1."""
         if not self._answered_seconds:
             return 1.0
         seconds = self._seconds + self._in_flight * max(0.0, now - self._at)
@@ -166,7 +166,7 @@ class LatencyEstimator:
 
 
 class Traffic:
-    """What left one lane, in all kinds of units at once. The lane's mutex guards it."""
+    """Totals of what left one lane, in all kinds of units at once. The lane's mutex guards it."""
 
     def __init__(self) -> None:
         #: All that ever left, as it is now known to have cost.

@@ -159,7 +159,7 @@ class Backlog(queue.Queue[Ticket]):
         self.forget(ticket)
 
     def forget(self, ticket: Ticket) -> None:
-        """A call has come to its end, future and all."""
+        """Note that a call has come to its end, future included: drain() need not wait for it."""
         if ticket.takes_place:  # Ctrl-C came as it was taken out
             with self.mutex:
                 self._free_place_locked(ticket)
@@ -246,7 +246,7 @@ class Backlog(queue.Queue[Ticket]):
         return head
 
     def costs_behind_locked(self, head: Ticket, most: int) -> list[Cost]:
-        """What the first few behind *head*, of its own priority, will cost; *most* at most."""
+        """The costs of the first few tickets behind *head*, of its own priority; *most* at most."""
         ahead = self._queue_of(head).first_of(head.priority, most + 1)
         return [ticket.cost for ticket in ahead if ticket is not head][:most]
 
@@ -257,7 +257,7 @@ class Backlog(queue.Queue[Ticket]):
         return self.deadlines[0][0] if self.deadlines else None
 
     def waiting_locked(self) -> list[Ticket]:
-        """All that wait, in no order; reserved calls, too."""
+        """All tickets that wait, in no order; reserved calls, too."""
         reserved = [ticket for ticket in self.accepted if ticket.reserved]
         return self._needing.waiting() + self._lendable.waiting() + reserved
 

@@ -25,7 +25,7 @@ MOST_IDLE = 10_000
 
 
 class _TenantShare:
-    """What one tenant has asked for within one priority."""
+    """The position of one tenant on the scale of tokens, within one priority."""
 
     __slots__ = ("finish", "sent", "waiting")
 
@@ -92,7 +92,7 @@ class FairQueue:
             self.latest = finish
 
     def note_head(self, ticket: Ticket) -> None:
-        """A ticket is at the head: none that comes from now on, of any tenant, goes before it.
+        """Note that a ticket is at the head: no ticket that comes later goes before it.
 
         Otherwise small calls of ever new tenants could use up what accrues for a large one.
         """
@@ -101,7 +101,10 @@ class FairQueue:
             level.virtual = ticket.tag
 
     def uncharge(self, ticket: Ticket) -> None:
-        """A ticket was cancelled: if it was its tenant's last, its share is the next one's."""
+        """Note that a ticket was cancelled.
+
+        If it was its tenant's last, its share is given back.
+        """
         share = self._share_of(ticket)
         if share is None:
             return
@@ -110,7 +113,7 @@ class FairQueue:
         _count_out(share)
 
     def note_leave(self, ticket: Ticket) -> None:
-        """A ticket has left: its tenant has had that share."""
+        """Note that a ticket has left, and charge its tenant for good."""
         share = self._share_of(ticket)
         if share is None:
             return

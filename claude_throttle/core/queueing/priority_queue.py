@@ -90,7 +90,7 @@ class PriorityQueue:
         self._leaves = 0
 
     def __len__(self) -> int:
-        """How many entries there are, dead ones included."""
+        """The number of entries, dead ones included."""
         return sum(map(len, list(self._levels.values())))
 
     # -- in --------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class PriorityQueue:
         return [] if level is None else level.first(most)
 
     def waiting(self) -> list[Ticket]:
-        """All that wait, in no order."""
+        """All tickets that wait, in no order."""
         return [e[2] for level in list(self._levels.values()) for e in level[:] if e[2].queued]
 
     # -- out -------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ class PriorityQueue:
             self.since.move_to_end(priority)
 
     def remove(self, ticket: Ticket) -> None:
-        """A ticket is not ``queued`` any more: its entry is dead."""
+        """Note that a ticket is not ``queued`` any more: its entry is dead."""
         level = self._levels.get(ticket.priority)
         if level is not None:
             level.dead += 1

@@ -1,4 +1,8 @@
-"""A place in the backlog, for whatever waits for the worker."""
+"""The place of a call, a retry or a permit in the backlog.
+
+:class:`Ticket` is the interface between the queue and what waits in it: the queue knows its order,
+its cost and its deadline, and nothing of requests or futures.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +98,7 @@ class Ticket:
         """claim() said that it was cancelled. Called by a sender thread, without the mutex."""
 
     def grant_locked(self, dispatch: Dispatch, slot: HeldSlot) -> None:
-        """Its cost was booked, and it was given a slot. Requires the lane's mutex."""
+        """Note that its cost was booked and a slot given to it. Requires the lane's mutex."""
         raise NotImplementedError
 
     def proceed(self) -> None:
@@ -105,11 +109,14 @@ class Ticket:
         raise NotImplementedError
 
     def expire(self) -> None:
-        """Its deadline has passed. Called by a sender thread, without the mutex."""
+        """End it: its deadline has passed. Called by a sender thread, without the mutex."""
         raise NotImplementedError
 
     def reject(self, error: BaseException) -> None:
-        """It will never be granted. Called by a sender or a closing thread, without the mutex."""
+        """End it with *error*: it will never be granted.
+
+        Called by a sender or a closing thread, without the mutex.
+        """
         raise NotImplementedError
 
 

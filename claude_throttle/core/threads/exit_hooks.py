@@ -19,7 +19,7 @@ from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 
 
 class Closable(Protocol):
-    """What is finished and closed when the interpreter ends."""
+    """An object that is finished and closed when the interpreter ends."""
 
     #: The process it lives in; a forked child has copies of its parent's.
     pid: int

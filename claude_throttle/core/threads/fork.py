@@ -1,4 +1,8 @@
-"""Keeping a forked child off the sockets of its parent."""
+"""Keeps a forked child off the sockets of its parent.
+
+A fork copies descriptors, not connections: what the child reads from a shared socket is missing at
+the parent, and an answer to the parent could be taken for the child's.
+"""
 
 from __future__ import annotations
 

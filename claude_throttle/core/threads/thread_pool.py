@@ -85,7 +85,7 @@ class ThreadPool:
 
     @property
     def threads(self) -> int:
-        """How many there are now."""
+        """The number of threads now."""
         return self._threads
 
     @property
