@@ -17,4 +17,7 @@ INTERRUPTED = 130
 
 
 class CannotStart(Exception):
-    """Wrong usage or configuration; its text is shown to the user."""
+    """Wrong usage or configuration, found before anything was sent.
+
+    Its text is shown to the user, without a traceback; the exit code is :data:`WRONG_USAGE`.
+    """

@@ -28,7 +28,10 @@ def digest_of(custom_ids: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """A batch that was about to be created; whether it was is unknown."""
+    """A batch that was about to be created; whether it was is unknown.
+
+    ``digest`` and ``count`` are of its requests, and enough to recognise it at the API.
+    """
 
     digest: str
     count: int

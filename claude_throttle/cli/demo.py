@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """The result of sending the calls in one way."""
+    """The result of sending the calls in one way: one row of the table."""
 
     name: str
     calls: int
@@ -144,6 +144,10 @@ def send_unthrottled(
 
 
 def _post(url: str, body: dict[str, Any], ended: Callable[[bool], None]) -> None:
+    """Post one body and report whether a success came back. Never raises a network error.
+
+    Called in the pool's threads, where an exception would be lost and its call never counted.
+    """
     try:
         answer = requests.post(
             f"{url}/v1/messages",
@@ -180,6 +184,7 @@ def _throttled(**quotas: float) -> Send:
 
 
 def _try(name: str, send: Send, arguments: argparse.Namespace) -> ResultRow:
+    """Send the calls in one way to a fresh server, and measure time and refusals."""
     # Each way has its own server: the first one leaves its quota empty.
     gc.collect()  # objects of the last server: a Ctrl-C that comes in a destructor is lost
     server = FakeClaude(rpm=arguments.rpm, burst=arguments.burst, latency=arguments.latency)
@@ -202,6 +207,7 @@ def _least_seconds(arguments: argparse.Namespace) -> float:
 
 
 def _bodies(calls: int) -> list[dict[str, Any]]:
+    """The requests, each with a text of its own."""
     return [
         {
             "model": MODEL,

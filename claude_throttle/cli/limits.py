@@ -51,7 +51,7 @@ NO_HEADERS = "no limits are known: the answer has no anthropic-ratelimit headers
 
 
 class Answers(NamedTuple):
-    """The limits, and the models whose call failed."""
+    """The outcome of the calls: the limits that are known now, and the models whose call failed."""
 
     limits: claude_throttle.Limits
     #: The reason by model; None where the call was answered.

@@ -71,7 +71,7 @@ class LineRequest:
 
 @dataclass(frozen=True)
 class Problem:
-    """A line that cannot be sent, and why."""
+    """A line that cannot be sent, and the reason, in words for the user."""
 
     number: int
     custom_id: str
@@ -93,7 +93,7 @@ class _Unusable(Exception):
 
 
 class _Incomplete(_Unusable):
-    """It lacks a field that an option of the command can fill in."""
+    """Why a line cannot be sent: a field is missing that an option of the command can fill in."""
 
     fixed_by_option = True
 
@@ -264,7 +264,11 @@ def _check(params: Mapping[str, Any]) -> None:
 
 
 class LineErrors:
-    """Reports lines that cannot be sent, but never thousands of them. Owned by one thread."""
+    """Reports lines that cannot be sent, but never thousands of them. Owned by one thread.
+
+    A problem that an option would fix is reported for the first line that has it, and counted for
+    the others; of all other problems at most :data:`REPORTED_LINES` are reported.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say

@@ -40,6 +40,11 @@ class OutageWatch:
         self._reason = "no answer"
 
     def __call__(self, event: Event) -> None:
+        """Note one event; called by the throttler's sender threads.
+
+        Messages are printed at the opening and the closing of a circuit only: one for each failed
+        attempt would be too many.
+        """
         if isinstance(event, (RetryScheduled, CallFailed)):
             self._answered = self._answered or event.status is not None
         elif isinstance(event, CallSucceeded):

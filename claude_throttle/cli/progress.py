@@ -21,7 +21,7 @@ _CLEAR_LINE = "\r\x1b[K"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Progress at one moment."""
+    """The progress of a run at one moment: counts, and words for the rest."""
 
     finished: int
     #: None if it is unknown, as for a pipe.
@@ -46,7 +46,7 @@ class Display(Protocol):
 
 
 class PlainLine:
-    """Plain text; needs nothing but a terminal."""
+    """A display of plain text, for terminals where tqdm is not installed."""
 
     def show(self, snapshot: Snapshot) -> None:
         total = "?" if snapshot.total is None else snapshot.total
@@ -62,7 +62,10 @@ class PlainLine:
 
 
 class Bar:
-    """A bar of tqdm; raises ImportError if it is not installed."""
+    """A display with a bar of tqdm; raises ImportError if tqdm is not installed.
+
+    The size of the terminal is read again for each update, because the user may change it.
+    """
 
     def __init__(self) -> None:
         from tqdm import tqdm
@@ -132,14 +135,14 @@ class Progress:
             self._display = None
 
     def say(self, text: str) -> None:
-        """Print a line above the bar."""
+        """Print a line above the bar; on stderr, also where no progress is shown."""
         with self._lock:
             if self._display is not None:
                 self._display.clear()
             print(text, file=sys.stderr, flush=True)
 
     def _keep_showing(self) -> None:
-        """What the thread does.
+        """Refresh the display until the end. Runs in the thread.
 
         The snapshot is taken without the lock: it may take locks of its own.
         """

@@ -129,7 +129,10 @@ def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 def application_settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Settings from the application whose command line this is; otherwise none."""
+    """Settings from the application whose command line this is; otherwise none.
+
+    :class:`claude_throttle.cli.application.ApplicationCommands` leaves them in *arguments*.
+    """
     return dict(getattr(arguments, "application_settings", ()))
 
 

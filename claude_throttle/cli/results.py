@@ -133,6 +133,7 @@ def _lock_for_this_run(stream: BinaryIO, path: str) -> None:
 
 
 def _recorded_in(path: str) -> Recorded:
+    """The results in the file at *path*, which may be missing or no regular file."""
     # A pipe or /dev/null has no earlier results, and reading a pipe would block.
     if not os.path.isfile(path):
         return Recorded()

@@ -128,6 +128,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _hides_bar(arguments: argparse.Namespace) -> bool:
+    """Whether there is no progress bar: with ``--quiet``, or if answers go to the terminal."""
     # Answers on the same terminal would be mixed with the bar.
     return arguments.quiet or (arguments.output is None and sys.stdout.isatty())
 
@@ -156,6 +157,7 @@ def _run(
 
 
 def _source(path: str) -> BinaryIO:
+    """Open the input. For stdin a new file object over its descriptor, which stays open."""
     # Not sys.stdin.buffer: Python closes it at exit, and aborts if the reader is still in it.
     stdin = path == "-"
     try:
@@ -183,6 +185,7 @@ def _destination(path: Optional[str], source: BinaryIO) -> Iterator[Results]:
 
 
 def _refuse_same_file(source: BinaryIO, output: BinaryIO) -> None:
+    """Raise :class:`CannotStart` if input and output are one file, under whatever names."""
     # Otherwise every answer would become a prompt, and the run would never end.
     try:
         one, other = os.fstat(source.fileno()), os.fstat(output.fileno())

@@ -110,6 +110,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _fake(arguments: argparse.Namespace) -> FakeClaude:
+    """The server of the command, with the arguments that were given."""
     handled = ("command", "fault_rate", "shared_model", "batch_seconds")
     names = (name for name in vars(arguments) if name not in handled)
     fake = FakeClaude(

@@ -131,6 +131,11 @@ class ClaudeTask(Task):  # type: ignore[misc]
         return None if fields is None else LineTicket(*fields)
 
     def _requeue(self, ticket: LineTicket, seconds: float) -> NoReturn:
+        """Queue the task again for its turn, with its ticket in the message's headers.
+
+        The new message is sent before this run ends, so a worker that dies in between loses
+        nothing.
+        """
         # A little early: a part of the quota passes unused if it comes late.
         countdown = min(seconds - self.longest_wait / 4.0, self.longest_countdown)
         headers = {**(self.request.headers or {}), HEADER: list(ticket)}

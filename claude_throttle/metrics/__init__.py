@@ -1,1 +1,1 @@
-"""Counters of events, and the delivery of events to listeners."""
+"""Counters of events, and the delivery of events to listeners. Starts no thread, sends nothing."""

@@ -83,7 +83,7 @@ class SteppedWorker(Worker):
     _reservation: Optional[Blocking[None]] = None
 
     def ensure_thread(self) -> None:
-        """Nothing to start: the simulation runs working() from the beginning."""
+        """Does nothing: the simulation runs working() from the beginning."""
 
     def _has_thread_locked(self) -> bool:
         return True
@@ -168,7 +168,7 @@ class SimulatedTransport:
         self._schedule.at(self._schedule.now + self._one_way(self._chance), event)
 
     def wait_seconds(self, attempt: int, feedback: Feedback) -> float:
-        """How long a call waits after its *attempt*-th send was refused, if it waits alone."""
+        """Seconds that a call waits after its *attempt*-th send was refused, if only it waits."""
         return retry_wait(feedback, attempt, self._chance.uniform)
 
 
@@ -238,7 +238,7 @@ class SimulatedClient:
         self.lane.put(call, block=False)
 
     def _carry(self, call: Call) -> None:
-        """What a sender thread does with a call that left."""
+        """Do what a sender thread does with a call that left: record the attempt and send it."""
         attempt = call.attempt
         if not isinstance(call, OutgoingCall) or attempt is None:
             raise TypeError(f"only calls of the simulation that left are sent (got {call!r})")

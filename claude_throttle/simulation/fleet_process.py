@@ -44,7 +44,7 @@ BACKLOG_CALLS = 22
 
 
 class Workload(NamedTuple):
-    """What one process has to send."""
+    """The calls that one process has to send: a steady backlog, random arrivals, or both."""
 
     #: There is always another call waiting.
     backlogged: bool = False
@@ -56,7 +56,7 @@ class Workload(NamedTuple):
 
 @dataclass
 class FleetCall(SimulatedCall):
-    """One call of a process."""
+    """A simulated call, and how its process came to submit it."""
 
     urgent: bool = False
     #: It is one of those of which there is always another.
@@ -79,7 +79,7 @@ class FleetCoordinator(Protocol):
 
 
 class MemberParts(NamedTuple):
-    """What the coordinator of one process is made of."""
+    """Everything that the coordinator of one process is made from."""
 
     store: SimulatedStore
     limiter: ConcurrencyLimiter
@@ -189,7 +189,7 @@ class SimulatedProcess:
             self._submit(backlogged=True)
 
     def pause_by_server(self, seconds: float) -> None:
-        """The server asks it to send nothing for so long."""
+        """Pause the lane for *seconds*, as a 429 with ``retry-after`` would."""
         with self.client.lane.mutex:
             self.pacer.pause_for(seconds, self.schedule.now)
 

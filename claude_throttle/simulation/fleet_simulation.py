@@ -53,7 +53,7 @@ class FleetParts(NamedTuple):
 
 
 class FleetDeparture(NamedTuple):
-    """One call as it left."""
+    """One call as it left: the instant, its process, and whether the store was reachable."""
 
     at: float
     #: Number of the process.
@@ -141,7 +141,10 @@ class FleetSimulation:
         self.changes.append((at, partial(self.store.freeze, at + seconds)))
 
     def stall(self, number: int, at: float, seconds: float) -> None:
-        """That process does nothing for so long: SIGSTOP, a swapped-out host."""
+        """Stop process *number* for *seconds*, as SIGSTOP or a swapped-out host does.
+
+        Its reservations pass unused meanwhile; what was due happens when it goes on.
+        """
         self.changes.append((at, partial(self.processes[number].schedule.stall, at + seconds)))
 
     def kill(self, number: int, at: float) -> None:
@@ -149,7 +152,7 @@ class FleetSimulation:
         self.changes.append((at, self.processes[number].schedule.die))
 
     def pause_process(self, number: int, at: float, seconds: float) -> None:
-        """The server asks that process to send nothing for so long."""
+        """Have the server ask one process to send nothing for *seconds*."""
         process = self.processes[number]
         self.changes.append((at, partial(process.pause_by_server, seconds)))
 

@@ -1,4 +1,8 @@
-"""The store of a simulated fleet: a real one behind a wire that takes time."""
+"""The store of a simulated fleet: a real one behind a wire that takes time.
+
+The arithmetic of sharing is that of the real store in features/sharing; only its distance and its
+capacity are simulated. So the simulation shows what a slow or overloaded store does to the pace.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ RESERVATIONS, REPORTS, BEATS, PROBES = "reservations", "reports", "beats", "prob
 
 
 class StoreSpeed(NamedTuple):
-    """How long an exchange takes."""
+    """The durations of an exchange with the store, in seconds."""
 
     #: To the store and back.
     round_trip_seconds: float = 0.001
@@ -33,14 +37,14 @@ class StoreSpeed(NamedTuple):
 
 
 class FleetStore(Protocol):
-    """What a store of features/sharing can do, as far as it is used here."""
+    """The part of the interface of a store of features/sharing that the simulation uses."""
 
     def transact(self, account: str, lane: str, request: Any) -> Any:
-        """One transaction."""
+        """Carry out one transaction: reservations, a heartbeat or a report of one lane."""
         ...
 
     def read_clock(self) -> float:
-        """Its time, in microseconds."""
+        """The store's own time, in microseconds."""
         ...
 
 
@@ -68,7 +72,7 @@ class SimulatedStore:
     # -- as a store ------------------------------------------------------------------------------
 
     def transact(self, account: str, lane: str, request: Any) -> Any:
-        """One transaction."""
+        """Carry out one transaction at the real store, and count it by its purpose."""
         self.asked[
             RESERVATIONS
             if request.reservations
@@ -81,7 +85,7 @@ class SimulatedStore:
         return response
 
     def read_clock(self) -> float:
-        """Its time, in microseconds."""
+        """The store's own time, in microseconds."""
         self.asked[PROBES] += 1
         return self._store.read_clock()
 

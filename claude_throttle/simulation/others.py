@@ -1,4 +1,8 @@
-"""Clients that spend from the same bucket as ours. Pure arithmetic; not thread-safe."""
+"""Clients that spend from the same bucket as ours. Pure arithmetic; not thread-safe.
+
+They stand for other programs with the same key. The throttler cannot see them, only their effect on
+``remaining``; with them a test shows whether it makes way in time.
+"""
 
 from __future__ import annotations
 

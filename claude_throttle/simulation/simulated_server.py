@@ -31,7 +31,7 @@ RESET = "reset"
 
 
 class SimulatedRequest(NamedTuple):
-    """One call as the server sees it."""
+    """The figures of one request that matter to a server: sizes, and the time its answer takes."""
 
     input_tokens: float = 100.0
     output_tokens: float = 50.0
@@ -43,7 +43,7 @@ class SimulatedRequest(NamedTuple):
 
 
 class SeenRequest(NamedTuple):
-    """One arrival."""
+    """One arrival in the server's log. Immutable."""
 
     at: float
     request: SimulatedRequest
@@ -142,7 +142,7 @@ class SimulatedServer:
         return Feedback(RATE, refusal.retry_after, rate_limits, kind, status=429)
 
     def rate_limits(self, now: float) -> RateLimits:
-        """What the headers say at *now*."""
+        """The limits and remaining units that rate-limit headers would have at *now*."""
         return {
             standing.name.replace("-", "_"): RateLimit(
                 standing.per_minute, _shown(standing.name, standing.remaining)

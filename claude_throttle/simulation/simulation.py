@@ -48,11 +48,11 @@ class Estimates(Protocol):
     """What calls are expected to cost, before the server's count is known."""
 
     def __call__(self, request: SimulatedRequest, stretch: float) -> Cost:
-        """What to book; *stretch* is the pacer's."""
+        """The cost to book for *request*; *stretch* is :meth:`Pacer.stretch`."""
         ...
 
     def learn(self, request: SimulatedRequest) -> None:
-        """A call was answered: what it really took is known."""
+        """Learn from a call that was answered: its request has the true sizes."""
         ...
 
 

@@ -32,7 +32,7 @@ WALL_SECONDS = 1_790_000_000.0
 
 
 class Schedule(Protocol):
-    """Where an event is scheduled."""
+    """A place to schedule events: the whole simulation's, or that of one process."""
 
     @property
     def now(self) -> float:

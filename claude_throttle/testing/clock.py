@@ -1,4 +1,8 @@
-"""A clock that tests move by hand."""
+"""A clock that tests move by hand.
+
+A throttler given this clock waits without real time passing. Only its own waits: latencies of the
+fake server, and the sockets between, still take real seconds.
+"""
 
 from __future__ import annotations
 

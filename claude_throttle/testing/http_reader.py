@@ -31,7 +31,7 @@ class BadRequest(Exception):
 
 
 class HttpRequest(NamedTuple):
-    """One complete request."""
+    """One complete request, with its body in memory. Immutable."""
 
     method: str
     #: Without the query.

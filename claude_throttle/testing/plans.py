@@ -33,7 +33,7 @@ class Head(NamedTuple):
 
 
 class ResponsePart(NamedTuple):
-    """Bytes, and the wait before them."""
+    """One piece of a response: the wait before it, and its bytes."""
 
     #: ``None``: until stalled responses are released.
     delay_seconds: Optional[float]

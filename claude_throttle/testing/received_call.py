@@ -27,7 +27,7 @@ _NOT_TEXT = frozenset(
 
 
 class ReceivedCall(NamedTuple):
-    """One request, parsed."""
+    """The content of one request: what the quotas, the log and the answer need of it."""
 
     body: dict[str, Any]
     model: str

@@ -1,4 +1,8 @@
-"""The fake server with methods for unit tests: ``answer()``, ``refuse()``, ``asked``."""
+"""The fake server with methods for unit tests: ``answer()``, ``refuse()``, ``asked``.
+
+:class:`FakeClaude` simulates an API with quotas and faults; :class:`ClaudeApi` is for tests of
+one's own code, which care about what was asked and what came back. Both are the same server.
+"""
 
 from __future__ import annotations
 

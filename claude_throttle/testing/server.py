@@ -1,4 +1,9 @@
-"""A Claude Messages API on loopback that enforces quotas, for tests and for trying things out."""
+"""A Claude Messages API on loopback that enforces quotas, for tests and for trying things out.
+
+Real HTTP over a real socket, so the official SDK, ``requests`` and ``httpx`` can be tested with it
+unchanged. Here are its thread and its life; what is answered is decided in :mod:`service`. One
+event loop in one thread serves all connections, so functions given by the user must not block.
+"""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ class Service:
     def _context_locked(
         self, call: ReceivedCall, now: float, latency: float, output_tokens: int, charged: bool
     ) -> ResponseContext:
-        """What a response is made of; draws its two ids. Requires _lock."""
+        """Put together the data that a response is made of; draws its two ids. Requires _lock."""
         request_id, message_id = self._id_locked("req"), self._id_locked("msg")
         wall = self._clock.wall()
         edge = {"date": replies.http_date(wall), "server": "cloudflare"}

@@ -31,7 +31,11 @@ MISSING: dict[str, dict[str, Any]] = {DEFAULT: {}}
 
 
 class WrongSettings(ConfigurationError, ImproperlyConfigured):
-    """The setting has the wrong shape; a system check reports it, too."""
+    """The setting has the wrong shape; a system check reports it, too.
+
+    It is a ``ConfigurationError`` and an ``ImproperlyConfigured``, so either way of handling it
+    works.
+    """
 
 
 class MissingThrottler(NoSuchThrottler, ImproperlyConfigured):

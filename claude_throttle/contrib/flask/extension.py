@@ -25,7 +25,10 @@ EXTENSION = "claude_throttle"
 
 
 class AppThrottlers(Throttlers):
-    """The throttlers of one application. Warns once if its processes do not share their quota."""
+    """The throttlers of one application. Warns once if its processes do not share their quota.
+
+    Thread-safe and fork-safe, as :class:`Throttlers` is.
+    """
 
     def __init__(self, app: Flask) -> None:
         super().__init__(lambda: configuration.read_config(app.config), configuration.NAMED)
