@@ -169,7 +169,7 @@ class Job:
         return Snapshot(tally.finished, self._total, words)
 
     def closing_words(self) -> str:
-        """Totals that follow the counts in the last line: tokens, refusals, and the rate learned."""
+        """Totals that follow the counts in the last line: tokens, refusals, the rate learned."""
         stats, learned = self.throttler.stats(), learned_rpm(self.throttler.limits())
         text = f"; {stats.input_tokens:,} input and {stats.output_tokens:,} output tokens, "
         text += f"{stats.rate_limited:,} 429s"

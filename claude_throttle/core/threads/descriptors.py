@@ -19,7 +19,7 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 def half_of_file_limit() -> float:
     """Half of the soft limit of open files (``ulimit -n``); inf if there is none, as on Windows.
 
-    Usual soft limits are 1,024 and, on macOS, 256.
+    The soft limit is usually 1,024 on Linux and 256 on macOS.
     """
     try:
         import resource

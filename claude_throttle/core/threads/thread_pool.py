@@ -64,10 +64,8 @@ Tasks = Mailbox[Optional[Task]]
 class ThreadPool:
     """A pool of daemon threads that grows with what is in flight and shrinks when idle.
 
-    Thread-safe.
-
-    It belongs to the process that made it; a forked child makes its own. No thread is started
-    before the first task.
+    Thread-safe. It belongs to the process that made it; a forked child makes its own. No thread is
+    started before the first task.
     """
 
     def __init__(self, name: str = "claude-throttle-sender") -> None:
