@@ -80,8 +80,7 @@ def test_ctrl_c_ends_a_demo_in_the_middle(answered: int, start: Start) -> None:
         assert b"Throttler(rpm=120)" in said
     process.send_signal(signal.SIGINT)
     out, said = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert (out, said) == (b"", b"claude-throttle demo: interrupted\n")
+    assert (process.returncode, out, said) == (130, b"", b"claude-throttle demo: interrupted\n")
 
 
 def test_the_demo_shows_the_difference(capsys: pytest.CaptureFixture[str]) -> None:
