@@ -1,8 +1,11 @@
-"""Our exceptions, grouped by what a caller can do about them.
+"""The exceptions of claude_throttle, grouped by what a caller can do about them.
 
 What the *API* refuses is raised as the official SDK's own exceptions (``anthropic.RateLimitError``
-and its relatives). Everything here is ours, comes under :class:`ThrottleError`, pickles, and never
-holds a key or a prompt.
+and its subclasses), so that code written for the SDK goes on working. Everything else derives from
+:class:`ThrottleError`. All of these pickle, since they have to pass from a worker of Celery or
+``multiprocessing`` to its parent, and none holds a key or a prompt, since they end up in logs.
+
+This module imports nothing of the package: every other module may raise what it defines.
 """
 
 from __future__ import annotations
@@ -11,9 +14,10 @@ from typing import Any, Optional
 
 
 class ThrottleError(Exception):
-    """The base of all exceptions of claude_throttle itself.
+    """The base class of all exceptions that claude_throttle itself raises.
 
-    ``retry_after`` is the number of seconds after which another try makes sense, or None.
+    ``retry_after`` is the number of seconds after which another try makes sense, or None if that
+    is not known. It is an estimate made when the exception was raised, not a promise.
     """
 
     retry_after: Optional[float] = None
@@ -23,6 +27,7 @@ class ThrottleError(Exception):
         if retry_after is not None:
             self.retry_after = retry_after
 
+    # Rebuilt without calling __init__, so that a subclass that needs more than a message pickles.
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
@@ -40,26 +45,38 @@ def _rebuild(
 
 
 class ConfigurationError(ThrottleError, ValueError):
-    """A setting that cannot work: a wrong value, a missing or malformed key, an unsafe URL."""
+    """A setting that cannot work: a wrong value, a missing or malformed key, an unsafe URL.
+
+    Raised before anything is sent. The message names the setting, and never shows a secret.
+    """
 
 
 class UnknownSetting(ConfigurationError, TypeError):
-    """An unknown setting; the message names the closest one."""
+    """A keyword that is not the name of a setting; the message names the most similar setting.
+
+    It is a TypeError, too, as Python raises for an unexpected keyword argument.
+    """
 
 
 class InvalidCall(ThrottleError, ValueError):
-    """A request that the API would refuse; it was not sent."""
+    """A request that the API would refuse, or a wrong argument; nothing was sent.
+
+    Raised by the method that was called, in its thread, not by the future that it would return.
+    """
 
 
 class QuotaTooSmall(ThrottleError):
-    """A call larger than a whole quota: it could never be sent."""
+    """A call that costs more than a whole quota allows: it would wait without end, so it fails."""
 
 
 # -- Try again later: nothing was sent -------------------------------------------------------------
 
 
 class QueueFull(ThrottleError):
-    """As many calls are waiting as ``max_queue`` allows; ``retry_after`` is the expected wait."""
+    """As many calls are waiting in the lane as ``max_queue`` allows, so this one was not accepted.
+
+    ``retry_after`` is the expected wait in seconds. Nothing was sent.
+    """
 
 
 class CircuitOpen(ThrottleError):
@@ -70,7 +87,7 @@ class CircuitOpen(ThrottleError):
 
 
 class AccountSuspended(ThrottleError):
-    """The API refuses the account for a spend limit, a bill, a key: waiting does not help.
+    """The API refuses the whole account, for a spend limit, a bill or a key; retries do not help.
 
     ``reason`` says which; ``until`` is the date access comes back in the server's own words, or
     None; ``lane`` is the lane that is refused, "" for the whole account. One call is sent as a
@@ -93,9 +110,9 @@ class AccountSuspended(ThrottleError):
 
 
 class Closed(ThrottleError):
-    """The throttler was closed or drains; this call was not finished.
+    """The throttler, or the stream, was closed before this call had its whole answer.
 
-    ``sent``: the request was on the wire, and may be billed.
+    ``sent`` is True if the request was on the wire already: it may be billed.
     """
 
     sent: bool = False
@@ -106,7 +123,11 @@ class Closed(ThrottleError):
 
 
 class Forked(ThrottleError):
-    """The call belongs to the parent process; its answer will arrive there."""
+    """The call, stream or handle belongs to the parent process, where its answer will arrive.
+
+    Raised in a forked child: two processes that read from one connection would get each other's
+    answers.
+    """
 
 
 class Unprocessed(ThrottleError):
@@ -145,7 +166,11 @@ class BatchIncomplete(ThrottleError):
 
 
 class DeadlineExceeded(ThrottleError, TimeoutError):
-    """The call's ``timeout`` passed. ``sent``: it was on the wire, and may be billed."""
+    """The call's ``timeout`` passed, in the queue, between two attempts or during one.
+
+    ``sent`` is True if the request was on the wire already: it may be billed. It is a
+    ``TimeoutError``, too.
+    """
 
     sent: bool = False
 
@@ -160,7 +185,11 @@ class DeadlineExceeded(ThrottleError, TimeoutError):
 
 
 class BrokenAnswer(ThrottleError):
-    """The server answered 200 with something that is not a whole message; it may be billed."""
+    """The server answered 200 with something that is not a whole message.
+
+    A message is not sent again then, since the first answer may be billed. ``request_id`` is None
+    where it is not known: the response may be a proxy's, not the API's.
+    """
 
     def __init__(
         self, message: str, *, status: int = 200, request_id: Optional[str] = None

@@ -1,1 +1,4 @@
-"""Settings: their names, checks and environment variables."""
+"""Settings: their names and defaults, their validation, and their environment variables.
+
+``settings`` defines them, ``environment`` reads them as text, ``validation`` rejects wrong values.
+"""

@@ -1,4 +1,13 @@
-"""Settings from environment variables."""
+"""Reads settings from environment variables.
+
+``ANTHROPIC_*`` are the variables of the official SDK, read with its precedence, so that a program
+moves from the SDK to a throttler without a new deployment. Every other setting whose value can be
+written as a text is ``CLAUDE_THROTTLE_`` and its name in capitals. An empty variable counts as
+unset: that is how a compose file or a unit file passes on one that is not defined.
+
+Here texts become values of the right type; whether a value makes sense is decided by
+:class:`Settings`, the same way for texts and for keyword arguments.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +16,8 @@ from typing import Any
 
 from claude_throttle.errors import ConfigurationError
 
+# Settings by the type of their value. ``lanes``, ``proxies`` and ``default_headers`` are mappings,
+# so they have no variable of this kind. A new setting must be added to one of the four.
 _NUMBERS = (
     *("rpm", "rpd", "itpm", "otpm", "tpm", "tpd", "headroom", "timeout", "ageing"),
     *("interactive_share", "retry_share", "store_timeout", "store_lease"),
@@ -15,13 +26,15 @@ _WHOLE = ("burst", "max_concurrency", "max_connections", "max_queue", "max_retri
 _TEXTS = ("api_version", "tier", "count_tokens", "shared", "on_store_failure")
 _FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure", "testing")
 
-#: The meaning of a flag's text, whatever its case.
+#: What the text of a flag means, in any case. No other text is accepted: "no" or "off" would be
+#: taken for True by ``bool()``, and switch a safety off by mistake.
 FLAG_WORDS = {"1": True, "true": True, "0": False, "false": False}
 
 
 def read(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in *environ*. If *options* has a key or a token, neither variable is read."""
     found: dict[str, Any] = {}
+    # An explicit token and a key from the environment would be two credentials in one request.
     if options.get("api_key") is None and options.get("auth_token") is None:
         found["api_key"] = environ.get("ANTHROPIC_API_KEY") or None
         if found["api_key"] is None:
@@ -42,6 +55,7 @@ def read(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, An
     return found
 
 
+# The format of the SDK's variable: one "Name: value" in each line; lines without a colon are none.
 def _header_lines(text: str) -> dict[str, str]:
     pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
     return {name.strip(): value.strip() for name, _, value in pairs}

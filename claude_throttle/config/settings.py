@@ -1,4 +1,12 @@
-"""All settings of a throttler."""
+"""All settings of a throttler, with their defaults and their validation, in one frozen dataclass.
+
+``Throttler(**options)`` takes them by name; the command line, Django and Flask pass theirs through
+:class:`Settings`, too, so every way in accepts the same values and raises the same errors. The
+comment above each field is its documentation: ``python -m tests.test_readme`` makes the table in
+``examples/guides/settings.md`` of them.
+
+This module must stay cheap to import, so it loads ``requests`` only when a transport is made.
+"""
 
 from __future__ import annotations
 
@@ -61,16 +69,21 @@ if TYPE_CHECKING:
         max_connections: Optional[int]
 
 
+#: Settings that are quotas: requests, input tokens, output tokens and all tokens (r, it, ot, t),
+#: per minute (pm) or per day (pd).
 QUOTAS = ("rpm", "rpd", "itpm", "otpm", "tpm", "tpd")
 
+#: Credentials. ``admin_key`` reads the account's limits only; it is never sent with a message.
 KEYS = ("api_key", "auth_token", "admin_key")
 
 #: Never shown, never pickled: a store's address may contain a password.
 SECRETS = (*KEYS, "shared")
 
-#: Settings that reconfigure() may change; others are part of open connections or waiting calls.
+#: Settings that reconfigure() may change while calls run. All others are part of open connections
+#: or of calls that wait.
 CHANGEABLE = {*QUOTAS, "burst", "headroom", "max_concurrency", "max_queue", "timeout"}
 
+#: Settings that are True or False, and nothing that merely counts as such.
 FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure", "testing")
 
 
@@ -201,7 +214,8 @@ class Settings:
         object.__setattr__(self, name, value)  # the dataclass is frozen
 
     def __reduce__(self) -> Any:
-        # Secrets are left out; the copy reads them from its own environment.
+        # Secrets are left out, since a pickle may end in a queue's database or in a log; the copy
+        # reads them from its own environment.
         options = {name: getattr(self, name) for name in FIELDS if name not in SECRETS}
         return Settings.from_env, (options,)
 
@@ -239,12 +253,15 @@ class Settings:
         return settings.replaced(options) if options else settings
 
     def replaced(self, options: Mapping[str, Any]) -> Settings:
-        """A copy with *options* changed."""
+        """A copy with *options* changed, and checked. Raises :class:`ConfigurationError`."""
         _require_known(options)
         return dataclasses.replace(self, **options)
 
     def reconfigured(self, options: Mapping[str, Any]) -> Settings:
-        """A copy with *options* changed; raises for settings that are fixed while running."""
+        """A copy with *options* changed, for a throttler that is running.
+
+        Raises :class:`ConfigurationError` for settings that are not in :data:`CHANGEABLE`.
+        """
         changed = self.replaced(options)
         if fixed := sorted(set(options) - CHANGEABLE):
             raise ConfigurationError(f"{', '.join(fixed)} cannot change while running")
@@ -252,7 +269,7 @@ class Settings:
 
     @property
     def quotas(self) -> dict[str, Quota]:
-        """The configured quotas, reduced by the headroom."""
+        """The configured quotas by their names, each reduced by the headroom."""
         given = {name: getattr(self, name) for name in QUOTAS}
         return {name: quota.with_headroom(self.headroom) for name, quota in given.items() if quota}
 
@@ -265,12 +282,15 @@ class Settings:
 
     @property
     def tells_rate(self) -> bool:
-        """Whether a quota is configured."""
+        """Whether any quota is configured; without one, all limits are learned from answers."""
         return any(getattr(self, name) is not None for name in QUOTAS)
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of every request. ``default_headers`` override ours, except for the key."""
+        """Header fields of every request, the key included: never to be logged.
+
+        ``default_headers`` replace fields of ours, but not the credentials.
+        """
         ours = {
             "Content-Type": "application/json",
             "Accept": "application/json",
@@ -286,7 +306,7 @@ class Settings:
 
     @property
     def wire(self) -> TransportSettings:
-        """The settings of the HTTP transport."""
+        """The part of the settings that the HTTP transport needs; it holds the key."""
         # Imported here: it brings requests, which is slow, and Settings must be cheap to import.
         from claude_throttle.transport.http import TransportSettings
         from claude_throttle.transport.retry import RetryRules

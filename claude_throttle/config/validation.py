@@ -1,4 +1,10 @@
-"""Validation of settings. Error messages are for users, and never contain a secret."""
+"""Validation of settings: one function for each kind of value, each raising ConfigurationError.
+
+A function called ``require_…`` only raises; one called ``clean_…`` or ``as_…`` returns the value in
+the form in which the rest of the package uses it. The messages are for users: they say what would
+be right. They never quote a key or a URL, since a message ends up in logs and bug reports, and a
+mistyped URL may begin with a password.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +19,10 @@ from claude_throttle.core.domain.quota import Quota
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.transport.headers import header_flaw
 
+#: Seconds of a day, the period of ``rpd`` and ``tpd``; the other quotas are per minute.
 _DAILY = 86_400.0
 
+#: Hosts to which plain http is safe, since nothing leaves the machine: a test server, a sidecar.
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
 
 
@@ -37,6 +45,7 @@ class Unset:
         return "<from the settings>"
 
 
+#: The default of ``timeout=`` in every method that takes one: "use the setting".
 UNSET = Unset()
 
 #: Seconds, None for no limit, or UNSET for the setting.
@@ -56,6 +65,8 @@ def require_flag(name: str, value: Any) -> None:
         raise ConfigurationError(f"{name} must be True or False, not {value!r:.80}")
 
 
+# bool is a subclass of int, so True would pass as 1; NaN passes every comparison with a limit that
+# is written as "raise if smaller".
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
@@ -80,7 +91,7 @@ def require_whole(name: str, value: Any, least: int, most: Optional[int] = None)
 
 
 def clean_tier(tier: Any) -> Optional[str]:
-    """The tier's name in the table of tiers."""
+    """The tier's name as the table of tiers has it: "start", or the old numbers 1 to 4 as text."""
     if tier is None:
         return None
     from claude_throttle.core.domain.tiers import tier_name  # only for this setting
@@ -98,7 +109,8 @@ def require_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ConfigurationError(f"{name} must be {shown}, not {value!r:.40}")
 
 
-#: The URL schemes of ``shared=``.
+#: The URL schemes of ``shared=``; ``features/sharing/open_store`` opens the store of each. "memory"
+#: shares among the throttlers of one process only.
 STORES = ("sqlite", "redis", "rediss", "unix", "redis+sentinel", "memory")
 
 
@@ -120,7 +132,7 @@ def require_store(shared: Any) -> None:
 
 
 def require_lanes(lanes: Any) -> None:
-    """Raise unless *lanes* maps models to lanes, by their names."""
+    """Raise unless *lanes* is a mapping from models or patterns to lanes, all non-empty texts."""
     if not isinstance(lanes, Mapping) or not all(
         isinstance(name, str) and name for pair in lanes.items() for name in pair
     ):
@@ -129,6 +141,7 @@ def require_lanes(lanes: Any) -> None:
         )
 
 
+# A bare number is per minute or per day, by the setting's name; a Quota brings its own period.
 def as_quota(name: str, value: Any) -> Optional[Quota]:
     if value is None:
         return None
@@ -141,6 +154,8 @@ def as_quota(name: str, value: Any) -> Optional[Quota]:
         raise ConfigurationError(f"{message}; leave it out for no limit") from None
 
 
+# Keys are pasted: what comes with them from a file or a web page at the ends is cut off, and
+# anything like it inside is refused here, where the message is ours.
 def clean_secret(name: str, value: Any) -> Optional[str]:
     if value is None:
         return None
@@ -159,7 +174,10 @@ def clean_secret(name: str, value: Any) -> Optional[str]:
 
 
 def clean_url(url: Any, allow_insecure: bool) -> str:
-    """The base URL without a slash at its end; raises unless a key may be sent there."""
+    """The base URL without a slash at its end; raises unless it is safe to send a key there.
+
+    Safe is https, and http to this machine; anything else needs *allow_insecure*.
+    """
     # Never quoted in a message: URLs may contain passwords and keys.
     if not isinstance(url, str) or not url.isprintable() or " " in url:
         raise ConfigurationError("base_url must be an https:// URL without spaces in it")
@@ -180,12 +198,13 @@ def clean_url(url: Any, allow_insecure: bool) -> str:
     return url.rstrip("/")
 
 
+# urlsplit's messages quote what they could not read, which may be a password.
 def _without_text(error: ValueError) -> str:
     return "its port is wrong" if "port" in str(error).lower() else "its host is wrong"
 
 
 def require_headers(name: str, headers: Any) -> None:
-    """Raise unless *headers* can be sent."""
+    """Raise unless *headers* is a mapping of header fields that can be sent."""
     flaw = header_flaw(headers)
     if flaw is not None:
         raise ConfigurationError(f"{name} {flaw}")

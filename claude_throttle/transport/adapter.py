@@ -1,4 +1,10 @@
-"""The ``requests`` adapter of a transport, with per-call work cached."""
+"""The ``requests`` adapter of :class:`HttpTransport`: one send, without the work done per call.
+
+``requests`` looks up the pool and the target, builds cookies and guesses an encoding for each
+request; all of that is the same for each call, or not needed. ``connections`` gives the connections
+themselves. The trap that this prevents: urllib3 would retry by itself, without a turn in the queue,
+so its own retries are off here (``PacedRetry.once``).
+"""
 
 from __future__ import annotations
 
@@ -22,9 +28,10 @@ Found = TypeVar("Found")
 
 
 class PacedAdapter(HTTPAdapter):
-    """Sends each request once, over connections that another thread can end.
+    """Sends each request once, over connections that another thread can end. Thread-safe.
 
-    Its ``PacedRetry`` decides nothing: whether to send again is asked of one for each request.
+    Its own ``PacedRetry`` never sends again: ``RetryExchange`` has one for each request and decides
+    with that. Raises what ``requests`` raises. One per process: a forked child must call abandon().
     """
 
     def __init__(self, **options: Any) -> None:
@@ -42,7 +49,7 @@ class PacedAdapter(HTTPAdapter):
         return pool
 
     def get_connection(self, url: Any, proxies: Any = None) -> Any:
-        # Called by requests before 2.32.
+        # Called by requests before 2.32; newer ones call the method above.
         pool = self._pools.get(url)
         if pool is None:
             pool = super().get_connection(url, proxies)
@@ -53,13 +60,15 @@ class PacedAdapter(HTTPAdapter):
         """A response as requests builds it, without cookies and without guessing an encoding."""
         response = requests.Response()
         response.status_code, response.reason = raw.status, raw.reason
-        response.headers = raw.headers  # case-insensitive, too
+        response.headers = raw.headers  # urllib3's are case-insensitive, too
         response.raw, response.request, response.url = raw, request, request.url
         response.connection = self
         return response
 
     def abandon(self) -> None:
-        """Make a forked child able to drop its copies of the pools. Takes no lock."""
+        """Let a forked child drop its copies of the pools. Takes no lock: a thread that does not
+        exist in the child may hold any of them.
+        """
         for manager in (self.poolmanager, *self.proxy_manager.values()):
             renew_locks(manager)
 

@@ -1,4 +1,9 @@
-"""A request outside the message lanes that another thread can end."""
+"""A request other than a message, which another thread can end: batches use it.
+
+Messages have an ``Attempt`` of their lane to be ended by; requests about batches have no place in a
+lane of messages, take minutes to upload or to download, and must still end at close(), a deadline
+or Ctrl-C. Whether to send again is the caller's decision, see ``features/batches/client``.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +14,12 @@ from claude_throttle.transport.http import HttpTransport
 from claude_throttle.transport.sdk import Headers
 from claude_throttle.transport.verdicts import broken
 
-#: Bytes that are read at once.
+#: Bytes read from a response in one step; between two steps it is checked whether to stop.
 CHUNK_BYTES = 65_536
 
 
 class RequestSpec(NamedTuple):
-    """What to send."""
+    """What to send. Reusable: each send makes its body anew."""
 
     method: str
     #: Path and query, appended to ``base_url``.
@@ -41,10 +46,14 @@ class RawResponse(NamedTuple):
 
 
 class CancellableRequest:
-    """One send of one request. One thread sends it; any other may stop() it."""
+    """One send of one request. One thread sends it; any other may call stop(), at any time.
+
+    Not reusable: another send needs another one.
+    """
 
     def __init__(self) -> None:
-        # Single assignments, each read after the other was written: no lock is needed.
+        # Single assignments. stop() writes the first and reads the second, connected() the other
+        # way round, so at least one of them sees both: no lock is needed.
         self.stopped = False
         self._hang_up: Optional[Callable[[], None]] = None
 
@@ -56,11 +65,11 @@ class CancellableRequest:
 
     @property
     def began(self) -> bool:
-        """Whether bytes may have been sent."""
+        """Whether it got a connection, so that bytes may have been sent."""
         return self._hang_up is not None
 
     def stop(self) -> None:
-        """End it: it raises in the thread that sends it."""
+        """End it: the thread that sends it gets AttemptStopped, or the error of a cut socket."""
         self.stopped = True
         if self._hang_up is not None:
             self._hang_up()
@@ -68,7 +77,7 @@ class CancellableRequest:
     def send(self, transport: HttpTransport, spec: RequestSpec) -> RawResponse:
         """Send it once. Raises what requests raises, or BrokenAnswer for half an answer."""
         if spec.sink is not None:
-            spec.sink(None)
+            spec.sink(None)  # begin again: an earlier send may have left half a body there
         response = transport.ask(
             spec.method,
             spec.path,
@@ -92,7 +101,7 @@ class CancellableRequest:
                 raise AttemptStopped
             take(piece)
         promised = response.headers.get("content-length", "")
-        # urllib3 1.26 does not check it.
+        # urllib3 1.26 does not check it, so a proxy that cut the body would go unnoticed.
         if good and promised.isdigit() and response.raw.tell() < int(promised):
             raise broken(
                 f"{response.raw.tell()} of {promised} bytes", response.headers.get("request-id")

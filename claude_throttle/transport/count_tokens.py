@@ -1,4 +1,8 @@
-"""``POST /v1/messages/count_tokens``: its request body, and its answer."""
+"""The format of ``POST /v1/messages/count_tokens``: its request body, and its answer.
+
+The endpoint is free and has a quota of its own. ``HttpTransport.count`` sends it once, without
+retries; ``features/token_counting`` decides when.
+"""
 
 from __future__ import annotations
 

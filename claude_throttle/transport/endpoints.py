@@ -1,4 +1,7 @@
-"""Paths of the API that we use."""
+"""Paths of the API that the transport uses, to be appended to ``base_url``.
+
+``base_url`` may have a path of its own (a gateway), so nothing here is resolved as a relative URL.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Short texts for connection errors."""
+"""Short texts for connection errors, for exceptions and logs.
+
+urllib3 nests up to four exceptions, each with the repr of the one inside, host, port and object
+address: three lines to say "connection refused".
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ def describe(error: BaseException) -> str:
         came: Any = error.partial  # urllib3 has its length there
         return f"{type(error).__name__}: {came if isinstance(came, int) else len(came)} bytes came"
     text = str(error.args[-1]) if error.args else ""
+    # "<…HTTPSConnection object at 0x…>: Failed to …", or "HTTPSConnection(host=…): Failed to …".
     for end_of_repr in (">: ", "): "):
         text = text.rpartition(end_of_repr)[2] or text
     text = text[:LONGEST_TEXT]

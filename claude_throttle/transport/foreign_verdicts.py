@@ -1,4 +1,13 @@
-"""Reports for the pacer of requests that other clients sent: responses, refusals, errors."""
+"""What the pacer is told of requests that other clients sent: responses, refusals and errors.
+
+The official SDK's client, a ``requests`` session or code with a permit sends the request; this
+module judges what came back, by the same table as for our own (``verdicts``). Such a report is
+always final: whether to send again is decided by that client, and another attempt of it needs
+another permit.
+
+The exceptions are those of httpx, httpx2 and urllib3, none of which is imported for it: their
+classes are told apart by their names.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +26,8 @@ from claude_throttle.core.pacing.backoff import backoff
 from claude_throttle.transport.limit_headers import read_limits
 from claude_throttle.transport.verdicts import Verdict, classify
 
-#: Names of other clients' exceptions that mean: no byte was sent.
+#: Names of other clients' exceptions that mean that no byte was sent, so that the tokens booked for
+#: the request can be given back.
 _NOT_SENT = frozenset(
     {
         *("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"),  # httpx
@@ -26,7 +36,8 @@ _NOT_SENT = frozenset(
     }
 )
 
-#: Names of those that mean: the connection was lost.
+#: Names of exceptions that mean that the connection was lost: a fault for the circuit breaker, and
+#: the server may have counted the tokens.
 _LOST = frozenset(
     {
         *("ReadError", "WriteError", "CloseError", "RemoteProtocolError"),
@@ -34,12 +45,13 @@ _LOST = frozenset(
     }
 )
 
-#: Causes followed at most: they may form a circle.
+#: Causes of an exception that are followed at most: a program may have linked them in a circle.
 _DEEPEST = 8
 
 
 def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float) -> ResponseReport:
     """The report of a response; *wall* is now in seconds since 1970, for dates in headers."""
+    # A plain dict is case-sensitive; the header classes of all clients are not.
     if type(headers) is dict:
         headers = {name.lower(): value for name, value in headers.items()}
     if status < 400:
@@ -69,6 +81,8 @@ def _wait_seconds(verdict: Verdict) -> float:
 
 def report_of_error(error: BaseException) -> ResponseReport:
     """The report of an error without a response, by the names of httpx and urllib3."""
+    # A PoolTimeout is the client's own shortage, and a read timeout may be a long answer: neither
+    # says that the server is at fault, so neither opens the circuit.
     names = set(_names(error))
     if "ReadTimeout" in names or "ReadTimeoutError" in names:
         return ResponseReport(Feedback(SILENCE, final=True), refused=True)
@@ -88,6 +102,7 @@ def _names(error: Optional[BaseException]) -> list[str]:
     return found
 
 
+# requests and urllib3 keep the inner exception in ``reason`` or in ``args``, not as ``__cause__``.
 def _wrapped(error: BaseException) -> Optional[BaseException]:
     inner = getattr(error, "reason", None)
     if not isinstance(inner, BaseException):

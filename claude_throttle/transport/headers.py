@@ -1,4 +1,9 @@
-"""Header fields: reading, checking and merging them."""
+"""Header fields: reading them fast, checking them before they are sent, and merging them.
+
+The check prevents two things. A line break in a value would let a caller's text add fields of its
+own to the request. And ``requests`` prints the whole value of a field that it refuses: where that
+is a key with a line break from a file, the key would stand in the log.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +16,10 @@ FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class RawHeaders(Mapping[str, str]):
-    """Raw fields of an httpx response, looked up by lower-case names.
+    """The raw fields of an httpx response as a mapping, looked up by lower-case names.
 
-    httpx's own mapping decodes all fields for each look-up.
+    For the middleware, which looks up several names in each response: httpx's own mapping decodes
+    all fields for each look-up. Of a field that comes twice, the last one counts. Immutable.
     """
 
     __slots__ = ("_fields",)
@@ -47,16 +53,20 @@ def header_flaw(headers: Any) -> Optional[str]:
     return None
 
 
+# What http.client can write: latin-1 without control characters, except for tabs.
 def _can_be_sent(value: str) -> bool:
     return all(" " <= character <= "\xff" or character == "\t" for character in value)
 
 
 def brings_own_proof(headers: Optional[Mapping[str, str]]) -> bool:
-    """Whether *headers* hold a key or token."""
+    """Whether *headers* hold a key or token, so that a request may be another account's.
+
+    Then its refusal does not suspend this account, and its answer does not end a suspension.
+    """
     return any(name.lower() in ("x-api-key", "authorization") for name in headers or ())
 
 
 def merged_headers(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
-    """Both, *theirs* in place of *ours*; names are compared in any case."""
+    """The fields of both; where both have a field, *theirs*. Names are compared in any case."""
     named = {name.lower() for name in theirs}
     return {name: value for name, value in ours.items() if name.lower() not in named} | dict(theirs)

@@ -1,4 +1,8 @@
-"""Sends calls with ``requests``: ``POST {base_url}/v1/messages``.
+"""Sends calls over HTTP with ``requests``: ``POST {base_url}/v1/messages``.
+
+``HttpTransport`` is the real :class:`Transport`; ``features/test_mode`` has the other one. It
+builds the request, ``retry`` sends it until it is answered or final, and ``outcomes`` says how it
+ended.
 
 A hand-built prepared request goes straight to the adapter; ``Session.send`` would cost a third of
 the call. Redirects are never followed: ``requests`` would carry the key to another host.
@@ -31,7 +35,7 @@ from claude_throttle.transport.verdicts import broken, classify, read_message, r
 if TYPE_CHECKING:
     from claude_throttle.transport.response_stream import ResponseStream
 
-#: Seconds to wait for a connection (SDK 2.11 ``DEFAULT_TIMEOUT``).
+#: Seconds to wait for a connection (``DEFAULT_TIMEOUT`` of SDK 2.11).
 CONNECT_TIMEOUT_SECONDS = 5.0
 
 #: Seconds to wait for an answer: ten minutes, or longer if max_tokens may take longer
@@ -39,15 +43,17 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 600.0
 SECONDS_PER_TOKEN = 3600.0 / 128_000
 
-#: Seconds to wait for the response to a request outside the lanes, which holds up no call.
+#: Seconds to wait for the response to a request that is no message: a token count, the limits of
+#: the account. A call goes on without them.
 SIDE_REQUEST_TIMEOUT_SECONDS = 30.0
 
-#: Idle connections kept per host: as many as calls may be in flight.
+#: Idle connections kept per host. More than requests' default of 10, above which it opens a new
+#: connection for each request, and logs a warning for each that it drops.
 POOL_SIZE = 2048
 
 
 class TransportSettings(NamedTuple):
-    """Settings of an HttpTransport."""
+    """Settings of an HttpTransport. They hold the key, so their repr shows the URL only."""
 
     base_url: str
     #: Sent with every request, the key included.
@@ -61,7 +67,12 @@ class TransportSettings(NamedTuple):
 
 
 class HttpTransport:
-    """Sends calls. One per process: sockets must not be shared over a fork. Thread-safe."""
+    """Sends calls over HTTP. Thread-safe; connects at the first send.
+
+    One per process, since sockets must not be shared over a fork: a child calls abandon(), and
+    makes its own. Its ``send()`` returns every failure in the outcome; ``ask()`` and ``open()``
+    raise what ``requests`` raises.
+    """
 
     def __init__(self, settings: TransportSettings, clock: Clock) -> None:
         self._settings = settings
@@ -82,6 +93,8 @@ class HttpTransport:
 
     def abandon(self) -> None:
         """Cut off a forked child's copies of the parent's sockets. Takes no lock."""
+        # The pools' locks, too: urllib3 takes them when it empties its pools at exit, and a thread
+        # of the parent may have held one at the fork.
         self._adapter.abandon()
         cut_off_inherited()
 
@@ -95,9 +108,9 @@ class HttpTransport:
         stream: bool = False,
         owner: Optional[RequestOwner] = None,
     ) -> requests.Response:
-        """Send a request outside the lanes, once. Raises OSError if it is not answered.
+        """Send a request that is no message, once. Raises OSError if it is not answered.
 
-        *timeout*: seconds without a byte. *owner* is told how to end it from another thread.
+        *timeout*: seconds without a byte. *owner* gets the function that ends the request.
         """
         url = self._settings.base_url + path
         prepared = requests.Request(method, url, headers=headers, data=body).prepare()
@@ -114,6 +127,7 @@ class HttpTransport:
     def count(self, call: Call) -> tuple[Optional[int], Feedback]:
         """Ask the API once for a call's input tokens; None, and why, if it gives no count."""
         headers = {**self._settings.headers, "Accept": "application/json"}
+        # The call's own headers: with another key, another account's quota counts it.
         if call.extra_headers:
             headers = merged_headers(headers, call.extra_headers)
         left = SIDE_REQUEST_TIMEOUT_SECONDS
@@ -198,7 +212,7 @@ class HttpTransport:
         # The worker ends a read at the deadline; this is for when it cannot.
         return min(CONNECT_TIMEOUT_SECONDS, left), min(read, left + 1.0)
 
-    # -- the ends --------------------------------------------------------------------------------
+    # -- how a call ends -------------------------------------------------------------------------
 
     def _outcome(
         self, call: Call, response: requests.Response, exchange: RetryExchange, attempt: Attempt
@@ -224,6 +238,7 @@ def _read_whole(
         body: bytes = raw.read(decode_content=True)
     except Exception as error:
         response.close()
+        # The failure of an earlier attempt must not be reported as the reason of this one.
         exchange.error = None
         if exchange.attempt.stopped or type(error).__name__ == "ReadTimeoutError":
             raise

@@ -1,4 +1,9 @@
-"""Rate limits as the server tells them: in headers, and in the text of a refusal."""
+"""Reads rate limits as the server reports them: in headers, and in the text of a refusal.
+
+Values come from a network, perhaps by way of a proxy that rewrites them, so each is checked and an
+impossible one is left out: the pacer divides by them. Some accounts get no limit headers at all
+(anthropic-sdk-typescript#450, 2024), and OAuth traffic gets others; both mean an empty result.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,9 @@ from typing import Optional
 
 from claude_throttle.core.domain.feedback import NO_RATE_LIMITS, RampLimit, RateLimit, RateLimits
 
-#: The field of a cost, and its headers' two ends (rate-limit page, 2026-09). The combined
-#: ``tokens-*`` header is left alone: it is the sum of both limits, and no limit itself.
+#: The field of a :class:`Cost`, and the names of the two headers with its limit and what is left of
+#: it (rate-limit page, 2026-09). The combined ``anthropic-ratelimit-tokens-*`` are not read: they
+#: give the sum of input and output tokens, for which no limit of its own exists.
 _HEADERS = tuple(
     (kind, f"anthropic-ratelimit-{name}-limit", f"anthropic-ratelimit-{name}-remaining")
     for kind, name in (
@@ -25,7 +31,7 @@ _HEADERS = tuple(
 LEAST_LIMIT = 1.0
 MOST_UNITS = 2.0**53
 
-#: "…rate limit of 30,000 input tokens per minute…" (refusals of 2025 and 2026).
+#: Finds the quota in "…rate limit of 30,000 input tokens per minute…" (refusals of 2025 and 2026).
 _PER_MINUTE = re.compile(r"(requests|input tokens|output tokens) per minute")
 
 #: "Your current limit is 58,276 …, and will increase to 68,276 at the next minute boundary."
@@ -40,7 +46,8 @@ _DATE = re.compile(r"\b(\d{4}-\d{2}-\d{2}(?: at \d{2}:\d{2} UTC)?)")
 def read_limits(headers: Mapping[str, str]) -> RateLimits:
     """The limits in response headers; missing and impossible ones are left out.
 
-    ``-reset`` is not read: it means the *full* refill, and may be 1970.
+    ``-remaining`` is rounded to the nearest thousand tokens. ``-reset`` is not read: it is the time
+    of the *full* refill, long after a call may leave, and 1970 was seen in it (2026-02).
     """
     found: dict[str, RateLimit] = {}
     for kind, limit_name, remaining_name in _HEADERS:

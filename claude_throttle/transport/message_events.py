@@ -1,4 +1,9 @@
-"""The events that the API would stream for a complete message."""
+"""The events that the API would stream for a complete message.
+
+For answers that never came over the wire as a stream: those of testing mode and of a stage of the
+caller's own. A reader of ``throttler.stream()`` sees the order of events that the API documents
+(``message_start``, blocks, ``message_delta``, ``message_stop``), and needs no second way to read.
+"""
 
 from __future__ import annotations
 

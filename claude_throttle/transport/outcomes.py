@@ -1,4 +1,9 @@
-"""How a request ended that was not answered with a whole message."""
+"""The outcome of a call that was not answered with a whole message.
+
+Two ends, one function for each: the server refused the request, or there is no whole answer. Both
+choose the exception that the caller gets, and say whether the tokens booked for the call were used:
+a call that the server may have worked on keeps them, so that the quota is never overdrawn.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ from claude_throttle.transport.verdicts import classify, read_json
 
 
 def refused(url: str, response: requests.Response, exchange: RetryExchange) -> Outcome:
-    """The outcome of a response that is not 200."""
+    """The outcome of a response whose status is not 200."""
     status, request_id = response.status_code, response.headers.get("request-id")
     # The retry loop has read the body of a 4xx or 5xx already.
     content = exchange.refusal if status >= 400 else b""
@@ -26,7 +31,8 @@ def refused(url: str, response: requests.Response, exchange: RetryExchange) -> O
 
 def no_answer(url: str, attempt: Attempt, exchange: RetryExchange, error: Exception) -> Outcome:
     """The outcome of a request that was not answered, or whose answer broke off."""
-    if attempt.stopped:  # whatever our own cut looked like
+    # What ended it from here comes first: a socket that we cut raises any of many errors.
+    if attempt.stopped:
         return Outcome(error=attempt.stopped_by)
     if isinstance(error, BrokenAnswer):
         return Outcome(error=error, status=error.status, request_id=error.request_id)
@@ -42,7 +48,7 @@ def no_answer(url: str, attempt: Attempt, exchange: RetryExchange, error: Except
 
 
 def odd_answer(url: str, attempt: Attempt, error: Exception) -> Exception:
-    """The error of an answer that is a whole message, and that the SDK cannot read."""
+    """The error of an answer that is a whole message, but that the SDK cannot read."""
     return connection_error(url, _tries(attempt), type(error).__name__, error)
 
 

@@ -1,4 +1,10 @@
-"""A Messages request, checked and serialised before it costs anything."""
+"""A Messages request, checked and serialised before it takes a place in the queue.
+
+What the API would certainly refuse is refused here, in the caller's thread and with a message that
+names the mistake; what is unknown passes, since the API gets new parameters every few months. The
+body is serialised at once: a caller that changes its list of messages afterwards changes nothing,
+and each retry sends the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +18,14 @@ from claude_throttle.core.estimation.input_tokens import estimate_input_tokens
 from claude_throttle.errors import InvalidCall
 from claude_throttle.transport.headers import header_flaw
 
-#: Bytes. "Messages 32 MB" (errors page, 2026-11); refused by the proxy in front of the API.
+#: Bytes. "Messages 32 MB" (errors page, 2026-11). A larger one is refused by the proxy in front of
+#: the API, perhaps without an error body in the API's own format.
 MAX_BODY_BYTES = 32 * 1024 * 1024
 
 _REQUIRED = ("model", "max_tokens", "messages")
 
-#: Parameters of the Messages API in November 2026. Others pass, too, unless they look like a slip.
+#: Parameters of the Messages API in November 2026. Others pass, too, unless they look like a
+#: misspelt keyword of submit(), which would otherwise have no effect and no error.
 _API_PARAMETERS = frozenset(
     {
         *_REQUIRED,
@@ -42,16 +50,16 @@ _API_PARAMETERS = frozenset(
     }
 )
 
-#: Keywords of submit() that are not the API's.
+#: Keywords of submit() that are not parameters of the API: they never reach the body.
 OUR_KEYWORDS = ("block", "extra_headers", "priority", "raw", "tenant", "timeout")
 
-#: Characters; names, not documents: they are kept as long as a call waits.
+#: Characters of a tenant's name. It is kept as long as a call waits, so it must not be a document.
 LONGEST_TENANT = 256
 
 
 def _make_encoder() -> Callable[[Any], str]:
-    """An encoder for compact JSON, with non-ASCII text as itself: fewer bytes on the wire."""
-    # A text that contains itself is found by the depth of its recursion.
+    """A function that writes compact JSON, with non-ASCII text as itself: fewer bytes to send."""
+    # Not checked for circles: a value that contains itself raises RecursionError anyway.
     encoder = json.JSONEncoder(
         ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
     )
@@ -69,14 +77,17 @@ _encode = _make_encoder()
 
 
 class PreparedRequest(NamedTuple):
-    """One call, checked and serialised: a snapshot of what submit() was given."""
+    """One call, checked and serialised: a snapshot of what submit() was given.
+
+    Immutable, and owned by no thread. The account makes a ``Call`` of it.
+    """
 
     body: bytes
     model: str
     max_tokens: int
-    #: By the size of what it holds; at least 1.0.
+    #: Input tokens, by the size of the request's content; at least 1.0.
     estimated_input: float = 1.0
-    #: In place of the account's own; a key or token among them is used for this call.
+    #: Header fields in place of the account's; a key or token among them is used for this call.
     extra_headers: Optional[Mapping[str, str]] = None
     #: The answer is wanted as a dict.
     raw: bool = False
@@ -84,12 +95,13 @@ class PreparedRequest(NamedTuple):
     tenant: Optional[str] = None
     #: Seconds for everything, from its admission on; None for no limit.
     timeout: Optional[float] = None
-    #: Wait for a place in a full queue.
+    #: Whether submit() waits for a place in a full queue instead of raising QueueFull.
     block: bool = False
     #: The caller's context variables, for the event listener; None if there is no listener.
     context: Optional[Context] = None
-    #: Where its admission puts the call before queueing it; None unless the answer is streamed.
-    #: So the thread that is to send a stream can end it wherever Ctrl-C comes.
+    #: A list to which the account appends the call before it queues it; None unless the answer is
+    #: streamed. So the thread that will send the stream can end it even if Ctrl-C comes before
+    #: submit() has returned anything.
     admitted_streams: Optional[list[Any]] = None
 
 
@@ -163,7 +175,7 @@ def _require_values(model: Any, max_tokens: Any, messages: Any) -> None:
     if not isinstance(messages, (list, tuple)) or not messages:
         raise InvalidCall("messages= must be a list with at least one message")
     for message in messages:
-        # An abstract class is slow to ask, and nearly everybody's is a dict.
+        # isinstance() with an abstract class is slow, and nearly all messages are plain dicts.
         is_one = type(message) is dict or isinstance(message, Mapping)
         if not is_one or "role" not in message or "content" not in message:
             raise InvalidCall('every message must be a dict with "role" and "content"')
@@ -173,7 +185,7 @@ def _body(params: Mapping[str, Any]) -> bytes:
     try:
         body = _encode(params).encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
-        # Our own words: json's may quote the prompt.
+        # Not json's own words, which may quote the prompt; "from None" for the same reason.
         raise InvalidCall(_why_not_json(error)) from None
     if len(body) > MAX_BODY_BYTES:
         raise InvalidCall(

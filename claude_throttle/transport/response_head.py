@@ -1,8 +1,9 @@
-"""The head of a response, read without the email parser.
+"""Reads the head of an HTTP response without Python's email parser.
 
-``http.client`` hands each head to the parser for emails, and urllib3 then asks that for a body in
-several parts: together a quarter of what a call costs us. A head that is not simply one field a
-line is still read that way.
+``http.client`` passes each head to the parser for emails, and urllib3 then asks that for a body in
+several parts: together a quarter of the CPU time of a call here. A head that is not simply one
+field per line (folded lines, a line without a colon) still goes to that parser, so nothing is read
+differently; ``connections`` puts the class in place.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Any, Optional
 
 from claude_throttle.transport.headers import FIELD_NAME
 
-#: Each line is one field: none goes on in the next, none lacks its colon.
+#: Matches a head in which each line is one field: no folded lines, no line without a colon.
 _PLAIN_HEAD = re.compile(rf"(?:{FIELD_NAME.pattern}:[^\r\n]*\r\n)*")
 
-#: Bytes of a line, and lines of a head, as http.client has them.
+#: Bytes of a line and lines of a head at most; http.client of Python 3.9 to 3.13 has the same.
 LONGEST_LINE = 65_536
 MOST_LINES = 100
 
@@ -26,7 +27,10 @@ MOST_INTERIM = 100
 
 
 class ResponseHead(http.client.HTTPMessage):
-    """Header fields, one a line; the first of each name counts."""
+    """The header fields of a response, looked up in any case; the first of each name counts.
+
+    It answers what urllib3 and http.client ask of an ``HTTPMessage``. Read only.
+    """
 
     def __init__(self, fields: list[tuple[str, str]]) -> None:
         super().__init__()
@@ -45,12 +49,12 @@ class ResponseHead(http.client.HTTPMessage):
         return False
 
     def get_payload(self, *_args: Any, **_options: Any) -> Any:
-        """There is none: the body comes after the head."""
+        """None. urllib3 asks for it, to find errors of the email parser, which did not run."""
         return None
 
 
 def read_head(file: Any) -> http.client.HTTPMessage:
-    """What ``http.client.parse_headers`` reads from *file*, and raises."""
+    """Read a head as ``http.client.parse_headers`` does, with the same exceptions."""
     lines = []
     while True:
         line = file.readline(LONGEST_LINE + 1)
@@ -68,7 +72,7 @@ def read_head(file: Any) -> http.client.HTTPMessage:
 
 
 def _fields(head: str) -> Optional[list[tuple[str, str]]]:
-    """Name and value of each line; None if there is one that is not a field by itself."""
+    """Name and value of each line; None if any line is not one whole field."""
     if not _PLAIN_HEAD.fullmatch(head):
         return None
     fields = (line.partition(":") for line in head.split("\r\n")[:-1])
@@ -76,10 +80,11 @@ def _fields(head: str) -> Optional[list[tuple[str, str]]]:
 
 
 class FastHeadResponse(http.client.HTTPResponse):
-    """``begin()`` as Python 3.9 to 3.13 have it, but for the parser of the head.
+    """An ``HTTPResponse`` whose ``begin()`` reads the head with :func:`read_head`.
 
     It also passes over 102 and 103, which http.client takes for the response itself: the call would
-    fail, although its answer follows.
+    fail, although its answer follows. Everything else in it is what Python 3.9 to 3.13 do there.
+    Check it for each new Python.
     """
 
     def begin(self) -> None:

@@ -1,7 +1,12 @@
-"""A streamed answer on the wire: from the first send to the last event.
+"""Reads a streamed answer from the wire: from the first send to the last event.
 
-Until content begins, an error is a refusal like any other, and the retry loop decides. Afterwards
-nothing is sent again: the reader has seen half of it.
+The API can report an error after its 200, often as the very first event. Until content begins, such
+an error is a refusal like any other, and the retry loop decides; the reader has seen nothing.
+Afterwards nothing is sent again, or the reader would see the beginning of another answer after half
+of this one. ``features/streaming`` gives the events to the reader and settles what they cost.
+
+The trap: a stream that simply ends is not complete. Without ``message_stop`` it was cut, and raises
+BrokenAnswer; the SDK's ``get_final_message()`` returns half a message then (2.11).
 """
 
 from __future__ import annotations
@@ -30,15 +35,19 @@ from claude_throttle.transport.verdicts import broken, read_json
 #: the longest gap between pings that was seen (30 s, 2026).
 SILENCE_SECONDS = 120.0
 
-#: Seconds that the end of the body may come after the last event, for the connection to be kept.
+#: Seconds to wait for the end of the body after the last event. If it comes, the connection can be
+#: used again; otherwise it is closed, and the reader was held up by no more than this.
 LAST_BYTES_SECONDS = 0.25
 
-#: Bytes asked of a body that is not chunked.
+#: Bytes to read in one step from a body that is not chunked.
 READ_BYTES = 65_536
 
 
 class StreamEnded(Exception):
-    """Raised when a stream is over, with its outcome. Internal: readers get the error in that."""
+    """Raised inside the package when a stream is over; it carries the outcome.
+
+    Its readers never see it: they get the error in the outcome, or the end of the iteration.
+    """
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__("a stream has ended")
@@ -48,7 +57,10 @@ class StreamEnded(Exception):
 
 
 class EventStream(Protocol):
-    """The events of one streamed call. Used by one thread at a time."""
+    """The events of one streamed call: sent and read over the wire, or canned in testing mode.
+
+    Used by one thread at a time. Any other thread ends it through its attempt's ``stop()``.
+    """
 
     @property
     def request_id(self) -> Optional[str]:
@@ -82,7 +94,11 @@ class EventStream(Protocol):
 
 
 class ResponseStream:
-    """The events of a call's response, as they come over the wire."""
+    """The events of a call's response, as they come over the wire.
+
+    Used by one thread at a time; in a forked child it must not be read. Every failure leaves it as
+    StreamEnded: refusals and lost connections that may not be retried, silence, broken events.
+    """
 
     def __init__(
         self,
@@ -138,7 +154,7 @@ class ResponseStream:
         self._chunks = _chunks(response.raw)
 
     def _wait_for_another_turn(self, error: Exception) -> None:
-        """Raises StreamEnded if there is none."""
+        """Return when it may be sent again. Raises StreamEnded if it may not be."""
         self.close()
         try:
             if not self._may_resend(error):
@@ -218,7 +234,7 @@ class ResponseStream:
             if event["type"] != "ping":
                 self._ready.append(event)
 
-    # -- the ends --------------------------------------------------------------------------------
+    # -- how a stream ends -----------------------------------------------------------------------
 
     def read_to_end(self) -> None:
         """All events were read: keep the connection, if the body ends now."""
@@ -226,7 +242,7 @@ class ResponseStream:
             self._set_timeout(LAST_BYTES_SECONDS)
             if next(self._chunks, None) is not None:
                 self.close()
-        except Exception:  # noqa: BLE001 - the message is whole; the connection is lost, that is all
+        except Exception:  # noqa: BLE001 - the message is whole; only the connection is lost
             self.close()
 
     def close(self) -> None:
@@ -266,11 +282,11 @@ class ResponseStream:
 
 
 def _chunks(raw: Any) -> Iterator[bytes]:
-    """The body as it comes, in whatever pieces."""
+    """The body in pieces as they arrive: an event must not wait until a buffer is full."""
     if getattr(raw, "chunked", False):
         chunks: Iterator[bytes] = raw.read_chunked(decode_content=True)
         return chunks
     if hasattr(raw, "read1"):  # urllib3 2.1 and newer
         return iter(lambda: raw.read1(READ_BYTES, decode_content=True), b"")
-    # It would wait for as much as it is asked for.
+    # Older ones wait until they have as many bytes as they were asked for.
     return iter(raw.stream(1, decode_content=True))

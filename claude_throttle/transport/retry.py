@@ -1,8 +1,12 @@
-"""Whether a request is sent again: ``PacedRetry`` decides, ``RetryExchange`` is the loop.
+"""The retry loop of one request: ``PacedRetry`` decides, ``RetryExchange`` sends.
 
 ``PacedRetry`` is a urllib3 ``Retry``. The adapter holds one that sends each request once;
 ``RetryExchange.send()`` asks one of its own after each refusal or failure: ``increment`` decides,
-``sleep`` waits for the next turn in the lane's queue. Never sent again:
+``sleep`` waits for the next turn in the lane's queue. The loop is ours, and not the one in urllib3,
+since that recurses once for each attempt, and loses the body of a refusal that was read.
+
+Every attempt but the first is dispatched by the worker like a new call: it waits for quota, so that
+retries never send faster than the pace. Never sent again:
 
 * an answer that the verdict table calls final;
 * a request whose read timed out, unless the caller allowed it: the server may be working on it;
@@ -36,21 +40,23 @@ from claude_throttle.core.threads.descriptors import lacked_descriptor
 from claude_throttle.errors import BrokenAnswer
 from claude_throttle.transport.verdicts import Verdict, classify
 
+#: The delay before anything was refused.
 NO_DELAY = RetryDelay(0.0, alone=True)
 
-#: For the pacer: the server was not there.
+#: What the pacer is told of a lost connection: a fault, which the circuit breaker counts.
 _LOST = Feedback(FAULT)
 
-#: For the pacer: no answer, which says nothing about the server.
+#: What the pacer is told of a missing answer, which says nothing about the server.
 _SILENT = Feedback(SILENCE)
 
-#: This process can open no socket just now. It is no fault of the server, so it opens no circuit
-#: and draws on no budget of retries.
+#: The verdict when this process can open no socket just now (``ulimit -n``). The server is not at
+#: fault, so this opens no circuit and uses up no retries: the request waits until a socket is free.
 OUT_OF_DESCRIPTORS = Verdict(
     True, "no file descriptor", keeps_tokens=False, feedback=Feedback(SILENCE, final=True)
 )
 
-#: The errors after which urllib3 itself asks for a decision. All others are bugs or wrong settings.
+#: The errors after which a request may be sent again: those that urllib3's own loop asks ``Retry``
+#: about, and half an answer. All others are bugs or wrong settings, and are raised at once.
 _ASKED_ABOUT = (
     *(ConnectTimeoutError, ReadTimeoutError, ProtocolError, ProxyError, SSLError),
     BrokenAnswer,
@@ -58,35 +64,39 @@ _ASKED_ABOUT = (
 
 
 class RetryRules(NamedTuple):
-    """What may be sent again."""
+    """What may be sent again: from the settings for messages, stricter or laxer for batches."""
 
-    #: Re-sends after the first attempt.
+    #: Attempts after the first one.
     max_retries: int
-    #: Send again what the server may be working on.
+    #: Whether to send again after a read timeout: the server may be working on it, and bill twice.
     read_timeouts: bool
-    #: Send again when the connection was lost before any byte of answer.
+    #: Whether to send again when the connection was lost before any byte of the answer.
     resets: bool
-    #: Send again only if the server certainly did nothing: 429, 529, no connection.
+    #: Send again only if the server certainly did nothing (429, 529, no connection): for the
+    #: creation of a batch, which is billed twice if it is created twice.
     only_untaken: bool = False
-    #: Send again after half an answer: right for requests that change nothing.
+    #: Send again after half an answer: right for requests that change nothing at the API.
     broken_answers: bool = False
 
 
 class RetriedAttempt(Protocol):
-    """What the retry loop needs of the request it sends: its deadline, its pacer, its next turn."""
+    """What the retry loop needs of the request it sends: its deadline, its pacer, its next turn.
+
+    ``Attempt`` is one, for messages; ``BatchAttempt`` is the other.
+    """
 
     @property
     def number(self) -> int:
-        """1 for the first send."""
+        """The number of the attempt, from 1."""
         ...
 
     @property
     def stopped(self) -> bool:
-        """It must end, whatever came back."""
+        """Whether it must end, whatever the server answered."""
         ...
 
     def seconds_left(self) -> Optional[float]:
-        """Until its deadline; None without one."""
+        """Seconds until its deadline; None without one."""
         ...
 
     def on_refusal(self, feedback: Feedback, wait_seconds: float) -> RetryDelay:
@@ -103,19 +113,20 @@ class RetriedAttempt(Protocol):
 class RetryExchange:
     """One request and all its attempts: sends it, asks ``PacedRetry``, sends it again.
 
-    Used by one thread at a time.
+    Used by one thread at a time. ``verdict``, ``refusal``, ``status`` and ``error`` are those of
+    the last attempt that failed; ``outcomes`` makes the caller's exception of them.
     """
 
     def __init__(self, attempt: RetriedAttempt, rules: RetryRules, clock: Clock) -> None:
         self.attempt = attempt
         self.rules = rules
         self.clock = clock
-        #: Body of the last refusal: reading it empties the response.
+        #: Body of the last refusal. Kept, since reading it empties the response.
         self.refusal = b""
         self.verdict: Optional[Verdict] = None
-        #: What broke the last attempt, if nothing was answered.
+        #: What broke the last attempt; None if it was answered.
         self.error: Optional[BaseException] = None
-        #: Before the next attempt.
+        #: The wait before the next attempt.
         self.delay = NO_DELAY
         self.status: Optional[int] = None
         # Made at the first refusal: most requests never need it.
@@ -160,20 +171,25 @@ class RetryExchange:
 
 
 class PacedRetry(Retry):
-    """Decides, for one request, whether and when it is sent again."""
+    """A urllib3 ``Retry`` that decides, for one request, whether and when it is sent again.
 
-    #: The request it decides about; None: each is sent once, and nothing is decided.
+    Each decision makes a new one, as in urllib3. Without an exchange it sends each request once,
+    and raises its errors as they are; that one is shared by all threads.
+    """
+
+    #: The request that it decides about; None for the one that the adapter holds.
     exchange: Optional[RetryExchange] = None
 
     @classmethod
     def once(cls) -> PacedRetry:
-        """For the adapter: each request is sent once, and its errors are raised as they are."""
+        """One for the adapter: each request is sent once, its errors are raised as they are."""
         return cls(False, raise_on_status=False, respect_retry_after_header=False)
 
     @classmethod
     def of(cls, exchange: RetryExchange) -> PacedRetry:
-        """For one request."""
-        # None of backoff_jitter, backoff_max, retry_after_max: urllib3 1.26 lacks them.
+        """One for the request of *exchange*, with all its retries left."""
+        # backoff_jitter, backoff_max and retry_after_max are not used: urllib3 1.26 lacks them.
+        # respect_retry_after_header is off: urllib3 raises for "0.5", and knows no milliseconds.
         retry = cls(
             total=exchange.rules.max_retries,
             redirect=0,
@@ -186,7 +202,7 @@ class PacedRetry(Retry):
 
     def new(self, **kw: Any) -> PacedRetry:
         new: PacedRetry = super().new(**kw)
-        new.exchange = self.exchange  # attributes are lost otherwise
+        new.exchange = self.exchange  # Retry.new() makes another one, without our attribute
         return new
 
     def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:  # noqa: ARG002
@@ -215,10 +231,11 @@ class PacedRetry(Retry):
         if verdict is OUT_OF_DESCRIPTORS:
             exchange.delay = _delay_without_fault(exchange)
             return self.new(total=self.total)
-        # Even if this request goes no further, the others must not run into the same wall.
+        # Before deciding: even if this request is not sent again, the pacer must know, so that the
+        # calls behind it do not meet the same refusal.
         delay = exchange.delay = _delay(exchange, verdict)
         left = int(self.total or 0)
-        # What is refused while the circuit is open was not this request's fault.
+        # A refusal while the circuit is open is "free": it is not this request's fault.
         has_retries = left > 0 or (delay.free and exchange.rules.max_retries > 0)
         if not (verdict.retry and has_retries and _has_time_for(exchange.attempt, delay.seconds)):
             raise MaxRetryError(_pool, url or "", error or ResponseError(verdict.reason))
@@ -238,7 +255,11 @@ class PacedRetry(Retry):
 
 
 def _delay(exchange: RetryExchange, verdict: Verdict) -> RetryDelay:
-    """Tell the lane, and learn when to try again: an empty retry budget delays, it fails none."""
+    """Tell the lane of the refusal, and get the delay before the next attempt.
+
+    An empty retry budget makes the delay longer, but fails no request: so a delay that only the
+    budget asked for takes at most half of the time that is left.
+    """
     attempt = exchange.attempt
     wait_seconds = retry_wait(verdict.feedback, attempt.number)
     delay = attempt.on_refusal(verdict.feedback, wait_seconds)
@@ -249,7 +270,7 @@ def _delay(exchange: RetryExchange, verdict: Verdict) -> RetryDelay:
 
 
 def _delay_without_fault(exchange: RetryExchange) -> RetryDelay:
-    """Nothing was sent, and the server had no part in it: wait, as long as it takes."""
+    """The delay after a lack of file descriptors: nothing was sent, and no retry is used up."""
     seconds = backoff(exchange.attempt.number)
     exchange.attempt.on_refusal(OUT_OF_DESCRIPTORS.feedback, seconds)
     return RetryDelay(seconds, alone=True, free=True)
@@ -290,14 +311,18 @@ def _read(response: Any) -> bytes:
 
 
 def _urllib3_error(error: BaseException) -> Optional[Exception]:
-    """What urllib3 raised, without what requests wraps around it; None for any other error."""
+    """The urllib3 error inside an error of requests; None for an error that is final."""
     if isinstance(error, requests.RequestException) and error.args:
         error = error.args[0]
     return error if isinstance(error, _ASKED_ABOUT) else None
 
 
 def verdict_on_error(error: BaseException, rules: RetryRules) -> Verdict:
-    """What to do when no answer came, or half of one. *error* as requests or urllib3 raised it."""
+    """The verdict on a request without an answer, or with half of one.
+
+    *error* is what requests or urllib3 raised. The order matters: a lack of descriptors comes as a
+    failed connection, and a failed connection to a proxy as a ProxyError.
+    """
     error = _urllib3_error(error) or error
     if lacked_descriptor(error):
         return OUT_OF_DESCRIPTORS
@@ -317,7 +342,7 @@ def verdict_on_error(error: BaseException, rules: RetryRules) -> Verdict:
 
 
 def was_lost(error: BaseException) -> bool:
-    """Whether the connection ended before any byte of answer; garbage is an answer."""
+    """Whether the connection ended before any byte of the answer, even one that makes no sense."""
     return isinstance(_cause(error), (RemoteDisconnected, ConnectionError))
 
 

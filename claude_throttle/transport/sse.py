@@ -1,7 +1,9 @@
-"""Server-sent events, from bytes in any cut.
+"""Decodes server-sent events from bytes that may be cut anywhere.
 
-Lines are split as bytes and decoded afterwards: ``str.splitlines`` would break a line at U+2028,
-and ``requests`` takes a stream without a charset for Latin-1.
+A small part of the WHATWG standard: ``event:`` and ``data:`` lines with any of its three line ends;
+comments, ``id:`` and ``retry:`` are skipped, as the API sends none that matter. Lines are split as
+bytes and decoded afterwards: ``str.splitlines`` would break a line at U+2028, and ``requests``
+takes a stream without a charset for Latin-1.
 """
 
 from __future__ import annotations
@@ -12,25 +14,29 @@ from typing import NamedTuple
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
-#: Bytes of one event, as many as a request may have: a line without an end must not fill memory.
+#: Bytes of one event, as many as a request may have. A server that sends a line without an end must
+#: not fill the memory.
 LONGEST_EVENT_BYTES = 32 * 1024 * 1024
 
 
 class ServerSentEvent(NamedTuple):
-    """One event, as the stream has it."""
+    """One server-sent event; its data is JSON, and not parsed yet."""
 
-    #: What follows ``event:``; "message" if nothing does, as the standard says.
+    #: The value of its ``event:`` line; "message" without one, as the standard says.
     name: str
     #: All ``data:`` lines, joined by line feeds.
     data: str
 
 
 class TooLong(Exception):
-    """An event of more than :data:`LONGEST_EVENT_BYTES`."""
+    """Raised for an event of more than :data:`LONGEST_EVENT_BYTES`; the stream is broken then."""
 
 
 class SseDecoder:
-    """Decodes server-sent events from bytes. Not thread-safe."""
+    """Decodes the bytes of one response into server-sent events. Not thread-safe.
+
+    An event that the end of the stream cuts is never returned, as the standard demands.
+    """
 
     def __init__(self) -> None:
         self._pending = bytearray()

@@ -1,4 +1,8 @@
-"""What sends a call: the wire, or canned answers in testing mode."""
+"""The interface of what sends a call: ``HttpTransport``, or canned answers in testing mode.
+
+The account and its sender threads know this much only, so testing mode uses the same queue, pacer
+and threads as real calls do.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Transport(Protocol):
-    """Sends calls. One per process. Thread-safe."""
+    """Sends calls. Thread-safe. One per process: a forked child abandons its copy."""
 
     def send(self, call: Call, attempt: Attempt) -> Outcome:
         """Send a call until it is answered or final; every failure is returned, not raised."""
@@ -25,5 +29,5 @@ class Transport(Protocol):
         ...
 
     def abandon(self) -> None:
-        """In a forked child: these sockets are the parent's."""
+        """Make the parent's sockets unusable in a forked child. Takes no lock."""
         ...

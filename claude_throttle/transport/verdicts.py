@@ -2,6 +2,10 @@
 
 Classified by ``x-should-retry``, status, ``error_code`` and ``retry-after``, in this order; by the
 wording last, and only without any of these ("its wording can change", says the SDK).
+
+Pure functions of a response, without a clock and without I/O. ``retry`` asks them for our own
+requests, ``foreign_verdicts`` for those of other clients. The trap: a spend limit comes as a 429 of
+type ``rate_limit_error``, like a rate limit, but is over only next month; the SDK retries it.
 """
 
 from __future__ import annotations
@@ -47,10 +51,11 @@ STATUS_BY_TYPE = {
     "overloaded_error": 529,
 }
 
-#: For unknown types: they "will grow over time" (errors page).
+#: The status for types that are not in the table: they may "grow over time" (errors page, 2026-11).
 UNKNOWN_STATUS = 500
 
-#: Error codes that end only with a payment or the month (rate-limit page, 2026-09; SDK 2.10).
+#: Error codes of refusals that end only when a bill is paid or the month is over (rate-limit page,
+#: 2026-09; SDK 2.10): no retry helps.
 SPEND_CODES = frozenset(
     {
         "enforced_spend_limit_reached",
@@ -62,7 +67,7 @@ SPEND_CODES = frozenset(
     }
 )
 
-#: Since SDK 2.6.0 of 2026-11-05.
+#: Error codes of the limit on how fast usage may grow (since SDK 2.6.0 of 2026-11-05).
 RAMP_CODES = frozenset({"ramp_limit_exceeded"})
 
 KNOWN_CODES = SPEND_CODES | RAMP_CODES
@@ -70,30 +75,34 @@ KNOWN_CODES = SPEND_CODES | RAMP_CODES
 #: A key that a gateway quotes in its refusal ("Received API Key = sk-…").
 _KEY = re.compile(r"\bsk-[\w-]+")
 
-#: Characters of the server's own words that are passed on.
+#: Characters of the server's own words that are passed on in errors and to other processes.
 LONGEST_MESSAGE = 300
 
-#: Of a 403: it may be about one model only.
+#: The reason of a 403. It may be about one model only, so it suspends one lane, not the account.
 NOT_PERMITTED = "not permitted"
 
 
 class Rule(NamedTuple):
-    """One line of the table: which refusals it fits, and what they mean."""
+    """One line of the verdict table: which refusals it fits, and what they mean.
 
-    #: In one or two words.
+    Among refusals of its statuses, a line with codes, texts or beginnings fits if any one of these
+    does; a line without them fits all.
+    """
+
+    #: What it is, in one or two words, for events and errors.
     reason: str
-    #: Empty: any.
+    #: HTTP statuses; empty for any.
     statuses: tuple[int, ...]
-    #: The cause for the pacer; empty if the refusal is the call's own.
+    #: The cause that the pacer is told; empty if the refusal is about this call only.
     cause: str
+    #: Whether another attempt may succeed, unless ``x-should-retry`` says otherwise.
     retry: bool
-    #: It takes one of these ``error_code``s ...
+    #: Values of ``error.details.error_code``.
     codes: frozenset[str] = frozenset()
-    #: ... or, if there is no code that we know, one of these in the message. The last resort: it
-    #: can change.
+    #: Parts of the message, where it has no code that we know. A last resort: wording can change.
     texts: tuple[str, ...] = ()
-    #: The message begins with one of these. For what is about everybody: further on, a message may
-    #: quote what one caller wrote.
+    #: Beginnings of the message, on the same condition. For refusals that suspend the account:
+    #: further on, a message may quote what a caller wrote, who could suspend it for all then.
     beginnings: tuple[str, ...] = ()
 
     def fits(self, status: int, code: Optional[str], message: str) -> bool:
@@ -147,7 +156,8 @@ RULES = (
     Rule("proxy error", (520, 521, 522, 523, 524), FAULT, True),
 )
 
-#: Refused before any work was done: the tokens come back at once.
+#: Statuses of requests that were refused before any work was done: what was booked for them is
+#: given back at once. After any other status the server may have counted the tokens.
 _TAKES_NOTHING = frozenset({429, 529})
 
 
@@ -155,15 +165,15 @@ class Verdict(NamedTuple):
     """What a refusal means: whether to send again, when, and what to tell the pacer."""
 
     retry: bool
-    #: In one or two words.
+    #: What it is, in one or two words, for events and errors.
     reason: str
     #: Seconds the server asks to wait, or None.
     retry_after: Optional[float] = None
-    #: Everything in this lane would be refused, too.
+    #: Whether everything in this lane would be refused now, too.
     pauses_lane: bool = False
-    #: The server may have counted its tokens.
+    #: Whether the server may have counted the request's tokens, so that they stay booked.
     keeps_tokens: bool = True
-    #: For the pacer.
+    #: What the pacer is told.
     feedback: Feedback = Feedback()
 
 
@@ -180,6 +190,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
         # "Not sent with the spend-cap 429" (rate-limit page): a rate limit always has it.
         cause, reason, retry = "", "spend limit", False
     if cause == ACCOUNT and retry:
+        # The server asks for another try, so the account cannot be refused for good.
         cause = ""
     account = _account_refusal(reason, message) if cause == ACCOUNT else None
     growth = read_growth(message) if cause == RAMP else None
@@ -227,14 +238,14 @@ def read_json(body: bytes) -> Any:
 
 
 def error_message(body: Any) -> str:
-    """``error.message`` of an error body, or nothing."""
+    """``error.message`` of an error body; "" without one."""
     for name in ("error", "message"):
         body = body.get(name) if isinstance(body, dict) else None
     return body if isinstance(body, str) else ""
 
 
 def error_code(body: Any) -> Optional[str]:
-    """``error.details.error_code`` of an error body."""
+    """``error.details.error_code`` of an error body; None without one."""
     for name in ("error", "details", "error_code"):
         body = body.get(name) if isinstance(body, dict) else None
     return body if isinstance(body, str) else None
