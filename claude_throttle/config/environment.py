@@ -45,6 +45,8 @@ def read(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, An
         found["base_url"] = environ["ANTHROPIC_BASE_URL"]
     if environ.get("ANTHROPIC_CUSTOM_HEADERS"):
         found["default_headers"] = _header_lines(environ["ANTHROPIC_CUSTOM_HEADERS"])
+    # The variables of requests itself, in its order. It reads them only in Session.request(), which
+    # the transport does not use.
     bundle = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE")
     if bundle:
         found["ca_bundle"] = bundle

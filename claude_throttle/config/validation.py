@@ -77,11 +77,13 @@ def _is_number(value: Any) -> bool:
 
 
 def require_number(name: str, value: Any, least: float, most: float) -> None:
+    """Raise unless *value* is a finite number from *least* to *most*, both included."""
     if not (_is_number(value) and least <= value <= most):
         raise ConfigurationError(f"{name} must be a number from {least} to {most}, not {value!r}")
 
 
 def require_whole(name: str, value: Any, least: int, most: Optional[int] = None) -> None:
+    """Raise unless *value* is an int of at least *least*, and at most *most* if that is given."""
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         upper = f" to {most}" if most is not None else ""

@@ -20,7 +20,8 @@ from claude_throttle.transport.connections import (
 )
 from claude_throttle.transport.retry import PacedRetry
 
-#: URLs whose pool and target are remembered: those of calls. Each batch has others.
+#: URLs whose pool and target are remembered. Calls have one; each batch has URLs of its own, which
+#: would fill the memory of a process that runs for months.
 MOST_URLS = 16
 
 URL = Optional[str]

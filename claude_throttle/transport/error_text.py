@@ -9,7 +9,8 @@ from __future__ import annotations
 from http.client import IncompleteRead
 from typing import Any
 
-#: Characters. The rest may be a body: of a line that is no status line, for one.
+#: Characters of an error's text that are shown. The rest may be part of a body: http.client quotes
+#: a status line that it cannot read, whatever that is.
 LONGEST_TEXT = 200
 
 

@@ -203,6 +203,8 @@ class HttpTransport:
         prepared.headers = headers  # type: ignore[assignment]
         return prepared
 
+    # urllib3's timeout is for each read, so it cannot be the deadline of a call; an answer that is
+    # not streamed sends nothing until it is complete, so it must outlast the longest generation.
     def _timeout(self, call: Call, attempt: Attempt) -> tuple[float, float]:
         read = max(READ_TIMEOUT_SECONDS, call.max_tokens * SECONDS_PER_TOKEN)
         left = attempt.seconds_left()

@@ -72,7 +72,7 @@ def read_number(text: Optional[str]) -> Optional[float]:
 
 
 def refused_kind(message: str) -> Optional[str]:
-    """Which quota a refusal was about, if it says so."""
+    """The quota that a refusal was about, as a field of :class:`Cost`; None if it names none."""
     found = _PER_MINUTE.search(message)
     return found.group(1).replace(" ", "_") if found else None
 

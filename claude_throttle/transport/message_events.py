@@ -27,6 +27,7 @@ def message_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     yield {"type": "message_stop"}
 
 
+# A block starts empty and is filled by deltas, as the API does it.
 def _block_events(index: int, block: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     empty, deltas = _taken_apart(block)
     yield {"type": "content_block_start", "index": index, "content_block": empty}

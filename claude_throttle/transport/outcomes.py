@@ -57,5 +57,6 @@ def connection_error(url: str, tries: str, reason: str, cause: BaseException) ->
     return sdk.connection_error(url, f"{reason} after {tries}: {describe(cause)}")
 
 
+# Said in each error: whether it was tried again is the first thing that its reader asks.
 def _tries(attempt: Attempt) -> str:
     return f"{attempt.number} attempt{'s' * (attempt.number > 1)}"

@@ -167,6 +167,7 @@ def require_options(
         raise InvalidCall(f"extra_headers {flaw}")
 
 
+# Only what the API certainly refuses. Which values a parameter may have is the API's to say.
 def _require_values(model: Any, max_tokens: Any, messages: Any) -> None:
     if not isinstance(model, str) or not model.strip():
         raise InvalidCall("model= must be the name of a model")

@@ -113,8 +113,9 @@ class RetriedAttempt(Protocol):
 class RetryExchange:
     """One request and all its attempts: sends it, asks ``PacedRetry``, sends it again.
 
-    Used by one thread at a time. ``verdict``, ``refusal``, ``status`` and ``error`` are those of
-    the last attempt that failed; ``outcomes`` makes the caller's exception of them.
+    Used by one thread at a time. ``verdict``, ``refusal`` and ``status`` are those of the last
+    attempt that failed, ``error`` is the last attempt's; ``outcomes`` makes the caller's exception
+    of them.
     """
 
     def __init__(self, attempt: RetriedAttempt, rules: RetryRules, clock: Clock) -> None:

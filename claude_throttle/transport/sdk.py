@@ -1,5 +1,8 @@
 """The official SDK's types and exceptions; the only file that imports ``anthropic``.
 
+Callers get the SDK's own ``Message`` objects and exceptions, but the SDK never sends anything here.
+Works with 0.x, 1.x and 2.x, whose private parts differ: each use of one has a fallback.
+
 The import takes 0.5 to 1.9 s, so it happens in the background while the first call is on the wire,
 and no call waits for it: see ``message()`` and ``error()``. A fork during it would hang the child
 (5 of 5 tries), so a fork waits for it.
@@ -25,9 +28,11 @@ from claude_throttle.core.dispatch.call import LateResult
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, longest_wait
 from claude_throttle.transport.verdicts import error_code
 
+#: Uses the two imports, so that no tool removes them as unused.
 _HOOKED_BEFORE_US = (logging, concurrent.futures.thread)
 
-#: For SDK releases whose client cannot be asked.
+#: The SDK's exceptions by status, for releases whose client has no ``_make_status_error``. Names
+#: that a release lacks are replaced by a base class.
 _STATUS_CLASSES = {
     400: "BadRequestError",
     401: "AuthenticationError",
@@ -42,7 +47,10 @@ _STATUS_CLASSES = {
 
 
 class Headers(dict[str, str]):
-    """Header fields under lower-case names; asked in any case."""
+    """Header fields that can be looked up in any case, as the headers of httpx can.
+
+    A plain dict underneath, so that errors that hold it pickle.
+    """
 
     def __init__(self, fields: Mapping[str, str]) -> None:
         super().__init__((name.lower(), value) for name, value in fields.items())
@@ -58,7 +66,10 @@ class Headers(dict[str, str]):
 
 
 class RefusedRequest:
-    """The request of an SDK error, without headers and body, so without the key."""
+    """The ``request`` of an SDK error, without headers and body, so without key and prompt.
+
+    It stands for ``httpx.Request``: an error keeps it, and ends up in logs and error trackers.
+    """
 
     def __init__(self, url: str) -> None:
         self.method = "POST"
@@ -71,7 +82,10 @@ class RefusedRequest:
 
 
 class RefusedResponse:
-    """The response of an SDK error: status, headers without cookies, body."""
+    """The ``response`` of an SDK error: status, headers without cookies, body.
+
+    It has what the SDK's exceptions and their users read of ``httpx.Response``, and it pickles.
+    """
 
     def __init__(self, url: str, status: int, headers: Mapping[str, str], content: bytes) -> None:
         self.request = RefusedRequest(url)
@@ -93,12 +107,14 @@ class RefusedResponse:
 
 # -- loading ---------------------------------------------------------------------------------------
 
+#: The thread that imports; None before the first call, and if no thread could be started.
 _importer: Optional[threading.Thread] = None
 
-#: The import has succeeded.
+#: Whether the import has succeeded.
 _is_loaded = False
 
-#: The importing thread has ended, with or without success, and calls nothing more.
+#: Whether the importing thread is done with the import, with or without success. A function that
+#: is added to _waiting after that must be called by the thread that adds it.
 _has_ended = False
 
 #: Functions to call after the import. Each is popped by the thread that calls it: no lock.
@@ -147,9 +163,10 @@ def _import() -> None:
 def after_import(act: Callable[[], object]) -> None:
     """Call *act* when the SDK has been imported, or could not be. It must not block.
 
-    In the importing thread, or now.
+    It is called in the importing thread, or now in this one.
     """
     begin_import()
+    # Added first, then looked: so either the importing thread finds it, or this one does.
     _waiting.append(act)
     if _has_ended or _importer is None:
         _run_waiting()
@@ -162,9 +179,10 @@ def _run_waiting() -> None:
 
 
 def load(timeout: Optional[float] = None) -> Any:
-    """The module ``anthropic``; waits for an import that is under way.
+    """The module ``anthropic``; waits for an import that is under way. Thread-safe.
 
-    Raises ``concurrent.futures.TimeoutError`` after *timeout* seconds.
+    Raises ``concurrent.futures.TimeoutError`` after *timeout* seconds, or what keeps the SDK from
+    being imported (ImportError, if it is not installed).
     """
     if not _is_loaded:
         begin_import()
@@ -189,6 +207,7 @@ def _wait_for_import(timeout: Optional[float] = None) -> None:
             raise WaitTimeout
 
 
+# Holds _starting over the fork, so that no import starts between the wait and the fork itself.
 def _before_fork() -> None:
     _starting.acquire()
     while _running_elsewhere():  # it may itself fork, so wait without the lock
@@ -207,13 +226,14 @@ if hasattr(os, "register_at_fork"):
 
 # -- an import that lets others run ----------------------------------------------------------------
 
-#: Seconds of a pause, and at least so many between two: each costs some 50 µs of CPU.
+#: Seconds that a pause takes, and seconds between two pauses at least. Each costs some 50 µs of
+#: CPU, so one for each of 3,300 modules would make the import a sixth of a second longer.
 PAUSE_SECONDS = 0.0001
 BETWEEN_PAUSES_SECONDS = 0.001
 
 
 class _Pauses:
-    """A finder of modules that finds none: between modules, one thread lets the others run.
+    """A finder for ``sys.meta_path`` that finds nothing, but pauses the importing thread.
 
     An import reads thousands of small files and takes the interpreter's lock back at once after
     each, so that a thread which waits for it, the worker above all, waits many times as long as
@@ -221,10 +241,10 @@ class _Pauses:
     """
 
     def __init__(self) -> None:
-        #: Of the importing thread.
+        #: The importing thread's id; other threads import without pauses.
         self.thread_id: Optional[int] = None
         self._next_at = 0.0
-        # Never released: to wait for it is to wait.
+        # Never released: acquiring it with a timeout is a wait of exactly that long.
         self._taken = threading.Lock()
         self._taken.acquire()
 
@@ -253,18 +273,21 @@ def _yielding() -> Iterator[None]:
         _pauses.thread_id = None
 
 
-# -- for when it is loaded -------------------------------------------------------------------------
+# -- results and errors that wait for the import ---------------------------------------------------
 
 
 class LateError(Exception):
-    """Stands for an error of the SDK until that is loaded. No caller ever sees one."""
+    """Takes the place of an SDK exception until the SDK is loaded. No caller ever sees one.
+
+    Sender threads pass it on without waiting; build() runs in the thread that raises the error.
+    """
 
     def __init__(self, build: Callable[[], Exception]) -> None:
         super().__init__("an error of the SDK, which is not loaded yet")
         self._build = build
 
     def build(self) -> BaseException:
-        """The error itself, or what keeps it from being made. Waits for the import."""
+        """Make the error itself, or return what prevents that. Waits for the import."""
         try:
             load()
             return self._build()
@@ -277,9 +300,9 @@ class LateError(Exception):
 def message(
     answer: dict[str, Any], request_id: Optional[str], odd: Callable[[Exception], Exception]
 ) -> Any:
-    """``build_message()`` now if the SDK is loaded; else a LateResult, for when it is asked for.
+    """The SDK's message if the SDK is loaded; otherwise a LateResult, which makes it when needed.
 
-    *odd* makes the error of an answer that the SDK cannot read.
+    *odd* makes the error of an answer that the SDK cannot read. Never waits.
     """
     if _is_loaded:
         return build_message(answer, request_id)
@@ -300,7 +323,7 @@ def _build_late(
 
 
 def error(build: Callable[..., Exception], *args: Any) -> Exception:
-    """What *build* makes of *args* if the SDK is loaded; else a LateError."""
+    """The error that *build* makes of *args* if the SDK is loaded; otherwise a LateError."""
     if _is_loaded:
         return build(*args)
     return LateError(partial(build, *args))
@@ -324,7 +347,8 @@ def build_message(answer: dict[str, Any], request_id: Optional[str]) -> Any:
 def _build(model: Any, fields: dict[str, Any]) -> Any:
     """An object of the SDK's, as its lenient ``construct()`` makes it.
 
-    What is valid to the letter is made by pydantic at once, in an eighth of the time.
+    Strict validation comes first, since it takes an eighth of the time. It raises for what the API
+    added after this release of the SDK, which ``construct()`` keeps as it is.
     """
     try:
         return model.model_validate(fields, strict=True)
@@ -332,7 +356,7 @@ def _build(model: Any, fields: dict[str, Any]) -> Any:
         return model.construct(**fields)
 
 
-#: The SDK's names for the events of a stream. Public since 0.2x.
+#: The SDK's classes for the events of a stream; public names since 0.2x.
 _EVENT_CLASSES = {
     "message_start": "RawMessageStartEvent",
     "message_delta": "RawMessageDeltaEvent",
@@ -350,12 +374,12 @@ def _event_class(kind: str) -> Any:
 
 
 def build_event(event: dict[str, Any]) -> Any:
-    """One of ``anthropic.types``' stream events; of an unknown type, its ``BaseModel``."""
+    """A stream event of ``anthropic.types``; its ``BaseModel`` for an unknown type of event."""
     return _build(_event_class(event["type"]), event)
 
 
 def partial_json(text: str) -> Any:
-    """The value of an incomplete JSON text, as the SDK reads it; {} if there is none."""
+    """The value of an incomplete JSON text, as the SDK reads it; {} if nothing can be read."""
     try:
         return importlib.import_module("jiter").from_json(text.encode(), partial_mode=True)
     except ValueError:
@@ -365,7 +389,7 @@ def partial_json(text: str) -> Any:
 def status_error(
     url: str, status: int, headers: Mapping[str, str], content: bytes, body: Any
 ) -> Exception:
-    """The SDK's own exception for a refusal, as its client would raise it."""
+    """The SDK's own exception for a refusal, with the class and text that its client would use."""
     text = content.decode("utf-8", "replace")
     shown = body if body is not None else (text[:500] or "no body")
     error_class = _error_class(status, error_code(body))
@@ -378,14 +402,15 @@ def status_error(
 
 
 def connection_error(url: str, message: str) -> Exception:
-    """``anthropic.APIConnectionError``."""
+    """An ``anthropic.APIConnectionError`` with that message."""
     error_class = _picklable(load().APIConnectionError)
     error: Exception = error_class(message=message, request=RefusedRequest(url))
     return error
 
 
 def timeout_error(url: str, message: str) -> Exception:
-    """``anthropic.APITimeoutError``."""
+    """An ``anthropic.APITimeoutError`` with that message."""
+    # Its constructor takes no message, and sets its own.
     error: Any = _picklable(load().APITimeoutError)(RefusedRequest(url))
     error.message = message
     error.args = (message,)
@@ -395,7 +420,11 @@ def timeout_error(url: str, message: str) -> Exception:
 
 @lru_cache(maxsize=256)
 def _error_class(status: int, code: Optional[str]) -> Any:
-    """The class the SDK's own client would raise, whatever the release."""
+    """The class of the exception that the SDK's own client would raise, in any release.
+
+    Its client is asked, through a private method without an instance: newer releases choose by
+    error code, too (``RampLimitExceededError`` since 2.6.0), and we need no table of those.
+    """
     body = {"type": "error", "error": {"details": {"error_code": code}}}
     anthropic = load()
     try:

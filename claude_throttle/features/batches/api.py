@@ -1,4 +1,9 @@
-"""``throttler.batches``: Message Batches cost half, take up to a day, have their own limits."""
+"""``throttler.batches``: Message Batches cost half, take up to a day, and have their own limits.
+
+The trap: a batch is billed twice if it is created twice, and the API has no idempotency key. So a
+creation whose outcome is not known is never repeated; the caller gets BatchIncomplete with all ids
+that are known, and ``on_create`` lets it store each id before anything else can go wrong.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +29,18 @@ __all__ = ["BatchHandle", "BatchProgress", "BatchResult", "BatchState", "Batches
 
 logger = logging.getLogger("claude_throttle")
 
-#: Called before each batch is created, with None, and after that, with its id.
+#: The type of ``on_create``: called with None before each batch is created, with its id after that,
+#: and with the custom_ids of its requests both times.
 OnCreate = Callable[[Optional[str], Sequence[str]], object]
 
 
 class BatchState(NamedTuple):
-    """A batch of the workspace, whichever program created it."""
+    """The state of one batch of the workspace, which any program with its key may have created."""
 
     id: str
+    #: Whether all its requests have ended, so that there are results.
     ended: bool
-    #: RFC 3339, the API's own clock.
+    #: RFC 3339, by the API's own clock.
     created_at: str
     progress: BatchProgress
 
@@ -52,7 +59,7 @@ class Batches:
         client: Callable[[], BatchClient],
         bounds: BatchBounds = BatchBounds(),  # noqa: B008 - frozen
     ) -> None:
-        # Asked each time: a forked child has another one.
+        # A function, called each time: a forked child has another client.
         self._client = client
         self._bounds = bounds
 

@@ -1,4 +1,12 @@
-"""Sends requests about batches: paced by a quota of their own, ended by close() and deadlines."""
+"""Sends requests about batches: paced by a quota of their own, ended by close() and deadlines.
+
+Each request takes a permit in the endpoint's own lane, is sent in a thread of the pool while the
+caller waits, and goes through the retry loop of ``transport/retry`` with rules of its own: a GET is
+sent again after any failure that may pass, a creation only if the server certainly did nothing.
+
+The trap: the thread that sends may be stuck in a name look-up, which nothing can end. So the caller
+never sends by itself; it waits on a condition that deadlines, close() and Ctrl-C can end.
+"""
 
 from __future__ import annotations
 
@@ -38,28 +46,34 @@ CLOSED = (
 
 
 class CreationUncertain(Exception):
-    """A batch may have been created or not; ``__cause__`` tells why that is not known."""
+    """Raised inside this folder if a batch may have been created; ``__cause__`` is the reason.
+
+    Users see :class:`BatchIncomplete` instead.
+    """
 
 
 class BatchAttempt:
-    """One request about batches, for the retry loop: its deadline, and its wait between sends."""
+    """One request about batches, as the retry loop needs it (``RetriedAttempt``).
 
-    #: close() ends waits and sends, so the loop need not ask.
+    Used by the thread that waits for the request. Its waits raise Closed and DeadlineExceeded.
+    """
+
+    #: Always False: close() and deadlines end its waits and sends by exceptions.
     stopped = False
 
     def __init__(self, client: BatchClient, deadline: Optional[float]) -> None:
         self._client = client
         self._deadline = deadline
-        #: 1 for the first send.
+        #: The number of the send, from 1.
         self.number = 1
 
     def seconds_left(self) -> Optional[float]:
-        """Until its deadline; None without one."""
+        """Seconds until its deadline; None without one."""
         return None if self._deadline is None else self._client.seconds_left(self._deadline)
 
     def on_refusal(self, feedback: Feedback, wait_seconds: float) -> RetryDelay:
-        """The delay before another send. The lane was told when the response came."""
-        # In a paused lane the next send waits for its permit.
+        """The delay before another send. The permit has reported the refusal to the lane."""
+        # Where the lane is paused, the next send waits for its permit: no second wait before that.
         return RetryDelay(0.0 if feedback.pauses_lane else wait_seconds, alone=True)
 
     def again(
@@ -76,7 +90,12 @@ class BatchAttempt:
 
 
 class BatchClient:
-    """What all handles of one process share: it sends their requests. Thread-safe."""
+    """Sends the requests of all handles of one process. Thread-safe.
+
+    Belongs to one process: a forked child has another one, with its own transport. Its methods take
+    a deadline by the monotonic clock (None for no limit), and raise what ``Throttler.call`` raises,
+    Closed and DeadlineExceeded included.
+    """
 
     def __init__(
         self,
@@ -115,7 +134,7 @@ class BatchClient:
             raise CreationUncertain from error
 
     def status_of(self, batch_id: str, deadline: Optional[float]) -> State:
-        """The state of one batch."""
+        """Ask for the state of one batch."""
         response = self.send(RequestSpec("GET", f"{BATCHES_PATH}/{batch_id}"), deadline)
         return wire_format.read_state(read_json(response.content))
 
@@ -138,7 +157,7 @@ class BatchClient:
         return found
 
     def cancel(self, batch_id: str, deadline: Optional[float]) -> State:
-        """End a batch now."""
+        """Ask the API to end a batch; return its state, in which it may not have ended yet."""
         response = self.send(RequestSpec("POST", f"{BATCHES_PATH}/{batch_id}/cancel"), deadline)
         return wire_format.read_state(read_json(response.content))
 
@@ -156,12 +175,13 @@ class BatchClient:
     def send(
         self, spec: RequestSpec, deadline: Optional[float], creates: bool = False
     ) -> RawResponse:
-        """The response of status 200, after retries.
+        """Send a request until it has a response of status 200, and return that.
 
         Raises what call() raises; CreationUncertain where a request that *creates* may have been
         carried out.
         """
         attempt = BatchAttempt(self, deadline)
+        # A GET changes nothing, so timeouts, resets and half answers are all tried again.
         rules = RetryRules(
             self._settings.max_retries,
             read_timeouts=True,
@@ -208,7 +228,7 @@ class BatchClient:
     def _send_in_a_thread(
         self, spec: RequestSpec, deadline: Optional[float]
     ) -> Union[RawResponse, Exception]:
-        """What came of one send. In another thread: a wait in a name look-up cannot be ended."""
+        """The response to one send, or its error. Sent by a thread of the pool, see above."""
         request, outcomes = CancellableRequest(), list[Union[RawResponse, Exception]]()
 
         def send() -> None:
@@ -239,7 +259,8 @@ class BatchClient:
         error = sdk.status_error(self.url, status, headers, content, read_json(content))
         if status in wire_format.CREATES_NOTHING:
             return error, True
-        # What is worth another try, or is no refusal at all, may have been done.
+        # What is worth another try may have been done, as may all that is not a 3xx or 4xx. 499:
+        # a proxy that gave up waiting for the API.
         worth_another = classify(status, headers, content, self.clock.wall()).retry
         return error, 300 <= status < 500 and not worth_another and status not in (408, 409, 499)
 
@@ -259,18 +280,21 @@ class BatchClient:
     # -- waiting ---------------------------------------------------------------------------------
 
     def deadline(self, timeout: Optional[float]) -> Optional[float]:
-        """The instant until which a caller waits; None: as long as it takes."""
+        """The instant at which a caller's *timeout* ends; None for no limit."""
         return None if timeout is None else self.clock.monotonic() + require_timeout(timeout)
 
     def wait_seconds(self, seconds: float, deadline: Optional[float]) -> None:
-        """Wait so long. Raises Closed, DeadlineExceeded."""
+        """Wait for *seconds*. Raises Closed or DeadlineExceeded if that comes first."""
         until = self.clock.monotonic() + seconds
         with self.changed:
             while (left := until - self.clock.monotonic()) > 0:
                 self.wait_locked(left, deadline)
 
     def wait_locked(self, seconds: Optional[float], deadline: Optional[float]) -> None:
-        """Wait until something changes, or so long. Requires ``changed``."""
+        """Wait until ``changed`` is notified, or for *seconds*. The caller must hold ``changed``.
+
+        Raises Closed or DeadlineExceeded if that is so already: call it in a loop.
+        """
         if self._closed:
             raise Closed(CLOSED)
         left = self.seconds_left(deadline)
@@ -281,7 +305,7 @@ class BatchClient:
         self.clock.wait(self.changed, min(left, float("inf") if seconds is None else seconds))
 
     def seconds_left(self, deadline: Optional[float]) -> float:
-        """Until then; inf without one."""
+        """Seconds until *deadline*, negative after it; inf without one."""
         return float("inf") if deadline is None else deadline - self.clock.monotonic()
 
     def _timeout(self, deadline: Optional[float]) -> Optional[float]:

@@ -1,4 +1,10 @@
-"""The handle of batches that were created: their progress, and in the end their results."""
+"""``BatchHandle``: the progress of batches that were created, and in the end their results.
+
+A handle starts no thread: the API keeps the batches for 29 days, so a process may end and another
+one go on by their ids. Of the threads that wait for one handle, one polls and all others wait for
+it on the client's condition. The trap: the thread that polls may be interrupted at any time, by
+Ctrl-C too, so whatever happens it must say that it polls no more, or all others wait without end.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +25,26 @@ from claude_throttle.features.batches.wire_format import State
 
 logger = logging.getLogger("claude_throttle")
 
-#: Seconds between polls: the first, the longest, their growth, and the random share of each.
+#: Seconds between polls: the first and the longest pause. Each is longer than the one before by
+#: GROWTH, and up to JITTER of it shorter or longer, so that processes do not poll all at once.
 FIRST_POLL_SECONDS = 5.0
 LONGEST_POLL_SECONDS = 60.0
 GROWTH = 1.5
 JITTER = 0.1
 
-#: Seconds that progress() and done() wait for the API.
+#: Seconds that progress() and done() wait for the API, at most.
 BRIEFLY_SECONDS = 10.0
 
-#: Seconds for which every poll failed, after which the failure is raised.
+#: Seconds for which every poll must have failed before the failure is raised. Batches take hours:
+#: an outage of some minutes must not end the wait for them.
 GIVE_UP_SECONDS = 3600.0
 
 
 class CreatedBatch(NamedTuple):
-    """A batch that was created."""
+    """A batch that was created, and the names of its requests as far as they are known."""
 
     id: str
-    #: In the caller's order; None if they are not known.
+    #: The names in the caller's order; None after resume() without them.
     custom_ids: Optional[Sequence[str]]
 
 
@@ -75,7 +83,7 @@ class BatchHandle:
         # All below is guarded by the client's `changed`, or belongs to the thread that asks.
         self._states = {state.id: state for state in states}
         self._files: dict[str, ResultsFile] = {}
-        #: A thread asks the API just now.
+        #: Whether a thread is asking the API: then the others wait for it.
         self._asking = False
         now = client.clock.monotonic()
         # Batches that were sent before may have ended long ago.
@@ -84,7 +92,7 @@ class BatchHandle:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The batches' ids, to be stored."""
+        """The batches' ids. Store them: with them, any process can get the results."""
         return tuple(batch.id for batch in self._created)
 
     @property
@@ -202,10 +210,12 @@ class BatchHandle:
             )
 
     def _pending_locked(self) -> list[str]:
-        """Requires the client's ``changed``."""
+        """The ids of batches not known to have ended. The caller must hold ``changed``."""
         states = self._states
         return [name for name in self.ids if name not in states or not states[name].ended]
 
+    # Polls and waits in turns. A DeadlineExceeded of the poll itself is not the end: another thread
+    # may have polled with success, and only wait_locked() knows whether time is really up.
     def _wait_until_ended(self, deadline: Optional[float]) -> None:
         while True:
             try:
@@ -230,6 +240,8 @@ class BatchHandle:
         with contextlib.suppress(DeadlineExceeded):
             self._poll_if_due(self._client.clock.monotonic() + BRIEFLY_SECONDS)
 
+    # At most one thread at a time asks the API. `mine` is assigned before the flag, so that Ctrl-C
+    # between the two cannot leave the flag set.
     def _poll_if_due(self, deadline: Optional[float]) -> None:
         client, mine = self._client, False
         states: list[State] = []
@@ -267,7 +279,7 @@ class BatchHandle:
         return list(found.values())
 
     def _learn(self, states: list[State], at_once: bool) -> None:
-        """A poll is over; if *at_once*, the next thread may poll again."""
+        """Note the *states* that a poll brought; if *at_once*, the next thread may poll now."""
         self._asking = False  # first, and without the lock: Ctrl-C may come any time
         with self._client.changed:
             now = self._client.clock.monotonic()

@@ -1,4 +1,8 @@
-"""The progress of batches, and the result of one request."""
+"""What users read of batches: their progress, and the result of one request.
+
+Each result has a message or an error, never an exception to catch: one failed request of 100,000
+must not keep its caller from the others.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,15 @@ from claude_throttle.features.batches import wire_format
 from claude_throttle.features.batches.wire_format import ResultLine
 from claude_throttle.transport import sdk
 
+#: The kind of a result that the API did not return, or returned in a form that cannot be read.
 MISSING = "missing"
 
 
 class BatchProgress(NamedTuple):
-    """How many requests are in which state. All are processing until their batch ends."""
+    """How many requests are in which state.
+
+    The API counts all of a batch as processing until the whole batch has ended.
+    """
 
     processing: int
     succeeded: int
@@ -23,7 +31,7 @@ class BatchProgress(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The number of all requests."""
         return sum(self)
 
 

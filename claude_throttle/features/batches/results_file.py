@@ -1,4 +1,9 @@
-"""The results of a batch in a temporary file: in any order, and perhaps too many for memory."""
+"""Keeps the results of a batch in a temporary file, to be read by their names.
+
+The API returns them as JSON lines "not guaranteed to be in the same order as requests", and 100,000
+of them may not fit in memory. So the lines go to a file without a name, which the system deletes
+even if the process is killed, and only their places are in memory.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +18,28 @@ from claude_throttle.features.batches.wire_format import ResultLine, read_line
 
 logger = logging.getLogger("claude_throttle")
 
-#: Bytes that are kept in memory.
+#: Bytes up to which the results stay in memory, without a file.
 IN_MEMORY_BYTES = 32 * 1024 * 1024
 
 
 class ResultsFile:
-    """A temporary file of results, read by ``custom_id``. Filled by one thread, read by any."""
+    """A temporary file of results, read by ``custom_id``.
+
+    One thread fills it and seals it; then any thread may read it. Not to be used in a forked child,
+    which shares the file's position with its parent: the handle raises Forked there.
+    """
 
     def __init__(self, expected: Optional[Collection[str]]) -> None:
-        # None: whatever comes.
+        # The names to keep; None for all.
         self._expected = expected
-        # Guards the file: a look is a seek and a read.
+        # Guards the file's position: to read a line is a seek and a read.
         self._lock = threading.Lock()
-        # The beginning of a line whose end has not come.
+        # The beginning of a line whose end has not arrived.
         self._rest = b""
         self._begin()
 
     def absorb(self, data: Optional[bytes]) -> None:
-        """Add the next bytes; None: begin again."""
+        """Add the next bytes. None begins again: the request for the results is sent anew."""
         if data is None:
             self.close()
             self._begin()
@@ -49,11 +58,12 @@ class ResultsFile:
         self.strange = 0
 
     def seal(self) -> None:
-        """All bytes were added."""
+        """Take the last line, which may have no line end: all bytes were added."""
         self._keep(self._rest)
         self._rest = b""
         self._file.flush()  # or a forked child would write it, too, when it closes its copy
 
+    # Checked as it comes, and parsed again when it is read: parsed results would fill the memory.
     def _keep(self, data: bytes) -> None:
         if not data.strip():
             return
@@ -98,11 +108,12 @@ def fetch_results(
     names: Optional[Collection[str]],
     wanted: int,
 ) -> ResultsFile:
-    """A file of what *results* passes to the function that it is given: *wanted* results at least.
+    """Fetch a batch's results into a file: *results* sends the request, with a function for bytes.
 
-    *names*: the custom_ids to keep; None: all. Fetches twice if lines are missing or broken: a
-    proxy may have answered in the API's place. Raises :class:`BrokenAnswer` if no result can be
-    read: they are paid for, and still there.
+    *names* are the custom_ids to keep, None for all; *wanted* is the number of results to expect.
+    Fetches a second time if lines are missing or broken, since a proxy may have answered in the
+    API's place. Raises :class:`BrokenAnswer` if no result can be read, so that the caller tries
+    again later: they are paid for, and the API still has them.
     """
     if names is not None:
         names = frozenset(names)

@@ -1,7 +1,8 @@
-"""Requests for batches: checked, serialised, and cut into batches the API takes.
+"""Makes uploads of requests: checked, serialised, and split into batches that the API accepts.
 
-All are checked before the first is sent, and a file holds them until then: only the names of the
-requests stay in memory.
+All requests are checked before the first batch is created: a mistake in the last of 300,000 must
+not be found when two batches are being billed. Until they are sent, a temporary file holds them;
+only their names stay in memory.
 """
 
 from __future__ import annotations
@@ -15,21 +16,24 @@ from claude_throttle.errors import InvalidCall
 from claude_throttle.features.batches import wire_format
 from claude_throttle.transport.request import OUR_KEYWORDS, serialise
 
-#: Bytes of a batch that are kept in memory.
+#: Bytes of a batch up to which it stays in memory, without a file.
 IN_MEMORY_BYTES = 8 * 1024 * 1024
 
 _OPENING, _COMMA, _CLOSING = b'{"requests":[', b",", b"]}"
 
 
 class BatchBounds(NamedTuple):
-    """What a batch may hold."""
+    """How much one batch may hold: a number of requests, and bytes of its whole body."""
 
     requests: int = wire_format.MOST_REQUESTS
     bytes: int = wire_format.MOST_BYTES - wire_format.ROOM_BYTES
 
 
 class BatchUpload:
-    """The body of one batch, while it is collected. Owned by one thread at a time."""
+    """The body of one batch, collected in a temporary file. Owned by one thread at a time.
+
+    append() requests, seal() it, then read body() as often as it is sent; close() deletes the file.
+    """
 
     def __init__(self) -> None:
         self.custom_ids: list[str] = []
@@ -66,7 +70,10 @@ class BatchUpload:
 
 
 class UploadBody:
-    """A body that ``requests`` reads from a file: with a length, so that it is not chunked."""
+    """A body that ``requests`` reads from a file while it sends it.
+
+    It has a length, so ``requests`` sends a Content-Length and does not chunk it.
+    """
 
     def __init__(self, file: Any, size: int) -> None:
         self._file = file
@@ -79,7 +86,7 @@ class UploadBody:
         return iter(lambda: self.read(65_536), b"")
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
+        """Read the next bytes; http.client or urllib3 calls it."""
         data: bytes = self._file.read(size)
         return data
 
@@ -104,6 +111,8 @@ def close_all(parts: Iterable[BatchUpload]) -> None:
         part.close()
 
 
+# Into the caller's list, so that it can close what was opened, even if *requests*, which may be a
+# generator of the user's, raises in between.
 def _fill(parts: list[BatchUpload], requests: Iterable[Any], bounds: BatchBounds) -> None:
     if isinstance(requests, (Mapping, str)):
         raise InvalidCall("requests must be a list, or anything to iterate, of requests")
@@ -136,6 +145,8 @@ def read_request(request: Any, number: int) -> tuple[str, bytes]:
     return custom_id, wire_format.entry(custom_id, body)
 
 
+# The three forms of a request: (custom_id, params), {"custom_id": …, "params": …}, and the
+# parameters alone. "params" is no parameter of the API, so the last two cannot be confused.
 def _taken_apart(request: Any) -> tuple[Optional[str], Mapping[str, Any]]:
     if isinstance(request, tuple) and len(request) == 2:
         custom_id, params = request

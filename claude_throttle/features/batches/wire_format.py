@@ -1,4 +1,8 @@
-"""Message Batches on the wire: what a batch may hold, what the API tells of one."""
+"""The wire format of Message Batches: what a batch may hold, and how the API describes one.
+
+Pure functions on bytes and JSON. What comes from the API is read leniently: unknown fields and
+states are ignored, wrong counts are 0, and only an answer that is no batch at all raises.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +19,15 @@ from claude_throttle.transport.verdicts import STATUS_BY_TYPE, UNKNOWN_STATUS, r
 MOST_REQUESTS = 100_000
 MOST_BYTES = 256 * 1024 * 1024
 
-#: Bytes of those that are left free: it is the proxy in front of the API that counts them.
+#: Bytes of MOST_BYTES that are left free: the proxy in front of the API counts the size, and its
+#: count need not be the same as ours.
 ROOM_BYTES = 1024 * 1024
 
-#: How many a list is asked for at once.
+#: Batches asked for in one page of a list.
 LIST_LENGTH = 100
 
-#: Refused before anything was created. Any other 5xx may come from behind the creation.
+#: Statuses of a creation that was refused before anything was created. After any other 5xx the
+#: batch may exist.
 CREATES_NOTHING = frozenset({429, 529})
 
 #: How a request in a batch can end (SDK 2.11).
@@ -31,22 +37,24 @@ KINDS = frozenset({SUCCEEDED, ERRORED, CANCELED, EXPIRED})
 
 _COUNTS = ("processing", SUCCEEDED, ERRORED, CANCELED, EXPIRED)
 _CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-#: It becomes part of a URL.
+#: An id becomes part of a URL, so nothing that means something there may be in it.
 _BATCH_ID = re.compile(r"[a-zA-Z0-9_-]{1,200}")
 
 
 class State(NamedTuple):
-    """What the API tells of one batch."""
+    """The state of one batch, as the API described it."""
 
     id: str
+    #: Whether all its requests have ended; results can be fetched only then.
     ended: bool
+    #: Requests by their state.
     counts: Mapping[str, int]
     #: RFC 3339, as it came.
     created_at: str = ""
 
 
 class ResultLine(NamedTuple):
-    """One result."""
+    """The result of one request: one line of a batch's results."""
 
     custom_id: str
     kind: str
@@ -76,7 +84,7 @@ def entry(custom_id: str, body: bytes) -> bytes:
 
 
 def read_state(value: Any) -> State:
-    """From the API's object. Raises :class:`BrokenAnswer`."""
+    """Read a batch from the API's object. Raises :class:`BrokenAnswer` if it is none."""
     batch_id = value.get("id") if isinstance(value, dict) else None
     known = isinstance(batch_id, str) and _BATCH_ID.fullmatch(batch_id)
     if not known or not isinstance(value, dict):
@@ -98,7 +106,7 @@ def read_list(content: bytes) -> tuple[list[State], bool]:
 
 
 def read_line(data: bytes) -> Optional[ResultLine]:
-    """One line of results; None if it is none."""
+    """Read one line of results; None if it cannot be read as one."""
     value: Any = read_json(data)
     result = value.get("result") if isinstance(value, dict) else None
     kind = result.get("type") if isinstance(result, dict) else None

@@ -1,4 +1,9 @@
-"""The body of a response on its way to its reader, watched until it ends."""
+"""Watches the body of a response on its way to its reader, until it ends.
+
+The usage of a streamed answer comes at its end, so the permit must stay open until then. The trap:
+a body may be read to its end, closed, cut off or dropped, by any thread. The permit must be settled
+exactly once, and without a lock where the garbage collector ends the body.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +17,18 @@ from claude_throttle.features.interop.usage_reader import UsageReader
 
 
 class WatchedBody:
-    """Reads a body's usage as it passes, and tells its attempt once how the body ended."""
+    """Reads a body's usage as it passes, and tells its attempt once how the body ended.
+
+    feed() and finished() belong to the reading thread; closed() may be called from any.
+    """
 
     def __init__(self, headers: Mapping[str, str], attempt: AdmittedAttempt) -> None:
         self._usage_reader = UsageReader(headers)
-        # The thread that pops it tells: one thread may close what another one reads.
+        # The thread that pops the attempt reports to it: one thread may close what another reads.
         self._untold = [attempt]
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next chunk."""
+        """Read the usage in the next chunk, before its reader gets it."""
         self._usage_reader.feed(chunk)
 
     def finished(self) -> None:
@@ -42,7 +50,10 @@ class WatchedBody:
 
 
 class WatchedHttpxStream:
-    """An ``httpx`` byte stream that is watched; all other attributes are the original's."""
+    """An ``httpx`` byte stream that is watched; all other attributes are the original's.
+
+    It passes on the same chunks, and raises what the original raises.
+    """
 
     def __init__(self, stream: Any, watched: WatchedBody) -> None:
         self._stream = stream
@@ -67,7 +78,7 @@ class WatchedHttpxStream:
 
 
 def watch_stream(stream: Any, headers: Mapping[str, str], attempt: AdmittedAttempt) -> Any:
-    """*stream*, an ``httpx`` byte stream, that tells *attempt* how it ends."""
+    """Wrap an ``httpx`` byte stream, so that *attempt* is told how it ends."""
     kind: Any = type(stream)
     return _class_for(kind)(stream, WatchedBody(headers, attempt))
 

@@ -1,4 +1,4 @@
-"""``throttler.adapter()``: for a ``requests.Session`` of the caller's own.
+"""``throttler.adapter()``: paces a ``requests.Session`` that the caller owns.
 
 It sends each request once. Whether to send again is left to the code that owns the session, which
 sees the response. A 429 pauses the lane all the same, so the next try waits for its turn.
@@ -22,12 +22,17 @@ from claude_throttle.transport.verdicts import read_json
 #: that are not paced.
 Admit = Callable[[str, str, Callable[[], Any]], Optional[AdmittedAttempt]]
 
-#: Idle connections kept. requests keeps 10, and opens a new one for each request beyond them.
+#: Idle connections kept for each host. requests keeps 10, and opens a new one for each request that
+#: is in flight beyond them.
 POOL_SIZE = 256
 
 
 class SessionAdapter(HTTPAdapter):
-    """Paces requests to the Messages API and passes all others on. Thread-safe."""
+    """Paces requests to the Messages API, and sends all others at once. Thread-safe.
+
+    send() raises what ``requests`` raises, and before sending what ``Throttler.permit`` raises. It
+    holds sockets, so it does not pickle, and each process needs its own.
+    """
 
     def __init__(self, admit: Admit, **options: Any) -> None:
         if "max_retries" in options:
@@ -64,11 +69,15 @@ class SessionAdapter(HTTPAdapter):
 
 
 def _read(body: Any) -> Any:
-    """The body as JSON; None if it is read from a file as it is sent, so the model is unknown."""
+    """The body as JSON; None if it is not at hand (a file, a generator) or not JSON.
+
+    Reading such a body here would leave nothing to send; the model is unknown then.
+    """
     data = body.encode("utf-8") if isinstance(body, str) else body
     return read_json(data) if isinstance(data, bytes) else None
 
 
+# The head first: its limits reach the pacer at once, while a streamed body may take minutes.
 def _report(attempt: AdmittedAttempt, response: requests.Response, body: Optional[bytes]) -> None:
     """Report the response; its usage now, or when a *body* of None has been read."""
     status = response.status_code
@@ -83,7 +92,10 @@ def _report(attempt: AdmittedAttempt, response: requests.Response, body: Optiona
 
 
 class WatchedRawBody:
-    """The ``raw`` of a streamed response, watched; all other attributes are the original's."""
+    """The ``raw`` of a streamed response, watched; all other attributes are the original's.
+
+    It covers the ways in which ``requests`` and its users read: stream(), read(), iteration.
+    """
 
     def __init__(self, raw: Any, watched: WatchedBody) -> None:
         self._raw = raw

@@ -1,4 +1,4 @@
-"""``throttler.middleware()``: the official SDK at the same pace.
+"""``throttler.middleware()``: paces the official SDK's own client.
 
 The SDK runs its middleware inside its retry loop, once for each attempt, and shows it every
 response, refusals included. So each attempt takes a permit of its own and waits for its turn. While
@@ -23,6 +23,7 @@ from claude_throttle.transport.verdicts import usage_of
 if TYPE_CHECKING:
     from claude_throttle.account.admission import Admission
 
+#: The error for AsyncAnthropic.
 _SYNCHRONOUS = (
     "claude_throttle is synchronous: its middleware would block the event loop, so AsyncAnthropic "
     "cannot use it; use anthropic.Anthropic(middleware=[…]), in asyncio.to_thread() if need be"
@@ -30,7 +31,10 @@ _SYNCHRONOUS = (
 
 
 def make_middleware(admission: Callable[[], Admission], terms: AdmissionOptions) -> Any:
-    """For ``anthropic.Anthropic(middleware=[…])``. Raises ConfigurationError if that is too old."""
+    """Make a middleware for ``anthropic.Anthropic(middleware=[…])``.
+
+    Raises ConfigurationError for an SDK that has none. Waits for the SDK's import.
+    """
     anthropic = sdk.load()
     base = getattr(anthropic, "Middleware", None)
     if base is None:
@@ -43,14 +47,21 @@ def make_middleware(admission: Callable[[], Admission], terms: AdmissionOptions)
 
 
 class _NotAsync:
-    """Raises TypeError where AsyncAnthropic looks for a middleware's asynchronous method."""
+    """An attribute that raises TypeError when AsyncAnthropic looks for the asynchronous method.
+
+    So AsyncAnthropic fails with the reason and the remedy, instead of blocking its event loop.
+    """
 
     def __get__(self, _instance: Any, _owner: Any = None) -> Any:
         raise TypeError(_SYNCHRONOUS)
 
 
 class PacedMiddleware:
-    """Paces each attempt and reports its response. Thread-safe: it holds no state."""
+    """Paces each attempt of the SDK and reports its response. Thread-safe: it holds no state.
+
+    Works in forked children, since it asks for the admission of its process each time. handle()
+    raises what the SDK raises, and before sending what ``Throttler.permit`` raises.
+    """
 
     handle_async = _NotAsync()
 
@@ -82,6 +93,7 @@ def _class_for(base: Any) -> Any:
 
 
 def _body(request: Any) -> Any:
+    # The SDK's dict, not a copy: read only. Only the model and the size are wanted of it.
     body = request.json
     extra = getattr(request.options, "extra_json", None)  # extra_body=, not merged yet in 0.x
     if not extra or not isinstance(body, dict):
@@ -114,7 +126,7 @@ def _report(attempt: AdmittedAttempt, response: Any) -> None:
 
 
 def _usage(response: Any) -> Optional[Usage]:
-    """The usage in the message that the SDK parses for its caller anyway; None if it is none.
+    """The usage in the message that the SDK parses for its caller anyway; None if it has none.
 
     The parsed message is cached by the SDK, so this costs nothing. Without one, the body is read.
     """

@@ -1,4 +1,9 @@
-"""Reads the token usage from a response body as it passes by, without changing it."""
+"""Reads the token usage from a response body while another client reads it.
+
+It sees the bytes as that client does, of a JSON message or of an event stream, perhaps compressed.
+It must never fail, and never hold much memory: what it does not understand has no known usage, and
+the permit keeps its estimate.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,10 @@ from typing import Any, Optional
 from claude_throttle.core.domain.cost import Usage
 from claude_throttle.transport.verdicts import read_json, read_usage
 
-#: Bytes. Longer lines are not events with usage.
+#: Bytes of a line. The events that carry usage are short; of a longer line no more is kept.
 LONGEST_LINE = 4 * 1024 * 1024
 
-#: Bytes. Of a body that is not an event stream, no more are kept.
+#: Bytes that are kept of a body that is not an event stream.
 LONGEST_BODY = 32 * 1024 * 1024
 
 #: First bytes of compressed data; neither JSON nor an event begins so.
@@ -20,7 +25,10 @@ _GZIP, _ZLIB = b"\x1f", b"\x78"
 
 
 class UsageReader:
-    """Reads the usage of one response, fed chunk by chunk. Not thread-safe."""
+    """Reads the usage of one response, fed chunk by chunk. Not thread-safe; raises nothing.
+
+    feed() each chunk and, only if the body was read to its end, call end().
+    """
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._is_events = "event-stream" in (headers.get("content-type") or "")
@@ -47,7 +55,7 @@ class UsageReader:
             self._rest += chunk
 
     def end(self) -> None:
-        """The whole body has been fed."""
+        """Read what can be read only now: a JSON body, which has been fed as a whole."""
         if not self._is_events:
             answer = read_json(self._rest)
             self.whole = isinstance(answer, dict) and self._take(answer)

@@ -1,9 +1,13 @@
-"""The slots in flight that processes share: how many there are, and which part one process has.
+"""The concurrency limit that processes share, and the part of its slots that one process has.
 
-The API documents no limit on requests in flight, so one is found. The first refusal for too many
-connections sets it, for all processes, to what they had in flight. From then on one more is tried
-now and then, by a process whose calls wait, and ever more rarely as that is refused. The limit
-stands in the store; of two processes that change it at the same time, one does.
+The API documents no limit on requests in flight, but refuses some for it ("Number of concurrent
+connections has exceeded your rate limit", seen from 2023 to 2026), so the limit is found. The first
+such refusal sets it, for all processes, to what they had in flight. From then on one more is tried
+now and then, by a process whose calls wait, and less and less often as that is refused. The limit
+is kept in the store; of two processes that change it at the same time, one succeeds.
+
+The coordinator sends the claims made here with its heartbeats, and ``ConcurrencyLimiter`` keeps the
+process to what was granted. A process that dies gives its slots back when its lease ends.
 """
 
 from __future__ import annotations
@@ -28,17 +32,19 @@ from claude_throttle.features.sharing.stores.contract import (
     MemberClaim,
 )
 
-#: Slots asked for beyond those in use, at most.
+#: Slots asked for beyond those in use, at most: those of a process with a long queue are missing
+#: in the others until its next claim.
 MOST_WANTED = 20
 
-#: Seconds between two requests for a slot, at least.
+#: Seconds between two requests for a slot, at least; otherwise a quarter of the median latency.
 LEAST_PATIENCE_SECONDS = 0.005
 
-#: Seconds after which a count of requests in flight holds: refusals come at once, and what was let
-#: in stays.
+#: Seconds after which a count of requests in flight is final: refusals come at once, and what was
+#: accepted stays. Two refusals within this time are about the same moment.
 SETTLE_SECONDS = 0.25
 
-#: The share of the limit that is taken away at once, at most.
+#: The share of the limit that one refusal takes away, at most: a low count of what was in flight
+#: must not bring all processes nearly to a halt.
 MOST_AT_ONCE = 0.25
 
 #: How the limit came about: by the first refusal of all, by trying one more, by a later refusal.
@@ -46,14 +52,18 @@ FIRST, TRIED, LOWERED = "first", "tried", "lowered"
 
 
 def member_name() -> str:
-    """A unique name for this process, also where two machines use the same process id."""
+    """A unique name for this process.
+
+    Containers on several machines often have the same process id, and sometimes the same host name.
+    """
     return f"{socket.gethostname()}:{os.getpid()}:{os.urandom(3).hex()}"
 
 
 class ConcurrencyShare:
-    """One process's part of the slots. Thread-safe: it reads what others guard, sets one number.
+    """The part of the shared slots that one process has. Thread-safe.
 
-    *wants_slot* is called when a slot must be asked for at once.
+    It holds no lock of its own: it reads what the lanes and the limiter guard, and sets one number.
+    *wants_slot* is called, with no lock held, when the store must be asked for a slot at once.
     """
 
     def __init__(
@@ -74,15 +84,15 @@ class ConcurrencyShare:
         self._monotonic = monotonic
         self._wants_slot = wants_slot
         self._shared_limit = SharedConcurrencyLimit()
-        #: The store cannot be asked now.
+        #: Whether the store cannot be asked now; True until the first exchange.
         self._store_lost = True
-        #: As the store has it.
+        #: Slots that this process claimed last; while it has any, heartbeats renew its lease.
         self.held = 0
         if self._is_shared:
             limiter.grant(0)
 
     def too_many(self) -> None:
-        """The server refused one more: its slot may not be used before all members know."""
+        """The server refused one more in flight: use one slot less, until all members know."""
         least = 1 if self._store_lost else 0
         self._limiter.grant(max(least, min(self._limiter.granted, self._limiter.in_use - 1)))
         if not self._store_lost:
@@ -121,14 +131,14 @@ class ConcurrencyShare:
         is_shared, waiting = self._is_shared, self._waiting
         in_use = self._limiter.hold_still() if is_shared else self._limiter.in_use
         want = in_use + (min(MOST_WANTED, waiting) if is_shared else 0)
-        # No more than this process can use: others may.
+        # No more than this process has connections for: another process may use the rest.
         want = max(in_use, int(min(want, self._limiter.max_connections)))
         request = ExchangeRequest(member, not_after, (), claim=self._claim(in_use, want))
         at = self._clock_offset.to_store(self._monotonic())
         return self._shared_limit.add_to(request, at, in_use, waiting > 0)
 
     def make_farewell(self, member: str, not_after: float) -> ExchangeRequest:
-        """Give back all slots, and leave the account."""
+        """The last request of a process: give back all slots, with a lease that has ended."""
         claim = self._claim(0, 0)._replace(lease=0.0)
         return ExchangeRequest(member, not_after, (), claim=claim)
 
@@ -142,7 +152,7 @@ class ConcurrencyShare:
         return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "lanes": lanes})
 
     def apply_grant(self, request: ExchangeRequest, response: ExchangeResponse) -> None:
-        """Keep to what the store granted."""
+        """Keep to the slots that the store granted, and to the limit that it has."""
         self._store_lost = False
         self._shared_limit.apply(request, response)
         if self._shared_limit.found is not None:
@@ -157,24 +167,30 @@ class ConcurrencyShare:
 
 
 class SharedLimit(NamedTuple):
-    """The limit that all members keep to. Its values are stored as a JSON list."""
+    """The limit that all members keep to. In the store it is a JSON list in this order."""
 
+    #: Requests in flight, over all members.
     slots: int
     #: Seconds until one more is tried.
     gap: float
-    #: The store's time, in microseconds.
+    #: When it was changed last, by the store's clock, in microseconds.
     changed_at: float
+    #: FIRST, TRIED or LOWERED.
     how: str
 
 
 class SharedConcurrencyLimit:
-    """What one process knows of the limit. For the coordinator; refused() is for any thread."""
+    """What one process knows of the shared limit, and how it changes it.
+
+    Used by one exchange at a time, except for note_refusal(), which any thread may call. A refusal
+    takes two exchanges: the first gets the others' slots, the second writes the limit made of them.
+    """
 
     def __init__(self) -> None:
         self.found: Optional[SharedLimit] = None
         #: Slots of the other members, as received last.
         self._others = 0
-        #: As the store has them.
+        #: The limit as JSON and its version, as the store has them.
         self._facts = ""
         self._version = 0.0
         #: When we were refused, by the store's time, until it is reported; what the request under

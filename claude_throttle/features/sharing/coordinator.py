@@ -1,8 +1,15 @@
-"""Keeps one process in step with the others that use the same account, through a store.
+"""The coordinator: keeps one process in step with the others that use the same account.
 
-Workers reserve through it, in their own threads. A thread of its own reports to the store what
-became of the reservations, and that this process is alive; when the store has failed, the thread
-finds out when it is back.
+All exchanges of a throttler with its store go through it. Workers reserve through it, in their own
+threads. A thread of its own reports to the store what became of the reservations, and sends
+heartbeats; when the store has failed, the thread finds out when it can be reached again.
+
+The trap: a store can be slow or gone at any time, and no call may fail by that. So no lock is held
+during an exchange, each exchange ends within ``store_timeout``, and every error of a store, bugs
+included, means the same: the store is lost, and each process goes on by itself.
+
+Methods that wait are generators of steps (``reserving``, ``exchanging``, ``working``), so that
+``simulation`` can run them in virtual time; ``run_blocking`` runs them for real.
 """
 
 from __future__ import annotations
@@ -33,42 +40,46 @@ from claude_throttle.features.sharing.stores.contract import (
 
 logger = logging.getLogger("claude_throttle")
 
-#: Seconds between heartbeats while any call waits or is in flight: the first few; all others; and,
-#: since the store reads all members each time, at least so many for each member.
+#: Seconds between heartbeats while any call waits or is in flight. The gap starts at the first
+#: value, so that a new process soon has its share, and doubles up to the second; or up to the third
+#: times the number of members, if that is longer, since the store reads all members each time.
 FIRST_BEAT_SECONDS = 0.1
 BEAT_SECONDS = 1.0
 BEAT_SECONDS_A_MEMBER = 0.01
 
-#: Seconds within which the store knows what calls really cost.
+#: Seconds for which reports are collected, so within which the store knows what calls really cost.
 REPORT_SECONDS = 0.05
 
 #: Seconds between two tries to reach a lost store.
 PROBE_SECONDS = 0.5
 
-#: Seconds without anything to do after which the thread ends.
+#: Seconds without anything to do after which the thread ends; the next call starts another one.
 IDLE_SECONDS = 60.0
 
-#: The lane of heartbeats; it has no quotas.
+#: The lane that heartbeats name; it has no quotas, and is not shown.
 NO_LANE = ""
 
 
 class SharedAccount(NamedTuple):
-    """An account in a store, and how to use that."""
+    """An account in a store, and what the settings say about using it."""
 
     store: Store
-    #: A salted hash of the key.
+    #: A salted hash of the key: a store may be read by people who must not have that.
     name: str
-    #: For one exchange.
+    #: Seconds for one exchange, connecting included.
     timeout_seconds: float
-    #: What to do without the store: "share", "stop", "full".
+    #: What to do while the store cannot be reached: "share", "stop" or "full".
     on_failure: str
 
 
 class Coordinator:
-    """One per account and process. Thread-safe.
+    """The link of one account in one process to the store. Thread-safe; raises no error of a store.
 
-    *observe* is told of events, *apply_suspensions* what other processes say of the account's
-    suspension; both in a thread of the pool. *clock_offset* is shared with *concurrency*.
+    Lock order: a lane's mutex may be held when the coordinator's lock is taken, never the other way
+    round. A forked child calls abandon() on its copy, and makes its own.
+
+    *observe* is called with events, *apply_suspensions* with what other processes say of the
+    account's suspension; both in a thread of the pool. *clock_offset* is shared with *concurrency*.
     """
 
     def __init__(
@@ -83,7 +94,7 @@ class Coordinator:
         clock_offset: ClockOffset,
     ) -> None:
         self.shared = shared
-        #: The store cannot be reached.
+        #: Whether the store cannot be reached. Read without a lock: an old value costs one try.
         self.store_lost = False
         #: Processes that shared the store when it was last reached, this one included.
         self.members = 1
@@ -103,9 +114,10 @@ class Coordinator:
         # calling out; a lane's mutex may be held when it is taken, never the other way round.
         self._changed = Condition(threading.RLock())
         self._thread: Optional[threading.Thread] = None
-        #: Something has to be reported.
+        #: Whether there is something to report. Read without the lock first, since notify_pending()
+        #: is called for every call that is settled.
         self._is_pending = False
-        #: The thread waits as if no call waited for a slot.
+        #: Whether the thread waits for a heartbeat, and must be woken if a call wants a slot.
         self._is_patient = False
         self._closed = False
         self._beat_at = self._idle_at = -1.0
@@ -113,7 +125,7 @@ class Coordinator:
 
     @property
     def state(self) -> str:
-        """The store and its condition, for people to read."""
+        """The store's address and whether it can be reached, as one line for people to read."""
         how = f" cannot be reached; {self.on_failure}" if self.store_lost else ""
         return f"{self.shared.store.name}{how}, one of {self.members}"
 
@@ -142,7 +154,7 @@ class Coordinator:
         self._concurrency.too_many()
 
     def publish_suspensions(self, notice: str) -> None:
-        """Tell the other processes why the account is suspended; "" = it is not any more."""
+        """Tell the other processes why the account is suspended; "" ends the suspension there."""
         self._suspensions.publish(notice)
         self.notify_pending()
 
@@ -189,7 +201,7 @@ class Coordinator:
             self._announce(event)
 
     def exchange(self, lane: str, request: ExchangeRequest) -> Optional[ExchangeResponse]:
-        """One transaction; None if the store did not answer. Called with no lock held."""
+        """Run one transaction; None if the store did not answer. Called with no lock held."""
         return run_blocking(self.exchanging(lane, request))
 
     def exchanging(
@@ -216,7 +228,11 @@ class Coordinator:
         return response
 
     def not_after(self) -> float:
-        """The store's time at which a request made now times out."""
+        """The store's time at which a request made now times out.
+
+        A store that answers later must do nothing: the process has given up by then, and would not
+        know of its reservations.
+        """
         return self._clock_offset.to_store(self._clock.monotonic() + self.shared.timeout_seconds)
 
     # -- the thread ------------------------------------------------------------------------------
@@ -247,11 +263,12 @@ class Coordinator:
             try:
                 yield from self._probe_store() if self.store_lost else self._report()
             except Exception:
+                # A dead thread would let the lease of this process end while its calls run.
                 logger.exception("the coordinator met a bug; the store is taken for lost")
                 self.store_lost = True
 
     def _wait_for_work(self) -> Blocking[bool]:
-        """False if the thread has to end."""
+        """Wait until something is to be done; False if the thread has to end."""
         with self._changed:
             now = self._clock.monotonic()
             if self._closed or now >= self._idle_at:
@@ -319,8 +336,11 @@ class Coordinator:
                 lane.backlog.not_empty.notify()
         self._announce(StoreLost(self.shared.store.name, str(error), self.members))
 
+    # The order matters: the heartbeat first, so that the members are counted and slots granted;
+    # then the flag, so that workers reserve again; then the lanes, which pause until all others
+    # have noticed.
     def _probe_store(self) -> Blocking[None]:
-        """Find out whether a lost store can be reached again."""
+        """Find out whether a lost store can be reached again, and join the others if it can."""
         self._idle_at = self._clock.monotonic() + IDLE_SECONDS
         sent_at = self._clock.monotonic()
         try:
@@ -340,7 +360,7 @@ class Coordinator:
         self._announce(StoreReturned(self.shared.store.name, self.members))
 
     def _announce(self, event: Event) -> None:
-        # Listeners may take their time: neither a worker nor this thread waits for them.
+        # In a thread of the pool: a slow listener must hold up neither a worker nor heartbeats.
         self._thread_pool.run(partial(self._observe, event, None))
 
     def close(self) -> None:
@@ -362,23 +382,25 @@ class Coordinator:
 
 
 def _pacer_of(lane: Lane) -> SharedPacer:
-    """As :meth:`Coordinator.make_pacer` made it."""
+    """The pacer of a lane of a shared account, which :meth:`Coordinator.make_pacer` made."""
     return cast("SharedPacer", lane.pacer)
 
 
 class SuspensionBroadcast:
-    """What one process tells the others of the account's suspension, and learns from them.
+    """Carries the account's suspension from one process to the others, with their exchanges.
 
-    Thread-safe. *on_change* is called, with no lock held, with what another process said.
+    What this process has published and not sent yet wins over what the store says: the store's is
+    older. Thread-safe. *on_change* is called, with no lock held, when another process has changed
+    it.
     """
 
     def __init__(self, on_change: Callable[[str], None]) -> None:
         self._on_change = on_change
         # Guards both. Held for an assignment; never while calling out.
         self._lock = threading.RLock()
-        #: None = nothing to report.
+        #: What has to be reported; None for nothing.
         self._pending: Optional[str] = None
-        #: As the store has it; "" = the account is not suspended.
+        #: The suspension as the store has it; "" if the account is not suspended.
         self.in_force = ""
 
     @property
@@ -392,19 +414,19 @@ class SuspensionBroadcast:
             self._pending = self.in_force = notice
 
     def mark_sent(self) -> Optional[str]:
-        """What is reported now; None = nothing."""
+        """Take what has to be reported, for a request; None for nothing."""
         with self._lock:
             notice, self._pending = self._pending, None
         return notice
 
     def restore(self, notice: Optional[str]) -> None:
-        """It was not reported; there may be something newer by now."""
+        """Report *notice* later: its request failed. Something newer may be pending by now."""
         with self._lock:
             if self._pending is None:
                 self._pending = notice
 
     def apply_suspensions(self, notice: str) -> None:
-        """Adopt what the store says."""
+        """Adopt what the store says, unless something newer is to be reported from here."""
         with self._lock:
             is_new = self._pending is None and notice != self.in_force
             if is_new:

@@ -1,4 +1,9 @@
-"""What one of many processes may send while the store they share cannot be reached."""
+"""Degraded mode: what one of many processes may send while their store cannot be reached.
+
+By default each process keeps to an equal share of each quota, by the number of processes seen last.
+It cannot know of processes that started or ended since: this is the reason for the settings "stop"
+(a quota must never be exceeded) and "full" (calls must not become slower).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +29,10 @@ AnyQuota = Union[ConfiguredQuota, LearnedQuota]
 
 
 class DegradedMode:
-    """One lane without the store. Not thread-safe: the lane's mutex guards it."""
+    """The pace of one lane while the store is lost. Not thread-safe: the lane's mutex guards it.
+
+    Reservations made before are used first, by all members; shares begin where those end.
+    """
 
     def __init__(self) -> None:
         #: Our share of each quota; made anew each time the store is lost.
@@ -35,7 +43,7 @@ class DegradedMode:
         self._batch: dict[str, float] = {}
 
     def reserved(self, at: float, batch: dict[str, float]) -> None:
-        """A batch was reserved, from the instant *at* on; units by kind."""
+        """Note the last batch of reservations: its first instant *at*, and its units by kind."""
         self._batch_at, self._batch = at, batch
 
     def decide(
@@ -47,7 +55,7 @@ class DegradedMode:
         members: int,
         now: float,
     ) -> Decision:
-        """When *cost* may leave, where *decision* is what its own pacer says."""
+        """When *cost* may leave; *decision* is what the process's own pacer allows."""
         if on_failure == STOP:
             return Decision(math.inf, "store lost")
         if on_failure == FULL:
@@ -62,12 +70,12 @@ class DegradedMode:
         return self._share.decide(cost, decision)
 
     def take(self, cost: Cost, now: float) -> None:
-        """*cost* leaves."""
+        """Count *cost*, which leaves now, against the share."""
         if self._share is not None:
             self._share.take(cost, now)
 
     def enter(self) -> None:
-        """The store was lost."""
+        """Start degraded mode: the next decision makes a new share, for the members of then."""
         self._share = None
 
 

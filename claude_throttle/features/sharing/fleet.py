@@ -1,4 +1,9 @@
-"""Which processes share quotas in a store, and the state of those quotas."""
+"""``claude_throttle.fleet()``: which processes share quotas in a store, and the quotas' state.
+
+Reads the store from outside: the caller need not be one of the processes, has no key and takes no
+slot. What a member says of itself is JSON of its own version of the package, so what cannot be read
+is left out instead of failing the report.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from claude_throttle.features.sharing.virtual_queue import BUCKET, SUFFIX
 
 
 class FleetMember(NamedTuple):
-    """One process that shares an account."""
+    """One process that shares an account; its numbers are those of its last heartbeat."""
 
     #: A salted hash of the key; equal for those that share.
     account: str
@@ -28,7 +33,7 @@ class FleetMember(NamedTuple):
 
 
 class FleetLane(NamedTuple):
-    """One lane whose quotas processes share."""
+    """One lane whose quotas processes share; its counts of calls are sums over all members."""
 
     account: str
     lane: str
@@ -45,8 +50,9 @@ class FleetLane(NamedTuple):
 
 
 class FleetState(NamedTuple):
-    """Everything in a store; ``print()`` it for a report."""
+    """The processes and lanes in a store at one moment; ``print()`` it for a report."""
 
+    #: The store's address, without a password.
     store: str
     members: tuple[FleetMember, ...]
     lanes: tuple[FleetLane, ...]
@@ -102,6 +108,7 @@ def _member_of(member: StoredMember) -> FleetMember:
     return FleetMember(member.account, host, pid, lanes, member.expires_seconds)
 
 
+# A notice is JSON by lane, with "" for the whole account; see ``account/suspensions``.
 def _lane_of(
     lane: StoredLane, members: tuple[FleetMember, ...], notice: str, line_seconds: float
 ) -> FleetLane:

@@ -1,9 +1,12 @@
-"""What the processes that share a quota have learned of it together.
+"""The learned quotas of a lane that several processes share.
 
-Each process reads the headers of its own responses. They tell what all processes have taken, so
-the level they are compared with must include what the others took: after each exchange with the
-store it does. What a process corrects, it corrects in the store, unless another process has
-corrected the same meanwhile.
+Each process reads the headers of its own responses. They report what all processes have taken, so
+the level they are compared with must include what the others took. It does so right after each
+exchange with the store; until then headers wait in ``unread``. Comparing them earlier would take
+the others' traffic for a smaller quota.
+
+What a process corrects, it corrects in the store, under a version: if another process has corrected
+the quota meanwhile, the version has changed, and the second correction is dropped.
 """
 
 from __future__ import annotations
@@ -27,20 +30,26 @@ NOTHING = 1e-6
 
 
 class LearnedState:
-    """The learned quotas of one lane. Not thread-safe: the lane's mutex guards it."""
+    """What one process has learned of a lane's quotas and exchanges with the others.
+
+    Not thread-safe: the lane's mutex guards it. Calls come in pairs: counts() before an exchange
+    and apply() after it, then begin_reading() and end_reading() around the reading of headers.
+    """
 
     def __init__(self, learned: Mapping[str, LearnedQuota], traffic: Traffic) -> None:
         self._learned = learned
         self._traffic = traffic
         #: Headers that cannot be read until it is known what the others have taken.
         self.unread: list[tuple[Feedback, Dispatch]] = []
+        #: The version of the facts that this process has seen last.
         self.version = 0.0
-        #: As the store has them.
+        #: What was learned, as JSON, as the store has it.
         self._facts = ""
-        #: The store's running totals, as received last, and ours when it was asked.
+        #: The store's running totals of units produced, as received last, and what this process had
+        #: taken and produced when it asked.
         self._totals = dict.fromkeys(learned, 0.0)
         self._asked = dict.fromkeys(learned, (0.0, 0.0))
-        #: Units by which headers have moved each level since.
+        #: Units by which headers have moved each level since the last exchange.
         self._corrections = dict.fromkeys(learned, 0.0)
         self._levels: dict[str, float] = {}
         #: Units that left before their quota was known, so before they could be reserved.
@@ -52,7 +61,7 @@ class LearnedState:
         return bool(self.unread) or self.pending_facts() is not None
 
     def take(self, cost: Cost) -> None:
-        """*cost* leaves."""
+        """Count *cost*, which leaves now, where its quota is not known yet."""
         for kind, learned in self._learned.items():
             if not learned.known:
                 self._unreserved[kind] += getattr(cost, kind)
@@ -60,7 +69,7 @@ class LearnedState:
     # -- to the store ----------------------------------------------------------------------------
 
     def pending_facts(self) -> Optional[str]:
-        """What was learned, if the store has it otherwise. A correction needs it, too."""
+        """What was learned, as JSON; None if the store has the same and nothing is corrected."""
         facts = self._own_facts()
         corrects = any(abs(units) > NOTHING for units in self._corrections.values())
         return facts if facts and (facts != self._facts or corrects) else None

@@ -1,4 +1,9 @@
-"""Makes an account's coordinator, and opens the store of a ``shared=`` setting."""
+"""Opens the store of a ``shared=`` setting, and makes an account's coordinator.
+
+The place where sharing is put together: it alone knows all kinds of stores, and imports each on
+use, since redis-py takes 0.4 s to import and SQLite is missing in some builds of Python. Nothing is
+connected or started here; that happens at the first exchange.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +21,13 @@ from claude_throttle.features.sharing.concurrency_share import ConcurrencyShare
 from claude_throttle.features.sharing.coordinator import Coordinator, SharedAccount
 from claude_throttle.features.sharing.stores.contract import Store
 
-#: Makes a table of hashed keys that was made for something else useless here.
+#: Salt of the account's name, so that a table of hashed keys made for another purpose is useless
+#: here. It must never change: processes of different versions share by this name.
 SALT = b"claude_throttle account"
 
-#: The stores of shared="memory://name": one for all throttlers of a process. By process id, too: a
-#: forked child's copy of its parent's store may be locked.
+#: The stores of shared="memory://name", one for all throttlers of a process. The process id is part
+#: of the key: a thread of the parent may have held the lock of a store at the fork, which stays
+#: locked in the child.
 _in_memory: dict[str, Store] = {}
 
 
@@ -39,7 +46,7 @@ def make_coordinator(
         settings.store_lease,
         clock_offset,
         clock.monotonic,
-        lambda: coordinator.wants_slot(),
+        lambda: coordinator.wants_slot(),  # made below: each of the two needs the other
     )
     coordinator = Coordinator(
         SharedAccount(
@@ -78,7 +85,7 @@ def open_store(shared: Any, timeout_seconds: float, clock: Clock) -> Store:
 
 
 def account_name(settings: Settings) -> str:
-    """A name for the account that does not reveal the key."""
+    """The account's name in the store: equal for the same URL and key, and not reversible."""
     key = settings.api_key or settings.auth_token or ""
     text = f"{settings.base_url}\n{key}".encode()
     return hmac.new(SALT, text, hashlib.sha256).hexdigest()[:24]

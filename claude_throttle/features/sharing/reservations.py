@@ -1,4 +1,9 @@
-"""What one lane has reserved in the store, and what it still has to report of its quotas."""
+"""What one lane has reserved in the store, and the changes that it still has to report.
+
+A reservation is an instant at which a call may leave. It can be used, become too late, or be given
+back; each unit of it must be reported once, or the quota that all processes share would shrink (a
+unit lost) or be exceeded (a unit given back twice).
+"""
 
 from __future__ import annotations
 
@@ -15,16 +20,17 @@ from claude_throttle.features.sharing.stores.contract import (
     StoredBucket,
 )
 
-#: Seconds by which a reservation may be used late. Where nothing may be saved up, a later call
-#: would leave right before the next one; where something may, it is as much, but at most this.
+#: Seconds by which a reservation may be used late. Where nothing may be saved up (burst 1), a call
+#: that is later than the first value would leave right before the next one. Where something may be
+#: saved up, it is as much as that, up to the second value.
 LATE_SECONDS = 0.005
 MOST_LATE_SECONDS = 0.1
 
 
 class Reservation(NamedTuple):
-    """The right to leave at an instant."""
+    """The right of one call to leave at an instant."""
 
-    #: On our clock, in seconds.
+    #: The instant by this process's monotonic clock, in seconds.
     at: float
     #: The units reserved, by bucket.
     units: dict[str, float]
@@ -41,7 +47,7 @@ class Reservations:
     def __init__(self, unused: Callable[[Reservation], None]) -> None:
         self._reserved: deque[Reservation] = deque()
         self._unused = unused
-        #: Seconds by which one may be used late now.
+        #: Seconds by which a reservation may be used late, by the quotas of the last exchange.
         self.late = LATE_SECONDS
         #: The previous reservation expired unused; allow one late use, so a slow thread cannot
         #: starve: what it reserves again lies behind all that others have reserved meanwhile.
@@ -51,7 +57,7 @@ class Reservations:
         return len(self._reserved)
 
     def next_reservation(self, now: float) -> Optional[Reservation]:
-        """The first that may be used, now or later. Changes nothing."""
+        """The first reservation that may be used, now or later; None if there is none."""
         late = None
         for reservation in self._reserved:
             if now <= reservation.at + self.late:
@@ -60,7 +66,7 @@ class Reservations:
         return late
 
     def use(self, now: float) -> Reservation:
-        """Use up the next one; without one, a reservation of nothing."""
+        """Use up the next reservation; without one, return a reservation of nothing."""
         used = self.next_reservation(now)
         # A late use is allowed after an expiry; never two at once.
         self._allows_late_use = bool(self._reserved) and now > self._reserved[0].at + self.late
@@ -69,18 +75,18 @@ class Reservations:
         return self._reserved.popleft() if self._reserved else Reservation(now, {}, {})
 
     def drop_expired(self, now: float) -> None:
-        """New ones are about to be reserved; return those that are left."""
+        """Give back all that are left, since new ones are about to be reserved."""
         expired = bool(self._reserved) and self.next_reservation(now) is None
         self._allows_late_use = self._allows_late_use or expired
         self.release()
 
     def release(self, before: float = math.inf) -> None:
-        """Return those *before* that instant."""
+        """Give back all reservations *before* that instant: a pause has begun, for example."""
         while self._reserved and self._reserved[0].at < before:
             self._unused(self._reserved.popleft())
 
     def put(self, request: ExchangeRequest, response: ExchangeResponse, now: float) -> None:
-        """Add what the store has reserved at *now*."""
+        """Add the reservations of *response*, which the store made at *now* by our clock."""
         names = [bucket.name for bucket in request.buckets]
         taken = dict(zip(names, response.taken))
         added: list[Reservation] = []
@@ -97,15 +103,20 @@ class Reservations:
 
 
 class QuotaDelta:
-    """Changes of one bucket that the store does not know of yet."""
+    """Changes of one bucket that the store does not know of yet. The lane's mutex guards it.
+
+    The fields are those of :class:`StoredBucket`. What is sent is zeroed at once, so that what
+    changes during the exchange is reported by the next one; a failed exchange puts it back.
+    """
 
     __slots__ = ("returned", "seen", "shift", "spent")
 
     def __init__(self) -> None:
+        #: The bucket's instant as the store had it last, in its microseconds.
         self.seen = NEVER
-        #: Microseconds.
+        #: Microseconds that calls cost more, or less, than was reserved.
         self.shift = 0.0
-        #: Units.
+        #: Units that left without a reservation, and units of reservations that were not used.
         self.spent = self.returned = 0.0
 
     def __bool__(self) -> bool:
@@ -125,11 +136,15 @@ class QuotaDelta:
         )
 
     def mark_sent(self) -> None:
-        """A request with these changes is on its way."""
+        """Forget the changes: a request with them is on its way."""
         self.shift = self.spent = self.returned = 0.0
 
     def restore(self, bucket: StoredBucket, in_doubt: bool) -> None:
-        """That request was not done. *in_doubt*: perhaps it was; keep only what slows us down."""
+        """Report the changes of *bucket* again: its request was not done.
+
+        If that is *in_doubt*, it may have been done. Then only changes that slow calls down are
+        reported again: twice is safe for them, while a unit given back twice exceeds the quota.
+        """
         self.shift += max(0.0, bucket.shift) if in_doubt else bucket.shift
         self.spent += bucket.spent
         self.returned += 0.0 if in_doubt else bucket.returned

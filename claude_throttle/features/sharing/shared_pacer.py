@@ -1,8 +1,12 @@
 """The pacer of a lane whose quotas several processes share.
 
 While the store can be reached, the pacer keeps no instants of its own: it reserves instants in the
-store, a few ahead, and lets a call leave when one has come. It is pure state, as the pacer: it says
-what to reserve, and the coordinator asks the store.
+store, a few ahead, and lets a call leave when one has come. Like the plain pacer it is pure state,
+with no clock, lock or I/O: it says what to reserve, and the coordinator asks the store.
+
+One exchange goes ``needs_reservation``, ``make_request``, then ``apply`` or ``restore``; the lane's
+worker then waits for the instants that ``decide`` returns. While the store is lost, ``decide`` uses
+up the reservations that are left, and ``degraded_mode`` decides about all other calls.
 """
 
 from __future__ import annotations
@@ -33,31 +37,31 @@ from claude_throttle.features.sharing.stores.contract import (
     StoredBucket,
 )
 
-#: Reservations in one exchange, and seconds from the first to the last: so that an urgent call
-#: waits for at most one such batch of each other process.
+#: Reservations in one exchange, and seconds from the first to the last, at most. An urgent call
+#: waits behind one such batch of each other process; smaller ones would need more exchanges.
 MOST_RESERVATIONS = 20
 HORIZON_SECONDS = 0.1
 
-#: Seconds that all members' batches together may last: otherwise each would wait for a thousand
-#: others.
+#: Seconds that the batches of all members together may last: with a thousand members, each call
+#: would otherwise wait for a hundred seconds' worth of the others'.
 ALL_HORIZONS_SECONDS = 1.0
 
 #: Seconds after which a process that holds reservations asks whether a pause has begun.
 STALE_SECONDS = 0.25
 
 
-#: A call may leave when an instant was reserved for it.
+#: The decision "an instant must be reserved first". Compared by identity.
 TO_BE_RESERVED = Decision(math.inf, RESERVATION)
 
 
 class StoreState(Protocol):
-    """What a shared pacer must know about the store; the coordinator tells it."""
+    """What a shared pacer must know about the store; the coordinator is one."""
 
-    #: The store cannot be reached.
+    #: Whether the store cannot be reached.
     store_lost: bool
     #: Processes that shared the store when it was last reached.
     members: int
-    #: What to do without the store: "share", "stop", "full".
+    #: What to do without the store: "share", "stop" or "full".
     on_failure: str
 
     def notify_pending(self) -> None:
@@ -66,11 +70,16 @@ class StoreState(Protocol):
 
 
 class SharedPacer(Pacer):
-    """A :class:`Pacer` that reserves in a store. The lane's mutex guards it, too."""
+    """A :class:`Pacer` whose calls leave at instants that were reserved in a store.
+
+    Not thread-safe: the lane's mutex guards it, as it does the plain pacer; no method waits or asks
+    the store. The mutex is free during an exchange, so anything may have changed when it ends.
+    """
 
     def __init__(self, *quotas: Any, store: StoreState, **options: Any) -> None:
         super().__init__(*quotas, **options)
-        #: An exchange is under way.
+        #: Whether an exchange is under way. There is one at a time for each lane, or two of them
+        #: would report the same changes.
         self.is_exchanging = False
         self.learned_state = LearnedState(self.learned, self.traffic)
         self._store = store
@@ -80,7 +89,7 @@ class SharedPacer(Pacer):
         self._sequence = -1.0
         #: End of a pause that the store does not know of.
         self._pause_until = -math.inf
-        #: There was an exchange: what the others have learned is known.
+        #: Whether there was an exchange, so that what the others have learned is known.
         self._introduced = False
         self._exchanged_at = -math.inf
         #: The store's time less ours, in microseconds.
@@ -108,7 +117,7 @@ class SharedPacer(Pacer):
     def _fits(self, reservation: Reservation, cost: Cost) -> bool:
         """Whether *cost* may use it. A little more than was reserved is settled later."""
         for name, quota in self.quotas():
-            # Of a quota that was learned since, nothing could be reserved.
+            # A quota that was learned since the reservation has no units in it: no bound.
             reserved = reservation.units.get(name, math.inf)
             if getattr(cost, quota.kind) > reserved + quota.burst / 4.0:
                 return False
@@ -163,7 +172,7 @@ class SharedPacer(Pacer):
         return delta
 
     def settle(self, held: Cost, actual: Cost, booked_at: float) -> Cost:
-        """As :meth:`Pacer.settle`; the store will know soon."""
+        """Replace what was booked by what it cost, as :meth:`Pacer.settle`, and report it soon."""
         change = actual.minus(held)
         for name, quota in self.quotas():
             self._shift(name, quota.rate, getattr(change, quota.kind))
@@ -172,7 +181,10 @@ class SharedPacer(Pacer):
     # -- the server answers ----------------------------------------------------------------------
 
     def pause_for(self, seconds: float, now: float) -> float:
-        """As :meth:`Pacer.pause_for`, for all members; what was reserved until then is returned."""
+        """Pause, as :meth:`Pacer.pause_for`, but for all members.
+
+        Reservations before the end of the pause are given back, so that others may use the units.
+        """
         remaining = super().pause_for(seconds, now)
         self._pause_until = now + remaining
         self._reservations.release(before=self._pause_until)
@@ -269,6 +281,8 @@ class SharedPacer(Pacer):
                 self._shift(kind, self.learned[kind].rate, units)
         return self._read_waiting_headers(now)
 
+    # The plain pacer's instants follow the store's, so that a process that loses the store goes on
+    # from what all members had taken, and forecasts of waits are right.
     def _set_instants(
         self, request: ExchangeRequest, response: ExchangeResponse, answered_at: float
     ) -> None:
@@ -309,6 +323,8 @@ class SharedPacer(Pacer):
         """The store cannot be reached: use what is reserved still, then a share of the quota."""
         self._degraded.enter()
 
+    # Three cases: "stop" sends nothing, not even what is reserved; otherwise reservations are used
+    # up first, then the share (or, for "full", the process's own pacer) decides.
     def _decide_without_store(self, cost: Cost, now: float) -> Decision:
         store, quotas, own = self._store, list(self.quotas()), super().decide(cost, now)
         degraded = self._degraded.decide(cost, own, store.on_failure, quotas, store.members, now)

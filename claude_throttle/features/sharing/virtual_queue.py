@@ -1,10 +1,13 @@
-"""A virtual queue: a place that outlives the process, for work that comes back instead of waiting.
+"""``line_up()``: a virtual queue, for work that comes back later instead of waiting in a thread.
+
+A task of Celery, or a web request, takes a ticket, ends, and comes back when its turn is near; the
+ticket is valid in any process that shares the store.
 
 The queue of a lane is a bucket of its own in the store, whose units are seconds: each ticket takes
 as many as its call occupies the lane. So each new ticket tells when to come back, however many
-others are away, and those that are away never hold up a call that waits in a process. A ticket is a
-position in the queue, not an instant: where the queue moves more slowly than expected, all that
-stand behind move with it.
+others are away, and tickets never hold up a call that waits in a process. A ticket is a position
+in the queue, not an instant: where the queue moves more slowly than expected, all positions behind
+move with it.
 """
 
 from __future__ import annotations
@@ -28,14 +31,16 @@ if TYPE_CHECKING:
     from claude_throttle.features.sharing.coordinator import Coordinator
     from claude_throttle.features.sharing.shared_pacer import SharedPacer
 
-#: The bucket of a queue, and the suffix that makes its lane's name. Both stand in stores.
+#: The bucket of a queue, and the suffix of its lane's name in the store. Both are part of the
+#: format that processes of different versions share: they must not change.
 BUCKET = "seconds"
 SUFFIX = " tickets"
 
-#: The facts that a correction must come with; their version says what it was made from.
+#: The facts that a correction must come with, though a queue learns nothing: a store accepts a
+#: correction only with facts, whose version says what it was made from.
 MOVED = "{}"
 
-#: Seconds. The last digit of a sum of floats.
+#: Seconds. A position that is larger by less than this differs by the rounding of sums only.
 ROUNDING_SECONDS = 1e-3
 
 
@@ -58,21 +63,25 @@ class QueuePosition(NamedTuple):
 
 
 class VirtualQueue:
-    """The tickets of one lane. Thread-safe; asks the store each time."""
+    """The virtual queue of one lane. Thread-safe: it has no state, and asks the store each time.
+
+    Raises no error of a store: a ticket is given with 0 seconds then, so that the call is tried,
+    and paced in its process.
+    """
 
     def __init__(self, coordinator: Coordinator, lane: Lane) -> None:
         self._coordinator = coordinator
         self._lane = lane
 
     def join(self, cost: Cost) -> QueuePosition:
-        """A new place at the end."""
+        """Take a new position at the end."""
         seconds = self._seconds_of(cost)
         response = self._ask(StoredBucket(BUCKET, SECOND, seconds), reservations=((seconds,),))
         ticket = LineTicket(self._lane.name, 0.0 if response is None else response.taken[0])
         return _position(ticket, response)
 
     def find(self, ticket: LineTicket, cost: Cost) -> QueuePosition:
-        """The place of *ticket*; a new place where the store has lost the queue."""
+        """The position of *ticket*; a new one if the store has lost the queue since."""
         response = self._ask(StoredBucket(BUCKET, SECOND, 0.0))
         if response is None:
             return _position(ticket, response)
@@ -117,7 +126,10 @@ def _position(ticket: LineTicket, response: Optional[ExchangeResponse]) -> Queue
 def line_up(
     account: Account, model_group: ModelGroup, cost: Cost, ticket: Optional[LineTicket]
 ) -> tuple[LineTicket, float]:
-    """A place for a call of that cost, or the place of *ticket*; seconds until it may leave."""
+    """A ticket for a call of that cost (*ticket*, if given), and the seconds until it may leave.
+
+    Raises :class:`ConfigurationError` if the throttler has no store.
+    """
     coordinator = cast("Optional[Coordinator]", account.coordinator)
     if coordinator is None:
         raise ConfigurationError("a ticket needs a store that all share: Throttler(shared=…)")
@@ -132,6 +144,6 @@ def line_up(
 def line_up_alone(
     account: Account, model_group: ModelGroup, cost: Cost, ticket: Optional[LineTicket]
 ) -> tuple[LineTicket, float]:
-    """line_up() for testing mode, which asks no store: no other process is in the queue."""
+    """The line_up() of testing mode, which has no store and no other process in the queue."""
     seconds = account.seconds_until_leave(model_group, cost)
     return ticket or LineTicket(model_group.lane.name, 0.0), seconds

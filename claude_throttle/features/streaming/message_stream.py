@@ -1,4 +1,8 @@
-"""``MessageStream``, the object that ``throttler.stream()`` gives to its caller."""
+"""``MessageStream``, the object that ``throttler.stream()`` returns.
+
+It is a thin shell around :class:`OpenStream`, and nothing refers to it: a caller that drops it
+without closing it triggers ``__del__`` at once, which gives back the slot and the connection.
+"""
 
 from __future__ import annotations
 
@@ -129,5 +133,8 @@ def open_stream(context: StreamContext, transport: Transport, call: StreamCall) 
 
 
 def replay(future: Future[Any], request: PreparedRequest) -> MessageStream:
-    """The stream of an answer that a stage gives as a whole. Waits for it; raises its error."""
+    """The stream of an answer that a stage returns as a whole.
+
+    Waits for that answer, since there is nothing to show before it; raises its error.
+    """
     return MessageStream(ReplayedStream(request, future.result()))

@@ -1,7 +1,12 @@
-"""An open stream on the inside: how it is sent, what it holds, how it ends.
+"""An open stream on the inside: how it is sent, what it holds, and how it ends.
 
-Its reader has a :class:`MessageStream`, which refers to this and is not referred to: so a dropped
-one is garbage collected at once.
+Its reader has a :class:`MessageStream`, which refers to this object, while nothing refers to that:
+so a dropped one is garbage collected at once.
+
+The trap: a stream may be ended by its reader, by close() in another thread, by a deadline, by the
+server and by Ctrl-C, two of them at once. Its slot and its booked tokens must be given back exactly
+once, so the end is claimed by an atomic operation (``_claim_end``); and close() must not wait for a
+reader that waits for the server, so no lock is waited for.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class StreamContext(NamedTuple):
-    """What the streams of one account use together."""
+    """What all streams of one account in one process use."""
 
     model_groups: ModelGroups
     suspensions: Suspensions
@@ -41,14 +46,18 @@ class StreamContext(NamedTuple):
     deferred_closer: DeferredCloser
 
 
-#: Types of events that may come before content.
+#: Types of events that come before content. After them the call can still be sent again, and the
+#: reader gets only the first ``message_start``.
 PRELUDE = frozenset({"message_start"})
 
 
 class OpenStream:
     """One streamed call, from its first send to its last event.
 
-    Read by one thread at a time; any thread may close it, also during another one's read.
+    Read by one thread at a time, a second one gets RuntimeError; any thread may close it, even
+    while another one reads. In a forked child, reading raises Forked and closing does nothing. The
+    slot that it holds is lent to the calls of its reading thread, which would otherwise wait for a
+    slot that only they can free.
     """
 
     def __init__(
@@ -97,7 +106,7 @@ class OpenStream:
             raise
 
     def _lend_slot(self) -> None:
-        """An attempt is being answered: its slot may be used by the calls of its reader."""
+        """Lend the slot of the attempt that is being answered to the calls of its reader."""
         attempt = self._attempt
         self._end_lending()
         self.request_id = self._events.request_id
@@ -109,7 +118,7 @@ class OpenStream:
         self._lend_to_this_thread()
 
     def _begin(self) -> None:
-        """Content begins: settle the input tokens, and report the answer."""
+        """Settle the input tokens and report the answer: content begins, no retry follows."""
         call, events = self.call, self._events
         usage = self.received.usage()
         counted = usage and usage.counted_input_tokens(self._lane.counts_cache_reads)
@@ -209,7 +218,7 @@ class OpenStream:
             with contextlib.suppress(ValueError):
                 self._in_progress.remove(self.call)
 
-    # -- the end ---------------------------------------------------------------------------------
+    # -- how it ends -----------------------------------------------------------------------------
 
     def close(self) -> None:
         """End it now. Idempotent; from any thread; never waits for the server."""
@@ -240,6 +249,8 @@ class OpenStream:
         if self._pid == os.getpid() and not self.ended:
             self._context.deferred_closer.drop(self)
 
+    # Before content, a call that failed used nothing that the stream could know of: its outcome
+    # says what to settle. After it, the usage is known or estimated here.
     def _finish(self, outcome: Outcome) -> None:
         """Settle its usage and give its slot back, once."""
         try:
@@ -250,6 +261,7 @@ class OpenStream:
                     outcome = outcome._replace(usage=self._usage())
                 self.call.finish(outcome)
         except KeyboardInterrupt:
+            # Between the claim and the end of the call: let another thread claim it again.
             if not self.call.ended:
                 self._unfinished[:] = [True]  # to be done by close()
             raise

@@ -1,4 +1,8 @@
-"""A stream of a message that a stage answered as a whole: nothing of it comes over the wire."""
+"""Shows a whole message as a stream: for a stage that answers a streamed call by itself.
+
+A stage (a cache, for example) may answer without sending anything. The caller of ``stream()`` gets
+events all the same, in the API's order; no slot, connection or quota is involved.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,10 @@ from claude_throttle.transport.request import PreparedRequest
 
 
 class ReplayedStream:
-    """The events of a whole message, one by one. Read by one thread at a time."""
+    """The events of a whole message, one by one, with the methods of :class:`OpenStream`.
+
+    Read by one thread at a time. Raises Closed if it is read on after close(), like a real one.
+    """
 
     def __init__(self, request: PreparedRequest, answer: Any) -> None:
         self.call = request
@@ -48,4 +55,4 @@ class ReplayedStream:
         self.ended = True
 
     def close_soon(self) -> None:
-        """Do nothing: a dropped one holds nothing that has to be given back."""
+        """Do nothing: it holds nothing that has to be given back."""

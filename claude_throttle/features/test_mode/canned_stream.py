@@ -1,4 +1,8 @@
-"""A canned answer as a stream, in testing mode."""
+"""A canned answer as a stream of events, for ``throttler.stream()`` in testing mode.
+
+It is an ``EventStream`` like ``transport/response_stream``, so everything above it, closing and
+deadlines included, works as with a real answer.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,10 @@ from claude_throttle.transport.response_stream import StreamEnded
 
 
 class CannedStream:
-    """The events of a canned answer. *answer* returns the message, after its latency."""
+    """The events of a canned answer. *answer* returns the message, after its latency.
+
+    Used by one thread at a time. What *answer* raises ends the stream, as an error of the call.
+    """
 
     def __init__(self, answer: Callable[[], dict[str, Any]], attempts: Attempt) -> None:
         self._answer = answer
@@ -23,7 +30,7 @@ class CannedStream:
 
     @property
     def request_id(self) -> Optional[str]:
-        """A made-up id; no server gave it."""
+        """An invented id that begins with ``req_testing_``, so that a log does not look real."""
         return self._request_id
 
     @property

@@ -1,4 +1,8 @@
-"""The transport of testing mode: it answers by itself, and sends nothing."""
+"""The transport of testing mode: it answers calls by itself, and sends nothing.
+
+The trap: a test that believes itself offline and is not. So this is not a subclass of
+``HttpTransport``: what it does not define raises AttributeError, and cannot reach the network.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,13 @@ from claude_throttle.features.test_mode.canned_stream import CannedStream
 from claude_throttle.transport import sdk
 from claude_throttle.transport.verdicts import read_usage
 
-#: The answer, unless the caller gives one.
+#: The text of an answer, unless the caller gives one. It says so, in case a user sees it.
 CANNED_TEXT = "This is a canned answer of claude_throttle's testing mode. No call was made."
 
-#: Characters of English text, for the usage.
+#: Characters of English text in a token, roughly; for the usage of an answer.
 CHARACTERS_PER_TOKEN = 4
 
+#: A text or a latency in seconds, or a function of the request's parameters that returns it.
 CannedText = Union[str, Callable[[dict[str, Any]], str]]
 CannedLatency = Union[float, Callable[[dict[str, Any]], float]]
 
@@ -43,7 +48,11 @@ class CannedAnswer(NamedTuple):
 
 
 class CannedTransport:
-    """A transport without a network. Thread-safe; functions are called in sender threads."""
+    """A :class:`Transport` without a network. Thread-safe.
+
+    The caller's functions for text and latency are called in sender threads, several at a time;
+    what they raise is the error of that call. A latency is ended by close() and deadlines.
+    """
 
     def __init__(self, canned: CannedAnswer, clock: Clock) -> None:
         self._canned = canned

@@ -1,4 +1,8 @@
-"""Testing mode: a throttler's calls get canned answers, and nothing is sent."""
+"""Testing mode of a throttler: its calls get canned answers, and nothing is sent.
+
+It puts a second engine, with a canned transport, in the place of the throttler's own, so that
+canned answers teach the real one nothing and real calls under way are not disturbed.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,13 @@ from claude_throttle.transport.transport import Transport
 
 logger = logging.getLogger("claude_throttle")
 
-#: Settings that would use the network, or a quota that real calls share.
+#: Settings that are switched off in testing mode: they would use the network, or a quota that other
+#: processes use for real calls.
 OFF = {"shared": None, "admin_key": None, "count_tokens": "estimate"}
 
 
 class CannedEngine(Closable, Abandonable, Protocol):
-    """What testing mode needs of an engine."""
+    """What testing mode needs of an engine: to be closed, and to be abandoned after a fork."""
 
 
 #: Makes an engine from settings and what takes the network's place.
@@ -48,7 +53,7 @@ class CannedAnswers:
         self._clock = clock
         self._make_engine = make_engine
         self.engines: ProcessLocal[Any] = ProcessLocal(self._begin)
-        # Single list operations only, so no lock.
+        # The list is only changed by single operations, which are atomic: no lock.
         self._among = among
         among.append(self)
         logger.warning("testing mode: answers are canned, and no call to Claude is made")

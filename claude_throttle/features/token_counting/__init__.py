@@ -1,1 +1,1 @@
-"""Input tokens counted by the API before a call is queued."""
+"""``count_tokens="api"``: input tokens counted by the API before a call is queued."""

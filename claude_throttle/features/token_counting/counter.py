@@ -1,7 +1,9 @@
 """``count_tokens="api"``: the API counts a call's input tokens before the call queues.
 
-The endpoint is free and has a quota of its own, so it has a lane of its own. Without a count, for
-any reason, the call queues with its estimate.
+The endpoint is free and has a quota of its own, so it has a lane of its own. A call is first a
+ticket in that lane; a sender thread asks for its count, and then places the call in the lane of its
+model. The trap: counting must never lose or stop a call. Without a count, for any reason (refusal,
+error, a long queue, close()), the call queues with its estimate.
 """
 
 from __future__ import annotations
@@ -23,21 +25,25 @@ from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import Closed
 from claude_throttle.transport.http import HttpTransport
 
-#: Counts in flight at once; each takes a thread for 0.1 to 0.2 s.
+#: Counts in flight at once; each takes a thread for 0.1 to 0.2 s, so 40 to 80 are done in a second.
 MOST_AT_ONCE = 8
 
-#: Seconds that a call waits longer for its count than it would have waited anyway.
+#: Seconds that a call may wait for its count beyond what it would wait in its lane anyway.
 PATIENCE_SECONDS = 1.0
 
-#: Seconds to pause when the endpoint refuses and does not say for how long.
+#: Seconds for which the lane pauses when the endpoint refuses and names no time.
 PAUSE_SECONDS = 5.0
 
 
 class CountTicket(Ticket):
-    """The place of one call in the queue for counting."""
+    """The place of one call in the queue for counting.
+
+    However it ends, it places its call in the call's own lane; only a deadline ends the call, too.
+    """
 
     __slots__ = ("_begin", "_lane", "call", "dispatch", "slot")
 
+    # The pacer must not expect a report: of counts that failed, only rate limits are reported.
     reports_outcome = False
 
     def __init__(self, call: Call, lane: Lane, begin: Callable[[CountTicket], None]) -> None:
@@ -72,7 +78,10 @@ class CountTicket(Ticket):
 
 
 class TokenCounter:
-    """Has calls counted, then places them in their lanes. Thread-safe."""
+    """Has calls counted by the API, then places them in their lanes. Thread-safe.
+
+    One per account and process. Its methods raise nothing and do not wait.
+    """
 
     def __init__(
         self, settings: Settings, transport: HttpTransport, thread_pool: ThreadPool, clock: Clock
@@ -110,6 +119,8 @@ class TokenCounter:
                 count.slot.release()
             count.place()
 
+    # A refusal sends all that wait for a count on with their estimates: to wait out the pause would
+    # hold up messages whose own quota is free.
     def _report(self, count: CountTicket, tokens: Optional[int], refusal: Feedback) -> None:
         if tokens is not None:
             call = count.call

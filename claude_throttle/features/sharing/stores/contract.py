@@ -1,12 +1,14 @@
-"""What a store is asked and what it answers: one transaction, however much it carries.
+"""The contract of a store: what it is asked, and what it answers, in one kind of transaction.
 
 For each account and lane, a store keeps the instants of the quotas, a pause and what was learned;
 for each account, its members, their slots in flight, and whether it is suspended. A transaction
 reserves instants in the future at which a call may leave; the process that holds such a reservation
 waits for it by itself and asks no more.
 
-Instants are microseconds by the store's own clock, and doubles, so that a file, a Redis script and
-Python compute alike to the last digit.
+One transaction carries all that a process has to ask and to report, since in Redis each is a round
+trip. Instants are microseconds by the store's own clock, and doubles, so that a file, a Redis
+script and Python compute alike to the last digit. A tuple of one kind is in the order of
+``ExchangeRequest.buckets``, in the response, too.
 """
 
 from __future__ import annotations
@@ -50,12 +52,16 @@ class StoredBucket(NamedTuple):
 
 
 class MemberClaim(NamedTuple):
-    """The slots in flight that one member of the account has and wants."""
+    """The slots in flight that one member of the account has and wants.
+
+    A heartbeat carries one. The store grants free slots, and divides them equally among the members
+    that want some; what is in use is never taken away.
+    """
 
     in_use: int
-    #: At most so many, if they are free.
+    #: Slots wanted, those in use included; granted if they are free.
     want: int
-    #: Requests in flight at most, over all members; 0 = unbounded.
+    #: Requests in flight at most, over all members; 0 for no limit.
     limit: float
     #: Microseconds after which the member counts as gone, unless it claims again.
     lease: float
@@ -64,7 +70,11 @@ class MemberClaim(NamedTuple):
 
 
 class ExchangeRequest(NamedTuple):
-    """All that a process asks and reports in one transaction."""
+    """All that a process asks and reports in one transaction. Immutable.
+
+    It is done as a whole or not at all, in this order: corrections and reports, the pause, then the
+    reservations, which see the effect of the others.
+    """
 
     member: str
     #: The store's time after which nothing may be done: the process does not wait any longer.
@@ -78,7 +88,7 @@ class ExchangeRequest(NamedTuple):
     sequence: float = -1.0
     #: Microseconds, from now, in which nothing may leave; 0 = no pause begins.
     pause: float = 0.0
-    #: What is added to each running total.
+    #: What is added to each running total: units that calls turned out to cost.
     counts: tuple[tuple[str, float], ...] = ()
     #: The version that the corrections and the facts were made from. They count only while it is
     #: the store's: two processes that have seen the same must not both correct it.
@@ -92,9 +102,9 @@ class ExchangeRequest(NamedTuple):
 
 
 class ExchangeResponse(NamedTuple):
-    """What the store answers."""
+    """The store's answer to one :class:`ExchangeRequest`. Immutable."""
 
-    #: The store's time.
+    #: The store's time, in microseconds.
     now: float
     #: False: the request came too late, and nothing was done.
     done: bool
@@ -120,7 +130,7 @@ class ExchangeResponse(NamedTuple):
 
 
 class StoredLane(NamedTuple):
-    """One lane in a store, for people to read."""
+    """One lane in a store, for the report that ``fleet()`` gives."""
 
     account: str
     lane: str
@@ -133,7 +143,7 @@ class StoredLane(NamedTuple):
 
 
 class StoredMember(NamedTuple):
-    """One process of an account, for people to read."""
+    """One process of an account, for the report that ``fleet()`` gives."""
 
     account: str
     member: str
@@ -145,7 +155,7 @@ class StoredMember(NamedTuple):
 
 
 class FleetSnapshot(NamedTuple):
-    """Everything in a store."""
+    """All lanes, members and suspensions in a store, read at about the same moment."""
 
     lanes: list[StoredLane]
     members: list[StoredMember]
@@ -158,7 +168,12 @@ class StoreFailed(Exception):
 
 
 class Store(Protocol):
-    """Where processes share quotas. One object per process; thread-safe; not used after a fork."""
+    """A place where processes share quotas: memory, a file, or a server.
+
+    One object per process. Thread-safe. A forked child calls abandon() on its copy, and makes its
+    own. The only exception that may leave it is StoreFailed; anything else counts as
+    a bug, and has the same effect: the store is lost for a while.
+    """
 
     #: Its address without a password, for people to read: "redis://host:6379/0".
     name: str
@@ -176,7 +191,7 @@ class Store(Protocol):
         ...
 
     def abandon(self) -> None:
-        """In a forked child: make what is the parent's unusable here. Takes no lock."""
+        """Make the parent's connections unusable in a forked child. Takes no lock."""
         ...
 
     def close(self) -> None:

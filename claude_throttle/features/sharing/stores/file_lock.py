@@ -1,9 +1,10 @@
-"""One process of this machine at a time: a ``flock`` whose wait is bounded.
+"""A lock for one process of this machine at a time: a ``flock`` whose wait is bounded.
 
-SQLite's own lock starves processes for seconds. A blocking ``flock`` knows no timeout: a holder
-that was stopped (SIGSTOP, a debugger) would hang all others. So a process that finds it taken tries
-again every half millisecond. The kernel keeps no order among those that try: with eight processes
-flat out on two cores, the longest wait is 150 to 340 ms.
+The SQLite store takes it around each transaction, since SQLite's own lock starves processes for
+seconds. A blocking ``flock`` has no timeout: a holder that was stopped (SIGSTOP, a debugger) would
+hang all others. So a process that finds it taken tries again every half millisecond. The kernel
+keeps no order among those that try: with eight processes that do nothing else, on two cores, the
+longest wait is 150 to 340 ms.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Callable, Optional, TypeVar
 
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 
-with suppress(ImportError):  # Windows has none; SqliteStore says so.
+with suppress(ImportError):  # Windows has no fcntl; SqliteStore raises ConfigurationError there.
     from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 
 Result = TypeVar("Result")
 
-#: Done while the lock is held; called with the instant by which it must be over.
+#: Work that is done while the lock is held; it is called with the instant by which it must end.
 Work = Callable[[float], Result]
 
 #: Seconds between two tries.
@@ -28,11 +29,16 @@ RETRY_SECONDS = 0.0005
 
 
 class LockTimedOut(Exception):
-    """Another process holds the lock, and does not release it."""
+    """Raised if another process, or thread, has held the lock for all of the timeout."""
 
 
 class FileLock:
-    """Thread-safe. One per process and file; :meth:`abandon` it in a forked child."""
+    """A lock on a file, among processes and among the threads of each. Thread-safe, not reentrant.
+
+    One per process and file. The kernel releases it when its process dies, however that happens. A
+    forked child must call :meth:`abandon`, since a ``flock`` belongs to the open file, which parent
+    and child share.
+    """
 
     def __init__(self, path: str, timeout_seconds: float) -> None:
         self._path = path
@@ -80,13 +86,13 @@ class FileLock:
                 os.close(descriptor)
 
     def abandon(self) -> None:
-        """In a forked child: a copy of the descriptor would keep the lock of a parent that died."""
+        """Close a forked child's copy of the file: it would keep the lock of a parent that died."""
         if self._descriptor is not None:
             os.close(self._descriptor)
 
 
 def _open(path: str) -> int:
-    """The file that is locked; made if need be."""
+    """Open the file that is locked, or make it. Raises OSError if it is another user's."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         seen = os.fstat(descriptor)
@@ -103,7 +109,7 @@ def _open(path: str) -> int:
 def _acquire(descriptor: int, deadline: float) -> None:
     if _try_acquire(descriptor):
         return
-    # An event, since with gevent its wait lets other greenlets run.
+    # An event that is never set: with gevent, its wait lets other greenlets run.
     pause = threading.Event()
     while SYSTEM_CLOCK.monotonic() < deadline:
         pause.wait(RETRY_SECONDS)

@@ -1,4 +1,8 @@
-"""A store within one process: the reference for the others, and for several throttlers there."""
+"""A store in the memory of one process, for several throttlers there: ``shared="memory://name"``.
+
+It is the reference for the other stores: ``transaction`` and a lock, with nothing around them. A
+forked child has its own copy, so it shares nothing with its parent.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from claude_throttle.features.sharing.stores.transaction import (
 
 
 class MemoryStore:
-    """Thread-safe. *monotonic* tells the time in seconds."""
+    """Keeps the records in dicts. Thread-safe; never fails. *monotonic* is a clock in seconds."""
 
     name = "memory"
 

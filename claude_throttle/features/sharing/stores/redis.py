@@ -1,9 +1,10 @@
 """A store in a Redis (or Valkey), for the processes of many machines.
 
-redis-py (or valkey-py) makes the connections and talks through them. One script, one round trip for
-each transaction. Read in this order: :mod:`redis_format` (what is sent and answered),
-``exchange.lua`` (what the server does with it), :mod:`redis_connections` (to which server),
-:mod:`time_limiter` (how long a caller waits), :mod:`redis_errors` (what went wrong).
+redis-py (or valkey-py) makes the connections and speaks the protocol. Its clients and pools are not
+used: with their defaults, a call to a frozen server blocks for 59 s (redis-py 8, measured). One
+script, one round trip for each transaction. Read in this order: :mod:`redis_format` (what is sent
+and answered), ``exchange.lua`` (what the server does with it), :mod:`redis_connections` (to which
+server), :mod:`time_limiter` (how long a caller waits), :mod:`redis_errors` (what went wrong).
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ from claude_throttle.features.sharing.stores.transaction import (
     fleet_of,
 )
 
-#: For everything that :meth:`RedisStore.fleet` asks.
+#: Seconds for all that :meth:`RedisStore.fleet` asks.
 FLEET_SECONDS = 2.0
 
-#: Keys looked at by the server in one step; hashes read in one step.
+#: Keys that the server looks at in one step, and hashes read in one step. A Redis does one thing at
+#: a time: larger steps would hold up the transactions of all processes.
 SCAN_STEP = 1000
 READ_STEP = 100
 
@@ -53,7 +55,9 @@ Answer = TypeVar("Answer")
 
 
 class RedisStore:
-    """Thread-safe; never used by a forked child, which makes its own.
+    """Shares quotas through a Redis server. Thread-safe; raises StoreFailed, within the timeout.
+
+    A forked child calls abandon() on its copy, and makes its own.
 
     *url_or_client* is ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://``, or a
     client of redis-py's or valkey-py's, whose settings are used and whose connections are not.
@@ -73,14 +77,15 @@ class RedisStore:
         self._timeout_seconds = timeout_seconds
         self._limiter = TimeLimiter("claude-throttle-redis", monotonic)
         self._pid = os.getpid()
-        # Guards the three below. Held for a look only.
+        # Guards the idle connections and `_closed`. Held for a look only, never during I/O.
         self._lock = threading.Lock()
         #: Idle connections by server; None: the one in the URL.
         self._idle: dict[Optional[Address], list[Any]] = defaultdict(list)
         #: All that are open or being made.
         self._connections: set[Any] = set()
         self._closed = False
-        #: Where a Cluster keeps an account.
+        #: Where a Cluster keeps an account, as its MOVED answers said. Forgotten after a failure,
+        #: since the slots may have moved again.
         self._moved: dict[str, Address] = {}
 
     def transact(self, account: str, lane: str, request: ExchangeRequest) -> ExchangeResponse:
@@ -117,7 +122,11 @@ class RedisStore:
         return self._call(self._fleet, FLEET_SECONDS)
 
     def abandon(self) -> None:
-        """In a forked child: make the parent's connections unusable here. Takes no lock."""
+        """Make the parent's connections unusable in a forked child. Takes no lock.
+
+        Descriptors are replaced, not closed: a number that is free could be another file's by the
+        time a greenlet that survived the fork uses it.
+        """
         if self._pid == os.getpid():
             return
         with dead_end() as dead:
@@ -145,6 +154,8 @@ class RedisStore:
             raise failure(error, self.name, took, self._server.secrets) from None
 
     # -- in a thread of the limiter --------------------------------------------------------------
+    # All below may block, and may still run after its caller has given up. A connection is given
+    # back only after a whole answer: one with an answer outstanding would give it to the next.
 
     def _through(
         self, address: Optional[Address], ask: Callable[[Any], Answer], task: TimedTask
@@ -253,7 +264,10 @@ def _time(connection: Any) -> float:
 
 
 def _is_quiet(connection: Any) -> bool:
-    """Whether nothing arrived while it was idle: an end of the connection, or a late answer."""
+    """Whether an idle connection can be used: no late answer, and not its end, has arrived on it.
+
+    A late answer would be taken for the answer to the next transaction.
+    """
     try:
         return not connection.can_read(timeout=0)
     except Exception:  # noqa: BLE001 - those of several libraries
@@ -277,7 +291,7 @@ def _keys(connection: Any) -> Iterator[bytes]:
         scan = (b"SCAN", cursor, b"MATCH", f"{PREFIX}*".encode(), b"COUNT", step)
         cursor, found = _command(connection, *scan)
         for key in found:
-            if key not in seen:  # a scan may tell one twice
+            if key not in seen:  # SCAN may return a key twice while the table grows
                 seen.add(key)
                 yield key
         if cursor == b"0":

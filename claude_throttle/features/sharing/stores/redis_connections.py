@@ -1,4 +1,10 @@
-"""How to connect to a Redis: read from a URL, or from a client of redis-py's or valkey-py's."""
+"""Makes connections to a Redis server, from a URL or from a client of redis-py or valkey-py.
+
+Works with redis-py from 4.3 and with valkey-py, whose connection classes accept different settings;
+what one does not accept is left out. A caller's client gives its settings only: its connections
+have its own timeouts and retries, and may be in use. The trap: an error of these libraries may
+quote the URL with its password, so none is passed on with its own text.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +15,14 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urls
 
 from claude_throttle.errors import ConfigurationError
 
-#: What each step of a connection being made may take; a caller waits less long. Also what each
-#: Sentinel may take.
+#: Seconds that each step of making a connection may take, and that each Sentinel may take. Callers
+#: wait ``store_timeout`` at most; the connection is finished for the next one.
 CONNECT_SECONDS = 1.0
 
-#: Imports a module of redis-py's.
+#: Imports a module of redis-py by its name, "redis.sentinel" for example.
 Library = Callable[[str], Any]
 
+#: Host and port.
 Address = tuple[str, int]
 
 URL_FORMS = (
@@ -27,12 +34,16 @@ URL_FORMS = (
 #: seconds), and what watches the client's own connections.
 NOT_OURS = ("retry", "maint_", "maintenance_", "oss_", "orig_", "event_dispatcher", "cache")
 
-#: Settings whose values must not be shown.
+#: Settings whose values must not be shown in an error or a log.
 SECRET = ("password", "ssl_password", "username")
 
 
 class RedisServer:
-    """Makes connections to one server, with the class and the settings of a connection pool."""
+    """Makes connections to one server, with the class and the settings of a connection pool.
+
+    Thread-safe: nothing changes after it was made. Holds the password; ``name`` and ``secrets``
+    are for showing the address, and for removing the password from other texts.
+    """
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool  # a Sentinel's connections hold it only weakly
@@ -65,7 +76,10 @@ class RedisServer:
         return host or self._settings.get("host", "localhost"), int(port)
 
     def _drop_unknown_settings(self) -> None:
-        """Old versions have one protocol only, and no timeout for connecting to a unix socket."""
+        """Drop settings that this version's connection class does not accept.
+
+        Old versions have one protocol only, and no timeout for connecting to a unix socket.
+        """
         for name in ("protocol", "socket_connect_timeout"):
             try:
                 self._class(**self._settings)
@@ -103,6 +117,8 @@ def _pool_of(client: Any) -> Any:
     return pool
 
 
+# redis-py has no URL for Sentinel. So the part after the hosts is given to its own parser, as a URL
+# of a single server, and the result to its Sentinel class.
 def _pool_at(url: str, library: Library) -> Any:
     parts = urlsplit(url)
     if not parts.scheme.endswith("+sentinel"):
@@ -118,7 +134,8 @@ def _pool_at(url: str, library: Library) -> Any:
         for key in ("sentinel_username", "sentinel_password")
         if key in options
     }
-    # The library parses the options; Sentinel will name the host.
+    # The library parses the options. The host in this URL is never used: Sentinel names the real
+    # one for each connection.
     plain = f"redis://{_credentials(parts)}sentinel/{db or 0}?{urlencode(options, quote_via=quote)}"
     settings = dict(library("redis").ConnectionPool.from_url(plain).connection_kwargs)
     for key in ("host", "port"):
@@ -166,6 +183,7 @@ def _sentinel_settings(pool: Any) -> list[Mapping[str, Any]]:
     return [sentinel.connection_pool.connection_kwargs for sentinel in sentinels]
 
 
+# As they are and as a URL has them: an error may quote either.
 def _secrets_of(*settings: Mapping[str, Any]) -> tuple[str, ...]:
     values = {str(some[name]) for some in settings for name in SECRET if some.get(name)}
     return tuple({text for value in values for text in (value, quote(value, safe=""))})

@@ -1,10 +1,14 @@
-"""What went wrong with a Redis, in plain words: what, where, after how long, and what to do."""
+"""Turns errors of a Redis server into StoreFailed: what failed, where, after how long, what to do.
+
+The errors are told apart by the first word of the server's own text, or by the names of their
+classes, since redis-py and valkey-py each have classes of their own and neither is imported here.
+"""
 
 from __future__ import annotations
 
 from claude_throttle.features.sharing.stores.contract import StoreFailed
 
-#: By the first word of the server's own text.
+#: What to do, by the first word of the server's own text.
 ADVICE = {
     "READONLY": "It is a replica: name the primary, or ask Sentinel by redis+sentinel://.",
     "LOADING": "It is reading its data; it will answer soon.",
@@ -23,8 +27,7 @@ ADVICE = {
     "WRONGTYPE": "Something else keeps keys that begin with claude-throttle: there.",
 }
 
-#: That word, by the class of the error, whose text lacks it then. By the names of the classes:
-#: each of several libraries has its own.
+#: That first word, by the name of the error's class: for classes whose text lacks it.
 WORDS = {
     "NoScriptError": "NOSCRIPT",
     "MovedError": "MOVED",
@@ -39,6 +42,7 @@ WORDS = {
     "NoPermissionError": "NOPERM",
 }
 
+#: Characters of a server's text that are shown.
 LONGEST_TEXT = 200
 
 
@@ -66,12 +70,13 @@ def _what(error: BaseException, secrets: tuple[str, ...]) -> str:
     return f"failed: {type(error).__name__}: {said}"
 
 
+# "timeout" is socket.timeout before Python 3.10; redis-py has a TimeoutError of its own.
 def _is_timeout(error: BaseException) -> bool:
     return type(error).__name__ in ("timeout", "TimeoutError")
 
 
 def scrubbed(text: str, secrets: tuple[str, ...]) -> str:
-    """One line of *text*, without what is secret."""
+    """*text* as one line without the *secrets*, cut after 200 characters."""
     for secret in secrets:
         text = text.replace(secret, "***")
     text = " ".join(text.split()).rstrip(".")

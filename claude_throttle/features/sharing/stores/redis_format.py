@@ -1,4 +1,10 @@
-"""A request on its way to the script, and the script's response: exchange.lua has the other end."""
+"""The format of requests to the script and of its responses; ``exchange.lua`` is the other end.
+
+Numbers travel as packed little-endian doubles: as text they would lose digits or cost time, and
+Redis turns the numbers that a script returns into integers. Processes of different versions share a
+server, so fields keep their names and numbers their places; see ``transaction``. The script is run
+by its hash, so each version of it is loaded beside the others.
+"""
 
 from __future__ import annotations
 
@@ -19,30 +25,35 @@ from claude_throttle.features.sharing.stores.transaction import (
     MemberRecord,
 )
 
+#: The script, and the hash by which a server that has seen it runs it (EVALSHA).
 SCRIPT = pkgutil.get_data(__name__, "exchange.lua") or b""
 SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 
-#: Each key begins with it.
+#: The beginning of each key in the server; a user's rights can be limited to it.
 PREFIX = "claude-throttle:"
 
+#: Fills the numbers of a claim in a request without one.
 NO_CLAIM = MemberClaim(0, 0, 0.0, 0.0, "")
 
-#: Numbers before the instants in a response.
+#: Numbers of fixed meaning at the beginning of a response, before those of each bucket.
 RESPONSE_HEAD = 10
 
 
 def account_key(account: str) -> str:
-    """The hash of an account. A Cluster places keys by what is in braces: an account, together."""
+    """The key of an account's hash. A Cluster places keys by what is in braces: the account.
+
+    So all keys of an account are on one server, as a script demands.
+    """
     return f"{PREFIX}{{{account}}}:account"
 
 
 def lane_key(account: str, lane: str) -> str:
-    """The hash of a lane."""
+    """The key of a lane's hash."""
     return f"{PREFIX}{{{account}}}:lane:{lane}"
 
 
 def encode(account: str, lane: str, request: ExchangeRequest) -> list[bytes]:
-    """All words of the command that come after the script."""
+    """The words of the EVALSHA command that come after the script: keys, numbers, texts, fields."""
     buckets = tuple([bucket.name for bucket in request.buckets])
     counts = tuple([name for name, _ in request.counts])
     keys, fields = _keys_and_fields(account, lane, buckets, counts)
@@ -59,6 +70,7 @@ def encode(account: str, lane: str, request: ExchangeRequest) -> list[bytes]:
     ]
 
 
+# Cached: the names of one lane's fields are the same in each request, and there are few lanes.
 @functools.lru_cache(maxsize=256)
 def _keys_and_fields(
     account: str, lane: str, buckets: tuple[str, ...], counts: tuple[str, ...]
@@ -73,6 +85,8 @@ def _keys_and_fields(
     return keys, fields
 
 
+# The order is part of the format: fifteen numbers (HEAD in the script), ten for each bucket (EACH),
+# one for each count, then the reservations.
 def _numbers(request: ExchangeRequest) -> list[float]:
     claim = request.claim or NO_CLAIM
     numbers: list[float] = [
@@ -102,8 +116,8 @@ def _numbers(request: ExchangeRequest) -> list[float]:
 
 
 def decode(answer: bytes, request: ExchangeRequest) -> ExchangeResponse:
-    """What the script returned."""
-    if len(answer) == 16:
+    """The response that the script returned as bytes."""
+    if len(answer) == 16:  # its time, and a zero: the request came too late
         return ExchangeResponse(struct.unpack_from("<d", answer)[0], done=False)
     head = struct.unpack_from(f"<{RESPONSE_HEAD}d", answer)
     now, _, sequence, pause_until, version, granted, members, in_flight = head[:8]
@@ -142,7 +156,7 @@ def add_record(
     lanes: dict[tuple[str, str], LaneRecord],
     accounts: dict[str, AccountRecord],
 ) -> None:
-    """Add what the hash at *key* says of a lane or an account, if it is one of ours."""
+    """Add the lane or account that the hash at *key* describes; other keys are skipped."""
     name = key.decode("utf-8", "replace")
     words = [word.decode("utf-8", "replace") for word in hash_fields]
     fields = dict(zip(words[::2], words[1::2]))
@@ -155,6 +169,7 @@ def add_record(
         lanes[account[1:], rest[len("lane:") :]] = _lane(fields)
 
 
+# Only what the report of fleet() needs. Unknown fields may be a newer version's, and are skipped.
 def _lane(fields: dict[str, str]) -> LaneRecord:
     lane = LaneRecord()
     for field, value in fields.items():

@@ -1,5 +1,10 @@
 """A store in a SQLite file, for the processes of one machine. Nothing has to be installed.
 
+Two traps of SQLite and fork shape it. A child must not use a connection that it inherited, nor
+close it (SQLite, "How To Corrupt An SQLite Database File"), so it keeps its copy open, unused. And
+a fork while a thread is inside SQLite copies its locks as held, so a fork waits for the transaction
+under way.
+
 Instants are by this machine's monotonic clock, which all its processes share, and which begins
 again when the machine boots; so a file from before the last boot is emptied. Where the system has
 no boot id (macOS), a record that was written later than now shows it. If none was, the records are
@@ -42,7 +47,8 @@ from claude_throttle.features.sharing.stores.transaction import (
     transact,
 )
 
-#: Microseconds after which a connection is opened anew, which also removes what is old.
+#: Microseconds after which a connection is opened anew: an hour. Opening it also removes records
+#: that have not been used for two days.
 CONNECTED = 3_600 * SECOND
 
 READ = """SELECT (SELECT record FROM lane WHERE account = ?1 AND lane = ?2),
@@ -53,7 +59,7 @@ WRITE_ACCOUNT = "INSERT OR REPLACE INTO account VALUES (?, ?, ?)"
 Result = TypeVar("Result")
 
 
-#: Forked children's copies of their parents' files, kept from being garbage-collected.
+#: A forked child's copies of its parent's files, kept so that the garbage collector closes none.
 _INHERITED: list[_SharedFile] = []
 
 
@@ -163,7 +169,11 @@ def _follow_forks(store: weakref.ref[SqliteStore]) -> None:
 
 
 class _SharedFile:
-    """The file, as one process has it open."""
+    """The database file as one process has it open: a connection, used under a file lock.
+
+    Thread-safe, by that lock. Any error closes the connection; the next transaction opens the file
+    that is at the path then.
+    """
 
     def __init__(self, path: str, timeout_seconds: float) -> None:
         self._path = path
@@ -185,7 +195,7 @@ class _SharedFile:
                 result = work(connection)
                 connection.execute("COMMIT")
             except BaseException:
-                # Rolls back; and what failed once is looked at anew.
+                # Closing it rolls back, and the next transaction checks the file again.
                 self._disconnect()
                 raise
             return result
@@ -193,7 +203,10 @@ class _SharedFile:
         return self.lock.run_locked(locked)
 
     def close(self) -> None:
-        """Under the lock, if it can be had: the last to close removes the log."""
+        """Close the file. The last process to close it removes the log.
+
+        It is done under the lock if that is free in time, since others may be using that log.
+        """
         with suppress(LockTimedOut, sqlite3.Error, OSError):
             self.lock.run_locked(lambda _: self._disconnect())
         if self._connection is not None and self.lock.block():
@@ -203,7 +216,7 @@ class _SharedFile:
         self.lock.close()
 
     def abandon(self) -> None:
-        """In a child: not closed, since that would release the parent's locks, too."""
+        """Keep a forked child's copy open and unused: SQLite forbids even closing it there."""
         _INHERITED.append(self)
         self.lock.abandon()
 
@@ -250,7 +263,7 @@ def _begin(connection: sqlite3.Connection, deadline: float) -> None:
 
 
 def _identity(path: str) -> Optional[tuple[int, int]]:
-    """Of the file at the path now: ours may have been moved away."""
+    """Device and inode of the file at the path now; another file may have replaced ours."""
     try:
         seen = os.stat(path)
     except FileNotFoundError:

@@ -1,4 +1,9 @@
-"""The file of a SQLite store: whose it is, its tables, its records, and what is wrong with it."""
+"""The file format of a SQLite store: its checks, tables and records, and its errors in plain words.
+
+Records are JSON in one column, so a transaction is one read and one write. A file that is another
+program's, another user's or of another version is refused and never changed: it is the only copy
+of what a user may have named by mistake. What is only old is removed.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +25,17 @@ from claude_throttle.features.sharing.stores.transaction import (
 if TYPE_CHECKING:
     import sqlite3
 
-#: "clth": tells SQLite, and the program ``file``, whose file it is.
+#: "clth" in ASCII, in the file's header: the program ``file`` shows it, and it tells our files from
+#: those of other programs.
 APPLICATION = 0x636C7468
+
+#: The version of the tables. Raise it when their meaning changes: then old files are refused.
 VERSION = 1
 
 #: Microseconds after which a record that was not used is removed: two days.
 KEPT = 172_800 * SECOND
 
+#: Linux only: a new id for each boot, by which a file from before the last boot is found.
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 TABLES = (
@@ -44,7 +53,7 @@ SWEEP_ACCOUNTS = """DELETE FROM account
 
 
 class UnusableFile(Exception):
-    """A file that is another program's, or damaged: only a person can decide what to do with it."""
+    """Raised for a file that is another program's or damaged: a person must decide what to do."""
 
 
 def require_usable(path: str) -> None:
@@ -74,6 +83,7 @@ def make(path: str) -> None:
         _check(path)
 
 
+# Before SQLite opens it, so that what a path names by mistake is never written to.
 def _check(path: str) -> None:
     seen = os.stat(path)
     if not stat.S_ISREG(seen.st_mode):
@@ -88,6 +98,8 @@ def _check(path: str) -> None:
 def prepare(connection: sqlite3.Connection, path: str, now: float) -> None:
     """Make the tables, and remove what is too old."""
     is_new = _is_new(connection)
+    # WAL: readers do not wait for a writer. synchronous OFF: the crash of a process loses nothing;
+    # a power failure may, but what is from before the next boot is deleted anyway.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = OFF")
     connection.execute("BEGIN IMMEDIATE")
@@ -117,6 +129,8 @@ def _is_new(connection: sqlite3.Connection) -> bool:
     return not tables
 
 
+# See ``sqlite``: instants from before the last boot may lie in the future, and would hold all calls
+# until then.
 def _forget_another_boot(connection: sqlite3.Connection, now: float) -> None:
     boot = _boot_id()
     (written,) = connection.execute("SELECT boot FROM machine").fetchone()
@@ -136,7 +150,8 @@ def _boot_id() -> str:
         return ""
 
 
-#: What SQLite says, and what it means for the person who runs the processes.
+#: Parts of SQLite's messages, and what each means for the person who runs the processes. The first
+#: that fits is shown.
 MEANINGS = (
     ("disk is full", "the disk is full, or fails: make room"),
     ("disk I/O error", "the disk is full, or fails: make room"),
@@ -151,7 +166,7 @@ MEANINGS = (
 
 
 def plainly(path: str, error: Exception) -> str:
-    """What failed, where, and what to do."""
+    """One line for a person: the file, what failed there, and what to do."""
     said = getattr(error, "strerror", None) or str(error)
     if not isinstance(error, UnusableFile):
         for part, meaning in MEANINGS:

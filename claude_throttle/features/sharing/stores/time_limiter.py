@@ -1,7 +1,11 @@
-"""Blocking work on connections, whose callers wait no longer than they want to.
+"""Runs blocking work on connections in threads, so that its callers wait for a bounded time.
 
-A socket's timeouts bound neither an answer that trickles nor the look-up of a host's name. So
-threads of our own do the work, and the callers wait for them.
+The Redis store uses it. A socket's timeouts bound neither an answer that comes byte by byte nor the
+look-up of a host's name, and a worker that waits for a store holds up all calls of its lane. So
+threads of this module do the work, and the callers wait for them, with a timeout.
+
+After the timeout, a connection in use is cut, which ends the work; one that is still being made is
+finished for the next caller, or a slow network would never get one.
 """
 
 from __future__ import annotations
@@ -14,12 +18,16 @@ from typing import Any, Callable, Optional
 
 from claude_throttle.core.threads.thread_pool import ThreadPool
 
-#: Seconds for which no further work is begun while a connection is made that no caller waits for.
+#: Seconds for which no further work is begun while a connection is being made whose caller has
+#: given up. Otherwise each try with a server that does not answer would leave one more thread.
 GIVE_UP_SECONDS = 5.0
 
 
 class TimedTask:
-    """One piece of work, and the connection that it uses. Thread-safe."""
+    """One piece of work, and the connection that it uses. Thread-safe: two threads share it.
+
+    The caller waits for ``in_progress`` and may give up; the thread that works reports connections.
+    """
 
     def __init__(self, began: float) -> None:
         self.began = began
@@ -35,23 +43,29 @@ class TimedTask:
         self._has_caller = True
 
     def connecting(self, connection: Any) -> None:
-        """The connection is being made. It is not cut off: it serves the next caller."""
+        """Note a connection that is being made.
+
+        A timeout does not cut it off, since the next caller uses it.
+        """
         self._connection = connection
 
     def connected(self, connection: Any) -> None:
-        """The connection will be used. Raises ``socket.timeout`` if the caller has given up."""
+        """Note that the connection is used now. Raises ``socket.timeout`` if its caller gave up."""
         with self._lock:
             if not self._has_caller:
                 raise socket.timeout("no connection yet")
             self._connection, self._is_connected = connection, True
 
     def release(self) -> None:
-        """The connection is not used any more."""
+        """Note that the connection is not used any more, so that a timeout does not cut it."""
         with self._lock:
             self._connection = None
 
     def give_up(self) -> bool:
-        """The caller waits no longer. Ends the use of a connection; True if none was made yet."""
+        """End the use of a connection, for a caller that has given up.
+
+        True if there was no connection yet, so that it is still being made.
+        """
         with self._lock:
             self._has_caller = False
             if self._is_connected:
@@ -71,7 +85,10 @@ class TimedTask:
 
 
 class TimeLimiter:
-    """Runs work in threads of its own. Thread-safe. *monotonic* tells the time in seconds."""
+    """Runs work in threads of its own, for callers with a timeout. Thread-safe.
+
+    One per process; threads start with the first call. *monotonic* is a clock in seconds.
+    """
 
     def __init__(self, thread_name: str, monotonic: Callable[[], float]) -> None:
         self._threads = ThreadPool(thread_name)
@@ -97,6 +114,8 @@ class TimeLimiter:
         """Let idle threads end."""
         self._threads.stop()
 
+    # Under the lock it is checked again whether the work goes on: it may just have ended, and would
+    # then stand in _late without ever being removed.
     def _give_up(self, task: TimedTask) -> None:
         if not task.give_up():
             raise socket.timeout("time is up")
@@ -107,7 +126,9 @@ class TimeLimiter:
 
     def _run(self, work: Callable[[TimedTask], Any], task: TimedTask, caller: int) -> None:
         try:
-            if threading.get_ident() == caller:  # where a pool has no thread at all, it does this
+            # A pool that can start no thread runs the work in its caller, which would never end
+            # waiting for itself.
+            if threading.get_ident() == caller:
                 raise RuntimeError("can't start new thread")
             task.result = work(task)
         except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
@@ -117,7 +138,7 @@ class TimeLimiter:
             self._late.discard(task)
 
     def _raise_if_stuck(self, now: float) -> None:
-        """Or each look at a server whose name is not found would leave one more thread behind."""
+        """Raise ``socket.timeout`` while a connection is late; abort it after GIVE_UP_SECONDS."""
         if not self._late:
             return
         with self._lock:

@@ -1,4 +1,7 @@
-"""What a store keeps, and what one transaction does to it, in Python.
+"""The records of a store, and what one transaction does to them, in Python.
+
+The memory and SQLite stores run this. Each bucket is one instant, as in ``core/pacing/gcra``: the
+time at which it was, or will be, empty. Reserving moves it forward, so nothing has to be refilled.
 
 ``exchange.lua`` does the same in a Redis. Both compute in the same order of operations, so that
 doubles agree to the last digit; a test runs random histories through both. Change one, change the
@@ -26,13 +29,16 @@ from claude_throttle.features.sharing.stores.contract import (
     StoredMember,
 )
 
-#: Microseconds. See core/pacing/gcra.py, which computes in seconds.
+#: Microseconds of tolerance and of rounding; ``core/pacing/gcra`` has the same two, in seconds.
 SLACK = 5000.0
 ROUNDING = 1.0
 
 
 class LaneRecord:
-    """What a store keeps of one lane; in a SQLite file, in the order of ``__slots__``."""
+    """What a store keeps of one lane. A SQLite file has the values in the order of ``__slots__``.
+
+    The dicts are by bucket: its instant, its interval, the units ever taken, running totals.
+    """
 
     __slots__ = (
         "empty_at",
@@ -57,19 +63,20 @@ class LaneRecord:
 
 
 class MemberRecord(NamedTuple):
-    """What a store keeps of one member of an account."""
+    """What a store keeps of one member of an account. A SQLite file has it in this order."""
 
-    #: In flight.
+    #: Slots in flight that it has: granted, or in use before it claimed any.
     slots: int
+    #: Slots that it wanted when it claimed last.
     want: int
-    #: When it counts as gone.
+    #: The instant at which its lease ends, after which it counts as gone.
     until: float
-    #: What it says of itself. JSON.
+    #: What it says of itself, as JSON.
     info: str
 
 
 class AccountRecord:
-    """What a store keeps of one account."""
+    """What a store keeps of one account: its members by name, and why it is suspended, as JSON."""
 
     __slots__ = ("members", "notice")
 
@@ -81,7 +88,10 @@ class AccountRecord:
 def transact(
     lane: LaneRecord, account: AccountRecord, request: ExchangeRequest, now: float
 ) -> ExchangeResponse:
-    """Do what *request* says, at *now*; changes both records."""
+    """Do what *request* says, at *now*; changes both records.
+
+    A request that comes too late changes nothing: its process has given up waiting for the answer.
+    """
     if now > request.not_after:
         return ExchangeResponse(now, done=False)
     instants = _correct(lane, request, now)
@@ -128,10 +138,13 @@ def _correct(lane: LaneRecord, request: ExchangeRequest, now: float) -> list[flo
     return instants
 
 
+# The order is the script's, and matters: a new rate is applied to the level, then what left is
+# settled, then the headers' correction; what is given back comes before units that left without a
+# reservation, which leave nothing saved up.
 def _corrected(
     lane: LaneRecord, bucket: StoredBucket, gives_back: bool, corrects: bool, now: float
 ) -> float:
-    # One look at each field: this runs for every bucket of every reservation.
+    # Each field is unpacked once: this runs for every bucket of every exchange.
     name, interval, burst, seen, shift, spent, correction, returned, _, _, strict = bucket
     empty_at = lane.empty_at.get(name)
     if empty_at is None:
@@ -174,6 +187,8 @@ def _pause(lane: LaneRecord, request: ExchangeRequest, instants: list[float], no
             instants[index] = max(instants[index], least)
 
 
+# Each reservation is made behind the one before, in every bucket that its call needs: the call
+# leaves when the last of its buckets is ready. The first is always made, however late it is.
 def _reserve(
     lane: LaneRecord, request: ExchangeRequest, instants: list[float], now: float
 ) -> tuple[float, ...]:
@@ -205,6 +220,7 @@ def _reserve(
     return tuple(waits)
 
 
+# Leases that have ended are removed here, with the next claim of any member: a store has no thread.
 def _claim(
     account: AccountRecord, member: str, claim: MemberClaim, now: float
 ) -> tuple[int, int, int]:
@@ -242,7 +258,7 @@ def fleet_of(
     accounts: Mapping[str, AccountRecord],
     now: float,
 ) -> FleetSnapshot:
-    """All members whose lease runs, and all lanes."""
+    """The report for ``fleet()``: all members whose lease has not ended, and all lanes."""
     return FleetSnapshot(
         [_stored_lane(account, lane, record, now) for (account, lane), record in lanes.items()],
         [
