@@ -64,7 +64,7 @@ class FleetCall(SimulatedCall):
 
 
 class FleetCoordinator(Protocol):
-    """A coordinator of features/sharing, as far as it is used here."""
+    """The part of the interface of features/sharing's coordinator that the simulation uses."""
 
     #: The store cannot be reached.
     store_lost: bool

@@ -142,6 +142,7 @@ def _answered(
     usage: Mapping[str, Any],
     more: dict[str, str],
 ) -> Answer:
+    """The successful response to *call*: an event stream if it asks for one, otherwise JSON."""
     characters = sum(len(str(block.get("text", block.get("input", "")))) for block in content)
     tokens = min(call.max_tokens, max(1, math.ceil(characters / CHARACTERS_PER_TOKEN)))
     merged = {**replies.usage_body(call.input_tokens, tokens), **usage}

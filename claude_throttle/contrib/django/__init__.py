@@ -78,6 +78,7 @@ def read_setting() -> Mapping[str, Mapping[str, Any]]:
 
 
 def _on_setting_changed(*, setting: str, **_rest: Any) -> None:
+    """Close the throttlers when a test overrides their setting; the next use reads it anew."""
     if setting == SETTING:
         throttlers.reset()
 
@@ -85,7 +86,7 @@ def _on_setting_changed(*, setting: str, **_rest: Any) -> None:
 #: ``throttlers["batch"]``: one throttler of each name in a process, for all its threads.
 throttlers = DjangoThrottlers(read_setting, SETTING)
 
-#: The same as ``throttlers["default"]``.
+#: A proxy for ``throttlers["default"]``.
 throttler: Throttler = _Default(throttlers, DEFAULT)
 
 # Only override_settings() and its relatives send this signal.

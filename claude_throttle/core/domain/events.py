@@ -61,7 +61,7 @@ class LanePaused(NamedTuple):
 
 
 class LaneResumed(NamedTuple):
-    """The first call left after a pause."""
+    """The first call left after a pause. Its answer shows whether the pause was long enough."""
 
     lane: str
 
@@ -133,7 +133,7 @@ class StoreLost(NamedTuple):
 
 
 class StoreReturned(NamedTuple):
-    """The store that processes share can be reached again."""
+    """The store that processes share can be reached again, and the quota is shared as before."""
 
     store: str
     members: int

@@ -109,7 +109,10 @@ RESERVATION = "reservation"
 
 
 class Dispatch(NamedTuple):
-    """When an attempt was dispatched, its sequence number, and what had left by then."""
+    """When an attempt was dispatched, its sequence number, and what had left by then.
+
+    Kept until the answer: its rate-limit headers are compared with what has left since.
+    """
 
     #: The instant.
     at: float

@@ -70,7 +70,8 @@ class Ticket:
         self.deadline = deadline
         #: It may use the slot of the permit its thread holds open, instead of one of its own.
         self.parent_slot = parent_slot
-        #: Of what the estimator knew when *cost* was estimated; None: it was not estimated.
+        #: The estimator's ``version`` when *cost* was estimated; None: it was not estimated. When
+        #: the version has grown, a waiting call is estimated anew.
         self.price_version: Optional[int] = None
         self.queued = False
         #: It is counted, and not queued yet.

@@ -57,7 +57,7 @@ class Mailbox(Generic[Item]):
         return self._items.popleft()
 
 
-#: Of one thread. None: the thread may end.
+#: The mailbox of one thread. None in it: the thread may end.
 Tasks = Mailbox[Optional[Task]]
 
 
