@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import pytest
 
-from claude_throttle import ConfigurationError, Settings
+from claude_throttle import Closed, ConfigurationError, Settings
 from claude_throttle.contrib.throttlers import options_of
+from claude_throttle.core.dispatch import worker
+from claude_throttle.core.threads import thread_pool
+from claude_throttle.core.threads.clock import SystemClock
 from claude_throttle.core.threads.deferred_close import DeferredCloser
 from claude_throttle.core.threads.thread_pool import ThreadPool
-from tests.support.calls import MODEL
+from claude_throttle.testing import Reply
+from tests.support.calls import MODEL, ask, echo
 from tests.support.inside import lane_of
 from tests.support.waiting import wait_until
 
@@ -96,6 +101,80 @@ def test_ctrl_c_after_a_sender_was_started_loses_no_task(monkeypatch):
     assert ran.wait(10)
     pool.stop()
     wait_until(lambda: pool.threads == 0)
+
+
+def start_none_of(monkeypatch, name, times=math.inf):
+    """Let threads of that name fail to start; *times* times."""
+    real, failed = threading.Thread.start, []
+
+    def start(thread):
+        if thread.name.startswith(name) and len(failed) < times:
+            failed.append(thread)
+            no_thread(thread)
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+
+def test_a_refused_call_is_sent_again_where_no_sender_could_be_started(fake, throttle, monkeypatch):
+    """The worker's own thread sent it, and then waited for the worker."""
+    server = fake()
+    for _ in range(3):
+        server.script(Reply(503, {"retry-after": "0"}))
+    throttler = throttle(server)
+    start_none_of(monkeypatch, "claude-throttle-sender")
+    futures = [throttler.submit(**ask(f"{number}")) for number in range(5)]
+    assert [echo(future.result(20)) for future in futures] == ["0", "1", "2", "3", "4"]
+
+
+def test_a_refused_call_fails_where_no_other_thread_at_all_could_be_started(
+    fake, throttle, monkeypatch
+):
+    """It hung; and the worker goes on with the next."""
+    server = fake()
+    throttler = throttle(server)
+    start_none_of(monkeypatch, "claude-throttle-sender")
+    throttler.call(**ask(timeout=20))
+    start_none_of(monkeypatch, "claude-throttle-worker")
+    server.script(Reply(503, {"retry-after": "0"}))
+    with pytest.raises(Closed, match="no worker thread can be started"):
+        throttler.submit(**ask("refused")).result(20)
+    assert echo(throttler.submit(**ask("next")).result(20)) == "next"
+
+
+class RecordingClock(SystemClock):
+    """Notes for how long each wait was to be."""
+
+    def __init__(self):
+        self.waits = []
+
+    def wait(self, condition, seconds):
+        self.waits.append(seconds)
+        super().wait(condition, seconds)
+
+
+def test_a_try_to_start_the_worker_takes_no_notification_from_it(fake, throttle, monkeypatch):
+    """A sender waited to try again, another thread succeeded: the next call was not noticed."""
+
+    def ours(name):
+        return [one for one in threading.enumerate() if one.name.startswith(name)]
+
+    monkeypatch.setattr(worker, "IDLE_SECONDS", 0.01)
+    clock, before = RecordingClock(), ours("claude-throttle-worker")
+    throttler = throttle(fake(), clock=clock)
+    throttler.call(**ask())
+    wait_until(lambda: set(ours("claude-throttle-worker")) <= set(before))
+    monkeypatch.setattr(worker, "IDLE_SECONDS", 60.0)
+    monkeypatch.setattr(worker, "RESTART_SECONDS", 40.0)
+    monkeypatch.setattr(thread_pool, "IDLE_SECONDS", 0.0)
+    senders = ours("claude-throttle-sender")
+    start_none_of(monkeypatch, "claude-throttle-worker", times=1)
+    first = throttler.submit(**ask("first"))
+    wait_until(lambda: 40.0 in clock.waits)
+    assert echo(throttler.submit(**ask("second")).result(20)) == "second"
+    assert echo(first.result(20)) == "first"
+    wait_until(lambda: set(ours("claude-throttle-sender")) <= set(senders))
+    assert echo(throttler.submit(**ask("third")).result(20)) == "third"
 
 
 @pytest.mark.parametrize("dotted", ["..x.y", "x", "", "tests.regressions.no_such_module.f"])

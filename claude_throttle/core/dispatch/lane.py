@@ -239,6 +239,7 @@ class Lane:
             call,
         )
         self.accounting.release(attempt, keep_tokens)
+        self._worker.ensure_other_thread()
         # Behind a failed probe others come first: it may be this call that no server can stand.
         ticket = self._rest(attempt, delay.seconds if delay.alone else 0.0, attempt.dispatch.probes)
         self._worker.ensure_thread()

@@ -79,6 +79,9 @@ class Worker:
         self._pid = os.getpid()
         #: Guarded by the lane's mutex.
         self._thread: Optional[threading.Thread] = None
+        #: Threads that were this worker, and have a call of their own to bring to its end first;
+        #: by their identifiers. Guarded by the same.
+        self._relieved: set[int] = set()
         #: A sender is about to start the thread. Guarded by the same.
         self._start_is_due = False
         #: A ticket is about to leave. Guarded by the mutex, too: the garbage collector or a signal
@@ -102,6 +105,18 @@ class Worker:
             name = f"claude-throttle-worker-{self._name}"
             thread = self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._start(thread)
+
+    def ensure_other_thread(self) -> None:
+        """Start the thread unless another than this one runs: this one is about to wait for it.
+
+        Where no sender could be started, the worker's thread sends a call itself.
+        """
+        me = threading.current_thread()
+        with self._mutex:
+            if self._thread is me:
+                self._relieved.add(threading.get_ident())
+                self._thread = None
+        self.ensure_thread()
 
     def _has_thread_locked(self) -> bool:
         return self._thread is not None
@@ -131,6 +146,7 @@ class Worker:
         with self._mutex:
             self._clock.wait(self._backlog.not_empty, RESTART_SECONDS)
             self._start_is_due = False
+            self._backlog.not_empty.notify()  # it may have been for a worker that runs by now
             waiting = self._backlog.waiting_locked()
         if waiting:
             self.ensure_thread()
@@ -151,6 +167,8 @@ class Worker:
         """Wait until there is something to do; None if there was nothing for IDLE_SECONDS."""
         idle_since = self._clock.monotonic()
         with self._mutex:
+            if self._relieved and self._was_relieved_locked():
+                return None
             # Greenlets survive a fork: the copy in the child must let nothing leave.
             while self._pid == os.getpid():
                 now = self._clock.monotonic()
@@ -165,6 +183,15 @@ class Worker:
                         return None
                 self._clock.wait(self._backlog.not_empty, wake_at - now)
         return None
+
+    def _was_relieved_locked(self) -> bool:
+        """Whether another thread is the worker now. If none could be started, this one is again."""
+        if threading.get_ident() not in self._relieved:
+            return False
+        self._relieved.remove(threading.get_ident())
+        if self._thread is None:
+            self._thread = threading.current_thread()
+        return self._thread is not threading.current_thread()
 
     def wake(self) -> None:
         """Have the worker look again. Call it with no mutex held, or with this lane's."""
