@@ -36,9 +36,9 @@ class Frail(MemoryStore):
         self._require()
         return super().transact(account, lane, request)
 
-    def now(self):
+    def read_clock(self):
         self._require()
-        return super().now()
+        return super().read_clock()
 
     def _require(self):
         if self.broken:

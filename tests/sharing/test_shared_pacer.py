@@ -235,7 +235,7 @@ def test_what_was_reserved_is_used_when_the_store_is_lost_and_when_it_is_back(on
     one.pacer.lose_store()
     assert [one.leave().at for _ in range(2)] == pytest.approx(at[:2])
     one.store_lost = False
-    one.pacer.rejoin(clock.monotonic(), 0.5)
+    one.pacer.rejoin(one.members, clock.monotonic(), 0.5)
     assert one.leave().at == pytest.approx(at[2])
     assert one.pacer.make_request("one", math.inf, [], clock.monotonic()).buckets[0].spent == 0.0
 
@@ -245,7 +245,7 @@ def test_alone_nothing_leaves_if_that_was_wished():
     one.store_lost = True
     assert one.leaves_at() == math.inf
     one.store_lost = False
-    one.pacer.rejoin(clock.monotonic(), 0.5)
+    one.pacer.rejoin(one.members, clock.monotonic(), 0.5)
     assert one.leaves_at() == pytest.approx(clock.monotonic(), abs=1.0)
 
 

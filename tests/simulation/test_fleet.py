@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from claude_throttle.features.sharing.stores.memory import MemoryStore
 from claude_throttle.simulation.fleet_process import Workload
 from claude_throttle.simulation.fleet_report import jain, report_on
-from claude_throttle.simulation.fleet_simulation import FleetDeparture
+from claude_throttle.simulation.fleet_simulation import FleetDeparture, FleetSimulation
+from claude_throttle.simulation.fleet_store import StoreSpeed
 from claude_throttle.simulation.quotas import SimulatedLimits
 from claude_throttle.simulation.simulated_server import SimulatedServer
 from tests.simulation.fleet_scenes import (
@@ -21,6 +25,7 @@ from tests.simulation.fleet_scenes import (
     fullest_second,
     left_between,
     one_batch_of_each,
+    parts,
 )
 from tests.support.thorough import LONG, only_thorough, tried
 
@@ -281,6 +286,35 @@ def test_two_processes_find_the_store_again():
     scene.freeze_store(10.0, 9.390625)
     scene.run(31.0)
     assert fullest_second(scene.departures) <= 1050 / 60 * 1.05 + 2
+
+
+class RestartableStore:
+    """A store that keeps nothing on disk."""
+
+    def __init__(self, monotonic):
+        self.restart = lambda: vars(self).update(store=MemoryStore(monotonic))
+        self.restart()
+
+    def transact(self, *asked):
+        return self.store.transact(*asked)
+
+    def read_clock(self):
+        return self.store.read_clock()
+
+
+def test_the_first_that_finds_an_empty_store_waits_for_those_who_have_not_looked_yet():
+    """It was the only member that the store knew, and took all of the quota at once."""
+    random.seed(0)
+    made = []
+    real = parts(1200)._replace(
+        make_store=lambda monotonic: made.append(RestartableStore(monotonic)) or made[0]
+    )
+    scene = FleetSimulation(real, [BACKLOGGED] * 5, StoreSpeed(DATACENTRE))
+    scene.freeze_store(10.0, 6.0)
+    scene.changes.append((15.99, made[0].restart))
+    scene.run(25.0)
+    assert fullest_second(scene.departures) <= 20 + 1
+    assert left_between(scene, 18.0, 25.0) >= 0.95 * 7 * 20
 
 
 def test_a_store_that_freezes_in_the_first_second():

@@ -349,13 +349,16 @@ class Coordinator:
         except Exception:  # noqa: BLE001 - as above
             return
         self._clock_offset.observe(store_now, sent_at, self._clock.monotonic())
+        # A store that was restarted empty knows of nobody who was there before.
+        members = self.members
         if not (yield from self._beat()):
             return
+        members = max(members, self.members)
         with self._changed:
             self.store_lost = False
         for lane in self._lanes():
             with lane.mutex:
-                _pacer_of(lane).rejoin(self._clock.monotonic(), PROBE_SECONDS)
+                _pacer_of(lane).rejoin(members, self._clock.monotonic(), PROBE_SECONDS)
                 lane.backlog.not_empty.notify()
         self._announce(StoreReturned(self.shared.store.name, self.members))
 

@@ -334,9 +334,12 @@ class SharedPacer(Pacer):
         # The other members use theirs, too: so all of the quota is used until the last of them.
         return _later(self.gate(cost, now), reservation)
 
-    def rejoin(self, now: float, settle_seconds: float) -> None:
-        """The store can be reached again; all members will have noticed after *settle_seconds*."""
-        if self._store.members > 1 and any(True for _ in self.quotas()):
+    def rejoin(self, members: int, now: float, settle_seconds: float) -> None:
+        """The store can be reached again; all *members* will have noticed after *settle_seconds*.
+
+        Members of before, or of now, whichever are more.
+        """
+        if members > 1 and any(True for _ in self.quotas()):
             # Until then the others keep to their shares: nothing else may be given out.
             self._pause_until = max(self._pause_until, now + settle_seconds)
         self._store.notify_pending()
