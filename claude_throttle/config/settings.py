@@ -245,7 +245,10 @@ class Settings:
 
     @classmethod
     def given(cls, settings: Optional[Settings], options: Mapping[str, Any]) -> Settings:
-        """*settings* with *options* changed; without *settings*, those of the environment."""
+        """The settings of a new throttler: *settings* (or the environment's), *options* changed.
+
+        Raises :class:`ConfigurationError`, also if *settings* is not a Settings object.
+        """
         if settings is None:
             return cls.from_env(options)
         if not isinstance(settings, Settings):

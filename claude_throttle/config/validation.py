@@ -33,7 +33,7 @@ def require_seconds(name: str, seconds: Any) -> None:
 
 
 def require_timeout(seconds: Any) -> float:
-    """*seconds* as a float; raise unless it can be the ``timeout=`` of a call."""
+    """Return *seconds* as a float; raise unless it can be the ``timeout=`` of a call."""
     require_seconds("timeout", seconds)
     return float(seconds)
 

@@ -19,7 +19,7 @@ CHUNK_BYTES = 65_536
 
 
 class RequestSpec(NamedTuple):
-    """What to send. Reusable: each send makes its body anew."""
+    """A request to be sent: method, path, body, sink. Reusable: each send makes its body anew."""
 
     method: str
     #: Path and query, appended to ``base_url``.

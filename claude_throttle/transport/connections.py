@@ -160,7 +160,7 @@ class _Owned:
                 _shut_down(sock)
 
     def expect(self, seconds: float) -> None:
-        """Until the response ends, let a read fail after so many seconds without a byte."""
+        """Let a read fail after *seconds* without a byte, until the response ends."""
         with self._ownership:
             sock = self._open_sock
         if sock is not None:

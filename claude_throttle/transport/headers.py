@@ -42,7 +42,7 @@ class RawHeaders(Mapping[str, str]):
 
 
 def header_flaw(headers: Any) -> Optional[str]:
-    """What is wrong with header fields, without their values; None if they can be sent."""
+    """A description of what is wrong with *headers*, without values; None if they can be sent."""
     if not isinstance(headers, Mapping):
         return "must be a mapping of names to values"
     for name, value in headers.items():

@@ -78,7 +78,7 @@ def refused_kind(message: str) -> Optional[str]:
 
 
 def read_growth(message: str) -> Optional[RampLimit]:
-    """What a ramp refusal allows now and from the next minute on, if it says so."""
+    """The limits that a ramp refusal names, for now and from the next minute on; None for none."""
     found = _GROWTH.search(message)
     if found is None:
         return None

@@ -444,7 +444,10 @@ def _class_by_status(anthropic: Any, status: int) -> Any:
 
 @lru_cache(maxsize=128)
 def _picklable(base: Any) -> Any:
-    """*base*, or a subclass of the same name that pickles where the SDK's own cannot (0.x)."""
+    """Return *base*, or a subclass of the same name that pickles where it cannot (SDK before 2.7).
+
+    An exception that does not pickle would be lost on its way out of a worker process.
+    """
     if base.__reduce__ is not BaseException.__reduce__:
         return base
     return type(base.__name__, (base,), {"__reduce__": _reduce, "__module__": base.__module__})

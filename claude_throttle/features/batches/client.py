@@ -119,7 +119,7 @@ class BatchClient:
 
     @property
     def url(self) -> str:
-        """Where batches are created; errors show it."""
+        """The URL at which batches are created, for errors to show."""
         return self._transport.url + "/batches"
 
     # -- requests ------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ class UploadBody:
 
 
 def split(requests: Iterable[Any], bounds: BatchBounds) -> list[BatchUpload]:
-    """*requests*, split into batches. Raises :class:`InvalidCall`, also if there is none."""
+    """Check *requests* and split them into batches. Raises :class:`InvalidCall`, also for none."""
     parts: list[BatchUpload] = []
     try:
         _fill(parts, requests, bounds)

@@ -63,7 +63,7 @@ class ResultLine(NamedTuple):
 
 
 def require_custom_id(custom_id: Any) -> str:
-    """*custom_id*, if the API takes it. Raises :class:`InvalidCall`."""
+    """Return *custom_id* if the API accepts it. Raises :class:`InvalidCall` otherwise."""
     if not isinstance(custom_id, str) or not _CUSTOM_ID.fullmatch(custom_id):
         raise InvalidCall(
             f"custom_id must be 1 to 64 of the characters a-z A-Z 0-9 _ -, not {custom_id!r:.80}"
@@ -72,7 +72,7 @@ def require_custom_id(custom_id: Any) -> str:
 
 
 def require_batch_id(batch_id: Any) -> str:
-    """*batch_id*, if it can be one. Raises :class:`InvalidCall`."""
+    """Return *batch_id* if it can be the id of a batch. Raises :class:`InvalidCall` otherwise."""
     if not isinstance(batch_id, str) or not _BATCH_ID.fullmatch(batch_id):
         raise InvalidCall(f"{batch_id!r:.80} is no id of a batch")
     return batch_id

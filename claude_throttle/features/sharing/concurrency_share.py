@@ -212,7 +212,7 @@ class SharedConcurrencyLimit:
     def add_to(
         self, request: ExchangeRequest, at: float, in_use: int, calls_wait: bool
     ) -> ExchangeRequest:
-        """*request*, with the limit that shall hold from now on."""
+        """Add to *request* the limit that is to hold from now on, if that has changed."""
         found = self._changed(at, calls_wait, in_use + self._others)
         facts = "" if found is None else json.dumps(found, separators=(",", ":"))
         new_facts = None if facts == self._facts else facts

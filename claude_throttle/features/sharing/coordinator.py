@@ -159,7 +159,7 @@ class Coordinator:
         self.notify_pending()
 
     def abandon(self) -> None:
-        """In a forked child: make the parent's connections unusable here. Takes no lock."""
+        """Make the parent's connections unusable in a forked child. Takes no lock."""
         self.shared.store.abandon()
 
     # -- exchanges with the store ----------------------------------------------------------------

@@ -49,8 +49,9 @@ class Reservations:
         self._unused = unused
         #: Seconds by which a reservation may be used late, by the quotas of the last exchange.
         self.late = LATE_SECONDS
-        #: The previous reservation expired unused; allow one late use, so a slow thread cannot
-        #: starve: what it reserves again lies behind all that others have reserved meanwhile.
+        #: Whether the next reservation may be used however late, since the one before expired
+        #: unused. Otherwise a slow thread would never send: each new reservation of it lies behind
+        #: all that others have reserved meanwhile.
         self._allows_late_use = False
 
     def __len__(self) -> int:

@@ -138,7 +138,10 @@ class SharedPacer(Pacer):
         return [cost, *ahead(MOST_RESERVATIONS - 1)]
 
     def take(self, cost: Cost, now: float, reports_outcome: bool = True) -> Dispatch:
-        """*cost* leaves now, with the next reservation."""
+        """Book *cost*, which leaves now, on the next reservation.
+
+        The difference to what was reserved is reported to the store soon.
+        """
         if self._store.store_lost and self._reservation_for(cost, now) is None:
             self._degraded.take(cost, now)
             for name, quota in self.quotas():
@@ -250,7 +253,7 @@ class SharedPacer(Pacer):
         )
 
     def restore(self, request: ExchangeRequest, now: float, in_doubt: bool) -> None:
-        """*request* was not done, so all that it reported is pending again.
+        """Make all that *request* reported pending again, since it was not done.
 
         *in_doubt*: it may have been done; then only what slows us down counts again.
         """

@@ -53,7 +53,7 @@ class LineTicket(NamedTuple):
 
 
 class QueuePosition(NamedTuple):
-    """Where a ticket stands, as the store said last."""
+    """The position of a ticket in its queue, as the store had it last."""
 
     ticket: LineTicket
     #: Until its turn; negative if that has come. 0 while unknown, so that the call may be tried.
@@ -101,7 +101,7 @@ class VirtualQueue:
             self._ask(bucket, version=place.version, facts=MOVED)
 
     def _seconds_of(self, cost: Cost) -> float:
-        """For how long such a call occupies the lane; 0 while its quotas are not known."""
+        """Seconds for which such a call occupies the lane; 0 while its quotas are not known."""
         with self._lane.mutex:
             quotas = [quota for _, quota in cast("SharedPacer", self._lane.pacer).quotas()]
             return max((getattr(cost, q.kind) / q.rate for q in quotas), default=0.0)

@@ -65,7 +65,7 @@ class MemberClaim(NamedTuple):
     limit: float
     #: Microseconds after which the member counts as gone, unless it claims again.
     lease: float
-    #: What it says of itself, for people to read. JSON.
+    #: The member's host, process id and lanes, as JSON, for people to read.
     info: str = "{}"
 
 
@@ -150,7 +150,7 @@ class StoredMember(NamedTuple):
     in_flight: int
     #: Seconds until it counts as gone.
     expires_seconds: float
-    #: What it says of itself. JSON.
+    #: The member's host, process id and lanes, as JSON.
     info: str
 
 
@@ -187,7 +187,7 @@ class Store(Protocol):
         ...
 
     def fleet(self) -> FleetSnapshot:
-        """Everything in it, of all accounts. Raises :class:`StoreFailed`."""
+        """All lanes and members in the store, of all accounts. Raises :class:`StoreFailed`."""
         ...
 
     def abandon(self) -> None:

@@ -47,7 +47,7 @@ class MemoryStore:
         return self._monotonic() * SECOND
 
     def fleet(self) -> FleetSnapshot:
-        """Everything in it."""
+        """All lanes and members in this store."""
         with self._lock:
             return fleet_of(self._lanes, self._accounts, self.read_clock())
 

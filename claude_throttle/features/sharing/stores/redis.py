@@ -81,7 +81,7 @@ class RedisStore:
         self._lock = threading.Lock()
         #: Idle connections by server; None: the one in the URL.
         self._idle: dict[Optional[Address], list[Any]] = defaultdict(list)
-        #: All that are open or being made.
+        #: All connections that are open or being made, for abandon().
         self._connections: set[Any] = set()
         self._closed = False
         #: Where a Cluster keeps an account, as its MOVED answers said. Forgotten after a failure,
@@ -118,7 +118,7 @@ class RedisStore:
         return self._call(lambda task: self._through(None, _time, task), self._timeout_seconds)
 
     def fleet(self) -> FleetSnapshot:
-        """Everything of ours in it, within two seconds. Raises :class:`StoreFailed`."""
+        """All lanes and members in the server, within two seconds. Raises :class:`StoreFailed`."""
         return self._call(self._fleet, FLEET_SECONDS)
 
     def abandon(self) -> None:

@@ -54,7 +54,10 @@ def code_of(error: BaseException) -> str:
 def failure(
     error: BaseException, name: str, seconds: float, secrets: tuple[str, ...]
 ) -> StoreFailed:
-    """What to raise for *error*, *seconds* after asking the server *name*."""
+    """The StoreFailed to raise for *error*, *seconds* after the server *name* was asked.
+
+    *secrets* are removed from the server's text.
+    """
     text = f"{name} {_what(error, secrets)} ({seconds:.2f} s)."
     advice = _advice(error)
     return StoreFailed(f"{text} {advice}" if advice else text)

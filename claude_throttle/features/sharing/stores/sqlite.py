@@ -99,7 +99,7 @@ class SqliteStore:
         return self._run(lambda _: self._now())
 
     def fleet(self) -> FleetSnapshot:
-        """Everything in it."""
+        """All lanes and members in the file. Raises :class:`StoreFailed`."""
         return self._run(lambda connection: _fleet(connection, self._now()))
 
     def abandon(self) -> None:

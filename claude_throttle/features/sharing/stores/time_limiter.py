@@ -99,7 +99,10 @@ class TimeLimiter:
         self._late: set[TimedTask] = set()
 
     def call(self, work: Callable[[TimedTask], Any], seconds: float) -> Any:
-        """What *work* returns. Raises what it raises; after *seconds*, ``socket.timeout``."""
+        """Run *work* in a thread and return its result, or raise its exception.
+
+        Raises ``socket.timeout`` after *seconds*, and at once while a connection is late.
+        """
         now = self._monotonic()
         self._raise_if_stuck(now)
         task = TimedTask(now)

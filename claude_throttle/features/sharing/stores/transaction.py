@@ -71,7 +71,7 @@ class MemberRecord(NamedTuple):
     want: int
     #: The instant at which its lease ends, after which it counts as gone.
     until: float
-    #: What it says of itself, as JSON.
+    #: The member's host, process id and lanes, as JSON; a store does not read it.
     info: str
 
 
