@@ -254,7 +254,9 @@ def test_a_refused_call_holds_neither_permit_nor_thread(throttler, importing, ev
     assert not any(future.done() for future in futures)
     assert sum(thread.name == SENDER for thread in threading.enumerate()) <= 9
     importing.end()
-    assert {type(future.exception(30)) for future in futures} == {anthropic.BadRequestError}
+    # Not their very type: for older SDKs it is a subclass that can be pickled.
+    errors = [future.exception(30) for future in futures]
+    assert all(isinstance(error, anthropic.BadRequestError) for error in errors)
     failed = [event for event in events if isinstance(event, CallFailed)]
     assert {event.error for event in failed} == {"BadRequestError"}
     assert len(failed) == 50
