@@ -284,6 +284,12 @@ def read_usage(message: Mapping[str, Any]) -> Optional[Usage]:
     )
 
 
+#: Tokens. JSON allows numbers that no float can hold: arithmetic with one would lose the answer.
+MOST_TOKENS = 10**12
+
+
 def usage_of(*counts: Any) -> Usage:
-    """Usage of *counts*, in the order of its fields; anything but a number counts as 0."""
-    return Usage(*[count if isinstance(count, int) and count >= 0 else 0 for count in counts])
+    """Usage of *counts*, in the order of its fields; anything but a possible number counts as 0."""
+    return Usage(
+        *[count if isinstance(count, int) and 0 <= count <= MOST_TOKENS else 0 for count in counts]
+    )

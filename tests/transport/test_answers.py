@@ -166,7 +166,7 @@ def test_usage_is_read_with_the_cache_apart():
     assert read_usage({"usage": usage}) == Usage(1, 2, 3, 4)
 
 
-@pytest.mark.parametrize("odd", [None, "5", -1, 1.5, [], {}])
+@pytest.mark.parametrize("odd", [None, "5", -1, 1.5, [], {}, 10**400])
 def test_an_odd_count_counts_as_nothing(odd):
     """null is what the API sends for no cache."""
     assert read_usage({"usage": {"input_tokens": odd, "output_tokens": 2}}) == Usage(0, 2)

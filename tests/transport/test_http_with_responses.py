@@ -44,6 +44,13 @@ def test_an_answer_without_usage_is_an_answer(server, make):
     assert throttler.stats().input_tokens == 0
 
 
+def test_an_answer_with_impossible_usage_is_an_answer(server, make):
+    """It was paid for; JSON allows numbers that no float can hold."""
+    body = json.dumps({**ANSWER, "usage": {"input_tokens": 10**400, "output_tokens": 1}})
+    answer(server, body=body)
+    assert make().submit(**ASK, raw=True).result(60)["content"] == ANSWER["content"]
+
+
 def test_a_compressed_answer_is_unpacked(server, make):
     """requests leaves that to whoever reads the raw stream."""
     body = gzip.compress(json.dumps(ANSWER).encode())
