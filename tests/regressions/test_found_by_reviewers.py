@@ -142,6 +142,19 @@ def test_a_refused_call_fails_where_no_other_thread_at_all_could_be_started(
     assert echo(throttler.submit(**ask("next")).result(20)) == "next"
 
 
+def test_a_call_whose_sender_could_not_be_started_is_sent_when_one_can_be(
+    fake, throttle, monkeypatch
+):
+    """It held the only slot; the only sender waited for that, to send its own call again."""
+    server = fake()
+    throttler = throttle(server, max_concurrency=1)
+    throttler.call(**ask())
+    start_none_of(monkeypatch, "claude-throttle-sender", times=1)
+    server.script(Reply(500))
+    futures = [throttler.submit(**ask(text)) for text in ("refused once", "left over")]
+    assert [echo(future.result(20)) for future in futures] == ["refused once", "left over"]
+
+
 class RecordingClock(SystemClock):
     """Notes for how long each wait was to be."""
 

@@ -91,6 +91,11 @@ class ThreadPool:
         """Whether a thread waits for a task. A look: when you act, it may have one."""
         return bool(self._idle)
 
+    @property
+    def has_left_over(self) -> bool:
+        """Whether a task waits for which no thread could be started. A look."""
+        return bool(self._left_over)
+
     def run(self, task: Task) -> None:
         """Run *task* in a sender thread, soon. Never blocks while threads can be started.
 
@@ -101,6 +106,18 @@ class ThreadPool:
             if self._idle:
                 self._idle.pop().put(task)
                 return
+            self._threads += 1
+        self._start(task)
+
+    def start_left_over(self) -> None:
+        """Try again to start a thread for a task for which none could be started.
+
+        The threads that there are may all wait for what that task holds.
+        """
+        with self._lock:
+            if not self._left_over:
+                return
+            task = self._left_over.popleft()
             self._threads += 1
         self._start(task)
 
