@@ -10,6 +10,7 @@ import pytest
 from claude_throttle import Closed, ConfigurationError, Settings
 from claude_throttle.contrib.throttlers import options_of
 from claude_throttle.core.dispatch import worker
+from claude_throttle.core.dispatch.permit import PermitTicket
 from claude_throttle.core.threads import thread_pool
 from claude_throttle.core.threads.clock import SystemClock
 from claude_throttle.core.threads.deferred_close import DeferredCloser
@@ -53,6 +54,24 @@ def test_ctrl_c_as_a_permit_is_closed_gives_it_back(fake, throttle, monkeypatch)
         with pytest.raises(KeyboardInterrupt):
             permit.close()
     throttler.permit(model=MODEL, timeout=10).close()
+
+
+def test_a_traceback_that_is_kept_keeps_no_slot(fake, throttle, monkeypatch):
+    """Ctrl-C came in the instant of the grant; an interactive session keeps the last traceback."""
+    throttler = throttle(fake(), max_concurrency=1)
+    real = PermitTicket.grant_locked
+
+    def interrupted(ticket, dispatch, slot):
+        real(ticket, dispatch, slot)
+        del slot
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PermitTicket, "grant_locked", interrupted)
+        with pytest.raises(KeyboardInterrupt) as kept:
+            throttler.permit(model=MODEL)
+    throttler.permit(model=MODEL, timeout=10).close()
+    assert kept.value.__traceback__ is not None
 
 
 def no_thread(_self):

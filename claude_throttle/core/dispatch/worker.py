@@ -319,6 +319,7 @@ class Worker:
         except BaseException:  # a bug, or Ctrl-C in a caller's thread
             if slot is not None and not ticket.has_left:
                 slot.release_nowait()
+            slot = None  # the traceback keeps what is here, and so would keep it taken
             raise
         finally:
             self._committing = False
