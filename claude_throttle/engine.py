@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from claude_throttle.account.account import Account, AccountCoordinator, ProcessResources
-from claude_throttle.account.model_group import ModelGroup
+from claude_throttle.account.model_groups import ModelGroup
 from claude_throttle.config.settings import Settings
 from claude_throttle.core.dispatch.stream_call import StreamCall
 from claude_throttle.core.domain.cost import Cost

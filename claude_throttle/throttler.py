@@ -16,7 +16,7 @@ from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.queueing.look_ahead import default_look_ahead, in_order
 from claude_throttle.core.threads import exit_hooks
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
-from claude_throttle.core.threads.process_local import ProcessLocal
+from claude_throttle.core.threads.local_values import ProcessLocal
 from claude_throttle.errors import Closed, ConfigurationError
 from claude_throttle.metrics.event_bus import Listener
 from claude_throttle.metrics.recorder import Stats
@@ -167,7 +167,9 @@ class Throttler:
         :class:`BrokenAnswer`.
         """
         self._require_key()
-        seconds = seconds_of(timeout, self._settings.timeout)
+        seconds = self._settings.timeout
+        if timeout is not UNSET:
+            seconds = seconds_of(timeout, seconds)
         return self._engine().submit(params, raw, priority, tenant, seconds, block, extra_headers)
 
     @overload

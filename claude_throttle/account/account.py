@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Protocol
 from claude_throttle.account import refusal_messages
 from claude_throttle.account.admission import Admission
 from claude_throttle.account.endpoint_lanes import endpoint_lane
-from claude_throttle.account.model_group import ModelGroup
-from claude_throttle.account.model_groups import ModelGroups, SharedQuotas
+from claude_throttle.account.model_groups import ModelGroup, ModelGroups, SharedQuotas
 from claude_throttle.account.suspensions import Suspensions
 from claude_throttle.config.settings import Settings
-from claude_throttle.core.dispatch.call import Call, Outcome, forget_in_progress, in_progress
+from claude_throttle.core.dispatch.call import Call, Outcome, in_progress
 from claude_throttle.core.dispatch.drain import wait_until_done
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.stream_call import StreamCall
@@ -236,7 +235,8 @@ class Account:
 
     def _send_call(self, call: Call) -> None:
         """Send a call that has left, and settle it. Runs in a sender thread."""
-        in_progress.mine().append(call)
+        calls = in_progress.mine()
+        calls.append(call)
         try:
             outcome = self._outcome_of(call)
         except BaseException as error:  # noqa: BLE001 - whatever happens, its future is resolved
@@ -245,7 +245,8 @@ class Account:
             self._finish_after_import(call, outcome, outcome.error)
         else:
             call.finish(outcome)
-        forget_in_progress(call)
+        if call in calls:
+            calls.remove(call)
 
     def _finish_after_import(self, call: Call, outcome: Outcome, late: sdk.LateError) -> None:
         """End it when its error can be made; hold no permit and no sender until then."""
@@ -264,7 +265,7 @@ class Account:
         attempts = call.attempt
         if attempts is None or call.sent_at is None:  # the lane sets both as it leaves
             raise RuntimeError("a call was carried before it left")
-        attempts.announce()
+        call.callbacks.announce(attempts)
         outcome = self.transport.send(call, attempts)
         if outcome.usage is not None:
             self.model_groups.learn(call, outcome.usage)

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Callable, Optional
 
-from claude_throttle.account.model_group import ModelGroup, RequestEstimate
+from claude_throttle.account.model_groups import ModelGroup, RequestEstimate
 from claude_throttle.account.suspensions import Suspensions
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit, PermitTicket
 from claude_throttle.core.domain.cost import NO_USAGE, Cost, Usage
 from claude_throttle.core.domain.feedback import AccountRefusal, ResponseReport
-from claude_throttle.core.estimation.input_tokens import estimate_input_tokens
+from claude_throttle.core.estimation.estimator import estimate_input_tokens
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.deferred_close import DeferredCloser

@@ -155,7 +155,7 @@ def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> Lane
 def quotas_of(pacer: Pacer, now: float) -> tuple[QuotaState, ...]:
     """Every quota of a lane. Requires the lane's mutex."""
     told = {(quota.kind, quota.quota.per): quota for quota in pacer.configured}
-    ceilings = {q.kind: q for _, q in pacer.configured.by_name() if q not in told.values()}
+    ceilings = {q.kind: q for q in pacer.configured.by_name().values() if q not in told.values()}
     rows = []
     for kind in pacer.learned:
         minute = told.pop((kind, 60.0), None)

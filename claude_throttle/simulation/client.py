@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, Optional
 
-from claude_throttle.core.dispatch.call import Attempt, Call, Outcome
+from claude_throttle.core.dispatch.call import Attempt, Call, Outcome, RetryTicket
 from claude_throttle.core.dispatch.lane import Lane
-from claude_throttle.core.dispatch.retry_ticket import RetryTicket
 from claude_throttle.core.dispatch.worker import Worker
 from claude_throttle.core.domain.cost import NO_COST, Cost, Usage
 from claude_throttle.core.domain.events import Event
@@ -246,7 +245,7 @@ class SimulatedClient:
         record.sent_at.append(attempt.dispatch.at)
         record.booked_at = min(record.booked_at, attempt.booked_at)
         record.cost, record.held = call.cost, attempt.held
-        attempt.announce()
+        call.callbacks.announce(attempt)
         self._sent(record)
         self._transport.send(record.request, partial(self._receive, call, attempt))
 

@@ -116,7 +116,7 @@ class Simulation:
         return self
 
     def _price(self, call: SimulatedCall) -> Cost:
-        return self.estimates(call.request, self.pacer.stretch(self.now))
+        return self.estimates(call.request, self.pacer.latency.stretch(self.now))
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, PACER_EVENTS):

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Callable, NoReturn, Optional, Protocol
 
 from claude_throttle.core.threads.blocking import Blocking, BlockingCall, Wait
-from claude_throttle.core.threads.condition import Condition
+from claude_throttle.core.threads.clock import Condition
 from claude_throttle.core.threads.thread_pool import Task, ThreadPool
 
 Event = Callable[[], None]

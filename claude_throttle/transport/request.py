@@ -14,7 +14,7 @@ from contextvars import Context
 from functools import lru_cache
 from typing import Any, Callable, NamedTuple, Optional
 
-from claude_throttle.core.estimation.input_tokens import estimate_input_tokens
+from claude_throttle.core.estimation.estimator import estimate_input_tokens
 from claude_throttle.errors import InvalidCall
 from claude_throttle.transport.headers import header_flaw
 

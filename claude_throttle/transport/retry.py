@@ -232,13 +232,15 @@ class PacedRetry(Retry):
         if verdict is OUT_OF_DESCRIPTORS:
             exchange.delay = _delay_without_fault(exchange)
             return self.new(total=self.total)
+        seconds_left = exchange.attempt.seconds_left()
         # Before deciding: even if this request is not sent again, the pacer must know, so that the
         # calls behind it do not meet the same refusal.
-        delay = exchange.delay = _delay(exchange, verdict)
+        delay = exchange.delay = _delay(exchange, verdict, seconds_left)
+        in_time = seconds_left is None or delay.seconds < seconds_left
         left = int(self.total or 0)
         # A refusal while the circuit is open is "free": it is not this request's fault.
         has_retries = left > 0 or (delay.free and exchange.rules.max_retries > 0)
-        if not (verdict.retry and has_retries and _has_time_for(exchange.attempt, delay.seconds)):
+        if not (verdict.retry and has_retries and in_time):
             raise MaxRetryError(_pool, url or "", error or ResponseError(verdict.reason))
         return self.new(total=left if delay.free else left - 1)
 
@@ -255,7 +257,7 @@ class PacedRetry(Retry):
         )
 
 
-def _delay(exchange: RetryExchange, verdict: Verdict) -> RetryDelay:
+def _delay(exchange: RetryExchange, verdict: Verdict, seconds_left: Optional[float]) -> RetryDelay:
     """Tell the lane of the refusal, and get the delay before the next attempt.
 
     An empty retry budget makes the delay longer, but fails no request: so a delay that only the
@@ -264,10 +266,9 @@ def _delay(exchange: RetryExchange, verdict: Verdict) -> RetryDelay:
     attempt = exchange.attempt
     wait_seconds = retry_wait(verdict.feedback, attempt.number)
     delay = attempt.on_refusal(verdict.feedback, wait_seconds)
-    left = attempt.seconds_left()
-    if left is None or not delay.alone or delay.seconds <= wait_seconds:
+    if seconds_left is None or not delay.alone or delay.seconds <= wait_seconds:
         return delay
-    return delay._replace(seconds=max(wait_seconds, min(delay.seconds, left / 2)))
+    return delay._replace(seconds=max(wait_seconds, min(delay.seconds, seconds_left / 2)))
 
 
 def _delay_without_fault(exchange: RetryExchange) -> RetryDelay:
@@ -275,11 +276,6 @@ def _delay_without_fault(exchange: RetryExchange) -> RetryDelay:
     seconds = backoff(exchange.attempt.number)
     exchange.attempt.on_refusal(OUT_OF_DESCRIPTORS.feedback, seconds)
     return RetryDelay(seconds, alone=True, free=True)
-
-
-def _has_time_for(attempt: RetriedAttempt, seconds: float) -> bool:
-    left = attempt.seconds_left()
-    return left is None or seconds < left
 
 
 def _judge_response(exchange: RetryExchange, response: Any) -> Verdict:

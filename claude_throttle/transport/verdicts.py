@@ -105,16 +105,6 @@ class Rule(NamedTuple):
     #: further on, a message may quote what a caller wrote, who could suspend it for all then.
     beginnings: tuple[str, ...] = ()
 
-    def fits(self, status: int, code: Optional[str], message: str) -> bool:
-        """Whether a refusal is of this kind."""
-        if self.statuses and status not in self.statuses:
-            return False
-        if code in self.codes or not (self.codes or self.texts or self.beginnings):
-            return True
-        if code in KNOWN_CODES:
-            return False
-        return message.startswith(self.beginnings) or any(text in message for text in self.texts)
-
 
 #: The first line that fits counts (errors page and rate-limit page, 2026-09 to 2026-11; refusals
 #: seen in 2025 and 2026; 52x come from the proxy in front of the API when it cannot reach it).
@@ -201,8 +191,15 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
 
 
 def _rule_for(status: int, code: Optional[str], message: str) -> Rule:
+    has_known_code = code in KNOWN_CODES
     for rule in RULES:
-        if rule.fits(status, code, message):
+        if rule.statuses and status not in rule.statuses:
+            continue
+        if code in rule.codes or not (rule.codes or rule.texts or rule.beginnings):
+            return rule
+        if has_known_code:
+            continue
+        if message.startswith(rule.beginnings) or any(text in message for text in rule.texts):
             return rule
     return Rule(f"status {status}", (), "", False)
 

@@ -103,7 +103,7 @@ def test_the_estimate_is_the_newest(idle):
     wait_until(lambda: len(server.arrivals) == 3)  # else the next call might stall
     taken = note_departures(throttler, lambda cost, now: cost.output_tokens)
     plain = model_group_of(throttler).estimator.cost(MODEL, 1.0, 100).output_tokens
-    lane_of(throttler).pacer.stretch = lambda now: 2.0
+    lane_of(throttler).pacer.latency.stretch = lambda now: 2.0
     throttler.call(**ask())
     assert taken == [min(100.0, 2.0 * plain)]
     still_out.give_up()

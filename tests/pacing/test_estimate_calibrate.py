@@ -9,8 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from claude_throttle.core.estimation.estimator import LinearFit, OutputLengths, RatioEstimate
-from claude_throttle.core.estimation.input_tokens import BYTES_PER_TOKEN
+from claude_throttle.core.estimation.estimator import (
+    BYTES_PER_TOKEN,
+    LinearFit,
+    OutputLengths,
+    RatioEstimate,
+)
 
 seeds = st.integers(0, 10**9)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.core.estimation.input_tokens import (
+from claude_throttle.core.estimation.estimator import (
     BYTES_PER_TOKEN,
     MESSAGE_TOKENS,
     estimate_input_tokens,

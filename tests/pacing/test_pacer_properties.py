@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from claude_throttle.core.domain.cost import NO_COST, Cost
 from claude_throttle.core.domain.quota import Quota
+from claude_throttle.core.pacing.backoff import pause_jitter
 from claude_throttle.core.pacing.configured_quotas import KINDS
 from claude_throttle.core.pacing.gcra import SLACK_SECONDS
 from claude_throttle.core.pacing.pacer import Pacer
-from claude_throttle.core.pacing.pause import pause_jitter
 
 amounts = st.floats(1.0, 1e5)
 quotas = st.dictionaries(

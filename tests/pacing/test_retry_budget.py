@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claude_throttle.core.pacing.retry_budget import MOST_SAVED, PER_SECOND, RetryBudget
+from claude_throttle.core.pacing.backoff import MOST_SAVED, PER_SECOND, RetryBudget
 
 
 def test_ten_are_saved_up_at_first():

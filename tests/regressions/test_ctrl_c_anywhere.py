@@ -18,7 +18,7 @@ import requests
 
 import claude_throttle
 from claude_throttle.core.dispatch.call import in_progress
-from claude_throttle.core.threads.condition import Condition
+from claude_throttle.core.threads.clock import Condition
 from tests.support.calls import HELLO, MODEL, ask, echo
 from tests.support.inside import engine_of
 from tests.support.thorough import only_thorough

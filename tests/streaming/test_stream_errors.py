@@ -331,9 +331,7 @@ def test_ctrl_c_in_a_wait_for_another_attempt(fake, throttle, monkeypatch):
     throttler = throttle(server, max_concurrency=1)
     lane = lane_of(throttler)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "claude_throttle.core.dispatch.retry_ticket.RetryTicket.wait_for_grant", _interrupt
-        )
+        patch.setattr("claude_throttle.core.dispatch.call.RetryTicket.wait_for_grant", _interrupt)
         with throttler.permit(model=ask()["model"]), pytest.raises(KeyboardInterrupt):
             throttler.stream(**ask())
     assert slots_in_use(throttler) == 0

@@ -3,7 +3,7 @@
 1. ``call.py``          what was asked, what it holds while it is out (``Attempt``), its future
 2. ``worker.py``        the thread that lets tickets leave, one by one
 3. ``accounting.py``    what calls took from the quotas and what the server said, settled
-4. ``retry_ticket.py``  a refused call that waits for another send
+4. ``call.py``  a refused call that waits for another send
 5. ``lane.py``          joins these; ``Lane.finish()`` is where every call ends, exactly once
 6. ``permit.py``        the same way without the transport
 7. ``stream_call.py``   the same way in the caller's own thread

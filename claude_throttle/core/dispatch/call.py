@@ -11,14 +11,14 @@ from contextvars import Context
 from functools import partial
 from typing import Any, Callable, NamedTuple, Optional
 
-from claude_throttle.core.domain.cost import Cost, Usage
+from claude_throttle.core.domain.cost import NO_COST, Cost, Usage
 from claude_throttle.core.domain.feedback import Dispatch, Feedback, RetryDelay
 from claude_throttle.core.domain.ports import HeldSlot
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
-from claude_throttle.core.queueing.ticket import Ticket
+from claude_throttle.core.queueing.ticket import Ticket, WaitingTicket
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, longest_wait
-from claude_throttle.core.threads.thread_local import ThreadLocalList
+from claude_throttle.core.threads.local_values import ThreadLocalList
 from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import Closed, DeadlineExceeded
 
@@ -63,6 +63,7 @@ class LaneCallbacks(NamedTuple):
     stop: Callable[[Attempt, BaseException], None]
     refused: Callable[[Attempt, Feedback, float], RetryDelay]
     retry: Callable[[Attempt, Optional[int], str, RetryDelay, bool], None]
+    #: Emits the events of a send. Called in the sender's thread.
     announce: Callable[[Attempt], None]
 
 
@@ -190,10 +191,6 @@ class Attempt:
         """
         self.on_the_wire = False
         self._callbacks.retry(self, status, reason, delay, keep_tokens)
-
-    def announce(self) -> None:
-        """Emit the events of this send. Called in the sender's thread."""
-        self._callbacks.announce(self)
 
     def hang_up(self) -> None:
         """End the connection it is on, whichever thread reads from it."""
@@ -485,3 +482,36 @@ class CallFuture(Future[Any]):
             self.set_exception(outcome.error)
         else:
             self.set_result(outcome.value)
+
+
+class RetryTicket(WaitingTicket):
+    """A refused call that waits for another send, at its own place in the backlog.
+
+    Its sender thread waits until the worker grants it.
+    """
+
+    __slots__ = ("_attempt",)
+
+    charges_tenant = False
+
+    def __init__(self, attempt: Attempt) -> None:
+        call = attempt.call
+        # Tokens that are still booked are not booked again: the server may have counted them.
+        cost = NO_COST._replace(requests=1.0) if attempt.held.tokens > 0 else call.cost
+        # No deadline of its own: the worker watches the call's already.
+        super().__init__(call.number, cost, call.priority, None, None, call.parent_slot)
+        self.tag = call.tag
+        self._attempt = attempt
+
+    @property
+    def ends_at(self) -> Optional[float]:
+        return self._attempt.call.deadline
+
+    def grant_locked(self, dispatch: Dispatch, slot: HeldSlot) -> None:
+        self._attempt.begin_again_locked(dispatch, slot, self.cost)
+
+    def reject(self, error: BaseException) -> None:
+        # AttemptStopped passes through urllib3 unchanged; the transport then asks why.
+        if self._attempt.stopped_by is None:
+            self._attempt.stopped_by = error
+        super().reject(AttemptStopped())

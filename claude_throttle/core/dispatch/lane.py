@@ -20,10 +20,10 @@ from claude_throttle.core.dispatch.call import (
     Call,
     LaneCallbacks,
     Outcome,
+    RetryTicket,
     forget_in_progress,
     in_progress,
 )
-from claude_throttle.core.dispatch.retry_ticket import RetryTicket
 from claude_throttle.core.dispatch.worker import Worker
 from claude_throttle.core.domain.cost import NO_USAGE, Cost
 from claude_throttle.core.domain.events import (
@@ -42,8 +42,7 @@ from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.queueing.backlog import Backlog
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 from claude_throttle.core.queueing.ticket import Ticket
-from claude_throttle.core.threads.clock import Clock
-from claude_throttle.core.threads.condition import Condition
+from claude_throttle.core.threads.clock import Clock, Condition
 from claude_throttle.core.threads.thread_pool import ThreadPool
 
 logger = logging.getLogger("claude_throttle")
@@ -119,17 +118,9 @@ class Lane:
             reject_elsewhere=self.reject_elsewhere,
             counts_cache_reads=counts_cache_reads,
         )
-        self._worker = worker_type(
-            name,
-            self.backlog,
-            pacer,
-            limiter,
-            thread_pool,
-            clock,
-            self._price,
-            price_version,
-            partial(reserve or _nothing_to_reserve, self),
-        )
+        reserve_for_lane = partial(reserve or _nothing_to_reserve, self)
+        parts = self.backlog, pacer, limiter, thread_pool, clock
+        self._worker = worker_type(name, *parts, self._price, price_version, reserve_for_lane)
         #: For the calls of this lane.
         self.callbacks = self._make_callbacks(thread_pool, carry)
 
@@ -167,7 +158,8 @@ class Lane:
             self.backlog.reserve(call, block, call.timeout)
             calls.append(call)
             self.observe(CallQueued(call.number, call.model, self.backlog.calls), call)
-            forget_in_progress(call)
+            if call in calls:  # its end, in a listener, may have been interrupted
+                calls.remove(call)
             if first is not None:
                 first(call)
                 return
@@ -294,12 +286,16 @@ class Lane:
                     return
                 is_ours = call.ended = True
                 end = self._end_locked(call, outcome)
-            in_progress.mine().append(call)
+            calls = in_progress.mine()
+            calls.append(call)
             self._tell_end(call, outcome, end)
             self._let_go(call, outcome)
+            while call in calls:  # its sender or reader may have put it there, too
+                calls.remove(call)
         except KeyboardInterrupt:  # a stream is ended by its reader, maybe in the main thread
             if is_ours:
                 self._let_go(call, outcome)
+                forget_in_progress(call)
             raise
 
     def _end_locked(self, call: Call, outcome: Outcome) -> _End:
@@ -351,7 +347,6 @@ class Lane:
             logger.exception("a done-callback of call %d raised", call.number)
         self.backlog.forget(call)
         call.detach()
-        forget_in_progress(call)
 
     # -- from outside ----------------------------------------------------------------------------
 

@@ -69,6 +69,8 @@ class Worker:
         self._name = name
         self._backlog = backlog
         self._mutex = backlog.mutex
+        #: Truthy, if any is, while something is queued.
+        self._waiting = backlog.waiting_priorities
         self._pacer = pacer
         self._limiter = limiter
         self._thread_pool = thread_pool
@@ -211,7 +213,7 @@ class Worker:
         due = self._take_due_locked(now) if deadlines and deadlines[0][0] <= now else None
         if due:
             return partial(self.end_elsewhere, due, methodcaller("expire"))
-        head = self._looking_at = None if self._backlog.is_empty else self._head_locked(now)
+        head = self._looking_at = self._head_locked(now) if any(self._waiting) else None
         if head is None:
             return None
         if head.price_version is not None and head.price_version != self._price_version():
@@ -230,7 +232,7 @@ class Worker:
             # If it is ready, yet not gone, another lane took the last slot.
             ready_at = self._decision.ready_at
             look_at = ready_at if ready_at > now else now + SLOT_LOOK_SECONDS
-        elif not self._backlog.is_empty:
+        elif any(self._waiting):
             look_at = now + SLOT_LOOK_SECONDS
         else:
             return wake_at
@@ -270,7 +272,7 @@ class Worker:
         all the same, to watch the deadline, and an idle sender: submit() starts no thread for the
         transport. Raises :class:`Closed`.
         """
-        if not self._thread_pool.idle:
+        if any(self._waiting) or not self._thread_pool.idle:
             return False
         with self._mutex:
             if self._backlog.closed or self._backlog.suspended is not None:
@@ -287,7 +289,7 @@ class Worker:
 
     def commit_at_once_locked(self, ticket: Ticket) -> Optional[Step]:
         """Let *ticket* leave before it is queued, if nothing waits; None if it must queue."""
-        if self._backlog.closed or not self._backlog.is_empty:
+        if self._backlog.closed or any(self._waiting):
             return None
         now = self._clock.monotonic()
         if ticket.price_version is not None and ticket.price_version != self._price_version():

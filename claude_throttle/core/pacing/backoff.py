@@ -1,7 +1,13 @@
-"""How long a refused request waits before it is sent again, by itself: exponential, with jitter."""
+"""How long a refused request waits: by itself, with its whole lane, and for the retry budget.
+
+By itself it backs off exponentially, with jitter. With retries limited to a share of the traffic,
+an outage is not doubled; botocore and gRPC have such a budget, too. Here an empty budget delays a
+retry and fails none: with a steady tenth of faults, calls would fail that would have been answered.
+"""
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Callable
 
@@ -10,6 +16,15 @@ from claude_throttle.core.domain.feedback import CONCURRENCY, Feedback
 #: Seconds: first and longest backoff, as the SDK has them (0.5 * 2**n up to 8).
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 8.0
+
+#: Seconds. A longer request is taken for a mistake: after a day the server is asked again.
+LONGEST_PAUSE_SECONDS = 86_400.0
+
+#: Retries a second that are always allowed: a small program has no traffic to speak of.
+PER_SECOND = 3.0
+
+#: Retries that may be saved up.
+MOST_SAVED = 10.0
 
 #: Draws a number between two, like ``random.uniform``.
 Draw = Callable[[float, float], float]
@@ -34,3 +49,53 @@ def retry_wait(feedback: Feedback, failures: int, draw: Draw = random.uniform) -
     if feedback.pauses_lane:
         return feedback.retry_after  # the lane adds its jitter, once per pause
     return feedback.retry_after + backoff(1, draw) / 5
+
+
+def pause_jitter(seconds: float) -> float:
+    """Up to a tenth on top of a pause of *seconds*, so that processes do not all return at once."""
+    # The module's generator: a private one would draw the same in every forked worker.
+    return random.uniform(0.0, min(2.0, max(0.05, seconds / 10.0)))
+
+
+class Pause:
+    """The pause of one lane. Not thread-safe: the lane's mutex guards it."""
+
+    def __init__(self, jitter: Callable[[float], float] = pause_jitter) -> None:
+        #: Nothing leaves before this instant.
+        self.until = -math.inf
+        self._jitter = jitter
+        self._drawn = 0.0
+        #: No call has left since it began.
+        self.is_unfinished = False
+
+    def start(self, seconds: float, now: float) -> float:
+        """Pause for *seconds* plus jitter, drawn once per pause; never shortens one.
+
+        Returns the instant of its end.
+        """
+        seconds = min(seconds, LONGEST_PAUSE_SECONDS)
+        if now >= self.until:
+            self._drawn = self._jitter(seconds)
+        self.is_unfinished = True
+        self.until = max(self.until, now + seconds + self._drawn)
+        return self.until
+
+
+class RetryBudget:
+    """The retry budget of one lane. Not thread-safe: the lane's mutex guards it."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        #: Calls that left since the last withdrawal.
+        self.sends = 0
+        self._saved = MOST_SAVED
+        self._at = -math.inf
+
+    def withdraw(self, now: float) -> float:
+        """Take one retry; returns the seconds it must wait for its share of the traffic."""
+        self._saved = min(MOST_SAVED, self._saved + self.sends * self.share)
+        self.sends = 0
+        earned = max(0.0, now - max(self._at, now - MOST_SAVED)) * PER_SECOND
+        self._saved = min(MOST_SAVED, self._saved + earned) - 1.0
+        self._at = now
+        return max(0.0, -self._saved / PER_SECOND)

@@ -207,7 +207,7 @@ class ConcurrencyLimiter:
             return slot
 
     def _note_ceiling_locked(self) -> None:
-        in_use = self.in_use
+        in_use = len(self._urgent) + len(self._others)
         if in_use >= self.max_connections:
             self.ceiling_reached = True
         elif in_use <= self.max_connections / 2:

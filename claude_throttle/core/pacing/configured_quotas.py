@@ -98,14 +98,13 @@ class ConfiguredQuotas:
     def _note_change(self) -> None:
         self.in_force = (*self._configured.values(), *self._ceilings.values())
 
-    def by_name(self) -> Iterator[tuple[str, ConfiguredQuota]]:
+    def by_name(self) -> dict[str, ConfiguredQuota]:
         """All quotas with their names; a ceiling left by headroom is called "ceiling" and its kind.
 
         The names are keys in a shared store, so processes of different releases must agree on them.
         """
-        yield from self._configured.items()
-        for kind, ceiling in self._ceilings.items():
-            yield f"ceiling {kind}", ceiling
+        ceilings = {f"ceiling {kind}": ceiling for kind, ceiling in self._ceilings.items()}
+        return {**self._configured, **ceilings}
 
     def replace_quotas(self, quotas: Mapping[str, Quota], burst: float, now: float) -> None:
         """Keep other quotas from now on; where one stays, its level stays where it is."""

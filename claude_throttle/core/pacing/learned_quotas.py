@@ -123,7 +123,7 @@ class LearnedQuota:
 
     def guard(self, now: float, latency: float) -> float:
         """Units that stay in the bucket: our books are late by what is on the way."""
-        a_call = self._of(self._traffic.mean.value)
+        a_call: float = getattr(self._traffic.mean.value, self.kind)
         if self.burst < SMALL_BURST * a_call:
             return 0.0
         calls = OUTPUT_GUARD_CALLS if self._is_output else GUARD_CALLS
@@ -288,8 +288,8 @@ class LearnedQuota:
         if self._from_headers or dispatch.at <= self._refused_at:
             return
         self._refused_at = now  # whatever left before now belongs to the same wave
-        self._blind_growth = BLIND_GROWTH if self.known else FIRST_BLIND_GROWTH
-        limit = self.limit * BLIND_DECREASE if self.known else max(used_a_minute, allowed)
+        self._blind_growth = BLIND_GROWTH if self.limit else FIRST_BLIND_GROWTH
+        limit = self.limit * BLIND_DECREASE if self.limit else max(used_a_minute, allowed)
         self._set_limit(max(1.0, limit))
         self.source = BLIND
         self._grown_at = now
@@ -297,9 +297,10 @@ class LearnedQuota:
 
     def answered_blindly(self, dispatch: Dispatch, now: float) -> None:
         """An answer without headers: if the limit was guessed and binds, it may be higher."""
-        if self.source != BLIND or dispatch.at <= self._refused_at or self.level(now) >= self.burst:
+        level = self.level(now)
+        if self.source != BLIND or dispatch.at <= self._refused_at or level >= self.burst:
             return
-        level, seconds = self.level(now), min(LONGEST_BLIND_SECONDS, now - self._grown_at)
+        seconds = min(LONGEST_BLIND_SECONDS, now - self._grown_at)
         self._set_limit(self.limit * (1.0 + self._blind_growth) ** seconds)
         self._grown_at = now
         self._set_level(level, now)

@@ -34,11 +34,10 @@ from claude_throttle.core.domain.feedback import (
 )
 from claude_throttle.core.domain.ports import Ahead
 from claude_throttle.core.domain.quota import AUTO, Burst, Quota
+from claude_throttle.core.pacing.backoff import Pause, RetryBudget, pause_jitter
 from claude_throttle.core.pacing.circuit_breaker import CLOSED, CircuitBreaker
 from claude_throttle.core.pacing.configured_quotas import ConfiguredQuota, ConfiguredQuotas
 from claude_throttle.core.pacing.learned_quotas import BLIND, LearnedQuota
-from claude_throttle.core.pacing.pause import Pause, pause_jitter
-from claude_throttle.core.pacing.retry_budget import RetryBudget
 from claude_throttle.core.pacing.traffic import LatencyEstimator, Traffic
 
 if TYPE_CHECKING:
@@ -312,10 +311,6 @@ class Pacer:
     def opens_at(self) -> float:
         """The instant before which the circuit lets nothing leave; -inf while it is closed."""
         return -math.inf if self.circuit.state == CLOSED else self.circuit.probe_at
-
-    def stretch(self, now: float) -> float:
-        """The factor by which calls now take longer than those that came back; at least 1."""
-        return self.latency.stretch(now)
 
     def expect(self, now: float) -> None:
         """Expect an outcome for a request that was booked without one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from operator import add
 
 from claude_throttle.core.domain.cost import NO_COST, Cost
 
@@ -195,6 +196,6 @@ class Traffic:
 
     def note_end(self, held: Cost, actual: Cost, change: Cost) -> None:
         """Correct the totals: what left as *held* took *actual*, *change* more, and has ended."""
-        self.taken = self.taken.plus(change)
-        self.produced = self.produced.plus(actual)
+        self.taken = _new(Cost, map(add, self.taken, change))
+        self.produced = _new(Cost, map(add, self.produced, actual))
         self.pending = _new(Cost, [max(0.0, some - gone) for some, gone in zip(self.pending, held)])

@@ -1,4 +1,4 @@
-"""Where tickets wait: a ``queue.Queue`` ordered by ``priority_queue.py`` and ``fair_queue.py``.
+"""Where tickets wait: a ``queue.Queue`` ordered by ``ticket_order.py``.
 
 It shares the lane's mutex, so that the worker can look at the head, at the time and at the quotas
 in one critical section. Methods whose names end in ``_locked`` require that mutex.
@@ -13,11 +13,9 @@ import threading
 from typing import Callable, Optional
 
 from claude_throttle.core.domain.cost import NO_COST, Cost
-from claude_throttle.core.queueing.fair_queue import FairQueue
-from claude_throttle.core.queueing.priority_queue import SWEEP_FROM, PriorityQueue
 from claude_throttle.core.queueing.ticket import Ticket
-from claude_throttle.core.threads.clock import Clock
-from claude_throttle.core.threads.condition import Condition
+from claude_throttle.core.queueing.ticket_order import SWEEP_FROM, FairQueue, PriorityQueue
+from claude_throttle.core.threads.clock import Clock, Condition
 from claude_throttle.errors import Closed
 
 
@@ -39,6 +37,9 @@ class Backlog(queue.Queue[Ticket]):
         # Two queues: while no slot is free, tickets that may be lent one need not wait behind
         # those that need their own.
         self._needing, self._lendable = PriorityQueue(ageing), PriorityQueue(ageing)
+        #: The priorities in which tickets are queued, of both; nothing is queued if none has any.
+        # Not by the load: a signal handler that interrupts a put and submits falsifies that.
+        self.waiting_priorities = (self._needing.since, self._lendable.since)
         self._shares = FairQueue()
         # The lane's mutex. Guards everything here, and is never held while calling out.
         self.mutex = mutex  # type: ignore[assignment]
@@ -212,12 +213,6 @@ class Backlog(queue.Queue[Ticket]):
         return self.suspended(self._clock.monotonic())
 
     # -- look ------------------------------------------------------------------------------------
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is queued. A look, if the mutex is not held."""
-        # Not by the load: a signal handler that interrupts a put and submits falsifies that.
-        return not (self._needing.since or self._lendable.since)
 
     def look_again_locked(self) -> None:
         """Have the worker look at the head again, if there is one."""

@@ -11,7 +11,7 @@ from typing import Optional
 from weakref import ref
 
 from claude_throttle.core.domain.ports import HeldSlot, Step
-from claude_throttle.core.threads.thread_local import ThreadLocalList
+from claude_throttle.core.threads.local_values import ThreadLocalList
 
 
 class LentSlot:

@@ -18,7 +18,7 @@ from claude_throttle.core.threads.clock import longest_wait
 
 
 class Ticket:
-    """A place in the backlog. Ordered by priority, then by tag (``fair_queue.py``), then by number.
+    """A place in the backlog. Ordered by priority, then tag (``ticket_order.py``), then number.
 
     A call before its first send is one; so is a call before another send, and a permit. ``queued``
     and ``ended`` are guarded by the lane's mutex; the rest does not change while the ticket waits.

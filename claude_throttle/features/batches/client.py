@@ -18,8 +18,7 @@ from claude_throttle.config.validation import require_timeout
 from claude_throttle.core.dispatch.permit import AdmissionOptions
 from claude_throttle.core.domain.feedback import Feedback, RetryDelay
 from claude_throttle.core.domain.priority import Priority
-from claude_throttle.core.threads.clock import Clock
-from claude_throttle.core.threads.condition import Condition
+from claude_throttle.core.threads.clock import Clock, Condition
 from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import BrokenAnswer, Closed, DeadlineExceeded
 from claude_throttle.features.batches import wire_format

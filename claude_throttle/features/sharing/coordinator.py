@@ -25,8 +25,7 @@ from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event, StoreLost, StoreReturned
 from claude_throttle.core.threads.blocking import Blocking, Wait, run_blocking
-from claude_throttle.core.threads.clock import Clock
-from claude_throttle.core.threads.condition import Condition
+from claude_throttle.core.threads.clock import Clock, Condition
 from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.features.sharing.clock_offset import ClockOffset
 from claude_throttle.features.sharing.concurrency_share import ConcurrencyShare, member_name

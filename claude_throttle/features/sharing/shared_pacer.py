@@ -12,7 +12,6 @@ up the reservations that are left, and ``degraded_mode`` decides about all other
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, Optional, Protocol
 
 from claude_throttle.core.domain.cost import Cost
@@ -102,7 +101,7 @@ class SharedPacer(Pacer):
         if self._store.store_lost:
             return self._decide_without_store(cost, now)
         gate = self.gate(cost, now)
-        if not any(True for _ in self.quotas()):
+        if not self.quotas():
             return gate if self._introduced or gate.ready_at > now else TO_BE_RESERVED
         reservation = self._reservation_for(cost, now)
         if reservation is not None:
@@ -116,19 +115,17 @@ class SharedPacer(Pacer):
 
     def _fits(self, reservation: Reservation, cost: Cost) -> bool:
         """Whether *cost* may use it. A little more than was reserved is settled later."""
-        for name, quota in self.quotas():
+        for name, quota in self.quotas().items():
             # A quota that was learned since the reservation has no units in it: no bound.
             reserved = reservation.units.get(name, math.inf)
             if getattr(cost, quota.kind) > reserved + quota.burst / 4.0:
                 return False
         return True
 
-    def quotas(self) -> Iterator[tuple[str, AnyQuota]]:
+    def quotas(self) -> dict[str, AnyQuota]:
         """Every quota in force, by the name of its bucket."""
-        yield from self.configured.by_name()
-        for kind, learned in self.learned.items():
-            if learned.known:
-                yield kind, learned
+        learned = {kind: quota for kind, quota in self.learned.items() if quota.limit}
+        return {**self.configured.by_name(), **learned}
 
     def needs_reservation(self, cost: Cost, ahead: Ahead, now: float) -> Optional[list[Cost]]:
         """The costs of the next calls, if no reservation is left that the first can use."""
@@ -144,11 +141,11 @@ class SharedPacer(Pacer):
         """
         if self._store.store_lost and self._reservation_for(cost, now) is None:
             self._degraded.take(cost, now)
-            for name, quota in self.quotas():
+            for name, quota in self.quotas().items():
                 self._delta(name).spent += getattr(cost, quota.kind)
             return super().take(cost, now, reports_outcome)
         used = self._reservations.use(now)
-        for name, quota in self.quotas():
+        for name, quota in self.quotas().items():
             units = used.units.get(name, 0.0)
             self._shift(name, quota.rate, getattr(cost, quota.kind) - units)
             quota.unbook(units)
@@ -177,7 +174,7 @@ class SharedPacer(Pacer):
     def settle(self, held: Cost, actual: Cost, booked_at: float) -> Cost:
         """Replace what was booked by what it cost, as :meth:`Pacer.settle`, and report it soon."""
         change = actual.minus(held)
-        for name, quota in self.quotas():
+        for name, quota in self.quotas().items():
             self._shift(name, quota.rate, getattr(change, quota.kind))
         return super().settle(held, actual, booked_at)
 
@@ -221,7 +218,7 @@ class SharedPacer(Pacer):
     ) -> ExchangeRequest:
         """Reserve for *costs*, and report all that is pending. apply() or restore() must follow."""
         latency = self.latency.mean(now)
-        quotas = list(self.quotas())
+        quotas = list(self.quotas().items())
         horizon = min(HORIZON_SECONDS, ALL_HORIZONS_SECONDS / self._store.members)
         request = ExchangeRequest(
             member,
@@ -289,7 +286,7 @@ class SharedPacer(Pacer):
     def _set_instants(
         self, request: ExchangeRequest, response: ExchangeResponse, answered_at: float
     ) -> None:
-        quotas = dict(self.quotas())
+        quotas = self.quotas()
         for bucket, empty_at in zip(request.buckets, response.empty_at):
             self._delta(bucket.name).seen = empty_at
             if bucket.name in quotas:  # it is not, if reconfigured meanwhile
@@ -299,7 +296,7 @@ class SharedPacer(Pacer):
         self, request: ExchangeRequest, response: ExchangeResponse, answered_at: float
     ) -> None:
         batch: dict[str, float] = {}
-        quotas = dict(self.quotas())
+        quotas = self.quotas()
         reserved = zip(*request.reservations[: len(response.waits)])
         for bucket, units in zip(request.buckets, reserved):
             if bucket.name in quotas:
@@ -329,7 +326,7 @@ class SharedPacer(Pacer):
     # Three cases: "stop" sends nothing, not even what is reserved; otherwise reservations are used
     # up first, then the share (or, for "full", the process's own pacer) decides.
     def _decide_without_store(self, cost: Cost, now: float) -> Decision:
-        store, quotas, own = self._store, list(self.quotas()), super().decide(cost, now)
+        store, quotas, own = self._store, list(self.quotas().items()), super().decide(cost, now)
         degraded = self._degraded.decide(cost, own, store.on_failure, quotas, store.members, now)
         reservation = self._reservation_for(cost, now)
         if reservation is None or store.on_failure == STOP:
@@ -342,7 +339,7 @@ class SharedPacer(Pacer):
 
         Members of before, or of now, whichever are more.
         """
-        if members > 1 and any(True for _ in self.quotas()):
+        if members > 1 and self.quotas():
             # Until then the others keep to their shares: nothing else may be given out.
             self._pause_until = max(self._pause_until, now + settle_seconds)
         self._store.notify_pending()

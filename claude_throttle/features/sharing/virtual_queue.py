@@ -26,7 +26,7 @@ from claude_throttle.features.sharing.stores.contract import (
 
 if TYPE_CHECKING:
     from claude_throttle.account.account import Account
-    from claude_throttle.account.model_group import ModelGroup
+    from claude_throttle.account.model_groups import ModelGroup
     from claude_throttle.core.dispatch.lane import Lane
     from claude_throttle.features.sharing.coordinator import Coordinator
     from claude_throttle.features.sharing.shared_pacer import SharedPacer
@@ -103,7 +103,7 @@ class VirtualQueue:
     def _seconds_of(self, cost: Cost) -> float:
         """Seconds for which such a call occupies the lane; 0 while its quotas are not known."""
         with self._lane.mutex:
-            quotas = [quota for _, quota in cast("SharedPacer", self._lane.pacer).quotas()]
+            quotas = list(cast("SharedPacer", self._lane.pacer).quotas().values())
             return max((getattr(cost, q.kind) / q.rate for q in quotas), default=0.0)
 
     def _ask(self, bucket: StoredBucket, **more: Any) -> Optional[ExchangeResponse]:

@@ -22,7 +22,7 @@ from claude_throttle.core.dispatch.call import Attempt, Outcome, forget_in_progr
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.stream_call import StreamCall
 from claude_throttle.core.domain.cost import Usage
-from claude_throttle.core.estimation.input_tokens import BYTES_PER_TOKEN
+from claude_throttle.core.estimation.estimator import BYTES_PER_TOKEN
 from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, ReentrantSlot
 from claude_throttle.core.threads.deferred_close import DeferredCloser
 from claude_throttle.errors import Closed
@@ -90,7 +90,7 @@ class OpenStream:
         try:
             in_progress.mine().append(call)
             call.future.set_running_or_notify_cancel()
-            self._attempt.announce()
+            self.call.callbacks.announce(self._attempt)
             first = self._events.open()
             forget_in_progress(call)
             self._lend_slot()

@@ -13,7 +13,7 @@ from claude_throttle.config.settings import Settings
 from claude_throttle.core.threads import exit_hooks
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.exit_hooks import Closable
-from claude_throttle.core.threads.process_local import Abandonable, ProcessLocal
+from claude_throttle.core.threads.local_values import Abandonable, ProcessLocal
 from claude_throttle.features.test_mode.canned_transport import CannedAnswer, CannedTransport
 from claude_throttle.transport.transport import Transport
 
