@@ -18,6 +18,7 @@ from claude_throttle import (
     LanePaused,
     RetryScheduled,
 )
+from claude_throttle.core.dispatch.call import in_progress
 from claude_throttle.testing import Garbage, Ok, Reply, Reset, Streamed, StreamError
 from claude_throttle.transport import response_stream as streamed
 from claude_throttle.transport import stream_error as in_stream
@@ -41,6 +42,7 @@ def failed(throttler, **more):
         seen.extend(throttler.stream(raw=True, **ask(**more)))
     assert slots_in_use(throttler) == 0
     assert throttler.stats().in_flight == 0
+    assert not in_progress.mine()  # or this thread's close() would take it for a callback's
     return info.value
 
 
