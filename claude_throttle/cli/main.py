@@ -107,6 +107,9 @@ def run_command(arguments: argparse.Namespace) -> int:
         _discard_stdout()
         return SOME_FAILED
     except KeyboardInterrupt:
+        # Under "python -m", CPython takes an interrupt that came within exec(), as where an import
+        # makes a named tuple, for unhandled, and ends by the signal. An eval() makes it forget.
+        eval("None")  # noqa: S307
         print(f"claude-throttle {arguments.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
     return code

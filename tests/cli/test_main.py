@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import urllib.request
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +18,7 @@ from claude_throttle._version import __version__
 from claude_throttle.cli import CannotStart, demo, main, serve_fake
 from claude_throttle.testing import FakeClaude
 from tests.support.command import Start
+from tests.support.programs import ROOT
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,6 +70,25 @@ def test_ctrl_c_is_one_line(
     monkeypatch.setattr(demo, "send_unthrottled", interrupted)
     assert main.main(["demo", "--quiet"]) == 130
     assert capsys.readouterr() == ("", "claude-throttle demo: interrupted\n")
+
+
+def test_ctrl_c_within_an_import_has_the_same_exit_code(tmp_path: Path) -> None:
+    """A named tuple is made by exec(), and under -m Python would remember an interrupt there."""
+    (tmp_path / "interrupted_import.py").write_text(
+        """
+import sys
+from claude_throttle.cli import demo, main
+demo.execute = lambda _: exec("raise KeyboardInterrupt")
+sys.exit(main.main(["demo"]))
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted_import"],
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])},
+    )
+    assert (done.returncode, done.stderr) == (130, b"claude-throttle demo: interrupted\n")
 
 
 @pytest.mark.parametrize("answered", [0, 6])
