@@ -74,7 +74,8 @@ def require_all_answered(count, files, latency):
     assert refused == [], "the program's own files"
     assert events["CallSucceeded"] == count
     assert set(events) & {"RetryScheduled", "CallFailed", "CircuitOpened"} == set()
-    assert events["ConnectionLimitReached"] == 1
+    # Again each time that half of the slots came free in between: rare, on a busy machine.
+    assert 1 <= events["ConnectionLimitReached"] <= 3
     (limits,) = texts
     assert f", at most: {files // 2} (max_connections)" in limits
 
