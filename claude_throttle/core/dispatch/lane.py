@@ -205,7 +205,8 @@ class Lane:
             self.observe(LaneResumed(self.name), call)
         if dispatch.probes:
             self.observe(CircuitHalfOpened(self.name), call)
-        full = self._limiter.reached_connection_limit()
+        limiter = self._limiter
+        full = limiter.reached_connection_limit() if limiter.ceiling_reached else None
         if full is not None:
             self.observe(full, call)
 
