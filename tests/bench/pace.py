@@ -10,9 +10,9 @@ from tests.bench.server import Server
 from tests.bench.work import ask, between, push
 
 #: Seconds' worth of tokens the fake API lets in at once: far less than the real one's minute, so
-#: that a 429 would show. Ours lets 1 s of input and 5 s of output leave at once.
+#: that a 429 would show. Ours lets 1 s of input and 1.5 s of output leave at once.
 INPUT_BUCKET_SECONDS = 2.0
-OUTPUT_BUCKET_SECONDS = 10.0
+OUTPUT_BUCKET_SECONDS = 2.0
 
 INPUT_SPREAD = (200, 2000)
 OUTPUT_SPREAD = (100, 1000)

@@ -84,7 +84,7 @@ def test_an_hour_is_not_yet_a_long_period():
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("itpm", 1.0), ("otpm", 5.0), ("tpm", 1.0)], ids=str
+    ("name", "expected"), [("itpm", 1.0), ("otpm", 1.5), ("tpm", 1.0)], ids=str
 )
 def test_tokens_may_leave_a_few_seconds_worth_at_once(name, expected):
     """Else every overestimate would be time lost for good; output lengths scatter most."""
