@@ -128,7 +128,7 @@ def test_dropped_permits_are_in_flight_no_more(fake, throttle):
         gc.collect(0)
     throttler.call(**ask())
     # Another thread closes what the garbage collector found.
-    wait_until(lambda: list(pacer.traffic.pending) == pytest.approx([0] * 3))
+    wait_until(lambda: list(pacer.traffic.pending) == pytest.approx([0] * 3, abs=1e-6))
     wait_until(lambda: answers_awaited(throttler) == 0)
     wait_until(lambda: throttler.limits().in_flight == 0)
 
@@ -173,4 +173,4 @@ def test_whatever_becomes_of_calls_none_counts_as_in_flight_for_ever(fake, throt
     pacer = pacer_of(throttler)
     wait_until(lambda: throttler.limits().in_flight == 0)
     assert answers_awaited(throttler) == 0
-    assert list(pacer.traffic.pending) == pytest.approx([0] * 3)
+    assert list(pacer.traffic.pending) == pytest.approx([0] * 3, abs=1e-6)

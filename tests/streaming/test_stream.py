@@ -95,7 +95,7 @@ def test_input_is_settled_as_it_begins_and_output_at_the_end(fake, throttle, man
     server.script(
         Streamed(usage={"input_tokens": 10, "output_tokens": 5}, at=4, wrong="stall"), Ok("b")
     )
-    throttler = throttle(server, rpm=None, itpm=600, otpm=1200, clock=manual)
+    throttler = throttle(server, rpm=None, itpm=600, otpm=12_000, clock=manual)
     lane = lane_of(throttler)
     with throttler.stream(**ask("x" * 1800)) as stream:
         next(stream.text_stream)

@@ -96,6 +96,8 @@ class OpenStream:
             self._lend_slot()
             self._accept(first)
         except StreamEnded as end:
+            # Also where another thread ended it, at its deadline: _finish() does nothing then.
+            forget_in_progress(call)
             self._finish(end.outcome)
             self._events.close()
             raise self._reader_error(end.outcome.error) from None
