@@ -171,6 +171,9 @@ def test_an_unanswered_call_fails_the_test(project):
 import claude_throttle, pytest_claude_throttle
 pytest_claude_throttle.PATIENCE_SECONDS = 0.3
 
+#: Threads of the tests around these, which share their process.
+BEFORE = set(threading.enumerate())
+
 def test_stalled(claude_api, claude_throttler):
     claude_api.script(Stall())
     claude_throttler.submit(**ask(raw=True))
@@ -195,7 +198,7 @@ def test_paused_calls_are_let_go(claude_throttler):
     claude_throttler.submit(**ask(raw=True))
 
 def test_no_thread_is_left():
-    others = [t for t in threading.enumerate() if t is not threading.main_thread()]
+    others = [t for t in threading.enumerate() if t not in BEFORE]
     for thread in others:
         thread.join(10)
     assert [thread.name for thread in others if thread.is_alive()] == []
