@@ -12,7 +12,7 @@ import requests
 
 from claude_throttle import ConfigurationError, DeadlineExceeded
 from claude_throttle.testing import Ok, Reply, Reset
-from tests.support.calls import HELLO, MODEL, ask, echo
+from tests.support.calls import FIVE_SECONDS_AT_ONCE, HELLO, MODEL, ask, echo
 from tests.support.inside import endpoint_lane_of, engine_of, pacer_of, slots_in_use
 
 KEY = {"x-api-key": "sk-ant-test-key-0000", "anthropic-version": "2023-06-01"}
@@ -51,10 +51,10 @@ def test_it_settles_from_the_answer(fake, throttle, session, manual):
     """The body may be text, too."""
     server = fake(clock=manual)
     server.script(Ok(usage={"input_tokens": 10, "output_tokens": 20}))
-    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    throttler = throttle(server, rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
     text = json.dumps({**HELLO, "max_tokens": 1000})
     session(server, throttler).post(server.url + "/v1/messages?beta=true", data=text, timeout=10)
-    assert throttler.estimate_wait(**ask(max_tokens=900)) < 2
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
 def test_a_429_is_shown_and_pauses_the_lane(fake, throttle, session):
@@ -76,7 +76,7 @@ def test_a_429_is_shown_and_pauses_the_lane(fake, throttle, session):
 def test_a_stream_holds_its_place_until_its_end(fake, throttle, session, manual, how):
     """However it is read."""
     server = fake(clock=manual)
-    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    throttler = throttle(server, rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
     body = {**HELLO, "stream": True, "max_tokens": 1000}
     answer = session(server, throttler).post(
         server.url + "/v1/messages", json=body, stream=True, timeout=10
@@ -89,17 +89,17 @@ def test_a_stream_holds_its_place_until_its_end(fake, throttle, session, manual,
     }[how]()
     assert b"message_stop" in text
     assert slots_in_use(throttler) == 0
-    assert throttler.estimate_wait(**ask(max_tokens=900)) < 2
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
 def test_events_read_at_once_settle_too(fake, throttle, session, manual):
     """ "stream": true in the body, without stream=True for requests."""
     server = fake(clock=manual)
-    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    throttler = throttle(server, rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
     body = {**HELLO, "stream": True, "max_tokens": 1000}
     session(server, throttler).post(server.url + "/v1/messages", json=body, timeout=10)
     assert slots_in_use(throttler) == 0
-    assert throttler.estimate_wait(**ask(max_tokens=900)) < 2
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
 def test_a_stream_that_is_closed_or_dropped_comes_back(fake, throttle, session):

@@ -22,7 +22,7 @@ from claude_throttle import (
 from claude_throttle.core.pacing.circuit_breaker import FAILURES_IN_A_ROW
 from claude_throttle.testing import KEY_REFUSED, Ok, Reply, Reset, worst_excess
 from claude_throttle.transport import sdk
-from tests.support.calls import HELLO, MODEL, ask
+from tests.support.calls import FIVE_SECONDS_AT_ONCE, HELLO, MODEL, ask
 from tests.support.inside import (
     answers_awaited,
     endpoint_lane_of,
@@ -73,9 +73,9 @@ def test_the_answer_settles_what_was_booked(fake, throttle, client, manual):
     """max_tokens of a whole minute's quota, of which 20 were used."""
     server = fake(clock=manual)
     server.script(Ok(usage={"input_tokens": 10, "output_tokens": 20}))
-    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    throttler = throttle(server, rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
     client(server, throttler).messages.create(**{**HELLO, "max_tokens": 1000})
-    assert throttler.estimate_wait(**ask(max_tokens=900)) < 2
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
 USED = {"input_tokens": 10, "output_tokens": 20}
@@ -94,10 +94,10 @@ def test_it_settles_whatever_its_caller_makes_of_the_answer(call, fake, throttle
     """A wrapper, a dict."""
     server = fake(clock=manual)
     server.script(*[Ok(usage=USED)] * 2)
-    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    throttler = throttle(server, rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
     call(client(server, throttler), **{**HELLO, "max_tokens": 1000})
     assert slots_in_use(throttler) == 0
-    assert throttler.estimate_wait(**ask(max_tokens=900)) < 2
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
 def test_an_answer_its_caller_cannot_read_is_settled_all_the_same(fake, throttle, client, manual):
@@ -108,13 +108,13 @@ def test_an_answer_its_caller_cannot_read_is_settled_all_the_same(fake, throttle
 
     server = fake(clock=manual)
     server.script(Ok(text="no JSON", usage=USED))
-    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    throttler = throttle(server, rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
     made = client(server, throttler)
     with pytest.raises(pydantic.ValidationError):
         made.messages.parse(**{**HELLO, "max_tokens": 1000}, output_format=Weather)
     assert len(server.arrivals) == 1
     assert slots_in_use(throttler) == 0
-    assert throttler.estimate_wait(**ask(max_tokens=900)) < 2
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
 def test_an_answer_that_is_none_keeps_what_was_booked(fake, throttle, client, manual):
@@ -123,7 +123,7 @@ def test_an_answer_that_is_none_keeps_what_was_booked(fake, throttle, client, ma
     json = {"content-type": "application/json"}
     strange = b'{"type": "message", "content": [], "usage": {"input_tokens": "many"}}'
     server.script(Reply(200, json, body=b"{"), Reply(200, json, body=strange))
-    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    throttler = throttle(server, rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
     made = client(server, throttler)
     with pytest.raises(ValueError, match="Expecting"):
         made.messages.create(**{**HELLO, "max_tokens": 1000})
@@ -222,11 +222,11 @@ def test_failures_in_a_row_open_the_circuit(fake, throttle, client):
 def test_a_refusal_takes_no_tokens(fake, throttle, client, manual):
     """429 and 529 come back at once."""
     server = fake(clock=manual)
-    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    throttler = throttle(server, rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
     server.script(Reply(529))
     with pytest.raises(anthropic.APIStatusError):
         client(server, throttler, max_retries=0).messages.create(**{**HELLO, "max_tokens": 900})
-    assert throttler.estimate_wait(**ask(max_tokens=900)) < 2
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
 def test_a_lost_connection_gives_the_place_back(fake, throttle, client):
@@ -246,12 +246,12 @@ class Nowhere:
 
 def test_nobody_there_takes_nothing(fake, throttle, client, manual):
     """No connection: the SDK's own error, and what was booked comes back."""
-    throttler = throttle(fake(clock=manual), rpm=None, otpm=1000, clock=manual)
+    throttler = throttle(fake(clock=manual), rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
     made = client(Nowhere, throttler, max_retries=0)
     with pytest.raises(anthropic.APIConnectionError):
         made.messages.create(**{**HELLO, "max_tokens": 900})
     assert slots_in_use(throttler) == 0
-    assert throttler.estimate_wait(**ask(max_tokens=900)) < 2
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
 def test_counts_have_a_pace_of_their_own(fake, throttle, client):
@@ -420,12 +420,12 @@ def test_ctrl_c_in_the_midst_gives_the_place_back(fake, throttle, client):
 def test_an_answer_that_another_middleware_makes_up_takes_nothing(fake, throttle, client, manual):
     """A cache behind ours: nothing was sent."""
     server = fake(clock=manual)
-    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    throttler = throttle(server, rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
     made = client(server, throttler)
     made = made.with_options(middleware=[*made.middleware, lambda _request, _next: "cached"])
     assert made.messages.create(**{**HELLO, "max_tokens": 1000}) == "cached"
     assert slots_in_use(throttler) == 0
-    assert throttler.estimate_wait(**ask(max_tokens=900)) < 2
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
 # -- clients it is not for -------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import anthropic
 import pytest
 
 from claude_throttle.testing import Reply, Stall, StreamError
-from tests.support.calls import HELLO, MODEL, ask, echo
+from tests.support.calls import FIVE_SECONDS_AT_ONCE, HELLO, MODEL, ask, echo
 from tests.support.inside import (
     answers_awaited,
     lane_of,
@@ -50,10 +50,10 @@ def test_the_stream_is_whole_and_its_place_comes_back_at_its_end(fake, throttle,
 def test_its_usage_settles_what_was_booked(fake, throttle, client, manual):
     """Read as it passes by."""
     server = fake(clock=manual)
-    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    throttler = throttle(server, rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
     with client(server, throttler).messages.stream(**{**HELLO, "max_tokens": 1000}) as stream:
         read(stream)
-    assert throttler.estimate_wait(**ask(max_tokens=900)) < 2
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
     assert model_group_of(throttler).estimator.cost(MODEL, 3.0, 1000).output_tokens < 300
 
 
@@ -88,7 +88,7 @@ def test_leaving_early_gives_the_place_back(fake, throttle, client, how):
 def test_what_was_left_early_keeps_its_estimate_of_output(fake, throttle, client, manual):
     """Nobody knows what it had produced by then; the input is known."""
     server = fake(clock=manual)
-    throttler = throttle(server, rpm=None, otpm=1000, itpm=1000, clock=manual)
+    throttler = throttle(server, rpm=None, otpm=FIVE_SECONDS_AT_ONCE, itpm=1000, clock=manual)
     pacer = pacer_of(throttler)
     settled, settle = [], pacer.settle
     pacer.settle = lambda held, actual, at: (
@@ -272,13 +272,13 @@ def test_an_error_in_the_midst_gives_the_place_back(fake, throttle, client):
 def test_a_streaming_response_is_metered_too(fake, throttle, client, manual):
     """with_streaming_response: the body of an ordinary answer, as it comes."""
     server = fake(clock=manual)
-    throttler = throttle(server, rpm=None, otpm=1000, clock=manual)
+    throttler = throttle(server, rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
     body = {**HELLO, "max_tokens": 1000}
     with client(server, throttler).messages.with_streaming_response.create(**body) as response:
         assert slots_in_use(throttler) == 1
         assert b"echo: hello" in b"".join(response.iter_bytes())
     assert slots_in_use(throttler) == 0
-    assert throttler.estimate_wait(**ask(max_tokens=900)) < 2
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
 
 
 def test_many_streams_half_of_them_forgotten(fake, throttle, client):
@@ -365,9 +365,9 @@ def listening():
 def test_a_compressed_stream_tells_its_usage(listening, throttle, client, manual):
     """Some proxies do that."""
     compressing = listening(Compressing)
-    throttler = throttle(compressing, rpm=None, otpm=1000, clock=manual)
+    throttler = throttle(compressing, rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
     made = client(compressing, throttler)
     with made.messages.stream(**{**HELLO, "max_tokens": 1000}) as stream:
         assert stream.get_final_message().usage.output_tokens == 5
     assert slots_in_use(throttler) == 0
-    assert throttler.estimate_wait(**ask(max_tokens=900)) < 2
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1

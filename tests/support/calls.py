@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from claude_throttle import Quota
+
 MODEL = "claude-sonnet-5"
+
+#: Output tokens: what is booked too much is seen as a wait, a few tokens more than asked are not.
+FIVE_SECONDS_AT_ONCE = Quota(1000, burst=1000 / 12)
 
 #: The lane, and the model group, of that model.
 LANE = "sonnet-5"

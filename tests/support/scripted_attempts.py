@@ -25,9 +25,6 @@ class ScriptedAttempts:
         self.feedback = []
         self.turns = []
 
-    def has_time_for(self, seconds):
-        return self.left is None or seconds < self.left
-
     def seconds_left(self):
         return self.left
 

@@ -156,11 +156,6 @@ class Attempt:
         deadline = self.call.deadline
         return None if deadline is None else max(0.0, deadline - self._callbacks.now())
 
-    def has_time_for(self, seconds: float) -> bool:
-        """Whether a wait of *seconds* ends before the deadline."""
-        left = self.seconds_left()
-        return left is None or seconds < left
-
     def connected(self, hang_up: Callable[[], None]) -> None:
         """The request is about to go over a connection that *hang_up* can end.
 
