@@ -11,6 +11,7 @@ To pytest, which warns if a package with a plugin was loaded before it: PYTEST_D
 from typing import TYPE_CHECKING, Any
 
 from claude_throttle._version import __version__
+from claude_throttle.namesake import warn_of_namesake
 
 if TYPE_CHECKING:
     from claude_throttle.account.limits import LaneState, Limits, QuotaState
@@ -176,6 +177,8 @@ _MODULES = {
     "throttler": "Throttler",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+warn_of_namesake(__path__)
 
 
 def __getattr__(name: str) -> Any:

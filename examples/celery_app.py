@@ -1,6 +1,6 @@
 """Background work: any number of Celery workers share one quota, and no worker only waits.
 
-pip install 'claude-throttle[celery,redis]', then, in this directory and with ANTHROPIC_API_KEY set:
+pip install '.[celery,redis]' in the clone, then, in this directory and with ANTHROPIC_API_KEY set:
 
     celery --app celery_app worker --concurrency 4
     python celery_app.py "first text" "second text" …          # in another terminal

@@ -171,7 +171,7 @@ def test_plain_http_may_stay_in_this_machine(url):
         "http://api.anthropic.com",
         "http://localhost.evil.com",
         "http://127.0.0.1.evil.com",
-        "http://0.0.0.0",
+        "http://0.0.0.1",
         "http://10.0.0.1",
         "HTTP://h",
         "http://xlocalhost",

@@ -7,7 +7,6 @@ next run. A line that a kill cut off (torn) does not count: its call is sent aga
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import threading
@@ -123,7 +122,11 @@ def results_file(path: str) -> Iterator[tuple[BinaryIO, Results]]:
 
 def _lock_for_this_run(stream: BinaryIO, path: str) -> None:
     # Two runs over one output would both pay for every call. The lock ends with the process,
-    # however it ends. On a file system without locks the run goes on without one.
+    # however it ends. On a file system without locks, and on Windows, the run goes on without one.
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

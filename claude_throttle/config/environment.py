@@ -11,8 +11,9 @@ Here texts become values of the right type; whether a value makes sense is decid
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Optional
 
 from claude_throttle.errors import ConfigurationError
 
@@ -45,9 +46,7 @@ def read(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, An
         found["base_url"] = environ["ANTHROPIC_BASE_URL"]
     if environ.get("ANTHROPIC_CUSTOM_HEADERS"):
         found["default_headers"] = _header_lines(environ["ANTHROPIC_CUSTOM_HEADERS"])
-    # The variables of requests itself, in its order. It reads them only in Session.request(), which
-    # the transport does not use.
-    bundle = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE")
+    bundle = _ca_bundle(environ)
     if bundle:
         found["ca_bundle"] = bundle
     for name in (*_NUMBERS, *_WHOLE, *_FLAGS, *_TEXTS):
@@ -55,6 +54,20 @@ def read(environ: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, An
         if text:
             found[name] = value_of(name, text, f"CLAUDE_THROTTLE_{name.upper()}")
     return found
+
+
+# The variables of requests itself, in its order, which it reads only in Session.request(), and the
+# transport does not use that; then those of OpenSSL and httpx, as the official SDK reads them. A
+# path that does not exist is skipped there, as by OpenSSL: images name bundles they do not have.
+def _ca_bundle(environ: Mapping[str, str]) -> Optional[str]:
+    named = environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE")
+    if named:
+        return named
+    folders = environ.get("SSL_CERT_DIR", "").split(os.pathsep)
+    for path in (environ.get("SSL_CERT_FILE"), *folders):
+        if path and os.path.exists(path):
+            return path
+    return None
 
 
 # The format of the SDK's variable: one "Name: value" in each line; lines without a colon are none.

@@ -104,7 +104,7 @@ class Settings:
     auth_token: Optional[str] = field(default=None, repr=False)
     #: An admin key, to read the limits at the start; env ANTHROPIC_ADMIN_KEY. Never shown.
     admin_key: Optional[str] = field(default=None, repr=False)
-    #: The URL of the API; env ANTHROPIC_BASE_URL.
+    #: The URL of the API, without ``/v1``; env ANTHROPIC_BASE_URL.
     base_url: str = "https://api.anthropic.com"
     #: The ``anthropic-version`` header.
     api_version: str = "2023-06-01"
@@ -159,7 +159,8 @@ class Settings:
     allow_insecure: bool = False
     #: As in ``requests``: {"https": "http://proxy:3128"}; None = from the environment.
     proxies: Optional[Mapping[str, str]] = field(default=None, repr=False)
-    #: Path of a CA bundle; env REQUESTS_CA_BUNDLE. TLS verification cannot be switched off.
+    #: Path of a CA bundle; env REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE, SSL_CERT_FILE or SSL_CERT_DIR.
+    #: TLS verification cannot be switched off.
     ca_bundle: Optional[str] = None
     #: The store in which processes share their quotas and max_concurrency: "sqlite:///path" on one
     #: machine, "redis://host:6379/0" on several, or a redis client. None = not shared.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, Optional, Union
 from urllib.parse import urlsplit
@@ -22,8 +23,9 @@ from claude_throttle.transport.headers import header_flaw
 #: Seconds of a day, the period of ``rpd`` and ``tpd``; the other quotas are per minute.
 _DAILY = 86_400.0
 
-#: Hosts to which plain http is safe, since nothing leaves the machine: a test server, a sidecar.
-_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|::1")
+#: The path of an endpoint at the end of a base URL: relays document their URLs with it. A path that
+#: goes on after ``/v1`` is a relay's own, such as Cloudflare's ``/v1/ACCOUNT/GATEWAY/anthropic``.
+_ENDPOINT = re.compile(r"/v1(/messages(/count_tokens|/batches)?)?$")
 
 
 def require_seconds(name: str, seconds: Any) -> None:
@@ -167,6 +169,12 @@ def clean_secret(name: str, value: Any) -> Optional[str]:
     # Never shown: requests prints a key whole if it contains a line break.
     if not secret:
         raise ConfigurationError(f"{name} is empty")
+    if any(quote in secret for quote in "\"'`"):
+        # docker run --env-file passes on the quotes of a line such as KEY="sk-ant-…".
+        raise ConfigurationError(
+            f"{name} has quotation marks around it or in it: write it without them. A shell takes "
+            "them off, an --env-file does not"
+        )
     if not (secret.isascii() and secret.isprintable()) or " " in secret:
         raise ConfigurationError(
             f"{name} holds a space, a line break or another character that no key has; "
@@ -176,9 +184,10 @@ def clean_secret(name: str, value: Any) -> Optional[str]:
 
 
 def clean_url(url: Any, allow_insecure: bool) -> str:
-    """The base URL without a slash at its end; raises unless it is safe to send a key there.
+    """The base URL without a slash, or the path of an endpoint, at its end.
 
-    Safe is https, and http to this machine; anything else needs *allow_insecure*.
+    Raises unless it is safe to send a key there: by https, or by http to this machine; anything
+    else needs *allow_insecure*. Warns if a path was taken off.
     """
     # Never quoted in a message: URLs may contain passwords and keys.
     if not isinstance(url, str) or not url.isprintable() or " " in url:
@@ -189,15 +198,43 @@ def clean_url(url: Any, allow_insecure: bool) -> str:
     except ValueError as error:
         raise ConfigurationError(f"base_url is not a URL: {_without_text(error)}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError("base_url must begin with https:// and name a host")
+        raise ConfigurationError(
+            "base_url must begin with https:// and name a host, without quotation marks"
+        )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError("base_url must not contain a user, password, query or fragment")
-    if parts.scheme == "http" and not _LOOPBACK.fullmatch(parts.hostname) and not allow_insecure:
+    if parts.scheme == "http" and not allow_insecure and not _is_this_machine(parts.hostname):
         raise ConfigurationError(
             f"base_url is plain http to {parts.hostname}: the key would be sent unencrypted; "
             "use https, or allow_insecure=True if the network is safe"
         )
-    return url.rstrip("/")
+    bare: str = url.rstrip("/")
+    endpoint = _ENDPOINT.search(bare, len(f"{parts.scheme}://{parts.netloc}"))
+    if endpoint is None:
+        return bare
+    warnings.warn(
+        f'base_url ends with "{endpoint[0]}", which is added to it for each request: write it '
+        "without; it was taken off",
+        stacklevel=2,
+    )
+    return bare[: endpoint.start()].rstrip("/")
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether *host* is this machine: nothing that is sent there leaves it."""
+    import ipaddress  # few programs use plain http
+
+    host = host.rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    # ::ffff:127.0.0.1 is 127.0.0.1, which not all versions of Python know.
+    address = getattr(address, "ipv4_mapped", None) or address
+    # 0.0.0.0 is what a server binds to: as a destination, the system takes it for this machine.
+    return address.is_loopback or address.is_unspecified
 
 
 # urlsplit's messages quote what they could not read, which may be a password.

@@ -1,6 +1,6 @@
 """A help desk whose tickets are summarised by Claude.
 
-pip install 'claude-throttle[django]', then, in this directory:
+pip install '.[django]' in the clone, then, in this directory:
 
     python manage.py migrate && python manage.py createsuperuser
     CLAUDE_THROTTLE_TESTING=1 python manage.py runserver          # no key, no call: canned answers

@@ -18,7 +18,7 @@ def install(site):
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     points = setup["options.entry_points"]["pytest11"]
-    info = site / "claude_throttle-0.dist-info"
+    info = site / "claude_throttle_sdk-0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: claude-throttle\nVersion: 0\n")
     (info / "entry_points.txt").write_text(f"[pytest11]{points}\n")

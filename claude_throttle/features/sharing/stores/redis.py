@@ -304,5 +304,5 @@ def _library(module: str) -> Any:
         return import_module(module)
     except ImportError:
         raise ConfigurationError(
-            "shared=\"redis://…\" needs the package redis: pip install 'claude-throttle[redis]'"
+            "shared=\"redis://…\" needs the package redis: pip install 'redis>=4.3'"
         ) from None

@@ -27,6 +27,9 @@ ADVICE = {
     "WRONGTYPE": "Something else keeps keys that begin with claude-throttle: there.",
 }
 
+#: What to do about a server whose scripts cannot use its clock.
+TOO_OLD = "Its scripts must be able to call TIME: use Redis 5 or newer, or Valkey."
+
 #: That first word, by the name of the error's class: for classes whose text lacks it.
 WORDS = {
     "NoScriptError": "NOSCRIPT",
@@ -95,4 +98,15 @@ def _advice(error: BaseException) -> str:
         return "Is it reachable, and not overloaded or frozen?"
     if "Connection refused" in text:
         return "Is it running?"
+    if _knows_no_time(text):
+        return TOO_OLD
     return ADVICE.get(code_of(error), "")
+
+
+def _knows_no_time(text: str) -> bool:
+    """Whether the script met a server that lets no script read its clock and then write.
+
+    Redis before 5 refuses the write, a server without TIME in scripts the command.
+    """
+    words = ("non deterministic", "not allowed from script", "unknown redis command called from")
+    return any(word in text.lower() for word in words)

@@ -60,7 +60,7 @@ def require_usable(path: str) -> None:
     """Raise ConfigurationError where there cannot be such a file."""
     if not hasattr(file_lock, "flock"):
         raise ConfigurationError(
-            "a shared SQLite file needs flock(), which this system lacks: use Redis, or one process"
+            "a shared SQLite file needs flock(), which Windows lacks: use Redis, or one process"
         )
     if not os.path.isdir(os.path.dirname(path)):
         raise ConfigurationError(f"the directory of {path} does not exist: make it first")
