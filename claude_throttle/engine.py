@@ -183,7 +183,7 @@ class Engine:
         request = prepare(params)
         model_group = self.account.model_group(request.model)
         cost = model_group.estimator.cost(
-            request.model, request.estimated_input, request.max_tokens
+            request.model, request.estimated_input, request.max_tokens, request.cache_marked
         )
         return model_group, cost
 

@@ -192,7 +192,9 @@ class Account:
         """
         group = self.model_group(request.model)
         version = group.estimator.version
-        cost = group.fitting_cost(request.model, request.estimated_input, request.max_tokens)
+        cost = group.fitting_cost(
+            request.model, request.estimated_input, request.max_tokens, request.cache_marked
+        )
         cost = group.stretched(cost, request.max_tokens)
         call = self._make_call(request, group.lane, cost, version)
         if request.admitted_streams is not None:
@@ -223,6 +225,7 @@ class Account:
             model=request.model,
             max_tokens=request.max_tokens,
             estimated_input=request.estimated_input,
+            cache_marked=request.cache_marked,
             submitted_at=resources.clock.monotonic(),
             priority=request.priority,
             tenant=request.tenant,

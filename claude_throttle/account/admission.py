@@ -19,7 +19,7 @@ from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit, PermitTicket
 from claude_throttle.core.domain.cost import NO_USAGE, Cost, Usage
 from claude_throttle.core.domain.feedback import AccountRefusal, ResponseReport
-from claude_throttle.core.estimation.estimator import estimate_input_tokens
+from claude_throttle.core.estimation.estimator import estimate_input_tokens, has_cache_mark
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.deferred_close import DeferredCloser
@@ -288,9 +288,9 @@ def _estimate_of(body: Mapping[str, Any]) -> Optional[RequestEstimate]:
     if not isinstance(model, str) or not model:
         return None
     try:
-        tokens = estimate_input_tokens(body)
+        tokens, marked = estimate_input_tokens(body), has_cache_mark(body)
     except Exception:  # noqa: BLE001 - a shape we do not know is the API's to judge
-        tokens = 1.0
+        tokens, marked = 1.0, False
     return RequestEstimate(
-        model, tokens, max_tokens if type(max_tokens) is int and max_tokens > 0 else 1
+        model, tokens, max_tokens if type(max_tokens) is int and max_tokens > 0 else 1, marked
     )

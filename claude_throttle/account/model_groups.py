@@ -37,6 +37,10 @@ class RequestEstimate(NamedTuple):
     #: Input tokens by the size of the request.
     estimated_input: float
     max_tokens: int
+    #: It asks for the prompt cache.
+    cache_marked: bool = False
+    #: *estimated_input* is the API's own count.
+    is_counted: bool = False
 
 
 class ModelGroup:
@@ -47,17 +51,28 @@ class ModelGroup:
         self.pacer = pacer
         self.estimator = estimator
 
-    def fitting_cost(self, model: str, estimated_input: float, max_tokens: int) -> Cost:
-        """The cost to book for a call. Raises QuotaTooSmall if it could never be sent."""
-        cost = self.estimator.cost(model, estimated_input, max_tokens)
-        self.pacer.configured.require_fit(cost, self.lane.name)
+    def fitting_cost(
+        self, model: str, estimated_input: float, max_tokens: int, cache_marked: bool, *more: Any
+    ) -> Cost:
+        """The cost to book for a call. Raises QuotaTooSmall if it could never be sent.
+
+        How much of a marked one comes from the cache, and counts nothing, only its answer tells.
+        The arguments are the fields of :class:`RequestEstimate`.
+        """
+        cost = self.estimator.cost(model, estimated_input, max_tokens, cache_marked, *more)
+        if not cache_marked or self.lane.counts_cache_reads:
+            self.pacer.configured.require_fit(cost, self.lane.name)
         return cost
 
     def price(self, call: Call) -> Cost:
         """The estimated cost of a waiting call."""
-        cost = self.estimator.cost(call.model, call.estimated_input, call.max_tokens)
-        if call.input_is_counted:
-            cost = cost._replace(input_tokens=call.estimated_input)
+        cost = self.estimator.cost(
+            call.model,
+            call.estimated_input,
+            call.max_tokens,
+            call.cache_marked,
+            call.input_is_counted,
+        )
         return self.stretched(cost, call.max_tokens)
 
     def stretched(self, cost: Cost, max_tokens: int) -> Cost:
@@ -82,12 +97,17 @@ class ModelGroup:
 
     def learn(self, estimate: RequestEstimate, usage: Usage) -> None:
         """An answered request really took *usage*: correct the estimates."""
+        whole = estimate.estimated_input if estimate.is_counted else 0.0
+        if estimate.cache_marked:
+            whole = usage.counted_input_tokens(True)
         self.estimator.learn(
             estimate.model,
             estimate.estimated_input,
             usage.counted_input_tokens(self.lane.counts_cache_reads),
             estimate.max_tokens,
             usage.output_tokens,
+            whole,
+            estimate.cache_marked,
         )
 
     def seconds_until_leave(self, cost: Cost, limiter: ConcurrencyLimiter, latency: float) -> float:
@@ -191,7 +211,13 @@ class ModelGroups:
 
     def learn(self, call: Call, usage: Usage) -> None:
         """An answered call really took *usage*: correct the estimates."""
-        estimate = RequestEstimate(call.model, call.estimated_input, call.max_tokens)
+        estimate = RequestEstimate(
+            call.model,
+            call.estimated_input,
+            call.max_tokens,
+            call.cache_marked,
+            call.input_is_counted,
+        )
         self._by_model[call.model].learn(estimate, usage)
 
     def _make(self, name: str, model: str) -> ModelGroup:

@@ -14,7 +14,7 @@ from contextvars import Context
 from functools import lru_cache
 from typing import Any, Callable, NamedTuple, Optional
 
-from claude_throttle.core.estimation.estimator import estimate_input_tokens
+from claude_throttle.core.estimation.estimator import CACHE_MARK, estimate_input_tokens
 from claude_throttle.errors import InvalidCall
 from claude_throttle.transport.headers import header_flaw
 
@@ -103,6 +103,8 @@ class PreparedRequest(NamedTuple):
     #: streamed. So the thread that will send the stream can end it even if Ctrl-C comes before
     #: submit() has returned anything.
     admitted_streams: Optional[list[Any]] = None
+    #: It asks for the prompt cache.
+    cache_marked: bool = False
 
 
 def without_ours(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,6 +139,7 @@ def prepare(
         block,
         context,
         admitted_streams,
+        CACHE_MARK in body,
     )
 
 

@@ -204,6 +204,7 @@ class Call(Ticket):
     __slots__ = (
         "attempt",
         "body",
+        "cache_marked",
         "callbacks",
         "context",
         "estimated_input",
@@ -234,6 +235,7 @@ class Call(Ticket):
         max_tokens: int,
         estimated_input: float,
         submitted_at: float,
+        cache_marked: bool = False,
         price_version: int = -1,
         priority: int = Priority.NORMAL,
         tenant: Optional[str] = None,
@@ -254,6 +256,8 @@ class Call(Ticket):
         self.estimated_input = estimated_input
         #: The API counted *estimated_input* (count_tokens="api"): it needs no calibration.
         self.input_is_counted = False
+        #: It asks for the prompt cache.
+        self.cache_marked = cache_marked
         self.price_version = price_version
         self.submitted_at = submitted_at
         #: Seconds, as the caller gave it.

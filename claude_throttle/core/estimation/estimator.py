@@ -3,6 +3,8 @@
 Input: a line, ``ratio * estimate + constant``. A ratio alone is wrong as soon as sizes change,
 since the server adds a system prompt of its own to some calls. Output: the share of ``max_tokens``
 that gets used, apart for each order of ``max_tokens``, since callers choose it by kind of work.
+Of a request with a cache mark, most may come from the prompt cache and count nothing: the share
+that counts is learned apart, from such requests only.
 
 An estimate that is too low means refusals, one that is too high means quota unused until the call
 is settled; so the aim is the expected value, without a margin.
@@ -75,6 +77,19 @@ def estimate_input_tokens(params: Mapping[str, Any]) -> float:
     if params.get("tools"):
         total += _tool_prompt_tokens(model, params.get("tool_choice"))
     return total if total > 1.0 else 1.0
+
+
+#: What a JSON body has where part of the prompt is marked for the prompt cache; the quotes of a
+#: text that says the same are escaped.
+CACHE_MARK = b'"cache_control":{'
+
+
+def has_cache_mark(params: Any) -> bool:
+    """Whether a Messages request asks for the prompt cache, wherever in it the mark stands."""
+    if isinstance(params, dict):
+        mark = params.get("cache_control")
+        return isinstance(mark, dict) or any(map(has_cache_mark, params.values()))
+    return isinstance(params, (list, tuple)) and any(map(has_cache_mark, params))
 
 
 def _text_tokens(text: str) -> float:
@@ -247,20 +262,22 @@ class LinearFit:
 class RatioEstimate:
     """A ratio learned from pairs (part, whole): by sums, so that large calls weigh as they cost.
 
-    *prior* is believed at first, as if a whole of *weight* had shown it.
+    *prior* is believed at first, as if a whole of *weight* had shown it. *memory*: what is kept of
+    the past with each pair.
     """
 
-    __slots__ = ("_part", "_whole", "value")
+    __slots__ = ("_memory", "_part", "_whole", "value")
 
-    def __init__(self, prior: float, weight: float) -> None:
+    def __init__(self, prior: float, weight: float, memory: float = MEMORY) -> None:
         self._part = prior * weight
         self._whole = weight
+        self._memory = memory
         self.value = prior
 
     def update(self, part: float, whole: float) -> None:
         """Learn from one more pair."""
-        self._part = self._part * MEMORY + part
-        self._whole = self._whole * MEMORY + whole
+        self._part = self._part * self._memory + part
+        self._whole = self._whole * self._memory + whole
         self.value = self._part / self._whole
 
 
@@ -312,11 +329,21 @@ class OutputLengths:
 class _Model:
     """The line and the lengths learned from the answers of one model."""
 
-    __slots__ = ("input", "output")
+    #: What is kept of the past with each answer that tells of the cache: little, because a cache
+    #: that was written or lost changes all answers after it.
+    CACHE_MEMORY = 0.5
+
+    __slots__ = ("counted_shares", "input", "output")
 
     def __init__(self) -> None:
         self.input = LinearFit()
         self.output = OutputLengths()
+        #: What counts of the whole input: of requests that the API counted, and of those with a
+        #: cache mark. All of it, until an answer tells.
+        self.counted_shares = (
+            RatioEstimate(1.0, 1.0, self.CACHE_MEMORY),
+            RatioEstimate(1.0, 1.0, self.CACHE_MEMORY),
+        )
 
 
 class Estimator:
@@ -338,7 +365,7 @@ class Estimator:
 
     def __init__(self) -> None:
         #: Answers that have not taught anything yet. Its append is atomic.
-        self._unread: deque[tuple[str, float, float, int, float]] = deque()
+        self._unread: deque[tuple[str, float, float, int, float, float, bool]] = deque()
         #: How many have: it grows whenever costs may be estimated otherwise than before.
         self.version = 0
         # Guards _models and all that is in it. Held for arithmetic only.
@@ -347,12 +374,27 @@ class Estimator:
         self._models: dict[str, _Model] = {}
         self._unknown = _Model()
 
-    def cost(self, model: str, estimated_input: float, max_tokens: int) -> Cost:
-        """The cost to book for a call: what is to be expected, without a margin."""
+    def cost(
+        self,
+        model: str,
+        estimated_input: float,
+        max_tokens: int,
+        cache_marked: bool = False,
+        is_counted: bool = False,
+    ) -> Cost:
+        """The cost to book for a call: what is to be expected, without a margin.
+
+        *cache_marked*: it asks for the prompt cache. *is_counted*: the API counted its input, of
+        which it does not say what comes from the cache.
+        """
         with self._lock:
             known = self._models.get(model, self._unknown)
             line = known.input
-            tokens = line.ratio * estimated_input + line.constant
+            tokens = estimated_input
+            if not is_counted:
+                tokens = line.ratio * estimated_input + line.constant
+            if cache_marked or is_counted:
+                tokens *= known.counted_shares[cache_marked].value
             return Cost(1.0, tokens, known.output.expected(max_tokens))
 
     def learn(
@@ -362,14 +404,21 @@ class Estimator:
         input_tokens: float,
         max_tokens: int,
         output_tokens: float,
+        whole_input: float = 0.0,
+        cache_marked: bool = False,
     ) -> None:
-        """Learn what an answered call really took.
+        """Learn what an answered call really took: *input_tokens* are those that count.
 
-        At first each count is read at once, because the estimates before it are the worst; later
-        ones are read a few together. A call whose input came from the cache altogether teaches
-        output only.
+        *whole_input*: with what came from the cache, if that is known. At first each count is read
+        at once, because the estimates before it are the worst; later ones are read a few together.
+        A call whose input came from the cache altogether teaches output only.
         """
-        self._unread.append((model, estimated_input, input_tokens, max_tokens, output_tokens))
+        self._unread.append(
+            (
+                *(model, estimated_input, input_tokens, max_tokens, output_tokens),
+                *(whole_input, cache_marked),
+            )
+        )
         unread = len(self._unread)
         if unread >= self.READ_TOGETHER or unread > self.version * self.READ_SHARE:
             with self._lock:
@@ -377,12 +426,17 @@ class Estimator:
 
     def _read_all_locked(self) -> None:
         while self._unread:
-            model, estimated_input, input_tokens, max_tokens, output_tokens = self._unread.popleft()
+            model, estimate, counted, max_tokens, output_tokens, whole, marked = (
+                self._unread.popleft()
+            )
             known = self._models.pop(model, None) or _Model()
             self._models[model] = known  # now the last
             if len(self._models) > self.MAX_MODELS:
                 del self._models[next(iter(self._models))]
-            if input_tokens > 0:  # else all of it came from the cache: says nothing about sizes
-                known.input.update(estimated_input, input_tokens)
+            if whole > 0:
+                known.counted_shares[marked].update(counted, whole)
+            size = whole if marked else counted
+            if size > 0:  # else all of it came from the cache: says nothing about sizes
+                known.input.update(estimate, size)
             known.output.update(max_tokens, output_tokens)
             self.version += 1
