@@ -285,6 +285,11 @@ def refusals_table():
     rows = ["| refused for | known by | tried again | meanwhile |", "|---|---|---|---|"]
     for rule in RULES:
         rows.append(f"| {rule.reason} | {_marks(rule)} | {_again(rule)} | {_meanwhile(rule)} |")
+    rows.append(
+        "| account disabled, key refused, spend limit | 400, 403: error codes such as"
+        " `organization_disabled`, or words such as “This organization has been disabled.” |"
+        f" no | {MEANWHILE[ACCOUNT]} |"
+    )
     rows.append("| probably a spend limit | 429 that names neither a time nor a quota | no | |")
     rows.append(f"| no connection | or lost before any byte of answer | yes | {MEANWHILE[FAULT]} |")
     rows.append("| no answer in time | it may be billed | if `retry_read_timeouts` | |")

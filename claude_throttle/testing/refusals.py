@@ -61,6 +61,15 @@ ORGANIZATION_ON_HOLD = Reply(
     message="This organization has been disabled.",
     error_code="organization_on_hold",
 )
+#: The same in words alone, as public reports of 2025 and 2026 have it.
+ORGANIZATION_DISABLED = Reply(400, _NO_RETRY, message="This organization has been disabled.")
+#: A credential of a subscription, which the API itself does not take.
+CREDENTIAL_RESTRICTED = Reply(
+    400,
+    _NO_RETRY,
+    message="This credential is only authorized for use with Claude Code and cannot be used for"
+    " other API requests.",
+)
 #: An unknown or revoked key.
 KEY_REFUSED = Reply(401, message="invalid x-api-key")
 #: A valid key without permission for the request.

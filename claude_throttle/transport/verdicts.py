@@ -28,6 +28,7 @@ from claude_throttle.core.domain.feedback import (
     Feedback,
 )
 from claude_throttle.errors import BrokenAnswer
+from claude_throttle.transport.account_problems import account_problem
 from claude_throttle.transport.limit_headers import (
     read_date,
     read_growth,
@@ -172,6 +173,9 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
     answer = read_json(body)
     message, code = error_message(answer), error_code(answer)
     rule = _rule_for(status, code, message)
+    if rule.cause != ACCOUNT or rule.reason == NOT_PERMITTED:
+        problem = account_problem(status, answer)
+        rule = Rule(problem, (), ACCOUNT, False) if problem else rule
     wish, after = headers.get("x-should-retry"), retry_after(headers, wall)
     cause, reason = rule.cause, rule.reason
     rate_limits, kind = read_limits(headers), refused_kind(message)

@@ -26,6 +26,8 @@ KNOWN = [
     (testing.CONTRACT_SPEND_LIMIT, "spend limit", None),
     (testing.LINKED_SPEND_LIMIT, "spend limit", None),
     (testing.ORGANIZATION_ON_HOLD, "spend limit", None),
+    (testing.ORGANIZATION_DISABLED, "account disabled", None),
+    (testing.CREDENTIAL_RESTRICTED, "key refused", None),
     (testing.BILLING_PROBLEM, "billing", None),
     (testing.KEY_REFUSED, "key refused", None),
     (testing.NOT_PERMITTED, "not permitted", None),

@@ -1,0 +1,83 @@
+"""Problems of the account that the status does not show: by error type, by error code, by words.
+
+Words are the last resort, and only inside of the API's own envelope.
+Only the beginning of a message counts, up to the first colon and without what is quoted: what
+follows may repeat a caller's text (``messages.0.content: …``), who could suspend the account for
+all then.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_OUT_OF_USE = (
+    "disabled|deactivated|inactive|suspended|on hold|archived|deleted|closed|terminated|banned"
+    "|blocked|locked|revoked|expired|no longer active|no longer valid|only authorized"
+)
+
+_MONEY = (
+    r"credit balance|balance|credits?|funds|spend(?:ing)? (?:limit|cap)|api usage limits?"
+    r"|billing|payment|invoice"
+)
+
+_LACKING = (
+    "too low|insufficient|not enough|no remaining|exhausted|run out|ran out|used up|depleted"
+    "|reached|exceed(?:s|ed)?|past due|overdue|unpaid|failed|declined|required|problem|issue"
+)
+
+#: What is quoted in a message.
+_QUOTED = re.compile(r"\"[^\"]*\"|`[^`]*`|(?<!\w)'[^']*'")
+
+
+def _out_of_use(subjects: str) -> re.Pattern[str]:
+    """A pattern of sentences, and of error codes, that say that one of *subjects* is."""
+    return re.compile(
+        rf"(?:(?:this|your|the) )?(?:(?:linked|parent|user|api|anthropic|claude) )?(?:{subjects})"
+        r"(?:'s)?(?:(?: [\w'-]+){0,6}? (?:has been|have been|is|are|was)(?: (?!not\b)\w+){0,2}?"
+        rf"| has(?= expired))? (?:{_OUT_OF_USE})\b",
+        re.IGNORECASE,
+    )
+
+
+#: The organization, workspace or account is out of use.
+_GONE = _out_of_use("organi[sz]ation|workspace|account|access")
+
+#: The key, or whatever else the request was authenticated with, is out of use.
+_KEY_GONE = _out_of_use("key|credentials?|(?:oauth |access |auth )?token")
+
+#: There is no money, or no more may be spent.
+_NO_MONEY = re.compile(
+    rf"(?=.{{0,120}}\b(?:{_MONEY})\b)(?=.{{0,120}}\b(?:{_LACKING})\b)"
+    r"(?:your|you|you've|(?:this )?(?:organization|account|workspace)|insufficient|not enough|no"
+    r"|credits?|prepaid|billing|payment|monthly|spend(?:ing)?)\b",
+    re.IGNORECASE,
+)
+
+
+#: Error types that name the problem, whatever the status.
+_TYPES = {"billing_error": "billing", "authentication_error": "key refused"}
+
+_PATTERNS = ((_GONE, "account disabled"), (_KEY_GONE, "key refused"), (_NO_MONEY, "spend limit"))
+
+#: Statuses that another try does not cure, and whose words may tell of the account.
+_REFUSED_FOR_GOOD = frozenset({400, 403})
+
+
+def account_problem(status: int, body: Any) -> str:
+    """The problem of the account that the API's error *body* tells of; "" if it tells of none."""
+    error = body.get("error") if isinstance(body, dict) and body.get("type") == "error" else None
+    if not isinstance(error, dict) or status >= 500:
+        return ""
+    details = error.get("details")
+    code = details.get("error_code") if isinstance(details, dict) else None
+    said = [str(code).replace("_", " ")]
+    if status in _REFUSED_FOR_GOOD:
+        said.append(_own_words(str(error.get("message"))))
+    found = (reason for pattern, reason in _PATTERNS if any(map(pattern.match, said)))
+    return _TYPES.get(str(error.get("type"))) or next(found, "")
+
+
+def _own_words(message: str) -> str:
+    """The part of the API's *message* that cannot repeat what a caller wrote."""
+    return " ".join(_QUOTED.sub("", message.partition(":")[0]).split())
