@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from claude_throttle.metrics.history import HistoryInterval
     from claude_throttle.metrics.recorder import Stats
     from claude_throttle.throttler import Throttler
+    from claude_throttle.transport.api_refusals import ApiRefusal, api_refusal
 
 __all__ = [
     # The front door
@@ -142,6 +143,8 @@ __all__ = [
     "Forked",
     "Unprocessed",
     "BatchIncomplete",
+    "api_refusal",
+    "ApiRefusal",
     # About
     "__version__",
 ]
@@ -175,6 +178,7 @@ _MODULES = {
     "metrics.history": "HistoryInterval",
     "metrics.recorder": "Stats",
     "throttler": "Throttler",
+    "transport.api_refusals": "ApiRefusal api_refusal",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -1,8 +1,9 @@
-"""The 503 response of a web application whose call to Claude was refused before it was sent.
+"""The 503 response of a web application whose call to Claude was refused.
 
-It has ``Retry-After``, distinguishes a temporary limit from a problem of the account, and reveals
-nothing of either: visitors must not learn whose account it is or what it may spend. The details are
-logged. Django and Flask only turn it into their own response objects.
+Refused by the throttler before it was sent, or by the API after all retries. The response has
+``Retry-After``, distinguishes a temporary limit from a problem of the account, and reveals nothing
+of either: visitors must not learn whose account it is or what it may spend. The details are logged.
+Django and Flask only turn it into their own response objects.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from claude_throttle import (
     DeadlineExceeded,
     QueueFull,
     ThrottleError,
+    api_refusal,
 )
 
 logger = logging.getLogger("claude_throttle")
@@ -35,7 +37,8 @@ DEFAULT_RETRY_AFTER = 5
 #: Seconds in ``Retry-After`` at most: a daily quota or a suspension may end early.
 LONGEST_RETRY_AFTER = 3600
 
-#: What a program reads in the JSON. Public: names are added, never renamed.
+#: What a program reads in the JSON. Public: names are added, never renamed. Refusals of the API are
+#: called as :class:`claude_throttle.ApiRefusal` calls them.
 KINDS: dict[type[ThrottleError], str] = {
     QueueFull: "queue_full",
     DeadlineExceeded: "deadline_exceeded",
@@ -43,8 +46,11 @@ KINDS: dict[type[ThrottleError], str] = {
     AccountSuspended: "account_suspended",
 }
 
-#: Errors that become a 503. Other errors are mistakes in the program or its settings.
+#: Errors of ours that become a 503. The others are mistakes in the program or its settings.
 REFUSALS = tuple(KINDS)
+
+#: The setting, of Django and of Flask, that leaves refusals of the API to the application.
+API_ERRORS = "CLAUDE_THROTTLE_HANDLE_API_ERRORS"
 
 #: The application's own template, if there is one. Its variable ``unavailable`` is an
 #: :class:`Unavailable`.
@@ -54,7 +60,8 @@ TEMPLATE = "claude_throttle/unavailable.html"
 class Unavailable(NamedTuple):
     """The content of a 503 response. It names no account, no limit and no model."""
 
-    #: "queue_full", "deadline_exceeded", "circuit_open", "account_suspended".
+    #: "queue_full", "deadline_exceeded", "circuit_open", "account_suspended"; for refusals of the
+    #: API "rate_limited", "overloaded", "no_connection", "account_refused".
     kind: str
     #: False where the account needs attention: waiting does not help.
     passing: bool
@@ -124,17 +131,25 @@ def _duration(seconds: int) -> str:
     return f"{math.ceil(seconds / 60)} minutes"
 
 
-def unavailable(error: ThrottleError) -> Unavailable:
-    """The response to *error*, one of :data:`REFUSALS`, which is logged.
+def is_refusal(error: BaseException, api_errors: bool = True) -> bool:
+    """Whether *error* becomes a 503; *api_errors*: refusals of the API do, too."""
+    return isinstance(error, REFUSALS) or (api_errors and api_refusal(error) is not None)
+
+
+def unavailable(error: BaseException) -> Unavailable:
+    """The response to *error*, for which :func:`is_refusal` is true; it is logged.
 
     A problem of the account is logged as an error, because it lasts until it is repaired; a
     temporary refusal only as information. ``Retry-After`` is the error's ``retry_after``, in whole
     seconds from 1 to :data:`LONGEST_RETRY_AFTER`.
     """
-    kind = next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
-    passing = kind != "account_suspended"
+    if isinstance(error, ThrottleError):
+        kind = next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
+        passing, seconds = kind != "account_suspended", error.retry_after
+    else:
+        kind, seconds = api_refusal(error) or ("unavailable", None)
+        passing = kind != "account_refused"
     logger.log(logging.INFO if passing else logging.ERROR, "answered with %d: %s", STATUS, error)
-    seconds = error.retry_after
     if seconds is None or not math.isfinite(seconds):
         seconds = DEFAULT_RETRY_AFTER
     return Unavailable(kind, passing, max(1, math.ceil(min(seconds, LONGEST_RETRY_AFTER))))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 
+import anthropic
 import pytest
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import path
@@ -49,6 +50,22 @@ def judged(response, kind, seconds):
 def test_the_four(client, way, name, kind, seconds):
     """503, when to ask again, and which of them it is; nothing of what is inside."""
     judged(client.get(f"{way}/{name}"), kind, seconds)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_refusals_of_the_api_are_503_unless_a_setting_leaves_them(client, way):
+    judged(client.get(f"{way}/busy"), "overloaded", 30)
+    refused = client.get(f"{way}/refused")
+    assert refused.json()["error"] == {
+        "type": "account_refused",
+        "message": refused.json()["error"]["message"],
+        "passing": False,
+        "retry_after": 5,
+    }
+    with override_settings(CLAUDE_THROTTLE_HANDLE_API_ERRORS=False):
+        with pytest.raises(anthropic.APIStatusError):
+            client.get(f"{way}/busy")
+        judged(client.get(f"{way}/queue"), "queue_full", 3)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -18,6 +18,7 @@ from claude_throttle import (
 from claude_throttle.contrib.django import throttler
 from claude_throttle.contrib.django.middleware import refusals_as_503
 from tests.support.calls import ask
+from tests.support.sdk_errors import status_error
 
 ERRORS = {
     "queue": QueueFull("10 calls of key 7 wait", retry_after=2.1),
@@ -25,6 +26,8 @@ ERRORS = {
     "circuit": CircuitOpen("the API keeps failing", retry_after=4.0),
     "account": AccountSuspended("the spend limit of key 7", reason="spend", retry_after=60.0),
     "mistake": ConfigurationError("burst= is wrong"),
+    "busy": status_error(529, "key 7 is busy", {"retry-after": "30"}),
+    "refused": status_error(401, "key 7 is refused"),
 }
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
+import anthropic
 import pytest
 from flask import Blueprint, Flask
+from werkzeug.exceptions import Conflict
 
 from claude_throttle import (
     AccountSuspended,
@@ -18,7 +20,8 @@ from claude_throttle import (
 )
 from claude_throttle.contrib.flask import ClaudeThrottle
 from claude_throttle.contrib.unavailable import REFUSALS
-from claude_throttle.testing import KEY_REFUSED, Stall
+from claude_throttle.testing import KEY_REFUSED, Reply, Stall
+from tests.support.sdk_errors import status_error
 from tests.support.waiting import wait_until
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
@@ -218,11 +221,48 @@ def test_a_deadline(fake, asking_app):
 
 
 def test_a_suspended_account(fake, asking_app):
-    """The first caller has the API's own error, the next are told by us."""
+    """The first caller meets the API's own refusal, the next meet ours."""
     server = fake()
     server.script(KEY_REFUSED)
     client = asking_app(server).test_client()
-    assert client.get("/default").status_code == 500
+    first = client.get("/default")
+    assert (first.status_code, first.json["error"]["type"]) == (503, "account_refused")
+    assert first.json["error"]["passing"] is False
     response = client.get("/default", headers={"Accept": BROWSER})
     assert response.status_code == 503
     assert "Out of order" in response.text
+
+
+def test_a_refusal_of_the_api_is_503_with_its_own_pause(fake, asking_app):
+    """After all retries; a setting leaves it to the application, as a mistake always is."""
+    server = fake()
+    client = asking_app(server, MAX_RETRIES=0).test_client()
+    server.script(Reply(429, {"retry-after": "7"}, "rate_limit_error"))
+    response = client.get("/default")
+    assert (response.status_code, response.json["error"]["type"]) == (503, "rate_limited")
+    assert response.headers["Retry-After"] == "7"
+    assert client.get("/nowhere/at/all").status_code == 404
+    left = asking_app(server, name="left", MAX_RETRIES=0, HANDLE_API_ERRORS=False).test_client()
+    server.script(Reply(529, {}, "overloaded_error"))
+    assert left.get("/default").status_code == 500
+
+
+def test_a_handler_of_the_application_for_the_sdks_errors_goes_first(raising):
+    error = status_error(429, headers={"retry-after": "1"})
+
+    def prepare(app):
+        app.register_error_handler(anthropic.RateLimitError, lambda error: ("mine", 418))
+
+    assert raising(error, prepare=prepare).status_code == 418
+    assert raising(error).status_code == 503
+
+
+def test_other_errors_go_their_way_as_without_us(raising):
+    """A mistake, an error of the API about one call, an HTTP error, each with a handler or none."""
+    for error in (KeyError("x"), status_error(400), status_error(500)):
+        assert raising(error).status_code == 500
+        teapot = raising(
+            error, prepare=lambda app: app.register_error_handler(500, lambda error: ("tea", 500))
+        )
+        assert teapot.text == "tea"
+    assert raising(Conflict()).status_code == 409

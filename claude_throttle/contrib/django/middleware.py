@@ -1,8 +1,8 @@
 """503 responses with ``Retry-After`` for refused calls: for the whole site, or for single views.
 
 What the response contains is decided in :mod:`claude_throttle.contrib.unavailable`, which Flask
-uses, too. Only refusals before sending become a 503; an error of the API is left to the
-application, which alone knows what it means there.
+uses, too. Refusals of the API after all retries become a 503, too, unless
+``CLAUDE_THROTTLE_HANDLE_API_ERRORS = False`` in the settings leaves them to the application.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from functools import wraps
 from typing import Any, Callable, Optional, TypeVar, cast
 
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.db import connections
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.exceptions import TemplateDoesNotExist
 from django.template.loader import get_template
 from django.utils.deprecation import MiddlewareMixin
 
-from claude_throttle import ThrottleError
 from claude_throttle.contrib.unavailable import (
-    REFUSALS,
+    API_ERRORS,
     STATUS,
     TEMPLATE,
     Unavailable,
+    is_refusal,
     prefers_page,
     unavailable,
 )
@@ -35,17 +36,19 @@ View = TypeVar("View", bound=Callable[..., Any])
 class ThrottleErrorMiddleware(MiddlewareMixin):
     """Turns ``QueueFull``, ``DeadlineExceeded``, ``CircuitOpen`` and ``AccountSuspended`` into 503.
 
-    The body is a page if ``Accept`` prefers one, otherwise JSON. Put it last in MIDDLEWARE, so that
-    it is the first to see a view's exception. It works in asynchronous chains. It sees what a view
-    raises before it returns its response, so a streaming view should open its stream before that.
-    With ATOMIC_REQUESTS the view's transaction is rolled back.
+    Refusals of the API become one, too, after all retries: those that
+    :func:`claude_throttle.api_refusal` knows. The body is a page if ``Accept`` prefers one,
+    otherwise JSON. Put it last in MIDDLEWARE, so that it is the first to see a view's exception. It
+    works in asynchronous chains. It sees what a view raises before it returns its response, so a
+    streaming view should open its stream before that. With ATOMIC_REQUESTS the view's transaction
+    is rolled back.
     """
 
     def process_exception(
         self, request: HttpRequest, exception: Exception
     ) -> Optional[HttpResponse]:
         """The 503 for a refusal; None for other exceptions."""
-        return refused(request, exception) if isinstance(exception, REFUSALS) else None
+        return refused(request, exception) if _is_handled(exception) else None
 
 
 def refusals_as_503(view: View) -> View:
@@ -60,7 +63,9 @@ def refusals_as_503(view: View) -> View:
     def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         try:
             response = view(request, *args, **kwargs)
-        except REFUSALS as error:
+        except Exception as error:
+            if not _is_handled(error):
+                raise
             _roll_back(getattr(answer, "_non_atomic_requests", ()))
             return refused(request, error)
         # An asynchronous class's dispatch() is a plain function that returns a coroutine.
@@ -79,7 +84,9 @@ def _awaiting(view: Callable[..., Any]) -> Callable[..., Any]:
 async def _finished(request: HttpRequest, response: Any) -> Any:
     try:
         return await response
-    except REFUSALS as error:
+    except Exception as error:
+        if not _is_handled(error):
+            raise
         # A project's template may query the database for the user: not in the event loop.
         return await sync_to_async(refused, thread_sensitive=True)(request, error)
 
@@ -95,7 +102,11 @@ def _roll_back(non_atomic: Collection[str]) -> None:
             connection.set_rollback(True)
 
 
-def refused(request: HttpRequest, error: ThrottleError) -> HttpResponse:
+def _is_handled(error: BaseException) -> bool:
+    return is_refusal(error, getattr(settings, API_ERRORS, True))
+
+
+def refused(request: HttpRequest, error: BaseException) -> HttpResponse:
     """The 503 response to a refusal. Logs the error; the response reveals nothing of it."""
     answer = unavailable(error)
     response = _response(request, answer)

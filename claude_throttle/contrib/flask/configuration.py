@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from flask import Config
 
 from claude_throttle import ConfigurationError, Settings, UnknownSetting
 from claude_throttle.contrib.throttlers import DEFAULT, OPTIONS, NamedOptions
+from claude_throttle.contrib.unavailable import API_ERRORS
 
 PREFIX = "CLAUDE_THROTTLE_"
 
@@ -24,6 +25,9 @@ NAMED = "CLAUDE_THROTTLE_THROTTLERS"
 
 #: Whether the extension answers refusals with 503: True or False.
 HANDLE_ERRORS = "CLAUDE_THROTTLE_HANDLE_ERRORS"
+
+#: Keys that are not options of a throttler.
+_OTHER_KEYS = ("throttlers", "handle_errors", "handle_api_errors")
 
 #: What a text or a number means for a flag, whatever its case: as in the environment.
 _FLAG_WORDS = {"1": True, "true": True, "0": False, "false": False}
@@ -40,15 +44,24 @@ def read_config(config: Config) -> NamedOptions:
     """
     mine = config.get_namespace(PREFIX)
     named = mine.pop("throttlers", None) or {}
-    mine.pop("handle_errors", None)
+    for name in _OTHER_KEYS:
+        mine.pop(name, None)
     for name in mine:
         if name not in OPTIONS:
             _refuse_key(name)
     return {DEFAULT: _read(PREFIX, mine), **_named(named)}
 
 
-def check(config: Config) -> bool:
-    """Raise :class:`ConfigurationError` for wrong options; return whether to handle errors.
+class Handled(NamedTuple):
+    """Which refusals are answered with 503."""
+
+    errors: bool
+    #: Those of the API, too.
+    api_errors: bool
+
+
+def check(config: Config) -> Handled:
+    """Raise :class:`ConfigurationError` for wrong options; return which errors to handle.
 
     A listener given by its dotted name is not imported: it may need the unfinished application.
     """
@@ -58,8 +71,12 @@ def check(config: Config) -> bool:
             Settings.from_env(settings)
         except ConfigurationError as error:
             raise type(error)(f"{_source(name)}: {error}") from error
-    handle_errors = config.get(HANDLE_ERRORS, True)
-    return handle_errors == "" or _flag(HANDLE_ERRORS, handle_errors)
+    return Handled(*[_is_on(config, name) for name in (HANDLE_ERRORS, API_ERRORS)])
+
+
+def _is_on(config: Config, name: str) -> bool:
+    value = config.get(name, True)
+    return value == "" or _flag(name, value)
 
 
 def _named(named: Any) -> NamedOptions:
@@ -122,7 +139,7 @@ def _source(name: object) -> str:
 
 
 def _refuse_key(name: str) -> NoReturn:
-    hint = _closest(name, (*OPTIONS, "throttlers", "handle_errors"), str.upper, PREFIX)
+    hint = _closest(name, (*OPTIONS, *_OTHER_KEYS), str.upper, PREFIX)
     raise UnknownSetting(f"{PREFIX}{name.upper()} is not a setting{hint}")
 
 

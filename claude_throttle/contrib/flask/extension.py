@@ -83,15 +83,16 @@ class ClaudeThrottle:
     def init_app(self, app: Flask) -> None:
         """Add throttlers, ``flask claude-throttle`` and error handlers to *app*.
 
-        With ``CLAUDE_THROTTLE_HANDLE_ERRORS = False`` in its configuration it adds no handlers.
+        With ``CLAUDE_THROTTLE_HANDLE_ERRORS = False`` in its configuration it adds no handlers,
+        with ``CLAUDE_THROTTLE_HANDLE_API_ERRORS = False`` none for refusals of the API.
         """
         if EXTENSION in app.extensions:
             raise ConfigurationError(f"application {app.name!r} already has a ClaudeThrottle")
-        handle_errors = configuration.check(app.config)
+        handled = configuration.check(app.config)
         throttlers = app.extensions[EXTENSION] = AppThrottlers(app)
         app.cli.add_command(command.command_group(throttlers))
-        if handle_errors:
-            refusals.handle(app)
+        if handled.errors:
+            refusals.handle(app, handled.api_errors)
 
     def __getitem__(self, name: str) -> Throttler:
         """``throttle["batch"]`` of the current application."""
