@@ -159,9 +159,9 @@ class Engine:
 
     def stats(self) -> Stats:
         """The counters as they are now."""
-        lanes = self.account.lanes()
+        lanes = self.account.every_lane()
         return self._recorder.snapshot(
-            waiting=sum(lane.backlog.calls for lane in lanes),
+            waiting=sum(lane.waiting() for lane in lanes),
             in_flight=sum(lane.in_flight() for lane in lanes),
             now=self._clock.monotonic(),
         )

@@ -185,6 +185,10 @@ class Account:
         """The lanes of all models that were asked for so far."""
         return self.model_groups.lanes()
 
+    def every_lane(self) -> list[Lane]:
+        """Those, and the lanes of the endpoints that were used: whoever waits is in one of them."""
+        return self.lanes() + self.admission.lanes()
+
     def admit(self, request: PreparedRequest, _next: object = None) -> Future[Any]:
         """Queue a call for *request* in its lane: the last stage, so *_next* is not called.
 
@@ -277,8 +281,17 @@ class Account:
         return outcome
 
     def limits_snapshot(self) -> Limits:
-        """What is known of each lane's limits."""
-        return self.model_groups.limits_snapshot(self.suspensions.suspension)
+        """What is known of each lane's limits; an endpoint's lane while anybody is in it."""
+        from claude_throttle.account.limits import state_of  # only for those who look
+
+        why = self.suspensions.suspension
+        limits = self.model_groups.limits_snapshot(why)
+        for lane in self.admission.lanes():
+            with lane.mutex:
+                state = state_of(lane, lane.pacer, why(lane.name))
+            if state.waiting or state.in_flight:
+                limits[lane.name] = state
+        return limits
 
     def seconds_until_leave(self, model_group: ModelGroup, cost: Cost) -> float:
         """Seconds that a call of that cost, queued now, would wait."""

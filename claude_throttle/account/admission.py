@@ -123,6 +123,10 @@ class Admission:
                     lane.pause()
             return self._endpoint_lanes[name]
 
+    def lanes(self) -> list[Lane]:
+        """The lanes of the endpoints that were used so far."""
+        return list(self._endpoint_lanes.values())
+
     def at_end(self, tell: Callable[[], None]) -> None:
         """Call *tell*, with no lock held, when this is closed; at once if it is closed already."""
         with self._lock:

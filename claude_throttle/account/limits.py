@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
+from claude_throttle.core.pacing import gcra
 from claude_throttle.core.pacing.configured_quotas import KINDS, ConfiguredQuota
 from claude_throttle.core.pacing.pacer import Pacer
 
@@ -27,11 +28,13 @@ class QuotaState(NamedTuple):
     in_force: float
     #: Units that may be sent at once after a pause.
     burst: float
-    #: Units that may be sent now; negative while more was sent than the quota allows.
+    #: Units that may be sent now, between 0 and the burst.
     remaining: float
     #: Where what is in force comes from: "told", "headers", "tier start", "rate limits API", or
     #: "refusals": guessed, because no header tells.
     source: str
+    #: Units by which more was sent than the quota allows: until they accrue nothing is sent.
+    overdrawn: float = 0.0
 
 
 class LaneState(NamedTuple):
@@ -39,7 +42,9 @@ class LaneState(NamedTuple):
 
     lane: str
     quotas: tuple[QuotaState, ...]
+    #: Calls and permits that wait for their turn, and calls between two attempts.
     waiting: int
+    #: Requests on the wire, those under a permit included.
     in_flight: int
     #: Seconds until a pause that the server asked for ends; 0.0 if there is none.
     paused_seconds: float
@@ -123,9 +128,10 @@ def _lines(lane: LaneState) -> list[str]:
 
 def _row(quota: QuotaState) -> tuple[str, ...]:
     period = {60.0: "minute", 86_400.0: "day"}.get(quota.per, f"{quota.per:g} s")
-    amounts = (quota.told, quota.learned, quota.in_force, quota.burst, quota.remaining)
+    amounts = (quota.told, quota.learned, quota.in_force, quota.burst)
     shown = ("-" if amount is None else f"{amount:,.0f}" for amount in amounts)
-    return (f"{quota.kind.replace('_', ' ')} a {period}", *shown, quota.source)
+    left = gcra.whole_units(quota.remaining)
+    return (f"{quota.kind.replace('_', ' ')} a {period}", *shown, left, quota.source)
 
 
 def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> LaneState:
@@ -134,7 +140,7 @@ def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> Lane
     state = LaneState(
         lane.name,
         quotas_of(pacer, now),
-        lane.backlog.calls,
+        lane.waiting(),
         lane.in_flight(),
         max(0.0, pacer.pause.until - now),
         circuit.state,
@@ -166,8 +172,13 @@ def quotas_of(pacer: Pacer, now: float) -> tuple[QuotaState, ...]:
 
 def _told_row(told: ConfiguredQuota, now: float) -> QuotaState:
     amount, per = told.quota.amount, told.quota.per
-    level = told.level(now)
-    return QuotaState(KINDS[told.name], per, amount, None, amount, told.burst, level, "told")
+    row = QuotaState(KINDS[told.name], per, amount, None, amount, told.burst, 0.0, "told")
+    return _with_level(row, told.level(now))
+
+
+def _with_level(row: QuotaState, level: float) -> QuotaState:
+    left = gcra.shown(level, row.burst)
+    return row._replace(remaining=left, overdrawn=max(0.0, -level))
 
 
 def _learned_row(
@@ -183,13 +194,14 @@ def _learned_row(
         return None if told is None else _told_row(told, now)
     most = learned.limit if ceiling is None else ceiling.quota.amount
     binding = [quota for quota in (told, ceiling) if quota is not None]
-    return QuotaState(
+    row = QuotaState(
         kind,
         60.0,
         None if told is None else told.quota.amount,
         learned.limit,
         min([learned.limit, *(quota.quota.amount for quota in binding)]),
         min([learned.burst, *(quota.burst for quota in binding)]),
-        min([learned.level(now), *(quota.level(now) for quota in binding)]),
+        0.0,
         "told" if told is not None and told.quota.amount <= most else learned.source,
     )
+    return _with_level(row, min([learned.level(now), *(quota.level(now) for quota in binding)]))

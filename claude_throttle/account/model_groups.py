@@ -115,7 +115,7 @@ class ModelGroup:
         seconds = self.lane.seconds_until_leave(cost)
         if math.isinf(limiter.limit):
             return seconds
-        ahead = self.lane.backlog.calls + 1 - (limiter.limit - limiter.in_use)
+        ahead = self.lane.waiting() + 1 - (limiter.limit - limiter.in_use)
         # A process that shares the limit may have no slot yet.
         return max(seconds, max(0.0, ahead / max(1.0, limiter.limit)) * latency)
 

@@ -148,8 +148,7 @@ def _state(throttler: Throttler) -> dict[str, Any]:
         "paused": limits.paused,
         "settings": shown_settings(throttler.settings),
         "waiting": stats.waiting,
-        # Requests that run under a permit are counted, too.
-        "in_flight": limits.in_flight,
+        "in_flight": stats.in_flight,
         "max_concurrency": limits.max_concurrency,
         "store": limits.store,
         "lanes": [{**lane._asdict(), "quotas": lane.quotas} for lane in limits.values()],

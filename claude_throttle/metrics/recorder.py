@@ -39,9 +39,9 @@ class Stats(NamedTuple):
 
     #: Calls accepted by submit().
     submitted: int = 0
-    #: Calls in the queue now.
+    #: Calls and permits that wait now: for their turn, or between two attempts.
     waiting: int = 0
-    #: Requests in flight now.
+    #: Requests in flight now, those of other clients under a permit included.
     in_flight: int = 0
     #: Requests sent: every attempt of a call, and requests under a permit.
     sent: int = 0

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import re
+import threading
 
 import pytest
 from selenium.common.exceptions import JavascriptException
 
+from claude_throttle import Closed
 from claude_throttle.testing import OWN_SPEND_LIMIT, Reply
 from tests.support import status_samples as samples
-from tests.support.calls import ask
+from tests.support.calls import MODEL, ask
 from tests.support.contrast import contrast
 from tests.support.waiting import wait_until
 
@@ -60,6 +62,11 @@ def texts(browser, selector):
         "return [...document.querySelectorAll(arguments[0])].map((one) => one.innerText.trim())"
     )
     return browser.run(script, selector)
+
+
+def refused_permit(throttler):
+    with pytest.raises(Closed):
+        throttler.permit(model=MODEL)
 
 
 def used(fake, throttle, **settings):
@@ -318,6 +325,21 @@ def test_a_pause_by_hand_is_told(fake, throttle, site, opened):
     throttler.resume()
     refresh(browser, site)
     assert texts(browser, ".notice strong") == ["All is well"]
+
+
+def test_all_is_not_well_while_requests_of_others_wait(fake, throttle, site, opened):
+    """They are in no queue of ours, and stand in line all the same."""
+    throttler = throttle(fake(), rpm=1)
+    throttler.permit(model=MODEL).close()
+    thread = threading.Thread(target=lambda: refused_permit(throttler))
+    thread.start()
+    wait_until(lambda: throttler.stats().waiting)
+    browser = opened(default=throttler)
+    assert texts(browser, ".notice strong") == ["Calls are waiting"]
+    tiles = dict(zip(texts(browser, ".tile dt"), texts(browser, ".tile dd:not(.note)")))
+    assert tiles["Waiting"] == "1"
+    throttler.close(timeout=0, cancel_pending=True)
+    thread.join(20)
 
 
 @pytest.mark.parametrize("answer", SIGNED_OUT, ids=lambda answer: answer[0][:3])

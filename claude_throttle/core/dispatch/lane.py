@@ -103,6 +103,8 @@ class Lane:
         self.stopped = Condition(self.mutex)
         #: Calls that were dispatched and have not ended.
         self.out: set[Attempt] = set()
+        #: Permits that are waited for, or open. No lock: single set operations are atomic.
+        self.permits: set[Ticket] = set()
         self.now = clock.monotonic
         self._price_call = price
         self._limiter = limiter
@@ -484,9 +486,15 @@ class Lane:
         others = (call for call in self.unsettled() if call not in mine)
         return sum(not call.future.done() for call in others)
 
+    def waiting(self) -> int:
+        """Calls and permits that wait for their turn, and calls between two attempts."""
+        resting = sum(attempt.resting for attempt in list(self.out))
+        return self.backlog.calls + resting + sum(ticket.queued for ticket in list(self.permits))
+
     def in_flight(self) -> int:
-        """Requests on the wire."""
-        return sum(not attempt.resting for attempt in list(self.out))
+        """Requests on the wire, and open permits that no call uses meanwhile."""
+        sent = sum(not attempt.resting for attempt in list(self.out))
+        return sent + sum(ticket.is_out for ticket in list(self.permits))
 
     def unsettled(self) -> list[Call]:
         """Every call that has not ended. Takes no lock: after a fork nothing could give it back."""

@@ -55,6 +55,10 @@ class PermitTicket(WaitingTicket):
     def has_left(self) -> bool:
         return self.slot.is_open
 
+    @property
+    def is_out(self) -> bool:
+        return self.has_left and not self.slot.lent
+
     def expire(self) -> None:
         self.reject(DeadlineExceeded("no permit was free in time; nothing was sent"))
 
@@ -112,6 +116,7 @@ class Permit:
         lane, ticket = self._lane, self.ticket
         asked_at = lane.now()
         try:
+            lane.permits.add(ticket)
             if not lane.try_grant(ticket):
                 lane.ask(ticket)
                 ticket.wait_for_grant()
@@ -124,6 +129,7 @@ class Permit:
                 lane.observe(PermitGranted(ticket.number, lane.name, waited), None)
         except BaseException:
             lane.withdraw_ticket(ticket)
+            lane.permits.discard(ticket)
             self.close()
             raise
 
@@ -208,6 +214,7 @@ class Permit:
                 self._lane.accounting.permit_unreported()
         finally:
             ticket.slot.release_nowait()
+            self._lane.permits.discard(ticket)
         self._lane.accounting.slot_released(ticket)
         if not self._dropped:
             self._tell_the_end()
@@ -233,6 +240,7 @@ class Permit:
                 self._took = took
             OpenPermits.remove(self._entry)
             self.ticket.slot.release_nowait()
+            self._lane.permits.discard(self.ticket)
             self._deferred_closer.drop(self)
 
     def _take_closing(self) -> bool:

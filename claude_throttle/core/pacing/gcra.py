@@ -13,6 +13,8 @@ For requests with a burst of 1 this is the fixed interval: 50 a minute leave 1.2
 
 from __future__ import annotations
 
+import math
+
 #: Seconds. A departure up to this late is caught up: workers wake late by a fraction of this, and
 #: a pace that lost it each time would be slower than the quota. A later one moves the instant: we
 #: lose time rather than send two right after each other. After a rest nothing is caught up, or the
@@ -22,10 +24,23 @@ SLACK_SECONDS = 0.005
 #: Seconds. A full bucket of twenty holds twenty, whatever the last digit of a sum of floats says.
 ROUNDING_SECONDS = 1e-6
 
+#: Units, for the same reason.
+ROUNDING_UNITS = 1e-6
+
 
 def level(empty_at: float, rate: float, burst: float, now: float) -> float:
     """Units that may leave now; negative while more has left than there was."""
     return min(burst, (now - empty_at) * rate)
+
+
+def shown(level: float, burst: float) -> float:
+    """A level for people to read: what may leave now, between 0 and the burst. NaN is nothing."""
+    return min(max(0.0, level), burst)
+
+
+def whole_units(level: float) -> str:
+    """The whole units in a level: most of one request is none that may leave."""
+    return f"{math.floor(level + ROUNDING_UNITS):,}" if math.isfinite(level) else "any number"
 
 
 def ready_at(empty_at: float, rate: float, burst: float, cost: float) -> float:

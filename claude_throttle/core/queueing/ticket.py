@@ -91,6 +91,11 @@ class Ticket:
         """Whether it was dispatched: its end is not the backlog's concern any more."""
         return False
 
+    @property
+    def is_out(self) -> bool:
+        """Whether it stands for a request in flight that no other ticket stands for."""
+        return self.has_left
+
     def claim(self) -> bool:
         """Asked in the instant of leaving: whether it is still wanted."""
         return True
