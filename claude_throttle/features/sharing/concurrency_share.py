@@ -75,9 +75,12 @@ class ConcurrencyShare:
         clock_offset: ClockOffset,
         monotonic: Callable[[], float],
         wants_slot: Callable[[], None],
+        shown_lanes: Optional[Callable[[], list[Lane]]] = None,
     ) -> None:
+        """*shown_lanes*: those that people who look at the store see; *lanes* use the slots."""
         self._limiter = limiter
         self._lanes = lanes
+        self._shown_lanes = shown_lanes or lanes
         self._median_latency = median_latency
         self.lease_seconds = lease_seconds
         self._clock_offset = clock_offset
@@ -148,8 +151,9 @@ class ConcurrencyShare:
         return MemberClaim(in_use, want, limit, self.lease_seconds * SECOND, self._info())
 
     def _info(self) -> str:
-        lanes = {lane.name: [lane.backlog.calls, lane.in_flight()] for lane in self._lanes()}
-        return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "lanes": lanes})
+        lanes = {lane.name: [lane.waiting(), lane.in_flight()] for lane in self._shown_lanes()}
+        told = {"host": socket.gethostname(), "pid": os.getpid(), "lanes": lanes}
+        return json.dumps({**told, "bursts": {lane.name: _bursts(lane) for lane in self._lanes()}})
 
     def apply_grant(self, request: ExchangeRequest, response: ExchangeResponse) -> None:
         """Keep to the slots that the store granted, and to the limit that it has."""
@@ -164,6 +168,14 @@ class ConcurrencyShare:
         self._store_lost = True
         of_all = self._limiter.of_all
         self._limiter.grant(max(1, of_all // max(1, members)) if self._is_shared else of_all)
+
+
+def _bursts(lane: Lane) -> dict[str, float]:
+    """Units that may leave at once, by bucket; a store does not know."""
+    with lane.mutex:
+        told = {name: one.burst for name, one in lane.pacer.configured.by_name().items()}
+        learned = {kind: one.burst for kind, one in lane.pacer.learned.items() if one.known}
+    return {**told, **learned}
 
 
 class SharedLimit(NamedTuple):

@@ -12,11 +12,15 @@ import json
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.config import validation as checks
+from claude_throttle.core.pacing import gcra
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.errors import ThrottleError
 from claude_throttle.features.sharing.open_store import open_store
 from claude_throttle.features.sharing.stores.contract import StoredLane, StoredMember, StoreFailed
 from claude_throttle.features.sharing.virtual_queue import BUCKET, SUFFIX
+
+#: The quotas of a day; all others are of a minute.
+A_DAY = ("rpd", "tpd")
 
 
 class FleetMember(NamedTuple):
@@ -37,7 +41,7 @@ class FleetLane(NamedTuple):
 
     account: str
     lane: str
-    #: By quota: units that may leave now (negative: reserved ahead), and units a minute.
+    #: By quota: units that may leave now, between 0 and the burst, and units a minute.
     quotas: dict[str, tuple[float, float]]
     #: Seconds for which nothing leaves, because the API said so.
     paused_seconds: float
@@ -85,12 +89,14 @@ def fleet(shared: Any, *, timeout: float = 2.0) -> FleetState:
     finally:
         store.close()
     members = tuple(map(_member_of, found.members))
+    bursts = _bursts_of([*found.members, *found.gone])
     queued = {(lane.account, lane.lane): _queued_seconds(lane) for lane in found.lanes}
     lanes = (
         _lane_of(
             lane,
             members,
             found.notices.get(lane.account, ""),
+            bursts,
             queued.get((lane.account, lane.lane + SUFFIX), 0.0),
         )
         for lane in found.lanes
@@ -99,10 +105,27 @@ def fleet(shared: Any, *, timeout: float = 2.0) -> FleetState:
     return FleetState(store.name, members, tuple(lanes))
 
 
-def _member_of(member: StoredMember) -> FleetMember:
-    info: dict[str, Any] = {}
+def _info_of(member: StoredMember) -> dict[str, Any]:
     with contextlib.suppress(ValueError):  # perhaps of another version
         info = json.loads(member.info)
+        if isinstance(info, dict):
+            return info
+    return {}
+
+
+def _bursts_of(members: list[StoredMember]) -> dict[tuple[str, str, str], float]:
+    """By account, lane and quota: the most units that any member lets leave at once."""
+    found: dict[tuple[str, str, str], float] = {}
+    for member in members:
+        for lane, bursts in _info_of(member).get("bursts", {}).items():
+            for name, burst in bursts.items():
+                key = (member.account, lane, name)
+                found[key] = max(found.get(key, 0.0), burst)
+    return found
+
+
+def _member_of(member: StoredMember) -> FleetMember:
+    info = _info_of(member)
     lanes = {name: (counts[0], counts[1]) for name, counts in info.get("lanes", {}).items()}
     host, pid = info.get("host", member.member), info.get("pid", 0)
     return FleetMember(member.account, host, pid, lanes, member.expires_seconds)
@@ -110,7 +133,11 @@ def _member_of(member: StoredMember) -> FleetMember:
 
 # A notice is JSON by lane, with "" for the whole account; see ``account/suspensions``.
 def _lane_of(
-    lane: StoredLane, members: tuple[FleetMember, ...], notice: str, line_seconds: float
+    lane: StoredLane,
+    members: tuple[FleetMember, ...],
+    notice: str,
+    bursts: dict[tuple[str, str, str], float],
+    line_seconds: float,
 ) -> FleetLane:
     counts = [
         m.lanes[lane.lane] for m in members if m.account == lane.account and lane.lane in m.lanes
@@ -120,13 +147,25 @@ def _lane_of(
     return FleetLane(
         lane.account,
         lane.lane,
-        {name: (level, 60.0 * rate) for name, (level, rate) in lane.levels.items()},
+        {name: _quota_of(lane, name, bursts) for name in lane.levels},
         lane.paused_seconds,
         sum(waiting for waiting, _ in counts),
         sum(out for _, out in counts),
         reason[0] if reason else None,
         line_seconds,
     )
+
+
+# A store keeps no bursts but learned ones: members tell theirs, from 1.0 on. Without any word of it
+# a period's worth is the most that a quota can mean.
+def _quota_of(
+    lane: StoredLane, name: str, bursts: dict[tuple[str, str, str], float]
+) -> tuple[float, float]:
+    """What may leave now, and units a minute."""
+    level, rate = lane.levels[name]
+    learned = json.loads(lane.facts).get(name) if lane.facts else None
+    burst = learned[1] if learned else rate * (86_400.0 if name in A_DAY else 60.0)
+    return gcra.shown(level, bursts.get((lane.account, lane.lane, name), burst)), 60.0 * rate
 
 
 def _queued_seconds(lane: StoredLane) -> float:
@@ -151,7 +190,7 @@ def _lane_text(lane: FleetLane) -> list[str]:
         state.append(f"suspended: {lane.suspended}")
     lines = [f"{lane.lane} (account {lane.account[:6]}): {', '.join(state)}"]
     for name, (level, a_minute) in lane.quotas.items():
-        lines.append(
-            f"  {name.replace('_', ' ')}: {level:,.0f} left now of {a_minute:,.0f} a minute"
-        )
+        left, what = gcra.whole_units(level), name.replace("_", " ")
+        rate = f"{1440.0 * a_minute:,.0f} a day" if name in A_DAY else f"{a_minute:,.0f} a minute"
+        lines.append(f"  {what}: {left} left now of {rate}")
     return lines

@@ -47,6 +47,7 @@ def make_coordinator(
         clock_offset,
         clock.monotonic,
         lambda: coordinator.wants_slot(),  # made below: each of the two needs the other
+        account.every_lane,
     )
     coordinator = Coordinator(
         SharedAccount(

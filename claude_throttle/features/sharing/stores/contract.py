@@ -13,6 +13,7 @@ script and Python compute alike to the last digit. A tuple of one kind is in the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Optional, Protocol
 
 #: An instant before all others: the bucket is full. Microseconds.
@@ -161,6 +162,8 @@ class FleetSnapshot(NamedTuple):
     members: list[StoredMember]
     #: By account: why it is suspended. JSON.
     notices: dict[str, str]
+    #: Members whose lease has ended, and which nobody has removed yet.
+    gone: Sequence[StoredMember] = ()
 
 
 class StoreFailed(Exception):

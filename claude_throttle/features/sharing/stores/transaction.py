@@ -258,16 +258,17 @@ def fleet_of(
     accounts: Mapping[str, AccountRecord],
     now: float,
 ) -> FleetSnapshot:
-    """The report for ``fleet()``: all members whose lease has not ended, and all lanes."""
+    """The report for ``fleet()``: all members, and all lanes."""
+    members = [
+        StoredMember(account, name, held.slots, (held.until - now) / SECOND, held.info)
+        for account, record in accounts.items()
+        for name, held in record.members.items()
+    ]
     return FleetSnapshot(
         [_stored_lane(account, lane, record, now) for (account, lane), record in lanes.items()],
-        [
-            StoredMember(account, name, held.slots, (held.until - now) / SECOND, held.info)
-            for account, record in accounts.items()
-            for name, held in record.members.items()
-            if held.until > now
-        ],
+        [member for member in members if member.expires_seconds > 0],
         {account: record.notice for account, record in accounts.items() if record.notice},
+        [member for member in members if member.expires_seconds <= 0],
     )
 
 
