@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_throttle.core.domain import models as lanes
-from claude_throttle.core.domain.models import counts_cache_reads, lane_of
+from claude_throttle.core.domain.models import counts_cache_reads, lane_of, lane_of_profile
 
 #: As the API spells them (Model literal of SDK 2.11.0), and what the page says of each.
 PAGE = {
@@ -178,3 +178,34 @@ def test_made_up_names_do_not_fill_the_memory():
         lane_of(f"claude-made-up-by-{number}-users")
     for table in (lanes._by_table, lanes.plain_name):
         assert table.cache_info().currsize <= lanes.MAX_NAMES
+
+
+@given(models, dates, st.sampled_from(["us", "eu", "apac", "us-gov", "global"]))
+def test_a_profile_of_bedrock_has_a_lane_of_its_own(model, date, region):
+    """Its quota is its own, by whichever spelling; without a region it is the model's."""
+    bedrock = f"{region}.anthropic.{model}"
+    for edition in ("", "-v1", f"-{date}-v1:0", f"-{date}-v2:0:200k"):
+        assert lane_of_profile(bedrock + edition) == f"{region}.{PAGE[model]}"
+        arn = f"arn:aws:bedrock:x:1:inference-profile/{bedrock}{edition}"
+        assert lane_of_profile(arn) == f"{region}.{PAGE[model]}"
+    for plain in (model, f"anthropic.{model}-v1:0", f"{model}@{date}", f"anthropic/{model}"):
+        assert lane_of_profile(plain) == PAGE[model]
+
+
+@given(st.one_of(names, names.map("claude-{}".format), names.map("eu.anthropic.claude-{}".format)))
+def test_a_lane_of_a_profile_is_its_own_lane(name):
+    """As any lane."""
+    assert lane_of_profile(lane_of_profile(name)) == lane_of_profile(name)
+
+
+def test_an_override_wins_over_the_region():
+    """By the id, or by a pattern for its plain name."""
+    name = "us.anthropic.claude-opus-5-v1:0"
+    assert lane_of_profile(name, {name: "mine"}) == "mine"
+    assert lane_of_profile(name, {"claude-opus-*": "mine"}) == "mine"
+
+
+def test_a_region_does_not_change_what_counts_as_input():
+    """Reads from the cache count for Haiku 3, wherever it runs."""
+    assert counts_cache_reads("us.haiku-3")
+    assert not counts_cache_reads("us.haiku-4-5")

@@ -44,6 +44,8 @@ SEPARATE = {
 #: two in 2025-11. All are retired but on clouds.
 COUNT_CACHE_READS = frozenset({"haiku-3-5", "haiku-3", "opus-3"})
 
+_LANES = frozenset({*SHARED.values(), *SEPARATE.values()})
+
 #: Model names remembered, of some hundred bytes each: callers may make names up.
 MAX_NAMES = 1024
 
@@ -66,9 +68,40 @@ def lane_of(model: str, overrides: Mapping[str, str] = NO_OVERRIDES) -> str:
     return _by_table(model)
 
 
+def lane_of_profile(model: str, overrides: Mapping[str, str] = NO_OVERRIDES) -> str:
+    """The name of the lane of *model*; a profile of Amazon Bedrock has one of its region.
+
+    The profiles "us.", "eu.", "global." of one model have quotas of their own: "us.sonnet-4".
+    """
+    lane = lane_of(model, overrides)
+    region = model.rpartition("/")[2].rpartition("anthropic.claude-")[0]
+    if region[-1:] != "." or not _is_region(region[:-1]) or lane != _by_table(model):
+        return lane
+    return region + lane
+
+
 def counts_cache_reads(model: str) -> bool:
     """Whether what *model* reads from the prompt cache counts as input tokens."""
-    return _by_table(model) in COUNT_CACHE_READS
+    lane = _by_table(model)
+    return lane[len(_region_prefix(lane)) :] in COUNT_CACHE_READS
+
+
+def is_lane_of_table(lane: str) -> bool:
+    """Whether *lane* is a bucket of the table, in whatever region: the names of its models tell."""
+    return lane[len(_region_prefix(lane)) :] in _LANES
+
+
+def in_region_of(lane: str, model: str) -> str:
+    """*model* as Bedrock's profile for the region of *lane*; as it is if the lane has none."""
+    region = _region_prefix(lane)
+    return f"{region}anthropic.{model}" if region and model.startswith("claude-") else model
+
+
+def _region_prefix(lane: str) -> str:
+    """The region of a lane with its dot, as in "us.sonnet-4"; empty if it has none."""
+    region, _, rest = lane.partition(".")
+    found = _is_region(region) and (rest in _LANES or rest.startswith("claude-"))
+    return f"{region}." if found else ""
 
 
 def _overridden(model: str, overrides: Mapping[str, str]) -> Optional[str]:
@@ -93,6 +126,11 @@ def _by_table(model: str) -> str:
     if major in SHARED and _is_number(minor) and len(minor) <= MINOR_DIGITS:
         return SHARED[major]
     return SHARED.get(name, name)
+
+
+def _is_region(label: str) -> bool:
+    """One label of Bedrock's profiles, as "us", "apac", "us-gov"."""
+    return label.replace("-", "").isalpha() and label.isascii()
 
 
 @lru_cache(maxsize=MAX_NAMES)
