@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ConcurrencyChanged,
         ConnectionLimitReached,
         Event,
+        IterationBooked,
         LanePaused,
         LaneResumed,
         LimitLearned,
@@ -123,6 +124,7 @@ __all__ = [
     "CallFailed",
     "PermitGranted",
     "PermitClosed",
+    "IterationBooked",
     "ConnectionLimitReached",
     # For integrations
     "Clock",
@@ -157,9 +159,9 @@ _MODULES = {
     "core.domain.cost": "Usage",
     "core.domain.events": (
         "CallFailed CallQueued CallSent CallSucceeded CircuitClosed CircuitHalfOpened "
-        "CircuitOpened ConcurrencyChanged ConnectionLimitReached Event LanePaused "
-        "LaneResumed LimitLearned PermitClosed PermitGranted RetryScheduled StoreLost "
-        "StoreReturned Suspended SuspensionEnded"
+        "CircuitOpened ConcurrencyChanged ConnectionLimitReached Event "
+        "IterationBooked LanePaused LaneResumed LimitLearned PermitClosed PermitGranted "
+        "RetryScheduled StoreLost StoreReturned Suspended SuspensionEnded"
     ),
     "core.domain.priority": "Priority",
     "core.domain.quota": "Quota",

@@ -20,7 +20,7 @@ from claude_throttle.core.dispatch.call import Call, Outcome, in_progress
 from claude_throttle.core.dispatch.drain import wait_until_done
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.stream_call import StreamCall
-from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.cost import Cost, Usage
 from claude_throttle.core.domain.events import Event
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
@@ -153,6 +153,7 @@ class Account:
             self._endpoint_lane,
             resources.deferred_closer,
             resources.clock,
+            self.model_groups.own_usage,
         )
         self._organization_limits = self._make_organization_limits(http)
 
@@ -274,8 +275,12 @@ class Account:
             raise RuntimeError("a call was carried before it left")
         call.callbacks.announce(attempts)
         outcome = self.transport.send(call, attempts)
-        if outcome.usage is not None:
-            self.model_groups.learn(call, outcome.usage)
+        usage = outcome.usage
+        if usage is not None:
+            if type(usage) is not Usage:
+                usage = self.model_groups.own_usage(call.callbacks.lane, usage)
+                outcome = outcome._replace(usage=usage)
+            self.model_groups.learn(call, usage)
         if outcome.error is None:
             self.suspensions.answered(call, attempts.dispatch.at)
         return outcome

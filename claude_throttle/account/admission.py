@@ -54,7 +54,9 @@ class Admission:
         make_endpoint_lane: Callable[[str], Lane],
         deferred_closer: DeferredCloser,
         clock: Clock,
+        own_usage: Callable[[str, Usage], Usage],
     ) -> None:
+        """*own_usage*: what of a usage is a lane's own; it books the rest where it belongs."""
         self.pid = os.getpid()
         self._model_group = model_group
         self._make_endpoint_lane = make_endpoint_lane
@@ -72,6 +74,7 @@ class Admission:
         self._proofs = frozenset(proofs)
         self._deferred_closer = deferred_closer
         self._clock = clock
+        self.own_usage = own_usage
 
     def permit(self, model: str, cost: Cost, options: AdmissionOptions) -> Permit:
         """Wait for the right to send one request, whose outcome may never be reported."""
@@ -247,6 +250,7 @@ class AdmittedAttempt:
             if usage is None and status == 200:
                 answer = read_json(body)
                 usage = read_usage(answer) if isinstance(answer, dict) else None
+            usage = self._own(usage)
             self._permit.settle_report(self._admission.report(status, headers, body, sent), usage)
             if usage is not None:
                 self._learn(usage)
@@ -271,6 +275,7 @@ class AdmittedAttempt:
     def body_ended(self, usage: Optional[Usage], whole: bool) -> None:
         """A streamed body ended, read to its end (*whole*) or not."""
         try:
+            usage = self._own(usage)
             if usage is not None:
                 self._permit.settle_usage(usage, ended=whole)
             if usage is not None and whole:
@@ -281,6 +286,12 @@ class AdmittedAttempt:
     def body_dropped(self, usage: Optional[Usage]) -> None:
         """A streamed body was dropped before its end. Takes no lock: the collector calls it."""
         self._permit.drop(usage)
+
+    def _own(self, usage: Optional[Usage]) -> Optional[Usage]:
+        group = self._model_group
+        if usage is None or group is None:
+            return usage
+        return self._admission.own_usage(group.lane.name, usage)
 
     def _learn(self, usage: Usage) -> None:
         if self._model_group is not None and self._estimate is not None:

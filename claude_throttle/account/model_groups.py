@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Protocol
 
@@ -15,9 +16,9 @@ from claude_throttle.config.settings import Settings
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost, Usage
-from claude_throttle.core.domain.events import Event
+from claude_throttle.core.domain.events import Event, IterationBooked
 from claude_throttle.core.domain.feedback import AccountRefusal
-from claude_throttle.core.domain.models import counts_cache_reads, lane_of
+from claude_throttle.core.domain.models import counts_cache_reads, lane_of_profile
 from claude_throttle.core.estimation.estimator import Estimator
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.pacing.pacer import Pacer
@@ -28,6 +29,10 @@ from claude_throttle.errors import Closed
 if TYPE_CHECKING:
     from claude_throttle.account.limits import LaneState, Limits
     from claude_throttle.account.suspension import Suspension
+
+
+#: Models known at most when an answer may still add one by its name.
+MOST_MODELS_BY_ANSWER = 256
 
 
 class RequestEstimate(NamedTuple):
@@ -200,7 +205,7 @@ class ModelGroups:
             with self._lock:
                 if self._closed:
                     raise Closed("the throttler is closed; make a new one to go on")
-                name = lane_of(model, self._settings.lanes)
+                name = lane_of_profile(model, self._settings.lanes)
                 model_group = self._by_lane.get(name) or self._make(name, model)
                 self._by_lane[name] = self._by_model[model] = model_group
         return model_group
@@ -219,6 +224,25 @@ class ModelGroups:
             call.input_is_counted,
         )
         self._by_model[call.model].learn(estimate, usage)
+
+    def own_usage(self, lane: str, usage: Usage) -> Usage:
+        """What of *usage* the models of *lane* took; the rest is booked in the others' lanes."""
+        if type(usage) is Usage:
+            return usage
+        from claude_throttle.core.domain.iterations import apportion  # few answers have them
+
+        own, elsewhere = apportion(usage, lane, self._settings.lanes)
+        for model, took in elsewhere.items():
+            with suppress(Closed):
+                self._book_elsewhere(model, took)
+        return own
+
+    def _book_elsewhere(self, model: str, usage: Usage) -> None:
+        # A server chooses these names: they must not fill the memory.
+        if model in self._by_model or len(self._by_model) < MOST_MODELS_BY_ANSWER:
+            lane = self.of(model).lane
+            lane.accounting.charge(usage)
+            self._observe(IterationBooked(model, lane.name, usage), None)
 
     def _make(self, name: str, model: str) -> ModelGroup:
         settings = self._settings

@@ -19,6 +19,7 @@ from claude_throttle.core.domain.events import (
     CallSent,
     CallSucceeded,
     Event,
+    IterationBooked,
     PermitClosed,
     PermitGranted,
     RetryScheduled,
@@ -150,6 +151,7 @@ class Recorder:
             CallFailed: self._failed_call,
             PermitGranted: self._granted,
             PermitClosed: self._closed,
+            IterationBooked: self._booked,
         }
 
     def record(self, event: Event, now: float) -> None:
@@ -249,6 +251,9 @@ class Recorder:
             self._history.record(history.SUCCEEDED, now)
         if event.usage is not None:
             self._usage = self._usage.plus(event.usage)
+
+    def _booked(self, event: IterationBooked, _now: float) -> None:
+        self._usage = self._usage.plus(event.usage)
 
     def snapshot(self, *, waiting: int, in_flight: int, now: float) -> Stats:
         """The counters at *now*.

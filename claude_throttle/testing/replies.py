@@ -211,6 +211,7 @@ def opening_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The event before the first block: ``message_start``, with the input tokens."""
     # The API reports one output token at the start, and the total in message_delta.
     usage = {**message["usage"], "output_tokens": 1}
+    usage.pop("iterations", None)  # they are told at the end
     empty = {**message, "content": [], "stop_reason": None, "usage": usage}
     yield {"type": "message_start", "message": empty}
 
@@ -230,7 +231,8 @@ def block_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def closing_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The events after the last block."""
     reason = {"stop_reason": message["stop_reason"], "stop_sequence": None}
-    usage = {"output_tokens": message["usage"]["output_tokens"]}
+    usage = message["usage"]
+    usage = {name: usage[name] for name in ("output_tokens", "iterations") if name in usage}
     yield {"type": "message_delta", "delta": reason, "usage": usage}
     yield {"type": "message_stop"}
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
-from claude_throttle.core.domain.cost import Usage
+from claude_throttle.core.domain.cost import Usage, usage_of
 from claude_throttle.core.domain.feedback import (
     ACCOUNT,
     CONCURRENCY,
@@ -277,20 +277,13 @@ def read_usage(message: Mapping[str, Any]) -> Optional[Usage]:
     usage = message.get("usage")
     if not isinstance(usage, dict):
         return None
+    if usage.get("iterations"):
+        from claude_throttle.core.domain.iterations import read_iterated  # few answers have them
+
+        return read_iterated(usage)
     return usage_of(
         usage.get("input_tokens"),
         usage.get("output_tokens"),
         usage.get("cache_creation_input_tokens"),
         usage.get("cache_read_input_tokens"),
-    )
-
-
-#: Tokens. JSON allows numbers that no float can hold: arithmetic with one would lose the answer.
-MOST_TOKENS = 10**12
-
-
-def usage_of(*counts: Any) -> Usage:
-    """Usage of *counts*, in the order of its fields; anything but a possible number counts as 0."""
-    return Usage(
-        *[count if isinstance(count, int) and 0 <= count <= MOST_TOKENS else 0 for count in counts]
     )

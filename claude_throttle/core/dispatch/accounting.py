@@ -7,7 +7,7 @@ from typing import Callable, Optional
 
 from claude_throttle.core.dispatch.call import Attempt, Call, Outcome
 from claude_throttle.core.dispatch.stream_call import StreamCall
-from claude_throttle.core.domain.cost import NO_COST, Cost
+from claude_throttle.core.domain.cost import NO_COST, Cost, Usage
 from claude_throttle.core.domain.events import CircuitClosed, Event
 from claude_throttle.core.domain.feedback import (
     CONCURRENCY,
@@ -188,6 +188,14 @@ class Accounting:
         if ticket.parent_slot is not None:
             with self._mutex:
                 self._backlog.not_empty.notify()  # others may wait for the same slot
+
+    # -- requests of other lanes -----------------------------------------------------------------
+
+    def charge(self, usage: Usage) -> None:
+        """Book what a request of another lane took here, by an iteration of a model of this one."""
+        counted = usage.counted_input_tokens(self._counts_cache_reads)
+        with self._mutex:
+            self._pacer.charge(Cost(0.0, counted, usage.output_tokens), self._now())
 
     # -- permits ---------------------------------------------------------------------------------
 

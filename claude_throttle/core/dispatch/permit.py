@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import NO_USAGE, Cost, Usage
 from claude_throttle.core.domain.events import PermitClosed, PermitGranted
 from claude_throttle.core.domain.feedback import Dispatch, ResponseReport
+from claude_throttle.core.domain.iterations import read_iterated
 from claude_throttle.core.domain.ports import FeedbackReader, HeldSlot
 from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, ReentrantSlot
 from claude_throttle.core.queueing.ticket import WaitingTicket
@@ -154,13 +154,19 @@ class Permit:
         usage, an answer leaves the estimate booked, and a refusal that says it took nothing (429,
         529) books nothing. settle() alone: it took no tokens, as after a refusal.
         """
-        took = None if usage is None else _usage_of(usage)
+        took = None if usage is None else self._own(read_iterated(usage))
         if headers is None and status is None:
             self.settle_usage(took or NO_USAGE)
             return
         given = headers if headers is not None else {}
         report = self._feedback_reader.read_response(200 if status is None else status, given, body)
         self.settle_report(report, took)
+
+    def _own(self, took: Usage) -> Usage:
+        """The part of *took* that its own lane has to bear."""
+        if type(took) is Usage or self._pid != os.getpid():
+            return took
+        return self._feedback_reader.own_usage(self._lane.name, took)
 
     def settle_report(self, report: ResponseReport, took: Optional[Usage] = None) -> None:
         """Book what it *took*, if that is known, and tell the pacer what the server said; once."""
@@ -208,7 +214,7 @@ class Permit:
         ticket = self.ticket
         try:
             if self._dropped and self._took is not None:
-                self.settle_usage(self._took, ended=False)
+                self.settle_usage(self._own(self._took), ended=False)
             self._settle(ticket.cost)
             if ticket.reports_outcome and self._report is None:
                 self._lane.accounting.permit_unreported()
@@ -270,9 +276,3 @@ class Permit:
             if not ticket.granted:  # Ctrl-C came in the very instant of its grant or of its closing
                 ticket.granted.append(True)
             self.drop()
-
-
-def _usage_of(usage: Any) -> Usage:
-    """From a mapping or an object with those names."""
-    get = usage.get if isinstance(usage, dict) else partial(getattr, usage)
-    return Usage(*(get(name, None) or 0 for name in Usage._fields))

@@ -7,7 +7,7 @@ quota is decided here, in one place.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Half of what NamedTuple's own constructor takes; several in each call.
 _new = tuple.__new__
@@ -70,3 +70,13 @@ class Usage(NamedTuple):
 
 
 NO_USAGE = Usage()
+
+#: Tokens. JSON allows numbers that no float can hold: arithmetic with one would lose the answer.
+MOST_TOKENS = 10**12
+
+
+def usage_of(*counts: Any) -> Usage:
+    """Usage of *counts*, in the order of its fields; anything but a possible number counts as 0."""
+    return Usage(
+        *[count if isinstance(count, int) and 0 <= count <= MOST_TOKENS else 0 for count in counts]
+    )

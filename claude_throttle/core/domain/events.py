@@ -194,6 +194,17 @@ class PermitClosed(NamedTuple):
     usage: Optional[Usage]
 
 
+class IterationBooked(NamedTuple):
+    """An answer took tokens of another model than the one asked: a fallback's, an advisor's.
+
+    They are booked in that model's lane, and not in the usage of the call or permit.
+    """
+
+    model: str
+    lane: str
+    usage: Usage
+
+
 class ConnectionLimitReached(NamedTuple):
     """As many requests are in flight as ``max_connections`` allows; others wait for one to end.
 
@@ -223,5 +234,6 @@ Event = Union[
     CallFailed,
     PermitGranted,
     PermitClosed,
+    IterationBooked,
     ConnectionLimitReached,
 ]

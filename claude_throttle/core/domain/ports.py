@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Callable, Protocol
 
-from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.cost import Cost, Usage
 from claude_throttle.core.domain.feedback import AccountRefusal, ResponseReport
 
 Step = Callable[[], None]
@@ -46,6 +46,10 @@ class FeedbackReader(Protocol):
 
     def read_response(self, status: int, headers: Mapping[str, str], body: bytes) -> ResponseReport:
         """Read a response for the pacer. Does not raise for odd headers or bodies."""
+        ...
+
+    def own_usage(self, lane: str, usage: Usage) -> Usage:
+        """What of *usage* the models of *lane* took; the rest is booked where it belongs."""
         ...
 
     def account_refused(self, lane: str, refusal: AccountRefusal) -> None:

@@ -190,7 +190,10 @@ class ConfiguredQuotas:
         """
         for quota in self.in_force:
             if quota.since <= booked_at:
-                quota.empty_at += getattr(change, quota.kind) / quota.rate
+                units = getattr(change, quota.kind)
+                if units > 0:  # of a kind of which nothing was booked, perhaps, and long idle
+                    quota.empty_at = max(quota.empty_at, booked_at - quota.burst / quota.rate)
+                quota.empty_at += units / quota.rate
 
     def allow_one_at(self, at: float) -> None:
         """Let nothing leave before that instant, and then one request: the end of a pause."""

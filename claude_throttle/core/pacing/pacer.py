@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Callable, Optional, Union
 
-from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.cost import NO_COST, Cost
 from claude_throttle.core.domain.events import (
     CircuitClosed,
     CircuitOpened,
@@ -218,6 +218,16 @@ class Pacer:
         if self.growth is not None:
             self.growth.correct(getattr(change, self.growth.kind))
         return change
+
+    def charge(self, cost: Cost, now: float) -> None:
+        """Book what a request of another lane took here; it never was in flight in this one."""
+        self.configured.take(cost, now)
+        self.traffic.note_end(NO_COST, cost, cost)
+        for learned, units in zip(self.learned.values(), cost):
+            if learned.limit:
+                learned.take(units, now)
+        if self.growth is not None:
+            self.growth.take(getattr(cost, self.growth.kind), now)
 
     # -- the server answers ----------------------------------------------------------------------
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 from claude_throttle.account.admission import AdmittedAttempt
 from claude_throttle.core.dispatch.permit import AdmissionOptions
 from claude_throttle.core.domain.cost import Usage
+from claude_throttle.core.domain.iterations import read_iterated
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.interop.body_watcher import watch_stream
 from claude_throttle.transport import sdk
 from claude_throttle.transport.headers import RawHeaders
-from claude_throttle.transport.verdicts import usage_of
 
 if TYPE_CHECKING:
     from claude_throttle.account.admission import Admission
@@ -132,12 +132,7 @@ def _usage(response: Any) -> Optional[Usage]:
     """
     try:
         usage = response.parse().usage
-        return usage_of(
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.cache_creation_input_tokens,
-            usage.cache_read_input_tokens,
-        )
+        return read_iterated(usage) if vars(usage) else None
     except Exception:  # noqa: BLE001 - the SDK tries again, and tells its caller
         return None
 

@@ -53,6 +53,10 @@ STALE_SECONDS = 0.25
 TO_BE_RESERVED = Decision(math.inf, RESERVATION)
 
 
+#: Units that do not count, but say that some were taken.
+ALMOST_NONE = 1e-9
+
+
 class StoreState(Protocol):
     """What a shared pacer must know about the store; the coordinator is one."""
 
@@ -177,6 +181,16 @@ class SharedPacer(Pacer):
         for name, quota in self.quotas().items():
             self._shift(name, quota.rate, getattr(change, quota.kind))
         return super().settle(held, actual, booked_at)
+
+    def charge(self, cost: Cost, now: float) -> None:
+        """Book what a request of another lane took here, and report it soon."""
+        for name, quota in self.quotas().items():
+            units = getattr(cost, quota.kind)
+            if units > 0:
+                # The shift counts the units. An idle bucket would swallow it: nothing stays saved.
+                self._shift(name, quota.rate, units)
+                self._delta(name).spent += ALMOST_NONE
+        super().charge(cost, now)
 
     # -- the server answers ----------------------------------------------------------------------
 

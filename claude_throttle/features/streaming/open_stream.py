@@ -73,6 +73,8 @@ class OpenStream:
         self._attempt = attempt
         self._events = events
         self._pid = os.getpid()
+        #: What it took, once its last event told.
+        self._used: Optional[Usage] = None
         self._ready: deque[dict[str, Any]] = deque()
         # Held while a thread reads from the connection, or closes it. No thread waits for it.
         self._in_use = threading.Lock()
@@ -200,7 +202,8 @@ class OpenStream:
     def _learn(self) -> None:
         usage, call = self.received.usage(), self.call
         if usage is not None and self.received.counted:
-            self._context.model_groups.learn(call, usage)
+            self._used = self._context.model_groups.own_usage(self._lane.name, usage)
+            self._context.model_groups.learn(call, self._used)
 
     def _lend_to_this_thread(self) -> None:
         """Let calls made by this thread use its slot, whichever thread opened it."""
@@ -277,7 +280,11 @@ class OpenStream:
 
     def _usage(self) -> Optional[Usage]:
         """The server's count; without one, an estimate by the text that came."""
+        if self._used is not None:
+            return self._used
         usage = self.received.usage()
+        if usage is not None:
+            usage = self._context.model_groups.own_usage(self._lane.name, usage)
         if usage is None or self.received.counted:
             return usage
         seen = int(self.received.written_bytes / BYTES_PER_TOKEN)
