@@ -1,6 +1,6 @@
 """``throttler.stream()``: calls whose answers are read event by event.
 
 ``message_stream`` is what users hold, ``open_stream`` the call behind it, ``accumulator`` the
-message so far, ``replayed_stream`` a whole answer shown as a stream. The bytes are read by
-``transport/response_stream``.
+message so far, made of ``content_block``s, ``replayed_stream`` a whole answer shown as a stream.
+The bytes are read by ``transport/response_stream``.
 """

@@ -2,36 +2,32 @@
 
 It works on plain dicts. The SDK's own function for this is private and changes between its releases
 (2.11 demands the argument ``json_bufs``), and importing it takes 0.5 to 1.9 s, by when the first
-events have come.
+events have come. The result is the same, that of its beta too, wherever the SDK keeps everything.
+Where it raises or drops, no part is lost here: blocks go by their index, and null adds nothing.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Optional
 
 from claude_throttle.core.domain.cost import Usage
-from claude_throttle.transport import sdk
+from claude_throttle.features.streaming.content_block import ContentBlock, begun_by
 from claude_throttle.transport.verdicts import read_usage
 
-#: For each type of delta: its own field, and the field of the block to which that is appended.
-_ADDED = {
-    "text_delta": ("text", "text"),
-    "thinking_delta": ("thinking", "thinking"),
-    "input_json_delta": ("partial_json", "input"),
-}
+#: What a ``message_delta`` holds beside fields of the message.
+_NO_FIELDS = frozenset({"type", "delta", "usage", "content"})
 
 
 class MessageAccumulator:
     """The message so far. Raises ValueError for events in an impossible order.
 
-    One thread adds events; any other may take a snapshot() meanwhile. Unknown events and deltas are
-    skipped, since the API announces new ones; unknown fields and types of blocks are kept.
+    One thread adds events; any other may take a snapshot() meanwhile. Unknown events are skipped,
+    since the API announces new ones; unknown fields, deltas and types of blocks are kept.
     """
 
     def __init__(self) -> None:
-        #: None before ``message_start``.
+        #: Without its content; None before ``message_start``.
         self.message: Optional[dict[str, Any]] = None
         #: Whether ``message_stop`` came.
         self.complete = False
@@ -39,8 +35,10 @@ class MessageAccumulator:
         self.counted = False
         #: UTF-8 bytes of visible content, for an estimate of output tokens that were not counted.
         self.written_bytes = 0
-        # Pieces by block and field, joined when needed: appending to a text copies it each time.
-        self._parts: dict[tuple[int, str], list[str]] = {}
+        # In the order in which they began; the message has them in the order of their indices,
+        # which may have gaps, come in any order, and be used again by a gateway.
+        self._blocks: list[ContentBlock] = []
+        self._by_index: dict[int, ContentBlock] = {}
 
     def add_event(self, event: Mapping[str, Any]) -> None:
         """Add one event. Unknown ones change nothing."""
@@ -62,59 +60,74 @@ class MessageAccumulator:
     def text(self) -> str:
         """The text of all text blocks, joined."""
         blocks = (self.snapshot() or {}).get("content", ())
-        return "".join(block["text"] for block in blocks if block.get("type") == "text")
+        return "".join(block.get("text") or "" for block in blocks if block.get("type") == "text")
 
     def snapshot(self) -> Optional[dict[str, Any]]:
         """The message so far; None before ``message_start``. May be called from any thread."""
         if self.message is None:
             return None
-        # On copies: another thread may add an event meanwhile.
-        blocks = [dict(block) for block in self.message["content"]]
-        for (index, field), parts in list(self._parts.items()):
-            written = "".join(parts)
-            if written:
-                blocks[index][field] = _parsed(written) if field == "input" else written
+        # sorted() works on a copy, and keeps the order of blocks with the same index.
+        blocks = [block.so_far() for block in sorted(self._blocks, key=_index)]
         return {**self.message, "content": blocks, "usage": dict(self.message["usage"])}
 
     def _start(self, event: Mapping[str, Any]) -> None:
         message = event.get("message")
         if self.message is not None:
             raise ValueError("a second message_start")
-        if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+        if not isinstance(message, dict) or not isinstance(message.get("content") or [], list):
             raise ValueError("a message_start without a message")
-        self.message = {**message, "content": list(message["content"])}
-        self.message["usage"] = dict(message.get("usage") or {})
+        try:
+            for index, block in enumerate(message.get("content") or ()):
+                self._by_index[index] = self._begin(index, dict(block))
+            self.message = {**message, "usage": dict(message.get("usage") or {})}
+        except (TypeError, ValueError):
+            raise ValueError("a message_start without a message") from None
 
     def _begin_block(self, event: Mapping[str, Any], message: dict[str, Any]) -> None:
-        message["content"].append(dict(event["content_block"]))
+        index, fields = event.get("index"), dict(event["content_block"])
+        if index is None:
+            index = max(self._by_index, default=-1) + 1
+        known = self._by_index.get(index)
+        if known is None or not known.is_begun_by(fields):
+            self._by_index[index] = self._begin(index, fields)
+        if fields.get("type") == "fallback":
+            # The rest is another model's, as the message would say that is not streamed.
+            message["model"] = (fields.get("to") or {}).get("model") or message.get("model")
 
-    def _add_delta(self, event: Mapping[str, Any], message: dict[str, Any]) -> None:
-        index, delta = event["index"], event["delta"]
-        block, kind = message["content"][index], delta["type"]
-        if kind in _ADDED:
-            name, field = _ADDED[kind]
-            first = [] if field == "input" else [block.get(field) or ""]
-            self._parts.setdefault((index, field), first).append(_text(delta[name]))
-            self.written_bytes += len(delta[name].encode("utf-8", "replace"))
-        elif kind == "signature_delta":
-            block["signature"] = delta["signature"]
-        elif kind == "citations_delta":
-            block["citations"] = [*(block.get("citations") or ()), delta["citation"]]
+    def _begin(self, index: int, fields: Mapping[str, Any]) -> ContentBlock:
+        if not isinstance(index, int):
+            raise TypeError
+        block = ContentBlock(index, dict(fields))
+        self._blocks.append(block)
+        return block
 
-    def _end_block(self, event: Mapping[str, Any], message: dict[str, Any]) -> None:
-        index = event["index"]
-        block = message["content"][index]
-        for field in ("text", "thinking"):
-            if (index, field) in self._parts:
-                block[field] = "".join(self._parts.pop((index, field)))
-        written = "".join(self._parts.pop((index, "input"), ()))
-        if written:
-            block["input"] = _parsed(written)
+    def _add_delta(self, event: Mapping[str, Any], _message: dict[str, Any]) -> None:
+        index, delta = event.get("index"), event["delta"]
+        if delta is None:
+            return
+        if index is None:
+            index = self._blocks[-1].index if self._blocks else 0
+        block = self._by_index.get(index)
+        if block is None:
+            block = self._by_index[index] = self._begin(index, begun_by(delta))
+        elif not block.takes(delta):
+            alike = [other for other in self._blocks if other.takes(delta)]
+            block = alike[-1] if alike else self._begin(index, begun_by(delta))
+        self.written_bytes += block.add(delta)
+
+    def _end_block(self, event: Mapping[str, Any], _message: dict[str, Any]) -> None:
+        block = self._by_index.get(event.get("index", -1))
+        if block is not None:
+            block.end()
 
     def _change(self, event: Mapping[str, Any], message: dict[str, Any]) -> None:
-        message.update(event["delta"])
+        delta = event.get("delta", {})
+        for name, value in {**event, **delta}.items():
+            if name not in _NO_FIELDS and (value is not None or name not in message):
+                message[name] = value
         # Totals, not additions; what is left out keeps the value of message_start.
-        told = {k: v for k, v in (event.get("usage") or {}).items() if v is not None}
+        usage = {**(delta.get("usage") or {}), **(event.get("usage") or {})}
+        told = {k: v for k, v in usage.items() if v is not None}
         message["usage"].update(told)
         self.counted = self.counted or "output_tokens" in told
 
@@ -122,18 +135,8 @@ class MessageAccumulator:
         self.complete = True
 
 
-def _parsed(written: str) -> Any:
-    """The input of a tool; after a cut by max_tokens, as much of it as came."""
-    try:
-        return json.loads(written)
-    except ValueError:
-        return sdk.partial_json(written)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
+def _index(block: ContentBlock) -> int:
+    return block.index
 
 
 _STEPS: dict[Any, Any] = {

@@ -6,7 +6,7 @@ without closing it triggers ``__del__`` at once, which gives back the slot and t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Optional, Union
 
@@ -60,9 +60,9 @@ class MessageStream:
     def text_stream(self) -> Iterator[str]:
         """The text alone, piece by piece. Reading it reads the stream."""
         while (event := self._inner.next_event()) is not None:
-            delta = event.get("delta") if event["type"] == "content_block_delta" else None
-            if delta is not None and delta.get("type") == "text_delta":
-                yield delta["text"]
+            text = _text_in(event)
+            if text:
+                yield text
 
     @property
     def request_id(self) -> Optional[str]:
@@ -120,6 +120,22 @@ class MessageStream:
 
     def __reduce__(self) -> Any:
         raise TypeError("a MessageStream holds a connection; get_final_message() can be pickled")
+
+
+#: Where an event has text: the field, and the type of what is in it. A gateway may send the text of
+#: a block with its beginning.
+_TEXT_PARTS = {
+    "content_block_start": ("content_block", "text"),
+    "content_block_delta": ("delta", "text_delta"),
+}
+
+
+def _text_in(event: Mapping[str, Any]) -> Optional[str]:
+    name, kind = _TEXT_PARTS.get(event["type"], ("", ""))
+    part = event.get(name)
+    return (
+        part.get("text") if isinstance(part, Mapping) and part.get("type", kind) == kind else None
+    )
 
 
 def open_stream(context: StreamContext, transport: Transport, call: StreamCall) -> MessageStream:
