@@ -126,8 +126,12 @@ class StreamError:
 
     error_type: str = "overloaded_error"
     message: str = "Overloaded"
-    #: Text deltas before the error; with 0 the error is the first event.
-    after_deltas: int = 0
+    #: Text deltas before the error; with 0 the error is the first event, with None it comes behind
+    #: ``message_stop``.
+    after_deltas: Optional[int] = 0
+    #: What is sent in place of the API's event, as a gateway does it: ``{"error": …}`` or a text,
+    #: sent without an ``event:`` line, or bytes, sent as they are.
+    frame: Union[Mapping[str, Any], str, bytes, None] = None
 
 
 Scripted = Union[Ok, Reply, Reset, Stall, Garbage, Truncated, Drip, Redirect, SpendCap, StreamError]

@@ -187,16 +187,20 @@ def _stream_error(scripted: faults.StreamError, context: ResponseContext) -> Res
     message = message_for(faults.Ok(), context)
     events = _until_delta(message, scripted.after_deltas)
     error = {"type": scripted.error_type, "message": scripted.message}
-    events.append({"type": "error", "error": error, "request_id": context.request_id})
-    data = stream_head(context) + b"".join(map(replies.sse, events)) + replies.chunk(b"")
+    event = {"type": "error", "error": error, "request_id": context.request_id}
+    frames = [*events, event if scripted.frame is None else scripted.frame]
+    body = b"".join(replies.chunk(replies.sse_frame(frame)) for frame in frames)
+    data = stream_head(context) + body + replies.chunk(b"")
     return ResponsePlan((ResponsePart(context.latency_seconds, data),), 200)
 
 
-def _until_delta(message: Mapping[str, Any], deltas: int) -> list[dict[str, Any]]:
-    """The events up to and including the given number of deltas; none at all for 0."""
+def _until_delta(message: Mapping[str, Any], deltas: Optional[int]) -> list[dict[str, Any]]:
+    """The events up to and including the given number of deltas; none for 0, all for None."""
+    events = [*replies.opening_events(message), *replies.block_events(message)]
+    if deltas is None:
+        return [*events, *replies.closing_events(message)]
     if deltas <= 0:
         return []
-    events = [*replies.opening_events(message), *replies.block_events(message)]
     at = [index for index, event in enumerate(events) if event["type"] == "content_block_delta"]
     return events[: at[min(deltas, len(at)) - 1] + 1]
 
@@ -215,7 +219,8 @@ def message_for(scripted: faults.Ok, context: ResponseContext) -> dict[str, Any]
     usage = replies.usage_body(call.input_tokens, context.output_tokens)
     usage.update(scripted.usage or {})
     reason = _stop_reason(blocks, usage, call.max_tokens)
-    return replies.message_body(context.message_id, call.model, blocks, reason, usage)
+    message = replies.message_body(context.message_id, call.model, blocks, reason, usage)
+    return replies.name_model(message)
 
 
 def _stop_reason(blocks: Iterable[Mapping[str, Any]], usage: Any, max_tokens: int) -> str:

@@ -15,11 +15,22 @@ from datetime import datetime, timezone
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Union
 
 from claude_throttle.simulation.acceleration import RampRefusal
 from claude_throttle.simulation.quotas import AnyRefusal, QuotaStatus
 from claude_throttle.testing.faults import Reply
+
+#: An event to be streamed: with its type as name; without a type, or a text: as data alone; bytes:
+#: as they are.
+Frame = Union[Mapping[str, Any], str, bytes]
+
+#: Fields of a message that a stream brings with ``message_delta``, and those within its delta.
+_IN_THE_DELTA = ("container", "stop_details")
+_AT_THE_END = (*_IN_THE_DELTA, "context_management")
+
+#: Fields of a compaction that come with its delta.
+_COMPACTED = ("content", "encrypted_content")
 
 DOCS = "https://docs.claude.com/en/api/rate-limits"
 
@@ -139,6 +150,14 @@ def message_body(
     }
 
 
+def name_model(message: dict[str, Any]) -> dict[str, Any]:
+    """*message*, with the model that its last ``fallback`` block names, as the API does it."""
+    for block in message["content"]:
+        if block.get("type") == "fallback":
+            message["model"] = block["to"]["model"]
+    return message
+
+
 def usage_body(input_tokens: int, output_tokens: int) -> dict[str, Any]:
     """The ``usage`` of a response without prompt caching; both cache counts are present, and 0."""
     return {
@@ -194,17 +213,24 @@ def chunk(data: bytes) -> bytes:
 
 def sse(event: Mapping[str, Any]) -> bytes:
     """One server-sent event, as a chunk."""
-    return chunk(_sse(event))
+    return chunk(sse_frame(event))
 
 
 def event_stream(message: Mapping[str, Any]) -> bytes:
     """A complete stream, without chunks: the body for a mock that does not speak HTTP itself."""
     kinds = (opening_events, block_events, closing_events)
-    return b"".join(_sse(event) for events in kinds for event in events(message))
+    return b"".join(sse_frame(event) for events in kinds for event in events(message))
 
 
-def _sse(event: Mapping[str, Any]) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), to_json(event))
+def sse_frame(event: Frame, line_end: bytes = b"\n") -> bytes:
+    """One server-sent event in bytes; without a type it has no ``event:`` line."""
+    if isinstance(event, bytes):
+        return event
+    name = event.get("type") if isinstance(event, Mapping) else None
+    data = event.encode() if isinstance(event, str) else to_json(event)
+    lines = [] if name is None else [b"event: " + str(name).encode()]
+    lines += [b"data: " + line for line in data.split(b"\n")]
+    return line_end.join([*lines, b"", b""])
 
 
 def opening_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -212,7 +238,11 @@ def opening_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     # The API reports one output token at the start, and the total in message_delta.
     usage = {**message["usage"], "output_tokens": 1}
     usage.pop("iterations", None)  # they are told at the end
-    empty = {**message, "content": [], "stop_reason": None, "usage": usage}
+    empty = {name: value for name, value in message.items() if name not in _AT_THE_END}
+    empty.update(content=[], stop_reason=None, stop_sequence=None, usage=usage)
+    for hop in (block for block in message["content"] if block.get("type") == "fallback"):
+        empty["model"] = hop["from"]["model"]
+        break
     yield {"type": "message_start", "message": empty}
 
 
@@ -230,10 +260,12 @@ def block_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def closing_events(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The events after the last block."""
-    reason = {"stop_reason": message["stop_reason"], "stop_sequence": None}
+    reason = {name: message.get(name) for name in ("stop_reason", "stop_sequence")}
+    told = {name: message[name] for name in _AT_THE_END if name in message}
+    reason.update((name, told.pop(name)) for name in _IN_THE_DELTA if name in told)
     usage = message["usage"]
     usage = {name: usage[name] for name in ("output_tokens", "iterations") if name in usage}
-    yield {"type": "message_delta", "delta": reason, "usage": usage}
+    yield {"type": "message_delta", "delta": reason, "usage": usage, **told}
     yield {"type": "message_stop"}
 
 
@@ -246,7 +278,7 @@ def _split_block(block: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[dict
         deltas = [{"type": "text_delta", "text": text} for text in _pieces(block["text"])]
         cited = [{"type": "citations_delta", "citation": c} for c in block.get("citations") or ()]
         return {"type": "text", "text": ""}, [*deltas, *cited]
-    if block["type"] == "tool_use":
+    if block["type"] in ("tool_use", "server_tool_use", "mcp_tool_use"):
         parts = _pieces(to_json(block["input"]).decode())
         deltas = [{"type": "input_json_delta", "partial_json": part} for part in parts]
         return {**block, "input": {}}, deltas
@@ -254,6 +286,9 @@ def _split_block(block: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[dict
         deltas = [{"type": "thinking_delta", "thinking": t} for t in _pieces(block["thinking"])]
         signed = {"type": "signature_delta", "signature": block.get("signature", "")}
         return {**block, "thinking": "", "signature": ""}, [*deltas, signed]
+    if block["type"] == "compaction":  # in one piece, or null for one that failed
+        fields = {name: block[name] for name in _COMPACTED if name in block}
+        return {**block, **dict.fromkeys(fields)}, [{"type": "compaction_delta", **fields}]
     return block, []
 
 

@@ -14,6 +14,7 @@ from typing import Any, Optional
 
 from claude_throttle.testing import faults, plans, replies
 from claude_throttle.testing.plans import CLOSE, ResponseContext, ResponsePart, ResponsePlan
+from claude_throttle.testing.replies import Frame
 
 #: The values of ``wrong``, a fault after ``at`` events.
 CUT, STALL, RESET = "cut", "stall", "reset"
@@ -26,12 +27,14 @@ class Streamed:
     Immutable. Raises ValueError for an unknown *wrong*.
     """
 
-    #: Content blocks: text, thinking, tool_use. Without any the last user text is echoed.
+    #: Content blocks: text, thinking, tool_use, compaction, fallback (which changes the model).
+    #: Without any the last user text is echoed.
     blocks: tuple[Mapping[str, Any], ...] = ()
     #: Fields that replace those of the server's usage.
     usage: Optional[Mapping[str, Any]] = None
-    #: All events of the stream, in place of those above.
-    events: Optional[tuple[Mapping[str, Any], ...]] = None
+    #: All events of the stream, in place of those above. One without a type, and a text, has no
+    #: ``event:`` line, as the errors of gateways; bytes are sent as they are.
+    events: Optional[tuple[Frame, ...]] = None
     #: Seconds before each event but the first; ``None`` spreads the server's latency over them.
     seconds_between: Optional[float] = 0.0
     #: Events after which ``wrong`` happens: "cut" closes the connection within the next event,
@@ -48,6 +51,9 @@ class Streamed:
     line_end: str = "\n"
     #: The body, in place of the events.
     body: Optional[bytes] = None
+    #: More fields of the message; ``stop_details``, ``container`` and ``context_management`` come
+    #: at its end.
+    fields: Optional[Mapping[str, Any]] = None
 
     def __post_init__(self) -> None:
         if self.wrong not in (CUT, STALL, RESET):
@@ -61,7 +67,8 @@ def _plan(scripted: Streamed, context: ResponseContext) -> ResponsePlan:
     if not context.call.streams:
         return plans.whole_plan(message, context)
     head = ResponsePart(0.0, plans.stream_head(context, scripted.chunked))
-    pieces = [_encoded(event, scripted.line_end) for event in _events(scripted, message)]
+    line_end = scripted.line_end.encode()
+    pieces = [replies.sse_frame(event, line_end) for event in _events(scripted, message)]
     if scripted.body is not None:
         pieces = [scripted.body]
     parts = _timed(pieces, _seconds(scripted, context, len(pieces)))
@@ -81,11 +88,12 @@ def _message(scripted: Streamed, context: ResponseContext) -> dict[str, Any]:
     message = plans.message_for(faults.Ok(usage=scripted.usage), context)
     if scripted.blocks:
         message["content"] = [dict(block) for block in scripted.blocks]
-    return message
+        replies.name_model(message)
+    return {**message, **(scripted.fields or {})}
 
 
-def _events(scripted: Streamed, message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    events: list[Mapping[str, Any]] = [
+def _events(scripted: Streamed, message: Mapping[str, Any]) -> list[Frame]:
+    events: list[Frame] = [
         *replies.opening_events(message),
         *replies.block_events(message),
         *replies.closing_events(message),
@@ -93,13 +101,12 @@ def _events(scripted: Streamed, message: Mapping[str, Any]) -> list[Mapping[str,
     if scripted.events is not None:
         events = list(scripted.events)
     if scripted.omit_stop:
-        events = [event for event in events if event["type"] != "message_stop"]
+        events = [event for event in events if not _is_stop(event)]
     return [more for event in events for more in (*[{"type": "ping"}] * scripted.pings, event)]
 
 
-def _encoded(event: Mapping[str, Any], line_end: str) -> bytes:
-    lines = [b"event: " + event["type"].encode(), b"data: " + replies.to_json(event), b"", b""]
-    return line_end.encode().join(lines)
+def _is_stop(event: Frame) -> bool:
+    return isinstance(event, Mapping) and event.get("type") == "message_stop"
 
 
 def _seconds(scripted: Streamed, context: ResponseContext, events: int) -> float:

@@ -12,9 +12,10 @@ BrokenAnswer; the SDK's ``get_final_message()`` returns half a message then (2.1
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any, Callable, Optional, Protocol
+from typing import Any, Callable, Optional, Protocol, Union
 
 import requests
 from urllib3.exceptions import ReadTimeoutError
@@ -28,7 +29,7 @@ from claude_throttle.transport.limit_headers import read_limits
 from claude_throttle.transport.outcomes import no_answer, refused
 from claude_throttle.transport.retry import RetryExchange
 from claude_throttle.transport.sse import SseDecoder, TooLong
-from claude_throttle.transport.stream_error import InStreamError
+from claude_throttle.transport.stream_error import InStreamError, error_in
 from claude_throttle.transport.verdicts import broken, read_json
 
 #: Seconds without a byte, once content has begun, after which a stream counts as dead: four times
@@ -38,6 +39,10 @@ SILENCE_SECONDS = 120.0
 #: Seconds to wait for the end of the body after the last event. If it comes, the connection can be
 #: used again; otherwise it is closed, and the reader was held up by no more than this.
 LAST_BYTES_SECONDS = 0.25
+
+#: Data of events that say nothing; blank data, too, but for the events that are all in their name.
+_NOTHING = ("", "[DONE]")
+_NOTHING_SAID = {"message_stop": ("[DONE]",), "error": ("[DONE]",)}
 
 #: Bytes to read in one step from a body that is not chunked.
 READ_BYTES = 65_536
@@ -85,7 +90,10 @@ class EventStream(Protocol):
         ...
 
     def read_to_end(self) -> None:
-        """All events were read: keep the connection, if the body ends now."""
+        """All events were read: keep the connection, if the body ends now.
+
+        Raises :class:`StreamEnded` for an error that is reported behind the last event.
+        """
         ...
 
     def close(self) -> None:
@@ -115,7 +123,8 @@ class ResponseStream:
         self._response: Optional[requests.Response] = None
         self._chunks: Iterator[bytes] = iter(())
         self._decoder = SseDecoder()
-        self._ready: deque[dict[str, Any]] = deque()
+        # Events, and what ends the stream behind them.
+        self._ready: deque[Union[dict[str, Any], Exception]] = deque()
         self._begun = False
 
     @property
@@ -207,43 +216,85 @@ class ResponseStream:
         while not self._ready:
             try:
                 chunk = next(self._chunks, None)
-                if chunk is None:
-                    raise broken("a stream that ended without message_stop", self.request_id)
                 self._take_in(chunk)
-            except (InStreamError, ReadTimeoutError):
+                if chunk is None and not self._ready:
+                    raise broken("a stream that ended without message_stop", self.request_id)
+            except ReadTimeoutError:
                 if self._attempt.stopped:
                     raise StreamEnded(Outcome(error=self._attempt.stopped_by)) from None
                 raise
             except Exception as error:  # noqa: BLE001 - whatever broke, it is its end
                 raise StreamEnded(self._broke_off(error)) from None
         event = self._ready.popleft()
-        if event["type"] == "error":
-            headers: Mapping[str, str] = {} if self._response is None else self._response.headers
-            raise InStreamError(event, headers)
+        if isinstance(event, InStreamError):
+            raise event
+        if isinstance(event, Exception):
+            raise StreamEnded(self._broke_off(event)) from None
         return event
 
-    def _take_in(self, chunk: bytes) -> None:
-        for name, data in self._decoder.feed(chunk):
-            if name == "ping":
-                continue
-            event = read_json(data.encode("utf-8", "replace"))
-            if not isinstance(event, dict):
-                raise broken(f"an event {name!r:.40} that is not a JSON object", self.request_id)
-            if not isinstance(event.setdefault("type", name), str):
-                raise broken("an event of no type", self.request_id)
-            if event["type"] != "ping":
-                self._ready.append(event)
+    def _take_in(self, chunk: Optional[bytes]) -> None:
+        """Decode the events in *chunk*; None is the end of the body."""
+        frames = self._decoder.rest() if chunk is None else self._decoder.feed(chunk)
+        try:
+            for name, data in frames:
+                event = self._read_event(name, data, at_end=chunk is None)
+                if event is not None:
+                    self._ready.append(event)
+        except (BrokenAnswer, TooLong) as error:
+            self._ready.append(error)
+
+    def _read_event(
+        self, name: str, data: str, at_end: bool
+    ) -> Union[dict[str, Any], Exception, None]:
+        """An event, the error that it reports, or None for one without a content."""
+        if name == "ping" or data.strip() in _NOTHING_SAID.get(name, _NOTHING):
+            return None
+        event = read_json(data.encode("utf-8", "replace")) if data else {}
+        error = error_in(name, data, event)
+        if error is not None:
+            headers: Mapping[str, str] = {} if self._response is None else self._response.headers
+            return InStreamError(error, headers)
+        if not isinstance(event, dict):
+            if at_end:  # cut: only a whole object is whole without its blank line
+                return None
+            raise broken(f"an event {name!r:.40} that is not a JSON object", self.request_id)
+        if not isinstance(event.setdefault("type", name), str):
+            raise broken("an event of no type", self.request_id)
+        return None if event["type"] == "ping" else event
 
     # -- how a stream ends -----------------------------------------------------------------------
 
     def read_to_end(self) -> None:
-        """All events were read: keep the connection, if the body ends now."""
+        """All events were read: keep the connection, if the body ends now.
+
+        Raises :class:`StreamEnded` for an error that is reported behind the last event.
+        """
         try:
             self._set_timeout(LAST_BYTES_SECONDS)
-            if next(self._chunks, None) is not None:
-                self.close()
+            error = self._error_behind()
         except Exception:  # noqa: BLE001 - the message is whole; only the connection is lost
+            error = None
             self.close()
+        if error is not None:
+            raise StreamEnded(self._too_late(error))
+
+    def _error_behind(self) -> Optional[InStreamError]:
+        """What goes wrong between ``message_stop`` and the end of the body."""
+        clock = self._exchange.clock
+        until = clock.monotonic() + LAST_BYTES_SECONDS
+        chunk: Optional[bytes] = b""
+        while True:
+            for event in self._ready:
+                if isinstance(event, InStreamError):
+                    return event
+            self._ready.clear()
+            if chunk is None:
+                return None
+            if clock.monotonic() > until:
+                self.close()
+                return None
+            chunk = next(self._chunks, None)
+            self._take_in(chunk)
 
     def close(self) -> None:
         """Release the connection; one with an unread rest is closed."""
@@ -268,7 +319,11 @@ class ResponseStream:
         if isinstance(error, InStreamError):
             verdict = exchange.verdict
             said = sdk.status_error(
-                self._url, error.status, error.headers, error.body, read_json(error.body)
+                self._url,
+                error.status,
+                error.all_headers,
+                json.dumps(error.shown).encode(),
+                error.shown,
             )
             took_nothing = error.status < 500 or (verdict is not None and not verdict.keeps_tokens)
             feedback = Feedback() if verdict is None else verdict.feedback

@@ -1,13 +1,15 @@
 """Decodes server-sent events from bytes that may be cut anywhere.
 
 A small part of the WHATWG standard: ``event:`` and ``data:`` lines with any of its three line ends;
-comments, ``id:`` and ``retry:`` are skipped, as the API sends none that matter. Lines are split as
+comments, ``id:`` and ``retry:`` are skipped, as the API sends none that matter. A line that begins
+with a brace counts as ``data:``: there are gateways that report an error so. Lines are split as
 bytes and decoded afterwards: ``str.splitlines`` would break a line at U+2028, and ``requests``
 takes a stream without a charset for Latin-1.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -35,12 +37,14 @@ class TooLong(Exception):
 class SseDecoder:
     """Decodes the bytes of one response into server-sent events. Not thread-safe.
 
-    An event that the end of the stream cuts is never returned, as the standard demands.
+    feed() never returns an event that the end of the stream cuts, as the standard demands; rest()
+    does, for servers that leave out the last blank line.
     """
 
     def __init__(self) -> None:
         self._pending = bytearray()
         self._after_cr = False
+        self._is_first_line = True
         self._size = 0
         self._name = ""
         self._data: list[str] = []
@@ -60,7 +64,16 @@ class SseDecoder:
         if self._size + len(self._pending) > LONGEST_EVENT_BYTES:
             raise TooLong
 
+    def rest(self) -> Iterator[ServerSentEvent]:
+        """What the end of the body leaves; half an event, unless only its blank line is missing."""
+        line, self._pending = bytes(self._pending), bytearray()
+        yield from self._line(line)
+        if line:
+            yield from self._line(b"")
+
     def _line(self, line: bytes) -> Iterator[ServerSentEvent]:
+        if self._is_first_line:
+            line, self._is_first_line = line[3 * line.startswith(codecs.BOM_UTF8) :], False
         if not line:
             if self._data:
                 yield ServerSentEvent(self._name or "message", "\n".join(self._data))
@@ -73,3 +86,5 @@ class SseDecoder:
             self._name = value
         elif field == "data":
             self._data.append(value)
+        elif line.startswith(b"{"):
+            self._data.append(line.decode("utf-8", "replace"))

@@ -164,7 +164,7 @@ class OpenStream:
                 self._in_use.release()
 
     def _next(self) -> Optional[dict[str, Any]]:
-        if self.ended and not self.received.complete:
+        if self.ended and (self.error is not None or not self.received.complete):
             raise self._reader_error(self.error or _closed())
         if not self._ready:
             if self.ended:
@@ -195,8 +195,8 @@ class OpenStream:
             raise StreamEnded(Outcome(error=broken(str(error), self._events.request_id))) from None
         self._ready.append(event)
         if self.received.complete:
-            self._events.read_to_end()
             self._learn()
+            self._events.read_to_end()
             self._finish(Outcome(status=200, request_id=self.request_id))
 
     def _learn(self) -> None:
