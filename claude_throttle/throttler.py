@@ -294,8 +294,10 @@ class Throttler:
         Each attempt of ``messages.create`` or ``stream``, the SDK's retries included, waits for its
         turn, and its response counts like the response to a call. A stream holds its slot until it
         is read to its end or closed. ``count_tokens`` and batches have quotas of their own;
-        everything else passes untouched. *timeout*: seconds that one attempt waits for its turn.
-        The SDK's own key is sent, and should belong to the same organization.
+        everything else passes untouched. *timeout*: seconds for a request, all attempts and the
+        waits between them included, until it is answered or its stream begins; the SDK's own
+        ``timeout`` is for one attempt. The SDK's own key is sent, and should belong to the same
+        organization.
 
         Thread-safe, and works in forked children. Raises :class:`ConfigurationError` if the SDK is
         too old, and ``AsyncAnthropic`` raises TypeError. The SDK's methods then also raise
@@ -305,7 +307,9 @@ class Throttler:
         from claude_throttle.features.interop.sdk_middleware import make_middleware  # rarely used
 
         return make_middleware(
-            self._outer_admission, self._admission_options(priority, tenant, timeout)
+            self._outer_admission,
+            self._admission_options(priority, tenant, timeout),
+            self._clock,
         )
 
     def adapter(

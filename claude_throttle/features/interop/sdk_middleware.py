@@ -17,11 +17,18 @@ from claude_throttle.core.domain.cost import Usage
 from claude_throttle.core.domain.iterations import read_iterated
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.interop.body_watcher import watch_stream
+from claude_throttle.features.interop.request_deadline import (
+    RequestDeadline,
+    RequestDeadlines,
+    sleeps_beyond,
+)
 from claude_throttle.transport import sdk
 from claude_throttle.transport.headers import RawHeaders
+from claude_throttle.transport.verdicts import retry_after
 
 if TYPE_CHECKING:
     from claude_throttle.account.admission import Admission
+    from claude_throttle.core.threads.clock import Clock
 
 #: The error for AsyncAnthropic.
 _SYNCHRONOUS = (
@@ -30,7 +37,9 @@ _SYNCHRONOUS = (
 )
 
 
-def make_middleware(admission: Callable[[], Admission], terms: AdmissionOptions) -> Any:
+def make_middleware(
+    admission: Callable[[], Admission], terms: AdmissionOptions, clock: Clock
+) -> Any:
     """Make a middleware for ``anthropic.Anthropic(middleware=[…])``.
 
     Raises ConfigurationError for an SDK that has none. Waits for the SDK's import.
@@ -43,7 +52,7 @@ def make_middleware(admission: Callable[[], Admission], terms: AdmissionOptions)
             f"anthropic {version} takes no middleware; 0.108 is the first that does: "
             "pip install 'anthropic>=0.108'"
         )
-    return _class_for(base)(admission, terms)
+    return _class_for(base)(admission, terms, clock)
 
 
 class _NotAsync:
@@ -57,7 +66,9 @@ class _NotAsync:
 
 
 class PacedMiddleware:
-    """Paces each attempt of the SDK and reports its response. Thread-safe: it holds no state.
+    """Paces each attempt of the SDK and reports its response. Thread-safe.
+
+    *terms* hold for each request of the SDK; their timeout is for all of its attempts together.
 
     Works in forked children, since it asks for the admission of its process each time. handle()
     raises what the SDK raises, and before sending what ``Throttler.permit`` raises.
@@ -65,23 +76,69 @@ class PacedMiddleware:
 
     handle_async = _NotAsync()
 
-    def __init__(self, admission: Callable[[], Admission], terms: AdmissionOptions) -> None:
+    def __init__(
+        self, admission: Callable[[], Admission], terms: AdmissionOptions, clock: Clock
+    ) -> None:
         self._admission = admission
         self._terms = terms
+        self._clock = clock
+        self._deadlines = RequestDeadlines(terms.timeout)
 
     def handle(self, request: Any, call_next: Callable[[Any], Any]) -> Any:
         """Send one attempt when it may leave; the SDK calls it for each."""
         path, body = request.url.partition("?")[0], partial(_body, request)
-        attempt = self._admission().admit_request(request.method, path, body, self._terms)
+        terms, now = self._terms, self._clock.monotonic()
+        deadline = self._deadlines.of_attempt(request, now)
+        if deadline is not None:
+            terms = terms._replace(timeout=deadline.at - now)
+        attempt = self._admission().admit_request(request.method, path, body, terms)
         if attempt is None:
             return call_next(request)
+        if deadline is not None:
+            self._bound_wire(request, deadline)
         try:
             response = call_next(request)
         except BaseException as error:
             attempt.failed(error)
+            self._end_if_late(deadline, request, error)
             raise
         _report(attempt, response)
+        if deadline is not None:
+            self._end_retries(deadline, request, response)
         return response
+
+    def _bound_wire(self, request: Any, deadline: RequestDeadline) -> None:
+        """Have the attempt end with its request's time. A stream's time ends when it begins."""
+        left = max(0.001, deadline.at - self._clock.monotonic())
+        given = getattr(request.options.timeout, "read", request.options.timeout)
+        is_shorter = isinstance(given, (int, float)) and given < left
+        if not request.stream and not is_shorter:
+            # The SDK makes the options anew for each attempt.
+            request.options.timeout = left
+
+    def _end_if_late(
+        self, deadline: Optional[RequestDeadline], request: Any, error: BaseException
+    ) -> None:
+        """Raise DeadlineExceeded if the SDK would sleep until after the deadline, then retry."""
+        if deadline is None or not isinstance(error, sdk.load().APIConnectionError):
+            return
+        deadline.sent = True
+        if sleeps_beyond(deadline, request.retries_taken, None, self._clock.monotonic()):
+            self._deadlines.forget(deadline)
+            # Not "from error": the SDK retries what a connection error has caused.
+            raise deadline.exceeded() from None
+
+    def _end_retries(self, deadline: RequestDeadline, request: Any, response: Any) -> None:
+        """Ask the SDK not to sleep until after the deadline: it raises the refusal at once."""
+        answer = getattr(response, "http_response", None)
+        if answer is None or answer.status_code < 400:
+            self._deadlines.forget(deadline)
+            return
+        deadline.sent |= answer.status_code >= 500 and answer.status_code != 529
+        named = retry_after(answer.headers, self._clock.wall())
+        if sleeps_beyond(deadline, request.retries_taken, named, self._clock.monotonic()):
+            self._deadlines.forget(deadline)
+            answer.headers["x-should-retry"] = "false"
 
     def __repr__(self) -> str:
         return "<claude_throttle middleware>"
