@@ -28,6 +28,12 @@ from claude_throttle.cli.results import Results
 #: begins or the system delivers it to another thread.
 SLICE_SECONDS = 0.25
 
+#: Seconds for which a run that was stopped waits for what is on the wire, since it is paid for.
+FINISH_SECONDS = 60.0
+
+#: Seconds between looks at what is still on the wire.
+FINISH_LOOK_SECONDS = 0.05
+
 #: Seconds that the end waits for the reader. It may be blocked in an empty pipe, which nothing can
 #: interrupt; it is a daemon thread, and the process ends without it.
 READER_GRACE_SECONDS = 1.0
@@ -50,6 +56,8 @@ class Tally:
     unusable: int = 0
     #: Answered by an earlier run.
     skipped: int = 0
+    #: Cut off on the wire, and not written: each may be billed.
+    cut_off: int = 0
     #: Failed ones by type of error.
     reasons: Counter[str] = field(default_factory=Counter)
     #: The message of the first error of each type.
@@ -88,6 +96,7 @@ class Job:
         self._line_errors = LineErrors(print)
         # A listener of the throttler's events.
         self._outage_watch = outage_watch if outage_watch is not None else OutageWatch()
+        self._say: Callable[[str], None] = print
         self._total = total
         self._started_at = claude_throttle.SYSTEM_CLOCK.monotonic()
         # Guards tally and _open; notified when a call ends or everything stops.
@@ -95,6 +104,10 @@ class Job:
         self._open = 0
         # Set once, by the first thread that stops the run. The main thread takes no lock for it.
         self._stopped_by: Optional[BaseException] = None
+        # The run was stopped, and waits for what is on the wire. Written by the main thread only.
+        self._finishing = False
+        # Whether the output could take all results so far; then more answers can be kept.
+        self._keeps = True
         self._reader: Optional[threading.Thread] = None
 
     def __enter__(self) -> Job:
@@ -102,31 +115,60 @@ class Job:
 
     def __exit__(self, *_error: object) -> None:
         """Wait for the reader. Close the throttler first: that ends its wait in a full queue."""
-        if self._reader is not None:
+        if self._reader is not None and self._reader.ident is not None:
             self._reader.join(READER_GRACE_SECONDS)
 
     def work(self, lines: Generator[Line, None, None], say: Callable[[str], None]) -> None:
         """Send the lines that have no answer yet, and wait; raise whatever stopped the run.
 
-        *say* is called with messages about outages and lines that cannot be sent. The thread that
-        reads *lines* closes it.
+        A run that is stopped waits for the answers on the wire first; Ctrl-C ends that wait. *say*
+        is called with messages about outages and lines that cannot be sent. The thread that reads
+        *lines* closes it.
         """
+        self._say = say
         self._line_errors = LineErrors(say)
         self._outage_watch.say = say
         # A daemon thread: nothing can interrupt its read from a terminal or a pipe.
         self._reader = threading.Thread(
             target=self._read, args=(lines,), name="claude-throttle-reader", daemon=True
         )
-        self._reader.start()
         try:
+            self._reader.start()
             while self._reader.is_alive() and self._stopped_by is None:
                 self._reader.join(SLICE_SECONDS)
                 self._check_server()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised below
             self._stopped_by = error
-            raise
         if self._stopped_by is not None:
+            self._finish()
             raise self._stopped_by
+
+    def _finish(self) -> None:
+        """Let nothing new leave, and wait for what is on the wire: it is paid for.
+
+        It does not wait where no answer can be kept, or none is to be expected.
+        """
+        self._finishing = True
+        try:
+            self.throttler.pause()
+            seconds = min(FINISH_SECONDS, self.throttler.settings.timeout or FINISH_SECONDS)
+            now = claude_throttle.SYSTEM_CLOCK.monotonic
+            give_up_at = now() + seconds
+            if self._is_expecting():
+                self._say(_finishing_words(self._on_the_wire(), seconds))
+            never = threading.Event()
+            while self._is_expecting() and now() < give_up_at:
+                never.wait(FINISH_LOOK_SECONDS)
+        finally:
+            self._finishing = False
+
+    def _is_expecting(self) -> bool:
+        """Whether an answer that can be kept is on its way."""
+        return self._keeps and not self._outage_watch.never_answered and self._on_the_wire() > 0
+
+    def _on_the_wire(self) -> int:
+        """Calls whose answer is on its way; one that was refused and waits for a retry is not."""
+        return self.throttler.stats().in_flight
 
     def _read(self, lines: Generator[Line, None, None]) -> None:
         """What the reader thread does: take each line, then wait for the outstanding answers.
@@ -158,6 +200,9 @@ class Job:
         # Skipped lines took no time, so they do not count for the estimate.
         rate = (tally.succeeded + tally.failed) / minutes if minutes > 0 else 0.0
         left = None if self._total is None else max(0, self._total - tally.finished)
+        if self._finishing:
+            on_the_wire = f"finishing {self._on_the_wire():,}"
+            return Snapshot(tally.finished, self._total, "Ctrl-C cuts them off", on_the_wire)
         words = in_words(
             rate_per_minute=rate,
             waiting=stats.waiting,
@@ -234,17 +279,17 @@ class Job:
     def _record(self, line: Line, future: Future[Any]) -> None:
         """Write the result of one call, and stop the run if it shows a problem of the account.
 
-        Calls that fail because the run was stopped are neither written nor counted: the next run
-        sends them.
+        Calls that fail because the run was stopped are not written: the next run sends them.
         """
         error = future.exception()
         if error is None:
             if self._write(line, outcomes.succeeded(future.result())):
                 self._count(None)
-        # A call that fails because the run was stopped counts as not done.
         elif outcomes.stops_all(error):
             self._stop(JobStopped(outcomes.suspended(error)))
-        elif self._stopped_by is None:
+        elif self._stopped_by is not None and isinstance(error, claude_throttle.Closed):
+            self._count_cut_off(error.sent)
+        elif self._stopped_by is None or (self._finishing and outcomes.was_sent(error)):
             result = outcomes.errored(error)
             if self._write(line, result):
                 self._count(result)
@@ -259,12 +304,18 @@ class Job:
                 return
             self.tally.add_failure(failure)
 
+    def _count_cut_off(self, sent: bool) -> None:
+        """Count a call that ended because the run was stopped, if it was on the wire."""
+        with self._changed:
+            self.tally.cut_off += sent
+
     def _write(self, line: Line, result: outcomes.Result) -> bool:
         """Append one result. False if that failed: the run is then stopped."""
         try:
             self.results.append(line.custom_id, result)
         except (OSError, ValueError) as error:
             # A full disk or a closed pipe: no further answer could be kept, so none is paid for.
+            self._keeps = False
             self._stop(error)
             return False
         return True
@@ -284,3 +335,12 @@ class Job:
         with self._changed:
             while self._open and self._stopped_by is None:
                 self._changed.wait(SLICE_SECONDS)
+
+
+def _finishing_words(count: int, seconds: float) -> str:
+    """What a run says that was stopped while *count* answers were on the wire."""
+    calls = "1 call that is" if count == 1 else f"{count:,} calls that are"
+    return (
+        f"nothing more is sent; waiting for {calls} on the wire, {seconds:g} s at most. "
+        "Ctrl-C cuts them off, and they may be billed all the same"
+    )

@@ -63,6 +63,11 @@ class OutageWatch:
             self._silent_since = None
             self.say(f"{event.lane}: the server answers again")
 
+    @property
+    def never_answered(self) -> bool:
+        """Whether there is an outage that no answer came before."""
+        return self._silent_since is not None and not self._answered
+
     def give_up_reason(self, now: float) -> Optional[str]:
         """Why the run should end; None if it should go on."""
         since = self._silent_since

@@ -66,6 +66,11 @@ def words(result: Result) -> str:
     return _KEY.sub("sk-…", text)[:LONGEST_WORDS]
 
 
+def was_sent(error: BaseException) -> bool:
+    """Whether the failed call may have reached the API."""
+    return bool(getattr(error, "sent", not isinstance(error, claude_throttle.CircuitOpen)))
+
+
 def stops_all(error: BaseException) -> bool:
     """Whether the whole account is suspended, not only one model."""
     return isinstance(error, claude_throttle.AccountSuspended) and not error.lane

@@ -15,7 +15,7 @@ from claude_throttle import Limits
 
 #: Seconds between two updates.
 REFRESH_SECONDS = 0.25
-_BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+_BAR = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 _CLEAR_LINE = "\r\x1b[K"
 
 
@@ -27,6 +27,8 @@ class Snapshot:
     #: None if it is unknown, as for a pipe.
     total: Optional[int]
     words: str
+    #: Stands in front of the counts, where even a narrow terminal shows it.
+    headline: str = ""
 
 
 class Display(Protocol):
@@ -50,7 +52,8 @@ class PlainLine:
 
     def show(self, snapshot: Snapshot) -> None:
         total = "?" if snapshot.total is None else snapshot.total
-        text = f"{snapshot.finished}/{total}, {snapshot.words}"
+        headline = f"{snapshot.headline}: " if snapshot.headline else ""
+        text = f"{headline}{snapshot.finished}/{total}, {snapshot.words}"
         width = shutil.get_terminal_size().columns - 1
         print(_CLEAR_LINE + text[:width], end="", file=sys.stderr, flush=True)
 
@@ -80,6 +83,7 @@ class Bar:
         self._bar.ncols = shutil.get_terminal_size().columns
         self._bar.total = snapshot.total
         self._bar.n = snapshot.finished
+        self._bar.set_description_str(snapshot.headline and f"{snapshot.headline}: ", refresh=False)
         self._bar.set_postfix_str(snapshot.words, refresh=True)
 
     def clear(self) -> None:

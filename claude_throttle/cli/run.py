@@ -17,6 +17,9 @@ continue: lines that succeeded are skipped, all others (missing, errored, cut of
 sent again, and the newest line of a custom_id counts. OUT is only appended to. Without -o answers
 go to stdout, and the run cannot be resumed.
 
+Ctrl-C, or SIGTERM, sends nothing more and waits for the answers that are on the wire, 60 s or the
+--timeout of a call at most: they are paid for. A second one cuts them off.
+
 A line that cannot be sent (broken, over 32 MB, not UTF-8, a custom_id an earlier line has) is
 reported on stderr with its number and goes to OUT as errored; a second use of a custom_id gets an
 id of its own there. Empty lines are skipped. The other lines are sent. A refusal that concerns the
@@ -37,8 +40,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import stat
 import sys
+import threading
 from collections.abc import Generator, Iterator
 from typing import Any, BinaryIO, Optional, Union
 
@@ -109,7 +114,11 @@ def execute(arguments: argparse.Namespace) -> int:
     Resources are closed in the reverse order of their opening. The input is the exception: once the
     reader thread runs, the file is its own, because no other thread may close it during a read.
     """
-    with contextlib.ExitStack() as stack, contextlib.ExitStack() as until_started:
+    with (
+        _sigterm_as_ctrl_c(),
+        contextlib.ExitStack() as stack,
+        contextlib.ExitStack() as until_started,
+    ):
         source = until_started.enter_context(_source(arguments.input))
         results = stack.enter_context(_destination(arguments.output, source))
         outage_watch = OutageWatch()
@@ -125,6 +134,22 @@ def execute(arguments: argparse.Namespace) -> int:
         # From here on the reader closes it: only the reader knows when reading has ended.
         until_started.pop_all()
         return _run(Job(throttler, results, total, outage_watch), lines, arguments)
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """End the run on SIGTERM as on Ctrl-C, unless the program does something else with it."""
+    number = getattr(signal, "SIGTERM", None)
+    ours = number is not None and signal.getsignal(number) is signal.SIG_DFL
+    # Only the main thread may set what a signal does, and an application may run this in another.
+    if number is None or not ours or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _hides_bar(arguments: argparse.Namespace) -> bool:
@@ -227,12 +252,12 @@ class _Summary:
         self._batch = arguments.batch
 
     def interrupted(self, tally: Tally) -> int:
-        self._print(f"interrupted: {_counts(tally)}. {self._how_to_continue()}")
+        self._print(f"interrupted: {_counts(tally)}. {self._how_to_continue(tally)}")
         return INTERRUPTED
 
     def stopped(self, tally: Tally, reason: BaseException) -> int:
         print(f"claude-throttle run: stopped: {reason}", file=sys.stderr)
-        self._print(f"{_counts(tally)}. {self._how_to_continue()}")
+        self._print(f"{_counts(tally)}. {self._how_to_continue(tally)}")
         self._quote(tally, but=str(reason))
         return SOME_FAILED
 
@@ -247,12 +272,15 @@ class _Summary:
             if tally.examples[kind] not in but:
                 self._print(f"{kind}: {tally.examples[kind]}")
 
-    def _how_to_continue(self) -> str:
+    def _how_to_continue(self, tally: Tally) -> str:
         if self._output is None:
             return "Without -o there is nothing to resume from."
         if self._batch:
             return "Batches continue at the API; run the same command again to get their results."
-        return "Run the same command again to send the rest."
+        text = "Run the same command again to send the rest"
+        if tally.cut_off:
+            text += "; what was cut off is then sent once more"
+        return text + "."
 
     def _print(self, text: str) -> None:
         if not self._quiet:
@@ -269,4 +297,6 @@ def _counts(tally: Tally) -> str:
         words.append(f"{tally.failed:,} failed ({reasons})")
     if tally.unusable:
         words.append(f"{tally.unusable:,} not usable")
+    if tally.cut_off:
+        words.append(f"{tally.cut_off:,} cut off on the wire, which may be billed")
     return ", ".join(words)

@@ -40,7 +40,7 @@ def test_after_a_kill_only_what_is_missing_is_sent(
     assert sorted(text_of(result) for result in by_id(out).values()) == sorted(TEXTS)
 
 
-def test_ctrl_c_ends_it_at_once_though_answers_are_long_in_coming(
+def test_a_second_ctrl_c_ends_it_at_once_though_answers_are_long_in_coming(
     tmp_path: Path, start: Start
 ) -> None:
     with FakeClaude(latency=60) as fake:
@@ -48,6 +48,9 @@ def test_ctrl_c_ends_it_at_once_though_answers_are_long_in_coming(
         process = start(*arguments, "--base-url", fake.url, *FAST)
         wait_until(lambda: len(fake.arrivals) >= 5)
         begun = SYSTEM_CLOCK.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stderr
+        assert b"waiting for" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=40)
         assert process.returncode == 130
