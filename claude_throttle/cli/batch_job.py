@@ -17,7 +17,7 @@ from typing import Any, Optional
 import claude_throttle
 from claude_throttle.cli import CannotStart, outcomes
 from claude_throttle.cli.batch_journal import Journal, JournalEntry, digest_of
-from claude_throttle.cli.job import JobStopped, Tally
+from claude_throttle.cli.job import JobStopped, Tally, is_answered
 from claude_throttle.cli.lines import Line, LineErrors, Problem
 from claude_throttle.cli.progress import Snapshot
 from claude_throttle.cli.results import Results
@@ -56,6 +56,8 @@ class BatchJob:
         self._in_batches = 0
         # Answers from batches of an earlier run that this run has counted.
         self._counted: set[str] = set()
+        # Of the requests that this run sends, by id.
+        self._digests: dict[str, str] = {}
 
     def __enter__(self) -> BatchJob:
         """Nothing to begin: the main thread does all the work."""
@@ -210,7 +212,7 @@ class BatchJob:
         ``custom_id``.
         """
         for line in lines:
-            if line.custom_id in self.results.recorded.succeeded:
+            if is_answered(line, self.results, self._line_errors):
                 self.tally.skipped += line.custom_id not in self._counted
             elif isinstance(line, Problem):
                 self._refuse(line, "InvalidLine", line.reason)
@@ -221,6 +223,7 @@ class BatchJob:
                 except claude_throttle.InvalidCall as error:
                     self._refuse(line, type(error).__name__, str(error))
                 else:
+                    self._digests[line.custom_id] = line.digest
                     yield request
         self._line_errors.sum_up()
 
@@ -265,7 +268,7 @@ class BatchJob:
             outcome = outcomes.succeeded(result.message)
             # Its line need not be sent again.
             self.results.recorded.succeeded.add(result.custom_id)
-        self.results.append(result.custom_id, outcome)
+        self.results.append(result.custom_id, outcome, self._digests.get(result.custom_id, ""))
         return outcome
 
     def _count(self, result: claude_throttle.BatchResult, outcome: outcomes.Result) -> None:

@@ -39,6 +39,13 @@ FINISH_LOOK_SECONDS = 0.05
 READER_GRACE_SECONDS = 1.0
 
 
+#: Said of a line whose answer in the output is to another request of its id.
+OTHER_REQUEST = (
+    "OUT answers another request for it (other text, model, system, max_tokens or options, or "
+    "--fake), so it is sent again; to keep both answers, give another OUT"
+)
+
+
 class JobStopped(Exception):
     """The run ends early, although lines are left. Its text is the reason, for the user."""
 
@@ -222,7 +229,7 @@ class Job:
 
     def _take(self, line: Line) -> None:
         """Skip, refuse or send one line. Runs in the reader thread."""
-        if line.custom_id in self.results.recorded.succeeded:
+        if is_answered(line, self.results, self._line_errors):
             self.tally.skipped += 1
         elif isinstance(line, Problem):
             self._refuse(line, "InvalidLine", line.reason)
@@ -312,7 +319,8 @@ class Job:
     def _write(self, line: Line, result: outcomes.Result) -> bool:
         """Append one result. False if that failed: the run is then stopped."""
         try:
-            self.results.append(line.custom_id, result)
+            digest = line.digest if isinstance(line, LineRequest) else ""
+            self.results.append(line.custom_id, result, digest)
         except (OSError, ValueError) as error:
             # A full disk or a closed pipe: no further answer could be kept, so none is paid for.
             self._keeps = False
@@ -335,6 +343,17 @@ class Job:
         with self._changed:
             while self._open and self._stopped_by is None:
                 self._changed.wait(SLICE_SECONDS)
+
+
+def is_answered(line: Line, results: Results, line_errors: LineErrors) -> bool:
+    """Whether an earlier run answered *line*. An answer to another request is reported."""
+    has_result = line.custom_id in results.recorded.succeeded
+    if isinstance(line, Problem) or results.has_answer(line.custom_id, line.digest):
+        return has_result or isinstance(line, LineRequest)
+    if has_result:
+        results.recorded.forget(line.custom_id)
+        line_errors.report(line.number, OTHER_REQUEST, True)
+    return False
 
 
 def _finishing_words(count: int, seconds: float) -> str:

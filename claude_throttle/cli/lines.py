@@ -68,6 +68,12 @@ class LineRequest:
     #: The Messages request.
     params: dict[str, Any]
 
+    @cached_property
+    def digest(self) -> str:
+        """A digest of the request, whatever the order of its fields."""
+        text = json.dumps(self.params, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -1,8 +1,8 @@
 """Send every line of IN to Claude, at the pace your quotas allow, and keep every answer.
 
 A line of IN (UTF-8; - reads stdin) is a prompt as a JSON string, an object with "prompt", a
-Messages request, or a line of a Message Batch: {"custom_id": ..., "params": {...}}. --model and
---max-tokens fill in what a line leaves out. The key is read from ANTHROPIC_API_KEY.
+Messages request, or a line of a Message Batch: {"custom_id": ..., "params": {...}}. --model,
+--system and --max-tokens fill in what a line leaves out. The key is read from ANTHROPIC_API_KEY.
 
 You need not know your quotas: the first few calls return your limits, and all of them are used.
 Quotas that you give (--rpm, --itpm ...) are never exceeded, either.
@@ -10,12 +10,15 @@ Quotas that you give (--rpm, --itpm ...) are never exceeded, either.
 A line of OUT is a Message Batch result, in the order of arrival:
   {"custom_id": ..., "result": {"type": "succeeded", "message": {...}}}
   {"custom_id": ..., "result": {"type": "errored", "error": {...}}}
-A line without a custom_id gets line-NUMBER-HASH, made from its number and its content.
+A line without a custom_id gets line-NUMBER-HASH, made from its number and its content. A third
+field, request_digest, tells whether the same request was answered.
 
 Every answer is written to OUT at once, so a kill loses no answer. Run the same command again to
 continue: lines that succeeded are skipped, all others (missing, errored, cut off by a kill) are
-sent again, and the newest line of a custom_id counts. OUT is only appended to. Without -o answers
-go to stdout, and the run cannot be resumed.
+sent again, and the newest line of a custom_id counts. OUT is only appended to. With another model,
+system, max_tokens or text for a custom_id its answer does not count, and the run says so; if OUT
+has an older line with the right answer, that is copied to the end. Without -o answers go to stdout,
+and the run cannot be resumed.
 
 Ctrl-C, or SIGTERM, sends nothing more and waits for the answers that are on the wire, 60 s or the
 --timeout of a call at most: they are paid for. A second one cuts them off.
@@ -67,6 +70,9 @@ from claude_throttle.cli.results import Recorded, Results, results_file
 #: Types of errors that are quoted at the end, the most frequent ones, one message each.
 QUOTED_FAILURES = 3
 
+#: Stands before the digests of answers that ``--fake`` gave: they are no answers of the API.
+FAKE_ORIGIN = "fake-"
+
 SUMMARY = "send a file of requests, one per line; resumes where it was stopped"
 
 #: Calls that are read ahead: enough that the worker never waits for the file, few enough that a
@@ -81,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="OUT", type=_output, help="file to add answers to (- is stdout)"
     )
     parser.add_argument("--model", help="for lines without one")
+    parser.add_argument("--system", metavar="TEXT", help="for lines without one")
     parser.add_argument(
         "--max-tokens", type=quota_options.whole(1), metavar="N", help="for lines without one"
     )
@@ -120,14 +127,14 @@ def execute(arguments: argparse.Namespace) -> int:
         contextlib.ExitStack() as until_started,
     ):
         source = until_started.enter_context(_source(arguments.input))
-        results = stack.enter_context(_destination(arguments.output, source))
+        results = stack.enter_context(_destination(arguments, source))
         outage_watch = OutageWatch()
         journal = None
         if arguments.batch:
             journal = stack.enter_context(journal_beside(arguments.output))
         throttler = _throttler(arguments, stack, outage_watch)
         total = count_lines(source) if is_shown(_hides_bar(arguments)) else None
-        lines = _lines(source, quota_options.given(arguments, "model", "max_tokens"))
+        lines = _lines(source, quota_options.given(arguments, "model", "max_tokens", "system"))
         if journal is not None:
             batch = BatchJob(throttler, results, journal, total, arguments.poll_seconds)
             return _run(batch, lines, arguments)
@@ -198,13 +205,14 @@ def _lines(source: BinaryIO, fill: dict[str, Any]) -> Generator[Line, None, None
 
 
 @contextlib.contextmanager
-def _destination(path: Optional[str], source: BinaryIO) -> Iterator[Results]:
+def _destination(arguments: argparse.Namespace, source: BinaryIO) -> Iterator[Results]:
     """The results of the run: appended to a file, or printed, where nothing can be resumed."""
-    if path is None:
+    if arguments.output is None:
         _refuse_same_file(source, sys.stdout.buffer)
         yield Results(sys.stdout.buffer, Recorded())
         return
-    with results_file(path) as (stream, results):
+    origin = FAKE_ORIGIN if arguments.fake else ""
+    with results_file(arguments.output, origin) as (stream, results):
         _refuse_same_file(source, stream)
         yield results
 
