@@ -76,7 +76,7 @@ class Throttler:
         self._on_event = on_event
         self._clock = clock
         self._closed = False
-        self._has_key = bool(self._settings.api_key or self._settings.auth_token)
+        self._has_key = self._settings.has_key
         self._engines: ProcessLocal[Engine] = ProcessLocal(self._begin)
         #: Testing modes; the last one is in force.
         self._canned: list[CannedAnswers] = []

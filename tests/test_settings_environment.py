@@ -91,6 +91,7 @@ def test_the_ca_bundle_is_the_one_requests_uses(tmp_path):
         ("retry_resets", " False ", False),
         ("allow_insecure", "1", True),
         ("api_version", "2025-01-01", "2025-01-01"),
+        ("platform", "bedrock", "bedrock"),
     ],
 )
 def test_each_of_our_settings_has_a_variable(name, text, value):

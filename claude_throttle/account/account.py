@@ -160,7 +160,7 @@ class Account:
     def _make_organization_limits(
         self, http: Optional[HttpTransport]
     ) -> Optional[OrganizationLimits]:
-        if http is None or not self._settings.admin_key:
+        if http is None or not self._settings.admin_key or self._settings.is_cloud:
             return None
         from claude_throttle.account.rate_limits_api import OrganizationLimits  # rarely needed
 

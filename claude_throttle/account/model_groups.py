@@ -65,7 +65,8 @@ class ModelGroup:
         The arguments are the fields of :class:`RequestEstimate`.
         """
         cost = self.estimator.cost(model, estimated_input, max_tokens, cache_marked, *more)
-        if not cache_marked or self.lane.counts_cache_reads:
+        reads_count = self.lane.counts_cache_reads or self.estimator.reserves_all
+        if not cache_marked or reads_count:
             self.pacer.configured.require_fit(cost, self.lane.name)
         return cost
 
@@ -260,7 +261,7 @@ class ModelGroups:
 
             pacer.start_with(starting_limits(settings.tier, name), f"tier {settings.tier}", now)
         pacer.start_with(self._limits_of(model), "rate limits API", now)
-        estimator = Estimator()
+        estimator = Estimator(reserves_all=settings.platform == "bedrock")
         lane = Lane(
             name,
             pacer=pacer,

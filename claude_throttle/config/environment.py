@@ -24,7 +24,7 @@ _NUMBERS = (
     *("interactive_share", "retry_share", "store_timeout", "store_lease"),
 )
 _WHOLE = ("burst", "max_concurrency", "max_connections", "max_queue", "max_retries")
-_TEXTS = ("api_version", "tier", "count_tokens", "shared", "on_store_failure")
+_TEXTS = ("platform", "api_version", "tier", "count_tokens", "shared", "on_store_failure")
 _FLAGS = ("retry_read_timeouts", "retry_resets", "allow_insecure", "testing")
 
 #: What the text of a flag means, in any case. No other text is accepted: "no" or "off" would be

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         auth_token: Optional[str]
         admin_key: Optional[str]
         base_url: str
+        platform: str
         api_version: str
         default_headers: Mapping[str, str]
         rpm: Optional[Amount]
@@ -68,6 +69,12 @@ if TYPE_CHECKING:
         testing: bool
         max_connections: Optional[int]
 
+
+#: The URL of the Claude API.
+CLAUDE_API = "https://api.anthropic.com"
+
+#: Where Claude runs. The clouds tell no limits in headers, and have quotas of their own.
+PLATFORMS = ("anthropic", "bedrock", "vertex", "foundry")
 
 #: Settings that are quotas: requests, input tokens, output tokens and all tokens (r, it, ot, t),
 #: per minute (pm) or per day (pd).
@@ -105,7 +112,10 @@ class Settings:
     #: An admin key, to read the limits at the start; env ANTHROPIC_ADMIN_KEY. Never shown.
     admin_key: Optional[str] = field(default=None, repr=False)
     #: The URL of the API, without ``/v1``; env ANTHROPIC_BASE_URL.
-    base_url: str = "https://api.anthropic.com"
+    base_url: str = CLAUDE_API
+    #: Whose quotas they are: "anthropic", or "bedrock", "vertex", "foundry", whose requests the
+    #: SDK's clients send. Bedrock: max_tokens and cache reads are booked until the answer is there.
+    platform: str = "anthropic"
     #: The ``anthropic-version`` header.
     api_version: str = "2023-06-01"
     #: Sent with every request; env ANTHROPIC_CUSTOM_HEADERS (lines "Name: value").
@@ -192,6 +202,12 @@ class Settings:
         if self.burst is not None and self.burst != AUTO:
             checks.require_whole("burst", self.burst, 1)
         self._set("tier", checks.clean_tier(self.tier))
+        checks.require_one_of("platform", self.platform, PLATFORMS)
+        if self.tier is not None and self.is_cloud:
+            raise ConfigurationError(
+                f'tier is of the Claude API, not of platform="{self.platform}": tell the quotas '
+                "there instead, as rpm=, tpm=, itpm= or otpm="
+            )
         checks.require_lanes(self.lanes)
         checks.require_one_of("count_tokens", self.count_tokens, ("estimate", "api"))
         checks.require_number("interactive_share", self.interactive_share, 0.0, 0.9)
@@ -318,9 +334,31 @@ class Settings:
         rules = RetryRules(self.max_retries, self.retry_read_timeouts, self.retry_resets)
         return TransportSettings(self.base_url, self.headers, rules, self.proxies, self.ca_bundle)
 
+    @property
+    def is_cloud(self) -> bool:
+        """Whether the quotas are those of a cloud's platform, not of the Claude API."""
+        return self.platform != "anthropic"
+
+    @property
+    def calls_elsewhere(self) -> bool:
+        """Whether only clients of a cloud's platform send: nothing tells where calls would go."""
+        return self.is_cloud and self.base_url == CLAUDE_API
+
+    @property
+    def has_key(self) -> bool:
+        """Whether calls can be sent: there is a key or a token, and an address for it."""
+        has_any = self.api_key is not None or self.auth_token is not None
+        return has_any and not self.calls_elsewhere
+
     def require_key(self) -> None:
-        """Raise :class:`ConfigurationError` if there is neither a key nor a token."""
-        if self.api_key is None and self.auth_token is None:
+        """Raise :class:`ConfigurationError` if no call can be sent: no key, or another platform."""
+        if self.calls_elsewhere:
+            raise ConfigurationError(
+                f'platform="{self.platform}": call(), submit() and stream() would send to the '
+                "Claude API; use the SDK's client of that platform with "
+                "middleware=[throttler.middleware()], or set base_url"
+            )
+        if not self.has_key:
             raise ConfigurationError(
                 "no API key: set ANTHROPIC_API_KEY, or give Throttler(api_key=…) or auth_token=…"
             )

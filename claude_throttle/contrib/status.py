@@ -27,6 +27,7 @@ from claude_throttle.contrib.fleet_cache import FleetCache
 #: Settings that are shown. No key, and no address but the API's, which cannot contain a password.
 SHOWN_SETTINGS = (
     "base_url",
+    "platform",
     "tier",
     "headroom",
     "max_concurrency",

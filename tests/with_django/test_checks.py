@@ -90,6 +90,14 @@ def test_e002_unknown_option(name, hint):
     assert hint in message.hint
 
 
+@pytest.mark.parametrize("platform", ["bedrock", "vertex", "foundry"])
+def test_a_clouds_clients_bring_their_own_credentials(monkeypatch, platform):
+    """No key is missed, unless calls of ours would need it."""
+    assert "W001" not in warnings(monkeypatch, api_key=None, platform=platform)
+    at = {"api_key": None, "platform": platform, "base_url": "https://r.services.ai.azure.com/x"}
+    assert "W001" in warnings(monkeypatch, **at)
+
+
 def test_every_mistake_is_told():
     """Not only the first."""
     named = {"default": {"rmp": 5, "burst": 0}, "batch": {"shared": "mysql://", "tpmm": 1}}

@@ -66,7 +66,8 @@ KEY = (
 
 
 def _about_keys(name: str, settings: Settings) -> Iterator[CheckMessage]:
-    if settings.api_key is None and settings.auth_token is None and not settings.testing:
+    # The clients of a cloud's platform bring their own credentials.
+    if not (settings.has_key or settings.testing or settings.calls_elsewhere):
         yield _warning(1, f"{_at(name)} has no API key, and the environment has none.", KEY)
 
 

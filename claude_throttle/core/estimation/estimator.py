@@ -363,7 +363,10 @@ class Estimator:
     READ_TOGETHER = 4
     READ_SHARE = 0.05
 
-    def __init__(self) -> None:
+    def __init__(self, reserves_all: bool = False) -> None:
+        #: The server reserves all of ``max_tokens`` and all input, and gives back at the end what
+        #: was not generated or came from the cache. So does a cost; nothing less may leave.
+        self.reserves_all = reserves_all
         #: Answers that have not taught anything yet. Its append is atomic.
         self._unread: deque[tuple[str, float, float, int, float, float, bool]] = deque()
         #: How many have: it grows whenever costs may be estimated otherwise than before.
@@ -393,6 +396,8 @@ class Estimator:
             tokens = estimated_input
             if not is_counted:
                 tokens = line.ratio * estimated_input + line.constant
+            if self.reserves_all:
+                return Cost(1.0, tokens, float(max_tokens))
             if cache_marked or is_counted:
                 tokens *= known.counted_shares[cache_marked].value
             return Cost(1.0, tokens, known.output.expected(max_tokens))

@@ -1,12 +1,15 @@
 """Reads the token usage from a response body while another client reads it.
 
-It sees the bytes as that client does, of a JSON message or of an event stream, perhaps compressed.
+It sees the bytes as that client does, of a JSON message or of an event stream, perhaps compressed;
+or of the frames in which Amazon Bedrock streams.
 It must never fail, and never hold much memory: what it does not understand has no known usage, and
 the permit keeps its estimate.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import zlib
 from collections.abc import Mapping
 from typing import Any, Optional
@@ -20,6 +23,9 @@ LONGEST_LINE = 4 * 1024 * 1024
 #: Bytes that are kept of a body that is not an event stream.
 LONGEST_BODY = 32 * 1024 * 1024
 
+#: Bytes of a frame of Amazon's event stream before its headers.
+FRAME_HEAD = 12
+
 #: First bytes of compressed data; neither JSON nor an event begins so.
 _GZIP, _ZLIB = b"\x1f", b"\x78"
 
@@ -31,7 +37,9 @@ class UsageReader:
     """
 
     def __init__(self, headers: Mapping[str, str]) -> None:
-        self._is_events = "event-stream" in (headers.get("content-type") or "")
+        content_type = headers.get("content-type") or ""
+        self._is_events = "event-stream" in content_type
+        self._is_frames = "amazon.eventstream" in content_type
         # The first byte decides: some clients show the bytes of the wire, others decoded ones.
         self._may_be_deflated = bool(headers.get("content-encoding"))
         self._inflate: Any = None
@@ -51,12 +59,14 @@ class UsageReader:
                 chunk = b""
         if self._is_events:
             self._feed_events(chunk)
+        elif self._is_frames:
+            self._feed_frames(chunk)
         elif len(self._rest) <= LONGEST_BODY:
             self._rest += chunk
 
     def end(self) -> None:
         """Read what can be read only now: a JSON body, which has been fed as a whole."""
-        if not self._is_events:
+        if not (self._is_events or self._is_frames):
             answer = read_json(self._rest)
             self.whole = isinstance(answer, dict) and self._take(answer)
 
@@ -73,9 +83,29 @@ class UsageReader:
         lines = (self._rest + chunk).splitlines(keepends=True)
         self._rest = b"" if lines[-1].endswith((b"\n", b"\r")) else lines.pop()
         for line in lines:
-            # Few of hundreds of events tell usage: only those are parsed.
-            if line.startswith(b"data:") and (b'"usage"' in line or b"message_stop" in line):
-                self._read_event(read_json(line[5:]))
+            if line.startswith(b"data:"):
+                self._read_data(line[5:])
+
+    # Amazon Bedrock frames each event: total length, length of its headers, a checksum, the
+    # headers, {"bytes": the event in base64}, a checksum; lengths are big-endian.
+    def _feed_frames(self, chunk: bytes) -> None:
+        self._rest += chunk
+        while len(self._rest) >= FRAME_HEAD:
+            length, of_headers = (int.from_bytes(self._rest[at : at + 4], "big") for at in (0, 4))
+            if not FRAME_HEAD <= length <= LONGEST_LINE:
+                self._rest = b""  # no frame: what follows has no beginning
+                return
+            if len(self._rest) < length:
+                return
+            frame = read_json(self._rest[FRAME_HEAD + of_headers : length - 4])
+            self._rest = self._rest[length:]
+            with contextlib.suppress(LookupError, TypeError, ValueError):
+                self._read_data(base64.b64decode(frame["bytes"]))
+
+    def _read_data(self, data: bytes) -> None:
+        # Few of hundreds of events tell usage: only those are parsed.
+        if b'"usage"' in data or b"message_stop" in data:
+            self._read_event(read_json(data))
 
     def _read_event(self, event: Any) -> None:
         kind = event.get("type") if isinstance(event, dict) else None
