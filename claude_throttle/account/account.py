@@ -131,7 +131,12 @@ class Account:
         )
         self.coordinator = None if share is None else share(self)
         self.suspensions = Suspensions(
-            self.lanes, resources.observe, resources.clock, self._publish_suspensions
+            self.lanes,
+            resources.observe,
+            resources.clock,
+            self._publish_suspensions,
+            self._answered_at,
+            lambda call: self.model_groups.has_answered(call),
         )
         self.model_groups = ModelGroups(
             settings,
@@ -140,7 +145,7 @@ class Account:
             resources.clock,
             self._send_call,
             resources.observe,
-            self.suspensions.suspend,
+            self.suspensions.weigh_call,
             self.coordinator,
         )
         #: Admits what other clients send with this key.
@@ -189,6 +194,11 @@ class Account:
     def every_lane(self) -> list[Lane]:
         """Those, and the lanes of the endpoints that were used: whoever waits is in one of them."""
         return self.lanes() + self.admission.lanes()
+
+    def _answered_at(self, lane: str) -> float:
+        """The instant of the last answer in *lane*, or in any if it is ""; -inf without one."""
+        found = [one.pacer.answered_at for one in self.every_lane() if lane in ("", one.name)]
+        return max(found, default=-math.inf)
 
     def admit(self, request: PreparedRequest, _next: object = None) -> Future[Any]:
         """Queue a call for *request* in its lane: the last stage, so *_next* is not called.

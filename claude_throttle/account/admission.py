@@ -18,7 +18,7 @@ from claude_throttle.account.suspensions import Suspensions
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit, PermitTicket
 from claude_throttle.core.domain.cost import NO_USAGE, Cost, Usage
-from claude_throttle.core.domain.feedback import AccountRefusal, ResponseReport
+from claude_throttle.core.domain.feedback import DOUBT, Dispatch, Feedback, ResponseReport
 from claude_throttle.core.estimation.estimator import estimate_input_tokens, has_cache_mark
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
@@ -142,16 +142,15 @@ class Admission:
         """Stop letting requests to those endpoints leave, or go on."""
         with self._lock:
             self._held = held
-            lanes = list(self._endpoint_lanes.values())
-        for lane in lanes:
+        for lane in self.lanes():
             lane.pause() if held else lane.resume()
 
     def close(self) -> None:
         """Accept no more requests to those endpoints, and reject those that wait."""
         with self._lock:
             self._closed = True
-            lanes, told = list(self._endpoint_lanes.values()), list(self._at_end)
-        for lane in lanes:
+            told = list(self._at_end)
+        for lane in self.lanes():
             lane.close()
             lane.reject_all(Closed("the throttler was closed"))
         for tell in told:
@@ -199,9 +198,9 @@ class Admission:
         """What a response says to the pacer."""
         return report_of(status, headers, body, self._clock.wall())
 
-    def account_refused(self, lane: str, refusal: AccountRefusal) -> None:
-        """The API refused the account itself."""
-        self._suspensions.suspend_lane(lane, refusal, None)
+    def weigh_refusal(self, lane: str, feedback: Feedback, dispatch: Dispatch) -> Feedback:
+        """The API refused the account itself: what the pacer has to take it for."""
+        return self._suspensions.weigh(lane, feedback, dispatch)._replace(final=True)
 
     def request_accepted(self, lane: str, left_at: float) -> None:
         """The API accepted a request that left at that instant."""
@@ -244,18 +243,24 @@ class AdmittedAttempt:
         body: bytes = b"",
         sent: Mapping[str, str] = NO_HEADERS,
         usage: Optional[Usage] = None,
-    ) -> None:
-        """The whole response is there: close. *usage*: if its *body* was read already."""
+    ) -> bool:
+        """The whole response is there: close. *usage*: if its *body* was read already.
+
+        True if it refuses what has just worked, so that another attempt makes sense.
+        """
         try:
             if usage is None and status == 200:
                 answer = read_json(body)
                 usage = read_usage(answer) if isinstance(answer, dict) else None
             usage = self._own(usage)
-            self._permit.settle_report(self._admission.report(status, headers, body, sent), usage)
+            report = self._admission.report(status, headers, body, sent)
+            report = self._permit.settle_report(report, usage)
             if usage is not None:
                 self._learn(usage)
+            return report.feedback.cause == DOUBT
         except Exception:
             logger.exception("a response was not understood; this is a bug")
+            return False
         finally:
             self._permit.close()
 

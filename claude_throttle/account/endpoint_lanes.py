@@ -6,11 +6,11 @@ from typing import Optional
 
 from claude_throttle.account.admission import BATCHES, COUNTS
 from claude_throttle.config.settings import Settings
-from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.call import Attempt, Call
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event
-from claude_throttle.core.domain.feedback import AccountRefusal
+from claude_throttle.core.domain.feedback import Feedback
 from claude_throttle.core.domain.quota import AUTO, Quota
 from claude_throttle.core.domain.tiers import batches_rpm, count_tokens_rpm
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
@@ -39,7 +39,7 @@ def endpoint_lane(
         price=_same_cost,
         carry=_send_no_call,
         observe=_emit_nothing,
-        suspend=_suspend_nothing,
+        weigh=_as_it_is,
         max_queue=0,
         ageing=settings.ageing,
         clock=clock,
@@ -54,8 +54,9 @@ def _send_no_call(call: Call) -> None:
     """Only permits and counts leave here, no calls."""
 
 
-def _suspend_nothing(call: Call, refusal: AccountRefusal) -> None:
-    """The calls that follow are refused, too, and suspend the account."""
+def _as_it_is(attempt: Attempt, feedback: Feedback) -> Feedback:  # noqa: ARG001
+    """Refusals of permits are weighed before they come here."""
+    return feedback
 
 
 def _emit_nothing(event: Event, call: Optional[Call]) -> None:

@@ -13,11 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Protocol
 
 from claude_throttle.config.settings import Settings
-from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.call import Attempt, Call
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost, Usage
 from claude_throttle.core.domain.events import Event, IterationBooked
-from claude_throttle.core.domain.feedback import AccountRefusal
+from claude_throttle.core.domain.feedback import Feedback
 from claude_throttle.core.domain.models import counts_cache_reads, lane_of_profile
 from claude_throttle.core.estimation.estimator import Estimator
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
@@ -164,8 +164,8 @@ def _no_limits(_model: str) -> Mapping[str, float]:
 class ModelGroups:
     """All model groups of one account, found by model. Thread-safe.
 
-    *send* is called in a sender thread with each call that leaves, *suspend* with a call that was
-    refused together with its account. *shared*: the coordinator; None if nothing is shared.
+    *send* is called in a sender thread with each call that leaves, *weigh* with
+    refusals of the account. *shared*: the coordinator; None if nothing is shared.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class ModelGroups:
         clock: Clock,
         send: Callable[[Call], None],
         observe: Callable[[Event, Optional[Call]], None],
-        suspend: Callable[[Call, AccountRefusal], None],
+        weigh: Callable[[Attempt, Feedback], Feedback],
         shared: Optional[SharedQuotas] = None,
     ) -> None:
         self._settings = settings
@@ -185,7 +185,7 @@ class ModelGroups:
         self._clock = clock
         self._send = send
         self._observe = observe
-        self._suspend = suspend
+        self._weigh = weigh
         self._shared = shared
         # Guards all below: no lane is made after the close. Never held while calling out.
         # Reentrant for the same reason as the lane's mutex.
@@ -214,6 +214,10 @@ class ModelGroups:
     def of_call(self, call: Call) -> ModelGroup:
         """The group of a call that was accepted; also after close()."""
         return self._by_model[call.model]
+
+    def has_answered(self, call: Call) -> bool:
+        """Whether the model of *call* has ever answered."""
+        return self.of_call(call).estimator.has_learned(call.model)
 
     def learn(self, call: Call, usage: Usage) -> None:
         """An answered call really took *usage*: correct the estimates."""
@@ -271,7 +275,7 @@ class ModelGroups:
             price_version=partial(getattr, estimator, "version"),
             carry=self._send,
             observe=self._observe,
-            suspend=self._suspend,
+            weigh=self._weigh,
             counts_cache_reads=counts_cache_reads(name),
             max_queue=settings.max_queue,
             ageing=settings.ageing,

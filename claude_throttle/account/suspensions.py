@@ -9,15 +9,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Callable, Optional
 
 from claude_throttle.account import refusal_messages as refusals
-from claude_throttle.core.dispatch.call import Call
+from claude_throttle.core.dispatch.call import Attempt, Call
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.events import Event, Suspended, SuspensionEnded
-from claude_throttle.core.domain.feedback import AccountRefusal
+from claude_throttle.core.domain.feedback import DOUBT, AccountRefusal, Dispatch, Feedback
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.transport.headers import brings_own_proof
 from claude_throttle.transport.verdicts import NOT_PERMITTED
 
 if TYPE_CHECKING:
+    from claude_throttle.account.doubts import Doubt
     from claude_throttle.account.suspension import Suspension
 
 #: The scope of a suspension that holds for all lanes.
@@ -27,7 +28,9 @@ WHOLE_ACCOUNT = ""
 class Suspensions:
     """The suspensions of one account, by lane. Thread-safe.
 
-    *publish* passes them on to other processes, as JSON.
+    *publish* passes them on to other processes, as JSON. *answered_at* is the instant of the last
+    answer in a lane, or in any for WHOLE_ACCOUNT; *has_answered* tells whether a call's model ever
+    was.
     """
 
     def __init__(
@@ -36,15 +39,21 @@ class Suspensions:
         observe: Callable[[Event, Optional[Call]], None],
         clock: Clock,
         publish: Callable[[str], None],
+        answered_at: Callable[[str], float],
+        has_answered: Callable[[Call], bool],
     ) -> None:
         self._lanes = lanes
         self._observe = observe
         self._clock = clock
-        # Guards _suspensions. Never held while calling out. Reentrant for the same reason as the
+        # Guards both below. Never held while calling out. Reentrant for the same reason as the
         # lane's mutex.
         self._lock = threading.RLock()
         self._suspensions: dict[str, Suspension] = {}
+        #: Refusals that do not count yet, by scope.
+        self._doubts: dict[str, Doubt] = {}
         self._publish = publish
+        self._answered_at = answered_at
+        self._has_answered = has_answered
 
     def require(self, lane: str, probes: bool = True) -> bool:
         """Raise AccountSuspended if *lane* is suspended; True if this request may be the probe."""
@@ -80,10 +89,77 @@ class Suspensions:
         if not brings_own_proof(call.extra_headers):
             self.suspend_lane(call.callbacks.lane, refusal, call)
 
+    def weigh_call(self, attempt: Attempt, feedback: Feedback) -> Feedback:
+        """*feedback* of a 404 or of a refused account, as the pacer has to take it.
+
+        Not final, if it may pass and this call is to try again. Otherwise a refused account is
+        suspended.
+        """
+        call, lane = attempt.call, attempt.call.callbacks.lane
+        if brings_own_proof(call.extra_headers):
+            return feedback
+        if feedback.account is None:
+            tries = self._has_answered(call) and self._may_try(lane, attempt.number)
+            return feedback._replace(final=not tries)
+        return self.weigh(lane, feedback, attempt.dispatch, attempt.number, call)
+
+    def weigh(
+        self,
+        lane: str,
+        feedback: Feedback,
+        dispatch: Dispatch,
+        number: int = 1,
+        call: Optional[Call] = None,
+    ) -> Feedback:
+        """The same for the send *number* of any request in *lane*: of *call*, if it is one."""
+        from claude_throttle.account import doubts  # rare, so loaded on use
+
+        refusal = feedback.account
+        if refusal is None:
+            return feedback
+        scope = _scope_of(lane, refusal)
+        if doubts.may_pass(refusal, feedback.status) and self._is_doubted(
+            scope, dispatch.at, tried=number > 1 or dispatch.probes
+        ):
+            return feedback._replace(cause=DOUBT, account=None, final=number > doubts.MOST_TRIES)
+        self.suspend_lane(lane, refusal, call)
+        return feedback
+
+    def _is_doubted(self, scope: str, left_at: float, tried: bool) -> bool:
+        """Whether a refusal does not count yet; *tried*: its request was sent to find out."""
+        from claude_throttle.account import doubts
+
+        now, worked_at = self._clock.monotonic(), self._answered_at(scope)
+        with self._lock:
+            doubt = self._doubts.pop(scope, None) or doubts.Doubt(now)
+            if self._suspensions.keys() & {scope, WHOLE_ACCOUNT}:
+                return False
+            if tried and left_at > doubt.since:
+                doubt = doubt._replace(tries=doubt.tries + 1)
+            if now - worked_at > doubts.MOMENT_SECONDS or doubt.tries >= doubts.MOST_TRIES:
+                return False
+            self._doubts[scope] = doubt
+        return True
+
+    def _may_try(self, lane: str, number: int) -> bool:
+        """Whether the send *number* of a call, answered with a 404, may be followed by another."""
+        from claude_throttle.account import doubts
+
+        now, worked_at = self._clock.monotonic(), self._answered_at(lane)
+        with self._lock:
+            doubt = self._doubts.get(_models_of(lane)) or doubts.Doubt(now)
+            if (
+                number > doubts.MOST_TRIES
+                or now - worked_at > doubts.MOMENT_SECONDS
+                or doubt.tries >= doubts.MOST_TRIES_FOR_A_MODEL
+            ):
+                return False
+            self._doubts[_models_of(lane)] = doubt._replace(tries=doubt.tries + 1)
+        return True
+
     def suspend_lane(self, lane: str, refusal: AccountRefusal, call: Optional[Call]) -> None:
         """The API refused the account of a request in *lane*; *call*, if it was one."""
-        # A key may be refused one model; anything else is about all of them.
-        scope = lane if refusal.reason == NOT_PERMITTED else WHOLE_ACCOUNT
+        scope = _scope_of(lane, refusal)
         if self._begin(scope, refusal, call):
             self._publish(self._notice())
 
@@ -107,14 +183,18 @@ class Suspensions:
 
         The answer to a call that left before the refusal proves nothing.
         """
-        if self._suspensions and not brings_own_proof(call.extra_headers):
+        if (self._suspensions or self._doubts) and not brings_own_proof(call.extra_headers):
             self.answered_in(call.callbacks.lane, left_at, call)
 
     def answered_in(self, lane: str, left_at: float, call: Optional[Call]) -> None:
         """A request in *lane* was answered; *call*, if it was one."""
-        if not self._suspensions:
+        if not (self._suspensions or self._doubts):
             return
         with self._lock:
+            for scope in (WHOLE_ACCOUNT, lane, _models_of(lane)):
+                doubt = self._doubts.get(scope)
+                if doubt is not None and doubt.since < left_at:
+                    del self._doubts[scope]
             found = self._found_locked(lane)
             ended = [scope for scope, suspension in found if suspension.since < left_at]
         self._end(ended, call)
@@ -159,3 +239,13 @@ class Suspensions:
             None,
             tell=False,
         )
+
+
+def _scope_of(lane: str, refusal: AccountRefusal) -> str:
+    # A key may be refused one model; anything else is about all of them.
+    return lane if refusal.reason == NOT_PERMITTED else WHOLE_ACCOUNT
+
+
+def _models_of(lane: str) -> str:
+    """The scope of a doubt whether the models of *lane* exist."""
+    return f"models of {lane}"

@@ -301,8 +301,12 @@ class Job:
             if self._write(line, result):
                 self._count(result)
             trouble = outcomes.account_trouble(error)
-            if trouble is not None:
+            # One call's 401 does not stop the others while the API takes them.
+            if trouble is not None and self._is_suspended():
                 self._stop(JobStopped(trouble))
+
+    def _is_suspended(self) -> bool:
+        return any(lane.suspended for lane in self.throttler.limits().values())
 
     def _count(self, failure: Optional[outcomes.Result]) -> None:
         with self._changed:

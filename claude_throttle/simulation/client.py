@@ -207,7 +207,7 @@ class SimulatedClient:
             price=lambda call: price(call.record),  # type: ignore[attr-defined]
             carry=self._carry,
             observe=lambda event, _call: observe(event),
-            suspend=lambda _call, _refusal: None,
+            weigh=lambda _attempt, feedback: feedback,
             max_queue=0,
             ageing=None,
             clock=time,

@@ -240,7 +240,7 @@ class PacedRetry(Retry):
         left = int(self.total or 0)
         # A refusal while the circuit is open is "free": it is not this request's fault.
         has_retries = left > 0 or (delay.free and exchange.rules.max_retries > 0)
-        if not (verdict.retry and has_retries and in_time):
+        if not ((verdict.retry or delay.doubted) and has_retries and in_time):
             raise MaxRetryError(_pool, url or "", error or ResponseError(verdict.reason))
         return self.new(total=left if delay.free else left - 1)
 
@@ -253,7 +253,7 @@ class PacedRetry(Retry):
             status=exchange.status,
             reason=exchange.verdict.reason,
             delay=exchange.delay,
-            keep_tokens=exchange.verdict.keeps_tokens,
+            keep_tokens=exchange.verdict.keeps_tokens and not exchange.delay.doubted,
         )
 
 

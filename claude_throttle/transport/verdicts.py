@@ -21,6 +21,7 @@ from claude_throttle.core.domain.feedback import (
     ACCOUNT,
     CONCURRENCY,
     FAULT,
+    NOT_FOUND,
     OVERLOAD,
     RAMP,
     RATE,
@@ -178,6 +179,8 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
         rule = Rule(problem, (), ACCOUNT, False) if problem else rule
     wish, after = headers.get("x-should-retry"), retry_after(headers, wall)
     cause, reason = rule.cause, rule.reason
+    if status == 404 and not cause and is_not_found(answer) and "model" in message.lower():
+        cause = NOT_FOUND
     rate_limits, kind = read_limits(headers), refused_kind(message)
     retry = (rule.retry and wish != "false") or (wish == "true" and code not in SPEND_CODES)
     if cause == RATE and after is None and wish != "true" and kind is None:
@@ -243,6 +246,12 @@ def error_message(body: Any) -> str:
     for name in ("error", "message"):
         body = body.get(name) if isinstance(body, dict) else None
     return body if isinstance(body, str) else ""
+
+
+def is_not_found(body: Any) -> bool:
+    """Whether the body of a 404 is the API's own, and not that of something in front of it."""
+    error = body.get("error") if isinstance(body, dict) and body.get("type") == "error" else None
+    return isinstance(error, dict) and error.get("type") == "not_found_error"
 
 
 def error_code(body: Any) -> Optional[str]:

@@ -98,10 +98,10 @@ def test_resume_ends_it_by_hand(fake, throttle):
     server = fake()
     throttler = throttle(server, on_event=events.append)
     refuse_one(server, throttler, KEY_REFUSED)
-    refuse_one_lane_too = NOT_PERMITTED
     throttler.resume()
     assert echo(throttler.call(**ask())) == "hello"
-    refuse_one(server, throttler, refuse_one_lane_too)
+    server.script(*[NOT_PERMITTED] * 2)  # what has just worked is refused three times
+    refuse_one(server, throttler, NOT_PERMITTED)
     throttler.resume()
     assert echo(throttler.call(**ask())) == "hello"
     ended = [event for event in events if isinstance(event, SuspensionEnded)]

@@ -11,7 +11,7 @@ from claude_throttle.core.domain.cost import NO_COST, Cost, Usage
 from claude_throttle.core.domain.events import CircuitClosed, Event
 from claude_throttle.core.domain.feedback import (
     CONCURRENCY,
-    AccountRefusal,
+    NOT_FOUND,
     Dispatch,
     Feedback,
     ResponseReport,
@@ -40,7 +40,7 @@ class Accounting:
         backlog: Backlog,
         now: Callable[[], float],
         observe: Callable[[Event, Optional[Call]], None],
-        suspend: Callable[[Call, AccountRefusal], None],
+        weigh: Callable[[Attempt, Feedback], Feedback],
         reject_elsewhere: Callable[[list[Ticket], Callable[[Ticket], BaseException]], None],
         counts_cache_reads: bool,
     ) -> None:
@@ -51,7 +51,7 @@ class Accounting:
         self._mutex = backlog.mutex
         self._now = now
         self._observe = observe
-        self._suspend = suspend
+        self._weigh = weigh
         self._reject_elsewhere = reject_elsewhere
         self._counts_cache_reads = counts_cache_reads
         self._looked_for = -math.inf
@@ -126,9 +126,12 @@ class Accounting:
 
     def refused(self, attempt: Attempt, feedback: Feedback, wait_seconds: float) -> RetryDelay:
         """A send was refused or lost; without the lane's delay it would wait *wait_seconds*."""
-        call = attempt.call
+        call, doubted = attempt.call, False
         if feedback.cause == CONCURRENCY:
             self._limiter.refused(self._now())
+        if feedback.account is not None or feedback.cause == NOT_FOUND:
+            feedback = self._weigh(attempt, feedback)
+            doubted = not feedback.final
         with self._mutex:
             in_flight, now = self._limiter.in_use, self._now()
             delay, events = self._pacer.refused(
@@ -140,12 +143,10 @@ class Accounting:
                 # Waiting is free, but a call must not fail probes without end.
                 delay = delay._replace(free=attempt.probes <= MOST_PROBES)
             doomed = self._take_doomed_locked(now)
-        if feedback.account is not None:
-            self._suspend(call, feedback.account)
         if doomed:
             self._reject_elsewhere(doomed, self.circuit_open)
         self.tell(events, feedback, call)
-        return delay
+        return delay._replace(doubted=True) if doubted else delay
 
     def _take_doomed_locked(self, now: float) -> list[Ticket]:
         """Those whose time will be up before the circuit lets anything leave."""

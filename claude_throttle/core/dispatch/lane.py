@@ -36,7 +36,7 @@ from claude_throttle.core.domain.events import (
     LaneResumed,
     RetryScheduled,
 )
-from claude_throttle.core.domain.feedback import AccountRefusal, Dispatch, RetryDelay
+from claude_throttle.core.domain.feedback import Dispatch, Feedback, RetryDelay
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.queueing.backlog import Backlog
@@ -80,7 +80,7 @@ class Lane:
         price_version: Callable[[], int] = itertools.count().__next__,
         carry: Callable[[Call], None],
         observe: Callable[[Event, Optional[Call]], None],
-        suspend: Callable[[Call, AccountRefusal], None],
+        weigh: Callable[[Attempt, Feedback], Feedback],
         max_queue: int,
         counts_cache_reads: bool = False,
         ageing: Optional[float],
@@ -116,7 +116,7 @@ class Lane:
             backlog=self.backlog,
             now=self.now,
             observe=observe,
-            suspend=suspend,
+            weigh=weigh,
             reject_elsewhere=self.reject_elsewhere,
             counts_cache_reads=counts_cache_reads,
         )

@@ -168,21 +168,26 @@ class Permit:
             return took
         return self._feedback_reader.own_usage(self._lane.name, took)
 
-    def settle_report(self, report: ResponseReport, took: Optional[Usage] = None) -> None:
-        """Book what it *took*, if that is known, and tell the pacer what the server said; once."""
+    def settle_report(self, report: ResponseReport, took: Optional[Usage] = None) -> ResponseReport:
+        """Book what it *took*, if that is known, and tell the pacer what the server said; once.
+
+        Returns the report as the pacer took it.
+        """
         ticket, lane, dispatch = self.ticket, self._lane, self.ticket.dispatch
         if dispatch is None or self._report is not None or self._pid != os.getpid():
-            return
+            return report
+        if report.feedback.account is not None:
+            weighed = self._feedback_reader.weigh_refusal(lane.name, report.feedback, dispatch)
+            report = report._replace(feedback=weighed)
         self._report, actual = report, None
         self._took = took
         if not self._settled and (took is not None or not report.keeps_tokens):
             self._settled, actual = True, self._cost_of(took or NO_USAGE)
         expected = ticket.reports_outcome
         lane.accounting.report_permit(ticket.cost, actual, dispatch, report, expected)
-        if report.feedback.account is not None:
-            self._feedback_reader.account_refused(lane.name, report.feedback.account)
-        elif not report.refused:
+        if not report.refused:
             self._feedback_reader.request_accepted(lane.name, dispatch.at)
+        return report
 
     def settle_usage(self, took: Usage, ended: bool = True) -> None:
         """Book what it *took*, once.

@@ -19,6 +19,10 @@ RAMP = "ramp limit"
 OVERLOAD = "overloaded"
 FAULT = "fault"
 ACCOUNT = "account"
+#: The API refuses what it has accepted a moment ago: a key, a model. It may pass.
+DOUBT = "doubt"
+#: The API's own 404 about a model. Any other is the affair of its request.
+NOT_FOUND = "not found"
 #: Nothing came back in time: that says nothing about the server.
 SILENCE = "silence"
 
@@ -139,3 +143,5 @@ class RetryDelay(NamedTuple):
     alone: bool
     #: It uses up none of the call's retries.
     free: bool = False
+    #: The refusal would be final, but what it refuses has just worked: it is tried again.
+    doubted: bool = False

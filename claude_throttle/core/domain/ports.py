@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Callable, Protocol
 
 from claude_throttle.core.domain.cost import Cost, Usage
-from claude_throttle.core.domain.feedback import AccountRefusal, ResponseReport
+from claude_throttle.core.domain.feedback import Dispatch, Feedback, ResponseReport
 
 Step = Callable[[], None]
 
@@ -52,8 +52,11 @@ class FeedbackReader(Protocol):
         """What of *usage* the models of *lane* took; the rest is booked where it belongs."""
         ...
 
-    def account_refused(self, lane: str, refusal: AccountRefusal) -> None:
-        """Note that the API accepts nothing from this account. Called with no mutex held."""
+    def weigh_refusal(self, lane: str, feedback: Feedback, dispatch: Dispatch) -> Feedback:
+        """Note that the API refused the account; return what the pacer has to take it for.
+
+        Called with no mutex held.
+        """
         ...
 
     def request_accepted(self, lane: str, left_at: float) -> None:

@@ -377,6 +377,11 @@ class Estimator:
         self._models: dict[str, _Model] = {}
         self._unknown = _Model()
 
+    def has_learned(self, model: str) -> bool:
+        """Whether an answer of *model* has taught anything."""
+        with self._lock:
+            return model in self._models or any(answer[0] == model for answer in self._unread)
+
     def cost(
         self,
         model: str,

@@ -13,6 +13,9 @@ import math
 #: in a hundred thousand calls.
 FAILURES_IN_A_ROW = 5
 
+#: The same for refusals of a key or model that has just worked: each more is one for nothing.
+DOUBTS_IN_A_ROW = 2
+
 #: Seconds between probes. At most five, so that full pace is back within ten of the end.
 PROBE_GAPS_SECONDS = (0.5, 1.0, 2.0, 4.0, 5.0)
 
@@ -62,8 +65,8 @@ class CircuitBreaker:
         self._probes += 1
         return gap
 
-    def record_failure(self, number: int, now: float) -> bool:
-        """An attempt failed; True if the circuit opens by it.
+    def record_failure(self, number: int, now: float, in_a_row: int = FAILURES_IN_A_ROW) -> bool:
+        """An attempt failed; True if the circuit opens by it, as the last of so many *in_a_row*.
 
         The failure of an attempt that left before the first probe changes nothing: it is as old as
         those that opened the circuit.
@@ -72,7 +75,7 @@ class CircuitBreaker:
             if number >= self._first_probe:
                 self.state = OPEN
             return False
-        if number <= self._past or not self._ends_a_streak(number):
+        if number <= self._past or self._streak(number) < in_a_row:
             return False
         self.state = OPEN
         self._failed.clear()
@@ -80,7 +83,7 @@ class CircuitBreaker:
         self.probe_at = now + self._next_gap()
         return True
 
-    def _ends_a_streak(self, number: int) -> bool:
+    def _streak(self, number: int) -> int:
         self._failed.add(number)
         if len(self._failed) > MEMORY:
             self._failed = {failed for failed in self._failed if failed > number - MEMORY}
@@ -89,7 +92,7 @@ class CircuitBreaker:
             first -= 1
         while last + 1 in self._failed:
             last += 1
-        return last - first + 1 >= FAILURES_IN_A_ROW
+        return last - first + 1
 
     def record_answer(self, number: int) -> bool:
         """Note that the server took an attempt; True if the circuit closes by it.

@@ -21,6 +21,7 @@ from claude_throttle.core.domain.events import (
     LimitLearned,
 )
 from claude_throttle.core.domain.feedback import (
+    DOUBT,
     FAULT,
     OVERLOAD,
     RAMP,
@@ -35,7 +36,12 @@ from claude_throttle.core.domain.feedback import (
 from claude_throttle.core.domain.ports import Ahead
 from claude_throttle.core.domain.quota import AUTO, Burst, Quota
 from claude_throttle.core.pacing.backoff import Pause, RetryBudget, pause_jitter
-from claude_throttle.core.pacing.circuit_breaker import CLOSED, CircuitBreaker
+from claude_throttle.core.pacing.circuit_breaker import (
+    CLOSED,
+    DOUBTS_IN_A_ROW,
+    FAILURES_IN_A_ROW,
+    CircuitBreaker,
+)
 from claude_throttle.core.pacing.configured_quotas import ConfiguredQuota, ConfiguredQuotas
 from claude_throttle.core.pacing.learned_quotas import BLIND, LearnedQuota
 from claude_throttle.core.pacing.traffic import LatencyEstimator, Traffic
@@ -81,6 +87,8 @@ class Pacer:
         self.pause = Pause(jitter)
         #: Set by the caller's pause(): nothing leaves before this instant. Ended by resume().
         self.held_until = -math.inf
+        #: The instant of the last answer.
+        self.answered_at = -math.inf
         self._number = 0
         self.set_quotas(quotas, burst, -math.inf, headroom)
 
@@ -249,6 +257,7 @@ class Pacer:
         self, feedback: Feedback, dispatch: Dispatch, change: Cost, now: float
     ) -> list[Event]:
         """Note an attempt that was answered, and which took *change* more than was booked."""
+        self.answered_at = now
         self.latency.end(now, max(0.0, now - dispatch.at))
         if not feedback.rate_limits and self.learned["requests"].source == BLIND:
             self.learned["requests"].answered_blindly(dispatch, now)
@@ -298,8 +307,9 @@ class Pacer:
             self._learn_from_refusal(feedback, dispatch, cost, in_flight, now)
         elif feedback.cause == RAMP:
             self._limit_growth(feedback.growth, wait_seconds, now)
-        if feedback.cause in (OVERLOAD, FAULT):
-            if self.circuit.record_failure(dispatch.number, now):
+        if feedback.cause in (OVERLOAD, FAULT, DOUBT):
+            in_a_row = DOUBTS_IN_A_ROW if feedback.cause == DOUBT else FAILURES_IN_A_ROW
+            if self.circuit.record_failure(dispatch.number, now, in_a_row):
                 events.append(CircuitOpened(self.lane, self.circuit.opens_at() - now))
         # A refusal is an answer, too: the server is there.
         elif feedback.cause != SILENCE and self._closes_circuit(dispatch):

@@ -14,6 +14,7 @@ import os
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from claude_throttle.account.admission import BATCHES
+from claude_throttle.account.doubts import MOST_TRIES
 from claude_throttle.config.validation import require_timeout
 from claude_throttle.core.dispatch.permit import AdmissionOptions
 from claude_throttle.core.domain.feedback import Feedback, RetryDelay
@@ -33,7 +34,7 @@ from claude_throttle.transport.endpoints import BATCHES_PATH
 from claude_throttle.transport.error_text import describe
 from claude_throttle.transport.http import READ_TIMEOUT_SECONDS, HttpTransport
 from claude_throttle.transport.retry import RetryExchange, RetryRules, verdict_on_error
-from claude_throttle.transport.verdicts import classify, read_json
+from claude_throttle.transport.verdicts import classify, is_not_found, read_json
 
 if TYPE_CHECKING:
     from claude_throttle.account.admission import Admission
@@ -65,6 +66,8 @@ class BatchAttempt:
         self._deadline = deadline
         #: The number of the send, from 1.
         self.number = 1
+        #: What was refused has just worked, or may be too new to be known: it is tried again.
+        self.may_pass = False
 
     def seconds_left(self) -> Optional[float]:
         """Seconds until its deadline; None without one."""
@@ -73,7 +76,10 @@ class BatchAttempt:
     def on_refusal(self, feedback: Feedback, wait_seconds: float) -> RetryDelay:
         """The delay before another send. The permit has reported the refusal to the lane."""
         # Where the lane is paused, the next send waits for its permit: no second wait before that.
-        return RetryDelay(0.0 if feedback.pauses_lane else wait_seconds, alone=True)
+        doubted = self.may_pass and self.number <= MOST_TRIES
+        return RetryDelay(
+            0.0 if feedback.pauses_lane else wait_seconds, alone=True, doubted=doubted
+        )
 
     def again(
         self,
@@ -190,7 +196,7 @@ class BatchClient:
         )
         exchange = RetryExchange(attempt, rules, self.clock)
         while True:
-            outcome = self._send_once(spec, deadline, creates)
+            outcome = self._send_once(spec, deadline, creates, attempt)
             if isinstance(outcome, Exception):
                 may_resend = exchange.may_resend(error=outcome)
                 error, untaken = self._no_answer(outcome, attempt.number, rules)
@@ -206,7 +212,11 @@ class BatchClient:
             exchange.wait_for_turn()
 
     def _send_once(
-        self, spec: RequestSpec, deadline: Optional[float], creates: bool
+        self,
+        spec: RequestSpec,
+        deadline: Optional[float],
+        creates: bool,
+        attempt: BatchAttempt,
     ) -> Union[RawResponse, Exception]:
         options = AdmissionOptions(Priority.NORMAL, None, self._timeout(deadline))
         admitted = self._admission.admit_endpoint(BATCHES, options)
@@ -220,8 +230,10 @@ class BatchClient:
         if isinstance(outcome, Exception):
             admitted.failed(outcome)
         else:
-            headers = self._transport.headers
-            admitted.answered(outcome.status, outcome.headers, outcome.content, headers)
+            status, headers, content = outcome
+            attempt.may_pass = admitted.answered(
+                status, headers, content, self._transport.headers
+            ) or (status == 404 and not creates and is_not_found(read_json(content)))
         return outcome
 
     def _send_in_a_thread(
