@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -35,10 +36,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+#: How many modules were imported when the garbage collector was last told to leave alone what is
+#: there: one number.
+_MODULES_SEEN = [0]
+
+
 def pytest_collection_finish():
     """What was collected lives to the end: the garbage collector need not look at it each time."""
+    _leave_alone()
+
+
+def pytest_runtest_teardown():
+    """Nor at what a test imported, such as the SDK: some tests collect garbage a hundred times."""
+    if len(sys.modules) > _MODULES_SEEN[0] + 100:
+        _leave_alone()
+
+
+def _leave_alone():
     gc.collect()
     gc.freeze()
+    _MODULES_SEEN[0] = len(sys.modules)
 
 
 def pytest_terminal_summary(terminalreporter):

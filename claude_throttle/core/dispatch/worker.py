@@ -178,7 +178,7 @@ class Worker:
                 if step is not None:
                     return step
                 wake_at = self.wake_at_locked(now)
-                if self._thread_pool.has_left_over:
+                if self._thread_pool.left_over:
                     longest = math.inf if wake_at is None else wake_at - now
                     self._clock.wait(self._backlog.not_empty, min(longest, RESTART_SECONDS))
                     return self._thread_pool.start_left_over

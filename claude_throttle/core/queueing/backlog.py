@@ -279,7 +279,8 @@ class Backlog(queue.Queue[Ticket]):
             return False
         ticket.queued = False
         self.load = self.load.minus(ticket.cost)
-        self._free_place_locked(ticket)
+        if ticket.takes_place:
+            self._free_place_locked(ticket)
         waiting.remove(ticket)
         needing, lendable = self._needing.since, self._lendable.since
         if ticket.priority in needing or ticket.priority in lendable:

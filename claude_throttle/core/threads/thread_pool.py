@@ -77,7 +77,7 @@ class ThreadPool:
         #: The mailboxes of threads that wait for a task.
         self._idle: list[Tasks] = []
         #: Tasks for which no thread could be started: the first thread that is free takes them.
-        self._left_over: deque[Task] = deque()
+        self.left_over: deque[Task] = deque()
         self._threads = 0
         self._stopped = False
 
@@ -90,11 +90,6 @@ class ThreadPool:
     def idle(self) -> bool:
         """Whether a thread waits for a task. A look: when you act, it may have one."""
         return bool(self._idle)
-
-    @property
-    def has_left_over(self) -> bool:
-        """Whether a task waits for which no thread could be started. A look."""
-        return bool(self._left_over)
 
     def run(self, task: Task) -> None:
         """Run *task* in a sender thread, soon. Never blocks while threads can be started.
@@ -115,9 +110,9 @@ class ThreadPool:
         The threads that there are may all wait for what that task holds.
         """
         with self._lock:
-            if not self._left_over:
+            if not self.left_over:
                 return
-            task = self._left_over.popleft()
+            task = self.left_over.popleft()
             self._threads += 1
         self._start(task)
 
@@ -150,14 +145,14 @@ class ThreadPool:
                 self._idle.pop().put(task)
                 return
             if self._threads > 0:
-                self._left_over.append(task)
+                self.left_over.append(task)
                 return
         while True:
             _run_safely(task)
             with self._lock:
-                if self._threads > 0 or not self._left_over:
+                if self._threads > 0 or not self.left_over:
                     return
-                task = self._left_over.popleft()
+                task = self.left_over.popleft()
 
     def _work(self, tasks: Tasks) -> None:
         while True:
@@ -168,8 +163,8 @@ class ThreadPool:
             _run_safely(task)
             del task
             with self._lock:
-                if self._left_over:
-                    tasks.put(self._left_over.popleft())
+                if self.left_over:
+                    tasks.put(self.left_over.popleft())
                 elif self._stopped:
                     self._threads -= 1
                     return
