@@ -96,14 +96,7 @@ class BatchJob:
             # An error of the SDK is known by its module: importing the SDK takes half a second.
             if not type(error).__module__.startswith("anthropic"):
                 raise
-            raise JobStopped(self._refusal(error)) from None
-
-    def _refusal(self, error: Exception) -> str:
-        """The API's error in words, with the way out if a recorded batch no longer exists."""
-        text = outcomes.words(outcomes.errored(error))
-        if _is_gone(error):
-            text += f"; to send its requests again, remove {self._journal.path}"
-        return text
+            raise JobStopped(outcomes.words(outcomes.errored(error))) from None
 
     # -- batches of earlier runs -----------------------------------------------------------------
 
@@ -148,37 +141,41 @@ class BatchJob:
     def _collect_earlier(self) -> None:
         """Wait for the batches of earlier runs before anything is sent: they may answer its lines.
 
-        If one of them is gone, the others are collected first, and then the run ends with the
-        error.
+        If one of them is gone, or cannot be read whole, the others are collected first, and then
+        the run ends: nobody knows which lines are in it, and they may be paid for.
         """
         ids = list(self._journal.contents.open_ids)
         if not ids:
             return
         self._say(f"waiting for {_several(ids)} of an earlier run: {', '.join(ids)}")
-        try:
-            self._collect(ids)
-        except Exception as error:
-            if not _is_gone(error):
-                raise
-            for batch_id in ids:  # the results of the others are paid for
-                self._collect_unless_gone(batch_id)
-            raise
+        gone = self._collect(ids)
+        unread = self._journal.contents.open_ids
+        if gone:
+            raise JobStopped(
+                f"{', '.join(gone)}: not at the API any more (deleted, or of another workspace); its "
+                "requests may be paid for, so nothing more is sent; see examples/guides/"
+                "command_line.md, “A batch that is gone”"
+            )
+        if unread:
+            raise JobStopped(
+                f"{', '.join(unread)}: not all results can be read; they may be paid for, so "
+                "nothing more is sent; run the same command later"
+            )
 
-    def _collect(self, ids: Sequence[str]) -> None:
-        for result in self._results_of(self._resume(ids)):
-            self._keep(result)
-            if result.error is None:
-                self.tally.succeeded += 1
-                self._counted.add(result.custom_id)
-            # Otherwise its line is sent again, and counted then.
-
-    def _collect_unless_gone(self, batch_id: str) -> None:
-        """Collect one batch; ignore a 404, raise any other error."""
+    def _collect(self, ids: Sequence[str]) -> Sequence[str]:
+        """Write the results of these batches; return the ids of those that are gone."""
+        handle = self._resume(ids)
         try:
-            self._collect([batch_id])
-        except Exception as error:
-            if not _is_gone(error):
+            for result in self._results_of(handle):
+                self._keep(result)
+                if result.error is None:
+                    self.tally.succeeded += 1
+                    self._counted.add(result.custom_id)
+                # Otherwise its line is sent again, and counted then.
+        except Exception:
+            if len(handle.gone) < len(ids):
                 raise
+        return handle.gone
 
     def _resume(self, ids: Sequence[str]) -> claude_throttle.BatchHandle:
         return self.throttler.batches.resume(ids, raw=True, poll_seconds=self._poll_seconds)
@@ -250,14 +247,17 @@ class BatchJob:
         self, handle: claude_throttle.BatchHandle
     ) -> Iterator[claude_throttle.BatchResult]:
         """Wait for the results, yield them, and record that they are in the output."""
-        complete = True
+        complete, count = True, 0
         for result in handle.results():
+            count += 1
             complete = complete and result.kind != "missing"
             # Some may be in the output already: an earlier run was killed while it wrote them.
             if result.custom_id not in self.results.recorded.succeeded:
                 yield result
-        for batch_id in handle.ids if complete else ():  # otherwise the next run asks again
-            self._journal.collected(batch_id)
+        if complete and count >= handle.progress().total:  # otherwise the next run asks again
+            for batch_id in handle.ids:
+                if batch_id not in handle.gone:
+                    self._journal.collected(batch_id)
         self._in_batches = 0
 
     def _keep(self, result: claude_throttle.BatchResult) -> outcomes.Result:
@@ -276,11 +276,6 @@ class BatchJob:
             self.tally.succeeded += 1
         else:
             self.tally.add_failure(outcome)
-
-
-def _is_gone(error: Exception) -> bool:
-    """Whether a batch was deleted, or belongs to another workspace."""
-    return getattr(error, "status_code", None) == 404
 
 
 def _several(ids: Sequence[str]) -> str:

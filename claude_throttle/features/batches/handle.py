@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Optional
 
@@ -22,6 +22,7 @@ from claude_throttle.features.batches.client import BatchClient
 from claude_throttle.features.batches.result import BatchProgress, BatchResult, result_of
 from claude_throttle.features.batches.results_file import ResultsFile, fetch_results
 from claude_throttle.features.batches.wire_format import State
+from claude_throttle.transport.verdicts import is_not_found
 
 logger = logging.getLogger("claude_throttle")
 
@@ -34,6 +35,10 @@ JITTER = 0.1
 
 #: Seconds that progress() and done() wait for the API, at most.
 BRIEFLY_SECONDS = 10.0
+
+#: Seconds after its creation for which a batch that the API does not know may just be too new. An
+#: older one is gone: deleted, or of another workspace.
+NEW_SECONDS = 60.0
 
 #: Seconds for which every poll must have failed before the failure is raised. Batches take hours:
 #: an outage of some minutes must not end the wait for them.
@@ -89,6 +94,18 @@ class BatchHandle:
         # Batches that were sent before may have ended long ago.
         self._poll_at = now + self._next_pause() if states else now
         self._failing_since: Optional[float] = None
+        self._new_until = now + NEW_SECONDS if states else now
+        #: Batches that are gone, with the API's refusal.
+        self._gone: dict[str, Exception] = {}
+
+    @property
+    def gone(self) -> tuple[str, ...]:
+        """The ids of batches that the API knows no more: deleted, or of another workspace.
+
+        Their requests may be billed. Their results are "missing", with the API's error; where the
+        names are not known (:meth:`Batches.resume` without ``custom_ids``) they are left out.
+        """
+        return tuple(self._gone)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -151,20 +168,24 @@ class BatchHandle:
         deadline = self._client.deadline(timeout)
         self._wait_until_ended(deadline)
         files = self._collect(deadline)
+        self._require_found()
         if self._order is not None:
-            return (self._result(name, files) for name in self._order)
+            return (self._result(name, files, self.gone) for name in self._order)
         # Each name in its own batch: two that were sent apart may use the same.
         return (
-            self._result(name, [file])
+            self._result(name, [file], [batch.id])
             for batch, file in zip(self._created, files)
             for name in (file if batch.custom_ids is None else batch.custom_ids)
         )
 
-    def _result(self, name: str, files: Sequence[ResultsFile]) -> BatchResult:
+    def _result(
+        self, name: str, files: Sequence[ResultsFile], batches: Iterable[str]
+    ) -> BatchResult:
         self._require_here()  # a child shares the file's place with its parent
         found = (file.message_at(name) for file in files)
         line = next((line for line in found if line is not None), None)
-        return result_of(name, line, self._raw, self._client.url)
+        refusals = (self._gone[batch_id] for batch_id in batches if batch_id in self._gone)
+        return result_of(name, line, self._raw, self._client.url, next(refusals, None))
 
     def cancel(self) -> None:
         """Ask the API to end the batches; requests that it has begun may still succeed.
@@ -209,10 +230,15 @@ class BatchHandle:
                 "results here, too"
             )
 
+    def _require_found(self) -> None:
+        """Raise the API's refusal if all batches are gone: there is nothing else to tell."""
+        if len(self._gone) == len(set(self.ids)):
+            raise self._gone[self.ids[0]]
+
     def _pending_locked(self) -> list[str]:
         """The ids of batches not known to have ended. The caller must hold ``changed``."""
-        states = self._states
-        return [name for name in self.ids if name not in states or not states[name].ended]
+        ended = {name for name, state in self._states.items() if state.ended} | self._gone.keys()
+        return [name for name in self.ids if name not in ended]
 
     # Polls and waits in turns. A DeadlineExceeded of the poll itself is not the end: another thread
     # may have polled with success, and only wait_locked() knows whether time is really up.
@@ -239,6 +265,7 @@ class BatchHandle:
         self._require_here()
         with contextlib.suppress(DeadlineExceeded):
             self._poll_if_due(self._client.clock.monotonic() + BRIEFLY_SECONDS)
+        self._require_found()
 
     # At most one thread at a time asks the API. `mine` is assigned before the flag, so that Ctrl-C
     # between the two cannot leave the flag set.
@@ -274,9 +301,28 @@ class BatchHandle:
             listed = {state.id: state for state in self._client.recent(deadline)}
             found = {name: listed[name] for name in pending if name in listed}
         for name in pending:
-            if name not in found:
-                found[name] = self._client.status_of(name, deadline)._replace(id=name)
+            if name not in found and (state := self._look(name, deadline)) is not None:
+                found[name] = state
         return list(found.values())
+
+    def _look(self, name: str, deadline: Optional[float]) -> Optional[State]:
+        """The state of one batch; None if the API does not know it (yet), which stops no other."""
+        try:
+            return self._client.status_of(name, deadline)._replace(id=name)
+        except Exception as error:
+            if not _is_unknown(error):
+                raise
+            self._note_unknown(name, error)
+        return None
+
+    def _note_unknown(self, name: str, error: Exception) -> None:
+        """The API does not know a batch: it is gone, unless it is new."""
+        if self._client.clock.monotonic() < self._new_until:
+            return
+        logger.warning("batch %s is gone: deleted, or of another workspace", name)
+        with self._client.changed:
+            self._gone[name] = error
+            self._states.pop(name, None)
 
     def _learn(self, states: list[State], at_once: bool) -> None:
         """Note the *states* that a poll brought; if *at_once*, the next thread may poll now."""
@@ -306,7 +352,7 @@ class BatchHandle:
                 missing = [batch for batch in self._created if batch.id not in self._files]
                 mine = self._asking = True
             for batch in missing:
-                self._files[batch.id] = self._fetch(batch, deadline)
+                self._files[batch.id] = self._fetched(batch, deadline)
         finally:
             if mine:
                 self._asking = False
@@ -314,10 +360,28 @@ class BatchHandle:
                     client.changed.notify_all()
         return [self._files[batch.id] for batch in self._created]
 
+    def _fetched(self, batch: CreatedBatch, deadline: Optional[float]) -> ResultsFile:
+        """The results of one batch, asked for until they are there; none if it is gone."""
+        while batch.id not in self._gone:
+            try:
+                return self._fetch(batch, deadline)
+            except Exception as error:
+                if not _is_unknown(error):
+                    raise
+                self._note_unknown(batch.id, error)
+            if batch.id not in self._gone:
+                self._client.wait_seconds(self._next_pause(), deadline)
+        return ResultsFile(None)
+
     def _fetch(self, batch: CreatedBatch, deadline: Optional[float]) -> ResultsFile:
         names = batch.custom_ids if batch.custom_ids is not None else self._order
         results = partial(self._client.results, batch.id, deadline=deadline)
         return fetch_results(results, names, sum(self._states[batch.id].counts.values()))
+
+
+def _is_unknown(error: Exception) -> bool:
+    """Whether the API itself says that there is no such batch, or no such results."""
+    return getattr(error, "status_code", None) == 404 and is_not_found(getattr(error, "body", None))
 
 
 def _is_temporary(error: Exception) -> bool:

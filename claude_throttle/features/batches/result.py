@@ -47,8 +47,15 @@ class BatchResult(NamedTuple):
     kind: str
 
 
-def result_of(name: str, line: Optional[ResultLine], raw: bool, url: str) -> BatchResult:
-    """The result of the request called *name*, read from its *line*."""
+def result_of(
+    name: str, line: Optional[ResultLine], raw: bool, url: str, gone: Optional[Exception] = None
+) -> BatchResult:
+    """The result of the request called *name*, read from its *line*.
+
+    *gone*: the refusal to tell of its batch, if there was one.
+    """
+    if line is None and gone is not None:
+        return BatchResult(name, None, gone, MISSING)
     if line is None or line.kind not in wire_format.KINDS:
         told = "nothing" if line is None else f"only {line.kind!r:.40}"
         error = BrokenAnswer(f"the API tells {told} of request {name}; it may be billed")
