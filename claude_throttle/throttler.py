@@ -523,7 +523,9 @@ class Throttler:
     def __repr__(self) -> str:
         quotas = ", ".join(f"{n}={q.amount:g}" for n in QUOTAS if (q := getattr(self._settings, n)))
         state = "closed" if self._closed else "open"
-        where = "TESTING MODE, makes no call:" if self._canned else self._settings.base_url
+        told = self._settings
+        where = told.platform if told.calls_elsewhere else told.base_url
+        where = "TESTING MODE, makes no call:" if self._canned else where
         return f"<Throttler {where} {quotas or 'limits learned'} {state}>"
 
     def __reduce__(self) -> Any:

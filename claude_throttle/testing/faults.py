@@ -26,7 +26,8 @@ class Ok:
 
     #: The response's text; ``None`` echoes the last user text.
     text: Optional[str] = None
-    #: Fields that replace those of the server's usage.
+    #: Fields that replace those of the server's usage; ``iterations``, too, which a stream tells at
+    #: its end.
     usage: Optional[Mapping[str, Any]] = None
     #: Content blocks after the text, for example a ``tool_use``.
     extra_content_blocks: tuple[Mapping[str, Any], ...] = ()

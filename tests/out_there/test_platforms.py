@@ -364,6 +364,7 @@ def test_calls_of_ours_are_not_sent_to_the_claude_api_for_a_cloud(platform):
     """With and without a key: the model ids and the quotas are the cloud's."""
     for key in (None, KEY):
         with Throttler(api_key=key, platform=platform) as throttler:
+            assert platform in repr(throttler)
             with pytest.raises(ConfigurationError, match="throttler.middleware"):
                 throttler.call(**ask())
 

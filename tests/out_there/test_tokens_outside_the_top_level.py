@@ -179,12 +179,17 @@ BOOKED = {
             (30, 3),
             entry("compaction", (None, None)),
             entry("compaction", ("180000", -5)),
-            entry("compaction", (10**30, 1.5)),
+            entry("compaction", (10**30, "")),
             entry("compaction", (float("inf"), float("nan"))),
             entry("compaction", (10**9, 4)),
             {"type": "compaction", "output_tokens": 2},
         ),
         (30, 9),
+        (0, 0),
+    ),
+    "whole numbers in another form count": (
+        usage((30.0, 3), entry("compaction", (1e5, True))),
+        (100_030, 4),
         (0, 0),
     ),
     "odd names are the asked model's": (

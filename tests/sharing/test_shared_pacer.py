@@ -335,3 +335,29 @@ def test_the_wait_is_estimated_by_what_all_have_reserved():
     one.leaves_at()
     seconds = one.pacer.leaves_at(Cost(3.0, 0.0, 0.0), CALL, clock.monotonic()) - clock.monotonic()
     assert 3.0 <= seconds <= 6.0
+
+
+def test_what_a_request_of_another_lane_took_is_taken_from_all():
+    """A fallback's hop: half a minute's tokens, and the other process waits for them."""
+    clock, one, two_ = two(itpm=Quota(60_000, burst=1_000))
+    for member in (one, two_):
+        member.leave(tokens(1))
+    one.pacer.charge(Cost(0.0, 30_000.0, 0.0), clock.monotonic())
+    assert one.told_late
+    one.exchange()
+    began = clock.monotonic()
+    two_.leave(tokens(1_000))
+    assert clock.monotonic() - began > 25
+
+
+def test_what_it_took_of_a_bucket_that_rested_leaves_nothing_saved_up():
+    """The units themselves are lost there: a full bucket would have swallowed some."""
+    clock, one, two_ = two(itpm=Quota(60_000, burst=1_000))
+    two_.leave(tokens(1))
+    clock.advance(3_600)
+    one.exchange()
+    one.pacer.charge(Cost(0.0, 500.0, 0.0), clock.monotonic())
+    one.exchange()
+    began = clock.monotonic()
+    two_.leave(tokens(1_000))
+    assert clock.monotonic() - began >= 0.5

@@ -8,6 +8,7 @@ is counted as the fallback's. The asked model's name may be an alias, so only it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial, reduce
 from typing import Any, Callable, NamedTuple, Optional
@@ -22,7 +23,7 @@ OUTSIDE = frozenset({"compaction", "advisor_message"})
 MOST_ITERATIONS = 1000
 
 #: Tokens of one iteration: ten times the largest context window of 2026.
-MOST_TOKENS = 10_000_000
+MOST_OF_ONE = 10_000_000
 
 
 #: Characters of a model's name; an ARN of Amazon Bedrock has some 150.
@@ -64,7 +65,7 @@ def read_iterated(usage: Any) -> Usage:
 def _iteration(entry: Any) -> Optional[Iteration]:
     kind, model = _field(entry, "type"), _field(entry, "model")
     counts = _counts(entry)
-    usage = Usage(*(count if count <= MOST_TOKENS else 0 for count in counts))
+    usage = Usage(*(count if count <= MOST_OF_ONE else 0 for count in counts))
     if usage == NO_USAGE:
         return None
     return Iteration(kind if isinstance(kind, str) else "", _clean_name(model), usage)
@@ -77,7 +78,13 @@ def _clean_name(model: Any) -> Optional[str]:
 
 
 def _counts(holder: Any) -> Usage:
-    return usage_of(*(_field(holder, name) for name in Usage._fields))
+    return usage_of(*(_whole(_field(holder, name)) for name in Usage._fields))
+
+
+def _whole(value: Any) -> Any:
+    """A number of a float's or another library's type as an int; anything else as it is."""
+    is_number = hasattr(value, "__index__") or (isinstance(value, float) and math.isfinite(value))
+    return int(value) if is_number else value
 
 
 def _field(holder: Any, name: str) -> Any:
