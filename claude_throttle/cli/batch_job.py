@@ -152,8 +152,8 @@ class BatchJob:
         unread = self._journal.contents.open_ids
         if gone:
             raise JobStopped(
-                f"{', '.join(gone)}: not at the API any more (deleted, or of another workspace); its "
-                "requests may be paid for, so nothing more is sent; see examples/guides/"
+                f"{', '.join(gone)}: not at the API any more (deleted, or of another workspace); "
+                "its requests may be paid for, so nothing more is sent; see examples/guides/"
                 "command_line.md, “A batch that is gone”"
             )
         if unread:

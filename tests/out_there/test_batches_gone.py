@@ -133,7 +133,7 @@ def _key(monkeypatch):
 def test_a_run_never_advises_to_pay_again_for_a_batch_that_is_gone(run, server, tmp_path, capsys):
     assert run("one") == 0
     assert run("one", "two") == 0
-    first, second = forget_answers(tmp_path)
+    first, _ = forget_answers(tmp_path)
     delete(server, first)
     capsys.readouterr()
     assert run("one", "two", "three") == 1
