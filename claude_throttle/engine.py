@@ -71,6 +71,7 @@ class Engine:
             clock,
             self.thread_pool,
             self._event_bus.observe,
+            self._event_bus.turned_away,
             self._recorder.median_latency,
             OpenPermits(),
             self.deferred_closer,
@@ -163,6 +164,7 @@ class Engine:
         return self._recorder.snapshot(
             waiting=sum(lane.waiting() for lane in lanes),
             in_flight=sum(lane.in_flight() for lane in lanes),
+            backing_off=sum(lane.backing_off() for lane in lanes),
             now=self._clock.monotonic(),
         )
 

@@ -27,7 +27,7 @@ from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.deferred_close import DeferredCloser
 from claude_throttle.core.threads.thread_pool import ThreadPool
-from claude_throttle.errors import Closed
+from claude_throttle.errors import Closed, ThrottleError
 from claude_throttle.transport import sdk
 from claude_throttle.transport.headers import brings_own_proof
 from claude_throttle.transport.request import PreparedRequest
@@ -49,6 +49,8 @@ class ProcessResources(NamedTuple):
     thread_pool: ThreadPool
     #: Tells the counters, the log and the listener of an event; the call it is about, if any.
     observe: Callable[[Event, Optional[Call]], None]
+    #: Counts and logs a refusal at the door, by the model or endpoint that was asked for.
+    turned_away: Callable[[str, ThrottleError], None]
     #: Seconds from send to answer, of the median call.
     median_latency: Callable[[], float]
     #: The permits that each thread holds open.
@@ -159,6 +161,7 @@ class Account:
             resources.deferred_closer,
             resources.clock,
             self.model_groups.own_usage,
+            resources.turned_away,
         )
         self._organization_limits = self._make_organization_limits(http)
 
@@ -205,6 +208,17 @@ class Account:
 
         Raises what :meth:`Throttler.submit` raises.
         """
+        try:
+            return self._queue(request)
+        except ThrottleError as error:
+            streams = request.admitted_streams
+            # Not admitted after all: its caller need not end it, and no listener knows of it.
+            if streams and not (streams[-1].takes_place or streams[-1].has_left):
+                streams.pop()
+            self._resources.turned_away(request.model, error)
+            raise
+
+    def _queue(self, request: PreparedRequest) -> Future[Any]:
         group = self.model_group(request.model)
         version = group.estimator.version
         cost = group.fitting_cost(

@@ -5,11 +5,12 @@ Each attempt waits for its turn like a call, and its response counts like the re
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Callable, Optional
 
@@ -23,7 +24,7 @@ from claude_throttle.core.estimation.estimator import estimate_input_tokens, has
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.deferred_close import DeferredCloser
-from claude_throttle.errors import Closed
+from claude_throttle.errors import Closed, ThrottleError
 from claude_throttle.transport.endpoints import BATCHES_PATH, COUNT_PATH, MESSAGES_PATH
 from claude_throttle.transport.foreign_verdicts import report_of, report_of_error
 from claude_throttle.transport.verdicts import read_json, read_usage
@@ -55,6 +56,7 @@ class Admission:
         deferred_closer: DeferredCloser,
         clock: Clock,
         own_usage: Callable[[str, Usage], Usage],
+        turned_away: Callable[[str, ThrottleError], None],
     ) -> None:
         """*own_usage*: what of a usage is a lane's own; it books the rest where it belongs."""
         self.pid = os.getpid()
@@ -75,10 +77,21 @@ class Admission:
         self._deferred_closer = deferred_closer
         self._clock = clock
         self.own_usage = own_usage
+        self._turned_away = turned_away
+
+    @contextlib.contextmanager
+    def _counting_refusals(self, model: str) -> Iterator[None]:
+        """Tell of a request that is turned away."""
+        try:
+            yield
+        except ThrottleError as error:
+            self._turned_away(model, error)
+            raise
 
     def permit(self, model: str, cost: Cost, options: AdmissionOptions) -> Permit:
         """Wait for the right to send one request, whose outcome may never be reported."""
-        return self._permit(self._model_group(model).lane, cost, options, answers=False)
+        with self._counting_refusals(model):
+            return self._permit(self._model_group(model).lane, cost, options, answers=False)
 
     def admit_request(
         self, method: str, path: str, read_body: Callable[[], Any], options: AdmissionOptions
@@ -103,18 +116,17 @@ class Admission:
         estimate = _estimate_of(body)
         if estimate is None:
             return None  # the API will say what is wrong with it
-        model_group = self._model_group(estimate.model)
-        cost = model_group.fitting_cost(*estimate)
-        return AdmittedAttempt(
-            self._permit(model_group.lane, cost, options, answers=True), model_group, estimate, self
-        )
+        with self._counting_refusals(estimate.model):
+            model_group = self._model_group(estimate.model)
+            cost = model_group.fitting_cost(*estimate)
+            permit = self._permit(model_group.lane, cost, options, answers=True)
+        return AdmittedAttempt(permit, model_group, estimate, self)
 
     def admit_endpoint(self, name: str, options: AdmissionOptions) -> AdmittedAttempt:
         """Wait until a request to an endpoint with a quota of its own may be sent."""
-        lane = self._endpoint_lane(name)
-        return AdmittedAttempt(
-            self._permit(lane, ONE_REQUEST, options, answers=True), None, None, self
-        )
+        with self._counting_refusals(name):
+            permit = self._permit(self._endpoint_lane(name), ONE_REQUEST, options, answers=True)
+        return AdmittedAttempt(permit, None, None, self)
 
     def _endpoint_lane(self, name: str) -> Lane:
         with self._lock:

@@ -42,7 +42,7 @@ class LaneState(NamedTuple):
 
     lane: str
     quotas: tuple[QuotaState, ...]
-    #: Calls and permits that wait for their turn, and calls between two attempts.
+    #: Calls, retries and permits that wait for their turn.
     waiting: int
     #: Requests on the wire, those under a permit included.
     in_flight: int
@@ -57,6 +57,8 @@ class LaneState(NamedTuple):
     suspended_until: Optional[str] = None
     #: Seconds until one call may be tried, while suspended or while the circuit is not closed.
     probe_seconds: Optional[float] = None
+    #: Calls that were refused, and wait out the delay before they queue again.
+    backing_off: int = 0
 
 
 class Limits(dict[str, LaneState]):
@@ -108,6 +110,8 @@ class Limits(dict[str, LaneState]):
 
 def _lines(lane: LaneState) -> list[str]:
     state = [f"{lane.waiting} waiting", f"{lane.in_flight} in flight"]
+    if lane.backing_off:
+        state.append(f"{lane.backing_off} backing off")
     if lane.paused_seconds:
         state.append(f"paused for {lane.paused_seconds:.1f} s")
     if lane.circuit != "closed":
@@ -145,6 +149,7 @@ def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> Lane
         max(0.0, pacer.pause.until - now),
         circuit.state,
         None,
+        backing_off=lane.backing_off(),
     )
     if suspension is not None:
         return state._replace(

@@ -7,7 +7,9 @@ whether an outage is over.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 #: Seconds; long enough for a meaningful count at 50 requests a minute.
 INTERVAL_SECONDS = 10.0
@@ -16,7 +18,7 @@ INTERVAL_SECONDS = 10.0
 INTERVALS = 60
 
 # Indexes in a slot; the first item is the number of the interval that the slot counts.
-_NUMBER, SENT, SUCCEEDED, FAILED, RATE_LIMITED, OVERLOADED = range(6)
+_NUMBER, SENT, SUCCEEDED, FAILED, RATE_LIMITED, OVERLOADED, _TURNED_AWAY = range(7)
 
 
 class HistoryInterval(NamedTuple):
@@ -36,6 +38,8 @@ class HistoryInterval(NamedTuple):
     rate_limited: int = 0
     #: Answers with status 529.
     overloaded: int = 0
+    #: Calls and permits that were refused at the door, by the name of the exception's class.
+    turned_away: Mapping[str, int] = MappingProxyType({})
 
 
 class RingBuffer:
@@ -48,11 +52,11 @@ class RingBuffer:
     __slots__ = ("_begins", "_ends", "_first", "_slot", "_slots")
 
     def __init__(self) -> None:
-        self._slots: list[list[int]] = []
+        self._slots: list[list[Any]] = []
         self._first = 0
         # The interval of the last event, and its counts: the next event is mostly in it, too.
         self._begins = self._ends = math.nan
-        self._slot: list[int] = []
+        self._slot: list[Any] = []
 
     def record(self, index: int, now: float) -> None:
         """Count one event at *now*."""
@@ -60,15 +64,22 @@ class RingBuffer:
             self._move_to(now)
         self._slot[index] += 1
 
+    def record_refusal(self, error: str, now: float) -> None:
+        """Count one that was turned away at *now*."""
+        if not self._begins <= now < self._ends:
+            self._move_to(now)
+        reasons = self._slot[_TURNED_AWAY]
+        reasons[error] = reasons.get(error, 0) + 1
+
     def _move_to(self, now: float) -> None:
         number = _number(now)
         if not self._slots:
             self._first = number
-            self._slots = [[number - INTERVALS, 0, 0, 0, 0, 0] for _ in range(INTERVALS)]
+            self._slots = [[number - INTERVALS, 0, 0, 0, 0, 0, {}] for _ in range(INTERVALS)]
         self._first = min(self._first, number)
         self._slot = self._slots[number % INTERVALS]
         if self._slot[_NUMBER] != number:
-            self._slot[:] = (number, 0, 0, 0, 0, 0)
+            self._slot[:] = (number, 0, 0, 0, 0, 0, {})
         self._begins, self._ends = number * INTERVAL_SECONDS, (number + 1) * INTERVAL_SECONDS
 
     def intervals(self, now: float) -> tuple[HistoryInterval, ...]:
@@ -85,8 +96,10 @@ class RingBuffer:
     def _interval(self, number: int, now: float) -> HistoryInterval:
         ago = now - number * INTERVAL_SECONDS
         slot = self._slots[number % INTERVALS]
-        counts = slot[1:] if slot[_NUMBER] == number else ()
-        return HistoryInterval(ago, min(ago, INTERVAL_SECONDS), *counts)
+        counts = slot[1:] if slot[_NUMBER] == number else (0, 0, 0, 0, 0, {})
+        found = HistoryInterval(ago, min(ago, INTERVAL_SECONDS), *counts)
+        # A dict of its own, which counts no further, and no proxy: it pickles.
+        return found._replace(turned_away=dict(found.turned_away))
 
 
 def _number(now: float) -> int:

@@ -40,7 +40,7 @@ class Stats(NamedTuple):
 
     #: Calls accepted by submit().
     submitted: int = 0
-    #: Calls and permits that wait now: for their turn, or between two attempts.
+    #: Calls, retries and permits that wait for their turn now.
     waiting: int = 0
     #: Requests in flight now, those of other clients under a permit included.
     in_flight: int = 0
@@ -74,6 +74,11 @@ class Stats(NamedTuple):
     requests_per_minute: float = 0.0
     #: Seconds since the first call.
     elapsed_seconds: float = 0.0
+    #: Calls and permits that were refused at the door (never queued or granted, nothing was sent),
+    #: by the name of the exception's class. None of them is in *submitted*, *permits* or *failed*.
+    turned_away: Mapping[str, int] = MappingProxyType({})
+    #: Calls that were refused, and wait out the delay before they queue again.
+    backing_off: int = 0
 
     @property
     def failed_total(self) -> int:
@@ -91,13 +96,15 @@ class Stats(NamedTuple):
 
 
 def _report(stats: Stats) -> list[str]:
-    failures = ", ".join(f"{n} {name}" for name, n in sorted(stats.failed.items())) or "none"
+    failures, away = _by_name(stats.failed) or "none", _by_name(stats.turned_away)
     wait, latency = stats.queue_wait_seconds, stats.latency_seconds
+    backing_off = f"{stats.backing_off:,} backing off, " if stats.backing_off else ""
     cache = stats.cache_creation_input_tokens, stats.cache_read_input_tokens
     return [
-        f"calls     {stats.submitted:,} submitted, {stats.waiting:,} waiting, "
+        f"calls     {stats.submitted:,} submitted, {stats.waiting:,} waiting, {backing_off}"
         f"{stats.in_flight:,} in flight, {stats.succeeded:,} succeeded ({stats.success_rate:.1%})",
         f"failed    {failures}",
+        *([f"turned away  {away}"] if away else []),
         f"requests  {stats.sent:,} sent, {stats.retried:,} retried, {_permits(stats)}"
         f"{stats.rate_limited:,} x 429, {stats.overloaded:,} x 529, "
         f"{stats.requests_per_minute:,.1f} a minute",
@@ -106,6 +113,10 @@ def _report(stats: Stats) -> list[str]:
         f"queue     {_durations(wait)}",
         f"latency   {_durations(latency)}",
     ]
+
+
+def _by_name(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items()))
 
 
 def _permits(stats: Stats) -> str:
@@ -136,6 +147,7 @@ class Recorder:
         self._lock = threading.RLock()
         self._counts: Counter[str] = Counter()
         self._failed: Counter[str] = Counter()
+        self._away: Counter[str] = Counter()
         self._statuses: Counter[int] = Counter()
         self._usage = NO_USAGE
         self._queue_wait = Histogram()
@@ -160,6 +172,12 @@ class Recorder:
         if len(self._uncounted) >= BATCH_SIZE:
             with self._lock:
                 self._count_all_locked()
+
+    def turned_away(self, error: str, now: float) -> None:
+        """Count one that was refused at the door, by the name of its exception's class."""
+        with self._lock:
+            self._away[error] += 1
+            self._history.record_refusal(error, now)
 
     def _count_all_locked(self) -> None:
         """Count everything that is waiting, in the order of arrival. Requires _lock.
@@ -255,10 +273,10 @@ class Recorder:
     def _booked(self, event: IterationBooked, _now: float) -> None:
         self._usage = self._usage.plus(event.usage)
 
-    def snapshot(self, *, waiting: int, in_flight: int, now: float) -> Stats:
+    def snapshot(self, *, waiting: int, in_flight: int, now: float, backing_off: int = 0) -> Stats:
         """The counters at *now*.
 
-        *waiting* and *in_flight* are present states, which no event adds up to.
+        *waiting*, *in_flight* and *backing_off* are present states, which no event adds up to.
         """
         with self._lock:
             self._count_all_locked()
@@ -282,6 +300,8 @@ class Recorder:
                 latency_seconds=self._latency.quantiles(),
                 requests_per_minute=self._per_minute(elapsed),
                 elapsed_seconds=elapsed,
+                turned_away=MappingProxyType(dict(self._away)),
+                backing_off=backing_off,
             )
 
     def history(self, now: float) -> tuple[history.HistoryInterval, ...]:

@@ -41,7 +41,11 @@ def by_permit(throttler, server):
 
 def sdk_client(throttler, server):
     return anthropic.Anthropic(
-        api_key=KEY, base_url=server.url, middleware=[throttler.middleware()], max_retries=0
+        api_key=KEY,
+        base_url=server.url,
+        middleware=[throttler.middleware()],
+        max_retries=0,
+        http_client=anthropic.DefaultHttpxClient(verify=False),  # to read no certificates
     )
 
 

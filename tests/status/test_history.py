@@ -124,7 +124,7 @@ def test_each_kind_of_event_is_counted():
     ):
         recorder.record(event, 10.0)
     (found,) = recorder.history(12.0)
-    assert found == (2.0, 2.0, 5, 2, 1, 2, 2)
+    assert found[:7] == (2.0, 2.0, 5, 2, 1, 2, 2)
 
 
 def test_the_history_of_a_throttler(fake, throttle, manual):

@@ -147,6 +147,12 @@ class Attempt:
         self.resting = self.outcome_reported = False
 
     @property
+    def queued(self) -> bool:
+        """Whether it waits in the backlog for another send."""
+        ticket = self.retry_ticket
+        return ticket is not None and ticket.queued
+
+    @property
     def stopped(self) -> bool:
         """Whether it must end instead of being sent again."""
         return self.stopped_by is not None

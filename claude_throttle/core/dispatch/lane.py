@@ -487,9 +487,14 @@ class Lane:
         return sum(not call.future.done() for call in others)
 
     def waiting(self) -> int:
-        """Calls and permits that wait for their turn, and calls between two attempts."""
-        resting = sum(attempt.resting for attempt in list(self.out))
-        return self.backlog.calls + resting + sum(ticket.queued for ticket in list(self.permits))
+        """Calls, retries and permits that wait for their turn."""
+        permits = sum(ticket.queued for ticket in list(self.permits))
+        return self.backlog.calls + permits + sum(attempt.queued for attempt in list(self.out))
+
+    def backing_off(self) -> int:
+        """Calls that wait out the delay before they queue again."""
+        out = list(self.out)
+        return sum(attempt.resting and not attempt.queued for attempt in out)
 
     def in_flight(self) -> int:
         """Requests on the wire, and open permits that no call uses meanwhile."""

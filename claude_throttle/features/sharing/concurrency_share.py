@@ -151,7 +151,10 @@ class ConcurrencyShare:
         return MemberClaim(in_use, want, limit, self.lease_seconds * SECOND, self._info())
 
     def _info(self) -> str:
-        lanes = {lane.name: [lane.waiting(), lane.in_flight()] for lane in self._shown_lanes()}
+        lanes = {
+            lane.name: [lane.waiting() + lane.backing_off(), lane.in_flight()]
+            for lane in self._shown_lanes()
+        }
         told = {"host": socket.gethostname(), "pid": os.getpid(), "lanes": lanes}
         return json.dumps({**told, "bursts": {lane.name: _bursts(lane) for lane in self._lanes()}})
 
