@@ -158,6 +158,10 @@ def require_key(throttler: claude_throttle.Throttler) -> None:
     try:
         throttler.settings.require_key()
     except claude_throttle.ConfigurationError:
+        platform = throttler.settings.platform
         raise CannotStart(
-            "no API key: set ANTHROPIC_API_KEY; or try it without one: add --fake"
+            f"CLAUDE_THROTTLE_PLATFORM={platform}: this command speaks to the Claude API; unset it, "
+            "or set ANTHROPIC_BASE_URL to an address that takes its requests"
+            if throttler.settings.calls_elsewhere
+            else "no API key: set ANTHROPIC_API_KEY; or try it without one: add --fake"
         ) from None

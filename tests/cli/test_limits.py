@@ -89,6 +89,17 @@ def test_without_a_key_it_says_how_to_go_on(ask: Ask, monkeypatch: pytest.Monkey
     assert "--fake" in line
 
 
+def test_for_a_clouds_platform_it_says_whom_it_asks(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key would go to the Claude API, which knows none of its models."""
+    monkeypatch.setenv("CLAUDE_THROTTLE_PLATFORM", "bedrock")
+    code, out, said = ask()
+    assert (code, out) == (2, "")
+    assert "CLAUDE_THROTTLE_PLATFORM=bedrock: this command speaks to the Claude API" in said[0]
+    assert "API key" not in said[0]
+
+
 def test_in_testing_mode_it_asks_nobody(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Canned answers would look like real ones; the fake is asked all the same."""
     monkeypatch.setenv("CLAUDE_THROTTLE_TESTING", "1")
