@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 MODEL = "claude-sonnet-5"
-#: What keeps every part: our accumulator always, these of the SDK's (2.14) where they are named.
-BOTH, BETA, NONE = ("stable", "beta"), ("beta",), ()
+#: What keeps every part: our accumulator always, these of the SDK's (2.14) where they are named;
+#: BOTH in its older releases, too.
+BOTH, BOTH_NOW, BETA, NONE = ("stable", "beta", "older"), ("stable", "beta"), ("beta",), ()
 
 
 class StreamFixture(NamedTuple):
@@ -157,7 +158,7 @@ FIXTURES = [
         "container and stop details come at the end",
         text(0, "Hi"),
         [HI],
-        BOTH,
+        BOTH_NOW,
         finish(delta={"container": PLACE, "stop_details": WHY, "stop_reason": "refusal"}),
         container=PLACE,
         stop_details=WHY,
@@ -211,6 +212,16 @@ FIXTURES = [
         "tool input of null adds nothing",
         [begin(0, "tool_use", **TOOL), add(0, "input_json_delta", partial_json=None), end(0)],
         [{"type": "tool_use", **TOOL}],
+    ),
+    _of(
+        "an empty tool input before the whole one adds nothing",
+        [
+            begin(0, "tool_use", **TOOL),
+            add(0, "input_json_delta", partial_json="{}"),
+            add(0, "input_json_delta", partial_json='{"a": 1}'),
+            end(0),
+        ],
+        [{"type": "tool_use", **TOOL, "input": {"a": 1}}],
     ),
     _of(
         "a compaction delta of null takes nothing away",

@@ -8,6 +8,7 @@ block, texts are appended, lists extended, and anything else replaces what was t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,10 @@ _KNOWN_TYPES = frozenset({"text", "thinking", "tool_use", "redacted_thinking"})
 
 #: Fields of the block that always come whole: a later one replaces the one before.
 _WHOLE = frozenset({"signature", "encrypted_content"})
+
+
+#: The empty input that gateways send before the whole one.
+_EMPTY_FIRST = re.compile(r"^(?:\s*\{\})+(?=\s*\{)")
 
 
 def begun_by(delta: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +131,8 @@ class ContentBlock:
 
 def _parsed(written: str) -> Any:
     """The input of a tool; after a cut by max_tokens, as much of it as came."""
+    written = _EMPTY_FIRST.sub("", written)
     try:
         return json.loads(written)
-    except ValueError:
+    except (ValueError, RecursionError):
         return sdk.partial_json(written)
