@@ -160,8 +160,8 @@ def require_key(throttler: claude_throttle.Throttler) -> None:
     except claude_throttle.ConfigurationError:
         platform = throttler.settings.platform
         raise CannotStart(
-            f"CLAUDE_THROTTLE_PLATFORM={platform}: this command speaks to the Claude API; unset it, "
-            "or set ANTHROPIC_BASE_URL to an address that takes its requests"
+            f"CLAUDE_THROTTLE_PLATFORM={platform}: this command speaks to the Claude API; unset "
+            "it, or set ANTHROPIC_BASE_URL to an address that takes its requests"
             if throttler.settings.calls_elsewhere
             else "no API key: set ANTHROPIC_API_KEY; or try it without one: add --fake"
         ) from None
