@@ -25,7 +25,7 @@ from tests.support.simulated_calls import (
     seeds,
     stamps,
 )
-from tests.support.thorough import LONG, tried
+from tests.support.thorough import LONG, only_thorough, tried
 
 pytestmark = LONG
 
@@ -54,7 +54,7 @@ spreads = st.floats(-3.7, -0.7).map(lambda power: 10**power)
 depths = st.floats(0.0, 2.5).map(lambda power: 10**power - 1.0)
 
 
-@tried(rates, depths, latencies, spreads, stamps, seeds, few=12, how=OFTEN)
+@tried(rates, depths, latencies, spreads, stamps, seeds, few=8, how=OFTEN)
 def test_one_quota_of_requests_is_used_and_not_overdrawn(rpm, depth, latency, spread, at, seed):
     """Nothing told: 0.97 of it in the second half, a few 429s while it is learned, none failed.
 
@@ -75,7 +75,7 @@ def test_one_quota_of_requests_is_used_and_not_overdrawn(rpm, depth, latency, sp
 SMALL_BUCKETS = {1: 0.6, 2: 0.8, 3: 0.9}
 
 
-@pytest.mark.parametrize("room", SMALL_BUCKETS)
+@pytest.mark.parametrize("room", [only_thorough(1), 2, only_thorough(3)])
 @tried(rates, st.floats(0.0, 0.99), latencies, spreads, stamps, seeds, few=8, how=SCENES)
 def test_a_small_bucket_is_used_for_the_most_part(room, rpm, part, latency, spread, at, seed):
     """Two requests, or three, or four: less than the guard of two calls needs, and none failed."""
