@@ -240,7 +240,9 @@ class PacedRetry(Retry):
         left = int(self.total or 0)
         # A refusal while the circuit is open is "free": it is not this request's fault.
         has_retries = left > 0 or (delay.free and exchange.rules.max_retries > 0)
-        if not ((verdict.retry or delay.doubted) and has_retries and in_time):
+        fits = delay.excess is None or exchange.attempt.number < delay.excess.tries
+        may = (verdict.retry or delay.doubted) and fits
+        if not (may and has_retries and in_time):
             raise MaxRetryError(_pool, url or "", error or ResponseError(verdict.reason))
         return self.new(total=left if delay.free else left - 1)
 

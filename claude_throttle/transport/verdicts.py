@@ -27,6 +27,7 @@ from claude_throttle.core.domain.feedback import (
     RATE,
     AccountRefusal,
     Feedback,
+    StatedLimit,
 )
 from claude_throttle.errors import BrokenAnswer
 from claude_throttle.transport.account_problems import account_problem
@@ -35,6 +36,7 @@ from claude_throttle.transport.limit_headers import (
     read_growth,
     read_limits,
     read_number,
+    read_stated,
     refused_kind,
 )
 
@@ -79,6 +81,10 @@ _KEY = re.compile(r"\bsk-[\w-]+")
 
 #: Characters of the server's own words that are passed on in errors and to other processes.
 LONGEST_MESSAGE = 300
+
+#: Bytes of a gateway's body in which the API's words are looked for, and a part of them.
+LONGEST_QUOTE = 10_000
+_API_WORDS = "would exceed"
 
 #: The reason of a 403. It may be about one model only, so it suspends one lane, not the account.
 NOT_PERMITTED = "not permitted"
@@ -182,8 +188,9 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
     if status == 404 and not cause and is_not_found(answer) and "model" in message.lower():
         cause = NOT_FOUND
     rate_limits, kind = read_limits(headers), refused_kind(message)
+    stated = _stated_limit(answer, message, body) if cause == RATE else None
     retry = (rule.retry and wish != "false") or (wish == "true" and code not in SPEND_CODES)
-    if cause == RATE and after is None and wish != "true" and kind is None:
+    if cause == RATE and after is None and wish != "true" and not (kind or stated):
         # "Not sent with the spend-cap 429" (rate-limit page): a rate limit always has it.
         cause, reason, retry = "", "spend limit", False
     if cause == ACCOUNT and retry:
@@ -191,7 +198,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
         cause = ""
     account = _account_refusal(reason, message) if cause == ACCOUNT else None
     growth = read_growth(message) if cause == RAMP else None
-    feedback = Feedback(cause, after, rate_limits, kind, growth, status, not retry, account)
+    feedback = Feedback(cause, after, rate_limits, kind, growth, status, not retry, account, stated)
     return Verdict(
         retry, reason, after, feedback.pauses_lane, status not in _TAKES_NOTHING, feedback
     )
@@ -209,6 +216,14 @@ def _rule_for(status: int, code: Optional[str], message: str) -> Rule:
         if message.startswith(rule.beginnings) or any(text in message for text in rule.texts):
             return rule
     return Rule(f"status {status}", (), "", False)
+
+
+def _stated_limit(answer: Any, message: str, body: bytes) -> Optional[StatedLimit]:
+    """The limit that the API's words name, in its own envelope or quoted by a gateway."""
+    if isinstance(answer, dict) and answer.get("type") == "error":
+        return read_stated(message)
+    text = body[:LONGEST_QUOTE].decode("utf-8", "replace")
+    return read_stated(text) if _API_WORDS in text else None
 
 
 def _account_refusal(reason: str, message: str) -> AccountRefusal:
