@@ -364,9 +364,7 @@ class BatchHandle:
         """The results of one batch, asked for until they are there; none if it is gone."""
         while batch.id not in self._gone:
             try:
-                file = self._fetch(batch, deadline)
-                self._client.recorder.count_batch_results(file.kinds, file.usage)
-                return file
+                return self._fetch(batch, deadline)
             except Exception as error:
                 if not _is_unknown(error):
                     raise
