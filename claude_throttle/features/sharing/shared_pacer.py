@@ -186,9 +186,9 @@ class SharedPacer(Pacer):
         """Book what a request of another lane took here, and report it soon."""
         for name, quota in self.quotas().items():
             units = getattr(cost, quota.kind)
-            if units > 0:
-                # The shift counts the units. An idle bucket would swallow it: nothing stays saved.
-                self._shift(name, quota.rate, units)
+            self._shift(name, quota.rate, units)
+            if units >= quota.burst / 2.0:
+                # A bucket that rested swallows a shift: so nothing stays saved up in it.
                 self._delta(name).spent += ALMOST_NONE
         super().charge(cost, now)
 
