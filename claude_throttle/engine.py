@@ -117,7 +117,12 @@ class Engine:
         if self._http is None:
             raise ConfigurationError("testing mode answers no batches; FakeClaude does")
         return BatchClient(
-            self.settings, self._http, self.thread_pool, self.account.admission, self._clock
+            self.settings,
+            self._http,
+            self.thread_pool,
+            self.account.admission,
+            self._clock,
+            self._recorder,
         )
 
     # -- calls -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Protocol
 
 from claude_throttle.account import refusal_messages
-from claude_throttle.account.admission import Admission
+from claude_throttle.account.admission import BATCHES, Admission
 from claude_throttle.account.endpoint_lanes import endpoint_lane
 from claude_throttle.account.model_groups import ModelGroup, ModelGroups, SharedQuotas
 from claude_throttle.account.suspensions import Suspensions
@@ -179,8 +179,10 @@ class Account:
     def _endpoint_lane(self, name: str) -> Lane:
         if self._counter is not None and self._counter.lane.name == name:
             return self._counter.lane
-        resources = self._resources
-        return endpoint_lane(name, self._settings, resources.thread_pool, resources.clock)
+        resources, shared = self._resources, self.coordinator if name == BATCHES else None
+        return endpoint_lane(
+            name, self._settings, resources.thread_pool, resources.clock, shared=shared
+        )
 
     # -- calls -----------------------------------------------------------------------------------
 
@@ -197,6 +199,10 @@ class Account:
     def every_lane(self) -> list[Lane]:
         """Those, and the lanes of the endpoints that were used: whoever waits is in one of them."""
         return self.lanes() + self.admission.lanes()
+
+    def shared_lanes(self) -> list[Lane]:
+        """The lanes whose quotas are shared with other processes, if any are."""
+        return self.lanes() + [lane for lane in self.admission.lanes() if lane.name == BATCHES]
 
     def _answered_at(self, lane: str) -> float:
         """The instant of the last answer in *lane*, or in any if it is ""; -inf without one."""

@@ -18,7 +18,7 @@ from claude_throttle.account.model_groups import ModelGroup, RequestEstimate
 from claude_throttle.account.suspensions import Suspensions
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit, PermitTicket
-from claude_throttle.core.domain.cost import NO_USAGE, Cost, Usage
+from claude_throttle.core.domain.cost import NO_USAGE, Cost, RequestSize, Usage
 from claude_throttle.core.domain.feedback import DOUBT, Dispatch, Feedback, ResponseReport
 from claude_throttle.core.estimation.estimator import estimate_input_tokens, has_cache_mark
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
@@ -120,6 +120,9 @@ class Admission:
             model_group = self._model_group(estimate.model)
             cost = model_group.fitting_cost(*estimate)
             permit = self._permit(model_group.lane, cost, options, answers=True)
+        permit.ticket.size = RequestSize(
+            estimate.estimated_input, estimate.max_tokens, cache_marked=estimate.cache_marked
+        )
         return AdmittedAttempt(permit, model_group, estimate, self)
 
     def admit_endpoint(self, name: str, options: AdmissionOptions) -> AdmittedAttempt:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Optional
 
 from claude_throttle.account.admission import BATCHES, COUNTS
+from claude_throttle.account.model_groups import SharedQuotas
 from claude_throttle.config.settings import Settings
 from claude_throttle.core.dispatch.call import Attempt, Call
 from claude_throttle.core.dispatch.lane import Lane
@@ -27,13 +29,17 @@ def endpoint_lane(
     thread_pool: ThreadPool,
     clock: Clock,
     at_once: Optional[int] = None,
+    shared: Optional[SharedQuotas] = None,
 ) -> Lane:
-    """A lane of that name; *at_once* requests may be in flight, any number if None."""
+    """A lane of that name; *at_once* requests may be in flight, any number if None.
+
+    *shared*: the coordinator, if the quota is shared with other processes.
+    """
     tier = settings.tier
     quotas = {} if tier is None else {"rpm": Quota(_RPM[name](tier))}
     return Lane(
         name,
-        pacer=Pacer(quotas, AUTO, lane=name),
+        pacer=(Pacer if shared is None else shared.make_pacer)(quotas, AUTO, lane=name),
         limiter=ConcurrencyLimiter(at_once),
         thread_pool=thread_pool,
         price=_same_cost,
@@ -43,7 +49,13 @@ def endpoint_lane(
         max_queue=0,
         ageing=settings.ageing,
         clock=clock,
+        reserve=None if shared is None else partial(_reserve, shared),
     )
+
+
+def _reserve(shared: SharedQuotas, lane: Lane, costs: list[Cost]) -> None:
+    shared.ensure_thread()  # a program may do nothing else than this
+    shared.reserve(lane, costs)
 
 
 def _same_cost(call: Call) -> Cost:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
 from claude_throttle.core.pacing import gcra
-from claude_throttle.core.pacing.configured_quotas import KINDS, ConfiguredQuota
+from claude_throttle.core.pacing.configured_quotas import ConfiguredQuota, period_name
 from claude_throttle.core.pacing.pacer import Pacer
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class QuotaState(NamedTuple):
     per: float
     #: The configured amount, or None.
     told: Optional[float]
-    #: The amount by the latest response headers, or None.
+    #: The amount by the latest response, or None.
     learned: Optional[float]
     #: The smaller of both, less headroom.
     in_force: float
@@ -30,8 +30,9 @@ class QuotaState(NamedTuple):
     burst: float
     #: Units that may be sent now, between 0 and the burst.
     remaining: float
-    #: Where what is in force comes from: "told", "headers", "tier start", "rate limits API", or
-    #: "refusals": guessed, because no header tells.
+    #: Where what is in force comes from: "told", "headers", "tier start", "rate limits API";
+    #: "x-ratelimit headers" and the like: from a relay; "words of a refusal"; or "refusals":
+    #: guessed, because nothing tells.
     source: str
     #: Units by which more was sent than the quota allows: until they accrue nothing is sent.
     overdrawn: float = 0.0
@@ -55,8 +56,7 @@ class LaneState(NamedTuple):
     #: The server's own words with that, and when access comes back, in its words; or None.
     suspended_message: Optional[str] = None
     suspended_until: Optional[str] = None
-    #: Seconds until one call may be tried: while suspended, while the circuit is not closed, in a
-    #: pause of more than 15 minutes.
+    #: Seconds until one call may be tried, while suspended or while the circuit is not closed.
     probe_seconds: Optional[float] = None
     #: Calls that were refused, and wait out the delay before they queue again.
     backing_off: int = 0
@@ -132,11 +132,10 @@ def _lines(lane: LaneState) -> list[str]:
 
 
 def _row(quota: QuotaState) -> tuple[str, ...]:
-    period = {60.0: "minute", 86_400.0: "day"}.get(quota.per, f"{quota.per:g} s")
     amounts = (quota.told, quota.learned, quota.in_force, quota.burst)
     shown = ("-" if amount is None else f"{amount:,.0f}" for amount in amounts)
-    left = gcra.whole_units(quota.remaining)
-    return (f"{quota.kind.replace('_', ' ')} a {period}", *shown, left, quota.source)
+    name = f"{quota.kind.replace('_', ' ')} a {period_name(quota.per)}"
+    return (name, *shown, gcra.whole_units(quota.remaining), quota.source)
 
 
 def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> LaneState:
@@ -147,7 +146,7 @@ def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> Lane
         quotas_of(pacer, now),
         lane.waiting(),
         lane.in_flight(),
-        max(0.0, pacer.pause.ends_at - now),
+        max(0.0, pacer.pause.until - now),
         circuit.state,
         None,
         backing_off=lane.backing_off(),
@@ -161,8 +160,6 @@ def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> Lane
         )
     if circuit.is_open:
         return state._replace(probe_seconds=max(0.0, circuit.opens_at() - now))
-    if pacer.pause.ends_at > pacer.pause.until:
-        return state._replace(probe_seconds=max(0.0, pacer.pause.until - now))
     return state
 
 
@@ -174,19 +171,38 @@ def quotas_of(pacer: Pacer, now: float) -> tuple[QuotaState, ...]:
     for kind in pacer.learned:
         minute = told.pop((kind, 60.0), None)
         rows.append(_learned_row(pacer, kind, minute, ceilings.get(kind), now))
+    for key, stated in pacer.configured.stated.items():
+        rows.append(_stated_row(stated, told.pop(key, None), now))
     rows += [_told_row(quota, now) for quota in told.values()]
     return tuple(row for row in rows if row is not None)
 
 
 def _told_row(told: ConfiguredQuota, now: float) -> QuotaState:
     amount, per = told.quota.amount, told.quota.per
-    row = QuotaState(KINDS[told.name], per, amount, None, amount, told.burst, 0.0, "told")
+    row = QuotaState(told.kind, per, amount, None, amount, told.burst, 0.0, "told")
     return _with_level(row, told.level(now))
 
 
 def _with_level(row: QuotaState, level: float) -> QuotaState:
     left = gcra.shown(level, row.burst)
     return row._replace(remaining=left, overdrawn=max(0.0, -level))
+
+
+def _stated_row(stated: ConfiguredQuota, told: Optional[ConfiguredQuota], now: float) -> QuotaState:
+    """A quota that the API's headers do not show."""
+    both = [quota for quota in (told, stated) if quota is not None]
+    least = min(both, key=lambda quota: quota.quota.amount)
+    row = QuotaState(
+        stated.kind,
+        stated.quota.per,
+        None if told is None else told.quota.amount,
+        stated.quota.amount,
+        least.quota.amount,
+        min(quota.burst for quota in both),
+        0.0,
+        least.source,
+    )
+    return _with_level(row, min(quota.level(now) for quota in both))
 
 
 def _learned_row(

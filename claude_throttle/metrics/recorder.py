@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from claude_throttle.core.domain.cost import NO_USAGE
+from claude_throttle.core.domain.cost import NO_USAGE, Usage
 from claude_throttle.core.domain.events import (
     CallFailed,
     CallQueued,
@@ -79,6 +79,17 @@ class Stats(NamedTuple):
     turned_away: Mapping[str, int] = MappingProxyType({})
     #: Calls that were refused, and wait out the delay before they queue again.
     backing_off: int = 0
+    #: Message Batches that were created, and the requests in them. These are no calls: nothing
+    #: above counts them.
+    batches_created: int = 0
+    batch_requests: int = 0
+    #: Requests about batches that were sent, every attempt: creations, looks, results ...
+    batch_sends: int = 0
+    #: Results of batches that were fetched, by kind: "succeeded", "errored" ...
+    batch_results: Mapping[str, int] = MappingProxyType({})
+    #: Model tokens of these results.
+    batch_input_tokens: int = 0
+    batch_output_tokens: int = 0
 
     @property
     def failed_total(self) -> int:
@@ -112,6 +123,18 @@ def _report(stats: Stats) -> list[str]:
         f"{cache[0]:,} written to cache, {cache[1]:,} read from it",
         f"queue     {_durations(wait)}",
         f"latency   {_durations(latency)}",
+        *_batches(stats),
+    ]
+
+
+def _batches(stats: Stats) -> list[str]:
+    if not stats.batch_sends:
+        return []
+    kinds = "".join(f", {n:,} {kind}" for kind, n in sorted(stats.batch_results.items()))
+    return [
+        f"batches   {stats.batches_created:,} created, {stats.batch_requests:,} requests{kinds}; "
+        f"{stats.batch_input_tokens:,} tokens in, {stats.batch_output_tokens:,} out; "
+        f"{stats.batch_sends:,} sent"
     ]
 
 
@@ -149,6 +172,7 @@ class Recorder:
         self._failed: Counter[str] = Counter()
         self._away: Counter[str] = Counter()
         self._statuses: Counter[int] = Counter()
+        self._batch_results: Counter[str] = Counter()
         self._usage = NO_USAGE
         self._queue_wait = Histogram()
         self._latency = Histogram()
@@ -178,6 +202,18 @@ class Recorder:
         with self._lock:
             self._away[error] += 1
             self._history.record_refusal(error, now)
+
+    def count_batches(self, **more: int) -> None:
+        """Add to the counts of Message Batches, by the names of the fields of :class:`Stats`."""
+        with self._lock:
+            self._counts.update(more)
+
+    def count_batch_results(self, kinds: Mapping[str, int], usage: Usage) -> None:
+        """Add results of a batch that were fetched, and what they took."""
+        with self._lock:
+            self._batch_results.update(kinds)
+            self._counts["batch_input_tokens"] += usage.input_tokens
+            self._counts["batch_output_tokens"] += usage.output_tokens
 
     def _count_all_locked(self) -> None:
         """Count everything that is waiting, in the order of arrival. Requires _lock.
@@ -302,6 +338,12 @@ class Recorder:
                 elapsed_seconds=elapsed,
                 turned_away=MappingProxyType(dict(self._away)),
                 backing_off=backing_off,
+                batches_created=self._counts["batches_created"],
+                batch_requests=self._counts["batch_requests"],
+                batch_sends=self._counts["batch_sends"],
+                batch_results=MappingProxyType(dict(self._batch_results)),
+                batch_input_tokens=self._counts["batch_input_tokens"],
+                batch_output_tokens=self._counts["batch_output_tokens"],
             )
 
     def history(self, now: float) -> tuple[history.HistoryInterval, ...]:

@@ -7,6 +7,7 @@ headers of real responses are tested against the fake server in :mod:`claude_thr
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from typing import Callable, NamedTuple, Optional
 
 from claude_throttle.core.domain.feedback import (
@@ -19,6 +20,7 @@ from claude_throttle.core.domain.feedback import (
     RampLimit,
     RateLimit,
     RateLimits,
+    StatedLimit,
 )
 from claude_throttle.simulation.acceleration import RampRefusal
 from claude_throttle.simulation.quotas import ADMISSION, ANSWER, ModelQuotas, SimulatedLimits
@@ -60,7 +62,8 @@ class SimulatedServer:
 
     *headers_at*: when the rate-limit headers are computed, "admission" or "answer". *overloaded*,
     *errors*, *resets*: shares of the requests that meet a 529, a 500, a lost connection. None of
-    these takes anything from the quotas, as with the fake API.
+    these takes anything from the quotas, as with the fake API. *hidden*: kinds of which no header
+    tells, so that only the words of a refusal do.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class SimulatedServer:
         overloaded: float = 0.0,
         errors: float = 0.0,
         resets: float = 0.0,
+        hidden: Collection[str] = (),
         seed: int = 0,
     ) -> None:
         if headers_at not in (ADMISSION, ANSWER):
@@ -82,6 +86,7 @@ class SimulatedServer:
         self.outage: Optional[Feedback] = None
         self.in_flight = 0
         self._at_answer = headers_at == ANSWER
+        self._hidden = frozenset(hidden)
         self._shares = ((OVERLOAD, overloaded), (FAULT, errors), (RESET, resets))
         self._chance = random.Random(seed)
 
@@ -139,16 +144,16 @@ class SimulatedServer:
         if isinstance(refusal, RampRefusal):
             growth = RampLimit(kind, refusal.per_minute, refusal.next_per_minute)
             return Feedback(RAMP, refusal.retry_after, rate_limits, kind, growth, status=429)
-        return Feedback(RATE, refusal.retry_after, rate_limits, kind, status=429)
+        stated = StatedLimit(kind, refusal.per_minute)
+        return Feedback(RATE, refusal.retry_after, rate_limits, kind, status=429, stated=stated)
 
     def rate_limits(self, now: float) -> RateLimits:
         """The limits and remaining units that rate-limit headers would have at *now*."""
+        standings = {one.name.replace("-", "_"): one for one in self.quotas.standings(now)}
         return {
-            standing.name.replace("-", "_"): RateLimit(
-                standing.per_minute, _shown(standing.name, standing.remaining)
-            )
-            for standing in self.quotas.standings(now)
-            if standing.name != "tokens"
+            kind: RateLimit(one.per_minute, _shown(one.name, one.remaining))
+            for kind, one in standings.items()
+            if kind != "tokens" and kind not in self._hidden
         }
 
 

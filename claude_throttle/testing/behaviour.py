@@ -18,6 +18,9 @@ from claude_throttle.simulation.quotas import ADMISSION, ANSWER, SimulatedLimits
 Latency = Union[float, Callable[[random.Random, dict[str, Any]], float]]
 OutputTokens = Union[int, Callable[[random.Random, dict[str, Any]], int]]
 
+#: Names that limit headers may have.
+SPELLINGS = ("anthropic", "x-ratelimit", "llm_provider", "none")
+
 #: The prefix of keys of the Admin API.
 ADMIN_PREFIX = "sk-ant-admin"
 
@@ -47,6 +50,8 @@ class Behaviour:
     admin_keys: Optional[Collection[str]] = None
     log_limit: Optional[int] = None
     headers_at: str = ADMISSION
+    limit_headers: str = "anthropic"
+    hidden_limits: Collection[str] = ()
     #: Model: name of the bucket that it shares with others.
     shared_models: Mapping[str, str] = field(default_factory=dict)
     #: Seconds.
@@ -59,6 +64,9 @@ class Behaviour:
             raise ValueError(
                 f"headers_at must be {ADMISSION!r} or {ANSWER!r} (got {self.headers_at!r})"
             )
+
+        if self.limit_headers not in SPELLINGS:
+            raise ValueError(f"limit_headers must be one of {', '.join(SPELLINGS)}")
 
     def bucket_of(self, model: str) -> str:
         """The name of the bucket that *model* spends from."""

@@ -186,6 +186,22 @@ def rate_limit_headers(standings: Iterable[QuotaStatus], wall: float) -> dict[st
     return headers
 
 
+def spelled(headers: Mapping[str, str], names: str) -> dict[str, str]:
+    """Limit headers under the names that a relay or gateway gives them; see :class:`FakeClaude`."""
+    if names == "anthropic":
+        return dict(headers)
+    if names == "llm_provider":
+        return {f"llm_provider-{name}": value for name, value in headers.items()}
+    if names == "none":
+        return {}
+    found = {}
+    for name, value in headers.items():
+        kind, _, item = name[len("anthropic-ratelimit-") :].rpartition("-")
+        # A duration, as they have it. The bucket's own reset does not fit in a fixed text.
+        found[f"x-ratelimit-{item}-{kind}"] = "1s" if item == "reset" else value
+    return found
+
+
 def http_date(wall: float) -> str:
     """The ``date`` header for an instant in seconds since 1970."""
     return _http_date(int(wall))

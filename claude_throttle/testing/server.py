@@ -58,6 +58,9 @@ class FakeClaude:
       the server's thread. ``characters_per_token``: its tokenizer.
     - ``headers_at``: when remaining and reset are computed: at ``"admission"``, or when a complete
       ``"answer"`` is sent (the headers of a stream are sent at once).
+    - ``limit_headers``: their names, "anthropic"; or "x-ratelimit" and "llm_provider", as relays
+      and gateways have them, or "none". ``hidden_limits``: limits that no header shows, of
+      "requests", "input-tokens", "output-tokens" and "tokens".
     - ``fault_rates``: probabilities of "429", "500", "529", "reset", "stall", "garbage" and
       "truncated". "500", "529" and "reset" occur before the quotas are checked, the others after.
       ``overload_retry_after``: the ``retry-after`` of a 529, in seconds. ``seed``: for the faults,
@@ -108,6 +111,8 @@ class FakeClaude:
         admin_keys: Collection[str] | None = None,
         concurrency_retry_after: int | None = None,
         concurrency_should_retry: bool = True,
+        limit_headers: str = "anthropic",
+        hidden_limits: Collection[str] = (),
     ) -> None:
         # All arguments but these are named like the fields of two dataclasses.
         given = {k: v for k, v in locals().items() if k not in ("self", "host", "port")}

@@ -236,7 +236,10 @@ class Service:
         """The rate-limit headers. Requires _lock."""
         if not model:
             return {}
-        return replies.rate_limit_headers(self._quotas_locked(model).standings(now), wall)
+        hidden = self._behaviour.hidden_limits
+        told = [one for one in self._quotas_locked(model).standings(now) if one.name not in hidden]
+        headers = replies.rate_limit_headers(told, wall)
+        return replies.spelled(headers, self._behaviour.limit_headers)
 
     def _id_locked(self, prefix: str) -> str:
         """An id that looks like the API's, drawn from the seed: runs can be compared.

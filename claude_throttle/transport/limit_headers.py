@@ -12,7 +12,13 @@ import re
 from collections.abc import Mapping
 from typing import Optional
 
-from claude_throttle.core.domain.feedback import NO_RATE_LIMITS, RampLimit, RateLimit, RateLimits
+from claude_throttle.core.domain.feedback import (
+    NO_RATE_LIMITS,
+    RampLimit,
+    RateLimit,
+    RateLimits,
+    StatedLimit,
+)
 
 #: The field of a :class:`Cost`, and the names of the two headers with its limit and what is left of
 #: it (rate-limit page, 2026-09). The combined ``anthropic-ratelimit-tokens-*`` are not read: they
@@ -26,17 +32,34 @@ _HEADERS = tuple(
     )
 )
 
+#: Names of headers with limits that are not the API's own.
+_OTHER_NAMES = re.compile(r"(?i)(?:^| |llm_provider-)(?:x-)?(?:rate-?limit|llm_provider-)")
+
 #: Units a minute. A limit below makes no sense; the largest published is 10,000,000 (2026-10), and
 #: above this one floats cannot count.
 LEAST_LIMIT = 1.0
 MOST_UNITS = 2.0**53
 
-#: Seconds since 1970, in 2001. A wait of as many seconds would be 31 years: some gateways send the
-#: instant of the next try, or its milliseconds.
-FIRST_INSTANT = 1e9
-
 #: Finds the quota in "…rate limit of 30,000 input tokens per minute…" (refusals of 2025 and 2026).
 _PER_MINUTE = re.compile(r"(requests|input tokens|output tokens) per minute")
+
+#: "…exceed your organization's rate limit of 30,000 input tokens per minute…", and older wordings
+#: with the organization in between. A gateway may quote it within words of its own.
+_STATED = re.compile(
+    r"(?i)\blimit\b.{0,200}?\bof (\d{1,3}(?:[,._\u202f\xa0 ]\d{3})+|\d{1,20}) "
+    r"(?:(input|prompt|output|completion) )?(request|token)s? (?:per|a|/) ?(minute|hour|day)",
+    re.S,
+)
+_STATED_KINDS = {
+    "": "tokens",
+    "input": "input_tokens",
+    "prompt": "input_tokens",
+    "output": "output_tokens",
+    "completion": "output_tokens",
+}
+#: Characters of a message that are looked through.
+LONGEST_WORDS = 10_000
+_SECONDS = {"minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 
 #: "Your current limit is 58,276 …, and will increase to 68,276 at the next minute boundary."
 _GROWTH = re.compile(
@@ -63,7 +86,19 @@ def read_limits(headers: Mapping[str, str]) -> RateLimits:
             continue
         if limit >= LEAST_LIMIT:
             found[kind] = RateLimit(limit, remaining)
+    if len(found) < len(_HEADERS) and _OTHER_NAMES.search(" ".join(headers)):
+        found = _with_relayed(headers, found)
     return found or NO_RATE_LIMITS
+
+
+def _with_relayed(headers: Mapping[str, str], found: dict[str, RateLimit]) -> dict[str, RateLimit]:
+    """*found*, and what a relay shows of the quotas that are not in it."""
+    from claude_throttle.transport.relay_limits import read_relayed  # rare
+
+    relayed = read_relayed(headers)
+    if "input_tokens" in found or "output_tokens" in found:
+        relayed.pop("tokens", None)  # the sum of both, which is no limit of its own
+    return {**relayed, **found}
 
 
 def read_number(text: Optional[str]) -> Optional[float]:
@@ -75,18 +110,23 @@ def read_number(text: Optional[str]) -> Optional[float]:
     return value if math.isfinite(value) and value >= 0 else None
 
 
-def seconds_from(number: float, wall: float) -> float:
-    """A number of seconds; one that can only be an instant since 1970 is counted from *wall* on."""
-    if number < FIRST_INSTANT:
-        return number
-    at = number / 1000.0 if number >= 1000.0 * FIRST_INSTANT else number
-    return max(0.0, at - wall)
-
-
 def refused_kind(message: str) -> Optional[str]:
     """The quota that a refusal was about, as a field of :class:`Cost`; None if it names none."""
     found = _PER_MINUTE.search(message)
     return found.group(1).replace(" ", "_") if found else None
+
+
+def read_stated(message: str) -> Optional[StatedLimit]:
+    """The limit that a refusal names in words; None if it names none that makes sense."""
+    found = _STATED.search(message[:LONGEST_WORDS])
+    if found is None:
+        return None
+    digits, which, unit, period = found.groups()
+    kind = "requests" if unit.lower() == "request" else _STATED_KINDS[(which or "").lower()]
+    limit = float(re.sub(r"\D", "", digits))
+    if not LEAST_LIMIT <= limit <= MOST_UNITS:
+        return None
+    return StatedLimit(kind, limit, _SECONDS[period.lower()])
 
 
 def read_growth(message: str) -> Optional[RampLimit]:

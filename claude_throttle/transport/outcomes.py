@@ -10,6 +10,7 @@ from __future__ import annotations
 import requests
 
 from claude_throttle.core.dispatch.call import Attempt, Outcome
+from claude_throttle.core.pacing.configured_quotas import period_name
 from claude_throttle.errors import BrokenAnswer
 from claude_throttle.transport import sdk
 from claude_throttle.transport.error_text import describe
@@ -24,9 +25,23 @@ def refused(url: str, response: requests.Response, exchange: RetryExchange) -> O
     content = exchange.refusal if status >= 400 else b""
     response.close()
     verdict = classify(status, response.headers, content, exchange.clock.wall())
-    error = sdk.error(sdk.status_error, url, status, response.headers, content, read_json(content))
+    body, note = read_json(content), why_never(exchange)
+    error = sdk.error(sdk.status_error, url, status, response.headers, content, body, note)
     took_nothing = not verdict.keeps_tokens or status < 500
     return Outcome(None, error, None, status, request_id, took_nothing, verdict.feedback)
+
+
+def why_never(exchange: RetryExchange) -> str:
+    """What to add to the words of a refusal of a request that is larger than a whole limit."""
+    excess = exchange.delay.excess
+    if excess is None or exchange.status != 429:
+        return ""
+    what, period = excess.what, period_name(excess.per)
+    remedy = "shorten it" if what == "input tokens" else "lower max_tokens or shorten it"
+    return (
+        f"; it takes about {excess.units:,.0f} {what}, and the whole limit is {excess.limit:,.0f} "
+        f"a {period}, so it is not sent again: {remedy}, or have the limit raised"
+    )
 
 
 def no_answer(url: str, attempt: Attempt, exchange: RetryExchange, error: Exception) -> Outcome:

@@ -196,7 +196,7 @@ def test_no_secret_is_in_it(fake):
         on_store_failure="full",
     )
     throttler.call(**ask("hush-6"))
-    server.script(KEY_REFUSED)
+    server.script(*[KEY_REFUSED] * 3)
     assert throttler.submit(**ask("hush-7")).exception(10)
     text = json.dumps(status.data({"default": throttler}))
     throttler.close(0, cancel_pending=True)

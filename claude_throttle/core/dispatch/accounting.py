@@ -7,12 +7,14 @@ from typing import Callable, Optional
 
 from claude_throttle.core.dispatch.call import Attempt, Call, Outcome
 from claude_throttle.core.dispatch.stream_call import StreamCall
-from claude_throttle.core.domain.cost import NO_COST, Cost, Usage
+from claude_throttle.core.domain.cost import NO_COST, UNKNOWN_SIZE, Cost, RequestSize, Usage
 from claude_throttle.core.domain.events import CircuitClosed, Event
 from claude_throttle.core.domain.feedback import (
     CONCURRENCY,
     NOT_FOUND,
+    RATE,
     Dispatch,
+    Excess,
     Feedback,
     ResponseReport,
     RetryDelay,
@@ -120,7 +122,6 @@ class Accounting:
                 self._correct_locked(was, now, attempt.booked_at)
                 attempt.held, attempt.counted_input = held._replace(input_tokens=0.0), counted
             events = self._pacer.begun(feedback, attempt.dispatch, now.minus(was), self._now())
-            self._backlog.look_again_locked()  # it may have ended a pause
         self.tell(events, feedback, call, over=False)
 
     # -- an attempt was refused ------------------------------------------------------------------
@@ -135,12 +136,13 @@ class Accounting:
             doubted = not feedback.final
         with self._mutex:
             in_flight, now = self._limiter.in_use, self._now()
+            excess = None if feedback.cause != RATE else self._excess_locked(feedback, call)
             delay, events = self._pacer.refused(
-                feedback, attempt.dispatch, call.cost, wait_seconds, in_flight, now
+                feedback, attempt.dispatch, call.cost, wait_seconds, in_flight, now, excess
             )
+            delay = delay if excess is None else delay._replace(excess=excess)
             attempt.outcome_reported = True
-            dispatch = attempt.dispatch
-            if delay.free and (dispatch.probes or dispatch.resumes or delay.alone):
+            if attempt.dispatch.probes and delay.free:
                 attempt.probes += 1
                 # Waiting is free, but a call must not fail probes without end.
                 delay = delay._replace(free=attempt.probes <= MOST_PROBES)
@@ -149,6 +151,10 @@ class Accounting:
             self._reject_elsewhere(doomed, self.circuit_open)
         self.tell(events, feedback, call)
         return delay._replace(doubted=True) if doubted else delay
+
+    def _excess_locked(self, feedback: Feedback, call: Call) -> Optional[Excess]:
+        parts = call.estimated_input, call.max_tokens, call.input_is_counted, call.cache_marked
+        return self._pacer.excess_of(feedback, call.cost, RequestSize(*parts))
 
     def _take_doomed_locked(self, now: float) -> list[Ticket]:
         """Those whose time will be up before the circuit lets anything leave."""
@@ -214,6 +220,7 @@ class Accounting:
         dispatch: Dispatch,
         report: ResponseReport,
         expected: bool,
+        size: RequestSize = UNKNOWN_SIZE,
     ) -> None:
         """What came of the request a permit was for; *actual* None corrects nothing."""
         feedback = report.feedback
@@ -224,13 +231,18 @@ class Accounting:
             now = self._now()
             if not expected:
                 self._pacer.expect(now)
-            if actual is not None:
-                self._pacer.settle(held, actual, dispatch.at)
             if report.refused:
                 in_flight, wait = self._limiter.in_use, report.wait_seconds
-                _, events = self._pacer.refused(feedback, dispatch, held, wait, in_flight, now)
+                excess = None
+                if feedback.cause == RATE:
+                    excess = self._pacer.excess_of(feedback, held, size)
+                _, events = self._pacer.refused(
+                    feedback, dispatch, held, wait, in_flight, now, excess
+                )
                 doomed = self._take_doomed_locked(now)
-            else:
+            if actual is not None:
+                self._pacer.settle(held, actual, dispatch.at)
+            if not report.refused:
                 change = NO_COST if actual is None else actual.minus(held)
                 events = self._pacer.answered(feedback, dispatch, change, now)
             self._backlog.look_again_locked()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.core.dispatch.lane import Lane
-from claude_throttle.core.domain.cost import NO_USAGE, Cost, Usage
+from claude_throttle.core.domain.cost import NO_USAGE, UNKNOWN_SIZE, Cost, Usage
 from claude_throttle.core.domain.events import PermitClosed, PermitGranted
 from claude_throttle.core.domain.feedback import Dispatch, ResponseReport
 from claude_throttle.core.domain.iterations import read_iterated
@@ -34,12 +34,13 @@ class PermitTicket(WaitingTicket):
     must be found by the garbage collector at once.
     """
 
-    __slots__ = ("dispatch", "granted", "reports_outcome", "slot")
+    __slots__ = ("dispatch", "granted", "reports_outcome", "size", "slot")
 
     def __init__(self, reports_outcome: bool, *place: Any) -> None:
         super().__init__(*place)
         #: Its holder is sure to report how the request ended, if only that it is not known.
         self.reports_outcome = reports_outcome
+        self.size = UNKNOWN_SIZE
         self.dispatch: Optional[Dispatch] = None
         #: Lent to calls that its thread makes meanwhile.
         self.slot = ReentrantSlot()
@@ -184,7 +185,7 @@ class Permit:
         if not self._settled and (took is not None or not report.keeps_tokens):
             self._settled, actual = True, self._cost_of(took or NO_USAGE)
         expected = ticket.reports_outcome
-        lane.accounting.report_permit(ticket.cost, actual, dispatch, report, expected)
+        lane.accounting.report_permit(ticket.cost, actual, dispatch, report, expected, ticket.size)
         if not report.refused:
             self._feedback_reader.request_accepted(lane.name, dispatch.at)
         return report

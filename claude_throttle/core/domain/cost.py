@@ -48,6 +48,21 @@ class Cost(NamedTuple):
 NO_COST = Cost(0.0, 0.0, 0.0)
 
 
+class RequestSize(NamedTuple):
+    """What is known of a request's size before it is answered."""
+
+    #: Input tokens by the size of the request, before calibration, or by the API's count.
+    input_tokens: float = 0.0
+    max_tokens: int = 0
+    #: The API counted them.
+    is_counted: bool = False
+    #: It asks for the prompt cache: what comes from there counts nothing.
+    cache_marked: bool = False
+
+
+UNKNOWN_SIZE = RequestSize()
+
+
 class Usage(NamedTuple):
     """Model tokens, as the server counted them. Immutable; what a response lacks is 0."""
 

@@ -26,6 +26,11 @@ NOT_FOUND = "not found"
 #: Nothing came back in time: that says nothing about the server.
 SILENCE = "silence"
 
+#: The source of a limit that the API's own headers show.
+HEADERS = "headers"
+#: The end of the sources of limits that a relay's headers show.
+RELAYED = " headers"
+
 #: With ``retry-after`` these hold up the whole lane.
 PAUSING = frozenset({RATE, RAMP, OVERLOAD})
 
@@ -38,11 +43,47 @@ class RateLimit(NamedTuple):
     #: Units that were left, at the admission of the call or at its answer: it is not documented.
     remaining: float
 
+    @property
+    def source(self) -> str:
+        """Where it comes from."""
+        return HEADERS
 
-#: By the names of the fields of :class:`Cost`: "requests", "input_tokens", "output_tokens".
+
+class RelayedLimit(RateLimit):
+    """One quota as a relay or gateway shows it, in headers of other names. Trusted less."""
+
+    kind = "requests"
+    #: Seconds; 60.0 for units per minute, as the API's own.
+    per = 60.0
+    _source = "relay headers"
+
+    @property
+    def source(self) -> str:
+        """Where it comes from: the names of its headers."""
+        return self._source
+
+    def of(self, kind: str, per: float, source: str) -> RelayedLimit:
+        """Itself, of that kind and period, from there."""
+        self.kind, self.per, self._source = kind, per, source
+        return self
+
+
+#: By the names of the fields of :class:`Cost`: "requests", "input_tokens", "output_tokens"; what a
+#: relay shows of other quotas, by a name of its own.
 RateLimits = Mapping[str, RateLimit]
 
 NO_RATE_LIMITS: RateLimits = MappingProxyType({})
+
+
+class StatedLimit(NamedTuple):
+    """The limit that the words of a refusal name."""
+
+    #: A field of :class:`Cost`, or "tokens".
+    kind: str
+    #: Units per period.
+    limit: float
+    #: Seconds.
+    per: float = 60.0
 
 
 class RampLimit(NamedTuple):
@@ -80,6 +121,7 @@ class Feedback(NamedTuple):
     #: It will not be tried again.
     final: bool = False
     account: Optional[AccountRefusal] = None
+    stated: Optional[StatedLimit] = None
 
     @property
     def pauses_lane(self) -> bool:
@@ -134,6 +176,20 @@ class Dispatch(NamedTuple):
     probes: bool = False
 
 
+class Excess(NamedTuple):
+    """What a refused call takes of a quota that is smaller than that."""
+
+    #: "input tokens", "output tokens", "tokens".
+    what: str
+    #: What the call takes, or may take.
+    units: float
+    #: Units per period, and its seconds.
+    limit: float
+    per: float
+    #: Attempts after which it is certain enough that the call can never pass.
+    tries: int
+
+
 class RetryDelay(NamedTuple):
     """The delay before a refused call may be sent again."""
 
@@ -145,3 +201,5 @@ class RetryDelay(NamedTuple):
     free: bool = False
     #: The refusal would be final, but what it refuses has just worked: it is tried again.
     doubted: bool = False
+    #: The call is larger than the limit that refused it.
+    excess: Optional[Excess] = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Optional
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.feedback import Decision
@@ -47,13 +48,22 @@ class ConfiguredQuota:
     ``__slots__`` and plain floats, because :meth:`ConfiguredQuotas.decide` reads it for every call.
     """
 
-    __slots__ = ("burst", "empty_at", "kind", "name", "quota", "rate", "since")
+    __slots__ = ("burst", "empty_at", "kind", "name", "quota", "rate", "since", "source")
 
-    def __init__(self, name: str, quota: Quota, burst: float, since: float = -math.inf) -> None:
+    def __init__(
+        self,
+        name: str,
+        quota: Quota,
+        burst: float,
+        since: float = -math.inf,
+        kind: Optional[str] = None,
+    ) -> None:
         self.name = name
+        #: Where it comes from.
+        self.source = "told"
         #: When it was configured: what was booked before was not booked here.
         self.since = since
-        self.kind = KINDS[name]
+        self.kind = kind or KINDS[name]
         self.empty_at = -math.inf
         self.quota = quota
         self.rate = quota.rate
@@ -89,6 +99,9 @@ class ConfiguredQuotas:
         self._configured: dict[str, ConfiguredQuota] = {}
         #: By kind: what headroom leaves of what was learned.
         self._ceilings: dict[str, ConfiguredQuota] = {}
+        #: By kind and seconds: what a refusal or a relay told of quotas that no header of the API
+        #: shows. They are kept here since they are of any kind and period, as these are.
+        self.stated: dict[tuple[str, float], ConfiguredQuota] = {}
         #: All of them. Read on the way of each call, so it is not put together each time.
         self.in_force: tuple[ConfiguredQuota, ...] = ()
         self._quotas: Mapping[str, Quota] = {}
@@ -97,7 +110,11 @@ class ConfiguredQuotas:
         return iter(self._configured.values())
 
     def _note_change(self) -> None:
-        self.in_force = (*self._configured.values(), *self._ceilings.values())
+        self.in_force = (
+            *self._configured.values(),
+            *self._ceilings.values(),
+            *self.stated.values(),
+        )
 
     def by_name(self) -> dict[str, ConfiguredQuota]:
         """All quotas with their names; a ceiling left by headroom is called "ceiling" and its kind.
@@ -105,7 +122,8 @@ class ConfiguredQuotas:
         The names are keys in a shared store, so processes of different releases must agree on them.
         """
         ceilings = {f"ceiling {kind}": ceiling for kind, ceiling in self._ceilings.items()}
-        return {**self._configured, **ceilings}
+        stated = {quota.name: quota for quota in self.stated.values()}
+        return {**self._configured, **ceilings, **stated}
 
     def replace_quotas(self, quotas: Mapping[str, Quota], burst: float, now: float) -> None:
         """Keep other quotas from now on; where one stays, its level stays where it is."""
@@ -138,13 +156,29 @@ class ConfiguredQuotas:
         elif (ceiling.quota, ceiling.burst) != (quota, burst):
             ceiling.change_rate(quota, burst, now)
         # Asked each time: Ctrl-C may have come before this was done for a new one.
-        if len(self.in_force) != len(self._configured) + len(self._ceilings):
+        if len(self.in_force) != len(self.by_name()):
             self._note_change()
 
     def leave_no_headroom(self) -> None:
         """Leave nothing to other users any more."""
         self._ceilings.clear()
         self._note_change()
+
+    def state(
+        self, kind: str, quota: Quota, burst: float, source: str, now: float
+    ) -> ConfiguredQuota:
+        """Keep a quota that a refusal or a relay told of; returns it. A new one is empty."""
+        key = (kind, quota.per)
+        stated = self.stated.get(key)
+        if stated is None:
+            name = f"{kind} a {period_name(quota.per)} (learned)"
+            stated = self.stated[key] = ConfiguredQuota(name, quota, burst, now, kind)
+            stated.empty_at = now
+            self._note_change()
+        elif (stated.quota, stated.burst) != (quota, burst):
+            stated.change_rate(quota, burst, now)
+        stated.source = source
+        return stated
 
     def require_fit(self, cost: Cost, model: str) -> None:
         """Raise :class:`QuotaTooSmall` if *cost* is more than a whole period's worth.
@@ -200,6 +234,12 @@ class ConfiguredQuotas:
         for quota in self.in_force:
             if quota.name == "rpm":
                 quota.allow_one_at(at)
+
+
+def period_name(seconds: float) -> str:
+    """The word for a period."""
+    names = {60.0: "minute", 3600.0: "hour", 86_400.0: "day"}
+    return names.get(seconds, f"{seconds:g} s")
 
 
 def bursts_of(quotas: Mapping[str, Quota], burst: float) -> dict[str, float]:

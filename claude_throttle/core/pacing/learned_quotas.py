@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.feedback import Dispatch, RateLimit
+from claude_throttle.core.domain.feedback import HEADERS, RELAYED, Dispatch, RateLimit
 from claude_throttle.core.pacing import gcra
 from claude_throttle.core.pacing.configured_quotas import A_MINUTE
 from claude_throttle.core.pacing.traffic import (
@@ -44,6 +44,14 @@ SMALL_BURST = 4.0
 
 #: The source of a limit where no headers come: some gateways drop them.
 BLIND = "refusals"
+
+#: The source of a limit that the words of a refusal name.
+WORDS = "words of a refusal"
+REFUSALS = (BLIND, WORDS)
+
+#: Shares of a whole bucket to wait for, beyond the call, where a limit refused before and nothing
+#: was answered since: it may not fill smoothly, but at the end of a minute.
+STRIKE_SHARES = (0.0, 0.25, 0.5, 1.0)
 
 #: What becomes of a guessed limit with each wave of refusals.
 BLIND_DECREASE = 0.8
@@ -100,6 +108,9 @@ class LearnedQuota:
         self._newest_at = -math.inf
         self._refused_at = -math.inf
         self._distrusted_at = -math.inf
+        #: Refusals in words since the last answer, and what had been answered by the last one.
+        self._strikes = 0
+        self._answered = -1.0
 
     @property
     def known(self) -> bool:
@@ -159,12 +170,15 @@ class LearnedQuota:
         """
         if rate_limit.limit <= 0 or dispatch.at < self._newest_at:
             return False
+        source = rate_limit.source
+        if source != HEADERS and not self._believes(rate_limit):
+            return False
         self._newest_at = dispatch.at
         if (
             rate_limit.remaining > rate_limit.limit
         ):  # the API's buckets hold a minute's worth at most
             rate_limit = rate_limit._replace(remaining=rate_limit.limit)
-        if not self._from_headers:
+        if source != self.source:
             self._begin(rate_limit, dispatch, now)
             return True
         changed = rate_limit.limit != self.limit
@@ -173,11 +187,17 @@ class LearnedQuota:
         self._correct(*self._bounds(rate_limit, dispatch, now, latency), now)
         return changed
 
+    def _believes(self, relayed: RateLimit) -> bool:
+        """Whether what a relay shows counts: less than the API's headers, and than refusals."""
+        if self._from_headers:
+            return False
+        return self.source not in REFUSALS or relayed.limit < self.limit
+
     def _begin(self, rate_limit: RateLimit, dispatch: Dispatch, now: float) -> None:
         """The first header: believe it, less the rounding and all that left since its call did."""
-        self._from_headers = True
+        self.source = rate_limit.source
+        self._from_headers = self.source == HEADERS
         self._set_limit(rate_limit.limit)
-        self.source = "headers"
         sure = max(0.0, rate_limit.remaining - self._rounding)
         self.burst = min(self.most_burst, max(1.0, sure))
         self._set_level(sure - self._left_after(dispatch), now)
@@ -191,7 +211,7 @@ class LearnedQuota:
 
     def adopt(self, limit: float, burst: float, margin: float, trusted: bool, source: str) -> None:
         """Take over what another process learned of the same quota, through the shared store."""
-        self._from_headers = source == "headers"
+        self._from_headers = source == HEADERS
         self._set_limit(limit)
         self.source = source
         self.burst = min(self.most_burst, burst)
@@ -290,10 +310,40 @@ class LearnedQuota:
         self._refused_at = now  # whatever left before now belongs to the same wave
         self._blind_growth = BLIND_GROWTH if self.limit else FIRST_BLIND_GROWTH
         limit = self.limit * BLIND_DECREASE if self.limit else max(used_a_minute, allowed)
+        if self.source.endswith(RELAYED):  # refused far below it, perhaps
+            limit, self.burst = min(limit, max(used_a_minute, allowed)), 1.0
         self._set_limit(max(1.0, limit))
         self.source = BLIND
         self._grown_at = now
         self._set_level(0.0, now)
+
+    def refused_in_words(self, limit: float, units: float, dispatch: Dispatch, now: float) -> bool:
+        """A call of *units* was refused, and the words name the limit; True if it is another now.
+
+        The bucket is empty, then, or holds less than that call. How it fills is not known, smoothly
+        or at the end of a minute: so each refusal without an answer in between waits longer.
+        """
+        if self._from_headers:
+            return False
+        changed = limit != self.limit
+        if dispatch.at > self._refused_at:  # of one wave only the first says something new
+            self._refused_at = now
+            self.source = WORDS
+            self._set_limit(limit)
+            self.burst = min(self.most_burst, limit, max(1.0, units, self.rate))
+            self._set_level(-limit * STRIKE_SHARES[self._count_strike()], now)
+        if self.kind != "requests":
+            self.correct(units)  # they are given back in a moment, but were not in the bucket
+        return changed
+
+    def _count_strike(self) -> int:
+        """How many refusals came before this one without an answer in between."""
+        produced = self._of(self._traffic.produced)
+        more = min(self._strikes + 1, len(STRIKE_SHARES) - 1)
+        self._strikes = more if produced <= self._answered else 0
+        # What is in flight was let in before.
+        self._answered = produced + self._of(self._traffic.pending)
+        return self._strikes
 
     def answered_blindly(self, dispatch: Dispatch, now: float) -> None:
         """An answer without headers: if the limit was guessed and binds, it may be higher."""

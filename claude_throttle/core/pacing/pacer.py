@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Callable, Optional, Union
 
-from claude_throttle.core.domain.cost import NO_COST, Cost
+from claude_throttle.core.domain.cost import NO_COST, UNKNOWN_SIZE, Cost, RequestSize
 from claude_throttle.core.domain.events import (
     CircuitClosed,
     CircuitOpened,
@@ -29,18 +29,17 @@ from claude_throttle.core.domain.feedback import (
     SILENCE,
     Decision,
     Dispatch,
+    Excess,
     Feedback,
     RampLimit,
+    RateLimit,
+    RelayedLimit,
     RetryDelay,
+    StatedLimit,
 )
 from claude_throttle.core.domain.ports import Ahead
 from claude_throttle.core.domain.quota import AUTO, Burst, Quota
-from claude_throttle.core.pacing.backoff import (
-    LONGEST_UNPROBED_SECONDS,
-    Pause,
-    RetryBudget,
-    pause_jitter,
-)
+from claude_throttle.core.pacing.backoff import Pause, RetryBudget, pause_jitter
 from claude_throttle.core.pacing.circuit_breaker import (
     CLOSED,
     DOUBTS_IN_A_ROW,
@@ -48,7 +47,8 @@ from claude_throttle.core.pacing.circuit_breaker import (
     CircuitBreaker,
 )
 from claude_throttle.core.pacing.configured_quotas import ConfiguredQuota, ConfiguredQuotas
-from claude_throttle.core.pacing.learned_quotas import BLIND, LearnedQuota
+from claude_throttle.core.pacing.excess import excess
+from claude_throttle.core.pacing.learned_quotas import BLIND, WORDS, LearnedQuota
 from claude_throttle.core.pacing.traffic import LatencyEstimator, Traffic
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ if TYPE_CHECKING:
 #: What the API limits, one by one. Headers tell of the sum of both tokens, too; it has no limit.
 LEARNED_KINDS = ("requests", "input_tokens", "output_tokens")
 
-#: Seconds between calls that a rate limit is taken to allow, as a first guess, where it names no
-#: time, or hours.
-UNNAMED_SECONDS = 1.0
+#: Seconds between calls while headers show the limit of output, but not that of input, which the
+#: API always has: what leaves before its first refusal is back would all be refused.
+UNSEEN_LIMIT_SECONDS = 0.015
 
 # Half of what NamedTuple's own constructor takes; one in each look.
 _new = tuple.__new__
@@ -96,6 +96,9 @@ class Pacer:
         self.pause = Pause(jitter)
         #: Set by the caller's pause(): nothing leaves before this instant. Ended by resume().
         self.held_until = -math.inf
+        #: Nothing leaves before this instant, where a limit is not shown.
+        self._spaced_until = -math.inf
+        self._hides_input = False
         #: The instant of the last answer.
         self.answered_at = -math.inf
         self._number = 0
@@ -165,6 +168,8 @@ class Pacer:
         at, constraint = now, ""
         if self.pause.until > at:
             at, constraint = self.pause.until, "pause"
+        if self._spaced_until > at:
+            at, constraint = self._spaced_until, "unknown limit"
         if self.held_until > at:
             at, constraint = self.held_until, "pause()"
         circuit = self.circuit
@@ -189,8 +194,7 @@ class Pacer:
 
     def leaves_at(self, queued: Cost, cost: Cost, now: float) -> float:
         """The instant at which *cost* may leave behind all of *queued*, as things stand."""
-        # By the quotas, wherever they are kept; that a probe ends a pause is not counted on.
-        at = max(Pacer.decide(self, cost, now).ready_at, self.pause.ends_at)
+        at = Pacer.decide(self, cost, now).ready_at  # by the quotas, wherever they are kept
         quotas: list[Union[ConfiguredQuota, LearnedQuota]] = list(self.configured.in_force)
         quotas += [learned for learned in self.learned.values() if learned.known]
         for quota in quotas:
@@ -212,14 +216,14 @@ class Pacer:
             self.growth.take(getattr(cost, self.growth.kind), now)
         if reports_outcome:
             self.latency.start_request(now)
+        if self._hides_input:
+            self._spaced_until = now + UNSEEN_LIMIT_SECONDS
         self.budget.sends += 1
         self._number += 1
         probes = self.circuit.state != CLOSED
         if probes:
             self.circuit.probe(self._number, now)
         resumes, self.pause.is_unfinished = self.pause.is_unfinished, False
-        if resumes and self.pause.named_until > now:
-            self.pause.probe(now)
         taken, produced = self.traffic.taken, self.traffic.produced.output_tokens
         return Dispatch(now, self._number, taken, recent, produced, resumes, probes)
 
@@ -255,10 +259,16 @@ class Pacer:
         """Learn from the headers, if there are any."""
         events: list[Event] = []
         for kind, rate_limit in feedback.rate_limits.items():
-            learned = self.learned[kind]
+            learned = self.learned.get(kind)
+            if learned is None:
+                if isinstance(rate_limit, RelayedLimit):
+                    self._read_other(rate_limit, now)
+                continue
             before = learned.limit
             if learned.apply_rate_limit(rate_limit, dispatch, now, self.latency):
                 events.append(LimitLearned(self.lane, kind, learned.limit, before))
+        shows_output = self.learned["output_tokens"].known
+        self._hides_input = shows_output and not self.learned["input_tokens"].known
         if self._burst == AUTO:
             self.configured.set_burst(self._configured_burst(), now)
         if self._headroom:
@@ -271,9 +281,7 @@ class Pacer:
         """Note an attempt that was answered, and which took *change* more than was booked."""
         self.answered_at = now
         self.latency.end(now, max(0.0, now - dispatch.at))
-        if dispatch.at >= self.pause.probed_at:
-            self.pause.end()
-        if not feedback.rate_limits and self.learned["requests"].source == BLIND:
+        if self.learned["requests"].source == BLIND:
             self.learned["requests"].answered_blindly(dispatch, now)
         if self.circuit.state == CLOSED and not feedback.rate_limits:
             return []
@@ -288,18 +296,16 @@ class Pacer:
         it took beyond its booking, as far as that is settled.
         """
         events: list[Event] = []
-        if dispatch.at >= self.pause.probed_at:
-            self.pause.end()
-        events += self._close_circuit(dispatch)
+        if self._closes_circuit(dispatch):
+            events.append(CircuitClosed(self.lane))
         if feedback.rate_limits:
             # Settled already: what its own estimate was wrong by did not leave after it.
             dispatch = dispatch._replace(taken=dispatch.taken.plus(change))
             events[:0] = self._read(feedback, dispatch, now)
         return events
 
-    def _close_circuit(self, dispatch: Dispatch) -> list[Event]:
-        is_over = self.circuit.state != CLOSED and self.circuit.record_answer(dispatch.number)
-        return [CircuitClosed(self.lane)] if is_over else []
+    def _closes_circuit(self, dispatch: Dispatch) -> bool:
+        return self.circuit.state != CLOSED and self.circuit.record_answer(dispatch.number)
 
     def refused(
         self,
@@ -309,8 +315,11 @@ class Pacer:
         wait_seconds: float,
         in_flight: int,
         now: float,
+        excess: Optional[Excess] = None,
     ) -> tuple[RetryDelay, list[Event]]:
         """An attempt of *cost* was refused or lost; without a pause it waits *wait_seconds*.
+
+        What is larger than a whole limit (*excess*) says nothing about the bucket, and pauses none.
 
         Returns how long it waits, alone or with the lane, and the events. First the headers are
         read, so that a refusal's own numbers correct the books; then its cause counts, and last the
@@ -319,8 +328,8 @@ class Pacer:
         """
         self.latency.lose(now)
         events = self._read(feedback, dispatch, now) if feedback.rate_limits else []
-        if feedback.cause == RATE:
-            self._learn_from_refusal(feedback, dispatch, cost, in_flight, now)
+        if feedback.cause == RATE and excess is None:
+            events += self._learn_from_refusal(feedback, dispatch, cost, in_flight, now)
         elif feedback.cause == RAMP:
             self._limit_growth(feedback.growth, wait_seconds, now)
         if feedback.cause in (OVERLOAD, FAULT, DOUBT):
@@ -328,41 +337,21 @@ class Pacer:
             if self.circuit.record_failure(dispatch.number, now, in_a_row):
                 events.append(CircuitOpened(self.lane, self.circuit.opens_at() - now))
         # A refusal is an answer, too: the server is there.
-        elif self.circuit.state != CLOSED and feedback.cause != SILENCE:
-            events += self._close_circuit(dispatch)
-        # A rate limit is everybody's, also where it names no time: the lane backs off then.
-        if feedback.pauses_lane or feedback.cause == RATE:
-            return self._pause(feedback, dispatch, wait_seconds, now, events), events
+        elif feedback.cause != SILENCE and self._closes_circuit(dispatch):
+            events.append(CircuitClosed(self.lane))
+        if feedback.pauses_lane and excess is None:
+            seconds = self.pause_for(wait_seconds, now)
+            events.append(LanePaused(self.lane, feedback.status, seconds))
+            return RetryDelay(seconds, alone=False, free=self.circuit.state != CLOSED), events
         if feedback.final:
             return RetryDelay(0.0, alone=True), events
-        return self._delay(feedback, wait_seconds, now), events
+        return self._delay(wait_seconds, now), events
 
-    def _pause(
-        self,
-        feedback: Feedback,
-        dispatch: Dispatch,
-        wait_seconds: float,
-        now: float,
-        events: list[Event],
-    ) -> RetryDelay:
-        """Pause the lane, and say so in *events*; the delay of the call that was refused."""
-        probed = dispatch.at >= self.pause.probed_at
-        if probed and 0.0 < (feedback.retry_after or 0.0) <= LONGEST_UNPROBED_SECONDS:
-            self.pause.end()  # the newest word counts
-        whole = self.pause_for(wait_seconds, now)
-        seconds = self.pause.until - now
-        probe_in = seconds if whole > seconds else None
-        events.append(LanePaused(self.lane, feedback.status, whole, probe_in))
-        free = self.circuit.state != CLOSED or (probed and probe_in is not None)
-        return RetryDelay(seconds, alone=False, free=free)
-
-    def _delay(self, feedback: Feedback, wait_seconds: float, now: float) -> RetryDelay:
+    def _delay(self, wait_seconds: float, now: float) -> RetryDelay:
         """The delay of a refusal without a pause: until the next probe, or backoff and budget."""
         if self.circuit.is_open:
             return RetryDelay(max(0.0, self.circuit.opens_at() - now), alone=False, free=True)
-        # What names an hour is asked sooner, so that this is not one of its retries.
-        free = (feedback.retry_after or 0.0) > LONGEST_UNPROBED_SECONDS
-        return RetryDelay(wait_seconds + self.budget.withdraw(now), alone=True, free=free)
+        return RetryDelay(wait_seconds + self.budget.withdraw(now), alone=True)
 
     def opens_at(self) -> float:
         """The instant before which the circuit lets nothing leave; -inf while it is closed."""
@@ -376,26 +365,77 @@ class Pacer:
         """An attempt ended without any word from the server."""
         self.latency.lose(now)
 
+    def excess_of(
+        self, feedback: Feedback, cost: Cost, size: RequestSize = UNKNOWN_SIZE
+    ) -> Optional[Excess]:
+        """By how much a call is larger than a limit that refused it; None if it may pass."""
+        stated, shown = feedback.stated, feedback.rate_limits
+        if stated is not None:
+            same = shown.get(stated.kind) if stated.per == 60.0 else None
+            return excess(stated, same, cost, size)
+        for kind in (feedback.kind,) if feedback.kind else LEARNED_KINDS:
+            learned, rate_limit = self.learned[kind], shown.get(kind)
+            limit = learned.limit if rate_limit is None else rate_limit.limit
+            found = limit and excess(StatedLimit(kind, limit), rate_limit, cost, size)
+            if found:
+                return found
+        return None
+
     def _learn_from_refusal(
         self, feedback: Feedback, dispatch: Dispatch, cost: Cost, in_flight: int, now: float
-    ) -> None:
-        """A rate limit was met: with headers correct the burst, without them guess a limit."""
-        if not feedback.rate_limits:
-            used = self.traffic.last_minute.total(now)
-            named = feedback.retry_after or 0.0
-            # Hours say nothing about a minute.
-            between = named if 0.0 < named <= LONGEST_UNPROBED_SECONDS else UNNAMED_SECONDS
-            allowed = 60.0 / between
-            self.learned["requests"].refused_blindly(dispatch, used.requests, allowed, now)
-            return
-        kind = feedback.kind or self._scarcest(feedback, cost)
-        rate_limit = feedback.rate_limits.get(kind)
-        if rate_limit is not None:
-            self.learned[kind].lower_burst(rate_limit, dispatch, getattr(cost, kind), in_flight)
+    ) -> list[Event]:
+        """A rate limit was met: believe its words, correct the burst, or guess a limit.
 
-    def _scarcest(self, feedback: Feedback, cost: Cost) -> str:
+        Headers of the refusal tell what was wrong with the burst, unless a relay's show room.
+        """
+        shown, stated = feedback.rate_limits, feedback.stated
+        if stated is not None and not (stated.per == 60.0 and _by_the_api(shown.get(stated.kind))):
+            return self._learn_stated(stated, cost, dispatch, now)
+        kind = feedback.kind or self._scarcest(shown, cost)
+        rate_limit, learned, units = shown.get(kind), self.learned.get(kind), getattr(cost, kind)
+        if shown and not _shows_room(rate_limit, units):
+            if rate_limit is not None and learned is not None:
+                learned.lower_burst(rate_limit, dispatch, units, in_flight)
+            return []
+        used = self.traffic.last_minute.total(now).requests
+        allowed = 60.0 / (feedback.retry_after or 60.0)
+        self.learned["requests"].refused_blindly(dispatch, used, allowed, now)
+        return []
+
+    def _learn_stated(
+        self, stated: StatedLimit, cost: Cost, dispatch: Dispatch, now: float
+    ) -> list[Event]:
+        """Learn the limit that a refusal of *cost* names in words."""
+        kind, limit = stated.kind, stated.limit
+        units, learned = getattr(cost, kind), self.learned.get(kind)
+        if learned is not None and stated.per == 60.0:
+            before = learned.limit
+            if learned.refused_in_words(limit, units, dispatch, now):
+                return [LimitLearned(self.lane, kind, limit, before)]
+            return []
+        quota = Quota(limit, stated.per)
+        burst = min(limit, max(1.0, units, quota.rate))
+        other = self.configured.state(kind, quota, burst, WORDS, now)
+        if kind == "requests" or other.since > dispatch.at:
+            units = 0.0  # not given back to it
+        other.empty_at = max(other.empty_at, now + units / quota.rate)
+        return []
+
+    def _read_other(self, relayed: RelayedLimit, now: float) -> None:
+        """Learn what a relay shows of a quota that the API has not, or of another period."""
+        kind, quota = relayed.kind, Quota(relayed.limit, relayed.per)
+        known = self.configured.stated.get((kind, quota.per))
+        if known is not None and known.source == WORDS and quota.amount >= known.quota.amount:
+            return
+        other = self.configured.state(kind, quota, relayed.limit, relayed.source, now)
+        full = now - relayed.remaining / quota.rate
+        other.empty_at = full if known is None else max(other.empty_at, full)
+
+    def _scarcest(self, shown: Mapping[str, RateLimit], cost: Cost) -> str:
         """The kind of which the fewest calls were left."""
-        left = {kind: limit.remaining for kind, limit in feedback.rate_limits.items()}
+        left = {kind: limit.remaining for kind, limit in shown.items() if kind in self.learned}
+        if not left:
+            return "requests"
         return min(left, key=lambda kind: left[kind] / max(1.0, getattr(cost, kind)))
 
     def _limit_growth(self, ramp: Optional[RampLimit], seconds: float, now: float) -> None:
@@ -406,11 +446,21 @@ class Pacer:
         self.growth = GrowthLimit(step_of(ramp, used), now + seconds)
 
     def pause_for(self, seconds: float, now: float) -> float:
-        """Let nothing leave for *seconds* plus jitter, probes apart; returns what remains of it.
+        """Let nothing leave for *seconds* plus jitter; returns what remains of the pause.
 
         Nothing is saved up for its end: one call may leave then, the rest at its pace.
         """
         until = self.pause.start(seconds, now)
         self.learned["requests"].hold_until(until, 1.0)
         self.configured.allow_one_at(until)
-        return max(until, self.pause.named_until) - now
+        return until - now
+
+
+def _by_the_api(shown: Optional[RateLimit]) -> bool:
+    """Whether headers of the API show a limit: they are exact."""
+    return shown is not None and not isinstance(shown, RelayedLimit)
+
+
+def _shows_room(shown: Optional[RateLimit], units: float) -> bool:
+    """Whether a relay shows room for *units* that were refused: then it says nothing."""
+    return isinstance(shown, RelayedLimit) and shown.remaining >= max(1.0, units)

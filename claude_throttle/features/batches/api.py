@@ -170,6 +170,7 @@ def _create(
     state = client.create(part.body, deadline)
     created.append(CreatedBatch(state.id, part.custom_ids))
     part.close()
+    client.recorder.count_batches(batches_created=1, batch_requests=len(part.custom_ids))
     logger.info("batch %s was created: %d requests", state.id, len(part.custom_ids))
     if on_create is not None:
         on_create(state.id, part.custom_ids)

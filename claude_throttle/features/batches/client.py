@@ -39,6 +39,7 @@ from claude_throttle.transport.verdicts import classify, is_not_found, read_json
 if TYPE_CHECKING:
     from claude_throttle.account.admission import Admission
     from claude_throttle.config.settings import Settings
+    from claude_throttle.metrics.recorder import Recorder
 
 CLOSED = (
     "the throttler was closed; the batches go on at the API: batches.resume(ids) gets their results"
@@ -109,7 +110,10 @@ class BatchClient:
         thread_pool: ThreadPool,
         admission: Admission,
         clock: Clock,
+        recorder: Recorder,
     ) -> None:
+        #: The counters of ``stats()``.
+        self.recorder = recorder
         self.pid = os.getpid()
         self.clock = clock
         # Guards what the handles know of their batches, and `_closed`. Notified when a response
@@ -220,6 +224,7 @@ class BatchClient:
     ) -> Union[RawResponse, Exception]:
         options = AdmissionOptions(Priority.NORMAL, None, self._timeout(deadline))
         admitted = self._admission.admit_endpoint(BATCHES, options)
+        self.recorder.count_batches(batch_sends=1)
         try:
             outcome = self._send_in_a_thread(spec, deadline)
         except BaseException as error:

@@ -364,7 +364,9 @@ class BatchHandle:
         """The results of one batch, asked for until they are there; none if it is gone."""
         while batch.id not in self._gone:
             try:
-                return self._fetch(batch, deadline)
+                file = self._fetch(batch, deadline)
+                self._client.recorder.count_batch_results(file.kinds, file.usage)
+                return file
             except Exception as error:
                 if not _is_unknown(error):
                     raise

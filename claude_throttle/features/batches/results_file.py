@@ -10,11 +10,14 @@ from __future__ import annotations
 import logging
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any, Callable, Optional
 
+from claude_throttle.core.domain.cost import NO_USAGE
 from claude_throttle.errors import BrokenAnswer
-from claude_throttle.features.batches.wire_format import ResultLine, read_line
+from claude_throttle.features.batches.wire_format import KINDS, SUCCEEDED, ResultLine, read_line
+from claude_throttle.transport.verdicts import read_usage
 
 logger = logging.getLogger("claude_throttle")
 
@@ -54,6 +57,9 @@ class ResultsFile:
         self._places: dict[str, tuple[int, int]] = {}
         self._rest = b""
         self._end = 0
+        #: Results by kind, and what they took.
+        self.kinds: Counter[str] = Counter()
+        self.usage = NO_USAGE
         #: Lines without a usable result: broken, repeated, or of another request.
         self.strange = 0
 
@@ -72,8 +78,16 @@ class ResultsFile:
             self.strange += 1
             return
         self._places[line.custom_id] = (self._end, len(data))
+        self.kinds[line.kind if line.kind in KINDS else "unknown"] += 1
+        self._add_usage(line)
         self._file.write(data)
         self._end += len(data)
+
+    def _add_usage(self, line: ResultLine) -> None:
+        message = line.content if line.kind == SUCCEEDED else None
+        usage = None if message is None else read_usage(message)
+        if usage is not None:
+            self.usage = self.usage.plus(usage)
 
     def _wants(self, custom_id: str) -> bool:
         return self._expected is None or custom_id in self._expected

@@ -57,7 +57,7 @@ def make_coordinator(
             settings.on_store_failure,
         ),
         concurrency,
-        account.lanes,
+        account.shared_lanes,
         resources.observe,
         account.apply_suspensions,
         resources.thread_pool,

@@ -16,7 +16,13 @@ from typing import Any, Optional, Protocol
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.events import Event
-from claude_throttle.core.domain.feedback import RESERVATION, Decision, Dispatch, Feedback
+from claude_throttle.core.domain.feedback import (
+    RESERVATION,
+    Decision,
+    Dispatch,
+    Feedback,
+    StatedLimit,
+)
 from claude_throttle.core.domain.ports import Ahead
 from claude_throttle.core.pacing.learned_quotas import LearnedQuota
 from claude_throttle.core.pacing.pacer import Pacer
@@ -200,7 +206,7 @@ class SharedPacer(Pacer):
         Reservations before the end of the pause are given back, so that others may use the units.
         """
         remaining = super().pause_for(seconds, now)
-        self._pause_until = self.pause.until  # the first probe, if that is earlier
+        self._pause_until = now + remaining
         self._reservations.release(before=self._pause_until)
         self._store.notify_pending()
         return remaining
@@ -214,6 +220,16 @@ class SharedPacer(Pacer):
             return super()._read(feedback, dispatch, now)
         self.learned_state.unread.append((feedback, dispatch))
         return []
+
+    def _learn_stated(
+        self, stated: StatedLimit, cost: Cost, dispatch: Dispatch, now: float
+    ) -> list[Event]:
+        before = {name: quota.empty_at for name, quota in self.quotas().items()}
+        events = super()._learn_stated(stated, cost, dispatch, now)
+        for name, quota in self.quotas().items():
+            # The store's instant counts, and is moved by as much. A new one begins with ours.
+            self._shift(name, 1.0, quota.empty_at - before.get(name, quota.empty_at))
+        return events
 
     # -- exchanges with the store ----------------------------------------------------------------
 
