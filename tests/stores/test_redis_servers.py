@@ -212,7 +212,7 @@ def test_what_is_no_client_is_refused():
 def test_without_the_library_it_says_what_to_install(monkeypatch):
     """In the extra's name."""
     monkeypatch.setitem(sys.modules, "redis", None)
-    with pytest.raises(ConfigurationError, match=r"claude-throttle\[redis\]"):
+    with pytest.raises(ConfigurationError, match=r"redis>=4.3"):
         RedisStore("redis://127.0.0.1/0", time.monotonic)
 
 
