@@ -188,7 +188,7 @@ class Engine:
     def priced(self, params: Mapping[str, Any]) -> tuple[ModelGroup, Cost]:
         """The group a call belongs to, and what the call will cost."""
         request = prepare(params)
-        model_group = self.account.model_group(request.model)
+        model_group = self.account.model_group(request.model, request.is_fast)
         cost = model_group.estimator.cost(
             request.model, request.estimated_input, request.max_tokens, request.cache_marked
         )

@@ -186,11 +186,11 @@ class Account:
 
     # -- calls -----------------------------------------------------------------------------------
 
-    def model_group(self, model: str) -> ModelGroup:
-        """The group that *model* belongs to. Raises :class:`Closed`."""
+    def model_group(self, model: str, is_fast: bool = False) -> ModelGroup:
+        """The group that *model*, or its fast mode, belongs to. Raises :class:`Closed`."""
         if self._organization_limits is not None:
             self._organization_limits.ask_once()
-        return self.model_groups.of(model)
+        return self.model_groups.of(model, is_fast)
 
     def lanes(self) -> list[Lane]:
         """The lanes of all models that were asked for so far."""
@@ -225,7 +225,7 @@ class Account:
             raise
 
     def _queue(self, request: PreparedRequest) -> Future[Any]:
-        group = self.model_group(request.model)
+        group = self.model_group(request.model, request.is_fast)
         version = group.estimator.version
         cost = group.fitting_cost(
             request.model, request.estimated_input, request.max_tokens, request.cache_marked

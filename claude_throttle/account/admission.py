@@ -20,6 +20,7 @@ from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit, PermitTicket
 from claude_throttle.core.domain.cost import NO_USAGE, Cost, RequestSize, Usage
 from claude_throttle.core.domain.feedback import DOUBT, Dispatch, Feedback, ResponseReport
+from claude_throttle.core.domain.models import FAST_SPEED
 from claude_throttle.core.estimation.estimator import estimate_input_tokens, has_cache_mark
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
@@ -47,7 +48,7 @@ class Admission:
 
     def __init__(
         self,
-        model_group: Callable[[str], ModelGroup],
+        model_group: Callable[..., ModelGroup],
         open_permits: OpenPermits,
         numbers: itertools.count[int],
         suspensions: Suspensions,
@@ -117,7 +118,8 @@ class Admission:
         if estimate is None:
             return None  # the API will say what is wrong with it
         with self._counting_refusals(estimate.model):
-            model_group = self._model_group(estimate.model)
+            is_fast = body.get("speed") == FAST_SPEED
+            model_group = self._model_group(estimate.model, is_fast)
             cost = model_group.fitting_cost(*estimate)
             permit = self._permit(model_group.lane, cost, options, answers=True)
         permit.ticket.size = RequestSize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Optional
 
+from claude_throttle.core.domain.feedback import RateLimit, UsageWindow
 from claude_throttle.core.pacing import gcra
 from claude_throttle.core.pacing.configured_quotas import ConfiguredQuota, period_name
 from claude_throttle.core.pacing.pacer import Pacer
@@ -60,6 +62,10 @@ class LaneState(NamedTuple):
     probe_seconds: Optional[float] = None
     #: Calls that were refused, and wait out the delay before they queue again.
     backing_off: int = 0
+    #: Priority Tier's limits, by kind, as the latest answer showed them; or None.
+    priority: Optional[Mapping[str, RateLimit]] = None
+    #: Windows of usage, by name ("5h", "7d", "overall"), as the latest answer showed them; or None.
+    windows: Optional[Mapping[str, UsageWindow]] = None
 
 
 class Limits(dict[str, LaneState]):
@@ -120,8 +126,10 @@ def _lines(lane: LaneState) -> list[str]:
     if lane.suspended:
         state.append(f"suspended: {lane.suspended}")
     lines = ["", f"{lane.lane}: {', '.join(state)}"]
+    lines += _other_lines(lane)
     if not lane.quotas:
-        return [*lines, "  nothing is known yet: the first answer tells"]
+        known = bool(lane.priority or lane.windows)
+        return lines if known else [*lines, "  nothing is known yet: the first answer tells"]
     head = ("quota", "told", "learned", "in force", "at once", "left now", "from")
     rows = [head, *map(_row, lane.quotas)]
     widths = [max(map(len, column)) for column in zip(*rows)]
@@ -129,6 +137,31 @@ def _lines(lane: LaneState) -> list[str]:
         cells = (f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:]))
         lines.append(f"  {row[0]:<{widths[0]}}  {'  '.join(cells)}")
     return lines
+
+
+def _other_lines(lane: LaneState) -> list[str]:
+    """What is shown and not paced on."""
+    lines = [
+        f"  priority tier: {left:,.0f} of {limit:,.0f} {kind.replace('_', ' ')} left"
+        for kind, (limit, left) in (lane.priority or {}).items()
+    ]
+    for name, window in (lane.windows or {}).items():
+        said = [window.status] if window.status else []
+        if window.utilization is not None:
+            said.append(f"{100 * window.utilization:.0f} % used")
+        if window.resets_at is not None:
+            said.append(f"until {_shown_instant(window.resets_at)}")
+        lines.append(f"  window {name}: {', '.join(said)}")
+    return lines
+
+
+def _shown_instant(seconds: float) -> str:
+    from datetime import datetime, timezone  # only for those who look
+
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:g} s after 1970"
 
 
 def _row(quota: QuotaState) -> tuple[str, ...]:
@@ -140,7 +173,7 @@ def _row(quota: QuotaState) -> tuple[str, ...]:
 
 def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> LaneState:
     """The state of a lane. Requires its mutex."""
-    now, circuit = lane.now(), pacer.circuit
+    now, circuit, others = lane.now(), pacer.circuit, lane.accounting.other_limits
     state = LaneState(
         lane.name,
         quotas_of(pacer, now),
@@ -150,6 +183,8 @@ def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> Lane
         circuit.state,
         None,
         backing_off=lane.backing_off(),
+        priority=dict(others.priority) or None,
+        windows=dict(others.windows) or None,
     )
     if suspension is not None:
         return state._replace(

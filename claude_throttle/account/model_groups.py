@@ -15,10 +15,15 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Protocol
 from claude_throttle.config.settings import Settings
 from claude_throttle.core.dispatch.call import Attempt, Call
 from claude_throttle.core.dispatch.lane import Lane
-from claude_throttle.core.domain.cost import Cost, Usage
+from claude_throttle.core.domain.cost import NO_USAGE, Cost, Usage
 from claude_throttle.core.domain.events import Event, IterationBooked
 from claude_throttle.core.domain.feedback import Feedback
-from claude_throttle.core.domain.models import counts_cache_reads, lane_of_profile
+from claude_throttle.core.domain.models import (
+    FAST,
+    STANDARD_SPEED,
+    counts_cache_reads,
+    lane_of_profile,
+)
 from claude_throttle.core.estimation.estimator import Estimator
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.pacing.pacer import Pacer
@@ -187,6 +192,8 @@ class ModelGroups:
         self._observe = observe
         self._weigh = weigh
         self._shared = shared
+        #: The end of a pause of the whole account.
+        self._paused_until = -math.inf
         # Guards all below: no lane is made after the close. Never held while calling out.
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
@@ -197,23 +204,25 @@ class ModelGroups:
         self._closed = False
         self._paused = False
 
-    def of(self, model: str) -> ModelGroup:
-        """The group of a model. Raises :class:`Closed`."""
+    def of(self, model: str, is_fast: bool = False) -> ModelGroup:
+        """The group of a model, or of its calls in fast mode. Raises :class:`Closed`."""
         if self._shared is not None:
             self._shared.ensure_thread()
-        model_group = self._by_model.get(model)
+        key = model + FAST if is_fast else model
+        model_group = self._by_model.get(key)
         if model_group is None or self._closed:
             with self._lock:
                 if self._closed:
                     raise Closed("the throttler is closed; make a new one to go on")
                 name = lane_of_profile(model, self._settings.lanes)
-                model_group = self._by_lane.get(name) or self._make(name, model)
-                self._by_lane[name] = self._by_model[model] = model_group
+                name = name + FAST if is_fast else name
+                model_group = self._by_lane.get(name) or self._make(name, key)
+                self._by_lane[name] = self._by_model[key] = model_group
         return model_group
 
     def of_call(self, call: Call) -> ModelGroup:
         """The group of a call that was accepted; also after close()."""
-        return self._by_model[call.model]
+        return self._by_lane[call.callbacks.lane]
 
     def has_answered(self, call: Call) -> bool:
         """Whether the model of *call* has ever answered."""
@@ -221,6 +230,8 @@ class ModelGroups:
 
     def learn(self, call: Call, usage: Usage) -> None:
         """An answered call really took *usage*: correct the estimates."""
+        if usage == NO_USAGE:
+            return  # others did all of the work
         estimate = RequestEstimate(
             call.model,
             call.estimated_input,
@@ -228,7 +239,7 @@ class ModelGroups:
             call.cache_marked,
             call.input_is_counted,
         )
-        self._by_model[call.model].learn(estimate, usage)
+        self._by_lane[call.callbacks.lane].learn(estimate, usage)
 
     def own_usage(self, lane: str, usage: Usage) -> Usage:
         """What of *usage* the models of *lane* took; the rest is booked in the others' lanes."""
@@ -236,11 +247,23 @@ class ModelGroups:
             return usage
         from claude_throttle.core.domain.iterations import apportion  # few answers have them
 
-        own, elsewhere = apportion(usage, lane, self._settings.lanes)
+        asked = lane[: -len(FAST)] if lane.endswith(FAST) else lane
+        if asked == lane and not getattr(usage, "iterations", ()):
+            return Usage(*usage)
+        own, elsewhere = apportion(usage, asked, self._settings.lanes)
+        if asked != lane and getattr(usage, "speed", "") == STANDARD_SPEED:
+            model = self._model_in(lane)
+            elsewhere[model] = elsewhere.get(model, NO_USAGE).plus(own)
+            own = NO_USAGE
         for model, took in elsewhere.items():
             with suppress(Closed):
                 self._book_elsewhere(model, took)
         return own
+
+    def _model_in(self, lane: str) -> str:
+        """A model whose calls in fast mode go through *lane*."""
+        keys = (key for key, group in list(self._by_model.items()) if group.lane.name == lane)
+        return next(keys)[: -len(FAST)]
 
     def _book_elsewhere(self, model: str, usage: Usage) -> None:
         # A server chooses these names: they must not fill the memory.
@@ -264,7 +287,8 @@ class ModelGroups:
             from claude_throttle.core.domain.tiers import starting_limits
 
             pacer.start_with(starting_limits(settings.tier, name), f"tier {settings.tier}", now)
-        pacer.start_with(self._limits_of(model), "rate limits API", now)
+        if not model.endswith(FAST):
+            pacer.start_with(self._limits_of(model), "rate limits API", now)
         estimator = Estimator(reserves_all=settings.platform == "bedrock")
         lane = Lane(
             name,
@@ -276,6 +300,7 @@ class ModelGroups:
             carry=self._send,
             observe=self._observe,
             weigh=self._weigh,
+            pause_account=self._pause_account,
             counts_cache_reads=counts_cache_reads(name),
             max_queue=settings.max_queue,
             ageing=settings.ageing,
@@ -284,7 +309,16 @@ class ModelGroups:
         )
         if self._paused:
             lane.pause()
+        if now < self._paused_until and any(map(Lane.is_refused, self.lanes())):
+            pacer.pause_for(self._paused_until - now, now)
         return ModelGroup(lane, pacer, estimator)
+
+    def _pause_account(self, seconds: float, status: Optional[int], refused: str) -> None:
+        """The server refuses all lanes for so long; the *refused* one is paused already."""
+        self._paused_until = max(self._paused_until, self._clock.monotonic() + seconds)
+        for lane in self.lanes():
+            if lane.name != refused:
+                lane.accounting.pause_for(seconds, status)
 
     def _price(self, call: Call) -> Cost:
         return self.of_call(call).price(call)
@@ -295,6 +329,8 @@ class ModelGroups:
             self._limits_of = limits_of
             found = dict(self._by_model)
         for model, model_group in found.items():
+            if model.endswith(FAST):
+                continue
             model_group.start_with(limits_of(model), "rate limits API")
 
     def all(self) -> list[ModelGroup]:

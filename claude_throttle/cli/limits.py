@@ -180,6 +180,8 @@ def _lane(lane: claude_throttle.LaneState) -> dict[str, Any]:
     state["quotas"] = [
         {name: _finite(value) for name, value in quota._asdict().items()} for quota in lane.quotas
     ]
+    for shown in ("priority", "windows"):
+        state[shown] = {name: one._asdict() for name, one in (state[shown] or {}).items()}
     return state
 
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional, Union
 
+from claude_throttle.core.domain.models import FAST
 from claude_throttle.core.threads.clock import Clock
-from claude_throttle.simulation.quotas import ADMISSION, ANSWER, SimulatedLimits
+from claude_throttle.simulation.quotas import ADMISSION, ANSWER, Refusal, SimulatedLimits
 
 Latency = Union[float, Callable[[random.Random, dict[str, Any]], float]]
 OutputTokens = Union[int, Callable[[random.Random, dict[str, Any]], int]]
@@ -56,6 +57,9 @@ class Behaviour:
     shared_models: Mapping[str, str] = field(default_factory=dict)
     #: Seconds.
     concurrency_retry_after: Optional[int] = None
+    #: The limits of fast mode, by the names of :class:`SimulatedLimits`; ``None``: those of the
+    #: model. A limit of 0 refuses each request.
+    fast: Optional[Mapping[str, float]] = None
     #: Whether a refusal for too many requests in flight has ``x-should-retry: true``.
     concurrency_should_retry: bool = True
 
@@ -69,8 +73,27 @@ class Behaviour:
             raise ValueError(f"limit_headers must be one of {', '.join(SPELLINGS)}")
 
     def bucket_of(self, model: str) -> str:
-        """The name of the bucket that *model* spends from."""
-        return self.shared_models.get(model, model)
+        """The name of the bucket that *model*, or a model's fast mode, spends from."""
+        plain = model[: -len(FAST)] if model.endswith(FAST) else model
+        bucket = self.shared_models.get(plain, plain)
+        return bucket if plain == model or self.fast is None else bucket + FAST
+
+    def limits_of(self, bucket: str, limits: SimulatedLimits) -> SimulatedLimits:
+        """What *bucket* allows, where *limits* are those of models."""
+        if self.fast is None or not bucket.endswith(FAST):
+            return limits
+        return SimulatedLimits(**{name: amount or None for name, amount in self.fast.items()})  # type: ignore[arg-type]
+
+    def refuses_fast(self) -> Optional[Refusal]:
+        """The refusal where a limit of fast mode is 0; None where there is none."""
+        for name, what in (
+            ("itpm", "input tokens"),
+            ("otpm", "output tokens"),
+            ("rpm", "requests"),
+        ):
+            if self.fast is not None and self.fast.get(name) == 0:
+                return Refusal(what, 0.0, 60)
+        return None
 
     def is_valid_key(self, key: str) -> bool:
         """Whether *key* may send messages."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import singledispatch
 from typing import Any, NamedTuple, Optional
 
+from claude_throttle.core.domain.models import FAST_SPEED
 from claude_throttle.testing import faults, replies
 from claude_throttle.testing.received_call import ReceivedCall
 
@@ -102,14 +103,14 @@ def _ok(scripted: faults.Ok, context: ResponseContext) -> ResponsePlan:
         return whole_plan(message, context)
     produced = message["usage"]["output_tokens"]
     parts = _streamed(message, context, produced if context.charged else 0)
-    return ResponsePlan(parts, 200, True, produced, model=context.call.model)
+    return ResponsePlan(parts, 200, True, produced, model=context.call.limited_as)
 
 
 def whole_plan(message: Mapping[str, Any], context: ResponseContext) -> ResponsePlan:
     """A successful response in one piece."""
     produced = message["usage"]["output_tokens"]
     parts = _whole(message, context, produced if context.charged else 0)
-    return ResponsePlan(parts, 200, True, produced, model=context.call.model)
+    return ResponsePlan(parts, 200, True, produced, model=context.call.limited_as)
 
 
 @plan_for.register(faults.Reply)
@@ -217,6 +218,8 @@ def message_for(scripted: faults.Ok, context: ResponseContext) -> dict[str, Any]
     if text or not blocks:  # the API sends no empty text block before others
         blocks.insert(0, {"type": "text", "text": text})
     usage = replies.usage_body(call.input_tokens, context.output_tokens)
+    if call.is_fast:
+        usage["speed"] = FAST_SPEED
     usage.update(scripted.usage or {})
     reason = _stop_reason(blocks, usage, call.max_tokens)
     message = replies.message_body(context.message_id, call.model, blocks, reason, usage)

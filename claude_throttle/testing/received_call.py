@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
+from claude_throttle.core.domain.models import FAST, FAST_SPEED
 from claude_throttle.testing.faults import Garbage, Reply, Scripted
 from claude_throttle.testing.http_reader import HttpRequest
 from claude_throttle.testing.replies import TOO_LARGE_PAGE
@@ -38,6 +39,16 @@ class ReceivedCall(NamedTuple):
     key: str
     #: The refusal of an invalid request; None if it is valid.
     problem: Optional[Scripted]
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether it asks for fast mode."""
+        return self.body.get("speed") == FAST_SPEED
+
+    @property
+    def limited_as(self) -> str:
+        """What its quotas are found by: the model, or the model's fast mode."""
+        return self.model + FAST if self.is_fast else self.model
 
 
 def read_call(

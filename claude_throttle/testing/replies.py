@@ -83,7 +83,9 @@ def too_many_connections(retry_after: int | None, should_retry: bool) -> Reply:
     return replace(TOO_MANY_CONNECTIONS, headers=headers)
 
 
-def refusal_reply(refusal: AnyRefusal, organization_id: str, model: str) -> Reply:
+def refusal_reply(
+    refusal: AnyRefusal, organization_id: str, model: str, is_fast: bool = False
+) -> Reply:
     """The 429 of a quota that is used up, or of a limit on the growth of usage.
 
     The client gets the same facts in two places: ``retry-after`` in the headers, the quota and its
@@ -94,9 +96,10 @@ def refusal_reply(refusal: AnyRefusal, organization_id: str, model: str) -> Repl
     if isinstance(refusal, RampRefusal):
         message = _ramp_message(refusal, account)
         return Reply(429, headers, message=message, error_code="ramp_limit_exceeded")
+    whose, fast = ("your", "fast mode ") if is_fast else ("your organization's", "")
     message = (
-        f"This request would exceed your organization's rate limit of"
-        f" {refusal.per_minute:,.0f} {refusal.what} per minute"
+        f"This request would exceed {whose} rate limit of"
+        f" {refusal.per_minute:,.0f} {fast}{refusal.what} per minute"
         f" {account}. For details, refer to: {DOCS}."
         f" You can see the response headers for current usage. Please reduce the prompt length or"
         f" the maximum tokens requested, or try again later. You may also contact sales at"
@@ -169,7 +172,9 @@ def usage_body(input_tokens: int, output_tokens: int) -> dict[str, Any]:
     }
 
 
-def rate_limit_headers(standings: Iterable[QuotaStatus], wall: float) -> dict[str, str]:
+def rate_limit_headers(
+    standings: Iterable[QuotaStatus], wall: float, family: str = "anthropic-ratelimit"
+) -> dict[str, str]:
     """Three headers for each limit. *wall* is the time now, in seconds since 1970.
 
     As at the API, remaining tokens are rounded to thousands and the reset is a whole second,
@@ -177,7 +182,7 @@ def rate_limit_headers(standings: Iterable[QuotaStatus], wall: float) -> dict[st
     """
     headers = {}
     for name, per_minute, remaining, seconds_until_full in standings:
-        prefix = f"anthropic-ratelimit-{name}"
+        prefix = f"{family}-{name}"
         whole = int(remaining + 1e-6) if name == "requests" else round(remaining / 1000) * 1000
         headers[f"{prefix}-limit"] = str(int(per_minute))
         headers[f"{prefix}-remaining"] = str(whole)
@@ -200,6 +205,17 @@ def spelled(headers: Mapping[str, str], names: str) -> dict[str, str]:
         # A duration, as they have it. The bucket's own reset does not fit in a fixed text.
         found[f"x-ratelimit-{item}-{kind}"] = "1s" if item == "reset" else value
     return found
+
+
+def no_fast_headers(fast: Mapping[str, float]) -> dict[str, str]:
+    """The headers of limits of fast mode that are 0."""
+    names = {"rpm": "requests", "itpm": "input-tokens", "otpm": "output-tokens"}
+    return {
+        f"anthropic-fast-{names[name]}-{field}": "0"
+        for name, amount in fast.items()
+        if name in names and amount == 0
+        for field in ("limit", "remaining")
+    }
 
 
 def http_date(wall: float) -> str:

@@ -69,6 +69,9 @@ class FakeClaude:
       ``concurrency_should_retry``: whether it has ``x-should-retry: true``. Neither was captured.
     - ``spend_cap_after``: admitted requests after which the spend limit is reached.
     - ``shared_models``: model to name of a bucket, for models that share one.
+    - ``fast``: the limits of fast mode (``speed="fast"``), as ``{"itpm": 20_000, "otpm": 8_000}``,
+      apart from the model's and in headers of their own; 0 refuses each request. ``None``: it
+      spends the model's own.
     - ``api_keys``: valid keys; ``None`` is any. ``admin_keys``: keys that may ``GET
       /v1/organizations/rate_limits``; ``None`` is any that begins with ``sk-ant-admin``.
     - ``log_limit``: arrivals that are kept. ``clock``: the clock of quotas and logs; latencies are
@@ -113,6 +116,7 @@ class FakeClaude:
         concurrency_should_retry: bool = True,
         limit_headers: str = "anthropic",
         hidden_limits: Collection[str] = (),
+        fast: Mapping[str, float] | None = None,
     ) -> None:
         # All arguments but these are named like the fields of two dataclasses.
         given = {k: v for k, v in locals().items() if k not in ("self", "host", "port")}

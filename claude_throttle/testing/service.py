@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Optional
 
+from claude_throttle.core.domain.models import FAST
 from claude_throttle.simulation.quotas import ANSWER, ModelQuotas, SimulatedLimits
 from claude_throttle.testing import rate_limits_api, replies
 from claude_throttle.testing.arrivals import MESSAGES, Arrival, ArrivalLog
@@ -86,8 +87,8 @@ class Service:
         with self._lock:
             now = self._clock.monotonic()
             self._limits = replace(self._limits, **changes)  # type: ignore[arg-type]
-            for quotas in self._quotas.values():
-                quotas.reshape(self._limits, now)
+            for bucket, quotas in self._quotas.items():
+                quotas.reshape(self._behaviour.limits_of(bucket, self._limits), now)
             self._counting.reshape(_of_counting(self._limits), now)
             return self._limits
 
@@ -175,7 +176,8 @@ class Service:
         if self._script:
             return self._script.popleft(), False
         refusal = self._refusal_locked(call, fault, now)
-        return refusal or fault or Ok(), refusal is None and self._limits.otpm is not None
+        charged = refusal is None and (self._limits.otpm is not None or call.is_fast)
+        return refusal or fault or Ok(), charged
 
     def _refusal_locked(
         self, call: ReceivedCall, fault: Scripted | None, now: float
@@ -197,10 +199,13 @@ class Service:
             return replies.too_many_connections(
                 behaviour.concurrency_retry_after, behaviour.concurrency_should_retry
             )
-        refusal = self._quotas_locked(call.model).admit(call.input_tokens, now)
+        is_fast = call.is_fast and behaviour.fast is not None
+        refusal = (behaviour.refuses_fast() if is_fast else None) or self._quotas_locked(
+            call.limited_as
+        ).admit(call.input_tokens, now)
         if refusal is None:
             return None
-        return replies.refusal_reply(refusal, behaviour.organization_id, call.model)
+        return replies.refusal_reply(refusal, behaviour.organization_id, call.model, is_fast)
 
     def _problem(self, call: ReceivedCall) -> Scripted | None:
         if call.problem is not None or self._behaviour.is_valid_key(call.key):
@@ -214,7 +219,8 @@ class Service:
         """
         bucket = self._behaviour.bucket_of(model)
         if bucket not in self._quotas:
-            self._quotas[bucket] = ModelQuotas(self._limits, self._clock.monotonic())
+            limits = self._behaviour.limits_of(bucket, self._limits)
+            self._quotas[bucket] = ModelQuotas(limits, self._clock.monotonic())
         return self._quotas[bucket]
 
     def _context_locked(
@@ -226,7 +232,7 @@ class Service:
         edge = {"date": replies.http_date(wall), "server": "cloudflare"}
         headers = {**edge, "content-type": "application/json", "request-id": request_id}
         headers["anthropic-organization-id"] = self._behaviour.organization_id
-        headers.update(self._limit_headers_locked(call.model, now, wall))
+        headers.update(self._limit_headers_locked(call.limited_as, now, wall))
         late = self._behaviour.headers_at == ANSWER
         return ResponseContext(
             call, request_id, message_id, headers, edge, latency, output_tokens, charged, late
@@ -236,6 +242,13 @@ class Service:
         """The rate-limit headers. Requires _lock."""
         if not model:
             return {}
+        fast = self._behaviour.fast
+        if fast is not None and model.endswith(FAST):
+            own = replies.rate_limit_headers(
+                self._quotas_locked(model).standings(now), wall, "anthropic-fast"
+            )
+            plain = self._limit_headers_locked(model[: -len(FAST)], now, wall)
+            return {**plain, **own, **replies.no_fast_headers(fast)}
         hidden = self._behaviour.hidden_limits
         told = [one for one in self._quotas_locked(model).standings(now) if one.name not in hidden]
         headers = replies.rate_limit_headers(told, wall)

@@ -81,7 +81,7 @@ def _plan(scripted: Streamed, context: ResponseContext) -> ResponsePlan:
         parts = [part._replace(data=_chunk(part.data)) for part in parts]
         if ending == plans.KEEP:
             parts.append(ResponsePart(0.0, replies.chunk(b"")))
-    return ResponsePlan((head, *parts), 200, True, produced, ending, context.call.model)
+    return ResponsePlan((head, *parts), 200, True, produced, ending, context.call.limited_as)
 
 
 def _message(scripted: Streamed, context: ResponseContext) -> dict[str, Any]:

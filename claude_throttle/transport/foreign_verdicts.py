@@ -23,7 +23,7 @@ from claude_throttle.core.domain.feedback import (
     ResponseReport,
 )
 from claude_throttle.core.pacing.backoff import backoff
-from claude_throttle.transport.limit_headers import read_limits
+from claude_throttle.transport.limit_headers import read_limits, read_others
 from claude_throttle.transport.verdicts import Verdict, classify
 
 #: Names of other clients' exceptions that mean that no byte was sent, so that the tokens booked for
@@ -55,10 +55,10 @@ def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float)
     if type(headers) is dict:
         headers = {name.lower(): value for name, value in headers.items()}
     if status < 400:
-        rate_limits = read_limits(headers)
+        rate_limits, others = read_limits(headers), read_others(headers)
         return (
-            ResponseReport(Feedback(rate_limits=rate_limits, status=status))
-            if rate_limits
+            ResponseReport(Feedback(rate_limits=rate_limits, status=status, others=others))
+            if rate_limits or others
             else _silent(int(status))
         )
     verdict = classify(status, headers, body, wall)

@@ -14,6 +14,7 @@ from typing import Optional
 
 from claude_throttle.core.domain.feedback import (
     NO_RATE_LIMITS,
+    OtherLimits,
     RampLimit,
     RateLimit,
     RateLimits,
@@ -47,7 +48,8 @@ _PER_MINUTE = re.compile(r"(requests|input tokens|output tokens) per minute")
 #: with the organization in between. A gateway may quote it within words of its own.
 _STATED = re.compile(
     r"(?i)\blimit\b.{0,200}?\bof (\d{1,3}(?:[,._\u202f\xa0 ]\d{3})+|\d{1,20}) "
-    r"(?:(input|prompt|output|completion) )?(request|token)s? (?:per|a|/) ?(minute|hour|day)",
+    r"(?:fast mode )?(?:(input|prompt|output|completion) )?(request|token)s?"
+    r" (?:per|a|/) ?(minute|hour|day)",
     re.S,
 )
 _STATED_KINDS = {
@@ -99,6 +101,16 @@ def _with_relayed(headers: Mapping[str, str], found: dict[str, RateLimit]) -> di
     if "input_tokens" in found or "output_tokens" in found:
         relayed.pop("tokens", None)  # the sum of both, which is no limit of its own
     return {**relayed, **found}
+
+
+def read_others(headers: Mapping[str, str]) -> Optional[OtherLimits]:
+    """The limits that are apart from the model's own; None if the headers show none."""
+    names = " ".join(headers).lower()
+    if "-fast-" in names or "-priority-" in names or "-unified-" in names:
+        from claude_throttle.transport.other_limits import read_other_limits  # rare
+
+        return read_other_limits(headers)
+    return None
 
 
 def read_number(text: Optional[str]) -> Optional[float]:

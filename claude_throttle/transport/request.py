@@ -14,6 +14,7 @@ from contextvars import Context
 from functools import lru_cache
 from typing import Any, Callable, NamedTuple, Optional
 
+from claude_throttle.core.domain.models import FAST_SPEED
 from claude_throttle.core.estimation.estimator import CACHE_MARK, estimate_input_tokens
 from claude_throttle.errors import InvalidCall
 from claude_throttle.transport.headers import header_flaw
@@ -105,6 +106,8 @@ class PreparedRequest(NamedTuple):
     admitted_streams: Optional[list[Any]] = None
     #: It asks for the prompt cache.
     cache_marked: bool = False
+    #: It asks for fast mode, whose limits are apart.
+    is_fast: bool = False
 
 
 def without_ours(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,6 +143,7 @@ def prepare(
         context,
         admitted_streams,
         CACHE_MARK in body,
+        params.get("speed") == FAST_SPEED,
     )
 
 

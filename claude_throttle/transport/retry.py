@@ -15,6 +15,7 @@ retries never send faster than the pace. Never sent again:
 
 from __future__ import annotations
 
+import math
 from http.client import RemoteDisconnected
 from types import TracebackType
 from typing import Any, Callable, NamedTuple, Optional, Protocol
@@ -236,7 +237,7 @@ class PacedRetry(Retry):
         # Before deciding: even if this request is not sent again, the pacer must know, so that the
         # calls behind it do not meet the same refusal.
         delay = exchange.delay = _delay(exchange, verdict, seconds_left)
-        in_time = seconds_left is None or delay.seconds < seconds_left
+        in_time = delay.seconds < (math.inf if seconds_left is None else seconds_left)
         left = int(self.total or 0)
         # A refusal while the circuit is open is "free": it is not this request's fault.
         has_retries = left > 0 or (delay.free and exchange.rules.max_retries > 0)
@@ -268,7 +269,7 @@ def _delay(exchange: RetryExchange, verdict: Verdict, seconds_left: Optional[flo
     attempt = exchange.attempt
     wait_seconds = retry_wait(verdict.feedback, attempt.number)
     delay = attempt.on_refusal(verdict.feedback, wait_seconds)
-    if seconds_left is None or not delay.alone or delay.seconds <= wait_seconds:
+    if seconds_left is None or not delay.alone or not wait_seconds < delay.seconds < math.inf:
         return delay
     return delay._replace(seconds=max(wait_seconds, min(delay.seconds, seconds_left / 2)))
 

@@ -36,6 +36,7 @@ from claude_throttle.transport.limit_headers import (
     read_growth,
     read_limits,
     read_number,
+    read_others,
     read_stated,
     refused_kind,
 )
@@ -113,6 +114,9 @@ class Rule(NamedTuple):
     #: further on, a message may quote what a caller wrote, who could suspend it for all then.
     beginnings: tuple[str, ...] = ()
 
+
+#: What no wait helps: "… would exceed your rate limit of 0 fast mode input tokens per minute".
+NO_CAPACITY = "rate limit of 0 "
 
 #: The first line that fits counts (errors page and rate-limit page, 2026-09 to 2026-11; refusals
 #: seen in 2025 and 2026; 52x come from the proxy in front of the API when it cannot reach it).
@@ -193,12 +197,20 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
     if cause == RATE and after is None and wish != "true" and not (kind or stated):
         # "Not sent with the spend-cap 429" (rate-limit page): a rate limit always has it.
         cause, reason, retry = "", "spend limit", False
+    if status == 429 and NO_CAPACITY in message:
+        cause, reason, retry = "", "no capacity", False
     if cause == ACCOUNT and retry:
         # The server asks for another try, so the account cannot be refused for good.
         cause = ""
     account = _account_refusal(reason, message) if cause == ACCOUNT else None
     growth = read_growth(message) if cause == RAMP else None
     feedback = Feedback(cause, after, rate_limits, kind, growth, status, not retry, account, stated)
+    others = read_others(headers)
+    if others is not None:
+        from claude_throttle.transport.other_limits import with_others  # rare
+
+        feedback = with_others(feedback, others, wall, wish == "false")
+        after, retry = feedback.retry_after, not feedback.final
     return Verdict(
         retry, reason, after, feedback.pauses_lane, status not in _TAKES_NOTHING, feedback
     )
@@ -301,7 +313,7 @@ def read_usage(message: Mapping[str, Any]) -> Optional[Usage]:
     usage = message.get("usage")
     if not isinstance(usage, dict):
         return None
-    if usage.get("iterations"):
+    if usage.get("iterations") or usage.get("speed"):
         from claude_throttle.core.domain.iterations import read_iterated  # few answers have them
 
         return read_iterated(usage)

@@ -8,17 +8,22 @@ from typing import Callable, Optional
 from claude_throttle.core.dispatch.call import Attempt, Call, Outcome
 from claude_throttle.core.dispatch.stream_call import StreamCall
 from claude_throttle.core.domain.cost import NO_COST, UNKNOWN_SIZE, Cost, RequestSize, Usage
-from claude_throttle.core.domain.events import CircuitClosed, Event
+from claude_throttle.core.domain.events import CircuitClosed, Event, LanePaused
 from claude_throttle.core.domain.feedback import (
     CONCURRENCY,
+    NEVER,
+    NO_RATE_LIMITS,
     NOT_FOUND,
     RATE,
+    UNAVAILABLE,
     Dispatch,
     Excess,
     Feedback,
+    OtherLimits,
     ResponseReport,
     RetryDelay,
 )
+from claude_throttle.core.domain.models import FAST
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.queueing.backlog import Backlog
@@ -28,6 +33,14 @@ from claude_throttle.errors import CircuitOpen
 #: Probes of an open circuit that one call may fail as before they count as its retries: a minute
 #: and a half of an outage in which no other call waits.
 MOST_PROBES = 20
+
+
+#: Told the seconds, the status and the lane of a refusal of the whole account. Holds no mutex.
+PauseAccount = Callable[[float, Optional[int], str], None]
+
+
+def pause_this_lane(_seconds: float, _status: Optional[int], _lane: str) -> None:
+    """Where there is only one lane, it is paused already."""
 
 
 class Accounting:
@@ -43,6 +56,7 @@ class Accounting:
         now: Callable[[], float],
         observe: Callable[[Event, Optional[Call]], None],
         weigh: Callable[[Attempt, Feedback], Feedback],
+        pause_account: PauseAccount,
         reject_elsewhere: Callable[[list[Ticket], Callable[[Ticket], BaseException]], None],
         counts_cache_reads: bool,
     ) -> None:
@@ -54,6 +68,10 @@ class Accounting:
         self._now = now
         self._observe = observe
         self._weigh = weigh
+        self._pause_account = pause_account
+        self._is_fast = name.endswith(FAST)
+        #: What the latest answer or refusal showed of limits that are not the lane's own.
+        self.other_limits = OtherLimits()
         self._reject_elsewhere = reject_elsewhere
         self._counts_cache_reads = counts_cache_reads
         self._looked_for = -math.inf
@@ -65,12 +83,14 @@ class Accounting:
 
         Returns what the pacer had to say of its answer; None if it was not answered.
         """
-        now, events = self._now(), None
+        now, events, feedback = self._now(), None, outcome.feedback
+        if feedback.others is not None or self._is_fast:
+            feedback = self._of_this_lane(feedback)
         actual = self._final_cost(attempt, outcome)
         change = self._pacer.settle(attempt.held, actual, attempt.booked_at)
         # A refusal was reported to the pacer when it came.
         if outcome.status is not None and outcome.status < 400:
-            events = self._pacer.answered(outcome.feedback, attempt.dispatch, change, now)
+            events = self._pacer.answered(feedback, attempt.dispatch, change, now)
         elif not attempt.outcome_reported:
             self._pacer.lost(now)
         self._backlog.look_again_locked()  # the head may leave earlier now
@@ -106,11 +126,39 @@ class Accounting:
         for event in events if news is None else (*events, news):
             self._observe(event, call)
 
+    # -- limits of other kinds -------------------------------------------------------------------
+
+    def _of_this_lane(self, feedback: Feedback) -> Feedback:
+        """*feedback* with the limits that are this lane's own: in fast mode those of fast mode.
+
+        Where these are 0, fast mode is not to be had: its refusal says nothing of a pace.
+        """
+        others = self.other_limits = feedback.others or self.other_limits
+        if not self._is_fast:
+            return feedback
+        fast = NO_RATE_LIMITS if feedback.others is None else others.fast
+        is_open = feedback.status == 429 and feedback.cause in (RATE, "")
+        if is_open and any(limit.limit == 0 for limit in fast.values()):
+            feedback = feedback._replace(cause=UNAVAILABLE, retry_after=None, final=True)
+        return feedback._replace(rate_limits=fast)
+
+    def _tell_account(self, feedback: Feedback, others: OtherLimits) -> None:
+        if others.account_pause:
+            self._pause_account(others.account_pause, feedback.status, self._name)
+
+    def pause_for(self, seconds: float, status: Optional[int]) -> None:
+        """Pause the lane because the whole account is refused."""
+        with self._mutex:
+            paused = LanePaused(self._name, status, self._pacer.pause_for(seconds, self._now()))
+        self._observe(paused, None)
+
     # -- a stream begins -------------------------------------------------------------------------
 
     def stream_begun(self, call: StreamCall, feedback: Feedback, counted: Optional[int]) -> None:
         """Content came: the headers, and the *counted* input tokens, count from now."""
         attempt = call.attempt
+        if feedback.others is not None or self._is_fast:
+            feedback = self._of_this_lane(feedback)
         with self._mutex:
             if call.ended or attempt is None:
                 return  # its time was up in this very moment
@@ -129,6 +177,8 @@ class Accounting:
     def refused(self, attempt: Attempt, feedback: Feedback, wait_seconds: float) -> RetryDelay:
         """A send was refused or lost; without the lane's delay it would wait *wait_seconds*."""
         call, doubted = attempt.call, False
+        if feedback.others is not None or self._is_fast:
+            feedback = self._of_this_lane(feedback)
         if feedback.cause == CONCURRENCY:
             self._limiter.refused(self._now())
         if feedback.account is not None or feedback.cause == NOT_FOUND:
@@ -150,6 +200,10 @@ class Accounting:
         if doomed:
             self._reject_elsewhere(doomed, self.circuit_open)
         self.tell(events, feedback, call)
+        if feedback.others is not None:
+            self._tell_account(feedback, feedback.others)
+        if feedback.cause == UNAVAILABLE:
+            return NEVER
         return delay._replace(doubted=True) if doubted else delay
 
     def _excess_locked(self, feedback: Feedback, call: Call) -> Optional[Excess]:
@@ -224,6 +278,8 @@ class Accounting:
     ) -> None:
         """What came of the request a permit was for; *actual* None corrects nothing."""
         feedback = report.feedback
+        if feedback.others is not None or self._is_fast:
+            feedback = self._of_this_lane(feedback)
         if feedback.cause == CONCURRENCY:
             self._limiter.refused(self._now())
         doomed: list[Ticket] = []
@@ -249,6 +305,8 @@ class Accounting:
         if doomed:
             self._reject_elsewhere(doomed, self.circuit_open)
         self.tell(events, feedback, None)
+        if feedback.others is not None:
+            self._tell_account(feedback, feedback.others)
 
     def permit_unreported(self) -> None:
         """No outcome will be reported any more for the request of a permit."""

@@ -13,7 +13,7 @@ import threading
 from functools import partial
 from typing import Callable, Optional
 
-from claude_throttle.core.dispatch.accounting import Accounting
+from claude_throttle.core.dispatch.accounting import Accounting, PauseAccount, pause_this_lane
 from claude_throttle.core.dispatch.call import (
     Attempt,
     AttemptStopped,
@@ -81,6 +81,7 @@ class Lane:
         carry: Callable[[Call], None],
         observe: Callable[[Event, Optional[Call]], None],
         weigh: Callable[[Attempt, Feedback], Feedback],
+        pause_account: PauseAccount = pause_this_lane,
         max_queue: int,
         counts_cache_reads: bool = False,
         ageing: Optional[float],
@@ -117,6 +118,7 @@ class Lane:
             now=self.now,
             observe=observe,
             weigh=weigh,
+            pause_account=pause_account,
             reject_elsewhere=self.reject_elsewhere,
             counts_cache_reads=counts_cache_reads,
         )
@@ -370,6 +372,10 @@ class Lane:
         with self.mutex:
             self.pacer.held_until = -math.inf
             self.backlog.not_empty.notify()
+
+    def is_refused(self) -> bool:
+        """Whether a pause that the server asked for is in force."""
+        return self.pacer.pause.until > self.now()
 
     def wake(self) -> None:
         """Have the worker look again."""

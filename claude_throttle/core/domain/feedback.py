@@ -6,6 +6,7 @@ not: a status or a header that matters to the pace becomes a field here or has n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple, Optional
@@ -23,6 +24,8 @@ ACCOUNT = "account"
 DOUBT = "doubt"
 #: The API's own 404 about a model. Any other is the affair of its request.
 NOT_FOUND = "not found"
+#: What was asked is not to be had with this account, now or later.
+UNAVAILABLE = "unavailable"
 #: Nothing came back in time: that says nothing about the server.
 SILENCE = "silence"
 
@@ -86,6 +89,30 @@ class StatedLimit(NamedTuple):
     per: float = 60.0
 
 
+class UsageWindow(NamedTuple):
+    """How far a window of time is used up, as ``anthropic-ratelimit-unified-…`` headers say."""
+
+    #: In the server's word: "allowed", "allowed_warning", "rejected"; "" if it gave none.
+    status: str = ""
+    #: The share that is used, from 0.0; or None.
+    utilization: Optional[float] = None
+    #: Seconds since 1970, or None.
+    resets_at: Optional[float] = None
+
+
+class OtherLimits(NamedTuple):
+    """Limits apart from a model's own, as the headers of one response show them."""
+
+    #: Those of fast mode.
+    fast: RateLimits = NO_RATE_LIMITS
+    #: Those of Priority Tier.
+    priority: RateLimits = NO_RATE_LIMITS
+    #: By name: "5h", "7d", and "overall" for what is said of all together.
+    windows: Mapping[str, UsageWindow] = MappingProxyType({})
+    #: Seconds for which the whole account is refused; 0.0 if it is not.
+    account_pause: float = 0.0
+
+
 class RampLimit(NamedTuple):
     """A ramp limit in the server's words: so much now, more from the next minute on."""
 
@@ -122,6 +149,7 @@ class Feedback(NamedTuple):
     final: bool = False
     account: Optional[AccountRefusal] = None
     stated: Optional[StatedLimit] = None
+    others: Optional[OtherLimits] = None
 
     @property
     def pauses_lane(self) -> bool:
@@ -193,7 +221,7 @@ class Excess(NamedTuple):
 class RetryDelay(NamedTuple):
     """The delay before a refused call may be sent again."""
 
-    #: Seconds until it may queue again.
+    #: Seconds until it may queue again; inf: never.
     seconds: float
     #: Only this call waits; otherwise the lane does, and the call queues at once, at its own place.
     alone: bool
@@ -203,3 +231,7 @@ class RetryDelay(NamedTuple):
     doubted: bool = False
     #: The call is larger than the limit that refused it.
     excess: Optional[Excess] = None
+
+
+#: The delay of a call that no other try can help.
+NEVER = RetryDelay(math.inf, alone=True)

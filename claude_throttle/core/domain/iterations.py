@@ -14,7 +14,12 @@ from functools import partial, reduce
 from typing import Any, Callable, NamedTuple, Optional
 
 from claude_throttle.core.domain.cost import NO_USAGE, Usage, usage_of
-from claude_throttle.core.domain.models import in_region_of, is_lane_of_table, lane_of_profile
+from claude_throttle.core.domain.models import (
+    STANDARD_SPEED,
+    in_region_of,
+    is_lane_of_table,
+    lane_of_profile,
+)
 
 #: Types of entries whose tokens are in no top-level count.
 OUTSIDE = frozenset({"compaction", "advisor_message"})
@@ -43,6 +48,8 @@ class IteratedUsage(Usage):
     """The top-level counts of an answer, with its iterations. :func:`apportion` takes it apart."""
 
     iterations: tuple[Iteration, ...] = ()
+    #: The speed at which it was served, where that may be another than was asked.
+    speed = ""
 
 
 def read_iterated(usage: Any) -> Usage:
@@ -52,13 +59,17 @@ def read_iterated(usage: Any) -> Usage:
     is skipped.
     """
     counts, entries = _counts(usage), _field(usage, "iterations")
-    if not isinstance(entries, (list, tuple)):
+    is_standard = _field(usage, "speed") == STANDARD_SPEED
+    if not (is_standard or isinstance(entries, (list, tuple))):
         return counts
-    read = tuple(filter(None, map(_iteration, entries[:MOST_ITERATIONS])))
-    if all(entry.model is None and entry.kind not in OUTSIDE for entry in read):
+    listed = entries[:MOST_ITERATIONS] if isinstance(entries, (list, tuple)) else ()
+    read = tuple(filter(None, map(_iteration, listed)))
+    tells = not all(entry.model is None and entry.kind not in OUTSIDE for entry in read)
+    if not (is_standard or tells):
         return counts
     found = IteratedUsage(*counts)
-    found.iterations = read
+    found.iterations = read if tells else ()
+    found.speed = STANDARD_SPEED if is_standard else ""
     return found
 
 

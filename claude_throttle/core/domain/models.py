@@ -46,6 +46,12 @@ COUNT_CACHE_READS = frozenset({"haiku-3-5", "haiku-3", "opus-3"})
 
 _LANES = frozenset({*SHARED.values(), *SEPARATE.values()})
 
+#: The value of ``speed`` that asks for fast mode, whose limits are apart from the model's own; and
+#: what ends the name of a lane of such calls.
+FAST_SPEED = "fast"
+STANDARD_SPEED = "standard"
+FAST = "+fast"
+
 #: Model names remembered, of some hundred bytes each: callers may make names up.
 MAX_NAMES = 1024
 
