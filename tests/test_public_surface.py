@@ -91,7 +91,7 @@ def options_of(parser):
 
 
 #: Called by our own integrations only, with values that are not public; no guide names them.
-INTERNAL = {Permit: ("acquire", "drop", "settle_report", "settle_usage", "ticket")}
+INTERNAL = {Permit: ("acquire", "drop", "settle_report", "settle_usage", "ticket", "wire_time")}
 
 DOORS = ("Throttler", "Permit", "MessageStream", "Batches", "BatchHandle", "LineTicket")
 

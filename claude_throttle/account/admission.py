@@ -230,7 +230,7 @@ class AdmittedAttempt:
     Errors in here are logged and not raised: the answer was paid for.
     """
 
-    __slots__ = ("_admission", "_estimate", "_model_group", "_permit")
+    __slots__ = ("_admission", "_estimate", "_model_group", "_permit", "wire_time")
 
     def __init__(
         self,
@@ -243,6 +243,13 @@ class AdmittedAttempt:
         self._model_group = model_group
         self._estimate = estimate
         self._admission = admission
+        #: Told of each read, by whoever reads the response.
+        self.wire_time = permit.wire_time
+
+    def arrived(self) -> None:
+        """The response is there, or its head, and nothing was made of it yet."""
+        if self.wire_time is not None:
+            self.wire_time.end_read()
 
     def head(
         self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]

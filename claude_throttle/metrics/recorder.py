@@ -68,7 +68,8 @@ class Stats(NamedTuple):
     cache_read_input_tokens: int = 0
     #: Seconds from submit() to the first attempt.
     queue_wait_seconds: Quantiles = NO_QUANTILES
-    #: Seconds from the first attempt to the answer, including waits for retries.
+    #: Seconds from the first attempt to the last byte of the answer, including waits for retries.
+    #: What a stream's reader does meanwhile does not count, as far as the bytes were there before.
     latency_seconds: Quantiles = NO_QUANTILES
     #: Requests of the last minute; of a shorter time since the first call, scaled to a minute.
     requests_per_minute: float = 0.0

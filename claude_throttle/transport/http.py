@@ -222,14 +222,16 @@ class HttpTransport:
         request_id = response.headers.get("request-id")
         if response.status_code != 200:
             return refused(self.url, response, exchange)
-        message = read_message(_read_whole(response, exchange, request_id), request_id)
+        body = _read_whole(response, exchange, request_id)
+        answered_at = self._clock.monotonic()  # to build the SDK's types is no latency
+        message = read_message(body, request_id)
         value = message
         if not call.raw:
             odd = partial(odd_answer, self._url, attempt)
             value = sdk.message(message, request_id, odd)
-        headers = response.headers
+        headers, usage = response.headers, read_usage(message)
         feedback = Feedback(rate_limits=read_limits(headers), others=read_others(headers))
-        return Outcome(value, None, read_usage(message), 200, request_id, feedback=feedback)
+        return Outcome(value, None, usage, 200, request_id, False, feedback, answered_at)
 
 
 def _read_whole(

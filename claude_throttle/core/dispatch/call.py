@@ -44,6 +44,8 @@ class Outcome(NamedTuple):
     refused: bool = False
     #: For the pacer, if the attempt was answered. A refusal was reported when it came.
     feedback: Feedback = Feedback()
+    #: When the last byte of the answer was there; None: when the call ended.
+    answered_at: Optional[float] = None
 
 
 class LaneCallbacks(NamedTuple):

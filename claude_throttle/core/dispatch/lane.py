@@ -517,6 +517,7 @@ def _end_event(call: Call, outcome: Outcome, now: float) -> Event:
     if outcome.error is not None:
         name = type(outcome.error).__name__
         return CallFailed(call.number, call.model, attempts, name, outcome.status)
-    latency = now - (call.sent_at if call.sent_at is not None else now)
+    answered_at = now if outcome.answered_at is None else outcome.answered_at
+    latency = answered_at - (call.sent_at if call.sent_at is not None else answered_at)
     usage = outcome.usage or NO_USAGE
     return CallSucceeded(call.number, call.model, attempts, latency, usage, outcome.request_id)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.core.dispatch.lane import Lane
+from claude_throttle.core.dispatch.wire_time import WireTime
 from claude_throttle.core.domain.cost import NO_USAGE, UNKNOWN_SIZE, Cost, Usage
 from claude_throttle.core.domain.events import PermitClosed, PermitGranted
 from claude_throttle.core.domain.feedback import Dispatch, ResponseReport
@@ -88,6 +89,7 @@ class Permit:
         "_settled",
         "_took",
         "ticket",
+        "wire_time",
     )
 
     def __init__(
@@ -111,6 +113,8 @@ class Permit:
         self._settled = self._dropped = False
         self._report: Optional[ResponseReport] = None
         self._took: Optional[Usage] = None
+        #: Of its request's answer; None before the grant.
+        self.wire_time: Optional[WireTime] = None
 
     def acquire(self) -> None:
         """Wait for it; Ctrl-C ends the wait. Raises Closed or DeadlineExceeded."""
@@ -125,6 +129,7 @@ class Permit:
             OpenPermits.append(self._entry)
             dispatch = ticket.dispatch
             if dispatch is not None:
+                self.wire_time = WireTime(lane.now, dispatch.at)
                 lane.announce(dispatch, None)
                 waited = dispatch.at - asked_at
                 lane.observe(PermitGranted(ticket.number, lane.name, waited), None)
@@ -155,6 +160,8 @@ class Permit:
         usage, an answer leaves the estimate booked, and a refusal that says it took nothing (429,
         529) books nothing. settle() alone: it took no tokens, as after a refusal.
         """
+        if self.wire_time is not None and self.wire_time.seconds is None:
+            self.wire_time.end_read()
         took = None if usage is None else self._own(read_iterated(usage))
         if headers is None and status is None:
             self.settle_usage(took or NO_USAGE)
@@ -234,7 +241,9 @@ class Permit:
     def _tell_the_end(self) -> None:
         ticket, lane, report = self.ticket, self._lane, self._report
         if ticket.dispatch is not None:
-            seconds = lane.now() - ticket.dispatch.at
+            seconds = None if self.wire_time is None else self.wire_time.seconds
+            if seconds is None:
+                seconds = lane.now() - ticket.dispatch.at
             status = None if report is None else report.feedback.status
             refused = report is not None and report.refused
             lane.observe(

@@ -145,7 +145,7 @@ class CallSucceeded(NamedTuple):
     number: int
     model: str
     attempts: int
-    #: Seconds from the first send to the answer, waits for retries included.
+    #: Seconds from the first send to the last byte of the answer, waits for retries included.
     latency_seconds: float
     usage: Usage
     request_id: Optional[str]
@@ -184,7 +184,8 @@ class PermitClosed(NamedTuple):
 
     number: int
     lane: str
-    #: Seconds for which it was held.
+    #: Seconds from the grant to the last byte of the answer, or to settle(); until it was closed if
+    #: neither came.
     seconds: float
     #: HTTP status of the answer; None if it was not reported, or there was none.
     status: Optional[int]

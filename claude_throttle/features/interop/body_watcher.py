@@ -8,9 +8,9 @@ exactly once, and without a lock where the garbage collector ends the body.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Optional
 
 from claude_throttle.account.admission import AdmittedAttempt
 from claude_throttle.features.interop.usage_reader import UsageReader
@@ -26,10 +26,26 @@ class WatchedBody:
         self._usage_reader = UsageReader(headers)
         # The thread that pops the attempt reports to it: one thread may close what another reads.
         self._untold = [attempt]
+        self._wire_time = attempt.wire_time
 
-    def feed(self, chunk: bytes) -> None:
-        """Read the usage in the next chunk, before its reader gets it."""
+    def begin_read(self) -> Optional[float]:
+        """The instant at which a read begins, for feed(); None if no time is taken."""
+        return None if self._wire_time is None else self._wire_time.now()
+
+    def feed(self, chunk: bytes, began: Optional[float] = None) -> None:
+        """Read the usage in the next chunk, before its reader gets it; *began*: begin_read()."""
+        if began is not None and self._wire_time is not None:
+            self._wire_time.end_read(began)
         self._usage_reader.feed(chunk)
+
+    def watch(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """Pass on *chunks*, to their end, as they are read."""
+        began = self.begin_read()
+        for chunk in chunks:
+            self.feed(chunk, began)
+            yield chunk
+            began = self.begin_read()
+        self.finished()
 
     def finished(self) -> None:
         """The whole body was read."""
@@ -60,11 +76,7 @@ class WatchedHttpxStream:
         self._watched = watched
 
     def __iter__(self) -> Iterator[bytes]:
-        feed = self._watched.feed
-        for chunk in self._stream:
-            feed(chunk)
-            yield chunk
-        self._watched.finished()
+        return self._watched.watch(self._stream)
 
     def close(self) -> None:
         """Close the original, then report the end."""

@@ -80,6 +80,7 @@ def _read(body: Any) -> Any:
 # The head first: its limits reach the pacer at once, while a streamed body may take minutes.
 def _report(attempt: AdmittedAttempt, response: requests.Response, body: Optional[bytes]) -> None:
     """Report the response; its usage now, or when a *body* of None has been read."""
+    attempt.arrived()
     status = response.status_code
     refusal = body if body is not None and status >= 400 else b""
     attempt.head(status, response.headers, refusal, response.request.headers)
@@ -103,15 +104,13 @@ class WatchedRawBody:
 
     def stream(self, *args: Any, **options: Any) -> Iterator[bytes]:
         """The body in chunks; ``iter_content`` and ``iter_lines`` read it."""
-        for chunk in self._raw.stream(*args, **options):
-            self._watched.feed(chunk)
-            yield chunk
-        self._watched.finished()
+        return self._watched.watch(self._raw.stream(*args, **options))
 
     def read(self, *args: Any, **options: Any) -> bytes:
         """A part of the body, or the rest."""
+        began = self._watched.begin_read()
         chunk: bytes = self._raw.read(*args, **options)
-        self._watched.feed(chunk)
+        self._watched.feed(chunk, began)
         if not chunk or not (args or "amt" in options):
             self._watched.finished()
         return chunk

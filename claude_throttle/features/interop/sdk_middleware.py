@@ -164,6 +164,7 @@ def _report(attempt: AdmittedAttempt, response: Any) -> None:
     if answer is None:  # made up by another middleware: nothing was sent
         attempt.not_sent()
         return
+    attempt.arrived()
     try:
         status, told = answer.status_code, RawHeaders(answer.headers.raw)
         if status >= 400:

@@ -21,6 +21,7 @@ from claude_throttle.account import refusal_messages
 from claude_throttle.core.dispatch.call import Attempt, Outcome, forget_in_progress, in_progress
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.stream_call import StreamCall
+from claude_throttle.core.dispatch.wire_time import WireTime
 from claude_throttle.core.domain.cost import Usage
 from claude_throttle.core.estimation.estimator import BYTES_PER_TOKEN
 from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, ReentrantSlot
@@ -72,6 +73,8 @@ class OpenStream:
         self._lane: Lane = context.model_groups.of_call(call).lane
         self._attempt = attempt
         self._events = events
+        self._sent_at = self._lane.now() if call.sent_at is None else call.sent_at
+        self._wire_time = WireTime(self._lane.now, self._sent_at)
         self._pid = os.getpid()
         #: What it took, once its last event told.
         self._used: Optional[Usage] = None
@@ -94,6 +97,7 @@ class OpenStream:
             call.future.set_running_or_notify_cancel()
             self.call.callbacks.announce(self._attempt)
             first = self._events.open()
+            self._wire_time.end_read()
             forget_in_progress(call)
             self._lend_slot()
             self._accept(first)
@@ -174,7 +178,9 @@ class OpenStream:
         return self._ready.popleft()
 
     def _read(self) -> None:
+        began = self._wire_time.now()
         event = self._events.next()
+        self._wire_time.end_read(began)
         if self._attempt.number != self._answered_number:
             # Refused before content, and sent again. The reader has had a message_start already.
             self.received = MessageAccumulator()
@@ -263,7 +269,8 @@ class OpenStream:
                 self._end_lending()
                 self.error = outcome.error
                 if self.call.begun or outcome.error is None:
-                    outcome = outcome._replace(usage=self._usage())
+                    answered_at = self._sent_at + (self._wire_time.seconds or 0.0)
+                    outcome = outcome._replace(usage=self._usage(), answered_at=answered_at)
                 self.call.finish(outcome)
         except KeyboardInterrupt:
             # Between the claim and the end of the call: let another thread claim it again.
