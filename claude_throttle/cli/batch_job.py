@@ -16,7 +16,13 @@ from typing import Any, Optional
 
 import claude_throttle
 from claude_throttle.cli import CannotStart, outcomes
-from claude_throttle.cli.batch_journal import Journal, JournalEntry, digest_of
+from claude_throttle.cli.batch_journal import (
+    Journal,
+    JournalEntry,
+    digest_of,
+    name_at_api,
+    own_name,
+)
 from claude_throttle.cli.job import JobStopped, Tally, is_answered
 from claude_throttle.cli.lines import Line, LineErrors, Problem
 from claude_throttle.cli.progress import Snapshot
@@ -56,7 +62,7 @@ class BatchJob:
         self._in_batches = 0
         # Answers from batches of an earlier run that this run has counted.
         self._counted: set[str] = set()
-        # Of the requests that this run sends, by id.
+        # Of the requests in the batches whose results are read, by their names at the API.
         self._digests: dict[str, str] = {}
 
     def __enter__(self) -> BatchJob:
@@ -129,6 +135,7 @@ class BatchJob:
             handle = self._resume([state.id])
             names = [result.custom_id for result in handle.results()]
             if digest_of(names) == attempt.digest:
+                self._require_recognisable(attempt, state.id)
                 return state.id
             total = handle.progress().total
             if len(names) < total:
@@ -137,6 +144,15 @@ class BatchJob:
                     f"{len(names)} of its {total} results can be read; run it again later"
                 )
         return None
+
+    def _require_recognisable(self, attempt: JournalEntry, batch_id: str) -> None:
+        """Raise JobStopped if another run's batch may have the same names as that of *attempt*."""
+        if not attempt.is_recognisable:
+            raise JobStopped(
+                f"batch {batch_id} has the custom_ids of a batch that an earlier run may have "
+                "created, and so may that of another run: nothing is sent, and no answer is taken; "
+                "see examples/guides/command_line.md, “A batch that may be another's”"
+            )
 
     def _collect_earlier(self) -> None:
         """Wait for the batches of earlier runs before anything is sent: they may answer its lines.
@@ -148,7 +164,7 @@ class BatchJob:
         if not ids:
             return
         self._say(f"waiting for {_several(ids)} of an earlier run: {', '.join(ids)}")
-        gone = self._collect(ids)
+        gone = [batch_id for batch_id in ids if self._collect(batch_id)]
         unread = self._journal.contents.open_ids
         if gone:
             raise JobStopped(
@@ -162,20 +178,21 @@ class BatchJob:
                 "nothing more is sent; run the same command later"
             )
 
-    def _collect(self, ids: Sequence[str]) -> Sequence[str]:
-        """Write the results of these batches; return the ids of those that are gone."""
-        handle = self._resume(ids)
+    def _collect(self, batch_id: str) -> bool:
+        """Write the results of a batch; True if it is gone."""
+        self._digests = self._journal.contents.digests.get(batch_id, {})
+        handle = self._resume([batch_id])
         try:
             for result in self._results_of(handle):
                 self._keep(result)
                 if result.error is None:
                     self.tally.succeeded += 1
-                    self._counted.add(result.custom_id)
+                    self._counted.add(own_name(result.custom_id, self._digests))
                 # Otherwise its line is sent again, and counted then.
         except Exception:
-            if len(handle.gone) < len(ids):
+            if not handle.gone:
                 raise
-        return handle.gone
+        return bool(handle.gone)
 
     def _resume(self, ids: Sequence[str]) -> claude_throttle.BatchHandle:
         return self.throttler.batches.resume(ids, raw=True, poll_seconds=self._poll_seconds)
@@ -187,6 +204,7 @@ class BatchJob:
 
         Without a single request no batch is created; the API would refuse an empty one.
         """
+        self._digests = {}
         requests = self._requests(lines)
         first = next(requests, None)
         if first is None:
@@ -214,13 +232,15 @@ class BatchJob:
             elif isinstance(line, Problem):
                 self._refuse(line, "InvalidLine", line.reason)
             else:
-                request = (line.custom_id, line.params)
+                is_named = not line.custom_id.startswith(f"line-{line.number}-")
+                name = line.custom_id if is_named else name_at_api(line.custom_id, line.digest)
+                request = (name, line.params)
                 try:
                     self.throttler.batches.check(request)
                 except claude_throttle.InvalidCall as error:
                     self._refuse(line, type(error).__name__, str(error))
                 else:
-                    self._digests[line.custom_id] = line.digest
+                    self._digests[name] = line.digest
                     yield request
         self._line_errors.sum_up()
 
@@ -236,7 +256,8 @@ class BatchJob:
     def _record_batch(self, batch_id: Optional[str], custom_ids: Sequence[str]) -> None:
         """Write the journal: before a batch is created (no id yet), and when its id is known."""
         if batch_id is None:
-            self._journal.creating(custom_ids, claude_throttle.SYSTEM_CLOCK.wall())
+            digests = {name: self._digests[name] for name in custom_ids}
+            self._journal.creating(digests, claude_throttle.SYSTEM_CLOCK.wall())
         else:
             self._journal.created(batch_id, digest_of(custom_ids))
             self._in_batches += len(custom_ids)
@@ -252,7 +273,7 @@ class BatchJob:
             count += 1
             complete = complete and result.kind != "missing"
             # Some may be in the output already: an earlier run was killed while it wrote them.
-            if result.custom_id not in self.results.recorded.succeeded:
+            if not self._is_written(result.custom_id):
                 yield result
         if complete and count >= handle.progress().total:  # otherwise the next run asks again
             for batch_id in handle.ids:
@@ -260,15 +281,23 @@ class BatchJob:
                     self._journal.collected(batch_id)
         self._in_batches = 0
 
+    def _is_written(self, name: str) -> bool:
+        custom_id, digest = own_name(name, self._digests), self._digests.get(name)
+        if digest is None:
+            return custom_id in self.results.recorded.succeeded
+        return self.results.has_answer(custom_id, digest)
+
     def _keep(self, result: claude_throttle.BatchResult) -> outcomes.Result:
         """Write one result to the output, and remember a success: its line is not sent again."""
+        name, digest = result.custom_id, self._digests.get(result.custom_id, "")
+        custom_id = own_name(name, self._digests)
         if result.error is not None or result.message is None:
             outcome = outcomes.errored(result.error or ValueError("no message"))
         else:
             outcome = outcomes.succeeded(result.message)
             # Its line need not be sent again.
-            self.results.recorded.succeeded.add(result.custom_id)
-        self.results.append(result.custom_id, outcome, self._digests.get(result.custom_id, ""))
+            self.results.recorded.add(custom_id, True, digest)
+        self.results.append(custom_id, outcome, digest)
         return outcome
 
     def _count(self, result: claude_throttle.BatchResult, outcome: outcomes.Result) -> None:

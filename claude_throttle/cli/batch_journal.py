@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Optional
 
@@ -26,6 +26,21 @@ def digest_of(custom_ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(custom_ids)).encode()).hexdigest()[:32]
 
 
+def name_at_api(custom_id: str, digest: str) -> str:
+    """The name under which a request without a name of its own is sent: it shows the content.
+
+    Line numbers alone are the same in each run over the same file, whatever its options.
+    """
+    return f"{custom_id}-{digest[:12]}"
+
+
+def own_name(name: str, digests: Mapping[str, str]) -> str:
+    """The ``custom_id`` of the line that was sent under *name*."""
+    digest = digests.get(name, "")
+    suffix = name_at_api("", digest)
+    return name[: -len(suffix)] if digest and name.endswith(suffix) else name
+
+
 @dataclass(frozen=True)
 class JournalEntry:
     """A batch that was about to be created; whether it was is unknown.
@@ -37,6 +52,15 @@ class JournalEntry:
     count: int
     #: Seconds since 1970.
     at: float
+    #: The digest of each request, by the name it has at the API; empty in older journals.
+    digests: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_recognisable(self) -> bool:
+        """Whether the names at the API show the requests, so that no other batch has the same."""
+        return not self.digests or any(
+            name != own_name(name, self.digests) for name in self.digests
+        )
 
 
 @dataclass
@@ -50,18 +74,24 @@ class JournalContents:
     open_ids: list[str] = field(default_factory=list)
     known_ids: set[str] = field(default_factory=set)
     unsure: list[JournalEntry] = field(default_factory=list)
+    #: The digests of the requests in each batch that is not in the output, as far as recorded.
+    digests: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def record(self, line: dict[str, Any]) -> None:
         """Add one line of the journal."""
         digest = line.get("requests")
         if "creating" in line:
-            self.unsure.append(JournalEntry(str(digest), int(line["creating"]), float(line["at"])))
+            count, at, digests = int(line["creating"]), float(line["at"]), line.get("digests", {})
+            self.unsure.append(JournalEntry(str(digest), count, at, dict(digests)))
             return
         if "created" in line:
             self.open_ids.append(line["created"])
             self.known_ids.add(line["created"])
+            attempts = (attempt.digests for attempt in self.unsure if attempt.digest == digest)
+            self.digests[line["created"]] = next(attempts, {})
         elif "collected" in line:
             self.open_ids = [one for one in self.open_ids if one != line["collected"]]
+            self.digests.pop(line["collected"], None)
         if digest is not None:
             self.unsure = [attempt for attempt in self.unsure if attempt.digest != digest]
 
@@ -87,9 +117,10 @@ class Journal:
         if lines[-1]:
             stream.write(b"\n")
 
-    def creating(self, custom_ids: Sequence[str], wall: float) -> None:
-        """Record that a batch of *custom_ids* is about to be created."""
-        self._write({"creating": len(custom_ids), "requests": digest_of(custom_ids), "at": wall})
+    def creating(self, digests: Mapping[str, str], wall: float) -> None:
+        """Record that a batch of these requests, by their names at the API, is about to be made."""
+        line = {"creating": len(digests), "requests": digest_of(digests), "at": wall}
+        self._write({**line, "digests": dict(digests)})
 
     def created(self, batch_id: str, digest: str) -> None:
         """Record that the requests of *digest* are batch *batch_id*."""

@@ -142,7 +142,7 @@ def test_a_run_never_advises_to_pay_again_for_a_batch_that_is_gone(run, server, 
     assert "may be paid for" in said
     assert "remove" not in said
     assert [text_of_row(row) for row in results(tmp_path / "out")] == ["two"]
-    assert server.batches.created == [[row["custom_id"] for row in results(tmp_path / "out")]]
+    assert len(server.batches.created) == 1
     with open(tmp_path / "out.batches", "a") as journal:
         journal.write(json.dumps({"collected": first}) + "\n")  # given up, as the guide says
     assert run("one", "two", "three") == 0
