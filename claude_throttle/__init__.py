@@ -33,8 +33,10 @@ if TYPE_CHECKING:
         LanePaused,
         LaneResumed,
         LimitLearned,
+        PausedByHand,
         PermitClosed,
         PermitGranted,
+        ResumedByHand,
         RetryScheduled,
         StoreLost,
         StoreReturned,
@@ -68,7 +70,14 @@ if TYPE_CHECKING:
         BatchResult,
         BatchState,
     )
-    from claude_throttle.features.sharing.fleet import FleetLane, FleetMember, FleetState, fleet
+    from claude_throttle.features.sharing.fleet import (
+        FleetLane,
+        FleetMember,
+        FleetState,
+        fleet,
+        pause_fleet,
+        resume_fleet,
+    )
     from claude_throttle.features.sharing.virtual_queue import LineTicket
     from claude_throttle.features.streaming.message_stream import MessageStream
     from claude_throttle.metrics.histogram import Quantiles
@@ -101,6 +110,8 @@ __all__ = [
     "LaneState",
     "QuotaState",
     "fleet",
+    "pause_fleet",
+    "resume_fleet",
     "FleetState",
     "FleetMember",
     "FleetLane",
@@ -118,6 +129,8 @@ __all__ = [
     "CircuitClosed",
     "Suspended",
     "SuspensionEnded",
+    "PausedByHand",
+    "ResumedByHand",
     "StoreLost",
     "StoreReturned",
     "CallSucceeded",
@@ -160,8 +173,9 @@ _MODULES = {
     "core.domain.events": (
         "CallFailed CallQueued CallSent CallSucceeded CircuitClosed CircuitHalfOpened "
         "CircuitOpened ConcurrencyChanged ConnectionLimitReached Event "
-        "IterationBooked LanePaused LaneResumed LimitLearned PermitClosed PermitGranted "
-        "RetryScheduled StoreLost StoreReturned Suspended SuspensionEnded"
+        "IterationBooked LanePaused LaneResumed LimitLearned PausedByHand PermitClosed "
+        "PermitGranted ResumedByHand RetryScheduled StoreLost StoreReturned Suspended "
+        "SuspensionEnded"
     ),
     "core.domain.priority": "Priority",
     "core.domain.quota": "Quota",
@@ -173,7 +187,7 @@ _MODULES = {
         "ThrottleError UnknownSetting Unprocessed"
     ),
     "features.batches.api": "BatchHandle BatchProgress BatchResult BatchState Batches",
-    "features.sharing.fleet": "FleetLane FleetMember FleetState fleet",
+    "features.sharing.fleet": "FleetLane FleetMember FleetState fleet pause_fleet resume_fleet",
     "features.sharing.virtual_queue": "LineTicket",
     "features.streaming.message_stream": "MessageStream",
     "metrics.histogram": "Quantiles",

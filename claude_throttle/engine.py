@@ -196,11 +196,11 @@ class Engine:
 
     # -- steering --------------------------------------------------------------------------------
 
-    def pause(self, paused: bool) -> None:
+    def pause(self, paused: bool, everywhere: bool) -> None:
         """Stop letting requests leave, or go on; going on ends suspensions, too."""
         if not paused:
             self.account.suspensions.restore()
-        self.account.hold(paused)
+        self.account.pause(paused, everywhere)
 
     def reconfigure(self, settings: Settings) -> None:
         """Keep to other quotas and bounds from now on."""
@@ -212,7 +212,7 @@ class Engine:
     def drain(self, timeout: Optional[float]) -> int:
         """Accept no more, finish everything; return how many calls are left after *timeout* s."""
         self.account.refuse_new()
-        self.account.hold(False)
+        self.account.let_go()
         return self.account.wait_until_done(timeout)
 
     def close(self, timeout: Optional[float], cancel_pending: bool) -> None:
@@ -227,7 +227,7 @@ class Engine:
 
     def finish(self) -> None:
         """Wait until nothing is left to do; go on accepting. Ends a pause."""
-        self.account.hold(False)
+        self.account.let_go()
         self.account.wait_until_done(None)
 
     def abandon(self) -> None:

@@ -405,25 +405,37 @@ class Throttler:
 
     # -- steering --------------------------------------------------------------------------------
 
-    def pause(self) -> None:
+    def pause(self, *, everywhere: bool = False) -> None:
         """Send nothing until resume(); calls are still accepted, and responses still arrive.
 
             >>> throttler.pause()
 
-        Of this process only. Thread-safe.
+        Of this process only. *everywhere*: of all processes that share the store and the key, also
+        of those that start later, until somebody calls resume(everywhere=True); drain() and close()
+        end a pause for their own process. If the store cannot be reached, the others are told when
+        it can. Thread-safe. Raises :class:`ConfigurationError` for *everywhere* if ``shared=`` is
+        not set.
         """
-        for engine in self._all():
-            engine.pause(True)
+        self._pause(True, everywhere)
 
-    def resume(self) -> None:
+    def resume(self, *, everywhere: bool = False) -> None:
         """End a pause() or a suspension. A pause that the server asked for goes on.
 
             >>> throttler.resume()
 
-        Of this process only. Thread-safe.
+        Of this process only; a pause(everywhere=True) goes on. *everywhere* ends that, too, in all
+        processes; where another process itself called pause(), it stays paused. Thread-safe. Raises
+        :class:`ConfigurationError` for *everywhere* if ``shared=`` is not set.
         """
+        self._pause(False, everywhere)
+
+    def _pause(self, paused: bool, everywhere: bool) -> None:
+        if everywhere and self._settings.shared is None:
+            raise ConfigurationError(
+                "everywhere=True needs shared=: without a store no other process can be told"
+            )
         for engine in self._all():
-            engine.pause(False)
+            engine.pause(paused, everywhere)
 
     def reconfigure(self, **options: Unpack[SettingsOptions]) -> None:
         """Change quotas, burst, headroom, max_concurrency, max_queue or timeout while running.

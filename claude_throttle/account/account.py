@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import queue
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ from claude_throttle.core.dispatch.drain import wait_until_done
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.stream_call import StreamCall
 from claude_throttle.core.domain.cost import Cost, Usage
-from claude_throttle.core.domain.events import Event
+from claude_throttle.core.domain.events import Event, PausedByHand, ResumedByHand
 from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
@@ -37,6 +38,11 @@ if TYPE_CHECKING:
     from claude_throttle.account.limits import Limits
     from claude_throttle.account.rate_limits_api import OrganizationLimits
     from claude_throttle.transport.http import HttpTransport
+
+logger = logging.getLogger("claude_throttle")
+
+#: Who holds everything back: pause() in this process, or pause(everywhere=True) in any.
+HERE, EVERYWHERE = "here", "everywhere"
 
 #: Seconds that stopped calls are given to end by themselves before they are ended from outside.
 GRACE_SECONDS = 1.0
@@ -74,6 +80,14 @@ class AccountCoordinator(SharedQuotas, Protocol):
 
     def publish_suspensions(self, notice: str) -> None:
         """Tell the other processes what is suspended."""
+        ...
+
+    def pause_all(self, paused: bool) -> None:
+        """Pause all processes that share the account, or let them go on."""
+        ...
+
+    def look_soon(self) -> None:
+        """Somebody looks: ask the store soon for what an idle process is not told."""
         ...
 
     def close(self) -> None:
@@ -121,6 +135,9 @@ class Account:
     ) -> None:
         self._settings = settings
         self._resources = resources
+        #: Who holds everything back now. Without a lock: see _follow_holds().
+        self._holds: set[str] = set()
+        self._is_ending = False
         self.transport = transport
         self._counter = counter
         self.limiter = ConcurrencyLimiter(
@@ -321,6 +338,9 @@ class Account:
 
         why = self.suspensions.suspension
         limits = self.model_groups.limits_snapshot(why)
+        limits.paused_everywhere = EVERYWHERE in self._holds
+        if self.coordinator is not None:
+            self.coordinator.look_soon()
         for lane in self.admission.lanes():
             with lane.mutex:
                 state = state_of(lane, lane.pacer, why(lane.name))
@@ -354,12 +374,48 @@ class Account:
 
     # -- steering --------------------------------------------------------------------------------
 
-    def hold(self, held: bool) -> None:
-        """Stop letting requests leave, or go on."""
-        self.model_groups.pause(held)
-        self.admission.hold(held)
-        if self._counter is not None:
-            self._counter.lane.pause() if held else self._counter.lane.resume()
+    def pause(self, paused: bool, everywhere: bool) -> None:
+        """pause() or resume() was called; tell of what it changed."""
+        if everywhere and self.coordinator is not None:
+            self.coordinator.pause_all(paused)
+            if paused:
+                return
+        if not self.hold(paused):
+            return
+        kind = PausedByHand if paused else ResumedByHand
+        self._resources.observe(kind(everywhere=False), None)
+        if paused and self.coordinator is not None:
+            logger.warning(
+                "pause() holds this process only; those that share its store go on: "
+                "pause(everywhere=True) holds them, too"
+            )
+
+    def hold(self, held: bool, by: str = HERE) -> bool:
+        """Stop letting requests leave, or go on if nobody else holds them; whether that is new."""
+        was = by in self._holds
+        self._holds.add(by) if held else self._holds.discard(by)
+        self._follow_holds()
+        return was is not held
+
+    def is_paused(self) -> bool:
+        """Whether pause() was called in this process."""
+        return HERE in self._holds
+
+    def let_go(self) -> None:
+        """End all pauses for this process, for good: it finishes what it has accepted."""
+        self._is_ending = True
+        self._follow_holds()
+
+    # No lock, since a signal handler may call pause(): whoever changes something looks again when
+    # it is done, so the last one to look has seen the last change.
+    def _follow_holds(self) -> None:
+        held: Optional[bool] = None
+        while held is not (now := bool(self._holds) and not self._is_ending):
+            held = now
+            self.model_groups.pause(held)
+            self.admission.hold(held)
+            if self._counter is not None:
+                self._counter.lane.pause() if held else self._counter.lane.resume()
 
     def reconfigure(self, settings: Settings) -> None:
         """Keep to other quotas and bounds from now on."""

@@ -79,6 +79,8 @@ class Limits(dict[str, LaneState]):
     store: Optional[str]
     #: Whether pause() is in force, so that nothing leaves until resume().
     paused: bool
+    #: Whether that is pause(everywhere=True), which resume(everywhere=True) ends.
+    paused_everywhere: bool = False
     #: Requests in flight at most by the setting of that name, or by the files that the process may
     #: open; None where nothing is known of them (Windows).
     max_connections: Optional[int]
@@ -108,7 +110,9 @@ class Limits(dict[str, LaneState]):
         lines = [f"in flight: {self.in_flight}, at most: {most}"]
         if self.store is not None:
             lines.append(f"shared: {self.store}")
-        if self.paused:
+        if self.paused_everywhere:
+            lines.append("paused everywhere: nothing leaves until resume(everywhere=True)")
+        elif self.paused:
             lines.append("paused by pause(): nothing leaves until resume()")
         for lane in self.values():
             lines += _lines(lane)

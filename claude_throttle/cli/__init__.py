@@ -1,7 +1,7 @@
 """The command ``claude-throttle``: it uses the package's public names, as any program does.
 
 Read ``main.py`` first, then one file per command: ``demo.py``, ``run.py``, ``limits.py``,
-``fleet.py`` and ``serve_fake.py``. Here are the exit codes.
+``fleet.py``, ``pause.py``, ``resume.py`` and ``serve_fake.py``. Here are the exit codes.
 """
 
 from __future__ import annotations

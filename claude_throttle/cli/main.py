@@ -22,6 +22,8 @@ from claude_throttle.cli import (
     demo,
     fleet,
     limits,
+    pause,
+    resume,
     run,
     serve_fake,
 )
@@ -50,6 +52,8 @@ COMMANDS: dict[str, CommandModule] = {
     "run": run,
     "limits": limits,
     "fleet": fleet,
+    "pause": pause,
+    "resume": resume,
     "serve-fake": serve_fake,
 }
 

@@ -112,6 +112,7 @@ def _shown(
         "error": error,
         "age_seconds": age,
         "members": [] if fleet is None else [_member(one) for one in fleet.members],
+        "paused": [] if fleet is None else [account[:6] for account in fleet.paused],
         "lanes": [] if fleet is None else [_lane(one) for one in fleet.lanes],
     }
 
@@ -127,6 +128,7 @@ def _member(member: claude_throttle.FleetMember) -> dict[str, Any]:
         "in_flight": sum(out for _, out in counts),
         "lanes": {name: list(both) for name, both in member.lanes.items()},
         "expires_seconds": member.expires_seconds,
+        "paused": member.paused,
     }
 
 

@@ -147,6 +147,7 @@ def _state(throttler: Throttler) -> dict[str, Any]:
         "testing": throttler.testing,
         "closed": throttler.closed,
         "paused": limits.paused,
+        "paused_everywhere": limits.paused_everywhere,
         "settings": shown_settings(throttler.settings),
         "waiting": stats.waiting,
         "in_flight": stats.in_flight,

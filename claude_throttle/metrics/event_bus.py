@@ -22,6 +22,7 @@ from claude_throttle.core.domain.events import (
     CircuitOpened,
     Event,
     IterationBooked,
+    PausedByHand,
     PermitClosed,
     PermitGranted,
     StoreLost,
@@ -40,7 +41,7 @@ Listener = Callable[[Event], None]
 _LEVELS = {
     **dict.fromkeys((CallQueued, CallSent, CallSucceeded, IterationBooked), DEBUG),
     **dict.fromkeys((PermitGranted, PermitClosed), DEBUG),
-    **dict.fromkeys((CircuitOpened, StoreLost, Suspended), WARNING),
+    **dict.fromkeys((CircuitOpened, PausedByHand, StoreLost, Suspended), WARNING),
 }
 
 #: Characters of a text in a log line.

@@ -62,6 +62,7 @@ def _throttler(name="default", **more):
         "testing": False,
         "closed": False,
         "paused": False,
+        "paused_everywhere": False,
         "settings": _SETTINGS,
         "waiting": 438,
         "in_flight": 3,
@@ -138,6 +139,7 @@ def fleet(_data_of_now=None):
             "in_flight": n,
             "lanes": {"sonnet-5": [3 * n, n]},
             "expires_seconds": 9.0,
+            "paused": n == 3,
         }
         for n in range(4)
     ]
@@ -156,6 +158,7 @@ def fleet(_data_of_now=None):
         "error": None,
         "age_seconds": 0.3,
         "members": members,
+        "paused": [],
         "lanes": [lane],
     }
     return _data(one)

@@ -122,6 +122,19 @@ class SuspensionEnded(NamedTuple):
     lane: str
 
 
+class PausedByHand(NamedTuple):
+    """pause() was called: nothing leaves until resume(). Calls are still accepted."""
+
+    #: All processes that share the account are paused; otherwise only this one.
+    everywhere: bool
+
+
+class ResumedByHand(NamedTuple):
+    """resume() was called after a pause(). The other kind of pause, if it is in force, goes on."""
+
+    everywhere: bool
+
+
 class StoreLost(NamedTuple):
     """The store that processes share cannot be reached; ``on_store_failure`` says what follows."""
 
@@ -229,6 +242,8 @@ Event = Union[
     ConcurrencyChanged,
     Suspended,
     SuspensionEnded,
+    PausedByHand,
+    ResumedByHand,
     StoreLost,
     StoreReturned,
     CallSucceeded,

@@ -76,8 +76,13 @@ class ConcurrencyShare:
         monotonic: Callable[[], float],
         wants_slot: Callable[[], None],
         shown_lanes: Optional[Callable[[], list[Lane]]] = None,
+        is_paused: Callable[[], bool] = bool,
     ) -> None:
-        """*shown_lanes*: those that people who look at the store see; *lanes* use the slots."""
+        """*shown_lanes*: those that people who look at the store see; *lanes* use the slots.
+
+        *is_paused*: whether the process itself called pause(), for those people, too.
+        """
+        self._is_paused = is_paused
         self._limiter = limiter
         self._lanes = lanes
         self._shown_lanes = shown_lanes or lanes
@@ -156,6 +161,8 @@ class ConcurrencyShare:
             for lane in self._shown_lanes()
         }
         told = {"host": socket.gethostname(), "pid": os.getpid(), "lanes": lanes}
+        if self._is_paused():
+            told["paused"] = True
         return json.dumps({**told, "bursts": {lane.name: _bursts(lane) for lane in self._lanes()}})
 
     def apply_grant(self, request: ExchangeRequest, response: ExchangeResponse) -> None:

@@ -23,13 +23,25 @@ from typing import Any, Callable, NamedTuple, Optional, cast
 from claude_throttle.core.dispatch.call import Call
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost
-from claude_throttle.core.domain.events import Event, StoreLost, StoreReturned
+from claude_throttle.core.domain.events import (
+    Event,
+    PausedByHand,
+    ResumedByHand,
+    StoreLost,
+    StoreReturned,
+)
 from claude_throttle.core.threads.blocking import Blocking, Wait, run_blocking
 from claude_throttle.core.threads.clock import Clock, Condition
 from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.features.sharing.clock_offset import ClockOffset
 from claude_throttle.features.sharing.concurrency_share import ConcurrencyShare, member_name
 from claude_throttle.features.sharing.shared_pacer import STALE_SECONDS, SharedPacer
+from claude_throttle.features.sharing.shared_pause import (
+    MOST_TRIES,
+    NO_LANE,
+    SharedPause,
+    change_request,
+)
 from claude_throttle.features.sharing.stores.contract import (
     ExchangeRequest,
     ExchangeResponse,
@@ -55,9 +67,6 @@ PROBE_SECONDS = 0.5
 #: Seconds without anything to do after which the thread ends; the next call starts another one.
 IDLE_SECONDS = 60.0
 
-#: The lane that heartbeats name; it has no quotas, and is not shown.
-NO_LANE = ""
-
 
 class SharedAccount(NamedTuple):
     """An account in a store, and what the settings say about using it."""
@@ -78,7 +87,8 @@ class Coordinator:
     round. A forked child calls abandon() on its copy, and makes its own.
 
     *observe* is called with events, *apply_suspensions* with what other processes say of the
-    account's suspension; both in a thread of the pool. *clock_offset* is shared with *concurrency*.
+    account's suspension; both in a thread of the pool. *hold* is called, with no lock held, when
+    pause(everywhere=True) begins or ends. *clock_offset* is shared with *concurrency*.
     """
 
     def __init__(
@@ -91,6 +101,7 @@ class Coordinator:
         thread_pool: ThreadPool,
         clock: Clock,
         clock_offset: ClockOffset,
+        hold: Callable[[bool], object] = lambda _: None,
     ) -> None:
         self.shared = shared
         #: Whether the store cannot be reached. Read without a lock: an old value costs one try.
@@ -104,6 +115,9 @@ class Coordinator:
         self._suspensions = SuspensionBroadcast(
             lambda notice: thread_pool.run(partial(apply_suspensions, notice))
         )
+        self._hold = hold
+        #: The pause of all processes that share the account.
+        self.pause = SharedPause()
         self._thread_pool = thread_pool
         self._clock = clock
         self._clock_offset = clock_offset
@@ -118,6 +132,8 @@ class Coordinator:
         self._is_pending = False
         #: Whether the thread waits for a heartbeat, and must be woken if a call wants a slot.
         self._is_patient = False
+        #: Whether somebody has asked for news since the last heartbeat.
+        self._is_looked_at = False
         self._closed = False
         self._beat_at = self._idle_at = -1.0
         self._beat_gap = FIRST_BEAT_SECONDS / 2.0
@@ -157,6 +173,34 @@ class Coordinator:
         self._suspensions.publish(notice)
         self.notify_pending()
 
+    def pause_all(self, paused: bool) -> None:
+        """Pause all processes of the account, or let them go on; returns when the store has it.
+
+        If the store cannot be reached, this process alone, until it can. Called with no lock held.
+        """
+        was = self.pause.in_force
+        self.pause.want(paused)
+        self._hold(paused)
+        for _ in range(MOST_TRIES):
+            if self.store_lost or self.pause.wanted is None:
+                break
+            request = change_request(self.member, self.not_after())
+            self.exchange(NO_LANE, self.pause.add_to(request, self._store_now()))
+        if was is not self.pause.in_force:
+            self._announce(_pause_event(self.pause.in_force))
+        self.notify_pending()
+        self.ensure_thread()
+
+    def look_soon(self) -> None:
+        """Somebody looks at this process: ask soon for what an idle one is not told.
+
+        Starts no thread in a process that has never used the store.
+        """
+        if self._clock_offset.ahead is not None and self._is_out_of_touch:
+            self._is_looked_at = True
+            self.notify_pending()
+            self.ensure_thread()
+
     def abandon(self) -> None:
         """Make the parent's connections unusable in a forked child. Takes no lock."""
         self.shared.store.abandon()
@@ -173,8 +217,8 @@ class Coordinator:
     def reserving(self, lane: Lane, costs: list[Cost]) -> Blocking[None]:
         """The steps of reserve()."""
         pacer = _pacer_of(lane)
-        if self._clock_offset.ahead is None:
-            yield from self._beat()  # first, to know how many share the store
+        if self._clock_offset.ahead is None or self._is_out_of_touch:
+            yield from self._beat()  # first, to know how many share the store, and of a pause
         with lane.mutex:
             if pacer.is_exchanging or self.store_lost:
                 return
@@ -224,6 +268,9 @@ class Coordinator:
             self.members = response.members
             self._concurrency.apply_grant(request, response)
         self._suspensions.apply_suspensions(response.notice)
+        if lane == NO_LANE and self.pause.apply(request, response):
+            self._hold(self.pause.in_force)
+            self._announce(_pause_event(self.pause.in_force))
         return response
 
     def not_after(self) -> float:
@@ -233,6 +280,16 @@ class Coordinator:
         know of its reservations.
         """
         return self._clock_offset.to_store(self._clock.monotonic() + self.shared.timeout_seconds)
+
+    def _store_now(self) -> float:
+        """The store's time; some instant of the past before the first exchange."""
+        ahead = self._clock_offset.ahead
+        return 1.0 if ahead is None else self._clock_offset.to_store(self._clock.monotonic())
+
+    @property
+    def _is_out_of_touch(self) -> bool:
+        """Whether this process was idle, so that no heartbeat has told it of a pause for long."""
+        return self._beat_at + STALE_SECONDS < self._clock.monotonic()
 
     # -- the thread ------------------------------------------------------------------------------
 
@@ -296,14 +353,17 @@ class Coordinator:
             if pacer.has_pending or pacer.is_stale(self._clock.monotonic()):
                 yield from self.reserving(lane, [])
         now = self._clock.monotonic()
-        # While the account is suspended, heartbeats bring the news of its end.
-        is_busy = self._concurrency.is_busy or bool(self._suspensions.in_force)
+        # While nothing may leave, heartbeats bring the news of the end.
+        is_stopped = self.pause.in_force or bool(self._suspensions.in_force)
+        is_busy = self._concurrency.is_busy or is_stopped
         if is_busy:
             self._idle_at = now + IDLE_SECONDS
         is_time = now >= self._beat_at and (is_busy or self._concurrency.held > 0)
         if self._closed:
             return
-        if is_time or self._concurrency.wants_change or self._suspensions.has_pending:
+        has_news = self.pause.wanted is not None or self._is_looked_at
+        wants_change = self._concurrency.wants_change or self._suspensions.has_pending
+        if is_time or wants_change or has_news:
             yield from self._beat()
 
     def _beat(self) -> Blocking[bool]:
@@ -311,7 +371,9 @@ class Coordinator:
         longest = max(BEAT_SECONDS, BEAT_SECONDS_A_MEMBER * self.members)
         self._beat_gap = min(2.0 * self._beat_gap, longest, self._concurrency.lease_seconds / 3.0)
         self._beat_at = self._clock.monotonic() + self._beat_gap
+        self._is_looked_at = False
         request = self._concurrency.make_request(self.member, self.not_after())
+        request = self.pause.add_to(request, self._store_now())
         response = yield from self.exchanging(NO_LANE, request)
         if response is None or not response.done:
             self._concurrency.lose_store(self.members)
@@ -381,6 +443,10 @@ class Coordinator:
             farewell = self._concurrency.make_farewell(self.member, self.not_after())
             self.exchange(NO_LANE, farewell)
         self.shared.store.close()
+
+
+def _pause_event(paused: bool) -> Event:
+    return PausedByHand(everywhere=True) if paused else ResumedByHand(everywhere=True)
 
 
 def _pacer_of(lane: Lane) -> SharedPacer:

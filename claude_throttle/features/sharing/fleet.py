@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.config import validation as checks
+from claude_throttle.config.settings import Settings
 from claude_throttle.core.pacing import gcra
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
-from claude_throttle.errors import ThrottleError
-from claude_throttle.features.sharing.open_store import open_store
-from claude_throttle.features.sharing.stores.contract import StoredLane, StoredMember, StoreFailed
+from claude_throttle.errors import ConfigurationError, ThrottleError
+from claude_throttle.features.sharing.open_store import account_name, open_store
+from claude_throttle.features.sharing.shared_pause import is_paused, pause_account
+from claude_throttle.features.sharing.stores.contract import (
+    Store,
+    StoredLane,
+    StoredMember,
+    StoreFailed,
+)
 from claude_throttle.features.sharing.virtual_queue import BUCKET, SUFFIX
 
 #: The quotas of a day; all others are of a minute.
@@ -34,6 +42,8 @@ class FleetMember(NamedTuple):
     lanes: dict[str, tuple[int, int]]
     #: Seconds until it counts as gone, unless it sends another heartbeat.
     expires_seconds: float
+    #: Whether it was paused by itself, with pause().
+    paused: bool = False
 
 
 class FleetLane(NamedTuple):
@@ -60,12 +70,19 @@ class FleetState(NamedTuple):
     store: str
     members: tuple[FleetMember, ...]
     lanes: tuple[FleetLane, ...]
+    #: Accounts whose processes are all paused: pause(everywhere=True), ``claude-throttle pause``.
+    paused: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        if not (self.members or self.lanes):
+        if not (self.members or self.lanes or self.paused):
             return f"{self.store}: nobody is there"
         count = len(self.members)
         lines = [f"{self.store}: {count} process{'es' * (count != 1)}"]
+        lines += [
+            f"  account {account[:6]} is paused everywhere: "
+            "resume(everywhere=True) or claude-throttle resume lets it go on"
+            for account in self.paused
+        ]
         lines += [f"  {_member_text(member)}" for member in self.members]
         for lane in self.lanes:
             lines += ["", *_lane_text(lane)]
@@ -80,14 +97,8 @@ def fleet(shared: Any, *, timeout: float = 2.0) -> FleetState:
 
         print(claude_throttle.fleet("redis://localhost:6379/0"))
     """
-    checks.require_store(shared)
-    store = open_store(shared, timeout, SYSTEM_CLOCK)
-    try:
+    with _opened(shared, timeout) as store:
         found = store.fleet()
-    except StoreFailed as error:
-        raise ThrottleError(str(error)) from None
-    finally:
-        store.close()
     members = tuple(map(_member_of, found.members))
     bursts = _bursts_of([*found.members, *found.gone])
     queued = {(lane.account, lane.lane): _queued_seconds(lane) for lane in found.lanes}
@@ -102,7 +113,54 @@ def fleet(shared: Any, *, timeout: float = 2.0) -> FleetState:
         for lane in found.lanes
         if lane.lane and not lane.lane.endswith(SUFFIX)
     )
-    return FleetState(store.name, members, tuple(lanes))
+    paused = tuple(lane.account for lane in found.lanes if is_paused(lane))
+    return FleetState(store.name, members, tuple(lanes), paused)
+
+
+@contextlib.contextmanager
+def _opened(shared: Any, timeout: float) -> Iterator[Store]:
+    checks.require_store(shared)
+    store = open_store(shared, timeout, SYSTEM_CLOCK)
+    try:
+        yield store
+    except StoreFailed as error:
+        raise ThrottleError(str(error)) from None
+    finally:
+        store.close()
+
+
+def pause_fleet(shared: Any, *, timeout: float = 2.0) -> tuple[str, ...]:
+    """Pause all processes that share a store, as pause(everywhere=True) does in one of them.
+
+    Returns the accounts: all in the store, and the one whose key is in the environment, so that
+    processes that start later are paused, too. Raises what :func:`fleet` raises. Thread-safe::
+
+        claude_throttle.pause_fleet("redis://localhost:6379/0")
+    """
+    return _pause_fleet(shared, timeout, True)
+
+
+def resume_fleet(shared: Any, *, timeout: float = 2.0) -> tuple[str, ...]:
+    """End pause_fleet() and pause(everywhere=True) for all accounts in a store; returns those.
+
+    Raises what :func:`fleet` raises. Thread-safe::
+
+        claude_throttle.resume_fleet("redis://localhost:6379/0")
+    """
+    return _pause_fleet(shared, timeout, False)
+
+
+def _pause_fleet(shared: Any, timeout: float, paused: bool) -> tuple[str, ...]:
+    with _opened(shared, timeout) as store:
+        found = store.fleet()
+        accounts = {lane.account for lane in found.lanes} | {one.account for one in found.members}
+        with contextlib.suppress(ConfigurationError):
+            settings = Settings.given(None, {})
+            if settings.api_key or settings.auth_token:
+                accounts.add(account_name(settings))
+        for account in sorted(accounts):
+            pause_account(store, account, paused)
+    return tuple(sorted(accounts))
 
 
 def _info_of(member: StoredMember) -> dict[str, Any]:
@@ -128,7 +186,8 @@ def _member_of(member: StoredMember) -> FleetMember:
     info = _info_of(member)
     lanes = {name: (counts[0], counts[1]) for name, counts in info.get("lanes", {}).items()}
     host, pid = info.get("host", member.member), info.get("pid", 0)
-    return FleetMember(member.account, host, pid, lanes, member.expires_seconds)
+    paused = info.get("paused") is True
+    return FleetMember(member.account, host, pid, lanes, member.expires_seconds, paused)
 
 
 # A notice is JSON by lane, with "" for the whole account; see ``account/suspensions``.
@@ -177,7 +236,8 @@ def _member_text(member: FleetMember) -> str:
     lanes = ", ".join(
         f"{name} {w} waiting {out} in flight" for name, (w, out) in member.lanes.items()
     )
-    return f"{member.host} pid {member.pid}: {lanes or 'no calls yet'}"
+    paused = ", paused by its own pause()" * member.paused
+    return f"{member.host} pid {member.pid}: {lanes or 'no calls yet'}{paused}"
 
 
 def _lane_text(lane: FleetLane) -> list[str]:

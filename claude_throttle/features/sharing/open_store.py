@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
-from claude_throttle.account.account import Account, ProcessResources
+from claude_throttle.account.account import EVERYWHERE, Account, ProcessResources
 from claude_throttle.config.settings import Settings
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.features.sharing.clock_offset import ClockOffset
@@ -48,6 +49,7 @@ def make_coordinator(
         clock.monotonic,
         lambda: coordinator.wants_slot(),  # made below: each of the two needs the other
         account.every_lane,
+        account.is_paused,
     )
     coordinator = Coordinator(
         SharedAccount(
@@ -63,6 +65,7 @@ def make_coordinator(
         resources.thread_pool,
         clock,
         clock_offset,
+        partial(account.hold, by=EVERYWHERE),
     )
     return coordinator
 

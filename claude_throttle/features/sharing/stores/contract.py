@@ -13,7 +13,7 @@ script and Python compute alike to the last digit. A tuple of one kind is in the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Optional, Protocol
 
 #: An instant before all others: the bucket is full. Microseconds.
@@ -141,6 +141,8 @@ class StoredLane(NamedTuple):
     paused_seconds: float
     #: What was learned. JSON, or "".
     facts: str
+    #: The running totals, see ``ExchangeRequest.counts``.
+    totals: Mapping[str, float] = {}
 
 
 class StoredMember(NamedTuple):

@@ -184,6 +184,8 @@ def _lane(fields: dict[str, str]) -> LaneRecord:
             lane.intervals[name] = float(value)
         elif kind == "taken":
             lane.taken[name] = float(value)
+        elif kind == "total":
+            lane.totals[name] = float(value)
     return lane
 
 

@@ -278,4 +278,4 @@ def _stored_lane(account: str, lane: str, record: LaneRecord, now: float) -> Sto
         for name, empty_at in record.empty_at.items()
     }
     paused = max(0.0, (record.pause_until - now) / SECOND)
-    return StoredLane(account, lane, levels, paused, record.facts)
+    return StoredLane(account, lane, levels, paused, record.facts, dict(record.totals))
