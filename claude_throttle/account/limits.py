@@ -58,7 +58,8 @@ class LaneState(NamedTuple):
     #: The server's own words with that, and when access comes back, in its words; or None.
     suspended_message: Optional[str] = None
     suspended_until: Optional[str] = None
-    #: Seconds until one call may be tried, while suspended or while the circuit is not closed.
+    #: Seconds until one call may be tried: while suspended, while the circuit is not closed, in a
+    #: pause of more than 15 minutes.
     probe_seconds: Optional[float] = None
     #: Calls that were refused, and wait out the delay before they queue again.
     backing_off: int = 0
@@ -183,7 +184,7 @@ def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> Lane
         quotas_of(pacer, now),
         lane.waiting(),
         lane.in_flight(),
-        max(0.0, pacer.pause.until - now),
+        max(0.0, pacer.pause.ends_at - now),
         circuit.state,
         None,
         backing_off=lane.backing_off(),
@@ -199,6 +200,8 @@ def state_of(lane: Lane, pacer: Pacer, suspension: Optional[Suspension]) -> Lane
         )
     if circuit.is_open:
         return state._replace(probe_seconds=max(0.0, circuit.opens_at() - now))
+    if pacer.pause.ends_at > pacer.pause.until:
+        return state._replace(probe_seconds=max(0.0, pacer.pause.until - now))
     return state
 
 

@@ -41,6 +41,10 @@ _OTHER_NAMES = re.compile(r"(?i)(?:^| |llm_provider-)(?:x-)?(?:rate-?limit|llm_p
 LEAST_LIMIT = 1.0
 MOST_UNITS = 2.0**53
 
+#: Seconds since 1970, in 2001. A wait of as many seconds would be 31 years: some gateways send the
+#: instant of the next try, or its milliseconds.
+FIRST_INSTANT = 1e9
+
 #: Finds the quota in "…rate limit of 30,000 input tokens per minute…" (refusals of 2025 and 2026).
 _PER_MINUTE = re.compile(r"(requests|input tokens|output tokens) per minute")
 
@@ -120,6 +124,14 @@ def read_number(text: Optional[str]) -> Optional[float]:
     except ValueError:
         return None
     return value if math.isfinite(value) and value >= 0 else None
+
+
+def seconds_from(number: float, wall: float) -> float:
+    """A number of seconds; one that can only be an instant since 1970 is counted from *wall* on."""
+    if number < FIRST_INSTANT:
+        return number
+    at = number / 1000.0 if number >= 1000.0 * FIRST_INSTANT else number
+    return max(0.0, at - wall)
 
 
 def refused_kind(message: str) -> Optional[str]:

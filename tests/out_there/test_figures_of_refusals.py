@@ -297,7 +297,7 @@ def test_an_answered_call_leaves_no_line_where_info_is_shown(fake, throttle, cap
         ),
         (
             LanePaused("opus-5", None, -1e-9),
-            "LanePaused(lane='opus-5', status=None, seconds=0.0)",
+            "LanePaused(lane='opus-5', status=None, seconds=0.0, probe_in_seconds=None)",
         ),
         (
             StoreLost("redis://host", "a\x1b[2J\nb" + "x" * 500, 3),

@@ -170,6 +170,7 @@ class Accounting:
                 self._correct_locked(was, now, attempt.booked_at)
                 attempt.held, attempt.counted_input = held._replace(input_tokens=0.0), counted
             events = self._pacer.begun(feedback, attempt.dispatch, now.minus(was), self._now())
+            self._backlog.look_again_locked()  # it may have ended a pause
         self.tell(events, feedback, call, over=False)
 
     # -- an attempt was refused ------------------------------------------------------------------
@@ -192,7 +193,8 @@ class Accounting:
             )
             delay = delay if excess is None else delay._replace(excess=excess)
             attempt.outcome_reported = True
-            if attempt.dispatch.probes and delay.free:
+            dispatch = attempt.dispatch
+            if delay.free and (dispatch.probes or dispatch.resumes or delay.alone):
                 attempt.probes += 1
                 # Waiting is free, but a call must not fail probes without end.
                 delay = delay._replace(free=attempt.probes <= MOST_PROBES)

@@ -58,6 +58,8 @@ class LanePaused(NamedTuple):
     status: Optional[int]
     #: Seconds, jitter included.
     seconds: float
+    #: Seconds until one call is tried all the same, in a pause of more than 15 minutes; else None.
+    probe_in_seconds: Optional[float] = None
 
 
 class LaneResumed(NamedTuple):

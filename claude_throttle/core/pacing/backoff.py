@@ -20,6 +20,13 @@ LONGEST_BACKOFF_SECONDS = 8.0
 #: Seconds. A longer request is taken for a mistake: after a day the server is asked again.
 LONGEST_PAUSE_SECONDS = 86_400.0
 
+#: Seconds. In a longer wait one call is tried from time to time, whatever was named: a gateway may
+#: have sent milliseconds for seconds, or the limit may be raised meanwhile.
+LONGEST_UNPROBED_SECONDS = 900.0
+
+#: Seconds from its beginning to the first try, and from one to the next; the last for ever.
+PAUSE_PROBE_SECONDS = (60.0, 120.0, 240.0, 480.0, 900.0)
+
 #: Retries a second that are always allowed: a small program has no traffic to speak of.
 PER_SECOND = 3.0
 
@@ -48,7 +55,13 @@ def retry_wait(feedback: Feedback, failures: int, draw: Draw = random.uniform) -
         return backoff(1, draw) / 2 if crowded else backoff(failures, draw)
     if feedback.pauses_lane:
         return feedback.retry_after  # the lane adds its jitter, once per pause
+    if feedback.retry_after > LONGEST_UNPROBED_SECONDS:
+        return _probe_gap(failures - 1) + backoff(1, draw) / 5
     return feedback.retry_after + backoff(1, draw) / 5
+
+
+def _probe_gap(probes: int) -> float:
+    return PAUSE_PROBE_SECONDS[min(probes, len(PAUSE_PROBE_SECONDS) - 1)]
 
 
 def pause_jitter(seconds: float) -> float:
@@ -58,27 +71,63 @@ def pause_jitter(seconds: float) -> float:
 
 
 class Pause:
-    """The pause of one lane. Not thread-safe: the lane's mutex guards it."""
+    """The pause of one lane. Not thread-safe: the lane's mutex guards it.
+
+    In one of more than a quarter of an hour a probe leaves now and then; its answer ends the pause.
+    """
 
     def __init__(self, jitter: Callable[[float], float] = pause_jitter) -> None:
-        #: Nothing leaves before this instant.
+        #: Nothing leaves before this instant: the end, or that of the next probe.
         self.until = -math.inf
         self._jitter = jitter
         self._drawn = 0.0
-        #: No call has left since it began.
+        #: No call has left since it began, unless as a probe.
         self.is_unfinished = False
+        #: The end of one that is probed; -inf in any other.
+        self.named_until = -math.inf
+        #: The instant at which the last probe left; inf if none is out or was.
+        self.probed_at = math.inf
+        self._probes = 0
+
+    @property
+    def ends_at(self) -> float:
+        """The instant of its end by the server's word, probes aside."""
+        return max(self.until, self.named_until)
 
     def start(self, seconds: float, now: float) -> float:
         """Pause for *seconds* plus jitter, drawn once per pause; never shortens one.
 
-        Returns the instant of its end.
+        Returns the instant before which nothing leaves.
         """
         seconds = min(seconds, LONGEST_PAUSE_SECONDS)
         if now >= self.until:
             self._drawn = self._jitter(seconds)
         self.is_unfinished = True
-        self.until = max(self.until, now + seconds + self._drawn)
+        end = now + seconds + self._drawn
+        if now >= self.named_until:
+            self.probed_at, self._probes = math.inf, 0
+        if seconds <= LONGEST_UNPROBED_SECONDS:
+            self.until = max(self.until, end)
+            return self.until
+        self.named_until = max(self.named_until, end)
+        if now >= self.until:
+            self._await_probe(now)
         return self.until
+
+    def _await_probe(self, now: float) -> None:
+        gap = _probe_gap(self._probes) + self._drawn
+        self._probes += 1
+        self.until = min(self.named_until, now + gap)
+
+    def probe(self, now: float) -> None:
+        """A call leaves while the pause goes on; nothing follows before the next probe is due."""
+        self.is_unfinished, self.probed_at = True, now
+        self._await_probe(now)
+
+    def end(self) -> None:
+        """A probe was answered, or told a shorter wait."""
+        self.until = self.named_until = -math.inf
+        self.is_unfinished, self.probed_at = False, math.inf
 
 
 class RetryBudget:

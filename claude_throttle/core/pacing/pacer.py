@@ -39,7 +39,12 @@ from claude_throttle.core.domain.feedback import (
 )
 from claude_throttle.core.domain.ports import Ahead
 from claude_throttle.core.domain.quota import AUTO, Burst, Quota
-from claude_throttle.core.pacing.backoff import Pause, RetryBudget, pause_jitter
+from claude_throttle.core.pacing.backoff import (
+    LONGEST_UNPROBED_SECONDS,
+    Pause,
+    RetryBudget,
+    pause_jitter,
+)
 from claude_throttle.core.pacing.circuit_breaker import (
     CLOSED,
     DOUBTS_IN_A_ROW,
@@ -60,6 +65,10 @@ LEARNED_KINDS = ("requests", "input_tokens", "output_tokens")
 #: Seconds between calls while headers show the limit of output, but not that of input, which the
 #: API always has: what leaves before its first refusal is back would all be refused.
 UNSEEN_LIMIT_SECONDS = 0.015
+
+#: Seconds between calls that a rate limit is taken to allow, as a first guess, where it names no
+#: time, or hours.
+UNNAMED_SECONDS = 1.0
 
 # Half of what NamedTuple's own constructor takes; one in each look.
 _new = tuple.__new__
@@ -194,7 +203,8 @@ class Pacer:
 
     def leaves_at(self, queued: Cost, cost: Cost, now: float) -> float:
         """The instant at which *cost* may leave behind all of *queued*, as things stand."""
-        at = Pacer.decide(self, cost, now).ready_at  # by the quotas, wherever they are kept
+        # By the quotas, wherever they are kept; that a probe ends a pause is not counted on.
+        at = max(Pacer.decide(self, cost, now).ready_at, self.pause.ends_at)
         quotas: list[Union[ConfiguredQuota, LearnedQuota]] = list(self.configured.in_force)
         quotas += [learned for learned in self.learned.values() if learned.known]
         for quota in quotas:
@@ -224,6 +234,8 @@ class Pacer:
         if probes:
             self.circuit.probe(self._number, now)
         resumes, self.pause.is_unfinished = self.pause.is_unfinished, False
+        if resumes and self.pause.named_until > now:
+            self.pause.probe(now)
         taken, produced = self.traffic.taken, self.traffic.produced.output_tokens
         return Dispatch(now, self._number, taken, recent, produced, resumes, probes)
 
@@ -281,6 +293,8 @@ class Pacer:
         """Note an attempt that was answered, and which took *change* more than was booked."""
         self.answered_at = now
         self.latency.end(now, max(0.0, now - dispatch.at))
+        if dispatch.at >= self.pause.probed_at:
+            self.pause.end()
         if self.learned["requests"].source == BLIND:
             self.learned["requests"].answered_blindly(dispatch, now)
         if self.circuit.state == CLOSED and not feedback.rate_limits:
@@ -296,16 +310,18 @@ class Pacer:
         it took beyond its booking, as far as that is settled.
         """
         events: list[Event] = []
-        if self._closes_circuit(dispatch):
-            events.append(CircuitClosed(self.lane))
+        if dispatch.at >= self.pause.probed_at:
+            self.pause.end()
+        events += self._close_circuit(dispatch)
         if feedback.rate_limits:
             # Settled already: what its own estimate was wrong by did not leave after it.
             dispatch = dispatch._replace(taken=dispatch.taken.plus(change))
             events[:0] = self._read(feedback, dispatch, now)
         return events
 
-    def _closes_circuit(self, dispatch: Dispatch) -> bool:
-        return self.circuit.state != CLOSED and self.circuit.record_answer(dispatch.number)
+    def _close_circuit(self, dispatch: Dispatch) -> list[Event]:
+        is_over = self.circuit.state != CLOSED and self.circuit.record_answer(dispatch.number)
+        return [CircuitClosed(self.lane)] if is_over else []
 
     def refused(
         self,
@@ -337,21 +353,41 @@ class Pacer:
             if self.circuit.record_failure(dispatch.number, now, in_a_row):
                 events.append(CircuitOpened(self.lane, self.circuit.opens_at() - now))
         # A refusal is an answer, too: the server is there.
-        elif feedback.cause != SILENCE and self._closes_circuit(dispatch):
-            events.append(CircuitClosed(self.lane))
-        if feedback.pauses_lane and excess is None:
-            seconds = self.pause_for(wait_seconds, now)
-            events.append(LanePaused(self.lane, feedback.status, seconds))
-            return RetryDelay(seconds, alone=False, free=self.circuit.state != CLOSED), events
+        elif self.circuit.state != CLOSED and feedback.cause != SILENCE:
+            events += self._close_circuit(dispatch)
+        # A rate limit is everybody's, also where it names no time: the lane backs off then.
+        if excess is None and (feedback.pauses_lane or feedback.cause == RATE):
+            return self._pause(feedback, dispatch, wait_seconds, now, events), events
         if feedback.final:
             return RetryDelay(0.0, alone=True), events
-        return self._delay(wait_seconds, now), events
+        return self._delay(feedback, wait_seconds, now), events
 
-    def _delay(self, wait_seconds: float, now: float) -> RetryDelay:
+    def _pause(
+        self,
+        feedback: Feedback,
+        dispatch: Dispatch,
+        wait_seconds: float,
+        now: float,
+        events: list[Event],
+    ) -> RetryDelay:
+        """Pause the lane, and say so in *events*; the delay of the call that was refused."""
+        probed = dispatch.at >= self.pause.probed_at
+        if probed and 0.0 < (feedback.retry_after or 0.0) <= LONGEST_UNPROBED_SECONDS:
+            self.pause.end()  # the newest word counts
+        whole = self.pause_for(wait_seconds, now)
+        seconds = self.pause.until - now
+        probe_in = seconds if whole > seconds else None
+        events.append(LanePaused(self.lane, feedback.status, whole, probe_in))
+        free = self.circuit.state != CLOSED or (probed and probe_in is not None)
+        return RetryDelay(seconds, alone=False, free=free)
+
+    def _delay(self, feedback: Feedback, wait_seconds: float, now: float) -> RetryDelay:
         """The delay of a refusal without a pause: until the next probe, or backoff and budget."""
         if self.circuit.is_open:
             return RetryDelay(max(0.0, self.circuit.opens_at() - now), alone=False, free=True)
-        return RetryDelay(wait_seconds + self.budget.withdraw(now), alone=True)
+        # What names an hour is asked sooner, so that this is not one of its retries.
+        free = (feedback.retry_after or 0.0) > LONGEST_UNPROBED_SECONDS
+        return RetryDelay(wait_seconds + self.budget.withdraw(now), alone=True, free=free)
 
     def opens_at(self) -> float:
         """The instant before which the circuit lets nothing leave; -inf while it is closed."""
@@ -398,8 +434,10 @@ class Pacer:
                 learned.lower_burst(rate_limit, dispatch, units, in_flight)
             return []
         used = self.traffic.last_minute.total(now).requests
-        allowed = 60.0 / (feedback.retry_after or 60.0)
-        self.learned["requests"].refused_blindly(dispatch, used, allowed, now)
+        named = feedback.retry_after or 0.0
+        # Hours say nothing about a minute.
+        between = named if 0.0 < named <= LONGEST_UNPROBED_SECONDS else UNNAMED_SECONDS
+        self.learned["requests"].refused_blindly(dispatch, used, 60.0 / between, now)
         return []
 
     def _learn_stated(
@@ -446,14 +484,14 @@ class Pacer:
         self.growth = GrowthLimit(step_of(ramp, used), now + seconds)
 
     def pause_for(self, seconds: float, now: float) -> float:
-        """Let nothing leave for *seconds* plus jitter; returns what remains of the pause.
+        """Let nothing leave for *seconds* plus jitter, probes apart; returns what remains of it.
 
         Nothing is saved up for its end: one call may leave then, the rest at its pace.
         """
         until = self.pause.start(seconds, now)
         self.learned["requests"].hold_until(until, 1.0)
         self.configured.allow_one_at(until)
-        return until - now
+        return max(until, self.pause.named_until) - now
 
 
 def _by_the_api(shown: Optional[RateLimit]) -> bool:

@@ -206,7 +206,7 @@ class SharedPacer(Pacer):
         Reservations before the end of the pause are given back, so that others may use the units.
         """
         remaining = super().pause_for(seconds, now)
-        self._pause_until = now + remaining
+        self._pause_until = self.pause.until  # the first probe, if that is earlier
         self._reservations.release(before=self._pause_until)
         self._store.notify_pending()
         return remaining
