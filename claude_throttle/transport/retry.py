@@ -16,6 +16,8 @@ retries never send faster than the pace. Never sent again:
 from __future__ import annotations
 
 import math
+import re
+from contextlib import suppress
 from http.client import RemoteDisconnected
 from types import TracebackType
 from typing import Any, Callable, NamedTuple, Optional, Protocol
@@ -62,6 +64,13 @@ _ASKED_ABOUT = (
     *(ConnectTimeoutError, ReadTimeoutError, ProtocolError, ProxyError, SSLError),
     BrokenAnswer,
 )
+
+
+#: What ``http.client`` says when a proxy answers CONNECT with something else than 200.
+_REFUSED_BY_PROXY = re.compile(r"Tunnel connection failed: (\d{3})")
+
+#: Statuses below 500 with which a proxy says that it may work a moment later.
+_PROXY_RETRIED = frozenset({408, 425, 429})
 
 
 class RetryRules(NamedTuple):
@@ -230,6 +239,9 @@ class PacedRetry(Retry):
         verdict = (
             _judge_response(exchange, response) if error is None else _judge_error(exchange, error)
         )
+        if exchange.rules.only_untaken and verdict.keeps_tokens:
+            verdict = verdict._replace(retry=False)
+        exchange.verdict = verdict
         if verdict is OUT_OF_DESCRIPTORS:
             exchange.delay = _delay_without_fault(exchange)
             return self.new(total=self.total)
@@ -284,30 +296,16 @@ def _delay_without_fault(exchange: RetryExchange) -> RetryDelay:
 def _judge_response(exchange: RetryExchange, response: Any) -> Verdict:
     exchange.error = None
     exchange.status = int(response.status)
-    exchange.refusal = _read(response)
-    verdict = classify(exchange.status, response.headers, exchange.refusal, exchange.clock.wall())
-    return _keep(exchange, verdict)
+    exchange.refusal = b""
+    with suppress(Exception):  # half a refusal is a refusal
+        exchange.refusal = response.read(decode_content=True)
+    return classify(exchange.status, response.headers, exchange.refusal, exchange.clock.wall())
 
 
 def _judge_error(exchange: RetryExchange, error: Exception) -> Verdict:
     exchange.error = error
     exchange.status = None
-    return _keep(exchange, verdict_on_error(error, exchange.rules))
-
-
-def _keep(exchange: RetryExchange, verdict: Verdict) -> Verdict:
-    if exchange.rules.only_untaken and verdict.keeps_tokens:
-        verdict = verdict._replace(retry=False)
-    exchange.verdict = verdict
-    return verdict
-
-
-def _read(response: Any) -> bytes:
-    try:
-        body: bytes = response.read(decode_content=True)
-    except Exception:  # noqa: BLE001 - half a refusal is a refusal
-        return b""
-    return body
+    return verdict_on_error(error, exchange.rules)
 
 
 def _urllib3_error(error: BaseException) -> Optional[Exception]:
@@ -328,6 +326,9 @@ def verdict_on_error(error: BaseException, rules: RetryRules) -> Verdict:
         return OUT_OF_DESCRIPTORS
     if isinstance(error, ProxyError):
         error = _cause(error)
+        refused = _REFUSED_BY_PROXY.search(str(error))
+        if refused is not None:
+            return _verdict_on_proxy(int(refused.group(1)))
     if isinstance(error, (ConnectTimeoutError, NewConnectionError)):
         return Verdict(True, "no connection", keeps_tokens=False, feedback=_LOST)
     if isinstance(error, BrokenAnswer):
@@ -339,6 +340,18 @@ def verdict_on_error(error: BaseException, rules: RetryRules) -> Verdict:
     if isinstance(error, ProtocolError) and was_lost(error):
         return Verdict(rules.resets, "connection lost", feedback=_LOST)
     return Verdict(False, type(error).__name__, feedback=_SILENT)
+
+
+def _verdict_on_proxy(status: int) -> Verdict:
+    """The verdict on a CONNECT that a proxy refused: nothing has reached the API."""
+    if status == 407:
+        reason = "the proxy wants another user or password (407), and is not asked again"
+        return Verdict(False, reason, keeps_tokens=False, feedback=_SILENT)
+    passes = status in _PROXY_RETRIED or status >= 500
+    feedback = _LOST if passes else _SILENT
+    return Verdict(
+        passes, f"refused by the proxy ({status})", keeps_tokens=False, feedback=feedback
+    )
 
 
 def was_lost(error: BaseException) -> bool:

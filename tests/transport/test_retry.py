@@ -74,7 +74,7 @@ def test_the_lane_hears_of_every_refusal():
     asked = refuse(retry(attempts), 429, retry_after="7")
     asked = lose(asked, NewConnectionError(None, "refused"))
     with pytest.raises(MaxRetryError):
-        refuse(asked, 401)
+        refuse(asked, 401, request_id="req_1")
     told = [(feedback.cause, feedback.status, feedback.final) for feedback, _ in attempts.feedback]
     assert told == [(RATE, 429, False), (FAULT, None, False), (ACCOUNT, 401, True)]
 
