@@ -271,7 +271,8 @@ STREAK = f"{FAILURES_IN_A_ROW} in a row open the circuit"
 
 #: What the pace does, in a user's words.
 MEANWHILE = {
-    RATE: "the lane pauses to `retry-after`, then goes on at its pace, without a burst",
+    RATE: "the lane pauses to `retry-after`, or for a backoff of its own, then goes on at its pace,"
+    " without a burst",
     RAMP: "the lane pauses to `retry-after`; from then on growth is held to the server's step",
     CONCURRENCY: "only this call waits; fewer may be in flight",
     OVERLOAD: f"the lane pauses to `retry-after`; without it only this call waits, and {STREAK}",
@@ -290,7 +291,14 @@ def refusals_table():
         " `organization_disabled`, or words such as “This organization has been disabled.” |"
         f" no | {MEANWHILE[ACCOUNT]} |"
     )
-    rows.append("| probably a spend limit | 429 that names neither a time nor a quota | no | |")
+    rows.append(
+        "| spend limit | any 429 with words about money or the usage of a month | no |"
+        " only this call fails |"
+    )
+    rows.append(
+        "| a refusal by something else than the API | 4xx without its JSON and its headers: a"
+        " firewall's page, a gateway's words | 408, 409, 429 | only a 429 concerns other calls |"
+    )
     rows.append(f"| no connection | or lost before any byte of answer | yes | {MEANWHILE[FAULT]} |")
     rows.append("| no answer in time | it may be billed | if `retry_read_timeouts` | |")
     rows.append("| anything else | 400, 404, 413, 422 … | no | |")
@@ -318,7 +326,7 @@ def _judged(rule, headers):
     code = min(rule.codes, default=None)
     message = min((*rule.texts, *rule.beginnings), default="")
     error = {"message": message, "details": {"error_code": code}}
-    body = json.dumps({"error": error}).encode()
+    body = json.dumps({"type": "error", "error": {"type": "x", **error}}).encode()
     said = classify(min(rule.statuses, default=429), headers, body, 0.0)
     assert said.reason in (rule.reason, "spend limit")
     return said
@@ -329,7 +337,8 @@ def _again(rule):
     assert asked or not unasked
     if not asked:
         return "no"
-    return "yes" if unasked else "yes, if it names `retry-after` or its quota"
+    assert unasked
+    return "yes"
 
 
 def _meanwhile(rule):

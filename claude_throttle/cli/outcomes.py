@@ -20,7 +20,8 @@ _KEY = re.compile(r"\bsk-[\w-]+")
 #: Characters of an error message that are shown: a gateway may answer with a whole page.
 LONGEST_WORDS = 300
 
-#: Statuses that concern the account, not the request: 401 the key, 402 the bill.
+#: Statuses that concern the account, not the request: 401 the key, 402 the bill. From the API only:
+#: a firewall or gateway may refuse one request with them.
 _ACCOUNT_STATUSES = (401, 402)
 #: Parts of ``error.details.error_code`` that concern the account, whatever the status.
 _ACCOUNT_CODES = ("spend_limit", "linked_organization", "organization_on_hold")
@@ -62,8 +63,10 @@ def kind(result: Result) -> str:
 
 def words(result: Result) -> str:
     """The message of an errored result, on one line, without keys, and shortened."""
-    text = " ".join(str(result["error"]["error"].get("message")).split())
-    return _KEY.sub("sk-…", text)[:LONGEST_WORDS]
+    text = str(result["error"]["error"].get("message"))
+    # Control characters are for the terminal of whoever sent them.
+    text = "".join(each if each.isprintable() else " " for each in text[: 4 * LONGEST_WORDS])
+    return _KEY.sub("sk-…", " ".join(text.split()))[:LONGEST_WORDS]
 
 
 def was_sent(error: BaseException) -> bool:
@@ -86,9 +89,18 @@ def account_trouble(error: BaseException) -> Optional[str]:
     """A problem that stops all further calls, such as a bad key or a spend limit; else None."""
     status = getattr(error, "status_code", None)
     code = _error_code(getattr(error, "body", None))
-    if status in _ACCOUNT_STATUSES or any(part in code for part in _ACCOUNT_CODES):
+    refused = status in _ACCOUNT_STATUSES and _is_the_apis(error)
+    if refused or any(part in code for part in _ACCOUNT_CODES):
         return f"the API refuses this account ({status}): {words(errored(error))}"
     return None
+
+
+def _is_the_apis(error: BaseException) -> bool:
+    body = getattr(error, "body", None)
+    if isinstance(body, dict) and body.get("type") == "error":
+        return True
+    page = isinstance(body, str) and body.lstrip().startswith("<")
+    return not page and str(getattr(error, "request_id", None)).startswith("req_")
 
 
 def _error_code(body: Any) -> str:

@@ -42,6 +42,8 @@ from claude_throttle.testing.refusals import (
     ORGANIZATION_ON_HOLD,
     OWN_SPEND_LIMIT,
     WORKSPACE_SPEND_LIMIT,
+    firewall_page,
+    gateway_rate_limit,
 )
 
 if TYPE_CHECKING:
@@ -93,6 +95,9 @@ __all__ = [
     "ORGANIZATION_ON_HOLD",
     "KEY_REFUSED",
     "NOT_PERMITTED",
+    # refusals by what stands in front of the API
+    "firewall_page",
+    "gateway_rate_limit",
 ]
 
 _LATER = {

@@ -79,10 +79,15 @@ class Stall:
 
 @dataclass(frozen=True)
 class Garbage:
-    """A body that is not JSON, as from a proxy: no ``request-id``, no rate-limit headers."""
+    """An answer of something in front of the API: no ``request-id``, no rate-limit headers.
+
+    A proxy's page, or with other *headers* the JSON of a gateway.
+    """
 
     body: bytes = CLOUDFLARE_PAGE
     status: int = 200
+    #: Further headers; ``content-type`` is that of HTML unless it is given.
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,7 @@ def _redirect(scripted: faults.Redirect, context: ResponseContext) -> ResponsePl
 def _garbage(scripted: faults.Garbage, context: ResponseContext) -> ResponsePlan:
     """A response as a proxy sends it: without ``request-id`` and rate-limit headers."""
     headers = {**context.edge_headers, "content-type": "text/html; charset=UTF-8"}
+    headers.update((name.lower(), text) for name, text in scripted.headers.items())
     data = _encode(scripted.status, headers, scripted.body)
     return ResponsePlan((ResponsePart(0.0, data),), scripted.status)
 

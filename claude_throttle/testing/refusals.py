@@ -8,11 +8,12 @@ those of the SDK 2.11.0; where no text has been captured a comment says so.
 
 from __future__ import annotations
 
+import json
 import math
 from http import HTTPStatus
 from typing import Optional
 
-from claude_throttle.testing.faults import INTERNAL, OVERLOADED, RATE_LIMITED, Reply
+from claude_throttle.testing.faults import INTERNAL, OVERLOADED, RATE_LIMITED, Garbage, Reply
 
 #: Statuses that the official SDK (2.11) retries, beside all from 500 on.
 _RETRIED = frozenset({408, 409, 429})
@@ -76,6 +77,23 @@ KEY_REFUSED = Reply(401, message="invalid x-api-key")
 NOT_PERMITTED = Reply(
     403, message="Your API key does not have permission to use the specified resource."
 )
+
+
+def firewall_page(status: int = 403) -> Garbage:
+    """The page of a firewall in front of the API, which refuses one request for its words."""
+    page = (
+        b"<!DOCTYPE html><html><head><title>Attention Required! | Cloudflare</title></head>"
+        b"<body><h1>Sorry, you have been blocked</h1></body></html>"
+    )
+    return Garbage(page, status)
+
+
+def gateway_rate_limit(seconds: float = 5) -> Garbage:
+    """A gateway's own 429: without ``retry-after``; the time is in the words."""
+    words = f"No deployments available for selected model, Try again in {seconds:g} seconds."
+    error = {"message": words, "type": "None", "param": "None", "code": "429"}
+    body = json.dumps({"error": error}).encode()
+    return Garbage(body, 429, {"content-type": "application/json"})
 
 
 def refusal(

@@ -1,4 +1,4 @@
-"""Short texts for connection errors, for exceptions and logs.
+"""Short texts for errors, in exceptions and logs.
 
 urllib3 nests up to four exceptions, each with the repr of the one inside, host, port and object
 address: three lines to say "connection refused".
@@ -12,6 +12,11 @@ from typing import Any
 #: Characters of an error's text that are shown. The rest may be part of a body: http.client quotes
 #: a status line that it cannot read, whatever that is.
 LONGEST_TEXT = 200
+
+
+def readable(text: str) -> str:
+    """A stranger's text without control characters, which a terminal would obey."""
+    return "".join(each if each.isprintable() else " " for each in text)
 
 
 def describe(error: BaseException) -> str:
@@ -29,5 +34,5 @@ def describe(error: BaseException) -> str:
     # "<…HTTPSConnection object at 0x…>: Failed to …", or "HTTPSConnection(host=…): Failed to …".
     for end_of_repr in (">: ", "): "):
         text = text.rpartition(end_of_repr)[2] or text
-    text = text[:LONGEST_TEXT]
+    text = readable(text[:LONGEST_TEXT])
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -26,6 +26,7 @@ from typing import Any, Callable, Optional, cast
 
 from claude_throttle.core.dispatch.call import LateResult
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, longest_wait
+from claude_throttle.transport.error_text import readable
 from claude_throttle.transport.verdicts import error_code
 
 #: Uses the two imports, so that no tool removes them as unused.
@@ -394,7 +395,7 @@ def status_error(
     *note* is what we have to add.
     """
     text = content.decode("utf-8", "replace")
-    shown = body if body is not None else (text[:500] or "no body")
+    shown = body if body is not None else (readable(text[:500]) or "no body")
     error_class = _error_class(status, error_code(body))
     error: Exception = error_class(
         f"Error code: {status} - {shown}{note}",

@@ -160,7 +160,7 @@ def _cleared(value: Any, depth: int = 0) -> Any:
 def _headers_for(headers: Mapping[str, str], status: int) -> dict[str, str]:
     """Headers for the error: request id and limits of the response that it came in.
 
-    A 429 without ``retry-after`` would be taken for a spend limit, and within a stream none has it.
+    A 429 within a stream names no time: the headers were sent before.
     """
     kept = {name.lower(): text for name, text in headers.items() if name.lower().startswith(_KEPT)}
     if status == 429:

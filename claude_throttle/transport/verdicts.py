@@ -4,8 +4,9 @@ Classified by ``x-should-retry``, status, ``error_code`` and ``retry-after``, in
 wording last, and only without any of these ("its wording can change", says the SDK).
 
 Pure functions of a response, without a clock and without I/O. ``retry`` asks them for our own
-requests, ``foreign_verdicts`` for those of other clients. The trap: a spend limit comes as a 429 of
-type ``rate_limit_error``, like a rate limit, but is over only next month; the SDK retries it.
+requests, ``foreign_verdicts`` for those of other clients. Two traps: a spend limit comes as a 429
+of type ``rate_limit_error``, like a rate limit, but is over only next month; and a firewall, proxy
+or gateway answers with the API's statuses, which says nothing about the account.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import email.utils
 import json
 import re
 from collections.abc import Mapping
+from datetime import timezone
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.core.domain.cost import Usage, usage_of
@@ -32,6 +34,7 @@ from claude_throttle.core.domain.feedback import (
 from claude_throttle.errors import BrokenAnswer
 from claude_throttle.transport.account_problems import account_problem
 from claude_throttle.transport.limit_headers import (
+    FIRST_INSTANT,
     read_date,
     read_growth,
     read_limits,
@@ -39,6 +42,7 @@ from claude_throttle.transport.limit_headers import (
     read_others,
     read_stated,
     refused_kind,
+    seconds_from,
 )
 
 #: The status of each error type, for errors within a stream or a batch (errors page, 2026-11).
@@ -118,6 +122,9 @@ class Rule(NamedTuple):
 #: What no wait helps: "… would exceed your rate limit of 0 fast mode input tokens per minute".
 NO_CAPACITY = "rate limit of 0 "
 
+#: Any 429 that says nothing else, whoever sent it.
+RATE_LIMIT = Rule("rate limit", (429,), RATE, True)
+
 #: The first line that fits counts (errors page and rate-limit page, 2026-09 to 2026-11; refusals
 #: seen in 2025 and 2026; 52x come from the proxy in front of the API when it cannot reach it).
 RULES = (
@@ -144,7 +151,7 @@ RULES = (
     ),
     Rule("concurrency limit", (429,), CONCURRENCY, True, texts=("concurrent connections",)),
     Rule("not in the plan", (429,), "", False, texts=("Extra usage is required",)),
-    Rule("rate limit", (429,), RATE, True),
+    RATE_LIMIT,
     Rule("overloaded", (529,), OVERLOAD, True),
     Rule("key refused", (401,), ACCOUNT, False),
     Rule("billing", (402,), ACCOUNT, False),
@@ -161,6 +168,29 @@ RULES = (
 #: Statuses of requests that were refused before any work was done: what was booked for them is
 #: given back at once. After any other status the server may have counted the tokens.
 _TAKES_NOTHING = frozenset({429, 529})
+
+
+#: Words about money, with nothing that the account could be suspended for: this call is not tried
+#: again.
+SPENT = Rule("spend limit", (429,), "", False)
+
+#: Seconds. A wait up to this long means a rate limit, whatever the words around it say of plans and
+#: billing; a spend limit names days, or no time.
+PASSING_SECONDS = 3600.0
+
+
+class Refusal(NamedTuple):
+    """A refusal as it came, and what was read of it at once."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    #: The body as JSON, or None.
+    answer: Any
+    #: ``error.message``, or "".
+    message: str
+    #: ``error.details.error_code``, or None.
+    code: Optional[str]
 
 
 class Verdict(NamedTuple):
@@ -184,23 +214,21 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
     answer = read_json(body)
     message, code = error_message(answer), error_code(answer)
     rule = _rule_for(status, code, message)
-    if rule.cause != ACCOUNT or rule.reason == NOT_PERMITTED:
-        problem = account_problem(status, answer)
-        rule = Rule(problem, (), ACCOUNT, False) if problem else rule
     wish, after = headers.get("x-should-retry"), retry_after(headers, wall)
+    if not after or not rule.retry or after > PASSING_SECONDS:
+        refusal = Refusal(status, headers, body, answer, message, code)
+        rule, message, after = _look_closer(refusal, rule, after, wall)
     cause, reason = rule.cause, rule.reason
     if status == 404 and not cause and is_not_found(answer) and "model" in message.lower():
         cause = NOT_FOUND
     rate_limits, kind = read_limits(headers), refused_kind(message)
     stated = _stated_limit(answer, message, body) if cause == RATE else None
     retry = (rule.retry and wish != "false") or (wish == "true" and code not in SPEND_CODES)
-    if cause == RATE and after is None and wish != "true" and not (kind or stated):
-        # "Not sent with the spend-cap 429" (rate-limit page): a rate limit always has it.
-        cause, reason, retry = "", "spend limit", False
     if status == 429 and NO_CAPACITY in message:
         cause, reason, retry = "", "no capacity", False
-    if cause == ACCOUNT and retry:
-        # The server asks for another try, so the account cannot be refused for good.
+    if (cause == ACCOUNT and retry) or (cause == RATE and not (retry or after or kind or stated)):
+        # The server asks for another try, so the account cannot be refused for good; or it asks
+        # for none and names neither a time nor a quota, so that a slower pace would be a guess.
         cause = ""
     account = _account_refusal(reason, message) if cause == ACCOUNT else None
     growth = read_growth(message) if cause == RAMP else None
@@ -211,9 +239,52 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
 
         feedback = with_others(feedback, others, wall, wish == "false")
         after, retry = feedback.retry_after, not feedback.final
-    return Verdict(
-        retry, reason, after, feedback.pauses_lane, status not in _TAKES_NOTHING, feedback
-    )
+    keeps_tokens = status not in _TAKES_NOTHING and rule is not RATE_LIMIT
+    return Verdict(retry, reason, after, feedback.pauses_lane, keeps_tokens, feedback)
+
+
+def _look_closer(
+    refusal: Refusal, rule: Rule, after: Optional[float], wall: float
+) -> tuple[Rule, str, Optional[float]]:
+    """Rule, message and wait of a refusal that may come from something in front of the API."""
+    from claude_throttle.transport import refusal_words as words  # only for odd refusals
+
+    if rule.cause != ACCOUNT or rule.reason == NOT_PERMITTED:
+        problem = account_problem(refusal.status, refusal.answer)
+        rule = Rule(problem, (), ACCOUNT, False) if problem else rule
+    message = refusal.message or words.message_of(refusal.answer, refusal.body)
+    if message != refusal.message and rule.cause != ACCOUNT:
+        rule = _rule_for(refusal.status, refusal.code, message)
+    if refusal.status < 500 and not is_the_apis(refusal):
+        if not rule.retry and refusal.status != 429 and words.is_throttling(refusal):
+            rule = RATE_LIMIT
+        elif rule.cause in (ACCOUNT, FAULT):
+            rule = rule._replace(cause="")
+    if rule.retry and not after:
+        after = words.named_wait(refusal, message, wall) or after
+    passes = 0 < (after or 0) <= PASSING_SECONDS or refusal.headers.get("x-should-retry") == "true"
+    if rule is RATE_LIMIT and not passes and words.tells_of_spending(refusal, message):
+        rule = SPENT
+    return rule, message, after
+
+
+def is_the_apis(refusal: Refusal) -> bool:
+    """Whether it is recognisably the API's own, and not that of something in front of it.
+
+    By the API's JSON envelope, or by its headers and a body that is no page.
+    """
+    answer = refusal.answer
+    error = answer.get("error") if isinstance(answer, dict) else None
+    if isinstance(error, dict) and isinstance(error.get("type"), str):
+        # Without its outer "type" if it was unwrapped on the way; OpenAI's format has other types.
+        unwrapped = STATUS_BY_TYPE.get(error["type"]) == refusal.status
+        if answer.get("type", "error" if unwrapped else "") == "error":
+            return True
+    if refusal.body.lstrip()[:1] == b"<":
+        return False
+    names = [name.lower() for name in refusal.headers]
+    request_id = refusal.headers.get("request-id") or ""
+    return request_id.startswith("req_") or any(name.startswith("anthropic-") for name in names)
 
 
 def _rule_for(status: int, code: Optional[str], message: str) -> Rule:
@@ -244,18 +315,23 @@ def _account_refusal(reason: str, message: str) -> AccountRefusal:
 
 
 def retry_after(headers: Mapping[str, str], wall: float) -> Optional[float]:
-    """Seconds the server asks us to wait, from any of its three spellings; garbage is None."""
+    """Seconds the server asks us to wait, from any of its spellings; garbage is None."""
     milliseconds = read_number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000.0
     text = headers.get("retry-after")
-    seconds = read_number(text)
-    return seconds if seconds is not None else _seconds_until(text, wall)
+    seconds = read_number(text) if milliseconds is None else milliseconds / 1000.0
+    if seconds is None:
+        return _seconds_until(text, wall)
+    return seconds if seconds < FIRST_INSTANT else seconds_from(seconds, wall)
 
 
 def _seconds_until(date: Optional[str], wall: float) -> Optional[float]:
+    if not date:
+        return None
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(date or "").timestamp() - wall)
+        at = email.utils.parsedate_to_datetime(date)
+        # "-0000" gives one without a zone, which would be read as this machine's own.
+        at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
+        return max(0.0, at.timestamp() - wall)
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
 

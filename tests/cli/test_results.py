@@ -168,7 +168,11 @@ def test_a_refusal_in_another_shape_is_told_in_ours(body: Any) -> None:
     ("error", "stops"),
     [
         (Refusal(401, api_body("authentication_error")), True),
-        (Refusal(402, None), True),
+        (Refusal(402, api_body("billing_error")), True),
+        (Refusal(402, "", "req_1"), True),
+        (Refusal(402, None), False),
+        (Refusal(401, "<html>", "req_1"), False),
+        (Refusal(401, {"message": "Unauthorized"}), False),
         (Refusal(429, api_body("rate_limit_error", "enforced_spend_limit_reached")), True),
         (Refusal(400, api_body("invalid_request_error", "organization_on_hold")), True),
         (Refusal(429, api_body("rate_limit_error")), False),

@@ -14,7 +14,7 @@ def _environment(monkeypatch):
     """Nothing of the machine's own settings."""
     names = ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "ALL_PROXY"]
     names += ["ANTHROPIC_CUSTOM_HEADERS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"]
-    names += ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
+    names += ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"]
     for name in names:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)

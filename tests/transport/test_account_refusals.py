@@ -72,10 +72,11 @@ def test_the_date_is_the_servers_own(text, until):
     assert account(402, text).until == until
 
 
-def test_a_page_without_words_suspends_for_its_status():
-    """A proxy's 403 has no message."""
-    said = classify(403, {}, b"<html>no</html>", WALL)
-    assert said.feedback.account == ("not permitted", "", None)
+def test_a_refusal_without_words_suspends_for_its_status():
+    """By the API's headers it is known for the API's; a page never is."""
+    headers = {"request-id": "req_1"}
+    assert classify(403, headers, b"", WALL).feedback.account == ("not permitted", "", None)
+    assert classify(403, headers, b"<html>no</html>", WALL).feedback.account is None
 
 
 def test_a_long_message_is_cut():

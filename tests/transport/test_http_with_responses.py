@@ -115,7 +115,7 @@ def test_after_the_last_try_the_servers_own_error(server, make):
         (401, None, {}, "AuthenticationError"),
         (400, None, {"retry_after": "1"}, "BadRequestError"),
         (413, None, {"retry_after": "1"}, "RequestTooLargeError"),
-        (429, None, {}, "RateLimitError"),
+        (429, None, {"x_should_retry": "false"}, "RateLimitError"),
         (429, "enforced_spend_limit_reached", {"retry_after": "1"}, "RateLimitError"),
         (500, None, {"x_should_retry": "false"}, "InternalServerError"),
         (204, None, {}, "APIStatusError"),

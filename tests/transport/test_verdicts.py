@@ -59,9 +59,9 @@ def causes(**headers):
 
 
 def test_what_is_tried_again_by_its_status():
-    """Thirteen of them, when the server says when; a 429 only then; nothing else."""
+    """Thirteen of them, whether or not the server says when; nothing else."""
     assert statuses("retry", retry_after="3") == RETRIED
-    assert statuses("retry") == RETRIED - {429}
+    assert statuses("retry") == RETRIED
 
 
 def test_what_the_pace_understands_by_the_status():
@@ -186,12 +186,22 @@ def test_money_does_not_come_back_by_waiting(code, status):
 
 
 @pytest.mark.parametrize("message", ["", "Please try again later.", "Something new"])
-def test_a_429_that_does_not_say_when_is_a_spend_limit(message):
-    """ "Not sent with the spend-cap 429": final, but too little is known to stop everything."""
+def test_a_429_that_says_nothing_is_a_rate_limit(message):
+    """Tried again after a wait of our own, unless the server asks for none."""
     said = verdict(429, None, message)
+    assert (said.retry, said.reason, said.pauses_lane) == (True, "rate limit", False)
+    assert (said.feedback.cause, said.feedback.account) == (RATE, None)
+    assert verdict(429, None, message, x_should_retry="true").retry is True
+    told = verdict(429, None, message, x_should_retry="false")
+    assert (told.retry, told.feedback.cause) == (False, "")
+
+
+@pytest.mark.parametrize("after", [{}, {"retry_after": "97273"}])
+def test_words_about_money_in_a_429_are_final_for_their_call(after):
+    """Too little is known to stop everything."""
+    said = verdict(429, None, "Your team has reached its monthly spend limit.", **after)
     assert (said.retry, said.reason, said.pauses_lane) == (False, "spend limit", False)
     assert (said.feedback.cause, said.feedback.account) == ("", None)
-    assert verdict(429, None, message, x_should_retry="true").retry is True
 
 
 @pytest.mark.parametrize("what", ["requests", "input tokens", "output tokens"])

@@ -1,0 +1,231 @@
+"""Reads refusals that are not in the API's format: those of gateways, clouds, proxies, firewalls.
+
+Each has words, fields and times in places of its own. Loaded at the first refusal that names no
+time, or that nothing in the verdict table fits; those of the API at full pace are not among them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Optional
+
+from claude_throttle.transport.limit_headers import read_number, seconds_from
+
+if TYPE_CHECKING:
+    from claude_throttle.transport.verdicts import Refusal
+
+#: Characters of foreign text that are read, and values of a body that are looked at.
+LONGEST_TEXT = 2000
+MOST_VALUES = 200
+DEEPEST = 6
+
+#: Fields that hold the words, in the order in which they are asked.
+_MESSAGE_FIELDS = ("message", "detail", "error", "error_message", "msg", "title", "description")
+
+#: Fields that hold a time, without case, hyphens and underscores.
+_WAIT_FIELDS = {
+    **dict.fromkeys(("retryafter", "retryafterseconds", "retryaftersecs", "retryaftersec"), 1.0),
+    **dict.fromkeys(("retrydelay", "retryin", "retryinseconds", "retrydelayseconds"), 1.0),
+    **dict.fromkeys(("waitseconds", "waittime", "retryafters", "cooldownseconds", "backoff"), 1.0),
+    **dict.fromkeys(("retryafterms", "retryaftermillis", "retryaftermilliseconds"), 0.001),
+    **dict.fromkeys(("retrydelayms", "retryinms", "waitms", "backoffms"), 0.001),
+}
+
+#: The instant at which a limit is full again, in headers and in bodies that quote headers. Longer
+#: than need be, so read last.
+_RESET_NAMES = ("x-ratelimit-reset-after", "ratelimit-reset", "x-ratelimit-reset")
+
+_TIME = (
+    r"(?:\d+(?:\.\d+)?|\ban?|\bone)\s*"
+    r"(?:milliseconds?|millis|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])"
+)
+_SPAN = rf"{_TIME}(?:(?:\s*,)?(?:\s*and)?\s*{_TIME})*"
+_PART = re.compile(r"(\d+(?:\.\d+)?|an?|one)\s*(milli|ms|[smhd])[a-z]*\s*,?\s*(?:and\s*)?", re.I)
+_SECONDS = {"milli": 0.001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+#: "02:30:15", "1.02:30:15" (days first): Azure's API Management.
+_CLOCK = r"(?:\d+\.)?\d{1,2}:\d\d:\d\d"
+
+#: "try again in 5 seconds", "wait 30s", "resets after 1m30s"; not "10 requests in 60 seconds".
+_CUE = (
+    r"(?:\btr(?:y|ied|ying)\b|\bretr(?:y|ied|ying)|\bwait|\bagain\b|\bavailable\b|\bresets?\b"
+    r"|\breplenish|\bresum|\bcool ?down|\bback ?off|\blimited\b|\bthrottled\b|\bblocked\b)"
+)
+_GAP = r"(?:(?!requests\b|tokens\b|calls\b)[^.;!?(\n]){0,60}?"
+_ABOUT = r"(?:about|approximately|around|at least|another|up to|~)?\s*"
+_WORDS = re.compile(
+    rf"{_CUE}\w*(?:{_GAP}\b(?:in|after|for|within))?[\s:=]*{_ABOUT}({_SPAN}|{_CLOCK})", re.I
+)
+
+#: "Retry-After: 13" within a text, without a unit.
+_BARE = re.compile(
+    r"retry[-_ ]?after[\"']?\s*[:=]?\s*[\"']?(\d+(?:\.\d+)?)(?![\d.:]|\s*[a-z])", re.I
+)
+
+#: "try again at 2026-11-30T12:00:05Z".
+_INSTANT = re.compile(
+    r"\b(?:at|until|after|on)\b[\s:]*"
+    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?)(?:\.\d+)?\s*(Z|UTC|GMT|[+-]\d\d:?\d\d)?"
+)
+
+_URL = re.compile(r"https?://\S+")
+
+#: Words of a limit on money, or on what may be used in a month: no wait of a call helps.
+_SPENDING = re.compile(
+    r"\bspend(?:ing)?[ _-](?:limit|cap|quota|threshold)"
+    r"|\bcredit (?:balance|limit)"
+    r"|\b(?:out of|insufficient|not enough|no|exhausted|used up)(?: \w+){0,3} (?:credit|fund)"
+    r"|\binsufficient[ _](?:quota|credit|balance|funds)"
+    r"|\bcredits?(?: \w+){0,3} (?:exhausted|depleted|used up|expired)"
+    r"|\bbilling\b|\bpayment (?:required|overdue|failed|past due)|\bunpaid\b"
+    r"|\bbudget\b.{0,40}\bexceeded|\bexceed\w*\b.{0,40}\bbudget|\bbudget_exceeded"
+    r"|\b(?:monthly|month's)\b.{0,40}\b(?:usage|quota|limit|cap|allowance|threshold|allotment)"
+    r"|\b(?:usage|quota|limit|cap|allowance)\b.{0,40}\b(?:this|the|per|a|current|billing) month\b"
+    r"|\bAPI usage limits?\b",
+    re.I,
+)
+
+#: What clouds and gateways call a rate limit, where the status is another one than 429.
+_THROTTLING = re.compile(
+    r"throttling(exception)?|toomanyrequests(exception)?|resourceexhausted|(user)?ratelimitexceeded"
+    r"|ratelimit(error|ed)|request(limitexceeded|throttled)(exception)?|slowdown|429"
+)
+_KIND_FIELDS = frozenset(("code", "type", "status", "__type", "reason", "statuscode", "error"))
+
+
+def message_of(answer: Any, body: bytes) -> str:
+    """What a refusal of any shape says to a reader; "" for a page of HTML."""
+    if answer is None:
+        text = body[: 4 * LONGEST_TEXT].decode("utf-8", "replace").strip()
+        return "" if text.startswith("<") else text[:LONGEST_TEXT]
+    return _message_in(answer)[:LONGEST_TEXT]
+
+
+def _message_in(value: Any, depth: int = 0) -> str:
+    if isinstance(value, str):
+        return value
+    if depth > DEEPEST:
+        return ""
+    if isinstance(value, list):
+        return next(filter(None, (_message_in(each, depth + 1) for each in value[:3])), "")
+    if not isinstance(value, dict):
+        return ""
+    fields = {str(name).lower(): inner for name, inner in value.items()}
+    # What is nested says more: {"message": "Error", "error": {"message": …}} is in no capture.
+    named = (fields.get(name) for name in (*_MESSAGE_FIELDS, "errors"))
+    return next(filter(None, (_message_in(inner, depth + 1) for inner in named)), "")
+
+
+def _fields(value: Any) -> Iterator[tuple[str, Any]]:
+    """All named values of a body, with their names in lower case; not of one without end."""
+    left, waiting = MOST_VALUES, [(value, 0)]
+    while waiting and left > 0:
+        value, depth = waiting.pop(0)
+        pairs = value.items() if isinstance(value, dict) else [("", v) for v in value]
+        for name, inner in list(pairs)[:left]:
+            left -= 1
+            yield str(name).lower(), inner
+            if isinstance(inner, (dict, list)) and depth < DEEPEST:
+                waiting.append((inner, depth + 1))
+
+
+def _all_fields(answer: Any) -> Iterator[tuple[str, Any]]:
+    return _fields(answer) if isinstance(answer, (dict, list)) else iter(())
+
+
+def is_throttling(refusal: Refusal) -> bool:
+    """Whether it is a rate limit by its code, whatever its status."""
+    kinds = [value for name, value in _all_fields(refusal.answer) if name in _KIND_FIELDS]
+    kinds.append((refusal.headers.get("x-amzn-errortype") or "").partition(":")[0])
+    texts = [_plain(kind) for kind in kinds if isinstance(kind, (str, int))]
+    return any(_THROTTLING.fullmatch(text) for text in texts)
+
+
+def _plain(kind: object) -> str:
+    """A name without its namespace, case, hyphens and underscores."""
+    name = str(kind)[:80].rpartition("#")[2]
+    return name.replace("_", "").replace("-", "").lower()
+
+
+def tells_of_spending(refusal: Refusal, message: str) -> bool:
+    """Whether its words or its codes are about money, or about the usage of a month."""
+    kinds = [value for name, value in _all_fields(refusal.answer) if name in _KIND_FIELDS]
+    said = " ".join([message, *(kind for kind in kinds if isinstance(kind, str))])
+    return _SPENDING.search(_URL.sub("", said[: 2 * LONGEST_TEXT])) is not None
+
+
+def named_wait(refusal: Refusal, message: str, wall: float) -> Optional[float]:
+    """Seconds to wait, by a field of the body, by the words, or by a header of a gateway."""
+    for name, value in _all_fields(refusal.answer):
+        unit = _WAIT_FIELDS.get(name.replace("_", "").replace("-", ""))
+        seconds = None if unit is None else _seconds_of(value, unit, wall)
+        if seconds:
+            return seconds
+    return _wait_in(message[:LONGEST_TEXT], wall) or _reset_of(refusal, wall)
+
+
+def _seconds_of(value: Any, unit: float, wall: float) -> Optional[float]:
+    """A number of *unit*, a duration such as "1m30s", an instant, or protobuf's seconds."""
+    if isinstance(value, dict):
+        value = value.get("seconds")
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    text = str(value)[:100].strip()
+    number = read_number(text)
+    if number is not None:
+        return seconds_from(number * unit, wall)
+    if re.fullmatch(_SPAN, text, re.I) or re.fullmatch(_CLOCK, text):
+        return _duration(text)
+    return _wait_in(f"at {text}", wall)
+
+
+def _wait_in(text: str, wall: float) -> Optional[float]:
+    found = _WORDS.search(text)
+    if found is not None:
+        return _duration(found.group(1))
+    found = _BARE.search(text)
+    if found is not None:
+        return seconds_from(float(found.group(1)), wall)
+    found = _INSTANT.search(text)
+    return None if found is None else _seconds_until(found.group(1), found.group(2), wall)
+
+
+def _duration(text: str) -> float:
+    if ":" in text:
+        days, _, clock = text.rpartition(".")
+        hours, minutes, seconds = map(float, clock.split(":"))
+        return float(days or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
+    return sum(
+        _SECONDS[unit.lower()] * (float(number) if number[0].isdigit() else 1.0)
+        for number, unit in _PART.findall(text)
+    )
+
+
+def _seconds_until(date: str, zone: Optional[str], wall: float) -> Optional[float]:
+    zone = "+00:00" if zone in (None, "Z", "UTC", "GMT") else zone
+    clock = date.replace(" ", "T") + ("" if date.count(":") == 2 else ":00")
+    try:
+        at = datetime.strptime(f"{clock}{zone}", "%Y-%m-%dT%H:%M:%S%z")
+        return max(0.0, at.astimezone(timezone.utc).timestamp() - wall)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _reset_of(refusal: Refusal, wall: float) -> Optional[float]:
+    """Seconds until the limit of a gateway is full again, by its headers, or those it quotes."""
+    quoted = {name: value for name, value in _all_fields(refusal.answer) if name in _RESET_NAMES}
+    for headers in (refusal.headers, quoted):
+        if _has_some_left(headers):
+            continue
+        for name in _RESET_NAMES:
+            seconds = _seconds_of(headers.get(name), 1.0, wall)
+            if seconds:
+                return seconds
+    return None
+
+
+def _has_some_left(headers: Mapping[str, Any]) -> bool:
+    left = headers.get("x-ratelimit-remaining") or headers.get("ratelimit-remaining")
+    return bool(read_number(left))
