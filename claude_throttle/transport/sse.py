@@ -83,7 +83,7 @@ class SseDecoder:
         field, _, value = line.decode("utf-8", "replace").partition(":")
         value = value[1:] if value.startswith(" ") else value
         if field == "event":
-            self._name = value
+            self._name = value.strip()
         elif field == "data":
             self._data.append(value)
         elif line.startswith(b"{"):

@@ -94,13 +94,15 @@ def error_in(name: str, data: str, value: Any) -> Optional[dict[str, Any]]:
     """
     if isinstance(value, dict):
         kind = value.get("type")
-        is_error = name == "error" or kind == "error" or kind in STATUS_BY_TYPE
+        if _names_error(name) and name != "error":
+            return {"type": name, **value}
+        is_error = _names_error(name) or _names_error(kind) or kind == "request_too_large"
         return value if is_error or (kind is None and _tells(name, value)) else None
     text = value if isinstance(value, str) else data
     inner = read_json(text.encode("utf-8", "replace")) if isinstance(value, str) else None
     if isinstance(inner, dict):  # JSON within JSON
         return error_in(name, text, inner)
-    is_error = name == "error" or (name == "message" and text[:1] not in ("{", "["))
+    is_error = _names_error(name) or (name == "message" and text[:1] not in ("{", "["))
     return {"error": {"message": text}} if is_error and _sounds_wrong(name, text) else None
 
 
@@ -112,8 +114,13 @@ def _tells(name: str, value: Mapping[str, Any]) -> bool:
     return name == "message" and (words or any(key.endswith("Exception") for key in value))
 
 
+def _names_error(name: Any) -> bool:
+    """Whether a name or type is that of an error: "error", "upstream_error", "XException"."""
+    return isinstance(name, str) and name.lower().endswith(("error", "exception"))
+
+
 def _sounds_wrong(name: str, text: str) -> bool:
-    return name == "error" or "error" in text.lower() or _meaning(text) is not None
+    return _names_error(name) or "error" in text.lower() or _meaning(text) is not None
 
 
 def _status_of(event: Mapping[str, Any], apis: bool) -> int:

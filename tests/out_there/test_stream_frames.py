@@ -54,6 +54,7 @@ ODD_BODIES = {
     "there may be no space after the colon": WHOLE.replace(b": ", b":", 2),
     "data may be empty": WHOLE.replace(b"\n\n", b"\n\ndata:\n\ndata: \n\n", 2),
     "the last event may be a name only": WHOLE.replace(b'data: {"type": "message_stop"}', b"data:"),
+    "names may have spaces": WHOLE.replace(b"event: ", b"event:  ").replace(b"\ndata", b" \ndata"),
     "pings may have any data": b'event: ping\ndata: {}\n\ndata: {"type": "ping"}\n\n' + WHOLE,
     "unknown events may come": b'event: news\ndata: {"a": 1}\n\n' + WHOLE,
 }
@@ -165,6 +166,11 @@ ERRORS = [
     ("error", {"type": "error", "error": {"type": None, "message": "Overloaded"}}, 529, True),
     ("error", {"message": "x"}, 500, True),
     ("error", {}, 500, True),
+    # with a type of a gateway's own
+    ("message", {"type": "upstream_error", "error": {"message": "x", "code": 502}}, 502, True),
+    ("message", {"type": "ThrottlingException", "message": "Slow down"}, 429, True),
+    ("ValidationException", {"message": "bad schema"}, 400, False),
+    ("stream_error", "the backend went away", 500, True),
     # a text
     ("error", "upstream connect error or disconnect/reset before headers", 500, True),
     ("error", "Overloaded", 529, True),

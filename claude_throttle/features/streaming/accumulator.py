@@ -60,7 +60,8 @@ class MessageAccumulator:
     def text(self) -> str:
         """The text of all text blocks, joined."""
         blocks = (self.snapshot() or {}).get("content", ())
-        return "".join(block.get("text") or "" for block in blocks if block.get("type") == "text")
+        texts = [block.get("text") for block in blocks if block.get("type") == "text"]
+        return "".join(text for text in texts if isinstance(text, str))
 
     def snapshot(self) -> Optional[dict[str, Any]]:
         """The message so far; None before ``message_start``. May be called from any thread."""
