@@ -389,3 +389,77 @@ def test_an_admin_key_of_the_claude_api_tells_nothing_of_a_cloud(fake, throttle)
     throttler = throttle(server, platform="foundry", admin_key=KEY)
     throttler.call(**ask())
     assert {arrival.path for arrival in server.other_arrivals} == set()
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+VERTEX = {
+    "code": 429,
+    "message": "Quota exceeded for aiplatform.googleapis.com/online_prediction_input_tokens_per_"
+    "minute_per_base_model with base model: anthropic-claude-sonnet-4-6.",
+    "status": "RESOURCE_EXHAUSTED",
+}
+REFUSALS = {
+    "AnthropicBedrock: tokens": (
+        {"x-amzn-errortype": "ThrottlingException:http://internal.amazon.com/"},
+        {"message": "Too many tokens, please wait before trying again."},
+    ),
+    "AnthropicBedrock: requests": (
+        {"x-amzn-errortype": "ThrottlingException"},
+        {"message": "Too many requests, please wait before trying again."},
+    ),
+    "AnthropicVertex: an object": ({}, {"error": VERTEX}),
+    "AnthropicVertex: a list": ({}, [{"error": VERTEX}]),
+    "AnthropicVertex: with a delay": (
+        {},
+        {"error": {**VERTEX, "details": [{"@type": "t/RetryInfo", "retryDelay": "13s"}]}},
+    ),
+    "AnthropicFoundry: milliseconds": (
+        {"retry-after-ms": "1500", "retry-after": "2"},
+        {"error": {"code": "RateLimitReached", "message": "Your requests exceeded the limit."}},
+    ),
+    "AnthropicFoundry: in words": (
+        {},
+        {"statusCode": 429, "message": "Rate limit is exceeded. Try again in 5 seconds."},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_a_clouds_429_slows_its_lane_and_no_other(kind, cloud, site):
+    """In its own words, mostly without a time."""
+    name = kind.partition(":")[0]
+    _, model, lane, _ = CLIENTS[name]
+    throttler, client = site(name)
+    headers, body = REFUSALS[kind]
+    cloud.answer = lambda: (429, headers, json.dumps(body).encode())
+    with pytest.raises(anthropic.RateLimitError):
+        create(client, model)
+    assert taken(throttler, lane) == (0, 0)
+    assert throttler.estimate_wait(**ask(model=model)) > 0
+    assert throttler.limits()[lane].suspended is None
+    assert throttler.estimate_wait(**ask()) == 0
+
+
+DENIED = {
+    "AnthropicBedrock: 403": (403, {"message": "User: arn is not authorized to perform this."}),
+    "AnthropicBedrock: 400": (400, {"message": "The provided model identifier is invalid."}),
+    "AnthropicVertex: 403": (403, {"error": {"code": 403, "status": "PERMISSION_DENIED"}}),
+    "AnthropicVertex: 404": (404, {"error": {"code": 404, "status": "NOT_FOUND"}}),
+    "AnthropicFoundry: 401": (401, {"error": {"code": "401", "message": "Access denied."}}),
+}
+
+
+@pytest.mark.parametrize("kind", DENIED)
+def test_what_a_cloud_denies_to_one_request_holds_up_no_other(kind, cloud, site):
+    """One model or one role may be missing; nothing says that the account is refused."""
+    name = kind.partition(":")[0]
+    _, model, lane, _ = CLIENTS[name]
+    throttler, client = site(name)
+    status, body = DENIED[kind]
+    cloud.answer = lambda: (status, {}, json.dumps(body).encode())
+    with pytest.raises(anthropic.APIStatusError):
+        create(client, model)
+    assert throttler.limits()[lane].suspended is None
+    cloud.answer = lambda: (200, {}, message())
+    assert create(client, model).content
