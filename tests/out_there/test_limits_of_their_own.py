@@ -8,7 +8,7 @@ import anthropic
 import pytest
 import requests
 
-from claude_throttle import IterationBooked
+from claude_throttle import IterationBooked, LanePaused
 from claude_throttle.testing import Ok, Reply
 from claude_throttle.transport.verdicts import classify
 from tests.support.calls import KEY, ask, echo
@@ -439,6 +439,27 @@ def test_a_used_up_window_pauses_all_lanes_of_the_account_and_new_ones(fake, thr
     for future in futures:
         future.result(10)
     assert len(server.arrivals) == 5
+
+
+def test_a_window_of_days_is_probed_in_each_lane_and_the_first_answer_ends_its_pause(
+    fake, throttle, manual
+):
+    """Whatever was named: the end of a window may be moved, and calls need not wait for days."""
+    events = []
+    server = fake()
+    throttler = throttle(server, clock=manual, on_event=events.append)
+    throttler.call(**ask(model="claude-haiku-5-5"))
+    server.script(Reply(429, {**overall(seconds=50 * HOUR)}, message="Rate limited."))
+    futures = [throttler.submit(**call())]
+    wait_until(lambda: throttler.limits()["haiku-5-5"].paused_seconds > 20 * HOUR)
+    futures.append(throttler.submit(**ask(model="claude-haiku-5-5")))
+    wait_until(lambda: len([e for e in events if isinstance(e, LanePaused)]) == 2)
+    assert all(50 < e.probe_in_seconds < 70 for e in events if isinstance(e, LanePaused))
+    manual.wait_for_sleepers(2)
+    manual.advance(70)
+    for future in futures:
+        future.result(10)
+    assert all(lane.paused_seconds == 0 for lane in throttler.limits().values())
 
 
 MODEL_NEVER_ASKED = "claude-sonnet-5-5"

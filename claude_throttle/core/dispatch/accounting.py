@@ -149,8 +149,11 @@ class Accounting:
     def pause_for(self, seconds: float, status: Optional[int]) -> None:
         """Pause the lane because the whole account is refused."""
         with self._mutex:
-            paused = LanePaused(self._name, status, self._pacer.pause_for(seconds, self._now()))
-        self._observe(paused, None)
+            now = self._now()
+            whole = self._pacer.pause_for(seconds, now)
+            probe_in = self._pacer.pause.until - now
+        probe = probe_in if probe_in < whole else None
+        self._observe(LanePaused(self._name, status, whole, probe), None)
 
     # -- a stream begins -------------------------------------------------------------------------
 
