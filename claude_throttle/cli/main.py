@@ -8,6 +8,7 @@ that no command prints a traceback for a mistake of its user.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -97,6 +98,22 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Run ``arguments.command``; return the exit code. Errors are printed on stderr.
+
+    Where no logging is set up, Python would print the package's warnings between the command's own
+    words for the same events: only errors, which are bugs, are let through.
+    """
+    log = logging.getLogger("claude_throttle")
+    level = log.level
+    if not log.hasHandlers():
+        log.setLevel(logging.ERROR)
+    try:
+        return _run_command(arguments)
+    finally:
+        log.setLevel(level)
+
+
+def _run_command(arguments: argparse.Namespace) -> int:
+    """Run the command, and turn its exceptions into messages and exit codes.
 
     stdout is flushed here, because a full disk or a closed pipe often shows only then, and at the
     exit of the interpreter it would be too late for an exit code.
