@@ -298,6 +298,16 @@ def test_a_fleet_at_rest_may_send_its_burst_at_once_and_no_more(fake, throttle, 
         assert a_minute > 0
 
 
-def test_the_fleets_words_for_a_day_are_of_a_day():
-    lane = FleetLane("a" * 24, LANE, {"rpd": (12.7, 1000 / 1440)}, 0.0, 0, 0, None, 0.0)
-    assert "rpd: 12 left now of 1,000 a day" in str(FleetState("memory://", (), (lane,)))
+@pytest.mark.parametrize(
+    ("name", "a_minute", "words"),
+    [
+        ("rpd", 1000 / 1440, "rpd: 12 left now of 1,000 a day"),
+        ("tokens a day (learned)", 1.0, "tokens a day (learned): 12 left now of 1,440 a day"),
+        ("requests a hour (learned)", 5.0, "a hour (learned): 12 left now of 300 a hour"),
+        ("rpm", 60.0, "rpm: 12 left now of 60 a minute"),
+        ("ceiling input_tokens", 900.0, "ceiling input tokens: 12 left now of 900 a minute"),
+    ],
+)
+def test_the_fleets_words_are_of_the_quotas_own_period(name, a_minute, words):
+    lane = FleetLane("a" * 24, LANE, {name: (12.7, a_minute)}, 0.0, 0, 0, None, 0.0)
+    assert words in str(FleetState("memory://", (), (lane,)))

@@ -9,7 +9,7 @@ import threading
 import pytest
 from selenium.common.exceptions import JavascriptException
 
-from claude_throttle import Closed
+from claude_throttle import Closed, QueueFull
 from claude_throttle.testing import OWN_SPEND_LIMIT, Reply
 from tests.support import status_samples as samples
 from tests.support.calls import MODEL, ask
@@ -340,6 +340,22 @@ def test_all_is_not_well_while_requests_of_others_wait(fake, throttle, site, ope
     assert tiles["Waiting"] == "1"
     throttler.close(timeout=0, cancel_pending=True)
     thread.join(20)
+
+
+def test_who_is_turned_away_is_told_with_what_to_do(fake, throttle, site, opened):
+    """In the last minute as a notice; all of them among the totals."""
+    throttler = throttle(fake(), max_queue=1)
+    throttler.pause()
+    throttler.submit(**ask())
+    for _ in range(7):
+        with pytest.raises(QueueFull):
+            throttler.submit(**ask())
+    browser = opened(default=throttler)
+    assert texts(browser, ".notice strong") == ["Paused by hand", "Turned away: the queue is full"]
+    assert "7 requests in the last minute" in texts(browser, ".notice")[1]
+    facts = dict(zip(texts(browser, ".rest dt"), texts(browser, ".rest dd")))
+    assert facts["Turned away"] == "7 QueueFull"
+    no_complaint(browser)
 
 
 @pytest.mark.parametrize("answer", SIGNED_OUT, ids=lambda answer: answer[0][:3])

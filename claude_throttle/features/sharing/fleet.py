@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Optional
 from claude_throttle.config import validation as checks
 from claude_throttle.config.settings import Settings
 from claude_throttle.core.pacing import gcra
+from claude_throttle.core.pacing.configured_quotas import period_name
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.errors import ConfigurationError, ThrottleError
 from claude_throttle.features.sharing.open_store import account_name, open_store
@@ -26,9 +27,6 @@ from claude_throttle.features.sharing.stores.contract import (
     StoreFailed,
 )
 from claude_throttle.features.sharing.virtual_queue import BUCKET, SUFFIX
-
-#: The quotas of a day; all others are of a minute.
-A_DAY = ("rpd", "tpd")
 
 
 class FleetMember(NamedTuple):
@@ -223,8 +221,15 @@ def _quota_of(
     """What may leave now, and units a minute."""
     level, rate = lane.levels[name]
     learned = json.loads(lane.facts).get(name) if lane.facts else None
-    burst = learned[1] if learned else rate * (86_400.0 if name in A_DAY else 60.0)
+    burst = learned[1] if learned else rate * _period(name)
     return gcra.shown(level, bursts.get((lane.account, lane.lane, name), burst)), 60.0 * rate
+
+
+def _period(name: str) -> float:
+    """The seconds of a quota, by its name: "rpd", "tokens a day (learned)"."""
+    if name in ("rpd", "tpd") or " a day" in name:
+        return 86_400.0
+    return 3_600.0 if " a hour" in name else 60.0
 
 
 def _queued_seconds(lane: StoredLane) -> float:
@@ -251,6 +256,7 @@ def _lane_text(lane: FleetLane) -> list[str]:
     lines = [f"{lane.lane} (account {lane.account[:6]}): {', '.join(state)}"]
     for name, (level, a_minute) in lane.quotas.items():
         left, what = gcra.whole_units(level), name.replace("_", " ")
-        rate = f"{1440.0 * a_minute:,.0f} a day" if name in A_DAY else f"{a_minute:,.0f} a minute"
+        seconds = _period(name)
+        rate = f"{seconds / 60.0 * a_minute:,.0f} a {period_name(seconds)}"
         lines.append(f"  {what}: {left} left now of {rate}")
     return lines
