@@ -65,6 +65,8 @@ class Tally:
     skipped: int = 0
     #: Cut off on the wire, and not written: each may be billed.
     cut_off: int = 0
+    #: Failed ones without a whole answer, each of which may be billed.
+    unanswered: int = 0
     #: Failed ones by type of error.
     reasons: Counter[str] = field(default_factory=Counter)
     #: The message of the first error of each type.
@@ -299,21 +301,23 @@ class Job:
         elif self._stopped_by is None or (self._finishing and outcomes.was_sent(error)):
             result = outcomes.errored(error)
             if self._write(line, result):
-                self._count(result)
-            trouble = outcomes.account_trouble(error)
-            # One call's 401 does not stop the others while the API takes them.
-            if trouble is not None and self._is_suspended():
-                self._stop(JobStopped(trouble))
+                self._count(result, outcomes.may_be_paid(error))
+            # One call's refusal does not stop the others while the API takes them.
+            if getattr(error, "status_code", 500) < 500 and self._is_account_suspended():
+                self._stop(JobStopped(outcomes.refused_account(error)))
 
-    def _is_suspended(self) -> bool:
-        return any(lane.suspended for lane in self.throttler.limits().values())
+    def _is_account_suspended(self) -> bool:
+        """Whether nothing is sent any more; a 403 may be about one model only."""
+        reasons = {lane.suspended for lane in self.throttler.limits().values()}
+        return bool(reasons - {None, "not permitted"})
 
-    def _count(self, failure: Optional[outcomes.Result]) -> None:
+    def _count(self, failure: Optional[outcomes.Result], may_be_paid: bool = False) -> None:
         with self._changed:
             if failure is None:
                 self.tally.succeeded += 1
                 return
             self.tally.add_failure(failure)
+            self.tally.unanswered += may_be_paid
 
     def _count_cut_off(self, sent: bool) -> None:
         """Count a call that ended because the run was stopped, if it was on the wire."""

@@ -91,7 +91,7 @@ def account_trouble(error: BaseException) -> Optional[str]:
     code = _error_code(getattr(error, "body", None))
     refused = status in _ACCOUNT_STATUSES and _is_the_apis(error)
     if refused or any(part in code for part in _ACCOUNT_CODES):
-        return f"the API refuses this account ({status}): {words(errored(error))}"
+        return refused_account(error)
     return None
 
 
@@ -101,6 +101,18 @@ def _is_the_apis(error: BaseException) -> bool:
         return True
     page = isinstance(body, str) and body.lstrip().startswith("<")
     return not page and str(getattr(error, "request_id", None)).startswith("req_")
+
+
+def refused_account(error: BaseException) -> str:
+    """The message of an API's error that is about the account."""
+    status = getattr(error, "status_code", None)
+    return f"the API refuses this account ({status}): {words(errored(error))}"
+
+
+def may_be_paid(error: BaseException) -> bool:
+    """Whether a call failed so that its answer may be paid for: none came, or not a whole one."""
+    unanswered = type(error).__name__ in ("APITimeoutError", "BrokenAnswer")
+    return unanswered or getattr(error, "sent", False) is True
 
 
 def _error_code(body: Any) -> str:

@@ -288,6 +288,9 @@ class _Summary:
         text = "Run the same command again to send the rest"
         if tally.cut_off:
             text += "; what was cut off is then sent once more"
+        if tally.unanswered:
+            text += f"; {tally.unanswered:,} that failed without an answer may be billed, and are "
+            text += "then sent and paid once more, unless you take them out of IN"
         return text + "."
 
     def _print(self, text: str) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from claude_throttle.cli.main import main
+from claude_throttle.testing import KEY_REFUSED, ORGANIZATION_DISABLED, Garbage
 from claude_throttle.testing.replies import error_body
 from claude_throttle.transport.verdicts import classify
+from tests.support.command import FAST, prompts
 
 DISABLED, KEY, SPEND, BILLING = "account disabled", "key refused", "spend limit", "billing"
 
@@ -106,3 +109,40 @@ def test_only_the_apis_own_envelope_counts(body):
 @pytest.mark.parametrize("status", [500, 503, 529])
 def test_an_outage_is_no_problem_of_the_account(status):
     assert said(status, "This organization has been disabled.", "billing_error") is None
+
+
+# -- claude-throttle run ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(fake, tmp_path, monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+    server = fake()
+
+    def run_lines(count, *more):
+        path = prompts(tmp_path / "in", [str(n) for n in range(count)])
+        there = ["--base-url", server.url, *FAST, *more]
+        return main(["run", str(path), "-o", str(tmp_path / "out"), *there])
+
+    run_lines.server = server
+    return run_lines
+
+
+@pytest.mark.parametrize("count", [4, 100])
+def test_run_stops_and_leaves_the_rest_for_later(run, capsys, count):
+    run.server.outage(reply=ORGANIZATION_DISABLED)
+    assert run(count, "--max-concurrency", "4") == 1
+    said = capsys.readouterr().err
+    assert "stopped: the API refuses this account" in said
+    assert "This organization has been disabled." in said
+    assert len(run.server.arrivals) <= 8
+    run.server.outage(False)
+    assert run(count) == 0
+
+
+def test_run_says_which_lines_may_be_paid_twice(run, capsys):
+    """Two answers were no whole messages; then the account was refused."""
+    run.server.script(*[Garbage(b"{}", 200)] * 2, *[KEY_REFUSED] * 9)
+    assert run(30, "--max-concurrency", "1") == 1
+    said = capsys.readouterr().err
+    assert "2 that failed without an answer may be billed" in said
