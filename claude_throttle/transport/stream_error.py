@@ -74,10 +74,10 @@ class InStreamError(Exception):
         error = event.get("error")
         apis = event.get("type") == "error" and isinstance(error, dict) and bool(error.get("type"))
         self.status = _status_of(event, apis)
-        self.all_headers = _headers_for(headers, self.status)
-        # Without those of the API around it, a gateway's error is not taken for the API's.
-        wait = {k: v for k, v in self.all_headers.items() if k == "retry-after-ms"}
-        self.headers = self.all_headers if apis else wait
+        self.all_headers = _headers_for(headers, apis and self.status == 429)
+        # Without those of the API around it, a gateway's error is not taken for the API's, and the
+        # wait that its own words name counts.
+        self.headers = self.all_headers if apis else {}
         self.body = json.dumps(event).encode()
         self.shown = event if apis else _cleared(event)
 
@@ -164,12 +164,12 @@ def _cleared(value: Any, depth: int = 0) -> Any:
     return {k[:40]: _cleared(each, depth + 1) for k, each in list(value.items())[:12]}
 
 
-def _headers_for(headers: Mapping[str, str], status: int) -> dict[str, str]:
+def _headers_for(headers: Mapping[str, str], pauses: bool) -> dict[str, str]:
     """Headers for the error: request id and limits of the response that it came in.
 
-    A 429 within a stream names no time: the headers were sent before.
+    A rate limit within a stream names no time: the headers were sent before.
     """
     kept = {name.lower(): text for name, text in headers.items() if name.lower().startswith(_KEPT)}
-    if status == 429:
+    if pauses:
         kept["retry-after-ms"] = f"{RATE_LIMIT_SECONDS * 1000:.0f}"
     return kept

@@ -227,6 +227,31 @@ def test_foreign_words_are_short_and_without_control_characters():
     assert "red" in str(error.shown)
 
 
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ({"error": {"message": "Rate limit exceeded. Try again in 5 seconds", "code": "429"}}, 5),
+        ({"error": "too many requests", "retry_after": 7}, 7),
+        ({"error": {"code": 429, "message": "slow down"}}, None),
+    ],
+)
+def test_a_gateways_rate_limit_is_waited_for_as_long_as_it_says(said, seconds):
+    error = InStreamError(said, {"request-id": "req_1"})
+    verdict = classify(error.status, error.headers, error.read(), 0.0)
+    assert (verdict.retry, verdict.retry_after) == (True, seconds)
+    assert "retry-after-ms" not in error.all_headers
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_a_gateways_word_on_a_key_or_a_bill_suspends_nobody(server, throttler, status):
+    server.script(StreamError(frame={"error": {"message": "no", "code": status}}))
+    with pytest.raises(anthropic.APIStatusError) as info:
+        throttler.stream(**ask())
+    assert info.value.status_code == status
+    server.script(Streamed(events=tuple(EVENTS)))
+    assert throttler.stream(**ask()).get_final_text() == "Grüße 🎈"
+
+
 QUOTA = {"error": {"message": "Stream error: quota exceeded"}}
 
 
@@ -272,8 +297,8 @@ def test_a_gateways_words_reach_the_reader_with_what_came(
 def test_before_content_an_error_is_tried_again_by_its_meaning(
     server, throttle, frame, monkeypatch
 ):
-    monkeypatch.setattr("claude_throttle.transport.stream_error.RATE_LIMIT_SECONDS", 0.05)
-    monkeypatch.setattr("claude_throttle.core.pacing.backoff.backoff", lambda *_: 0.01)
+    monkeypatch.setattr("claude_throttle.core.pacing.backoff.FIRST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("claude_throttle.core.pacing.pacer.UNNAMED_SECONDS", 0.01)
     events, already = [], len(server.arrivals)
     server.script(StreamError(frame=frame), Streamed(events=(START, frame)), Ok())
     throttler = throttle(server, on_event=events.append)
