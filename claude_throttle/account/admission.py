@@ -331,10 +331,10 @@ def _estimate_of(body: Mapping[str, Any]) -> Optional[RequestEstimate]:
     model, max_tokens = body.get("model"), body.get("max_tokens")
     if not isinstance(model, str) or not model:
         return None
-    try:
-        tokens, marked = estimate_input_tokens(body), has_cache_mark(body)
-    except Exception:  # noqa: BLE001 - a shape we do not know is the API's to judge
-        tokens, marked = 1.0, False
+    tokens, marked = 1.0, False
+    with contextlib.suppress(Exception):  # a shape we do not know is the API's to judge
+        tokens = estimate_input_tokens(body)
+        marked = has_cache_mark(body)
     return RequestEstimate(
         model, tokens, max_tokens if type(max_tokens) is int and max_tokens > 0 else 1, marked
     )
