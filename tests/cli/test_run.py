@@ -15,7 +15,7 @@ import pytest
 
 from claude_throttle.cli import lines, outage_watch, run
 from claude_throttle.cli.main import main
-from claude_throttle.testing import FakeClaude, Garbage, Reply
+from claude_throttle.testing import FakeClaude, Garbage, Reply, firewall_page
 from tests.support.command import FAST, by_id, nonces, prompts, results, text_of
 from tests.support.waiting import wait_until
 
@@ -140,6 +140,17 @@ def test_trouble_of_the_account_stops_the_run(
     assert "Run the same command again" in said
     assert len(fake.arrivals) < 20
     assert len(results(out)) < 20
+
+
+def test_refusals_of_a_firewall_fail_their_own_lines_only(
+    run_lines: Run, out: Path, fake: FakeClaude, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever status it takes, and several in a row."""
+    fake.script(*[firewall_page(status) for status in (403, 403, 403, 401, 402, 404, 451)])
+    lines = [str(n) for n in range(40)]
+    assert run_lines(lines, "--rpm", "60000", "--max-concurrency", "1") == 1
+    assert "33 answered, 7 failed" in capsys.readouterr().err
+    assert len(results(out)) == len(fake.arrivals) == 40
 
 
 def test_an_answer_that_is_no_answer_is_an_error_with_a_reason(

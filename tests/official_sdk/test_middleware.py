@@ -11,6 +11,7 @@ import pydantic
 import pytest
 
 from claude_throttle import (
+    SYSTEM_CLOCK,
     AccountSuspended,
     Closed,
     ConfigurationError,
@@ -168,6 +169,28 @@ def test_its_requests_are_in_the_stats(fake, throttle, client):
     assert (stats.sent, stats.permits) == (3, 3)
     assert (stats.permits_answered, stats.permits_refused) == (2, 1)
     assert (stats.rate_limited, stats.output_tokens) == (1, 10)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_the_sdk_does_not_take_an_instant_for_a_number_of_seconds(fake, throttle, client, status):
+    """It would sleep for weeks."""
+    server = fake()
+    throttler = throttle(server)
+    soon = f"{(SYSTEM_CLOCK.wall() + 0.5) * 1000:.0f}"
+    server.script(Reply(status, {"retry-after": soon}, "api_error"))
+    assert client(server, throttler).messages.create(**HELLO).content[0].text == "echo: hello"
+    assert [arrival.status for arrival in server.arrivals] == [status, 200]
+
+
+def test_the_sdk_sleeps_until_the_first_probe_of_a_long_pause(fake, throttle, client):
+    """And not for as long as was named."""
+    server = fake()
+    server.script(Reply(429, {"retry-after": "999999"}, "rate_limit_error"))
+    made = client(server, throttle(server)).with_options(max_retries=0)
+    with pytest.raises(anthropic.RateLimitError) as caught:
+        made.messages.create(**HELLO)
+    headers = caught.value.response.headers
+    assert (headers["retry-after"], headers["retry-after-ms"]) == ("999999", "60000")
 
 
 def test_a_429_pauses_the_lane_and_the_sdk_tries_again(fake, throttle, client):
