@@ -11,6 +11,7 @@ import anthropic
 import pytest
 import requests
 
+from claude_throttle.core.domain.cost import NO_COST, Cost
 from claude_throttle.core.domain.feedback import (
     RATE,
     Feedback,
@@ -18,6 +19,7 @@ from claude_throttle.core.domain.feedback import (
     RelayedLimit,
     StatedLimit,
 )
+from claude_throttle.core.pacing.pacer import AUTO, Pacer
 from claude_throttle.simulation.quotas import SimulatedLimits
 from claude_throttle.simulation.simulated_server import (
     SeenRequest,
@@ -339,6 +341,69 @@ def test_the_api_s_own_headers_outweigh_the_words(fake, throttle):
     throttler.call(**ask(max_tokens=5))
     row = known(throttler)["input_tokens"]
     assert (row.learned, row.source) == (120_000, "headers")
+
+
+NAMED = Feedback(RATE, 1.0, stated=StatedLimit("input_tokens", 60_000.0))
+
+
+def refuse(lane, now, tokens=1_000.0, feedback=NAMED):
+    """One call meets a limit in words; what it booked is given back."""
+    cost = Cost(1.0, tokens, 0.0)
+    dispatch = lane.take(cost, now)
+    lane.refused(feedback, dispatch, cost, 1.0, 0, now)
+    lane.settle(cost, Cost(1.0, 0.0, 0.0), now)
+
+
+def test_a_limit_from_words_is_tried_again_an_hour_after_its_last_refusal():
+    """It may have been raised, and no header would tell."""
+    lane = Pacer({}, AUTO, jitter=lambda seconds: 0.0)
+    refuse(lane, 0.0)
+    lane.take(Cost(1.0, 500_000.0, 0.0), 2.0)
+    assert lane.decide(Cost(1.0, 1_000.0, 0.0), 60.0).ready_at > 500.0
+    lane.take(Cost(1.0, 5_000_000.0, 0.0), 3_500.0)
+    assert lane.decide(Cost(1.0, 1_000.0, 0.0), 3_599.0).ready_at > 8_000.0
+    assert lane.decide(Cost(1.0, 1_000.0, 0.0), 3_601.0).ready_at <= 3_601.0
+    refuse(lane, 3_602.0)
+    assert lane.decide(Cost(1.0, 1_000.0, 0.0), 3_602.5).ready_at == pytest.approx(3_603.0)
+
+
+@pytest.mark.parametrize("waves", [1, 2, 3, 4])
+def test_each_refusal_without_an_answer_in_between_is_waited_for_longer(waves):
+    """The bucket may fill at the end of a minute; never longer than it and the call take."""
+    lane = Pacer({}, AUTO, jitter=lambda seconds: 0.0)
+    now = waited = 0.0
+    for _ in range(waves):
+        refuse(lane, now)
+        at = lane.decide(Cost(1.0, 1_000.0, 0.0), now).ready_at
+        assert at - now > waited
+        now, waited = at, at - now
+    assert waited == pytest.approx([1.0, 16.0, 31.0, 61.0][waves - 1], abs=0.1)
+
+
+def test_what_a_wave_of_refusals_gives_back_is_not_in_the_bucket():
+    """Ten that left together were refused together: one may try again, not ten."""
+    lane = Pacer({}, AUTO, jitter=lambda seconds: 0.0)
+    cost = Cost(1.0, 1_000.0, 0.0)
+    sent = [lane.take(cost, 0.0) for _ in range(10)]
+    for dispatch in sent:
+        lane.refused(NAMED, dispatch, cost, 1.0, 0, 0.1)
+        lane.settle(cost, Cost(1.0, 0.0, 0.0), 0.0)
+    left = 0
+    while lane.decide(cost, 2.15).ready_at <= 2.15:
+        lane.take(cost, 2.15)
+        left += 1
+    assert left == 1
+
+
+def test_a_hopeless_call_keeps_nobody_waiting_for_a_full_bucket():
+    """It leaves at once, and finds out; one that may pass waits for what it takes."""
+    lane = Pacer({}, AUTO, jitter=lambda seconds: 0.0)
+    shown = {"input_tokens": RateLimit(30_000.0, 30_000.0)}
+    dispatch = lane.take(Cost(1.0, 10.0, 0.0), 0.0)
+    lane.answered(Feedback(rate_limits=shown), dispatch, NO_COST, 0.1)
+    lane.take(Cost(1.0, 29_000.0, 0.0), 0.2)
+    assert lane.decide(Cost(1.0, 56_000.0, 0.0), 0.2).ready_at <= 0.2
+    assert lane.decide(Cost(1.0, 20_000.0, 0.0), 0.2).ready_at > 0.2
 
 
 # -- one call that can never pass ------------------------------------------------------------------

@@ -69,7 +69,7 @@ class LaneResumed(NamedTuple):
 
 
 class LimitLearned(NamedTuple):
-    """The server's headers show another limit than before."""
+    """The server's headers, or the words of a refusal, tell another limit than before."""
 
     lane: str
     #: "requests", "input_tokens", "output_tokens".

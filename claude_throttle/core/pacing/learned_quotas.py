@@ -53,6 +53,17 @@ REFUSALS = (BLIND, WORDS)
 #: was answered since: it may not fill smoothly, but at the end of a minute.
 STRIKE_SHARES = (0.0, 0.25, 0.5, 1.0)
 
+#: Seconds after which a refusal says nothing about the next one.
+STRIKE_SECONDS = 180.0
+
+#: Seconds after its last refusal for which a limit from words is believed: it may be raised, and
+#: no header would say so.
+WORDS_SECONDS = 3600.0
+
+#: A call of so many times the whole limit would wait for a full bucket in vain, and keep others
+#: waiting: it goes at once, and finds out.
+HOPELESS = 1.5
+
 #: What becomes of a guessed limit with each wave of refusals.
 BLIND_DECREASE = 0.8
 
@@ -102,6 +113,7 @@ class LearnedQuota:
         self.margin = 0.0
         self._rounding = 0.0 if kind == "requests" else TOKEN_ROUNDING
         self._is_output = kind == "output_tokens"
+        self._believed_until = math.inf
         self._from_headers = False
         self._blind_growth = 0.0
         self._grown_at = -math.inf
@@ -126,11 +138,17 @@ class LearnedQuota:
 
     def ready_at(self, units: float, now: float, latency: float) -> float:
         """The instant at which *units* may leave; *latency*: seconds an answer takes, about."""
-        if not self.limit:
+        if not self.limit or now > self._believed_until:
+            return now
+        if units > HOPELESS * self.limit > TOKEN_ROUNDING and self._is_hopeless():
             return now
         span = min(units + self.guard(now, latency), self.burst) / self.rate
         full_at = now - self.burst / self.rate
         return max(max(self.empty_at, full_at) + span, self.empty_at + span + self.margin)
+
+    def _is_hopeless(self) -> bool:
+        """Whether a call that is larger than the limit is certain to be refused."""
+        return self.kind == "input_tokens" and self.source in (HEADERS, WORDS)
 
     def guard(self, now: float, latency: float) -> float:
         """Units that stay in the bucket: our books are late by what is on the way."""
@@ -195,7 +213,7 @@ class LearnedQuota:
 
     def _begin(self, rate_limit: RateLimit, dispatch: Dispatch, now: float) -> None:
         """The first header: believe it, less the rounding and all that left since its call did."""
-        self.source = rate_limit.source
+        self.source, self._believed_until = rate_limit.source, math.inf
         self._from_headers = self.source == HEADERS
         self._set_limit(rate_limit.limit)
         sure = max(0.0, rate_limit.remaining - self._rounding)
@@ -327,20 +345,22 @@ class LearnedQuota:
             return False
         changed = limit != self.limit
         if dispatch.at > self._refused_at:  # of one wave only the first says something new
+            strikes = self._count_strike(now)
             self._refused_at = now
-            self.source = WORDS
+            self.source, self._believed_until = WORDS, now + WORDS_SECONDS
             self._set_limit(limit)
             self.burst = min(self.most_burst, limit, max(1.0, units, self.rate))
-            self._set_level(-limit * STRIKE_SHARES[self._count_strike()], now)
+            self._set_level(-limit * STRIKE_SHARES[strikes], now)
         if self.kind != "requests":
             self.correct(units)  # they are given back in a moment, but were not in the bucket
         return changed
 
-    def _count_strike(self) -> int:
+    def _count_strike(self, now: float) -> int:
         """How many refusals came before this one without an answer in between."""
         produced = self._of(self._traffic.produced)
         more = min(self._strikes + 1, len(STRIKE_SHARES) - 1)
-        self._strikes = more if produced <= self._answered else 0
+        recent = now - self._refused_at < STRIKE_SECONDS
+        self._strikes = more if recent and produced <= self._answered else 0
         # What is in flight was let in before.
         self._answered = produced + self._of(self._traffic.pending)
         return self._strikes
