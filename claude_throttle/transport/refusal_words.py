@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Optional
 
 from claude_throttle.transport.limit_headers import read_number, seconds_from
+from claude_throttle.transport.relay_limits import read_reset
 
 if TYPE_CHECKING:
     from claude_throttle.transport.verdicts import Refusal
@@ -215,6 +216,9 @@ def _seconds_until(date: str, zone: Optional[str], wall: float) -> Optional[floa
 
 def _reset_of(refusal: Refusal, wall: float) -> Optional[float]:
     """Seconds until the limit of a gateway is full again, by its headers, or those it quotes."""
+    used_up = read_reset(refusal.headers, wall)
+    if used_up:
+        return used_up
     quoted = {name: value for name, value in _all_fields(refusal.answer) if name in _RESET_NAMES}
     for headers in (refusal.headers, quoted):
         if _has_some_left(headers):

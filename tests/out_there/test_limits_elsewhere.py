@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import pickle
@@ -35,6 +36,14 @@ from tests.support.calls import KEY, LANE, MODEL, ask, echo
 from tests.support.inside import pacer_of
 from tests.support.learning import answered, known, nothing_told
 from tests.support.waiting import move_until_done, wait_until
+
+
+@pytest.fixture
+def simulate():
+    """Runs a scene. Its worker ends in this thread, which holds its lock, and in no other."""
+    yield scenes.simulate
+    gc.collect()
+
 
 # -- under other names -----------------------------------------------------------------------------
 
@@ -132,6 +141,13 @@ def test_a_reset_is_read_in_every_spelling(text, seconds):
     assert read_reset(fields(reset=text), WALL) is None
 
 
+def test_a_refusal_without_a_time_waits_until_the_limit_that_is_used_up_resets():
+    """And not for one of which something is left."""
+    told = {**fields(remaining="0", reset="6m0s"), **fields(kind="-tokens", reset="9m0s")}
+    body = b'{"error": {"message": "Too many requests", "code": "429"}}'
+    assert classify(429, told, body, WALL).feedback.retry_after == pytest.approx(360)
+
+
 @pytest.mark.parametrize(
     ("names", "source"),
     [("x-ratelimit", "x-ratelimit headers"), ("llm_provider", "llm_provider headers")],
@@ -171,7 +187,7 @@ def test_a_relay_s_limit_on_all_tokens_and_one_of_a_day_are_kept_too(fake, throt
 @pytest.mark.parametrize("shown_on_refusals", [True, False])
 @pytest.mark.parametrize(("names_it", "most"), [(True, 60), (False, 75)])
 def test_a_pace_learned_from_refusals_outweighs_what_a_relay_shows(
-    monkeypatch, shown_on_refusals, names_it, most
+    monkeypatch, simulate, shown_on_refusals, names_it, most
 ):
     """It shows 10,000 a minute with every answer, and refuses above 60."""
 
@@ -192,7 +208,7 @@ def test_a_pace_learned_from_refusals_outweighs_what_a_relay_shows(
 
     monkeypatch.setattr(scenes, "SimulatedServer", Relay)
     requests = [SimulatedRequest(latency=1.0)] * 200
-    ran = scenes.simulate(SimulatedLimits(rpm=60, burst=20), requests)
+    ran = simulate(SimulatedLimits(rpm=60, burst=20), requests)
     assert scenes.unanswered(ran) == []
     assert 45 <= ran.pacer.learned["requests"].limit <= most
     assert scenes.refusals(ran) < 40
@@ -289,7 +305,7 @@ class SlidingWindow(SimulatedServer):
 )
 @pytest.mark.parametrize("tokens", [4_000, 10_000, 30_000])
 def test_a_limit_that_no_header_shows_is_learned_from_its_refusals(
-    monkeypatch, server, most_429s, tokens
+    monkeypatch, simulate, server, most_429s, tokens
 ):
     """Requests and output are shown, input is not: all are answered, few are refused."""
     monkeypatch.setattr(scenes, "SimulatedServer", server)
@@ -300,7 +316,7 @@ def test_a_limit_that_no_header_shows_is_learned_from_its_refusals(
     ]
     itpm = 120_000 if server is SimulatedServer else None  # the other one counts by itself
     limits = SimulatedLimits(rpm=1000, itpm=itpm, otpm=80_000)
-    ran = scenes.simulate(limits, requests, hidden=("input_tokens",))
+    ran = simulate(limits, requests, hidden=("input_tokens",))
     assert scenes.unanswered(ran) == []
     assert scenes.refusals(ran) <= most_429s
     learned = ran.pacer.learned["input_tokens"]
