@@ -221,8 +221,8 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
     cause, reason = rule.cause, rule.reason
     if status == 404 and not cause and is_not_found(answer) and "model" in message.lower():
         cause = NOT_FOUND
-    rate_limits, kind = read_limits(headers), refused_kind(message)
-    stated = _stated_limit(answer, message, body) if cause == RATE else None
+    rate_limits, kind = read_limits(headers), refused_kind(message) if message else None
+    stated = _stated_limit(answer, message, body) if cause == RATE and b" of " in body else None
     retry = (rule.retry and wish != "false") or (wish == "true" and code not in SPEND_CODES)
     if status == 429 and NO_CAPACITY in message:
         cause, reason, retry = "", "no capacity", False

@@ -17,7 +17,6 @@ from claude_throttle.core.domain.feedback import (
     RATE,
     UNAVAILABLE,
     Dispatch,
-    Excess,
     Feedback,
     OtherLimits,
     ResponseReport,
@@ -190,7 +189,11 @@ class Accounting:
             doubted = not feedback.final
         with self._mutex:
             in_flight, now = self._limiter.in_use, self._now()
-            excess = None if feedback.cause != RATE else self._excess_locked(feedback, call)
+            excess = None
+            if feedback.cause == RATE:
+                known = call.estimated_input, call.max_tokens
+                size = RequestSize(*known, call.input_is_counted, call.cache_marked)
+                excess = self._pacer.excess_of(feedback, call.cost, size)
             delay, events = self._pacer.refused(
                 feedback, attempt.dispatch, call.cost, wait_seconds, in_flight, now, excess
             )
@@ -210,10 +213,6 @@ class Accounting:
         if feedback.cause == UNAVAILABLE:
             return NEVER
         return delay._replace(doubted=True) if doubted else delay
-
-    def _excess_locked(self, feedback: Feedback, call: Call) -> Optional[Excess]:
-        parts = call.estimated_input, call.max_tokens, call.input_is_counted, call.cache_marked
-        return self._pacer.excess_of(feedback, call.cost, RequestSize(*parts))
 
     def _take_doomed_locked(self, now: float) -> list[Ticket]:
         """Those whose time will be up before the circuit lets anything leave."""
