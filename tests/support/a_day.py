@@ -6,17 +6,40 @@ import contextlib
 from concurrent.futures import wait
 from typing import get_args
 
-from claude_throttle import ConnectionLimitReached, Event, StoreLost, StoreReturned, ThrottleError
+from claude_throttle import (
+    ConnectionLimitReached,
+    Event,
+    PausedByHand,
+    ResumedByHand,
+    StoreLost,
+    StoreReturned,
+    ThrottleError,
+)
 from claude_throttle.testing import Ok, Reply, SpendCap
 from claude_throttle.testing.replies import too_many_connections
 from tests.support.calls import MODEL, ask
 
 #: What happens only to those who share a quota is shown in tests/sharing, and what happens to a
-#: process with too many connections in test_connection_limit.py.
-ELSEWHERE = {StoreLost, StoreReturned, ConnectionLimitReached}
+#: process with too many connections in test_connection_limit.py. Nothing ends while it is paused.
+ELSEWHERE = {StoreLost, StoreReturned, ConnectionLimitReached, PausedByHand, ResumedByHand}
 EVERY_EVENT = tuple(kind for kind in get_args(Event) if kind not in ELSEWHERE)
 FAULT = Reply(500, {"retry-after-ms": "1"}, "api_error")
 RATE_429 = Reply(429, {"retry-after-ms": "20", "x-should-retry": "true"}, "rate_limit_error")
+
+#: Another model's tokens within an answer.
+WITH_AN_ADVISOR = {
+    "input_tokens": 9,
+    "output_tokens": 9,
+    "iterations": [
+        {"type": "message", "input_tokens": 9, "output_tokens": 9},
+        {
+            "type": "advisor_message",
+            "model": "claude-opus-5-5",
+            "input_tokens": 9,
+            "output_tokens": 9,
+        },
+    ],
+}
 
 
 def a_day(server, throttler):
@@ -38,7 +61,7 @@ def a_day(server, throttler):
     submit("unknown", Reply(404))
     submit("cap", SpendCap())
     throttler.resume()
-    submit("last", Ok())
+    submit("last", Ok(usage=WITH_AN_ADVISOR))
     with contextlib.suppress(ThrottleError), throttler.permit(model=MODEL) as permit:
         permit.settle()
     return futures

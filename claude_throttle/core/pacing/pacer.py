@@ -413,7 +413,8 @@ class Pacer:
             learned, rate_limit = self.learned[kind], shown.get(kind)
             limit = learned.limit if rate_limit is None else rate_limit.limit
             found = limit and excess(StatedLimit(kind, limit), rate_limit, cost, size)
-            if found:
+            # A full bucket refused nothing that fits into it, unless the words name it.
+            if found and (feedback.kind or found.units > found.limit):
                 return found
         return None
 
