@@ -29,9 +29,6 @@ from claude_throttle.cli import (
     serve_fake,
 )
 
-#: Python prints warnings on stderr where no log was asked for at all; this one counts as a log.
-NO_LOG = logging.NullHandler()
-
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -121,8 +118,6 @@ def _run_command(arguments: argparse.Namespace) -> int:
     stdout is flushed here, because a full disk or a closed pipe often shows only then, and at the
     exit of the interpreter it would be too late for an exit code.
     """
-    # Commands say in words what happens; only a log that was asked for has the lines, too.
-    logging.getLogger("claude_throttle.events").addHandler(NO_LOG)
     try:
         code = COMMANDS[arguments.command].execute(arguments)
         sys.stdout.flush()

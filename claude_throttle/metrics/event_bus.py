@@ -34,9 +34,6 @@ from claude_throttle.metrics.recorder import Recorder
 
 logger = logging.getLogger("claude_throttle")
 
-#: For the lines of events: who says them in words of their own can leave them out.
-event_logger = logging.getLogger("claude_throttle.events")
-
 Listener = Callable[[Event], None]
 
 #: One line each for a call and a permit would be thousands a minute, and what keeps all from being
@@ -92,8 +89,8 @@ class EventBus:
         level = _LEVELS.get(type(event), INFO)
         if type(event) in (CallFailed, PermitClosed):
             level = _level_of_end(event)
-        if event_logger.isEnabledFor(level):
-            event_logger.log(level, "%s", line_of(event))
+        if logger.isEnabledFor(level):
+            logger.log(level, "%s", line_of(event))
         for listener in self._listeners:
             context = call.context if call is not None else None
             try:
@@ -109,11 +106,11 @@ class EventBus:
         in circles.
         """
         self._count_refusal(type(error).__name__, self._now())
-        if event_logger.isEnabledFor(INFO):
+        if logger.isEnabledFor(INFO):
             seconds = error.retry_after
             again = "" if seconds is None else f", again in {seconds:,.1f} s"
             name = type(error).__name__
-            event_logger.info("turned away: %s for %r%s", name, model[:LONGEST_TEXT], again)
+            logger.info("turned away: %s for %r%s", name, model[:LONGEST_TEXT], again)
 
 
 def _level_of_end(event: Any) -> int:

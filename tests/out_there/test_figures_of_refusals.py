@@ -41,7 +41,6 @@ from claude_throttle import (
     ThrottleError,
     Usage,
 )
-from claude_throttle.cli.main import NO_LOG, main
 from claude_throttle.contrib import status
 from claude_throttle.metrics.event_bus import EventBus, line_of
 from claude_throttle.metrics.recorder import Recorder, Stats
@@ -310,13 +309,6 @@ def test_an_answered_call_leaves_no_line_where_info_is_shown(fake, throttle, cap
 )
 def test_a_line_has_rounded_numbers_and_short_clean_texts(event, line):
     assert line_of(event) == line
-
-
-def test_the_command_line_says_what_happens_in_its_own_words_alone(capsys):
-    """Python would print warnings on its stderr, too, where no log was asked for."""
-    assert main(["fleet", "--shared", "memory://nobody"]) == 1
-    assert NO_LOG in logging.getLogger("claude_throttle.events").handlers
-    assert "nobody is there" in capsys.readouterr().out
 
 
 def test_no_line_of_a_refusal_holds_a_key_or_a_prompt(fake, throttle, caplog):
