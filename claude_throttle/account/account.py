@@ -232,36 +232,38 @@ class Account:
         Raises what :meth:`Throttler.submit` raises.
         """
         try:
-            return self._queue(request)
+            group = self.model_group(request.model, request.is_fast)
+            version = group.estimator.version
+            cost = group.fitting_cost(
+                request.model, request.estimated_input, request.max_tokens, request.cache_marked
+            )
+            cost = group.stretched(cost, request.max_tokens)
+            call = self._make_call(request, group.lane, cost, version)
+            if request.admitted_streams is not None:
+                request.admitted_streams.append(call)
+            headers = request.extra_headers
+            own_key = headers is not None and brings_own_proof(headers)
+            if own_key or self.suspensions.require(group.lane.name):
+                group.lane.admit_probe(call)
+            count = (
+                None if self._counter is None else partial(self._counter.start_count, group.lane)
+            )
+            try:
+                group.lane.put(call, request.block, count)
+            except queue.Full:
+                seconds, backlog = self.seconds_until_leave(group, cost), group.lane.backlog
+                raise refusal_messages.no_place(call, backlog, seconds, request.block) from None
+            return call.future
         except ThrottleError as error:
-            streams = request.admitted_streams
-            # Not admitted after all: its caller need not end it, and no listener knows of it.
-            if streams and not (streams[-1].takes_place or streams[-1].has_left):
-                streams.pop()
-            self._resources.turned_away(request.model, error)
+            self._turn_away(request, error)
             raise
 
-    def _queue(self, request: PreparedRequest) -> Future[Any]:
-        group = self.model_group(request.model, request.is_fast)
-        version = group.estimator.version
-        cost = group.fitting_cost(
-            request.model, request.estimated_input, request.max_tokens, request.cache_marked
-        )
-        cost = group.stretched(cost, request.max_tokens)
-        call = self._make_call(request, group.lane, cost, version)
-        if request.admitted_streams is not None:
-            request.admitted_streams.append(call)
-        headers = request.extra_headers
-        own_key = headers is not None and brings_own_proof(headers)
-        if own_key or self.suspensions.require(group.lane.name):
-            group.lane.admit_probe(call)
-        count = None if self._counter is None else partial(self._counter.start_count, group.lane)
-        try:
-            group.lane.put(call, request.block, count)
-        except queue.Full:
-            seconds, backlog = self.seconds_until_leave(group, cost), group.lane.backlog
-            raise refusal_messages.no_place(call, backlog, seconds, request.block) from None
-        return call.future
+    def _turn_away(self, request: PreparedRequest, error: ThrottleError) -> None:
+        streams = request.admitted_streams
+        # Not admitted after all: its caller need not end it, and no listener knows of it.
+        if streams and not (streams[-1].takes_place or streams[-1].has_left):
+            streams.pop()
+        self._resources.turned_away(request.model, error)
 
     def _make_call(
         self, request: PreparedRequest, lane: Lane, cost: Cost, price_version: int

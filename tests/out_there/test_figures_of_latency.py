@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import anthropic
 import pytest
 import requests
@@ -91,16 +93,19 @@ def streamed_by_the_sdk(server, throttler, manual):
             manual.advance(ELSEWHERE)
 
 
+@contextlib.contextmanager
 def post(server, throttler, **options):
-    session = requests.Session()
-    session.mount(server.url, throttler.adapter())
     url = f"{server.url}/v1/messages"
-    return session.post(url, headers={"x-api-key": KEY}, **options)
+    with requests.Session() as session:
+        session.mount(server.url, throttler.adapter())
+        with session.post(url, headers={"x-api-key": KEY}, **options) as response:
+            yield response
 
 
 def through_a_session(server, throttler, manual):
-    assert post(server, throttler, json=HELLO).ok
-    manual.advance(ELSEWHERE)
+    with post(server, throttler, json=HELLO) as response:
+        assert response.ok
+        manual.advance(ELSEWHERE)
 
 
 def streamed_by_a_session(server, throttler, manual):
