@@ -196,12 +196,6 @@ class Engine:
 
     # -- steering --------------------------------------------------------------------------------
 
-    def pause(self, paused: bool, everywhere: bool) -> None:
-        """Stop letting requests leave, or go on; going on ends suspensions, too."""
-        if not paused:
-            self.account.suspensions.restore()
-        self.account.pause(paused, everywhere)
-
     def reconfigure(self, settings: Settings) -> None:
         """Keep to other quotas and bounds from now on."""
         self.settings = settings

@@ -435,7 +435,7 @@ class Throttler:
                 "everywhere=True needs shared=: without a store no other process can be told"
             )
         for engine in self._all():
-            engine.pause(paused, everywhere)
+            engine.account.pause(paused, everywhere)
 
     def reconfigure(self, **options: Unpack[SettingsOptions]) -> None:
         """Change quotas, burst, headroom, max_concurrency, max_queue or timeout while running.

@@ -219,7 +219,8 @@ class Account:
 
     def shared_lanes(self) -> list[Lane]:
         """The lanes whose quotas are shared with other processes, if any are."""
-        return self.lanes() + [lane for lane in self.admission.lanes() if lane.name == BATCHES]
+        batches = self.admission.endpoint_lanes.get(BATCHES)
+        return self.lanes() if batches is None else [*self.lanes(), batches]
 
     def _answered_at(self, lane: str) -> float:
         """The instant of the last answer in *lane*, or in any if it is ""; -inf without one."""
@@ -377,7 +378,9 @@ class Account:
     # -- steering --------------------------------------------------------------------------------
 
     def pause(self, paused: bool, everywhere: bool) -> None:
-        """pause() or resume() was called; tell of what it changed."""
+        """pause() or resume() was called, which ends suspensions, too; tell of what it changed."""
+        if not paused:
+            self.suspensions.restore()
         if everywhere and self.coordinator is not None:
             self.coordinator.pause_all(paused)
             if paused:

@@ -67,7 +67,7 @@ class Admission:
         # Reentrant for the same reason as the lane's mutex.
         self._lock = threading.RLock()
         # By name.
-        self._endpoint_lanes: dict[str, Lane] = {}
+        self.endpoint_lanes: dict[str, Lane] = {}
         self._at_end: list[Callable[[], None]] = []
         self._closed = self._held = False
         self._open_permits = open_permits
@@ -137,15 +137,15 @@ class Admission:
         with self._lock:
             if self._closed:
                 raise Closed("the throttler is closed; make a new one to go on")
-            if name not in self._endpoint_lanes:
-                lane = self._endpoint_lanes[name] = self._make_endpoint_lane(name)
+            if name not in self.endpoint_lanes:
+                lane = self.endpoint_lanes[name] = self._make_endpoint_lane(name)
                 if self._held:
                     lane.pause()
-            return self._endpoint_lanes[name]
+            return self.endpoint_lanes[name]
 
     def lanes(self) -> list[Lane]:
         """The lanes of the endpoints that were used so far."""
-        return list(self._endpoint_lanes.values())
+        return list(self.endpoint_lanes.values())
 
     def at_end(self, tell: Callable[[], None]) -> None:
         """Call *tell*, with no lock held, when this is closed; at once if it is closed already."""

@@ -41,7 +41,7 @@ def pacer_of(throttler, model=MODEL):
 
 def endpoint_lane_of(throttler, endpoint):
     """The lane of requests that are no messages: to ``count_tokens``, or about ``batches``."""
-    return engine_of(throttler).account.admission._endpoint_lanes[endpoint]
+    return engine_of(throttler).account.admission.endpoint_lanes[endpoint]
 
 
 def slots_in_use(throttler):
