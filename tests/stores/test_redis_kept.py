@@ -71,7 +71,7 @@ def test_the_fleet_is_what_was_stored(start_redis, store_at):
     store = store_at(server.url)
     for key in ("other", "claude-throttle:strange", "claude-throttle:{x}:other"):
         assert server.ask(f"HSET {key} a b").startswith(b":1")
-    assert store.fleet() == ([], [], {})
+    assert not any(store.fleet())
     claim = MemberClaim(3, 5, 0.0, 15e6, '{"host": "a b"}')
     for number in range(250):
         more = {"claim": claim} if number == 0 else {}
