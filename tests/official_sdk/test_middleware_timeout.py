@@ -71,3 +71,67 @@ def test_the_next_request_of_the_thread_has_a_time_of_its_own(fake, throttle, cl
     assert made.messages.create(**HELLO).content
     with made.messages.stream(**HELLO) as stream:
         assert stream.get_final_message().content
+
+
+@pytest.mark.parametrize("parts", [None, {"connect": 60, "read": 0.3}])
+def test_the_clients_own_timeout_is_for_one_attempt_too(fake, throttle, client, parts):
+    server = fake()
+    server.script(Stall())
+    own = 0.3 if parts is None else anthropic.Timeout(60, **parts)
+    made = client(server, throttle(server), terms={"timeout": 20}, timeout=own)
+    assert made.messages.create(**HELLO).content
+    server.release_stalled()
+    assert len(server.arrivals) == 2
+
+
+def test_each_part_of_the_sdks_timeout_is_kept_where_it_is_shorter(fake, throttle, client):
+    server, seen = fake(), []
+
+    def look(request, call_next):
+        seen.append(request.options.timeout)
+        return call_next(request)
+
+    paced = throttle(server).middleware(timeout=20)
+    own = anthropic.Timeout(600, connect=1, pool=None)
+    made = client(server, throttle(server), timeout=own)
+    made = made.with_options(middleware=[paced, look, look])
+    assert made.messages.create(**HELLO).content
+    assert seen[0].connect == 1
+    assert 1 < seen[0].read <= 20
+    assert 1 < seen[0].pool <= 20
+
+
+def test_a_stream_begins_in_time_and_may_be_silent_afterwards(fake, throttle, client):
+    server = fake()
+    server.script(Stall())
+    terms = {"timeout": 0.4}
+    made = client(server, throttle(server), terms=terms)
+    with pytest.raises(DeadlineExceeded) as caught, made.messages.stream(**HELLO):
+        pass  # it never begins
+    assert caught.value.sent
+    server.release_stalled()
+    silence = []
+    with made.messages.stream(**HELLO) as stream:
+        silence.append(stream.response.request.extensions["timeout"]["read"])
+        assert stream.get_final_message().content
+    assert silence == [600]
+
+
+def test_an_attempt_that_may_be_billed_is_told_of_when_the_next_one_waits_in_vain(
+    fake, throttle, client
+):
+    server = fake()
+    server.script(Reply(500, {"retry-after-ms": "1"}))
+    throttler = throttle(server)
+
+    def pause_behind(request, call_next):
+        response = call_next(request)
+        throttler.pause()
+        return response
+
+    made = client(server, throttler, terms={"timeout": 0.5})
+    made = made.with_options(middleware=[*made.middleware, pause_behind])
+    with pytest.raises(DeadlineExceeded, match="one may be billed") as caught:
+        made.messages.create(**HELLO)
+    assert caught.value.sent
+    assert len(server.arrivals) == 1

@@ -16,7 +16,7 @@ from claude_throttle.core.dispatch.permit import AdmissionOptions
 from claude_throttle.core.domain.cost import Usage
 from claude_throttle.core.domain.iterations import read_iterated
 from claude_throttle.core.pacing.backoff import LONGEST_UNPROBED_SECONDS, PAUSE_PROBE_SECONDS
-from claude_throttle.errors import ConfigurationError
+from claude_throttle.errors import ConfigurationError, DeadlineExceeded
 from claude_throttle.features.interop.body_watcher import watch_stream
 from claude_throttle.features.interop.request_deadline import (
     RequestDeadline,
@@ -31,6 +31,9 @@ from claude_throttle.transport.verdicts import retry_after
 if TYPE_CHECKING:
     from claude_throttle.account.admission import Admission
     from claude_throttle.core.threads.clock import Clock
+
+#: Handlers that are looked through for the SDK's innermost one.
+MOST_MIDDLEWARE = 32
 
 #: The error for AsyncAnthropic.
 _SYNCHRONOUS = (
@@ -93,11 +96,16 @@ class PacedMiddleware:
         deadline = self._deadlines.of_attempt(request, now)
         if deadline is not None:
             terms = terms._replace(timeout=deadline.at - now)
-        attempt = self._admission().admit_request(request.method, path, body, terms)
+        try:
+            attempt = self._admission().admit_request(request.method, path, body, terms)
+        except DeadlineExceeded:
+            if deadline is None or not deadline.sent:
+                raise
+            # This attempt was not sent, but one before it was.
+            raise deadline.exceeded() from None
         if attempt is None:
             return call_next(request)
-        if deadline is not None:
-            self._bound_wire(request, deadline)
+        own = None if deadline is None else self._bound_wire(request, call_next, deadline)
         try:
             response = call_next(request)
         except BaseException as error:
@@ -109,17 +117,22 @@ class PacedMiddleware:
         if answer is not None and answer.status_code >= 400:
             _shorten_sleep(answer.headers, self._clock.wall())
         if deadline is not None:
+            if answer is not None and not answer.is_closed:
+                _set_silence(answer, own)
             self._end_retries(deadline, request, response)
         return response
 
-    def _bound_wire(self, request: Any, deadline: RequestDeadline) -> None:
-        """Have the attempt end with its request's time. A stream's time ends when it begins."""
+    def _bound_wire(
+        self, request: Any, call_next: Callable[[Any], Any], deadline: RequestDeadline
+    ) -> Any:
+        """Have the attempt end with its request's time; returns the time-out that it had."""
+        own = request.options.timeout
+        if own is not None and not isinstance(own, (int, float)) and not hasattr(own, "read"):
+            own = getattr(_client_behind(call_next), "timeout", None)  # NOT_GIVEN: the client's
         left = max(0.001, deadline.at - self._clock.monotonic())
-        given = getattr(request.options.timeout, "read", request.options.timeout)
-        is_shorter = isinstance(given, (int, float)) and given < left
-        if not request.stream and not is_shorter:
-            # The SDK makes the options anew for each attempt.
-            request.options.timeout = left
+        # The SDK makes the options anew for each attempt.
+        request.options.timeout = _at_most(left, own)
+        return own
 
     def _end_if_late(
         self, deadline: Optional[RequestDeadline], request: Any, error: BaseException
@@ -147,6 +160,36 @@ class PacedMiddleware:
 
     def __repr__(self) -> str:
         return "<claude_throttle middleware>"
+
+
+def _client_behind(call_next: Any) -> Any:
+    """The client that sends what *call_next* is given; None if it cannot be told.
+
+    The SDK shows it to no middleware, but its innermost handler holds it.
+    """
+    for _ in range(MOST_MIDDLEWARE):
+        held = [cell.cell_contents for cell in getattr(call_next, "__closure__", None) or ()]
+        client = next((each for each in held if hasattr(each, "max_retries")), None)
+        if client is not None:
+            return client
+        # In the order of their names: the SDK's "call_next" goes before "handler".
+        call_next = next((each for each in held if hasattr(each, "__closure__")), None)
+    return None
+
+
+def _at_most(seconds: float, own: Any) -> Any:
+    """The SDK's time-out *own*, each part of it *seconds* at most; None is none."""
+    if own is None or isinstance(own, (int, float)):
+        return seconds if own is None else min(seconds, own)
+    parts = own.as_dict().items()
+    return type(own)(**{k: seconds if v is None else min(seconds, v) for k, v in parts})
+
+
+def _set_silence(answer: Any, own: Any) -> None:
+    """Give a body that is read as it comes the silence that *own* allows: its time has ended."""
+    timeout = answer.request.extensions.get("timeout")
+    if isinstance(timeout, dict):
+        timeout["read"] = getattr(own, "read", own)
 
 
 @lru_cache(maxsize=4)
