@@ -135,13 +135,15 @@ def test_exit_codes_in_a_shell(fake, tmp_path):
 
 
 def test_ctrl_c_in_a_shell(fake, tmp_path):
-    """It ends at once, and says so."""
+    """The first waits for what is on the wire and says so, the second ends it."""
     server = fake()
     server.script(Stall())
     (tmp_path / "in.jsonl").write_text('"one"\n')
     words = ("run", str(tmp_path / "in.jsonl"), "-o", str(tmp_path / "out.jsonl"), *RUN)
     process = started(*words, FAKE_URL=server.url)
     wait_until(lambda: len(server.arrivals) > 0)
+    process.send_signal(signal.SIGINT)
+    assert "waiting for 1 call" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     _out, err = process.communicate(timeout=20)
     assert process.returncode == 130

@@ -253,7 +253,8 @@ class Backlog(queue.Queue[Ticket]):
 
     def waiting_locked(self) -> list[Ticket]:
         """All tickets that wait, in no order; reserved calls, too."""
-        reserved = [ticket for ticket in self.accepted if ticket.reserved]
+        # A copy, which is made in one step: forget() takes calls out without the mutex.
+        reserved = [ticket for ticket in list(self.accepted) if ticket.reserved]
         return self._needing.waiting() + self._lendable.waiting() + reserved
 
     # -- out -------------------------------------------------------------------------------------
