@@ -9,7 +9,8 @@ all then.
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Optional
 
 _OUT_OF_USE = (
     "disabled|deactivated|inactive|suspended|on hold|archived|deleted|closed|terminated|banned"
@@ -64,13 +65,10 @@ _PATTERNS = ((_GONE, "account disabled"), (_KEY_GONE, "key refused"), (_NO_MONEY
 _REFUSED_FOR_GOOD = frozenset({400, 403})
 
 
-def account_problem(status: int, body: Any) -> str:
-    """The problem of the account that the API's error *body* tells of; "" if it tells of none."""
-    error = body.get("error") if isinstance(body, dict) and body.get("type") == "error" else None
-    if not isinstance(error, dict) or status >= 500:
+def account_problem(status: int, error: Mapping[str, Any], code: Optional[str]) -> str:
+    """The problem of the account that the API's *error* tells of; "" if it tells of none."""
+    if not error or status >= 500:
         return ""
-    details = error.get("details")
-    code = details.get("error_code") if isinstance(details, dict) else None
     said = [str(code).replace("_", " ")]
     if status in _REFUSED_FOR_GOOD:
         said.append(_own_words(str(error.get("message"))))

@@ -12,7 +12,6 @@ classes are told apart by their names.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Optional
 
 from claude_throttle.core.domain.feedback import (
@@ -23,7 +22,7 @@ from claude_throttle.core.domain.feedback import (
     ResponseReport,
 )
 from claude_throttle.core.pacing.backoff import backoff
-from claude_throttle.transport.limit_headers import read_limits, read_others
+from claude_throttle.transport.limit_headers import read_limits
 from claude_throttle.transport.verdicts import Verdict, classify
 
 #: Names of other clients' exceptions that mean that no byte was sent, so that the tokens booked for
@@ -55,22 +54,11 @@ def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float)
     if type(headers) is dict:
         headers = {name.lower(): value for name, value in headers.items()}
     if status < 400:
-        rate_limits, others = read_limits(headers), read_others(headers)
-        return (
-            ResponseReport(Feedback(rate_limits=rate_limits, status=status, others=others))
-            if rate_limits or others
-            else _silent(int(status))
-        )
+        return ResponseReport(read_limits(headers, int(status)))
     verdict = classify(status, headers, body, wall)
     # Its client decides about another attempt, which then needs another permit.
     feedback = verdict.feedback._replace(final=True)
     return ResponseReport(feedback, True, verdict.keeps_tokens, _wait_seconds(verdict))
-
-
-@lru_cache(maxsize=8)
-def _silent(status: int) -> ResponseReport:
-    """The report of a response without limit headers; they are all alike."""
-    return ResponseReport(Feedback(status=status))
 
 
 def _wait_seconds(verdict: Verdict) -> float:

@@ -27,7 +27,7 @@ from claude_throttle.transport.count_tokens import count_body, read_count
 from claude_throttle.transport.endpoints import COUNT_PATH, MESSAGES_PATH
 from claude_throttle.transport.error_text import describe
 from claude_throttle.transport.headers import merged_headers
-from claude_throttle.transport.limit_headers import read_limits, read_others
+from claude_throttle.transport.limit_headers import read_limits
 from claude_throttle.transport.outcomes import no_answer, odd_answer, refused
 from claude_throttle.transport.retry import RetriedAttempt, RetryExchange, RetryRules
 from claude_throttle.transport.verdicts import broken, classify, read_message, read_usage
@@ -230,7 +230,7 @@ class HttpTransport:
             odd = partial(odd_answer, self._url, attempt)
             value = sdk.message(message, request_id, odd)
         headers, usage = response.headers, read_usage(message)
-        feedback = Feedback(rate_limits=read_limits(headers), others=read_others(headers))
+        feedback = read_limits(headers)
         return Outcome(value, None, usage, 200, request_id, False, feedback, answered_at)
 
 

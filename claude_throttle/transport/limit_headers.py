@@ -14,10 +14,9 @@ from typing import Optional
 
 from claude_throttle.core.domain.feedback import (
     NO_RATE_LIMITS,
-    OtherLimits,
+    Feedback,
     RampLimit,
     RateLimit,
-    RateLimits,
     StatedLimit,
 )
 
@@ -34,7 +33,7 @@ _HEADERS = tuple(
 )
 
 #: Names of headers with limits that are not the API's own.
-_OTHER_NAMES = re.compile(r"(?i)(?:^| |llm_provider-)(?:x-)?(?:rate-?limit|llm_provider-)")
+_OTHER_NAMES = re.compile(r"(?:^| |llm_provider-)(?:x-)?(?:rate-?limit|llm_provider-)")
 
 #: Units a minute. A limit below makes no sense; the largest published is 10,000,000 (2026-10), and
 #: above this one floats cannot count.
@@ -65,7 +64,7 @@ _STATED_KINDS = {
 }
 #: Characters of a message that are looked through.
 LONGEST_WORDS = 10_000
-_SECONDS = {"minute": 60.0, "hour": 3600.0, "day": 86_400.0}
+PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 
 #: "Your current limit is 58,276 …, and will increase to 68,276 at the next minute boundary."
 _GROWTH = re.compile(
@@ -76,8 +75,8 @@ _GROWTH = re.compile(
 _DATE = re.compile(r"\b(\d{4}-\d{2}-\d{2}(?: at \d{2}:\d{2} UTC)?)")
 
 
-def read_limits(headers: Mapping[str, str]) -> RateLimits:
-    """The limits in response headers; missing and impossible ones are left out.
+def read_limits(headers: Mapping[str, str], status: Optional[int] = None) -> Feedback:
+    """What response headers show of the limits; missing and impossible values are left out.
 
     ``-remaining`` is rounded to the nearest thousand tokens. ``-reset`` is not read: it is the time
     of the *full* refill, long after a call may leave, and 1970 was seen in it (2026-02).
@@ -92,9 +91,14 @@ def read_limits(headers: Mapping[str, str]) -> RateLimits:
             continue
         if limit >= LEAST_LIMIT:
             found[kind] = RateLimit(limit, remaining)
-    if len(found) < len(_HEADERS) and _OTHER_NAMES.search(" ".join(headers)):
+    names, others = " ".join(headers).lower(), None
+    if len(found) < len(_HEADERS) and _OTHER_NAMES.search(names):
         found = _with_relayed(headers, found)
-    return found or NO_RATE_LIMITS
+    if "-fast-" in names or "-priority-" in names or "-unified-" in names:
+        from claude_throttle.transport.other_limits import read_other_limits  # rare
+
+        others = read_other_limits(headers)
+    return Feedback(rate_limits=found or NO_RATE_LIMITS, status=status, others=others)
 
 
 def _with_relayed(headers: Mapping[str, str], found: dict[str, RateLimit]) -> dict[str, RateLimit]:
@@ -107,16 +111,6 @@ def _with_relayed(headers: Mapping[str, str], found: dict[str, RateLimit]) -> di
     return {**relayed, **found}
 
 
-def read_others(headers: Mapping[str, str]) -> Optional[OtherLimits]:
-    """The limits that are apart from the model's own; None if the headers show none."""
-    names = " ".join(headers).lower()
-    if "-fast-" in names or "-priority-" in names or "-unified-" in names:
-        from claude_throttle.transport.other_limits import read_other_limits  # rare
-
-        return read_other_limits(headers)
-    return None
-
-
 def read_number(text: Optional[str]) -> Optional[float]:
     """A finite number from zero; None for anything else."""
     try:
@@ -124,14 +118,6 @@ def read_number(text: Optional[str]) -> Optional[float]:
     except ValueError:
         return None
     return value if math.isfinite(value) and value >= 0 else None
-
-
-def seconds_from(number: float, wall: float) -> float:
-    """A number of seconds; one that can only be an instant since 1970 is counted from *wall* on."""
-    if number < FIRST_INSTANT:
-        return number
-    at = number / 1000.0 if number >= 1000.0 * FIRST_INSTANT else number
-    return max(0.0, at - wall)
 
 
 def refused_kind(message: str) -> Optional[str]:
@@ -150,7 +136,7 @@ def read_stated(message: str) -> Optional[StatedLimit]:
     limit = float(re.sub(r"\D", "", digits))
     if not LEAST_LIMIT <= limit <= MOST_UNITS:
         return None
-    return StatedLimit(kind, limit, _SECONDS[period.lower()])
+    return StatedLimit(kind, limit, PERIODS[period.lower()])
 
 
 def read_growth(message: str) -> Optional[RampLimit]:

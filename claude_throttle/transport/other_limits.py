@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Optional
 
 from claude_throttle.core.domain.feedback import (
@@ -22,6 +21,7 @@ from claude_throttle.core.domain.feedback import (
     UsageWindow,
 )
 from claude_throttle.transport.limit_headers import LEAST_LIMIT, MOST_UNITS, read_number
+from claude_throttle.transport.times import instant_of, since_1970
 
 #: "anthropic-ratelimit-unified-7d_oi-reset", or without a window for all together.
 _UNIFIED = re.compile(
@@ -40,9 +40,6 @@ _BEYOND = "overage"
 REJECTED = "rejected"
 
 _STATUS = re.compile(r"[a-z_]{1,32}")
-
-#: Seconds since 1970 from which on a number can only be one of milliseconds.
-_MILLISECONDS = 1e11
 
 _KINDS = {
     "requests": "requests",
@@ -101,17 +98,11 @@ def _with(window: UsageWindow, field: str, text: str) -> UsageWindow:
 def _instant(text: str) -> Optional[float]:
     """Seconds since 1970, of a number or an RFC 3339 date."""
     number = read_number(text)
-    if number is not None:
-        return number / 1000.0 if number >= _MILLISECONDS else number
-    try:
-        return datetime.fromisoformat(text.upper().replace("Z", "+00:00")).timestamp()
-    except (ValueError, OverflowError, OSError):
-        return None
+    return instant_of(text) if number is None else since_1970(number)
 
 
 def with_others(feedback: Feedback, others: OtherLimits, wall: float, final: bool) -> Feedback:
     """*feedback* on a refusal that came with *others*; *final*: the server wants no other try."""
-    feedback = feedback._replace(others=others)
     if feedback.status != 429 or feedback.cause == ACCOUNT:
         return feedback
     everybody, here = _rejected_seconds(others.windows, wall)

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Optional
 
-from claude_throttle.transport.limit_headers import read_number, seconds_from
+from claude_throttle.transport.limit_headers import read_number
 from claude_throttle.transport.relay_limits import read_reset
+from claude_throttle.transport.times import (
+    CLOCK,
+    SPAN,
+    duration_of,
+    seconds_from,
+    seconds_until,
+)
 
 if TYPE_CHECKING:
     from claude_throttle.transport.verdicts import Refusal
@@ -38,17 +44,6 @@ _WAIT_FIELDS = {
 #: than need be, so read last.
 _RESET_NAMES = ("x-ratelimit-reset-after", "ratelimit-reset", "x-ratelimit-reset")
 
-_TIME = (
-    r"(?:\d+(?:\.\d+)?|\ban?|\bone)\s*"
-    r"(?:milliseconds?|millis|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])"
-)
-_SPAN = rf"{_TIME}(?:(?:\s*,)?(?:\s*and)?\s*{_TIME})*"
-_PART = re.compile(r"(\d+(?:\.\d+)?|an?|one)\s*(milli|ms|[smhd])[a-z]*\s*,?\s*(?:and\s*)?", re.I)
-_SECONDS = {"milli": 0.001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-
-#: "02:30:15", "1.02:30:15" (days first): Azure's API Management.
-_CLOCK = r"(?:\d+\.)?\d{1,2}:\d\d:\d\d"
-
 #: "try again in 5 seconds", "wait 30s", "resets after 1m30s"; not "10 requests in 60 seconds".
 _CUE = (
     r"(?:\btr(?:y|ied|ying)\b|\bretr(?:y|ied|ying)|\bwait|\bagain\b|\bavailable\b|\bresets?\b"
@@ -57,7 +52,7 @@ _CUE = (
 _GAP = r"(?:(?!requests\b|tokens\b|calls\b)[^.;!?(\n]){0,60}?"
 _ABOUT = r"(?:about|approximately|around|at least|another|up to|~)?\s*"
 _WORDS = re.compile(
-    rf"{_CUE}\w*(?:{_GAP}\b(?:in|after|for|within))?[\s:=]*{_ABOUT}({_SPAN}|{_CLOCK})", re.I
+    rf"{_CUE}\w*(?:{_GAP}\b(?:in|after|for|within))?[\s:=]*{_ABOUT}({SPAN}|{CLOCK})", re.I
 )
 
 #: "Retry-After: 13" within a text, without a unit.
@@ -68,7 +63,7 @@ _BARE = re.compile(
 #: "try again at 2026-11-30T12:00:05Z".
 _INSTANT = re.compile(
     r"\b(?:at|until|after|on)\b[\s:]*"
-    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?)(?:\.\d+)?\s*(Z|UTC|GMT|[+-]\d\d:?\d\d)?"
+    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?\s*(?:Z|UTC|GMT|[+-]\d\d:?\d\d)?)"
 )
 
 _URL = re.compile(r"https?://\S+")
@@ -175,43 +170,18 @@ def _seconds_of(value: Any, unit: float, wall: float) -> Optional[float]:
         return None
     text = str(value)[:100].strip()
     number = read_number(text)
-    if number is not None:
-        return seconds_from(number * unit, wall)
-    if re.fullmatch(_SPAN, text, re.I) or re.fullmatch(_CLOCK, text):
-        return _duration(text)
-    return _wait_in(f"at {text}", wall)
+    return seconds_until(text, wall) if number is None else seconds_from(number * unit, wall)
 
 
 def _wait_in(text: str, wall: float) -> Optional[float]:
     found = _WORDS.search(text)
     if found is not None:
-        return _duration(found.group(1))
+        return duration_of(found.group(1))
     found = _BARE.search(text)
     if found is not None:
         return seconds_from(float(found.group(1)), wall)
     found = _INSTANT.search(text)
-    return None if found is None else _seconds_until(found.group(1), found.group(2), wall)
-
-
-def _duration(text: str) -> float:
-    if ":" in text:
-        days, _, clock = text.rpartition(".")
-        hours, minutes, seconds = map(float, clock.split(":"))
-        return float(days or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
-    return sum(
-        _SECONDS[unit.lower()] * (float(number) if number[0].isdigit() else 1.0)
-        for number, unit in _PART.findall(text)
-    )
-
-
-def _seconds_until(date: str, zone: Optional[str], wall: float) -> Optional[float]:
-    zone = "+00:00" if zone in (None, "Z", "UTC", "GMT") else zone
-    clock = date.replace(" ", "T") + ("" if date.count(":") == 2 else ":00")
-    try:
-        at = datetime.strptime(f"{clock}{zone}", "%Y-%m-%dT%H:%M:%S%z")
-        return max(0.0, at.astimezone(timezone.utc).timestamp() - wall)
-    except (ValueError, OverflowError):
-        return None
+    return None if found is None else seconds_until(found.group(1), wall)
 
 
 def _reset_of(refusal: Refusal, wall: float) -> Optional[float]:

@@ -9,24 +9,16 @@ be wrong, so each value is checked, and the pacer trusts refusals more.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple, Optional
 
 from claude_throttle.core.domain.feedback import RateLimit, RelayedLimit
-
-#: Units. Above, floats cannot count.
-MOST_UNITS = 2.0**53
+from claude_throttle.transport.limit_headers import LEAST_LIMIT, MOST_UNITS, PERIODS
+from claude_throttle.transport.times import seconds_until
 
 #: Seconds. A reset further away says nothing about a limit: after a day the server is asked again.
 LONGEST_RESET_SECONDS = 86_400.0
-
-#: A number from here on is an instant in seconds, or in milliseconds, since 1970.
-FIRST_EPOCH = 1e9
-FIRST_EPOCH_MILLISECONDS = 1e11
 
 #: The most credible family first.
 _FAMILIES = ("anthropic-ratelimit", "x-ratelimit", "x-rate-limit", "ratelimit")
@@ -42,7 +34,6 @@ _KINDS = {
     "prompt-tokens": "input_tokens",
     "completion-tokens": "output_tokens",
 }
-_PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 
 #: "100", "10,000", "100, 100;w=60", "100;window=60": the number that counts comes first.
 _AMOUNT = re.compile(r"\s*(\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?)\s*(?:[,;].*)?")
@@ -50,11 +41,6 @@ _WINDOW = re.compile(r";\s*w(?:indow)?\s*=\s*(\d+)")
 #: '"default";r=50;t=30', "limit=100, remaining=50, reset=5".
 _FIELD = re.compile(r"\b(r|t|q|w|limit|remaining|reset)\s*=\s*(\d+)")
 _FIELD_NAMES = {"r": "remaining", "t": "reset", "q": "limit"}
-
-_DURATION = re.compile(
-    r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?"
-)
-_DURATION_SECONDS = (86_400.0, 3600.0, 60.0, 1.0, 0.001)
 
 
 class _Bucket(NamedTuple):
@@ -73,7 +59,7 @@ def read_relayed(headers: Mapping[str, str]) -> dict[str, RateLimit]:
     found: dict[str, RateLimit] = {}
     for bucket, told in _buckets(headers):
         limit, remaining = read_amount(told.get("limit")), read_amount(told.get("remaining"))
-        if limit is None or remaining is None or not 1.0 <= limit <= MOST_UNITS:
+        if limit is None or remaining is None or not LEAST_LIMIT <= limit <= MOST_UNITS:
             continue
         period = bucket.period or _window_of(told) or 60.0
         if period < 60.0:
@@ -93,7 +79,7 @@ def read_reset(headers: Mapping[str, str], wall: float) -> Optional[float]:
         seconds
         for _, told in _buckets(headers)
         if read_amount(told.get("remaining")) == 0
-        and (seconds := seconds_until(told.get("reset"), wall))
+        and (seconds := reset_seconds(told.get("reset"), wall))
     ]
     return max(waits, default=None)
 
@@ -114,8 +100,8 @@ def _read_header(told: re.Match[str], value: str) -> Iterator[tuple[_Bucket, str
     """What one header says, as (limit, item, value); nothing if a part of its name is unknown."""
     words = told[3].split("-")[1:]
     items = [word for word in words if word in _ITEMS]
-    periods = [_PERIODS[word] for word in words if word in _PERIODS]
-    kind = _KINDS.get("-".join(w for w in words if w not in _ITEMS and w not in _PERIODS))
+    periods = [PERIODS[word] for word in words if word in PERIODS]
+    kind = _KINDS.get("-".join(w for w in words if w not in _ITEMS and w not in PERIODS))
     if kind is None or len(items) > 1 or len(periods) > 1:
         return
     family = "llm_provider" if told[1] else told[2]
@@ -142,51 +128,10 @@ def read_amount(text: Optional[str]) -> Optional[float]:
     return float(found[1].replace(",", "")) if found and len(found[1]) < 30 else None
 
 
-def seconds_until(text: Optional[str], wall: float) -> Optional[float]:
+def reset_seconds(text: Optional[str], wall: float) -> Optional[float]:
     """Seconds until a reset: "6m0s", "250ms", "1.5", an epoch, an RFC 3339 or HTTP date.
 
     *wall* is now in seconds since 1970. None for the past, for what is too far away, for garbage.
     """
-    text = (text or "").strip()
-    seconds = _plain_seconds(text, wall)
-    if seconds is None:
-        seconds = _duration(text)
-    if seconds is None:
-        seconds = _until_date(text, wall)
+    seconds = seconds_until(text or "", wall)
     return seconds if seconds is not None and 0 < seconds <= LONGEST_RESET_SECONDS else None
-
-
-def _plain_seconds(text: str, wall: float) -> Optional[float]:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    if not math.isfinite(number):
-        return None
-    if number >= FIRST_EPOCH_MILLISECONDS:
-        number /= 1000.0
-    return number - wall if number >= FIRST_EPOCH else number
-
-
-def _duration(text: str) -> Optional[float]:
-    found = _DURATION.fullmatch(text.lower().replace(" ", "")[:40])
-    if found is None or not any(found.groups()):
-        return None
-    return sum(float(part or 0) * unit for part, unit in zip(found.groups(), _DURATION_SECONDS))
-
-
-def _until_date(text: str, wall: float) -> Optional[float]:
-    for read in (_rfc3339, parsedate_to_datetime):
-        try:
-            date = read(text)
-            if date.tzinfo is None:
-                date = date.replace(tzinfo=timezone.utc)
-            return date.timestamp() - wall
-        except (TypeError, ValueError, IndexError, OverflowError):
-            continue
-    return None
-
-
-def _rfc3339(text: str) -> datetime:
-    # Before 3.11 it knows no "Z", and no other fractions than of three or six digits.
-    return datetime.fromisoformat(re.sub(r"\.\d+", "", text.replace("Z", "+00:00")))

@@ -25,7 +25,7 @@ from claude_throttle.core.domain.feedback import Feedback
 from claude_throttle.errors import BrokenAnswer
 from claude_throttle.transport import sdk
 from claude_throttle.transport.error_text import describe
-from claude_throttle.transport.limit_headers import read_limits, read_others
+from claude_throttle.transport.limit_headers import read_limits
 from claude_throttle.transport.outcomes import no_answer, refused
 from claude_throttle.transport.retry import RetryExchange
 from claude_throttle.transport.sse import SseDecoder, TooLong
@@ -135,10 +135,7 @@ class ResponseStream:
     @property
     def feedback(self) -> Feedback:
         """What the head of the response says of the limits."""
-        if self._response is None:
-            return Feedback()
-        headers = self._response.headers
-        return Feedback(rate_limits=read_limits(headers), others=read_others(headers))
+        return Feedback() if self._response is None else read_limits(self._response.headers)
 
     # -- until content begins --------------------------------------------------------------------
 

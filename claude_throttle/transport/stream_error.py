@@ -17,10 +17,12 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Optional
 
+from claude_throttle.transport.error_text import readable
 from claude_throttle.transport.verdicts import (
     LONGEST_MESSAGE,
     STATUS_BY_TYPE,
     UNKNOWN_STATUS,
+    api_error,
     read_json,
 )
 
@@ -71,8 +73,7 @@ class InStreamError(Exception):
 
     def __init__(self, event: Mapping[str, Any], headers: Mapping[str, str]) -> None:
         super().__init__("an error event in a stream")
-        error = event.get("error")
-        apis = event.get("type") == "error" and isinstance(error, dict) and bool(error.get("type"))
+        apis = bool(api_error(event).get("type"))
         self.status = _status_of(event, apis)
         self.all_headers = _headers_for(headers, apis and self.status == 429)
         # Without those of the API around it, a gateway's error is not taken for the API's, and the
@@ -155,7 +156,7 @@ def _meaning(text: str) -> Optional[int]:
 def _cleared(value: Any, depth: int = 0) -> Any:
     """Foreign text for a user to read: short, and without control characters."""
     if isinstance(value, str):
-        shown = "".join(c if c.isprintable() else " " for c in value[:LONGEST_MESSAGE])
+        shown = readable(value[:LONGEST_MESSAGE])
         return shown if len(value) <= LONGEST_MESSAGE else shown + "…"
     if depth > 4 or not isinstance(value, (dict, list)):
         return None if isinstance(value, (dict, list)) else value

@@ -11,11 +11,9 @@ or gateway answers with the API's statuses, which says nothing about the account
 
 from __future__ import annotations
 
-import email.utils
 import json
 import re
 from collections.abc import Mapping
-from datetime import timezone
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.core.domain.cost import Usage, usage_of
@@ -39,10 +37,8 @@ from claude_throttle.transport.limit_headers import (
     read_growth,
     read_limits,
     read_number,
-    read_others,
     read_stated,
     refused_kind,
-    seconds_from,
 )
 
 #: The status of each error type, for errors within a stream or a batch (errors page, 2026-11).
@@ -221,7 +217,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
     cause, reason = rule.cause, rule.reason
     if status == 404 and not cause and is_not_found(answer) and "model" in message.lower():
         cause = NOT_FOUND
-    rate_limits, kind = read_limits(headers), refused_kind(message) if message else None
+    shown, kind = read_limits(headers), refused_kind(message) if message else None
     stated = _stated_limit(answer, message, body) if cause == RATE and b" of " in body else None
     retry = (rule.retry and wish != "false") or (wish == "true" and code not in SPEND_CODES)
     if status == 429 and NO_CAPACITY in message:
@@ -232,8 +228,10 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
         cause = ""
     account = _account_refusal(reason, message) if cause == ACCOUNT else None
     growth = read_growth(message) if cause == RAMP else None
-    feedback = Feedback(cause, after, rate_limits, kind, growth, status, not retry, account, stated)
-    others = read_others(headers)
+    limits, others = shown.rate_limits, shown.others
+    feedback = Feedback(
+        cause, after, limits, kind, growth, status, not retry, account, stated, others
+    )
     if others is not None:
         from claude_throttle.transport.other_limits import with_others  # rare
 
@@ -250,7 +248,7 @@ def _look_closer(
     from claude_throttle.transport import refusal_words as words  # only for odd refusals
 
     if rule.cause != ACCOUNT or rule.reason == NOT_PERMITTED:
-        problem = account_problem(refusal.status, refusal.answer)
+        problem = account_problem(refusal.status, api_error(refusal.answer), refusal.code)
         rule = Rule(problem, (), ACCOUNT, False) if problem else rule
     message = refusal.message or words.message_of(refusal.answer, refusal.body)
     if message != refusal.message and rule.cause != ACCOUNT:
@@ -303,7 +301,7 @@ def _rule_for(status: int, code: Optional[str], message: str) -> Rule:
 
 def _stated_limit(answer: Any, message: str, body: bytes) -> Optional[StatedLimit]:
     """The limit that the API's words name, in its own envelope or quoted by a gateway."""
-    if isinstance(answer, dict) and answer.get("type") == "error":
+    if api_error(answer):
         return read_stated(message)
     text = body[:LONGEST_QUOTE].decode("utf-8", "replace")
     return read_stated(text) if _API_WORDS in text else None
@@ -319,21 +317,14 @@ def retry_after(headers: Mapping[str, str], wall: float) -> Optional[float]:
     milliseconds = read_number(headers.get("retry-after-ms"))
     text = headers.get("retry-after")
     seconds = read_number(text) if milliseconds is None else milliseconds / 1000.0
-    if seconds is None:
-        return _seconds_until(text, wall)
-    return seconds if seconds < FIRST_INSTANT else seconds_from(seconds, wall)
-
-
-def _seconds_until(date: Optional[str], wall: float) -> Optional[float]:
-    if not date:
+    if seconds is not None and seconds < FIRST_INSTANT:
+        return seconds
+    if seconds is None and not text:
         return None
-    try:
-        at = email.utils.parsedate_to_datetime(date)
-        # "-0000" gives one without a zone, which would be read as this machine's own.
-        at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
-        return max(0.0, at.timestamp() - wall)
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return None
+    from claude_throttle.transport.times import instant_of, since_1970  # rare
+
+    at = instant_of(text or "") if seconds is None else since_1970(seconds)
+    return None if at is None else max(0.0, at - wall)
 
 
 def read_json(body: bytes) -> Any:
@@ -342,6 +333,12 @@ def read_json(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         return None
+
+
+def api_error(body: Any) -> dict[str, Any]:
+    """The ``error`` in the API's own envelope; empty for a body in any other form."""
+    error = body.get("error") if isinstance(body, dict) and body.get("type") == "error" else None
+    return error if isinstance(error, dict) else {}
 
 
 def error_message(body: Any) -> str:
@@ -353,8 +350,7 @@ def error_message(body: Any) -> str:
 
 def is_not_found(body: Any) -> bool:
     """Whether the body of a 404 is the API's own, and not that of something in front of it."""
-    error = body.get("error") if isinstance(body, dict) and body.get("type") == "error" else None
-    return isinstance(error, dict) and error.get("type") == "not_found_error"
+    return bool(api_error(body).get("type") == "not_found_error")
 
 
 def error_code(body: Any) -> Optional[str]:

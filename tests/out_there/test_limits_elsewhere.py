@@ -29,7 +29,7 @@ from claude_throttle.simulation.simulated_server import (
 )
 from claude_throttle.testing import Ok, Reply
 from claude_throttle.transport.limit_headers import read_limits
-from claude_throttle.transport.relay_limits import read_reset, seconds_until
+from claude_throttle.transport.relay_limits import read_reset, reset_seconds
 from claude_throttle.transport.verdicts import classify
 from tests.simulation import scenes
 from tests.support.calls import KEY, LANE, MODEL, ask, echo
@@ -102,7 +102,7 @@ RELAYED = {
 @pytest.mark.parametrize(("headers", "limits"), RELAYED.values(), ids=RELAYED)
 def test_a_relay_s_limits_are_read_where_the_api_s_own_are_missing(headers, limits):
     """By their kind, for a minute."""
-    assert {kind: shown.limit for kind, shown in read_limits(headers).items()} == limits
+    assert {kind: shown.limit for kind, shown in read_limits(headers).rate_limits.items()} == limits
 
 
 NONSENSE = ["-1", "0", "1e18", "9" * 400, "nan", "inf", "unlimited", "", "\x00", "0.2", "60 000"]
@@ -111,8 +111,12 @@ NONSENSE = ["-1", "0", "1e18", "9" * 400, "nan", "inf", "unlimited", "", "\x00",
 @pytest.mark.parametrize("text", NONSENSE)
 def test_a_relay_s_nonsense_is_ignored(text):
     """The limit that makes no sense, and the one of which nobody knows what is left."""
-    assert read_limits(fields(limit=text)) == {}
-    assert text == "0" or "requests" not in read_limits(fields(remaining=text)) or text == "0.2"
+    assert read_limits(fields(limit=text)).rate_limits == {}
+    assert (
+        text == "0"
+        or "requests" not in read_limits(fields(remaining=text)).rate_limits
+        or text == "0.2"
+    )
 
 
 RESETS = {
@@ -134,7 +138,7 @@ RESETS = {
 @pytest.mark.parametrize(("text", "seconds"), RESETS.items())
 def test_a_reset_is_read_in_every_spelling(text, seconds):
     """Durations, seconds, epochs and dates; the past and nonsense say nothing."""
-    read = seconds_until(text, WALL)
+    read = reset_seconds(text, WALL)
     assert read == (seconds if seconds is None else pytest.approx(seconds))
     empty = fields(remaining="0", reset=text)
     assert read_reset(empty, WALL) == read

@@ -31,7 +31,7 @@ def fields(**told):
 
 
 def read(**told):
-    return read_limits(fields(**told))
+    return read_limits(fields(**told)).rate_limits
 
 
 # -- what is there ---------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ CAPTURES = [
 @pytest.mark.parametrize(("headers", "told"), CAPTURES, ids=["2026-02", "2025-06"])
 def test_captured_headers(headers, told):
     """The combined tokens are a sum and no limit; a reset is the full refill, or 1970."""
-    assert read_limits(headers) == told
+    assert read_limits(headers).rate_limits == told
 
 
 @given(st.text(max_size=30))
@@ -98,7 +98,7 @@ def test_rounded_values_are_taken_as_they_are(remaining):
 def test_names_are_read_in_any_case(mapping, case):
     """A proxy may write them as it likes."""
     headers = mapping({case(name): value for name, value in fields(requests="50/49").items()})
-    assert read_limits(headers) == {"requests": RateLimit(50, 49)}
+    assert read_limits(headers).rate_limits == {"requests": RateLimit(50, 49)}
 
 
 # -- what is not -----------------------------------------------------------------------------------
@@ -107,14 +107,16 @@ def test_names_are_read_in_any_case(mapping, case):
 @pytest.mark.parametrize("headers", [{}, {"retry-after": "3"}, dict(fields(tokens="38000/8000"))])
 def test_without_them_nothing_is_known(headers):
     """Some accounts get none at all; the sum alone tells nothing."""
-    assert read_limits(headers) == {}
+    assert read_limits(headers).rate_limits == {}
 
 
 def test_half_of_them_is_none():
     """A limit without what is left of it, or the other way round."""
-    assert read_limits({PREFIX + "requests-limit": "50"}) == {}
-    assert read_limits({PREFIX + "requests-remaining": "50"}) == {}
-    assert read_limits({PREFIX + "unified-status": "allowed", PREFIX + "limit": "5"}) == {}
+    assert read_limits({PREFIX + "requests-limit": "50"}).rate_limits == {}
+    assert read_limits({PREFIX + "requests-remaining": "50"}).rate_limits == {}
+    assert (
+        read_limits({PREFIX + "unified-status": "allowed", PREFIX + "limit": "5"}).rate_limits == {}
+    )
 
 
 NO_LIMIT = ["", "0", "0.0", "-0", "-50", "1e999", "-1e999", "nan", "inf", "many", "50,000", "0x32"]
@@ -153,7 +155,7 @@ NAMES = st.sampled_from(
 @given(st.dictionaries(NAMES, WORDS))
 def test_nothing_that_breaks_arithmetic_comes_out(headers):
     """No header raises; a limit is positive, its rate too, and all is finite."""
-    for limit, remaining in read_limits(headers).values():
+    for limit, remaining in read_limits(headers).rate_limits.values():
         assert math.isfinite(limit)
         assert limit / 60.0 > 0
         assert 0 <= remaining < math.inf
