@@ -84,11 +84,6 @@ class Suspensions:
             found = self._found_locked(lane)
         return found[0][1] if found else None
 
-    def suspend(self, call: Call, refusal: AccountRefusal) -> None:
-        """The API refused the account of *call*: send nothing more."""
-        if not brings_own_proof(call.extra_headers):
-            self.suspend_lane(call.callbacks.lane, refusal, call)
-
     def weigh_call(self, attempt: Attempt, feedback: Feedback) -> Feedback:
         """*feedback* of a 404 or of a refused account, as the pacer has to take it.
 

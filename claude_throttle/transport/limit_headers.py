@@ -20,16 +20,19 @@ from claude_throttle.core.domain.feedback import (
     StatedLimit,
 )
 
+#: What the API limits: fields of :class:`Cost`, by what they are called in names of headers.
+KINDS_BY_NAME = {
+    "requests": "requests",
+    "input-tokens": "input_tokens",
+    "output-tokens": "output_tokens",
+}
+
 #: The field of a :class:`Cost`, and the names of the two headers with its limit and what is left of
 #: it (rate-limit page, 2026-09). The combined ``anthropic-ratelimit-tokens-*`` are not read: they
 #: give the sum of input and output tokens, for which no limit of its own exists.
 _HEADERS = tuple(
     (kind, f"anthropic-ratelimit-{name}-limit", f"anthropic-ratelimit-{name}-remaining")
-    for kind, name in (
-        ("requests", "requests"),
-        ("input_tokens", "input-tokens"),
-        ("output_tokens", "output-tokens"),
-    )
+    for name, kind in KINDS_BY_NAME.items()
 )
 
 #: Names of headers with limits that are not the API's own.

@@ -20,7 +20,12 @@ from claude_throttle.core.domain.feedback import (
     RateLimits,
     UsageWindow,
 )
-from claude_throttle.transport.limit_headers import LEAST_LIMIT, MOST_UNITS, read_number
+from claude_throttle.transport.limit_headers import (
+    KINDS_BY_NAME,
+    LEAST_LIMIT,
+    MOST_UNITS,
+    read_number,
+)
 from claude_throttle.transport.times import instant_of, since_1970
 
 #: "anthropic-ratelimit-unified-7d_oi-reset", or without a window for all together.
@@ -41,12 +46,6 @@ REJECTED = "rejected"
 
 _STATUS = re.compile(r"[a-z_]{1,32}")
 
-_KINDS = {
-    "requests": "requests",
-    "input-tokens": "input_tokens",
-    "output-tokens": "output_tokens",
-}
-
 
 def read_other_limits(headers: Mapping[str, str]) -> OtherLimits:
     """All of them; missing and impossible values are left out."""
@@ -58,9 +57,9 @@ def read_other_limits(headers: Mapping[str, str]) -> OtherLimits:
 
 
 def _limits(headers: Mapping[str, str], prefix: str) -> RateLimits:
-    """A limit of 0 is one, too: fast mode is not to be had then."""
+    """Those in headers that begin so. A limit of 0 is one, too: fast mode is not to be had then."""
     found = {}
-    for name, kind in _KINDS.items():
+    for name, kind in KINDS_BY_NAME.items():
         limit = read_number(headers.get(f"{prefix}{name}-limit"))
         remaining = read_number(headers.get(f"{prefix}{name}-remaining"))
         if limit == 0:
@@ -101,8 +100,13 @@ def _instant(text: str) -> Optional[float]:
     return instant_of(text) if number is None else since_1970(number)
 
 
-def with_others(feedback: Feedback, others: OtherLimits, wall: float, final: bool) -> Feedback:
-    """*feedback* on a refusal that came with *others*; *final*: the server wants no other try."""
+def with_window_pause(
+    feedback: Feedback, others: OtherLimits, wall: float, final: bool
+) -> Feedback:
+    """*feedback* on a refusal, with the pause that used up windows ask for.
+
+    *final*: the server wants no other try.
+    """
     if feedback.status != 429 or feedback.cause == ACCOUNT:
         return feedback
     everybody, here = _rejected_seconds(others.windows, wall)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Optional
 
 from claude_throttle.core.domain.feedback import RateLimit, RelayedLimit
-from claude_throttle.transport.limit_headers import LEAST_LIMIT, MOST_UNITS, PERIODS
+from claude_throttle.transport.limit_headers import KINDS_BY_NAME, LEAST_LIMIT, MOST_UNITS, PERIODS
 from claude_throttle.transport.times import seconds_until
 
 #: Seconds. A reset further away says nothing about a limit: after a day the server is asked again.
@@ -25,12 +25,10 @@ _FAMILIES = ("anthropic-ratelimit", "x-ratelimit", "x-rate-limit", "ratelimit")
 _NAME = re.compile(rf"(llm_provider-)?({'|'.join(_FAMILIES)})((?:-[a-z]+)*)")
 _ITEMS = frozenset({"limit", "remaining", "reset", "policy"})
 _KINDS = {
+    **KINDS_BY_NAME,
     "": "requests",
     "request": "requests",
-    "requests": "requests",
     "tokens": "tokens",
-    "input-tokens": "input_tokens",
-    "output-tokens": "output_tokens",
     "prompt-tokens": "input_tokens",
     "completion-tokens": "output_tokens",
 }

@@ -233,9 +233,9 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
         cause, after, limits, kind, growth, status, not retry, account, stated, others
     )
     if others is not None:
-        from claude_throttle.transport.other_limits import with_others  # rare
+        from claude_throttle.transport.other_limits import with_window_pause  # rare
 
-        feedback = with_others(feedback, others, wall, wish == "false")
+        feedback = with_window_pause(feedback, others, wall, wish == "false")
         after, retry = feedback.retry_after, not feedback.final
     keeps_tokens = status not in _TAKES_NOTHING and rule is not RATE_LIMIT
     return Verdict(retry, reason, after, feedback.pauses_lane, keeps_tokens, feedback)

@@ -15,6 +15,7 @@ from claude_throttle import (
     Suspended,
     SuspensionEnded,
 )
+from claude_throttle.core.domain.feedback import AccountRefusal
 from claude_throttle.testing import Reply, SpendCap, Stall
 from claude_throttle.testing.refusals import (
     BILLING_PROBLEM,
@@ -121,21 +122,13 @@ def test_a_waiting_permit_and_a_waiting_retry_end_with_it(fake, throttle):
         permit = pool.submit(throttler.permit, model=MODEL)
         lane = lane_of(throttler)
         wait_until(lambda: lane.backlog.waiting_locked())
-        engine_of(throttler).account.suspensions.suspend(*suspended_by(throttler))
+        refusal = AccountRefusal("spend limit", "no money", None)
+        engine_of(throttler).account.suspensions.suspend_lane(lane.name, refusal, None)
         assert isinstance(permit.exception(10), AccountSuspended)
     assert isinstance(resting.exception(10), AccountSuspended)
     server.release_stalled()
     assert echo(out.result(10)) == "out"
     assert [arrival.nonce for arrival in server.arrivals] == ["resting", "out"]
-
-
-def suspended_by(throttler):
-    """A call and a refusal, for what a sender does with them."""
-    from claude_throttle.core.domain.feedback import AccountRefusal
-
-    lane = lane_of(throttler)
-    call = next(attempts.call for attempts in lane.out)
-    return call, AccountRefusal("spend limit", "no money", None)
 
 
 # -- those in flight -------------------------------------------------------------------------------

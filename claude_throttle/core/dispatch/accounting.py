@@ -189,15 +189,11 @@ class Accounting:
             doubted = not feedback.final
         with self._mutex:
             in_flight, now = self._limiter.in_use, self._now()
-            excess = None
-            if feedback.cause == RATE:
-                known = call.estimated_input, call.max_tokens
-                size = RequestSize(*known, call.input_is_counted, call.cache_marked)
-                excess = self._pacer.excess_of(feedback, call.cost, size)
+            known = call.estimated_input, call.max_tokens
+            size = RequestSize(*known, call.input_is_counted, call.cache_marked)
             delay, events = self._pacer.refused(
-                feedback, attempt.dispatch, call.cost, wait_seconds, in_flight, now, excess
+                feedback, attempt.dispatch, call.cost, wait_seconds, in_flight, now, size
             )
-            delay = delay if excess is None else delay._replace(excess=excess)
             attempt.outcome_reported = True
             dispatch = attempt.dispatch
             if delay.free and (dispatch.probes or dispatch.resumes or delay.alone):
@@ -293,11 +289,8 @@ class Accounting:
                 self._pacer.expect(now)
             if report.refused:
                 in_flight, wait = self._limiter.in_use, report.wait_seconds
-                excess = None
-                if feedback.cause == RATE:
-                    excess = self._pacer.excess_of(feedback, held, size)
                 _, events = self._pacer.refused(
-                    feedback, dispatch, held, wait, in_flight, now, excess
+                    feedback, dispatch, held, wait, in_flight, now, size
                 )
                 doomed = self._take_doomed_locked(now)
             if actual is not None:

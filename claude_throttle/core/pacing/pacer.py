@@ -293,11 +293,10 @@ class Pacer:
         """Note an attempt that was answered, and which took *change* more than was booked."""
         self.answered_at = now
         self.latency.end(now, max(0.0, now - dispatch.at))
-        if dispatch.at >= self.pause.probed_at:
-            self.pause.end()
         if self.learned["requests"].source == BLIND:
             self.learned["requests"].answered_blindly(dispatch, now)
-        if self.circuit.state == CLOSED and not feedback.rate_limits:
+        probed = dispatch.at >= self.pause.probed_at
+        if self.circuit.state == CLOSED and not (feedback.rate_limits or probed):
             return []
         return self.begun(feedback, dispatch, change, now)
 
@@ -331,20 +330,22 @@ class Pacer:
         wait_seconds: float,
         in_flight: int,
         now: float,
-        excess: Optional[Excess] = None,
+        size: RequestSize = UNKNOWN_SIZE,
     ) -> tuple[RetryDelay, list[Event]]:
         """An attempt of *cost* was refused or lost; without a pause it waits *wait_seconds*.
 
-        What is larger than a whole limit (*excess*) says nothing about the bucket, and pauses none.
+        What is larger than a whole limit says nothing about the bucket, and pauses none.
 
         Returns how long it waits, alone or with the lane, and the events. First the headers are
         read, so that a refusal's own numbers correct the books; then its cause counts, and last the
         circuit. No answer in time (SILENCE) neither opens nor closes the circuit: it says nothing
         about the server.
         """
+        # By what was known before: a refusal's own headers are asked apart.
+        too_large = self._excess_of(feedback, cost, size) if feedback.cause == RATE else None
         self.latency.lose(now)
         events = self._read(feedback, dispatch, now) if feedback.rate_limits else []
-        if feedback.cause == RATE and excess is None:
+        if feedback.cause == RATE and too_large is None:
             events += self._learn_from_refusal(feedback, dispatch, cost, in_flight, now)
         elif feedback.cause == RAMP:
             self._limit_growth(feedback.growth, wait_seconds, now)
@@ -356,11 +357,11 @@ class Pacer:
         elif self.circuit.state != CLOSED and feedback.cause != SILENCE:
             events += self._close_circuit(dispatch)
         # A rate limit is everybody's, also where it names no time: the lane backs off then.
-        if excess is None and (feedback.pauses_lane or feedback.cause == RATE):
+        if too_large is None and (feedback.pauses_lane or feedback.cause == RATE):
             return self._pause(feedback, dispatch, wait_seconds, now, events), events
         if feedback.final:
-            return RetryDelay(0.0, alone=True), events
-        return self._delay(feedback, wait_seconds, now), events
+            return RetryDelay(0.0, alone=True, excess=too_large), events
+        return self._delay(feedback, wait_seconds, now)._replace(excess=too_large), events
 
     def _pause(
         self,
@@ -401,9 +402,7 @@ class Pacer:
         """An attempt ended without any word from the server."""
         self.latency.lose(now)
 
-    def excess_of(
-        self, feedback: Feedback, cost: Cost, size: RequestSize = UNKNOWN_SIZE
-    ) -> Optional[Excess]:
+    def _excess_of(self, feedback: Feedback, cost: Cost, size: RequestSize) -> Optional[Excess]:
         """By how much a call is larger than a limit that refused it; None if it may pass."""
         stated, shown = feedback.stated, feedback.rate_limits
         if stated is not None:
