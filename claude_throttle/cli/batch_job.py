@@ -296,7 +296,7 @@ class BatchJob:
         else:
             outcome = outcomes.succeeded(result.message)
             # Its line need not be sent again.
-            self.results.recorded.add(custom_id, True, digest)
+            self.results.recorded.add_newest(custom_id, True, digest)
         self.results.append(custom_id, outcome, digest)
         return outcome
 

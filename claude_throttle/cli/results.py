@@ -44,7 +44,7 @@ class Recorded:
     #: The last line has no newline.
     torn: bool = False
 
-    def add(self, custom_id: str, succeeded: bool, digest: str) -> None:
+    def add_newest(self, custom_id: str, succeeded: bool, digest: str) -> None:
         """Add a line that is newer than all others; *digest* is "" if it has none."""
         before = self.digests.pop(custom_id, "")
         if before:
@@ -73,7 +73,7 @@ def read_recorded(lines: Iterable[bytes]) -> Recorded:
     for line in lines:
         custom_id, kind, digest = _read_result(line)
         if kind:
-            recorded.add(custom_id, kind == "succeeded", digest)
+            recorded.add_newest(custom_id, kind == "succeeded", digest)
         elif line.strip():
             unreadable += 1
     return replace(recorded, unreadable=unreadable, torn=not line.endswith(b"\n"))
@@ -127,7 +127,7 @@ class Results:
         with open(self._path, "rb") as lines:
             lines.seek(place)
             self._append(lines.readline())
-        self.recorded.add(custom_id, True, digest)
+        self.recorded.add_newest(custom_id, True, digest)
         return True
 
     @cached_property

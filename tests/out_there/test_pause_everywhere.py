@@ -206,7 +206,7 @@ def test_without_its_store_a_process_stays_held_and_tells_the_others_when_it_ret
 
 def exchanged(pause, store, now):
     request = pause.add_to(change_request("member", 1e18), now)
-    return pause.apply(request, store.transact("account", NO_LANE, request))
+    return pause.adopt_response(request, store.transact("account", NO_LANE, request))
 
 
 def test_a_store_that_lost_its_memory_is_told_again_by_whoever_is_held():
@@ -242,7 +242,7 @@ def test_two_that_ask_for_the_same_at_once_get_it(paused):
         pause.want(paused)
     requests = [pause.add_to(change_request("m", 1e18), 10.0) for pause in pair]
     for pause, request in zip(pair, requests):
-        pause.apply(request, store.transact("account", NO_LANE, request))
+        pause.adopt_response(request, store.transact("account", NO_LANE, request))
     for pause in (*pair, SharedPause()):
         exchanged(pause, store, 11.0)
         assert pause.in_force is paused

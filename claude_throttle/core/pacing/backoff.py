@@ -124,7 +124,7 @@ class Pause:
         self.is_unfinished, self.probed_at = True, now
         self._await_probe(now)
 
-    def end(self) -> None:
+    def cut_short(self) -> None:
         """A probe was answered, or told a shorter wait."""
         self.until = self.named_until = -math.inf
         self.is_unfinished, self.probed_at = False, math.inf

@@ -310,7 +310,7 @@ class Pacer:
         """
         events: list[Event] = []
         if dispatch.at >= self.pause.probed_at:
-            self.pause.end()
+            self.pause.cut_short()
         events += self._close_circuit(dispatch)
         if feedback.rate_limits:
             # Settled already: what its own estimate was wrong by did not leave after it.
@@ -374,7 +374,7 @@ class Pacer:
         """Pause the lane, and say so in *events*; the delay of the call that was refused."""
         probed = dispatch.at >= self.pause.probed_at
         if probed and 0.0 < (feedback.retry_after or 0.0) <= LONGEST_UNPROBED_SECONDS:
-            self.pause.end()  # the newest word counts
+            self.pause.cut_short()  # the newest word counts
         whole = self.pause_for(wait_seconds, now)
         seconds = self.pause.until - now
         probe_in = seconds if whole > seconds else None

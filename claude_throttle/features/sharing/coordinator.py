@@ -268,7 +268,7 @@ class Coordinator:
             self.members = response.members
             self._concurrency.apply_grant(request, response)
         self._suspensions.apply_suspensions(response.notice)
-        if lane == NO_LANE and self.pause.apply(request, response):
+        if lane == NO_LANE and self.pause.adopt_response(request, response):
             self._hold(self.pause.in_force)
             self._announce(_pause_event(self.pause.in_force))
         return response

@@ -65,7 +65,7 @@ class SharedPause:
         pause = KEPT if change else request.pause
         return request._replace(counts=((TOTAL, change),), pause=pause)
 
-    def apply(self, request: ExchangeRequest, response: ExchangeResponse) -> bool:
+    def adopt_response(self, request: ExchangeRequest, response: ExchangeResponse) -> bool:
         """Adopt the response to add_to()'s request; whether the pause began or ended by it."""
         if not response.totals or request.counts[0][0] != TOTAL:
             return False
@@ -97,10 +97,10 @@ def pause_account(store: Store, account: str, paused: bool) -> None:
     pause = SharedPause()
     look = change_request(OUTSIDE, math.inf)
     first = store.transact(account, NO_LANE, pause.add_to(look, 0.0))
-    pause.apply(look._replace(counts=((TOTAL, 0.0),)), first)
+    pause.adopt_response(look._replace(counts=((TOTAL, 0.0),)), first)
     pause.want(paused)
     for _ in range(MOST_TRIES):
         request = pause.add_to(look, first.now)
-        pause.apply(request, store.transact(account, NO_LANE, request))
+        pause.adopt_response(request, store.transact(account, NO_LANE, request))
         if pause.wanted is None:
             return

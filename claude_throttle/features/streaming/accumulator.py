@@ -114,12 +114,12 @@ class MessageAccumulator:
         elif not block.takes(delta):
             alike = [other for other in self._blocks if other.takes(delta)]
             block = alike[-1] if alike else self._begin(index, begun_by(delta))
-        self.written_bytes += block.add(delta)
+        self.written_bytes += block.add_delta(delta)
 
     def _end_block(self, event: Mapping[str, Any], _message: dict[str, Any]) -> None:
         block = self._by_index.get(event.get("index", -1))
         if block is not None:
-            block.end()
+            block.join_pieces()
 
     def _change(self, event: Mapping[str, Any], message: dict[str, Any]) -> None:
         delta = event.get("delta", {})

@@ -81,7 +81,7 @@ class ContentBlock:
         kind = self._fields.get("type")
         return kind == wanted or kind not in _KNOWN_TYPES
 
-    def add(self, delta: Mapping[str, Any]) -> int:
+    def add_delta(self, delta: Mapping[str, Any]) -> int:
         """Add a delta; the bytes of text in it. Null and what is left out add nothing."""
         kind, size = delta.get("type"), 0
         fields: Mapping[str, str] = _FIELDS.get(kind) or {k: k for k in delta if k != "type"}
@@ -111,7 +111,7 @@ class ContentBlock:
         self._fields[field] = value
         self._pieces.pop(field, None)
 
-    def end(self) -> None:
+    def join_pieces(self) -> None:
         """Join its pieces: no more are expected."""
         for field, pieces in self._pieces.items():
             self._pieces[field] = ["".join(pieces)]
