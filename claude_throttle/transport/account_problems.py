@@ -14,17 +14,32 @@ from typing import Any, Optional
 
 _OUT_OF_USE = (
     "disabled|deactivated|inactive|suspended|on hold|archived|deleted|closed|terminated|banned"
-    "|blocked|locked|revoked|expired|no longer active|no longer valid|only authorized"
+    "|blocked|locked|revoked|expired|frozen|turned off|no longer active|no longer valid"
+)
+
+#: What may stand between a subject and its verb. Not any word: "Your organization's web search has
+#: been disabled" concerns one request.
+_BETWEEN = (
+    r"(?:access|to|of|for|with|linked|associated|the|this|that|your|claude|anthropic(?:'s)?|api|key"
+    r"|organi[sz]ation|workspace|account|(?:org|wrkspc|acct|apikey)[_-][\w-]+|[0-9a-f-]{8,})"
+)
+
+#: What makes it a refusal of one thing, and not of all: "… is blocked from using this model".
+_OF_ONE_THING = (
+    r"(?: from (?:using|accessing|calling) (?!the (?:claude )?api|our|claude\b|anthropic)"
+    r"| (?:for|to|on|in) (?:use |using |the |this |that )*"
+    r"(?:model|feature|beta|tool|endpoint|region|version|claude-|fast|batch|web|code|file|mcp))"
 )
 
 _MONEY = (
     r"credit balance|balance|credits?|funds|spend(?:ing)? (?:limit|cap)|api usage limits?"
-    r"|billing|payment|invoice"
+    r"|extra usage|billing|payment|invoice"
 )
 
 _LACKING = (
     "too low|insufficient|not enough|no remaining|exhausted|run out|ran out|used up|depleted"
-    "|reached|exceed(?:s|ed)?|past due|overdue|unpaid|failed|declined|required|problem|issue"
+    "|out of|reached|hit|exceed(?:s|ed)?|past due|overdue|unpaid|failed|declined|required|problem"
+    "|issue"
 )
 
 #: What is quoted in a message.
@@ -35,14 +50,17 @@ def _out_of_use(subjects: str) -> re.Pattern[str]:
     """A pattern of sentences, and of error codes, that say that one of *subjects* is."""
     return re.compile(
         rf"(?:(?:this|your|the) )?(?:(?:linked|parent|user|api|anthropic|claude) )?(?:{subjects})"
-        r"(?:'s)?(?:(?: [\w'-]+){0,6}? (?:has been|have been|is|are|was)(?: (?!not\b)\w+){0,2}?"
-        rf"| has(?= expired))? (?:{_OUT_OF_USE})\b",
+        rf"(?:'s)?(?:(?: {_BETWEEN}\b){{0,6}}? (?:has been|have been|is|are|was)"
+        rf"(?: (?!not\b)\w+){{0,2}}?| has(?= expired))?(?: (?:{_OUT_OF_USE})\b(?!{_OF_ONE_THING})"
+        r"| only authorized (?:for use with|to use) claude code\b)",
         re.IGNORECASE,
     )
 
 
 #: The organization, workspace or account is out of use.
-_GONE = _out_of_use("organi[sz]ation|workspace|account|access")
+_GONE = _out_of_use(
+    r"(?:organi[sz]ation|workspace|account)(?-i:(?: [A-Z][\w.-]*){0,3})|access"  # with its name
+)
 
 #: The key, or whatever else the request was authenticated with, is out of use.
 _KEY_GONE = _out_of_use("key|credentials?|(?:oauth |access |auth )?token")

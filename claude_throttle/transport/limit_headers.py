@@ -36,7 +36,7 @@ _HEADERS = tuple(
 )
 
 #: Names of headers with limits that are not the API's own.
-_OTHER_NAMES = re.compile(r"(?:^| |llm_provider-)(?:x-)?(?:rate-?limit|llm_provider-)")
+_OTHER_NAMES = re.compile(r"(?:^| |llm[_-]provider-)(?:x-)?(?:rate-?limit|llm[_-]provider-)")
 
 #: Units a minute. A limit below makes no sense; the largest published is 10,000,000 (2026-10), and
 #: above this one floats cannot count.
@@ -53,9 +53,10 @@ _PER_MINUTE = re.compile(r"(requests|input tokens|output tokens) per minute")
 #: "…exceed your organization's rate limit of 30,000 input tokens per minute…", and older wordings
 #: with the organization in between. A gateway may quote it within words of its own.
 _STATED = re.compile(
-    r"(?i)\blimit\b.{0,200}?\bof (\d{1,3}(?:[,._\u202f\xa0 ]\d{3})+|\d{1,20}) "
-    r"(?:fast mode )?(?:(input|prompt|output|completion) )?(request|token)s?"
-    r" (?:per|a|/) ?(minute|hour|day)",
+    r"(?i)\blimit\b.{0,200}?\bof "
+    r"(\d{1,3}(?:[,._\u202f\xa0 ]\d{3})+|\d{1,20}|\d{1,9}(?:\.\d{1,9})?[km]) "
+    r"(?:fast mode |total |uncached )?(?:(input|prompt|output|completion) )?(request|token)s?"
+    r" ?(?:per|a|every|/) ?(min(?:ute)?\b|hour|day)",
     re.S,
 )
 _STATED_KINDS = {
@@ -136,10 +137,12 @@ def read_stated(message: str) -> Optional[StatedLimit]:
         return None
     digits, which, unit, period = found.groups()
     kind = "requests" if unit.lower() == "request" else _STATED_KINDS[(which or "").lower()]
-    limit = float(re.sub(r"\D", "", digits))
+    scale = {"k": 1e3, "m": 1e6}.get(digits[-1].lower())
+    limit = float(digits[:-1]) * scale if scale else float(re.sub(r"\D", "", digits))
     if not LEAST_LIMIT <= limit <= MOST_UNITS:
         return None
-    return StatedLimit(kind, limit, PERIODS[period.lower()])
+    period = period.lower()
+    return StatedLimit(kind, limit, PERIODS["minute" if period == "min" else period])
 
 
 def read_growth(message: str) -> Optional[RampLimit]:

@@ -15,6 +15,7 @@ from claude_throttle.transport.relay_limits import read_reset
 from claude_throttle.transport.times import (
     CLOCK,
     SPAN,
+    TIME,
     duration_of,
     seconds_from,
     seconds_until,
@@ -38,22 +39,46 @@ _WAIT_FIELDS = {
     **dict.fromkeys(("waitseconds", "waittime", "retryafters", "cooldownseconds", "backoff"), 1.0),
     **dict.fromkeys(("retryafterms", "retryaftermillis", "retryaftermilliseconds"), 0.001),
     **dict.fromkeys(("retrydelayms", "retryinms", "waitms", "backoffms"), 0.001),
+    **dict.fromkeys(("retryat", "nextretryat", "nextretry", "tryagainat", "tryagainin"), 1.0),
 }
 
 #: The instant at which a limit is full again, in headers and in bodies that quote headers. Longer
 #: than need be, so read last.
 _RESET_NAMES = ("x-ratelimit-reset-after", "ratelimit-reset", "x-ratelimit-reset")
+_LEFT_NAMES = ("x-ratelimit-remaining", "ratelimit-remaining", "remaining")
+
+#: The same in fields of a body that quote no header, spelled as those of a wait.
+_RESET_FIELDS = frozenset(
+    {
+        *("reset", "resetin", "resetsin", "resetafter", "resetseconds", "resetinseconds"),
+        *("resetafterseconds", "resetat", "resetsat", "resettime", "limitresetsat"),
+    }
+)
 
 #: "try again in 5 seconds", "wait 30s", "resets after 1m30s"; not "10 requests in 60 seconds".
 _CUE = (
     r"(?:\btr(?:y|ied|ying)\b|\bretr(?:y|ied|ying)|\bwait|\bagain\b|\bavailable\b|\bresets?\b"
-    r"|\breplenish|\bresum|\bcool ?down|\bback ?off|\blimited\b|\bthrottled\b|\bblocked\b)"
+    r"|\breplenish|\brefresh|\brenew|\brefill|\bnext (?:request|call|attempt|try)\b"
+    r"|\bresum|\bcool ?down|\bback ?off|\blimited\b|\bthrottled\b|\bblocked\b)"
 )
 _GAP = r"(?:(?!requests\b|tokens\b|calls\b)[^.;!?(\n]){0,60}?"
 _ABOUT = r"(?:about|approximately|around|at least|another|up to|~)?\s*"
 _WORDS = re.compile(
     rf"{_CUE}\w*(?:{_GAP}\b(?:in|after|for|within))?[\s:=]*{_ABOUT}({SPAN}|{CLOCK})", re.I
 )
+
+#: "42s until reset", "15 seconds left before you can retry".
+_UNTIL = re.compile(
+    rf"(?<![\w.])({TIME}(?:,? (?:and )?{TIME}){{0,3}})(?: left| more| remaining)? "
+    r"(?:until|before)\b",
+    re.I,
+)
+
+#: Several headers of that name, put together: "5, 5".
+_NUMBERS = re.compile(r"\d+(?:\.\d+)?(?:\s*,\s*\d+(?:\.\d+)?)+")
+
+#: "available again at Sat, 21 Nov 2026 12:00:30 GMT".
+_HTTP_DATE = re.compile(r"\b([A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT)\b")
 
 #: "Retry-After: 13" within a text, without a unit.
 _BARE = re.compile(
@@ -71,7 +96,8 @@ _URL = re.compile(r"https?://\S+")
 #: Words of a limit on money, or on what may be used in a month: no wait of a call helps.
 _SPENDING = re.compile(
     r"\bspend(?:ing)?[ _-](?:limit|cap|quota|threshold)"
-    r"|\bcredit (?:balance|limit)"
+    r"|\bcredit (?:balance|limit)|\bbalance(?: \w+){0,3} (?:low|insufficient|exhausted|depleted)"
+    r"|\bout of extra usage\b"
     r"|\b(?:out of|insufficient|not enough|no|exhausted|used up)(?: \w+){0,3} (?:credit|fund)"
     r"|\binsufficient[ _](?:quota|credit|balance|funds)"
     r"|\bcredits?(?: \w+){0,3} (?:exhausted|depleted|used up|expired)"
@@ -154,12 +180,20 @@ def tells_of_spending(refusal: Refusal, message: str) -> bool:
 
 def named_wait(refusal: Refusal, message: str, wall: float) -> Optional[float]:
     """Seconds to wait, by a field of the body, by the words, or by a header of a gateway."""
+    told = refusal.headers.get("retry-after") or ""
+    if _NUMBERS.fullmatch(told[:100]):
+        told = max(told.split(","), key=float)
+    seconds = _seconds_of(told, 1.0, wall)
+    if seconds:
+        return seconds
     for name, value in _all_fields(refusal.answer):
         unit = _WAIT_FIELDS.get(name.replace("_", "").replace("-", ""))
         seconds = None if unit is None else _seconds_of(value, unit, wall)
         if seconds:
             return seconds
-    return _wait_in(message[:LONGEST_TEXT], wall) or _reset_of(refusal, wall)
+    # Without long rows of blanks, in which the search would take seconds.
+    text = re.sub(r"\s{2,}", " ", message[:LONGEST_TEXT])
+    return _wait_in(text, wall) or _reset_of(refusal, wall)
 
 
 def _seconds_of(value: Any, unit: float, wall: float) -> Optional[float]:
@@ -174,13 +208,14 @@ def _seconds_of(value: Any, unit: float, wall: float) -> Optional[float]:
 
 
 def _wait_in(text: str, wall: float) -> Optional[float]:
-    found = _WORDS.search(text)
+    found = _WORDS.search(text) or _UNTIL.search(text)
     if found is not None:
         return duration_of(found.group(1))
     found = _BARE.search(text)
     if found is not None:
         return seconds_from(float(found.group(1)), wall)
     found = _INSTANT.search(text)
+    found = found or _HTTP_DATE.search(text)
     return None if found is None else seconds_until(found.group(1), wall)
 
 
@@ -189,7 +224,8 @@ def _reset_of(refusal: Refusal, wall: float) -> Optional[float]:
     used_up = read_reset(refusal.headers, wall)
     if used_up:
         return used_up
-    quoted = {name: value for name, value in _all_fields(refusal.answer) if name in _RESET_NAMES}
+    fields = dict(reversed(list(_all_fields(refusal.answer))))  # the outer ones count
+    quoted = {name: fields[name] for name in (*_RESET_NAMES, *_LEFT_NAMES) if name in fields}
     for headers in (refusal.headers, quoted):
         if _has_some_left(headers):
             continue
@@ -197,9 +233,14 @@ def _reset_of(refusal: Refusal, wall: float) -> Optional[float]:
             seconds = _seconds_of(headers.get(name), 1.0, wall)
             if seconds:
                 return seconds
-    return None
+    if _has_some_left(quoted):
+        return None
+    named = (
+        _seconds_of(fields[name], 1.0, wall) for name in fields if _plain(name) in _RESET_FIELDS
+    )
+    return next(filter(None, named), None)
 
 
 def _has_some_left(headers: Mapping[str, Any]) -> bool:
-    left = headers.get("x-ratelimit-remaining") or headers.get("ratelimit-remaining")
-    return bool(read_number(left))
+    left = next(filter(None, map(headers.get, _LEFT_NAMES)), None)
+    return bool(read_number(str(left)))

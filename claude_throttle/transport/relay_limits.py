@@ -22,11 +22,12 @@ LONGEST_RESET_SECONDS = 86_400.0
 
 #: The most credible family first.
 _FAMILIES = ("anthropic-ratelimit", "x-ratelimit", "x-rate-limit", "ratelimit")
-_NAME = re.compile(rf"(llm_provider-)?({'|'.join(_FAMILIES)})((?:-[a-z]+)*)")
+_NAME = re.compile(rf"(llm[_-]provider-)?({'|'.join(_FAMILIES)})((?:-[a-z]+)*)")
 _ITEMS = frozenset({"limit", "remaining", "reset", "policy"})
 _KINDS = {
     **KINDS_BY_NAME,
     "": "requests",
+    "req": "requests",
     "request": "requests",
     "tokens": "tokens",
     "prompt-tokens": "input_tokens",

@@ -16,17 +16,18 @@ from claude_throttle.transport.limit_headers import FIRST_INSTANT, read_number
 #: From here on, an instant is in milliseconds.
 _FIRST_MILLISECONDS = 1e11
 
-_TIME = (
+#: "5 seconds", "1m".
+TIME = (
     r"(?:\d+(?:\.\d+)?|\ban?|\bone)\s*"
     r"(?:milliseconds?|millis|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])"
 )
 #: "1m30s", "5 seconds", "one hour and 5 minutes".
-SPAN = rf"{_TIME}(?:(?:\s*,)?(?:\s*and)?\s*{_TIME})*"
+SPAN = rf"{TIME}(?:(?:\s*,)?(?:\s*and)?\s*{TIME})*"
 _PART = re.compile(r"(\d+(?:\.\d+)?|an?|one)\s*(milli|ms|[smhd])[a-z]*\s*,?\s*(?:and\s*)?", re.I)
 _SECONDS = {"milli": 0.001, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
-#: "02:30:15", "1.02:30:15" (days first): Azure's API Management.
-CLOCK = r"(?:\d+\.)?\d{1,2}:\d\d:\d\d"
+#: "02:30:15", "1.02:30:15" (days first): Azure's API Management. "02:30:15 UTC" is an instant.
+CLOCK = r"(?:\d+\.)?\d{1,2}:\d\d:\d\d(?! ?(?:utc|gmt|z\b|[ap]\.?m\b|on\b))"
 
 _DURATION = re.compile(rf"{SPAN}|{CLOCK}", re.I)
 

@@ -247,23 +247,36 @@ def _look_closer(
     """Rule, message and wait of a refusal that may come from something in front of the API."""
     from claude_throttle.transport import refusal_words as words  # only for odd refusals
 
+    problem = ""
     if rule.cause != ACCOUNT or rule.reason == NOT_PERMITTED:
         problem = account_problem(refusal.status, api_error(refusal.answer), refusal.code)
-        rule = Rule(problem, (), ACCOUNT, False) if problem else rule
     message = refusal.message or words.message_of(refusal.answer, refusal.body)
-    if message != refusal.message and rule.cause != ACCOUNT:
+    if problem:
+        rule = Rule(problem, (), ACCOUNT, False)
+    elif message != refusal.message and rule.cause != ACCOUNT:
         rule = _rule_for(refusal.status, refusal.code, message)
-    if refusal.status < 500 and not is_the_apis(refusal):
-        if not rule.retry and refusal.status != 429 and words.is_throttling(refusal):
-            rule = RATE_LIMIT
-        elif rule.cause in (ACCOUNT, FAULT):
-            rule = rule._replace(cause="")
+    if refusal.status < 500:
+        kind = _passing_type(refusal.answer)
+        if kind and not (rule.retry or problem):  # something on the way gave it another status
+            rule = _rule_for(STATUS_BY_TYPE[kind], refusal.code, message)
+        if not is_the_apis(refusal):
+            if not rule.retry and refusal.status != 429 and words.is_throttling(refusal):
+                rule = RATE_LIMIT
+            elif rule.cause in (ACCOUNT, FAULT):
+                rule = rule._replace(cause="")
     if rule.retry and not after:
         after = words.named_wait(refusal, message, wall) or after
     passes = 0 < (after or 0) <= PASSING_SECONDS or refusal.headers.get("x-should-retry") == "true"
     if rule is RATE_LIMIT and not passes and words.tells_of_spending(refusal, message):
         rule = SPENT
     return rule, message, after
+
+
+def _passing_type(answer: Any) -> str:
+    """The type of a refusal that passes, under whatever status; "" for any other."""
+    error = answer.get("error") if isinstance(answer, dict) else None
+    kind = error.get("type") if isinstance(error, dict) else None
+    return kind if kind in ("rate_limit_error", "overloaded_error") else ""
 
 
 def is_the_apis(refusal: Refusal) -> bool:

@@ -8,7 +8,7 @@ import anthropic
 import pytest
 
 from claude_throttle import LanePaused, RetryScheduled
-from claude_throttle.core.domain.feedback import RATE
+from claude_throttle.core.domain.feedback import OVERLOAD, RATE
 from claude_throttle.testing import Garbage, Reply, gateway_rate_limit
 from claude_throttle.transport.verdicts import classify
 from tests.support.calls import LANE, ask, echo
@@ -66,6 +66,15 @@ TIMED = [
     ("Try again in 1 hour, 5 minutes", 3900),
     ("Try again at 2026-11-21T12:00:05Z", 5),
     ("Try again at 2026-11-21 14:00:05+02:00", 5),
+    ("Available again at Sat, 21 Nov 2026 12:00:30 GMT", 30),
+    ("Next request allowed in 11.2 sec", 11.2),
+    ("You have 15 seconds left until your quota refreshes", 15),
+    ("Limit exceeded, 42s until reset", 42),
+    ({"detail": {"error": "Rate limited", "reset_in": 12}}, 12),
+    ({"error": "rate_limited", "reset": WALL + 20}, 20),
+    (error("Slow down", reset_at="2026-11-21T12:00:30Z"), 30),
+    (error("Slow down", next_retry_at=WALL + 9), 9),
+    ({"reset": 3600, "retry_after": 4}, 4),
 ]
 
 #: What names no time: numbers of the limit itself, other words, none.
@@ -84,6 +93,10 @@ UNTIMED = [
     "100 requests in 60 seconds are allowed. Try again later.",
     "Try again: your plan has 100 requests in 60 seconds",
     "retry in 0s",
+    "Please retry your request after 12:00:30 UTC",
+    "Try again in five seconds",
+    {"error": "limited", "remaining": 3, "reset": 60},
+    error("limited", metadata={"headers": {**QUOTED, "X-RateLimit-Remaining": "5"}}),
     "<html><h1>Error 1015</h1>You are being rate limited, retry in 5 seconds</html>",
     "",
     b"\x00\xff",
@@ -152,8 +165,36 @@ def test_throttling_by_its_name_is_a_rate_limit_under_any_status(status, body, h
 
 
 @pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("5, 5", 5.0),
+        ("3, 7", 7.0),
+        ("1s", 1.0),
+        ("1m30s", 90.0),
+        ("500ms", 0.5),
+        ("00:00:05", 5.0),
+        ("2026-11-21T12:00:05Z", 5.0),
+        ("0, 0", None),
+        ("soon", None),
+    ],
+)
+def test_a_gateway_s_retry_after_is_read_in_every_spelling(text, seconds):
+    for status in (429, 503, 529):
+        assert said("", status, retry_after=text).retry_after == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422])
+def test_the_api_s_type_says_more_than_a_status_that_was_changed_on_the_way(status):
+    for kind, cause in (("rate_limit_error", RATE), ("overloaded_error", OVERLOAD)):
+        body = {"type": "error", "error": {"type": kind, "message": "Slow down"}}
+        assert (said(body, status).retry, said(body, status).feedback.cause) == (True, cause)
+
+
+@pytest.mark.parametrize(
     "body",
     [
+        error("Rate limited: account balance too low"),
+        "You're out of extra usage",
         error("You exceeded your current quota, please check your plan and billing details."),
         error("x", type="insufficient_quota", code="insufficient_quota"),
         error("Budget has been exceeded! Current cost: 10.1, Max budget: 10"),

@@ -82,6 +82,8 @@ RELAYED = {
     "a day's": (fields(kind="-tokens-day"), {"tokens/86400": 60}),
     "with thousands parted": (fields(limit="10,000", remaining="9,999"), {"requests": 10_000}),
     "passed on by LiteLLM": (own(prefix="llm_provider-"), {"requests": 50}),
+    "passed on with hyphens": (own(prefix="llm-provider-"), {"requests": 50}),
+    "as Mistral has it": (fields(kind="-req-minute"), {"requests": 60}),
     "passed on twice": (fields("llm_provider-x-ratelimit"), {"requests": 60}),
     "the nearer to the API the better": (
         {**fields(), **own(prefix="llm_provider-")},
@@ -234,6 +236,9 @@ WORDS = {
     "tokens": (f"{OURS} 1,000,000 tokens per minute", "tokens", 1_000_000),
     "a day": (f"{OURS} 2,500,000 tokens per day", "tokens", 2_500_000),
     "an hour": (f"{OURS} 1,000 requests per hour", "requests", 1_000),
+    "in short": (f"{OURS} 40k input tokens per min", "input_tokens", 40_000),
+    "millions": (f"{OURS} 1.5M input tokens/minute", "input_tokens", 1_500_000),
+    "all tokens": (f"{OURS} 2,000,000 total tokens every minute", "tokens", 2_000_000),
 }
 NO_WORDS = {
     "a ramp": "would exceed your organization's maximum usage increase rate for input tokens per "
