@@ -106,7 +106,10 @@ class Suspensions:
         number: int = 1,
         call: Optional[Call] = None,
     ) -> Feedback:
-        """The same for the send *number* of any request in *lane*: of *call*, if it is one."""
+        """*feedback* on the send *number* of a request, as the pacer has to take it.
+
+        Not final, if a refused account may pass; otherwise it is suspended. *call*: if it was one.
+        """
         from claude_throttle.account import doubts  # rare, so loaded on use
 
         refusal = feedback.account

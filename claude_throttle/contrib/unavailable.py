@@ -145,10 +145,10 @@ def unavailable(error: BaseException) -> Unavailable:
     """
     if isinstance(error, ThrottleError):
         kind = next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
-        passing, seconds = kind != "account_suspended", error.retry_after
+        seconds = error.retry_after
     else:
         kind, seconds = api_refusal(error) or ("unavailable", None)
-        passing = kind != "account_refused"
+    passing = kind not in ("account_suspended", "account_refused")
     logger.log(logging.INFO if passing else logging.ERROR, "answered with %d: %s", STATUS, error)
     if seconds is None or not math.isfinite(seconds):
         seconds = DEFAULT_RETRY_AFTER

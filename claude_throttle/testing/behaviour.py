@@ -15,6 +15,7 @@ from typing import Any, Optional, Union
 from claude_throttle.core.domain.models import FAST
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.simulation.quotas import ADMISSION, ANSWER, Refusal, SimulatedLimits
+from claude_throttle.testing.replies import LIMIT_NAMES
 
 Latency = Union[float, Callable[[random.Random, dict[str, Any]], float]]
 OutputTokens = Union[int, Callable[[random.Random, dict[str, Any]], int]]
@@ -86,13 +87,9 @@ class Behaviour:
 
     def refuses_fast(self) -> Optional[Refusal]:
         """The refusal where a limit of fast mode is 0; None where there is none."""
-        for name, what in (
-            ("itpm", "input tokens"),
-            ("otpm", "output tokens"),
-            ("rpm", "requests"),
-        ):
+        for name, kind in LIMIT_NAMES.items():
             if self.fast is not None and self.fast.get(name) == 0:
-                return Refusal(what, 0.0, 60)
+                return Refusal(kind.replace("-", " "), 0.0, 60)
         return None
 
     def is_valid_key(self, key: str) -> bool:

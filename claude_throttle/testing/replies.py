@@ -32,6 +32,9 @@ _AT_THE_END = (*_IN_THE_DELTA, "context_management")
 #: Fields of a compaction that come with its delta.
 _COMPACTED = ("content", "encrypted_content")
 
+#: What headers call each limit, by its name in :class:`SimulatedLimits`.
+LIMIT_NAMES = {"itpm": "input-tokens", "otpm": "output-tokens", "rpm": "requests"}
+
 DOCS = "https://docs.claude.com/en/api/rate-limits"
 
 #: The documented ``error.type`` of each status; any other one is an ``api_error``.
@@ -209,11 +212,10 @@ def spelled(headers: Mapping[str, str], names: str) -> dict[str, str]:
 
 def no_fast_headers(fast: Mapping[str, float]) -> dict[str, str]:
     """The headers of limits of fast mode that are 0."""
-    names = {"rpm": "requests", "itpm": "input-tokens", "otpm": "output-tokens"}
     return {
-        f"anthropic-fast-{names[name]}-{field}": "0"
-        for name, amount in fast.items()
-        if name in names and amount == 0
+        f"anthropic-fast-{kind}-{field}": "0"
+        for name, kind in LIMIT_NAMES.items()
+        if fast.get(name) == 0
         for field in ("limit", "remaining")
     }
 

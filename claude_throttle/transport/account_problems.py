@@ -1,9 +1,8 @@
 """Problems of the account that the status does not show: by error type, by error code, by words.
 
-Words are the last resort, and only inside of the API's own envelope.
-Only the beginning of a message counts, up to the first colon and without what is quoted: what
-follows may repeat a caller's text (``messages.0.content: …``), who could suspend the account for
-all then.
+Words are the last resort, and only inside of the API's own envelope. Only the beginning of a
+message counts, up to the first colon and without what is quoted: what follows may repeat a caller's
+text (``messages.0.content: …``), who could suspend the account for all then.
 """
 
 from __future__ import annotations
@@ -72,7 +71,6 @@ _NO_MONEY = re.compile(
     r"|credits?|prepaid|billing|payment|monthly|spend(?:ing)?)\b",
     re.IGNORECASE,
 )
-
 
 #: Error types that name the problem, whatever the status.
 _TYPES = {"billing_error": "billing", "authentication_error": "key refused"}

@@ -229,8 +229,7 @@ class HttpTransport:
         if not call.raw:
             odd = partial(odd_answer, self._url, attempt)
             value = sdk.message(message, request_id, odd)
-        headers, usage = response.headers, read_usage(message)
-        feedback = read_limits(headers)
+        usage, feedback = read_usage(message), read_limits(response.headers)
         return Outcome(value, None, usage, 200, request_id, False, feedback, answered_at)
 
 

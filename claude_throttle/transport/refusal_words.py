@@ -1,7 +1,7 @@
 """Reads refusals that are not in the API's format: those of gateways, clouds, proxies, firewalls.
 
-Each has words, fields and times in places of its own. Loaded at the first refusal that names no
-time, or that nothing in the verdict table fits; those of the API at full pace are not among them.
+Each has words, fields and times in places of its own. Loaded at the first refusal that is final, or
+that names no time or a long one; those of the API at full pace name a short one.
 """
 
 from __future__ import annotations

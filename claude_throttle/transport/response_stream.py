@@ -40,7 +40,7 @@ SILENCE_SECONDS = 120.0
 #: used again; otherwise it is closed, and the reader was held up by no more than this.
 LAST_BYTES_SECONDS = 0.25
 
-#: Data of events that say nothing; blank data, too, but for the events that are all in their name.
+#: Data that says nothing; by name for the events that say all by their name, so without any data.
 _NOTHING = ("", "[DONE]")
 _NOTHING_SAID = {"message_stop": ("[DONE]",), "error": ("[DONE]",)}
 

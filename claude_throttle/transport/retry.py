@@ -65,7 +65,6 @@ _ASKED_ABOUT = (
     BrokenAnswer,
 )
 
-
 #: What ``http.client`` says when a proxy answers CONNECT with something else than 200.
 _REFUSED_BY_PROXY = re.compile(r"Tunnel connection failed: (\d{3})")
 

@@ -165,7 +165,6 @@ RULES = (
 #: given back at once. After any other status the server may have counted the tokens.
 _TAKES_NOTHING = frozenset({429, 529})
 
-
 #: Words about money, with nothing that the account could be suspended for: this call is not tried
 #: again.
 SPENT = Rule("spend limit", (429,), "", False)

@@ -30,7 +30,6 @@ MOST_ITERATIONS = 1000
 #: Tokens of one iteration: ten times the largest context window of 2026.
 MOST_OF_ONE = 10_000_000
 
-
 #: Characters of a model's name; an ARN of Amazon Bedrock has some 150.
 LONGEST_NAME = 200
 

@@ -164,7 +164,7 @@ class ConfiguredQuotas:
         self._ceilings.clear()
         self._note_change()
 
-    def state(
+    def keep_stated(
         self, kind: str, quota: Quota, burst: float, source: str, now: float
     ) -> ConfiguredQuota:
         """Keep a quota that a refusal or a relay told of; returns it. A new one is empty."""

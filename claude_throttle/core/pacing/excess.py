@@ -23,7 +23,8 @@ HEADER_ERROR = 500.0
 #: Tokens. Below, such a header does not tell a full bucket from a half empty one.
 LEAST_TOLD = 5000.0
 
-#: Attempts: it is certain; it is certain if it is refused again; others may use up the bucket.
+#: Attempts after which it is certain: at once; if it is refused again; never, since others may use
+#: up the bucket.
 SURE, LIKELY, DOUBTFUL = 1, 2, 1_000_000
 
 

@@ -47,14 +47,14 @@ BLIND = "refusals"
 
 #: The source of a limit that the words of a refusal name.
 WORDS = "words of a refusal"
-REFUSALS = (BLIND, WORDS)
+FROM_REFUSALS = (BLIND, WORDS)
 
 #: Shares of a whole bucket to wait for, beyond the call, where a limit refused before and nothing
 #: was answered since: it may not fill smoothly, but at the end of a minute.
-STRIKE_SHARES = (0.0, 0.25, 0.5, 1.0)
+REPEAT_SHARES = (0.0, 0.25, 0.5, 1.0)
 
 #: Seconds after which a refusal says nothing about the next one.
-STRIKE_SECONDS = 180.0
+REPEAT_SECONDS = 180.0
 
 #: Seconds after its last refusal for which a limit from words is believed: it may be raised, and
 #: no header would say so.
@@ -121,7 +121,7 @@ class LearnedQuota:
         self._refused_at = -math.inf
         self._distrusted_at = -math.inf
         #: Refusals in words since the last answer, and what had been answered by the last one.
-        self._strikes = 0
+        self._repeats = 0
         self._answered = -1.0
 
     @property
@@ -209,7 +209,7 @@ class LearnedQuota:
         """Whether what a relay shows counts: less than the API's headers, and than refusals."""
         if self._from_headers:
             return False
-        return self.source not in REFUSALS or relayed.limit < self.limit
+        return self.source not in FROM_REFUSALS or relayed.limit < self.limit
 
     def _begin(self, rate_limit: RateLimit, dispatch: Dispatch, now: float) -> None:
         """The first header: believe it, less the rounding and all that left since its call did."""
@@ -345,25 +345,25 @@ class LearnedQuota:
             return False
         changed = limit != self.limit
         if dispatch.at > self._refused_at:  # of one wave only the first says something new
-            strikes = self._count_strike(now)
+            repeats = self._count_repeats(now)
             self._refused_at = now
             self.source, self._believed_until = WORDS, now + WORDS_SECONDS
             self._set_limit(limit)
             self.burst = min(self.most_burst, limit, max(1.0, units, self.rate))
-            self._set_level(-limit * STRIKE_SHARES[strikes], now)
+            self._set_level(-limit * REPEAT_SHARES[repeats], now)
         if self.kind != "requests":
             self.correct(units)  # they are given back in a moment, but were not in the bucket
         return changed
 
-    def _count_strike(self, now: float) -> int:
+    def _count_repeats(self, now: float) -> int:
         """How many refusals came before this one without an answer in between."""
         produced = self._of(self._traffic.produced)
-        more = min(self._strikes + 1, len(STRIKE_SHARES) - 1)
-        recent = now - self._refused_at < STRIKE_SECONDS
-        self._strikes = more if recent and produced <= self._answered else 0
+        more = min(self._repeats + 1, len(REPEAT_SHARES) - 1)
+        recent = now - self._refused_at < REPEAT_SECONDS
+        self._repeats = more if recent and produced <= self._answered else 0
         # What is in flight was let in before.
         self._answered = produced + self._of(self._traffic.pending)
-        return self._strikes
+        return self._repeats
 
     def answered_blindly(self, dispatch: Dispatch, now: float) -> None:
         """An answer without headers: if the limit was guessed and binds, it may be higher."""

@@ -341,7 +341,7 @@ class Pacer:
         circuit. No answer in time (SILENCE) neither opens nor closes the circuit: it says nothing
         about the server.
         """
-        # By what was known before: a refusal's own headers are asked apart.
+        # By what was known before its own headers are learned: those are looked at apart.
         too_large = self._excess_of(feedback, cost, size) if feedback.cause == RATE else None
         self.latency.lose(now)
         events = self._read(feedback, dispatch, now) if feedback.rate_limits else []
@@ -453,7 +453,7 @@ class Pacer:
             return []
         quota = Quota(limit, stated.per)
         burst = min(limit, max(1.0, units, quota.rate))
-        other = self.configured.state(kind, quota, burst, WORDS, now)
+        other = self.configured.keep_stated(kind, quota, burst, WORDS, now)
         if kind == "requests" or other.since > dispatch.at:
             units = 0.0  # not given back to it
         other.empty_at = max(other.empty_at, now + units / quota.rate)
@@ -465,7 +465,7 @@ class Pacer:
         known = self.configured.stated.get((kind, quota.per))
         if known is not None and known.source == WORDS and quota.amount >= known.quota.amount:
             return
-        other = self.configured.state(kind, quota, relayed.limit, relayed.source, now)
+        other = self.configured.keep_stated(kind, quota, relayed.limit, relayed.source, now)
         full = now - relayed.remaining / quota.rate
         other.empty_at = full if known is None else max(other.empty_at, full)
 
@@ -491,7 +491,7 @@ class Pacer:
         until = self.pause.start(seconds, now)
         self.learned["requests"].hold_until(until, 1.0)
         self.configured.allow_one_at(until)
-        return max(until, self.pause.named_until) - now
+        return self.pause.ends_at - now
 
 
 def _by_the_api(shown: Optional[RateLimit]) -> bool:

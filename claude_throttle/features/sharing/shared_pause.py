@@ -26,7 +26,7 @@ NO_LANE = ""
 #: The name of the running total.
 TOTAL = "paused_since"
 
-#: The member that somebody outside is who pauses or resumes an account.
+#: The member as which somebody outside pauses or resumes an account.
 OUTSIDE = "outside"
 
 #: Microseconds for which a store keeps a pause, or its end, that no process asks for: 30 days. (A

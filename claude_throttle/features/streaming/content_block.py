@@ -45,7 +45,6 @@ _KNOWN_TYPES = frozenset({"text", "thinking", "tool_use", "redacted_thinking"})
 #: Fields of the block that always come whole: a later one replaces the one before.
 _WHOLE = frozenset({"signature", "encrypted_content"})
 
-
 #: The empty input that gateways send before the whole one.
 _EMPTY_FIRST = re.compile(r"^(?:\s*\{\})+(?=\s*\{)")
 
