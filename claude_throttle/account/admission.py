@@ -187,6 +187,8 @@ class Admission:
             None if timeout is None else now + timeout,
             self._open_permits.last(),
         )
+        if timeout is not None:
+            ticket.place_in = (lane.name, timeout)
         permit = Permit(ticket, lane, slots, self, self._deferred_closer)
         if probes:
             lane.admit_probe(ticket)

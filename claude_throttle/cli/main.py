@@ -11,7 +11,9 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Optional, Protocol
 
 from claude_throttle._version import __version__
@@ -100,16 +102,24 @@ def run_command(arguments: argparse.Namespace) -> int:
     """Run ``arguments.command``; return the exit code. Errors are printed on stderr.
 
     Where no logging is set up, Python would print the package's warnings between the command's own
-    words for the same events: only errors, which are bugs, are let through.
+    words for the same events: only errors, which are bugs, are let through. A warning of a setting
+    is printed as the command's own, without the line of the source that gave it.
     """
     log = logging.getLogger("claude_throttle")
     level = log.level
     if not log.hasHandlers():
         log.setLevel(logging.ERROR)
+    formatted = warnings.formatwarning
+    warnings.formatwarning = partial(_as_words_of, arguments.command)
     try:
         return _run_command(arguments)
     finally:
+        warnings.formatwarning = formatted
         log.setLevel(level)
+
+
+def _as_words_of(command: str, message: object, *_where: object, **_line: object) -> str:
+    return f"claude-throttle {command}: {message}\n"
 
 
 def _run_command(arguments: argparse.Namespace) -> int:

@@ -21,4 +21,4 @@ add_arguments = fleet.add_store_arguments
 
 def execute(arguments: argparse.Namespace) -> int:
     """Let all accounts of the store go on; return the exit code."""
-    return fleet.steer(arguments, claude_throttle.resume_fleet, "not paused any more")
+    return fleet.steer(arguments, claude_throttle.resume_fleet, "free to go on")

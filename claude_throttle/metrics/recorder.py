@@ -112,9 +112,11 @@ def _report(stats: Stats) -> list[str]:
     wait, latency = stats.queue_wait_seconds, stats.latency_seconds
     backing_off = f"{stats.backing_off:,} backing off, " if stats.backing_off else ""
     cache = stats.cache_creation_input_tokens, stats.cache_read_input_tokens
+    ended = stats.succeeded + stats.failed_total
+    rate = f" ({stats.success_rate:.1%})" if ended else ""
     return [
         f"calls     {stats.submitted:,} submitted, {stats.waiting:,} waiting, {backing_off}"
-        f"{stats.in_flight:,} in flight, {stats.succeeded:,} succeeded ({stats.success_rate:.1%})",
+        f"{stats.in_flight:,} in flight, {stats.succeeded:,} succeeded{rate}",
         f"failed    {failures}",
         *([f"turned away  {away}"] if away else []),
         f"requests  {stats.sent:,} sent, {stats.retried:,} retried, {_permits(stats)}"

@@ -25,7 +25,7 @@ def refused(url: str, response: requests.Response, exchange: RetryExchange) -> O
     content = exchange.refusal if status >= 400 else b""
     response.close()
     verdict = classify(status, response.headers, content, exchange.clock.wall())
-    body, note = read_json(content), why_never(exchange)
+    body, note = read_json(content), why_never(exchange) or whose_page(status, content)
     error = sdk.error(sdk.status_error, url, status, response.headers, content, body, note)
     took_nothing = not verdict.keeps_tokens or status < 500
     return Outcome(None, error, None, status, request_id, took_nothing, verdict.feedback)
@@ -41,6 +41,16 @@ def why_never(exchange: RetryExchange) -> str:
     return (
         f"; it takes about {excess.units:,.0f} {what}, and the whole limit is {excess.limit:,.0f} "
         f"a {period}, so it is not sent again: {remedy}, or have the limit raised"
+    )
+
+
+def whose_page(status: int, content: bytes) -> str:
+    """What to add to a page of HTML that refuses a request: the API answers in JSON."""
+    if not (400 <= status < 500 and content.lstrip()[:1] == b"<"):
+        return ""
+    return (
+        "; this page is not the Claude API's: a firewall, proxy or gateway on the way to it "
+        "refused this request; ask whoever runs that"
     )
 
 

@@ -395,7 +395,7 @@ def status_error(
     *note* is what we have to add.
     """
     text = content.decode("utf-8", "replace")
-    shown = body if body is not None else (readable(text[:500]) or "no body")
+    shown = body if body is not None else (readable(text[: 500 - len(note)]) or "no body")
     error_class = _error_class(status, error_code(body))
     error: Exception = error_class(
         f"Error code: {status} - {shown}{note}",

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -232,3 +233,17 @@ def test_the_fake_is_told_everything_and_ctrl_c_is_its_good_end(
     assert told["fault_rates"] == {"529": 0.5, "reset": 0.1}
     assert (told["itpm"], told["spend_cap_after"]) == (30_000, 0)
     assert told["batch_seconds"] == 20.0
+
+
+def test_a_warning_is_printed_in_the_command_s_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def execute(_arguments: Any) -> int:
+        told.append(warnings.formatwarning("taken off", UserWarning, "settings.py", 196))
+        return 0
+
+    module = SimpleNamespace(SUMMARY="", add_arguments=lambda _: None, execute=execute)
+    monkeypatch.setitem(main.COMMANDS, "limits", module)
+    assert main.main(["limits"]) == 0
+    assert told == ["claude-throttle limits: taken off\n"]
+    assert "settings.py" in warnings.formatwarning("x", UserWarning, "settings.py", 196)

@@ -135,3 +135,13 @@ def test_an_attempt_that_may_be_billed_is_told_of_when_the_next_one_waits_in_vai
         made.messages.create(**HELLO)
     assert caught.value.sent
     assert len(server.arrivals) == 1
+
+
+def test_a_first_attempt_that_waits_in_vain_was_not_sent(fake, throttle, client):
+    server = fake()
+    throttler = throttle(server)
+    throttler.pause()
+    made = client(server, throttler, terms={"timeout": 0.1})
+    with pytest.raises(DeadlineExceeded, match=r"0\.1 s .*its turn; nothing was sent") as caught:
+        made.messages.create(**HELLO)
+    assert (caught.value.sent, len(server.arrivals)) == (False, 0)

@@ -147,3 +147,20 @@ def test_a_page_among_good_answers_changes_nobody_s_answer(fake, throttle):
     bad, *good = (throttler.submit(**ask(str(n))) for n in range(20))
     assert isinstance(bad.exception(10), anthropic.PermissionDeniedError)
     assert [echo(future.result(10)) for future in good] == [str(n) for n in range(1, 20)]
+
+
+@pytest.mark.parametrize("name", ["cloudflare", "akamai", "nginx", "squid", "zscaler"])
+def test_a_page_is_said_to_be_another_s_and_whom_to_ask(fake, throttle, name):
+    server = fake()
+    server.script(Garbage(PAGES[name] + b"x" * 9000, 403))
+    error = throttle(server).submit(**ask()).exception(10)
+    assert str(error).endswith("refused this request; ask whoever runs that")
+    assert "is not the Claude API's" in str(error)
+    assert len(str(error)) < 600
+
+
+@pytest.mark.parametrize("refusal", [Reply(403), Garbage(b"<html>", 501), Garbage(b"{}", 403)])
+def test_what_is_no_page_is_quoted_and_nothing_added(fake, throttle, refusal):
+    server = fake()
+    server.script(refusal)
+    assert "whoever runs" not in str(throttle(server, max_retries=0).submit(**ask()).exception(10))

@@ -35,13 +35,15 @@ class PermitTicket(WaitingTicket):
     must be found by the garbage collector at once.
     """
 
-    __slots__ = ("dispatch", "granted", "reports_outcome", "size", "slot")
+    __slots__ = ("dispatch", "granted", "place_in", "reports_outcome", "size", "slot")
 
     def __init__(self, reports_outcome: bool, *place: Any) -> None:
         super().__init__(*place)
         #: Its holder is sure to report how the request ended, if only that it is not known.
         self.reports_outcome = reports_outcome
         self.size = UNKNOWN_SIZE
+        #: The name of its lane, and the seconds that it may wait there.
+        self.place_in = ("", 0.0)
         self.dispatch: Optional[Dispatch] = None
         #: Lent to calls that its thread makes meanwhile.
         self.slot = ReentrantSlot()
@@ -62,7 +64,13 @@ class PermitTicket(WaitingTicket):
         return self.has_left and not self.slot.lent
 
     def expire(self) -> None:
-        self.reject(DeadlineExceeded("no permit was free in time; nothing was sent"))
+        lane, seconds = self.place_in
+        self.reject(
+            DeadlineExceeded(
+                f"permit {self.number} ({lane}) was given {seconds:.3g} s and was still waiting "
+                "for its turn; nothing was sent"
+            )
+        )
 
 
 class Permit:
