@@ -19,7 +19,7 @@ from claude_throttle.account.suspensions import Suspensions
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit, PermitTicket
 from claude_throttle.core.domain.cost import NO_USAGE, Cost, RequestSize, Usage
-from claude_throttle.core.domain.feedback import DOUBT, Dispatch, Feedback, ResponseReport
+from claude_throttle.core.domain.feedback import Dispatch, Feedback, ResponseReport
 from claude_throttle.core.domain.models import FAST_SPEED
 from claude_throttle.core.estimation.estimator import estimate_input_tokens, has_cache_mark
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
@@ -232,7 +232,7 @@ class AdmittedAttempt:
     Errors in here are logged and not raised: the answer was paid for.
     """
 
-    __slots__ = ("_admission", "_estimate", "_model_group", "_permit", "wire_time")
+    __slots__ = ("_admission", "_estimate", "_model_group", "_permit", "again", "wire_time")
 
     def __init__(
         self,
@@ -245,6 +245,8 @@ class AdmittedAttempt:
         self._model_group = model_group
         self._estimate = estimate
         self._admission = admission
+        #: Whether another attempt makes sense after its response; None leaves that to its sender.
+        self.again: Optional[bool] = None
         #: Told of each read, by whoever reads the response.
         self.wire_time = permit.wire_time
 
@@ -258,7 +260,8 @@ class AdmittedAttempt:
     ) -> None:
         """The response has begun; *body* is a refusal's, *sent* the request's headers."""
         try:
-            self._permit.settle_report(self._admission.report(status, headers, body, sent))
+            report = self._admission.report(status, headers, body, sent)
+            self.again = self._permit.settle_report(report).again
         except Exception:
             logger.exception("a response was not understood; this is a bug")
 
@@ -269,11 +272,8 @@ class AdmittedAttempt:
         body: bytes = b"",
         sent: Mapping[str, str] = NO_HEADERS,
         usage: Optional[Usage] = None,
-    ) -> bool:
-        """The whole response is there: close. *usage*: if its *body* was read already.
-
-        True if it refuses what has just worked, so that another attempt makes sense.
-        """
+    ) -> None:
+        """The whole response is there: close. *usage*: if its *body* was read already."""
         try:
             if usage is None and status == 200:
                 answer = read_json(body)
@@ -283,10 +283,9 @@ class AdmittedAttempt:
             report = self._permit.settle_report(report, usage)
             if usage is not None:
                 self._learn(usage)
-            return report.feedback.cause == DOUBT
+            self.again = report.again
         except Exception:
             logger.exception("a response was not understood; this is a bug")
-            return False
         finally:
             self._permit.close()
 

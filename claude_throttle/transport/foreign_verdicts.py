@@ -58,7 +58,9 @@ def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float)
     verdict = classify(status, headers, body, wall)
     # Its client decides about another attempt, which then needs another permit.
     feedback = verdict.feedback._replace(final=True)
-    return ResponseReport(feedback, True, verdict.keeps_tokens, _wait_seconds(verdict))
+    # Clients try every 429 again, also where only money helps.
+    again = False if status == 429 and not verdict.retry else None
+    return ResponseReport(feedback, True, verdict.keeps_tokens, _wait_seconds(verdict), again)
 
 
 def _wait_seconds(verdict: Verdict) -> float:

@@ -275,21 +275,25 @@ class Accounting:
         report: ResponseReport,
         expected: bool,
         size: RequestSize = UNKNOWN_SIZE,
-    ) -> None:
-        """What came of the request a permit was for; *actual* None corrects nothing."""
+    ) -> bool:
+        """What came of the request a permit was for; *actual* None corrects nothing.
+
+        True if it was refused and can never pass.
+        """
         feedback = report.feedback
         if feedback.others is not None or self._is_fast:
             feedback = self._of_this_lane(feedback)
         if feedback.cause == CONCURRENCY:
             self._limiter.refused(self._now())
         doomed: list[Ticket] = []
+        delay = NEVER
         with self._mutex:
             now = self._now()
             if not expected:
                 self._pacer.expect(now)
             if report.refused:
                 in_flight, wait = self._limiter.in_use, report.wait_seconds
-                _, events = self._pacer.refused(
+                delay, events = self._pacer.refused(
                     feedback, dispatch, held, wait, in_flight, now, size
                 )
                 doomed = self._take_doomed_locked(now)
@@ -304,6 +308,9 @@ class Accounting:
         self.tell(events, feedback, None)
         if feedback.others is not None:
             self._tell_account(feedback, feedback.others)
+        return feedback.cause == UNAVAILABLE or (
+            delay.excess is not None and delay.excess.tries == 1
+        )
 
     def permit_unreported(self) -> None:
         """No outcome will be reported any more for the request of a permit."""

@@ -10,7 +10,7 @@ from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.wire_time import WireTime
 from claude_throttle.core.domain.cost import NO_USAGE, UNKNOWN_SIZE, Cost, Usage
 from claude_throttle.core.domain.events import PermitClosed, PermitGranted
-from claude_throttle.core.domain.feedback import Dispatch, ResponseReport
+from claude_throttle.core.domain.feedback import DOUBT, Dispatch, ResponseReport
 from claude_throttle.core.domain.iterations import read_iterated
 from claude_throttle.core.domain.ports import FeedbackReader, HeldSlot
 from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, ReentrantSlot
@@ -194,13 +194,17 @@ class Permit:
             return report
         if report.feedback.account is not None:
             weighed = self._feedback_reader.weigh_refusal(lane.name, report.feedback, dispatch)
-            report = report._replace(feedback=weighed)
+            again = weighed.cause == DOUBT or report.again
+            report = report._replace(feedback=weighed, again=again)
         self._report, actual = report, None
         self._took = took
         if not self._settled and (took is not None or not report.keeps_tokens):
             self._settled, actual = True, self._cost_of(took or NO_USAGE)
         expected = ticket.reports_outcome
-        lane.accounting.report_permit(ticket.cost, actual, dispatch, report, expected, ticket.size)
+        if lane.accounting.report_permit(
+            ticket.cost, actual, dispatch, report, expected, ticket.size
+        ):
+            report = report._replace(again=False)
         if not report.refused:
             self._feedback_reader.request_accepted(lane.name, dispatch.at)
         return report

@@ -167,6 +167,8 @@ class ResponseReport(NamedTuple):
     keeps_tokens: bool = True
     #: Seconds that its sender would wait if the lane were not held up.
     wait_seconds: float = 0.0
+    #: Whether another attempt makes sense; None leaves that to its sender.
+    again: Optional[bool] = None
 
 
 class Decision(NamedTuple):

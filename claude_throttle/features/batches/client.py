@@ -236,9 +236,9 @@ class BatchClient:
             admitted.failed(outcome)
         else:
             status, headers, content = outcome
-            attempt.may_pass = admitted.answered(
-                status, headers, content, self._transport.headers
-            ) or (status == 404 and not creates and is_not_found(read_json(content)))
+            admitted.answered(status, headers, content, self._transport.headers)
+            is_missing = status == 404 and not creates and is_not_found(read_json(content))
+            attempt.may_pass = admitted.again is True or is_missing
         return outcome
 
     def _send_in_a_thread(

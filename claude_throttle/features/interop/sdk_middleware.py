@@ -116,6 +116,8 @@ class PacedMiddleware:
         answer = getattr(response, "http_response", None)
         if answer is not None and answer.status_code >= 400:
             _shorten_sleep(answer.headers, self._clock.wall())
+            if attempt.again is not None:
+                answer.headers["x-should-retry"] = "true" if attempt.again else "false"
         if deadline is not None:
             if answer is not None and not answer.is_closed:
                 _set_silence(answer, own)
