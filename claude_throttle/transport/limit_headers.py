@@ -7,7 +7,6 @@ impossible one is left out: the pacer divides by them. Some accounts get no limi
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Optional
@@ -19,13 +18,12 @@ from claude_throttle.core.domain.feedback import (
     RateLimit,
     StatedLimit,
 )
-
-#: What the API limits: fields of :class:`Cost`, by what they are called in names of headers.
-KINDS_BY_NAME = {
-    "requests": "requests",
-    "input-tokens": "input_tokens",
-    "output-tokens": "output_tokens",
-}
+from claude_throttle.transport.limit_values import (
+    KINDS_BY_NAME,
+    LEAST_LIMIT,
+    MOST_UNITS,
+    PERIODS,
+)
 
 #: The field of a :class:`Cost`, and the names of the two headers with its limit and what is left of
 #: it (rate-limit page, 2026-09). The combined ``anthropic-ratelimit-tokens-*`` are not read: they
@@ -37,15 +35,6 @@ _HEADERS = tuple(
 
 #: Names of headers with limits that are not the API's own.
 _OTHER_NAMES = re.compile(r"(?:^| |llm[_-]provider-)(?:x-)?(?:rate-?limit|llm[_-]provider-)")
-
-#: Units a minute. A limit below makes no sense; the largest published is 10,000,000 (2026-10), and
-#: above this one floats cannot count.
-LEAST_LIMIT = 1.0
-MOST_UNITS = 2.0**53
-
-#: Seconds since 1970, in 2001. A wait of as many seconds would be 31 years: some gateways send the
-#: instant of the next try, or its milliseconds.
-FIRST_INSTANT = 1e9
 
 #: Finds the quota in "…rate limit of 30,000 input tokens per minute…" (refusals of 2025 and 2026).
 _PER_MINUTE = re.compile(r"(requests|input tokens|output tokens) per minute")
@@ -68,7 +57,6 @@ _STATED_KINDS = {
 }
 #: Characters of a message that are looked through.
 LONGEST_WORDS = 10_000
-PERIODS = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 
 #: "Your current limit is 58,276 …, and will increase to 68,276 at the next minute boundary."
 _GROWTH = re.compile(
@@ -90,10 +78,11 @@ def read_limits(headers: Mapping[str, str], status: Optional[int] = None) -> Fee
         text = headers.get(limit_name)
         if text is None:
             continue
-        limit, remaining = read_number(text), read_number(headers.get(remaining_name))
-        if limit is None or remaining is None or max(limit, remaining) > MOST_UNITS:
+        try:
+            limit, remaining = float(text), float(headers.get(remaining_name, ""))
+        except ValueError:
             continue
-        if limit >= LEAST_LIMIT:
+        if LEAST_LIMIT <= limit <= MOST_UNITS and 0.0 <= remaining <= MOST_UNITS:
             found[kind] = RateLimit(limit, remaining)
     names, others = " ".join(headers).lower(), None
     if len(found) < len(_HEADERS) and _OTHER_NAMES.search(names):
@@ -113,15 +102,6 @@ def _with_relayed(headers: Mapping[str, str], found: dict[str, RateLimit]) -> di
     if "input_tokens" in found or "output_tokens" in found:
         relayed.pop("tokens", None)  # the sum of both, which is no limit of its own
     return {**relayed, **found}
-
-
-def read_number(text: Optional[str]) -> Optional[float]:
-    """A finite number from zero; None for anything else."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
 
 
 def refused_kind(message: str) -> Optional[str]:

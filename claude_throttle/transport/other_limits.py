@@ -20,7 +20,7 @@ from claude_throttle.core.domain.feedback import (
     RateLimits,
     UsageWindow,
 )
-from claude_throttle.transport.limit_headers import (
+from claude_throttle.transport.limit_values import (
     KINDS_BY_NAME,
     LEAST_LIMIT,
     MOST_UNITS,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
-from claude_throttle.transport.limit_headers import read_number
+from claude_throttle.transport.limit_values import read_number
+from claude_throttle.transport.refusal import Refusal
 from claude_throttle.transport.relay_limits import read_reset
 from claude_throttle.transport.times import (
     CLOCK,
@@ -20,9 +21,6 @@ from claude_throttle.transport.times import (
     seconds_from,
     seconds_until,
 )
-
-if TYPE_CHECKING:
-    from claude_throttle.transport.verdicts import Refusal
 
 #: Characters of foreign text that are read, and values of a body that are looked at.
 LONGEST_TEXT = 2000

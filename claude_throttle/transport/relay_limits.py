@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Optional
 
 from claude_throttle.core.domain.feedback import RateLimit, RelayedLimit
-from claude_throttle.transport.limit_headers import KINDS_BY_NAME, LEAST_LIMIT, MOST_UNITS, PERIODS
+from claude_throttle.transport.limit_values import KINDS_BY_NAME, LEAST_LIMIT, MOST_UNITS, PERIODS
 from claude_throttle.transport.times import seconds_until
 
 #: Seconds. A reset further away says nothing about a limit: after a day the server is asked again.

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Optional
 
-from claude_throttle.transport.limit_headers import FIRST_INSTANT, read_number
+from claude_throttle.transport.limit_values import FIRST_INSTANT, read_number
 
 #: From here on, an instant is in milliseconds.
 _FIRST_MILLISECONDS = 1e11

@@ -32,14 +32,14 @@ from claude_throttle.core.domain.feedback import (
 from claude_throttle.errors import BrokenAnswer
 from claude_throttle.transport.account_problems import account_problem
 from claude_throttle.transport.limit_headers import (
-    FIRST_INSTANT,
     read_date,
     read_growth,
     read_limits,
-    read_number,
     read_stated,
     refused_kind,
 )
+from claude_throttle.transport.limit_values import FIRST_INSTANT, read_number
+from claude_throttle.transport.refusal import Refusal
 
 #: The status of each error type, for errors within a stream or a batch (errors page, 2026-11).
 STATUS_BY_TYPE = {
@@ -172,20 +172,6 @@ SPENT = Rule("spend limit", (429,), "", False)
 #: Seconds. A wait up to this long means a rate limit, whatever the words around it say of plans and
 #: billing; a spend limit names days, or no time.
 PASSING_SECONDS = 3600.0
-
-
-class Refusal(NamedTuple):
-    """A refusal as it came, and what was read of it at once."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    #: The body as JSON, or None.
-    answer: Any
-    #: ``error.message``, or "".
-    message: str
-    #: ``error.details.error_code``, or None.
-    code: Optional[str]
 
 
 class Verdict(NamedTuple):

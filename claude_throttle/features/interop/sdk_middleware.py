@@ -25,7 +25,7 @@ from claude_throttle.features.interop.request_deadline import (
 )
 from claude_throttle.transport import sdk
 from claude_throttle.transport.headers import RawHeaders
-from claude_throttle.transport.limit_headers import FIRST_INSTANT, read_number
+from claude_throttle.transport.limit_values import FIRST_INSTANT, read_number
 from claude_throttle.transport.verdicts import retry_after
 
 if TYPE_CHECKING:
