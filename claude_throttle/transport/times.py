@@ -1,7 +1,7 @@
 """Reads durations and instants in the forms in which servers and gateways write them.
 
-In numbers, in words, as dates; also 31 years "to wait", which are an instant since 1970. Loaded
-where a refusal or a relay's limit names a time in another form than a plain number of seconds.
+As numbers, in words, as dates. A number so large that it would be decades is an instant since 1970.
+Loaded where a refusal or a relay names a time in another form than a small number of seconds.
 """
 
 from __future__ import annotations
