@@ -18,6 +18,7 @@ import threading
 import weakref
 from collections.abc import Mapping
 from functools import partial
+from http.client import HTTPException
 from typing import Any, Callable, Optional, Protocol
 
 import urllib3
@@ -26,6 +27,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from claude_throttle.core.dispatch.call import AttemptStopped
 from claude_throttle.core.threads.fork import dead_end
+from claude_throttle.transport.error_text import describe
 from claude_throttle.transport.response_head import FastHeadResponse
 
 
@@ -133,6 +135,14 @@ class _Owned:
             raise AttemptStopped
         self._connecting = sock.fileno()
         return sock
+
+    def _tunnel(self) -> None:
+        try:
+            super()._tunnel()  # type: ignore[misc]
+        except (HTTPException, ConnectionError) as error:
+            # As http.client does where the answer is a refusal: nothing has reached the API.
+            self.close()  # type: ignore[attr-defined]
+            raise OSError(f"Tunnel connection failed: {describe(error)}") from None
 
     def connect(self) -> Any:
         try:

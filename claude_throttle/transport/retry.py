@@ -65,8 +65,9 @@ _ASKED_ABOUT = (
     BrokenAnswer,
 )
 
-#: What ``http.client`` says when a proxy answers CONNECT with something else than 200.
-_REFUSED_BY_PROXY = re.compile(r"Tunnel connection failed: (\d{3})")
+#: What ``http.client`` says when a proxy answers CONNECT with something else than 200, and our own
+#: connections where its answer is no HTTP, or none.
+_REFUSED_BY_PROXY = re.compile(r"Tunnel connection failed: (\d{3})?")
 
 #: Statuses below 500 with which a proxy says that it may work a moment later.
 _PROXY_RETRIED = frozenset({408, 425, 429})
@@ -327,7 +328,7 @@ def verdict_on_error(error: BaseException, rules: RetryRules) -> Verdict:
         error = _cause(error)
         refused = _REFUSED_BY_PROXY.search(str(error))
         if refused is not None:
-            return _verdict_on_proxy(int(refused.group(1)))
+            return _verdict_on_proxy(int(refused.group(1) or 0))
     if isinstance(error, (ConnectTimeoutError, NewConnectionError)):
         return Verdict(True, "no connection", keeps_tokens=False, feedback=_LOST)
     if isinstance(error, BrokenAnswer):
@@ -342,7 +343,12 @@ def verdict_on_error(error: BaseException, rules: RetryRules) -> Verdict:
 
 
 def _verdict_on_proxy(status: int) -> Verdict:
-    """The verdict on a CONNECT that a proxy refused: nothing has reached the API."""
+    """The verdict on a CONNECT that a proxy refused: nothing has reached the API.
+
+    *status* is 0 if it gave none that can be read: cut off, or no proxy at all.
+    """
+    if status == 0:
+        return Verdict(True, "no answer from the proxy", keeps_tokens=False, feedback=_LOST)
     if status == 407:
         reason = "the proxy wants another user or password (407), and is not asked again"
         return Verdict(False, reason, keeps_tokens=False, feedback=_SILENT)

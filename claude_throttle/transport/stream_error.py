@@ -37,7 +37,10 @@ _KEPT = ("request-id", "anthropic-ratelimit-")
 _STATUS_FIELDS = ("status", "status_code", "statusCode", "http_status", "httpStatus", "code")
 
 #: Fields in which a frame without a type tells of an error by words alone.
-_WORD_FIELDS = ("message", "detail", "msg")
+_WORD_FIELDS = ("message", "detail", "msg", "reason")
+
+#: What such a frame says of a failure in its field "status".
+_FAILED = ("error", "failed", "failure", "fail")
 
 _STATUSES = frozenset({*(int(status) for status in HTTPStatus), *range(520, 530)})
 
@@ -49,12 +52,12 @@ _MEANINGS = tuple(
     (status, re.compile(words, re.I))
     for status, words in (
         (529, r"overload|(?:at|over|no|insufficient)[ _-]?capacity|server is busy"),
-        (429, r"rate[ _-]?limit|too[ _-]?many[ _-]?(?:requests|tokens)|quota|throttl"),
+        (429, r"rate[ _-]?limit|too[ _-]?many[ _-]?(?:requests|tokens)|quota|throttl|slow ?down"),
         (429, r"resource[ _-]?(?:has been )?exhausted"),
         (504, r"time[ds]?[ _-]?out|deadline[ _-]?exceeded"),
         (503, r"unavailable|no healthy upstream"),
         (401, r"unauthori[sz]ed|authenticat|api[ _-]?key"),
-        (402, r"billing|payment|credit balance"),
+        (402, r"billing|payment|credit balance|insufficient[ _-]?(?:balance|credit|fund)"),
         (403, r"forbidden|permission|access[ _-]?denied"),
         (404, r"not[ _-]?found|does not exist"),
         (413, r"(?:request|payload|entity|body)[ _-](?:is )?too[ _-]large"),
@@ -111,8 +114,11 @@ def _tells(name: str, value: Mapping[str, Any]) -> bool:
     """Whether an event without a type tells of an error."""
     if value.get("error") or value.get("errors"):
         return True
-    words = any(isinstance(value.get(field), str) for field in _WORD_FIELDS)
-    return name == "message" and (words or any(key.endswith("Exception") for key in value))
+    said = [value.get(field) for field in _WORD_FIELDS]
+    words = any(isinstance(each, str) or (each and isinstance(each, list)) for each in said)
+    failed = value.get("success") is False or str(value.get("status")).lower() in _FAILED
+    failed = failed or _number_in(value) is not None
+    return name == "message" and (words or failed or any(k.endswith("Exception") for k in value))
 
 
 def _names_error(name: Any) -> bool:

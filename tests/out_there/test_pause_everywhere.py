@@ -263,6 +263,23 @@ def test_an_older_version_neither_ends_it_nor_is_stopped_by_it():
     assert late.in_force
 
 
+def test_of_a_pause_and_a_resume_at_once_the_later_one_holds_for_the_calls_too(join, monkeypatch):
+    """Between what this process knows and what its lanes do there is no lock."""
+    throttler = join("memory://race")
+    want, undone = SharedPause.want, []
+
+    def want_and_be_overtaken(pause, paused):
+        want(pause, paused)
+        if not undone:
+            undone.append(True)
+            throttler.resume(everywhere=True)
+
+    monkeypatch.setattr(SharedPause, "want", want_and_be_overtaken)
+    throttler.pause(everywhere=True)
+    assert not held(throttler)
+    assert answered(throttler)
+
+
 # -- from outside ----------------------------------------------------------------------------------
 
 

@@ -50,7 +50,8 @@ def proxy():
                 while self.rfile.readline().strip():
                     pass
                 server.asked += 1
-                self.wfile.write(b"HTTP/1.1 %d No\r\ncontent-length: 0\r\n\r\n" % status)
+                whole = b"HTTP/1.1 %d No\r\ncontent-length: 0\r\n\r\n"
+                self.wfile.write(status if isinstance(status, bytes) else whole % status)
 
         server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refusing)
         server.asked = 0
@@ -66,8 +67,20 @@ def proxy():
 
 # http.client of Python 3.9 leaves the socket of a refused tunnel to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("status", "asked"), [(407, 1), (403, 1), (503, 2)])
-def test_a_refused_connect_over_the_wire(proxy, monkeypatch, status, asked):
+@pytest.mark.parametrize(
+    ("status", "said", "asked"),
+    [
+        (407, "407", 1),
+        (403, "403", 1),
+        (503, "503", 2),
+        (b"", "no answer from the proxy", 2),
+        (b"SSH-2.0-OpenSSH_9\r\n", "no answer from the proxy", 2),
+        (b"<html>Blocked</html>\r\n", "Blocked", 2),
+        (b"HTTP/1.1 abc\r\n\r\n", "no answer from the proxy", 2),
+    ],
+    ids=["407", "403", "503", "none", "another protocol", "a page", "no status"],
+)
+def test_a_refused_connect_over_the_wire(proxy, monkeypatch, status, said, asked):
     server = proxy(status)
     url = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv("HTTPS_PROXY", url)
@@ -79,7 +92,7 @@ def test_a_refused_connect_over_the_wire(proxy, monkeypatch, status, asked):
     ) as throttler:
         error = throttler.submit(**ask()).exception(10)
     assert isinstance(error, anthropic.APIConnectionError)
-    assert f"{status}" in str(error)
+    assert said in str(error)
     assert "proxy" in str(error)
     assert f"after {asked} attempt" in str(error)
     assert (server.asked, sum(isinstance(each, RetryScheduled) for each in events)) == (

@@ -180,7 +180,7 @@ class Coordinator:
         """
         was = self.pause.in_force
         self.pause.want(paused)
-        self._hold(paused)
+        self._follow_pause()
         for _ in range(MOST_TRIES):
             if self.store_lost or self.pause.wanted is None:
                 break
@@ -269,9 +269,17 @@ class Coordinator:
             self._concurrency.apply_grant(request, response)
         self._suspensions.apply_suspensions(response.notice)
         if lane == NO_LANE and self.pause.adopt_response(request, response):
-            self._hold(self.pause.in_force)
+            self._follow_pause()
             self._announce(_pause_event(self.pause.in_force))
         return response
+
+    # No lock: whoever changes something looks again when it is done, so the last one to look has
+    # seen the last change.
+    def _follow_pause(self) -> None:
+        held: Optional[bool] = None
+        while held is not (now := self.pause.in_force):
+            held = now
+            self._hold(held)
 
     def not_after(self) -> float:
         """The store's time at which a request made now times out.
