@@ -135,6 +135,13 @@ def test_a_server_whose_scripts_cannot_tell_the_time_comes_with_an_advice(text):
     assert "Redis 5 or newer" in str(failure(ResponseError(text), "redis://h", 0.1, ()))
 
 
+def test_a_servers_words_come_without_control_characters():
+    said = str(failure(ResponseError("ERR \x1b[31mred\u202e\x07\nend"), "redis://h", 0.1, ()))
+    assert said.isprintable()
+    assert "red" in said
+    assert "end" in said
+
+
 def test_other_refusals_come_without_that_advice():
     assert "Redis 5" not in str(failure(ResponseError("ERR syntax error"), "redis://h", 0.1, ()))
 

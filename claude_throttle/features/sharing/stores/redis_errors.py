@@ -7,6 +7,7 @@ classes, since redis-py and valkey-py each have classes of their own and neither
 from __future__ import annotations
 
 from claude_throttle.features.sharing.stores.contract import StoreFailed
+from claude_throttle.transport.error_text import readable
 
 #: What to do, by the first word of the server's own text.
 ADVICE = {
@@ -85,7 +86,7 @@ def scrubbed(text: str, secrets: tuple[str, ...]) -> str:
     """*text* as one line without the *secrets*, cut after 200 characters."""
     for secret in secrets:
         text = text.replace(secret, "***")
-    text = " ".join(text.split()).rstrip(".")
+    text = " ".join(readable(text).split()).rstrip(".")
     return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "…"
 
 
