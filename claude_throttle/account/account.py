@@ -311,6 +311,8 @@ class Account:
         if call.attempt is not None:
             lane = self.model_groups.of_call(call).lane
             lane.accounting.release(call.attempt, keep_tokens=not outcome.refused)
+            # Should its deadline pass meanwhile: what was refused is not billed.
+            call.attempt.on_the_wire = not outcome.refused
 
         run = self._resources.thread_pool.run
         # Each in a sender of its own: a done-callback may wait for another call.

@@ -11,7 +11,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 import anthropic
 import pytest
 
-from claude_throttle import BrokenAnswer, CallFailed, CallSucceeded, Closed, Throttler
+from claude_throttle import (
+    BrokenAnswer,
+    CallFailed,
+    CallSucceeded,
+    Closed,
+    DeadlineExceeded,
+    Throttler,
+)
 from claude_throttle.core.dispatch.call import CallFuture, LateResult
 from claude_throttle.testing import FakeClaude, Ok, Reply, Truncated
 from claude_throttle.transport import sdk
@@ -260,6 +267,17 @@ def test_a_refused_call_holds_neither_permit_nor_thread(throttler, importing, ev
     failed = [event for event in events if isinstance(event, CallFailed)]
     assert {event.error for event in failed} == {"BadRequestError"}
     assert len(failed) == 50
+
+
+@pytest.mark.parametrize(("status", "may_be_billed"), [(529, False), (400, False), (500, True)])
+def test_a_deadline_during_the_import_says_whether_the_refused_call_may_be_billed(
+    throttler, status, may_be_billed
+):
+    throttler.server.script(Reply(status))
+    future = throttler.submit(**{**ask(), "raw": False, "timeout": 0.3})
+    error = future.exception(30)
+    assert isinstance(error, DeadlineExceeded)
+    assert error.sent is may_be_billed
 
 
 def test_a_refused_raw_call_begins_the_import(throttler, importing):
