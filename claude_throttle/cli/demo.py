@@ -21,7 +21,7 @@ from typing import Any, Optional
 
 import requests
 
-from claude_throttle import SYSTEM_CLOCK
+from claude_throttle import SYSTEM_CLOCK, ThrottleError
 from claude_throttle.cli import ALL_WELL, SOME_FAILED, quota_options
 from claude_throttle.cli.progress import Progress, Snapshot
 from claude_throttle.testing import FakeClaude
@@ -178,7 +178,12 @@ def _throttled(**quotas: float) -> Send:
             api_key="demo-key", base_url=url, proxies={}, testing=False, **quotas
         ) as throttler:
             for body in bodies:
-                throttler.submit(raw=True, block=True, **body).add_done_callback(done)
+                try:
+                    future = throttler.submit(raw=True, block=True, **body)
+                except ThrottleError:  # the answers before it have suspended the account
+                    ended(False)
+                else:
+                    future.add_done_callback(done)
 
     return send
 

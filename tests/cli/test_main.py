@@ -143,11 +143,12 @@ def test_the_table_fits_a_narrow_terminal() -> None:
         assert narrow.count(number) == wide.count(number) == 2
 
 
+@pytest.mark.parametrize("calls", ["2", "500"])  # the last are refused before they are queued
 def test_a_demo_that_failed_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], calls: str
 ) -> None:
     monkeypatch.setattr(demo, "FakeClaude", lambda **_: FakeClaude(spend_cap_after=0))
-    assert main.main(["demo", "--calls", "2", "--rpm", "6000", "--quiet"]) == 1
+    assert main.main(["demo", "--calls", calls, "--rpm", "6000", "--quiet"]) == 1
     assert capsys.readouterr().err == ""
 
 
