@@ -7,6 +7,7 @@ import contextlib
 import pytest
 
 from tests.support.running import latency, listening, running, script
+from tests.support.thorough import only_thorough
 from tests.support.visiting import (
     hold_the_first,
     judge,
@@ -34,8 +35,17 @@ def _serving(fake, folder, kind, *options, **environment):
             stop_amid_a_call(listener.getsockname(), server)
 
 
-@pytest.mark.parametrize("preload", [False, True], ids=["apart", "preload"])
-@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize(
+    ("kind", "preload"),
+    [
+        only_thorough("sync", False, id="sync-apart"),
+        pytest.param("sync", True, id="sync-preload"),
+        pytest.param("gthread", False, id="gthread-apart"),
+        only_thorough("gthread", True, id="gthread-preload"),
+        only_thorough("gevent", False, id="gevent-apart"),
+        pytest.param("gevent", True, id="gevent-preload"),
+    ],
+)
 def test_gunicorn(fake, tmp_path, kind, preload):
     """Everybody gets what was asked for, whoever was used before the fork."""
     fake = fake(latency=latency)
