@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
 from claude_throttle.transport.limit_values import read_number
-from claude_throttle.transport.refusal import Refusal
+from claude_throttle.transport.received_refusal import ReceivedRefusal
 from claude_throttle.transport.relay_limits import read_reset
 from claude_throttle.transport.times import (
     CLOCK,
@@ -155,7 +155,7 @@ def _all_fields(answer: Any) -> Iterator[tuple[str, Any]]:
     return _fields(answer) if isinstance(answer, (dict, list)) else iter(())
 
 
-def is_throttling(refusal: Refusal) -> bool:
+def is_throttling(refusal: ReceivedRefusal) -> bool:
     """Whether it is a rate limit by its code, whatever its status."""
     kinds = [value for name, value in _all_fields(refusal.answer) if name in _KIND_FIELDS]
     kinds.append((refusal.headers.get("x-amzn-errortype") or "").partition(":")[0])
@@ -169,14 +169,14 @@ def _plain(kind: object) -> str:
     return name.replace("_", "").replace("-", "").lower()
 
 
-def tells_of_spending(refusal: Refusal, message: str) -> bool:
+def tells_of_spending(refusal: ReceivedRefusal, message: str) -> bool:
     """Whether its words or its codes are about money, or about the usage of a month."""
     kinds = [value for name, value in _all_fields(refusal.answer) if name in _KIND_FIELDS]
     said = " ".join([message, *(kind for kind in kinds if isinstance(kind, str))])
     return _SPENDING.search(_URL.sub("", said[: 2 * LONGEST_TEXT])) is not None
 
 
-def named_wait(refusal: Refusal, message: str, wall: float) -> Optional[float]:
+def named_wait(refusal: ReceivedRefusal, message: str, wall: float) -> Optional[float]:
     """Seconds to wait, by a field of the body, by the words, or by a header of a gateway."""
     told = refusal.headers.get("retry-after") or ""
     if _NUMBERS.fullmatch(told[:100]):
@@ -217,7 +217,7 @@ def _wait_in(text: str, wall: float) -> Optional[float]:
     return None if found is None else seconds_until(found.group(1), wall)
 
 
-def _reset_of(refusal: Refusal, wall: float) -> Optional[float]:
+def _reset_of(refusal: ReceivedRefusal, wall: float) -> Optional[float]:
     """Seconds until the limit of a gateway is full again, by its headers, or those it quotes."""
     used_up = read_reset(refusal.headers, wall)
     if used_up:

@@ -39,7 +39,7 @@ from claude_throttle.transport.limit_headers import (
     refused_kind,
 )
 from claude_throttle.transport.limit_values import FIRST_INSTANT, read_number
-from claude_throttle.transport.refusal import Refusal
+from claude_throttle.transport.received_refusal import ReceivedRefusal
 
 #: The status of each error type, for errors within a stream or a batch (errors page, 2026-11).
 STATUS_BY_TYPE = {
@@ -197,7 +197,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
     rule = _rule_for(status, code, message)
     wish, after = headers.get("x-should-retry"), retry_after(headers, wall)
     if not after or not rule.retry or after > PASSING_SECONDS:
-        refusal = Refusal(status, headers, body, answer, message, code)
+        refusal = ReceivedRefusal(status, headers, body, answer, message, code)
         rule, message, after = _look_closer(refusal, rule, after, wall)
     cause, reason = rule.cause, rule.reason
     if status == 404 and not cause and is_not_found(answer) and "model" in message.lower():
@@ -227,7 +227,7 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, wall: float) 
 
 
 def _look_closer(
-    refusal: Refusal, rule: Rule, after: Optional[float], wall: float
+    refusal: ReceivedRefusal, rule: Rule, after: Optional[float], wall: float
 ) -> tuple[Rule, str, Optional[float]]:
     """Rule, message and wait of a refusal that may come from something in front of the API."""
     from claude_throttle.transport import refusal_words as words  # only for odd refusals
@@ -264,7 +264,7 @@ def _passing_type(answer: Any) -> str:
     return kind if kind in ("rate_limit_error", "overloaded_error") else ""
 
 
-def is_the_apis(refusal: Refusal) -> bool:
+def is_the_apis(refusal: ReceivedRefusal) -> bool:
     """Whether it is recognisably the API's own, and not that of something in front of it.
 
     By the API's JSON envelope, or by its headers and a body that is no page.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 
-class Refusal(NamedTuple):
+class ReceivedRefusal(NamedTuple):
     """A refusal as it came, and what was read of it at once."""
 
     status: int
