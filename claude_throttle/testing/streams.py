@@ -134,7 +134,7 @@ def _with_fault(
 
 
 def _rechunked(parts: list[ResponsePart], size: int) -> list[ResponsePart]:
-    """The same bytes in pieces of *size*, for a body in many chunks.
+    """The bytes of *parts* in pieces of *size*, for a body in many chunks.
 
     Chunk borders then fall within an event, and within the bytes of one UTF-8 character, which a
     decoder must put together again.

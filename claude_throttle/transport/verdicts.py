@@ -259,8 +259,7 @@ def _look_closer(
 
 def _passing_type(answer: Any) -> str:
     """The type of a refusal that passes, under whatever status; "" for any other."""
-    error = answer.get("error") if isinstance(answer, dict) else None
-    kind = error.get("type") if isinstance(error, dict) else None
+    kind = _error_of(answer).get("type")
     return kind if kind in ("rate_limit_error", "overloaded_error") else ""
 
 
@@ -269,12 +268,11 @@ def is_the_apis(refusal: ReceivedRefusal) -> bool:
 
     By the API's JSON envelope, or by its headers and a body that is no page.
     """
-    answer = refusal.answer
-    error = answer.get("error") if isinstance(answer, dict) else None
-    if isinstance(error, dict) and isinstance(error.get("type"), str):
+    kind = _error_of(refusal.answer).get("type")
+    if isinstance(kind, str):
         # Without its outer "type" if it was unwrapped on the way; OpenAI's format has other types.
-        unwrapped = STATUS_BY_TYPE.get(error["type"]) == refusal.status
-        if answer.get("type", "error" if unwrapped else "") == "error":
+        unwrapped = STATUS_BY_TYPE.get(kind) == refusal.status
+        if refusal.answer.get("type", "error" if unwrapped else "") == "error":
             return True
     if refusal.body.lstrip()[:1] == b"<":
         return False
@@ -335,7 +333,12 @@ def read_json(body: bytes) -> Any:
 
 def api_error(body: Any) -> dict[str, Any]:
     """The ``error`` in the API's own envelope; empty for a body in any other form."""
-    error = body.get("error") if isinstance(body, dict) and body.get("type") == "error" else None
+    return _error_of(body) if isinstance(body, dict) and body.get("type") == "error" else {}
+
+
+def _error_of(body: Any) -> dict[str, Any]:
+    """The ``error`` of a body in any form; empty without one."""
+    error = body.get("error") if isinstance(body, dict) else None
     return error if isinstance(error, dict) else {}
 
 

@@ -24,7 +24,7 @@ LONGEST_PAUSE_SECONDS = 86_400.0
 #: have sent milliseconds for seconds, or the limit may be raised meanwhile.
 LONGEST_UNPROBED_SECONDS = 900.0
 
-#: Seconds from its beginning to the first try, and from one to the next; the last for ever.
+#: Seconds from its beginning to the first try, and from one to the next; the last repeats.
 PAUSE_PROBE_SECONDS = (60.0, 120.0, 240.0, 480.0, 900.0)
 
 #: Retries a second that are always allowed: a small program has no traffic to speak of.

@@ -112,8 +112,8 @@ class PacedMiddleware:
             attempt.failed(error)
             self._end_if_late(deadline, request, error)
             raise
-        _report(attempt, response)
         answer = getattr(response, "http_response", None)
+        _report(attempt, response, answer)
         if answer is not None and answer.status_code >= 400:
             _shorten_sleep(answer.headers, self._clock.wall())
             if attempt.again is not None:
@@ -121,7 +121,7 @@ class PacedMiddleware:
         if deadline is not None:
             if answer is not None and not answer.is_closed:
                 _set_silence(answer, own)
-            self._end_retries(deadline, request, response)
+            self._end_retries(deadline, request, answer)
         return response
 
     def _bound_wire(
@@ -148,9 +148,8 @@ class PacedMiddleware:
             # Not "from error": the SDK retries what a connection error has caused.
             raise deadline.exceeded() from None
 
-    def _end_retries(self, deadline: RequestDeadline, request: Any, response: Any) -> None:
+    def _end_retries(self, deadline: RequestDeadline, request: Any, answer: Any) -> None:
         """Ask the SDK not to sleep until after the deadline: it raises the refusal at once."""
-        answer = getattr(response, "http_response", None)
         if answer is None or answer.status_code < 400:
             self._deadlines.forget(deadline)
             return
@@ -208,9 +207,11 @@ def _body(request: Any) -> Any:
     return {**body, **extra}
 
 
-def _report(attempt: AdmittedAttempt, response: Any) -> None:
-    """Report the response: all of it if it was read, else its head, and the rest as it is read."""
-    answer = getattr(response, "http_response", None)
+def _report(attempt: AdmittedAttempt, response: Any, answer: Any) -> None:
+    """Report the response: all of it if it was read, else its head, and the rest as it is read.
+
+    *answer* is the httpx response in it; None if there is none.
+    """
     if answer is None:  # made up by another middleware: nothing was sent
         attempt.not_sent()
         return
