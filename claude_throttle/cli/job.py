@@ -355,10 +355,11 @@ class Job:
 
 def is_answered(line: Line, results: Results, line_errors: LineErrors) -> bool:
     """Whether an earlier run answered *line*. An answer to another request is reported."""
-    has_result = line.custom_id in results.recorded.succeeded
-    if isinstance(line, Problem) or results.has_answer(line.custom_id, line.digest):
-        return has_result or isinstance(line, LineRequest)
-    if has_result:
+    if isinstance(line, Problem):
+        return line.custom_id in results.recorded.succeeded
+    if results.has_answer(line.custom_id, line.digest):
+        return True
+    if line.custom_id in results.recorded.succeeded:
         results.recorded.forget(line.custom_id)
         line_errors.report(line.number, OTHER_REQUEST, True)
     return False
