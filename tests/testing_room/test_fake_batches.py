@@ -24,13 +24,17 @@ def get(server, *path, **query):
     return requests.get(url, params=query, headers=HEADERS, timeout=5)
 
 
+def sdk_client(server):
+    """To be closed: a socket that is left would be complained of in some later test."""
+    return anthropic.Anthropic(api_key="k", base_url=server.url, max_retries=0)
+
+
 def test_the_official_sdk_makes_one_and_reads_its_results():
     """Its own types, its own way by results_url; in another order than they were sent."""
     clock = ManualClock()
-    with FakeClaude(clock=clock) as server:
+    with FakeClaude(clock=clock) as server, sdk_client(server) as client:
         server.batches.seconds = 60
         server.batches.end({"x1": "errored", "x2": "expired"})
-        client = anthropic.Anthropic(api_key="k", base_url=server.url, max_retries=0)
         batch = client.messages.batches.create(requests=made(*(f"x{n}" for n in range(30))))
         assert batch.processing_status == "in_progress"
         assert (batch.request_counts.processing, batch.results_url) == (30, None)
@@ -53,8 +57,7 @@ def test_the_official_sdk_makes_one_and_reads_its_results():
 
 def test_a_list_has_pages_and_begins_with_the_newest():
     """As the SDK's iterator reads it."""
-    with FakeClaude() as server:
-        client = anthropic.Anthropic(api_key="k", base_url=server.url)
+    with FakeClaude() as server, sdk_client(server) as client:
         ids = [client.messages.batches.create(requests=made("a")).id for _ in range(5)]
         assert [batch.id for batch in client.messages.batches.list(limit=2)] == ids[::-1]
         assert get(server, limit=0).status_code == 400
