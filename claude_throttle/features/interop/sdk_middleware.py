@@ -15,7 +15,6 @@ from claude_throttle.account.admission import AdmittedAttempt
 from claude_throttle.core.dispatch.permit import AdmissionOptions
 from claude_throttle.core.domain.cost import Usage
 from claude_throttle.core.domain.iterations import read_iterated
-from claude_throttle.core.pacing.backoff import LONGEST_UNPROBED_SECONDS, PAUSE_PROBE_SECONDS
 from claude_throttle.errors import ConfigurationError, DeadlineExceeded
 from claude_throttle.features.interop.body_watcher import watch_stream
 from claude_throttle.features.interop.request_deadline import (
@@ -23,9 +22,9 @@ from claude_throttle.features.interop.request_deadline import (
     RequestDeadlines,
     sleeps_beyond,
 )
+from claude_throttle.features.interop.sdk_retries import steer_retries
 from claude_throttle.transport import sdk
 from claude_throttle.transport.headers import RawHeaders
-from claude_throttle.transport.limit_values import FIRST_INSTANT, read_number
 from claude_throttle.transport.verdicts import retry_after
 
 if TYPE_CHECKING:
@@ -114,10 +113,8 @@ class PacedMiddleware:
             raise
         answer = getattr(response, "http_response", None)
         _report(attempt, response, answer)
-        if answer is not None and answer.status_code >= 400:
-            _shorten_sleep(answer.headers, self._clock.wall())
-            if attempt.again is not None:
-                answer.headers["x-should-retry"] = "true" if attempt.again else "false"
+        if answer is not None:
+            steer_retries(answer, attempt.again, self._clock.wall())
         if deadline is not None:
             if answer is not None and not answer.is_closed:
                 _set_silence(answer, own)
@@ -232,18 +229,6 @@ def _report(attempt: AdmittedAttempt, response: Any, answer: Any) -> None:
     except BaseException as error:
         attempt.failed(error)
         raise
-
-
-def _shorten_sleep(headers: Any, wall: float) -> None:
-    """Have the SDK sleep no longer than until the lane's first probe; its next attempt waits then.
-
-    It would take an instant since 1970 for a number of seconds, and sleep for weeks.
-    """
-    named, number = retry_after(headers, wall), read_number(headers.get("retry-after"))
-    if named is None or (named <= LONGEST_UNPROBED_SECONDS and (number or 0.0) < FIRST_INSTANT):
-        return
-    seconds = named if named <= LONGEST_UNPROBED_SECONDS else PAUSE_PROBE_SECONDS[0]
-    headers["retry-after-ms"] = f"{seconds * 1000:.0f}"
 
 
 def _usage(response: Any) -> Optional[Usage]:
