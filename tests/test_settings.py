@@ -243,6 +243,46 @@ def test_an_unknown_setting_is_met_with_the_closest_one(slip, meant):
             refuse({slip: 1})
 
 
+@pytest.mark.parametrize(
+    ("meant", "names"),
+    [
+        ("rpm", "requests_per_minute max_rpm rate_limit calls_per_minute requestsPerMinute limit"),
+        ("itpm", "input_tokens_per_minute max_input_tokens prompt_tokens_per_minute input_tpm"),
+        ("otpm", "output_tokens_per_minute completion_tokens_per_minute output_tpm"),
+        ("tpm", "tokens_per_minute max_tokens_per_minute token_limit tpm_limit"),
+        ("rpd", "requests_per_day daily_requests rpd_limit"),
+        ("tpd", "tokens_per_day daily_tokens"),
+        ("max_concurrency", "concurrency workers max_workers num_threads parallelism semaphore"),
+        ("max_retries", "retries retry max_attempts num_retries maxRetries"),
+        ("api_key", "key apiKey ANTHROPIC_API_KEY anthropic_api_key secret"),
+        ("auth_token", "token bearer_token access_token"),
+        ("base_url", "url endpoint host api_base baseURL"),
+        ("timeout", "request_timeout timeout_seconds deadline"),
+        ("max_queue", "queue_size maxsize backlog"),
+        ("shared", "redis redis_url store backend"),
+        ("default_headers", "headers"),
+        ("proxies", "proxy http_proxy"),
+        ("ca_bundle", "verify ssl_verify cert"),
+        ("max_connections", "pool_size pool_maxsize"),
+        ("testing", "test_mode dry_run mock"),
+        ("headroom", "safety_margin margin"),
+        ("on_event", "callback listener on_error"),
+        ("rpm=Quota(5, per=1)", "rps qps requests_per_second"),
+        ("rpm=Quota(10, per=1)", "period per interval"),
+        ("throttler.call(model=…", "model max_tokens temperature prompt"),
+        ("throttler.call(…, priority=…)", "priority"),
+        ("middleware=[throttler.middleware()]", "client http_client session"),
+        ('logging.getLogger("claude_throttle")', "log_level debug"),
+    ],
+)
+def test_other_libraries_words_for_a_setting_name_it(meant, names):
+    """They resemble it by their meaning, not by their letters."""
+    for name in names.split():
+        with pytest.raises(UnknownSetting) as caught:
+            Settings.from_env({name: 60})
+        assert meant in str(caught.value).partition(f"{name}= is not a setting")[2]
+
+
 def test_what_is_like_nothing_gets_no_hint():
     """A wrong hint is worse than none."""
     with pytest.raises(TypeError, match="^zzzzzz= is not a setting$"):

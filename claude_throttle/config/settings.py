@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -260,6 +260,16 @@ class Settings:
         """
         return environment.value_of(name, text, source)
 
+    @staticmethod
+    def meant_by(name: str, names: Collection[str] = ()) -> str:
+        """What the unknown setting *name* was meant to be: one of *names*, or of all settings.
+
+        Or a sentence that says what to write; "" if neither is known.
+        """
+        from claude_throttle.config import setting_names  # only needed for an error
+
+        return setting_names.meant_by(name, names or NAMES)
+
     @classmethod
     def given(cls, settings: Optional[Settings], options: Mapping[str, Any]) -> Settings:
         """The settings of a new throttler: *settings* (or the environment's), *options* changed.
@@ -269,7 +279,10 @@ class Settings:
         if settings is None:
             return cls.from_env(options)
         if not isinstance(settings, Settings):
-            raise ConfigurationError("give settings by name, as in Throttler(api_key=…, rpm=…)")
+            raise ConfigurationError(
+                "give settings by name, as in Throttler(api_key=…, rpm=…), not "
+                f"{type(settings).__name__} alone; a dict of them is Throttler(**settings)"
+            )
         return settings.replaced(options) if options else settings
 
     def replaced(self, options: Mapping[str, Any]) -> Settings:
@@ -366,12 +379,13 @@ class Settings:
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Settings))
 
+#: What ``Throttler`` takes by name.
+NAMES = (*FIELDS, "on_event", "clock")
+
 
 def _require_known(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in FIELDS:
-            import difflib  # only needed for this error
+            from claude_throttle.config.setting_names import hint  # only needed for this error
 
-            close = difflib.get_close_matches(name, FIELDS, n=1)
-            hint = f"; did you mean {close[0]}=?" if close else ""
-            raise UnknownSetting(f"{name}= is not a setting{hint}")
+            raise UnknownSetting(f"{name!s:.80}= is not a setting{hint(str(name), NAMES)}")

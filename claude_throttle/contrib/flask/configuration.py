@@ -8,7 +8,6 @@ every key with the prefix must be known.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -144,5 +143,7 @@ def _refuse_key(name: str) -> NoReturn:
 
 
 def _closest(name: str, names: Any, case: Any = str, prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {prefix}{case(close[0])}?" if close else ""
+    meant = Settings.meant_by(name, names)
+    if meant in OPTIONS or meant in names:
+        return f"; did you mean {prefix}{case(meant)}?"
+    return f": {meant}" if meant else ""
