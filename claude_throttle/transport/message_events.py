@@ -41,12 +41,15 @@ def _taken_apart(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[st
     kind = block.get("type")
     if kind == "text":
         words = re.findall(r"\s*\S+|\s+$", block["text"]) or [""]
-        return {**block, "text": ""}, [{"type": "text_delta", "text": word} for word in words]
+        deltas = [{"type": "text_delta", "text": word} for word in words]
+        cited = block.get("citations") or ()
+        deltas += [{"type": "citations_delta", "citation": citation} for citation in cited]
+        return {**block, "text": "", **({"citations": []} if cited else {})}, deltas
     if kind == "thinking":
         thought = {"type": "thinking_delta", "thinking": block["thinking"]}
         signed = {"type": "signature_delta", "signature": block.get("signature", "")}
         return {**block, "thinking": "", "signature": ""}, [thought, signed]
-    if kind in ("tool_use", "server_tool_use"):
+    if kind in ("tool_use", "server_tool_use", "mcp_tool_use"):
         written = json.dumps(block["input"], ensure_ascii=False)
         return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": written}]
     return dict(block), []

@@ -73,6 +73,11 @@ class EventStream(Protocol):
         ...
 
     @property
+    def response(self) -> sdk.ResponseHead:
+        """The head of the response."""
+        ...
+
+    @property
     def feedback(self) -> Feedback:
         """What the head of the response says of the limits."""
         ...
@@ -131,6 +136,14 @@ class ResponseStream:
     def request_id(self) -> Optional[str]:
         """The server's name for the response; None if it gave none."""
         return None if self._response is None else self._response.headers.get("request-id")
+
+    @property
+    def response(self) -> sdk.ResponseHead:
+        """The head of the response; without one, an empty head with status 0."""
+        head = self._response
+        return sdk.ResponseHead(
+            self._url, getattr(head, "status_code", 0), getattr(head, "headers", {})
+        )
 
     @property
     def feedback(self) -> Feedback:

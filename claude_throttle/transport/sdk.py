@@ -82,13 +82,15 @@ class RefusedRequest:
         return f"<RefusedRequest POST {self.url}>"
 
 
-class RefusedResponse:
-    """The ``response`` of an SDK error: status, headers without cookies, body.
+class ResponseHead:
+    """The ``response`` of a stream: status and headers, without cookies.
 
     It has what the SDK's exceptions and their users read of ``httpx.Response``, and it pickles.
     """
 
-    def __init__(self, url: str, status: int, headers: Mapping[str, str], content: bytes) -> None:
+    def __init__(
+        self, url: str, status: int, headers: Mapping[str, str], content: bytes = b""
+    ) -> None:
         self.request = RefusedRequest(url)
         self.status_code = status
         self.headers = Headers(headers)
@@ -103,7 +105,11 @@ class RefusedResponse:
         return json.loads(self.content)
 
     def __repr__(self) -> str:
-        return f"<RefusedResponse [{self.status_code}]>"
+        return f"<{type(self).__name__} [{self.status_code}]>"
+
+
+class RefusedResponse(ResponseHead):
+    """The ``response`` of an SDK error, with its body."""
 
 
 # -- loading ---------------------------------------------------------------------------------------
@@ -368,22 +374,56 @@ _EVENT_CLASSES = {
 }
 
 
+#: Those of its helper, newest names first.
+_HELPER_CLASSES = {
+    "text": ("TextEvent",),
+    "thinking": ("ThinkingEvent",),
+    "citation": ("CitationEvent",),
+    "signature": ("SignatureEvent",),
+    "input_json": ("InputJsonEvent",),
+    "compaction": ("BetaCompactionEvent",),
+    "content_block_stop": ("ParsedContentBlockStopEvent", "ContentBlockStopEvent"),
+    "message_stop": ("ParsedMessageStopEvent", "MessageStopEvent"),
+}
+
+
 @lru_cache(maxsize=64)
 def _event_class(kind: str) -> Any:
-    anthropic = load()
-    return getattr(anthropic.types, _EVENT_CLASSES.get(kind, ""), anthropic.BaseModel)
+    """The class for a type of event; None if this release has none."""
+    for module in ("_types", "_beta_types"):
+        with contextlib.suppress(ImportError):
+            found = importlib.import_module(f"anthropic.lib.streaming.{module}")
+            for name in _HELPER_CLASSES.get(kind, ()):
+                if hasattr(found, name):
+                    return getattr(found, name)
+    return getattr(load().types, _EVENT_CLASSES.get(kind, ""), None)
 
 
-def build_event(event: dict[str, Any]) -> Any:
-    """A stream event of ``anthropic.types``; its ``BaseModel`` for an unknown type of event."""
-    return _build(_event_class(event["type"]), event)
+def build_event(event: dict[str, Any], request_id: Optional[str]) -> Any:
+    """An event of the SDK's stream helper; its ``BaseModel`` where it has no class for it."""
+    built = _build(_event_class(event["type"]) or load().BaseModel, event)
+    if event["type"] == "message_stop":
+        if isinstance(built.message, dict):
+            built.message = build_message(built.message, request_id)
+        built.message._request_id = request_id
+    if event["type"] == "citation" and isinstance(built.citation, dict):
+        as_object = load().BaseModel.construct
+        built.citation = as_object(**built.citation)
+        built.snapshot = [as_object(**citation) for citation in built.snapshot]
+    if event["type"] == "content_block_stop" and isinstance(built.content_block, dict):
+        whole = build_message({"content": [built.content_block]}, None)
+        built.content_block = whole.content[0]
+    return built
 
 
 def partial_json(text: str) -> Any:
-    """The value of an incomplete JSON text, as the SDK reads it; {} if nothing can be read."""
+    """The value of an incomplete JSON text, as the SDK reads it; {} if nothing can be read.
+
+    Releases before 0.26 come without the library that reads it: {} there, too.
+    """
     try:
         return importlib.import_module("jiter").from_json(text.encode(), partial_mode=True)
-    except ValueError:
+    except (ValueError, ImportError):
         return {}
 
 

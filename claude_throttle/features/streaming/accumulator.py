@@ -38,6 +38,8 @@ class MessageAccumulator:
         # In the order in which they began; the message has them in the order of their indices,
         # which may have gaps, come in any order, and be used again by a gateway.
         self._blocks: list[ContentBlock] = []
+        #: The block that the last delta or the last end of a block was about; None for none.
+        self.last_block: Optional[ContentBlock] = None
         self._by_index: dict[int, ContentBlock] = {}
 
     def add_event(self, event: Mapping[str, Any]) -> None:
@@ -104,6 +106,7 @@ class MessageAccumulator:
 
     def _add_delta(self, event: Mapping[str, Any], _message: dict[str, Any]) -> None:
         index, delta = event.get("index"), event["delta"]
+        self.last_block = None
         if delta is None:
             return
         if index is None:
@@ -115,9 +118,13 @@ class MessageAccumulator:
             alike = [other for other in self._blocks if other.takes(delta)]
             block = alike[-1] if alike else self._begin(index, begun_by(delta))
         self.written_bytes += block.add_delta(delta)
+        self.last_block = block
 
     def _end_block(self, event: Mapping[str, Any], _message: dict[str, Any]) -> None:
-        block = self._by_index.get(event.get("index", -1))
+        index = event.get("index")
+        if index is None:
+            index = self._blocks[-1].index if self._blocks else 0
+        block = self.last_block = self._by_index.get(index)
         if block is not None:
             block.join_pieces()
 

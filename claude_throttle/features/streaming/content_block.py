@@ -120,12 +120,22 @@ class ContentBlock:
         pieces = list(self._pieces.items())
         fields = dict(self._fields)
         for field, parts in pieces:
-            written = "".join(parts)
-            if field != "input":
-                fields[field] = written
-            elif written:
-                fields[field] = _parsed(written)
+            fields[field] = self._value(field, "".join(parts))
         return fields
+
+    def field_so_far(self, field: str) -> Any:
+        """All that came for *field*. Call it in the thread that adds."""
+        pieces = self._pieces.get(field)
+        if pieces is None:
+            return self._fields.get(field)
+        written = "".join(pieces)
+        self._pieces[field] = [written]  # or the next call would join all of them again
+        return self._value(field, written)
+
+    def _value(self, field: str, written: str) -> Any:
+        if field != "input":
+            return written
+        return _parsed(written) if written else self._fields.get(field)
 
 
 def _parsed(written: str) -> Any:

@@ -6,11 +6,13 @@ without closing it triggers ``__del__`` at once, which gives back the slot and t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Optional, Union
 
 from claude_throttle.core.dispatch.stream_call import StreamCall
+from claude_throttle.features.streaming.helper_events import helper_events
 from claude_throttle.features.streaming.open_stream import OpenStream, StreamContext
 from claude_throttle.features.streaming.replayed_stream import ReplayedStream
 from claude_throttle.transport import sdk
@@ -25,10 +27,14 @@ class MessageStream:
             for text in stream.text_stream:
                 print(text, end="")
 
-    Iterating yields ``anthropic.types`` events (``RawMessageStartEvent`` …), or dicts with
-    ``raw=True``, without pings. Until its last event or ``close()`` it counts as one call in
-    flight. Calls, permits and streams that its reading thread makes meanwhile share that slot, one
-    at a time: they are paced, but cannot wait for each other.
+    Iterating yields the events of the official SDK's stream helper: those of ``anthropic.types``
+    (``RawMessageStartEvent`` …), and after them ``text``, ``thinking``, ``citation``, ``signature``
+    and ``input_json``; the end of a block has its ``content_block``, that of the message its
+    ``message``. With ``raw=True`` these are the API's own events, as dicts. There are no pings.
+
+    Until its last event or ``close()`` it counts as one call in flight. Calls, permits and streams
+    that its reading thread makes meanwhile share that slot, one at a time: they are paced, but
+    cannot wait for each other.
 
     An error is raised when reading comes to it, with the message received so far (or None) as
     ``partial_message``: the official SDK's exceptions, by the type of an ``error`` event
@@ -42,24 +48,38 @@ class MessageStream:
     estimate by the text that came. A dropped one is closed by another thread soon after.
     """
 
-    __slots__ = ("__weakref__", "_inner")
+    __slots__ = ("__weakref__", "_inner", "_ready")
 
     def __init__(self, inner: Union[OpenStream, ReplayedStream]) -> None:
         self._inner = inner
+        #: Derived from the last event, and not read yet.
+        self._ready: deque[dict[str, Any]] = deque()
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        event = self._inner.next_event()
-        if event is None:
-            raise StopIteration
-        return event if self._inner.call.raw else sdk.build_event(event)
+        inner = self._inner
+        if self._ready:
+            inner.read_on()
+        else:
+            event = inner.next_event()
+            if event is None:
+                raise StopIteration
+            if inner.call.raw:
+                return event
+            self._ready.extend(helper_events(event, inner.received))
+        return sdk.build_event(self._ready.popleft(), inner.request_id)
+
+    def _next_of_the_api(self) -> Optional[dict[str, Any]]:
+        """The next event of the API's own; None after the last."""
+        self._ready.clear()
+        return self._inner.next_event()
 
     @property
     def text_stream(self) -> Iterator[str]:
         """The text alone, piece by piece. Reading it reads the stream."""
-        while (event := self._inner.next_event()) is not None:
+        while (event := self._next_of_the_api()) is not None:
             text = _text_in(event)
             if text:
                 yield text
@@ -70,13 +90,18 @@ class MessageStream:
         return self._inner.request_id
 
     @property
+    def response(self) -> sdk.ResponseHead:
+        """The head of the answer: ``status_code`` and ``headers``."""
+        return self._inner.response
+
+    @property
     def current_message_snapshot(self) -> Any:
         """A copy of the message received so far; None before ``message_start``."""
         return self._inner.message()
 
     def until_done(self) -> None:
         """Read it to its end."""
-        while self._inner.next_event() is not None:
+        while self._next_of_the_api() is not None:
             pass
 
     def get_final_message(self) -> Any:

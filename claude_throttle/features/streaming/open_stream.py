@@ -137,14 +137,18 @@ class OpenStream:
     # -- reading ---------------------------------------------------------------------------------
 
     @property
+    def response(self) -> sdk.ResponseHead:
+        """The head of the answer."""
+        return self._events.response
+
+    @property
     def ended(self) -> bool:
         """Whether nothing more will be read from the wire."""
         return not self._unfinished
 
     def next_event(self) -> Optional[dict[str, Any]]:
         """The next event; None after the last. Raises what ended it."""
-        if self._pid != os.getpid():
-            raise refusal_messages.forked(self.call)
+        self._require_own_process()
         if not self._in_use.acquire(blocking=False):
             raise RuntimeError("another thread is reading from this stream, or closing it")
         try:
@@ -159,6 +163,10 @@ class OpenStream:
             self._in_use.release()
             self._close_connection_if_ended()
 
+    def _require_own_process(self) -> None:
+        if self._pid != os.getpid():
+            raise refusal_messages.forked(self.call)
+
     def _close_connection_if_ended(self) -> None:
         """Close the connection, unless a thread is reading: that one does it afterwards."""
         if self.ended and self._in_use.acquire(blocking=False):
@@ -167,13 +175,19 @@ class OpenStream:
             finally:
                 self._in_use.release()
 
-    def _next(self) -> Optional[dict[str, Any]]:
-        if self.ended and (self.error is not None or not self.received.complete):
-            raise self._reader_error(self.error or _closed())
-        if not self._ready:
-            if self.ended:
-                return None
+    def read_on(self) -> None:
+        """Lend the slot to this thread, which reads. Raises what ended the stream early."""
+        self._require_own_process()
+        if not self.ended:
             self._lend_to_this_thread()
+        elif self.error is not None or not self.received.complete:
+            raise self._reader_error(self.error or _closed())
+
+    def _next(self) -> Optional[dict[str, Any]]:
+        self.read_on()
+        if not self._ready:
+            if self.ended and self.received.complete:
+                return None
             self._read()
         return self._ready.popleft()
 
@@ -221,6 +235,8 @@ class OpenStream:
             self.call.reader = threading.current_thread()
             self._in_progress = in_progress.mine()
             self._in_progress.append(self.call)
+            if self.ended:  # by another thread, meanwhile
+                self._end_lending()
 
     def _end_lending(self) -> None:
         entry, self._entry = self._entry, None

@@ -32,10 +32,19 @@ class ReplayedStream:
         #: Whether nothing more will come.
         self.ended = False
 
-    def next_event(self) -> Optional[dict[str, Any]]:
-        """The next event; None after the last. Raises :class:`Closed` after close()."""
+    @property
+    def response(self) -> sdk.ResponseHead:
+        """The head that it might have had: the name of the response alone."""
+        return sdk.ResponseHead("", 200, {"request-id": self.request_id or ""})
+
+    def read_on(self) -> None:
+        """Raise :class:`Closed` after close()."""
         if self.ended and not self.received.complete:
             raise Closed("the stream was closed before its end")
+
+    def next_event(self) -> Optional[dict[str, Any]]:
+        """The next event; None after the last. Raises :class:`Closed` after close()."""
+        self.read_on()
         event = next(self._events, None)
         if event is None:
             self.ended = True

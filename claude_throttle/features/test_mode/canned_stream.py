@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional
 
 from claude_throttle.core.dispatch.call import Attempt, AttemptStopped, Outcome
 from claude_throttle.core.domain.feedback import Feedback
+from claude_throttle.transport import sdk
 from claude_throttle.transport.message_events import message_events
 from claude_throttle.transport.response_stream import StreamEnded
 
@@ -32,6 +33,11 @@ class CannedStream:
     def request_id(self) -> Optional[str]:
         """An invented id that begins with ``req_testing_``, so that a log does not look real."""
         return self._request_id
+
+    @property
+    def response(self) -> sdk.ResponseHead:
+        """A head with nothing but the invented id."""
+        return sdk.ResponseHead("", 200, {"request-id": self._request_id})
 
     @property
     def feedback(self) -> Feedback:
