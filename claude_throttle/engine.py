@@ -28,7 +28,7 @@ from claude_throttle.errors import ConfigurationError
 from claude_throttle.metrics.event_bus import EventBus, Listener
 from claude_throttle.metrics.recorder import Recorder, Stats
 from claude_throttle.transport.http import HttpTransport
-from claude_throttle.transport.request import PreparedRequest, prepare
+from claude_throttle.transport.request import PreparedRequest, prepare, prepare_unsent
 from claude_throttle.transport.transport import Transport
 
 if TYPE_CHECKING:
@@ -181,13 +181,13 @@ class Engine:
         """The counters of the last ten minutes."""
         return self._recorder.history(self._clock.monotonic())
 
-    def estimate_wait(self, params: Mapping[str, Any]) -> float:
+    def estimate_wait(self, options: Mapping[str, Any]) -> float:
         """Seconds that such a call, queued now, would wait before it leaves."""
-        return self.account.seconds_until_leave(*self.priced(params))
+        return self.account.seconds_until_leave(*self.priced(options))
 
-    def priced(self, params: Mapping[str, Any]) -> tuple[ModelGroup, Cost]:
+    def priced(self, options: Mapping[str, Any]) -> tuple[ModelGroup, Cost]:
         """The group a call belongs to, and what the call will cost."""
-        request = prepare(params)
+        request = prepare_unsent(options)
         model_group = self.account.model_group(request.model, request.is_fast)
         cost = model_group.estimator.cost(
             request.model, request.estimated_input, request.max_tokens, request.cache_marked

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, overload
+from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, Union, overload
 
 from claude_throttle.config.settings import QUOTAS, Settings
 from claude_throttle.config.validation import UNSET, Timeout, seconds_of
@@ -21,7 +21,7 @@ from claude_throttle.errors import Closed, ConfigurationError
 from claude_throttle.metrics.event_bus import Listener
 from claude_throttle.metrics.recorder import Stats
 from claude_throttle.transport import sdk
-from claude_throttle.transport.request import require_options, without_ours
+from claude_throttle.transport.request import require_options
 
 if TYPE_CHECKING:
     from anthropic.types import Message
@@ -117,11 +117,14 @@ class Throttler:
         self,
         *,
         raw: Literal[True],
-        priority: int = ...,
+        priority: Union[int, str] = ...,
         tenant: Optional[str] = ...,
         timeout: Timeout = ...,
         block: bool = ...,
-        extra_headers: Optional[Mapping[str, str]] = ...,
+        betas: Optional[Iterable[str]] = ...,
+        extra_headers: Optional[Mapping[str, Any]] = ...,
+        extra_body: Optional[Mapping[str, Any]] = ...,
+        extra_query: Optional[Mapping[str, Any]] = ...,
         **params: Any,
     ) -> Future[dict[str, Any]]: ...
 
@@ -130,11 +133,14 @@ class Throttler:
         self,
         *,
         raw: Literal[False] = ...,
-        priority: int = ...,
+        priority: Union[int, str] = ...,
         tenant: Optional[str] = ...,
         timeout: Timeout = ...,
         block: bool = ...,
-        extra_headers: Optional[Mapping[str, str]] = ...,
+        betas: Optional[Iterable[str]] = ...,
+        extra_headers: Optional[Mapping[str, Any]] = ...,
+        extra_body: Optional[Mapping[str, Any]] = ...,
+        extra_query: Optional[Mapping[str, Any]] = ...,
         **params: Any,
     ) -> Future[Message]: ...
 
@@ -142,11 +148,14 @@ class Throttler:
         self,
         *,
         raw: bool = False,
-        priority: int = Priority.NORMAL,
+        priority: Union[int, str] = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
         block: bool = False,
-        extra_headers: Optional[Mapping[str, str]] = None,
+        betas: Optional[Iterable[str]] = None,
+        extra_headers: Optional[Mapping[str, Any]] = None,
+        extra_body: Optional[Mapping[str, Any]] = None,
+        extra_query: Optional[Mapping[str, Any]] = None,
         **params: Any,
     ) -> Future[Any]:
         """Queue one call; *params* are those of the Messages API. Returns its future at once.
@@ -154,10 +163,13 @@ class Throttler:
             >>> future = throttler.submit(model=model, max_tokens=100, messages=messages)
             >>> message = future.result(timeout=60)
 
-        The request is a snapshot: changing a list afterwards has no effect. *priority*: lower
-        numbers go first. *tenant*: tenants of equal priority share fairly. *timeout*: seconds for
-        everything: queue, retries and the response. *block*: wait while the queue is full. *raw*:
-        the result is a dict. *extra_headers*: sent with this call in place of the account's own.
+        The request is a snapshot: changing a list afterwards has no effect. It may hold what the
+        SDK's may: a response's content, pydantic models, ``NOT_GIVEN``. *priority*: lower numbers
+        go first, or a name as "interactive". *tenant*: tenants of equal priority share fairly.
+        *timeout*: seconds for everything: queue, retries and the response. *block*: wait while the
+        queue is full. *raw*: the result is a dict. *betas*: added to the ``anthropic-beta`` header.
+        *extra_headers*: sent with this call in place of the account's own. *extra_body*: fields in
+        place of the request's, or in addition. *extra_query*: added to the URL.
 
         Thread-safe. Never waits, except with *block*. In a forked child the parent's futures raise
         :class:`Forked`. Raises :class:`InvalidCall`, :class:`QuotaTooSmall`, :class:`QueueFull`,
@@ -170,7 +182,11 @@ class Throttler:
         seconds = self._settings.timeout
         if timeout is not UNSET:
             seconds = seconds_of(timeout, seconds)
-        return self._engine().submit(params, raw, priority, tenant, seconds, block, extra_headers)
+        if betas is not None:
+            extra_headers = self._with_betas(betas, extra_headers)
+        return self._engine().submit(
+            params, raw, priority, tenant, seconds, block, extra_headers, extra_body, extra_query
+        )
 
     @overload
     def call(self, *, raw: Literal[True], **options: Any) -> dict[str, Any]: ...
@@ -197,11 +213,14 @@ class Throttler:
         self,
         *,
         raw: bool = False,
-        priority: int = Priority.NORMAL,
+        priority: Union[int, str] = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
         block: bool = False,
-        extra_headers: Optional[Mapping[str, str]] = None,
+        betas: Optional[Iterable[str]] = None,
+        extra_headers: Optional[Mapping[str, Any]] = None,
+        extra_body: Optional[Mapping[str, Any]] = None,
+        extra_query: Optional[Mapping[str, Any]] = None,
         **params: Any,
     ) -> MessageStream:
         """Send one call in this thread; return when its answer begins.
@@ -223,7 +242,11 @@ class Throttler:
         self._require_key()
         params.pop("stream", None)
         seconds = seconds_of(timeout, self._settings.timeout)
-        return self._engine().stream(params, raw, priority, tenant, seconds, block, extra_headers)
+        if betas is not None:
+            extra_headers = self._with_betas(betas, extra_headers)
+        return self._engine().stream(
+            params, raw, priority, tenant, seconds, block, extra_headers, extra_body, extra_query
+        )
 
     def map(
         self,
@@ -256,7 +279,7 @@ class Throttler:
         model: str,
         input_tokens: float = 0,
         max_tokens: float = 0,
-        priority: int = Priority.NORMAL,
+        priority: Union[int, str] = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
     ) -> Permit:
@@ -283,7 +306,7 @@ class Throttler:
     def middleware(
         self,
         *,
-        priority: int = Priority.NORMAL,
+        priority: Union[int, str] = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
     ) -> Any:
@@ -315,7 +338,7 @@ class Throttler:
     def adapter(
         self,
         *,
-        priority: int = Priority.NORMAL,
+        priority: Union[int, str] = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
         **options: Any,
@@ -377,7 +400,7 @@ class Throttler:
         Takes submit()'s arguments, and submits nothing. Thread-safe. Raises :class:`InvalidCall`,
         :class:`Closed`.
         """
-        return self._engine().estimate_wait(without_ours(params))
+        return self._engine().estimate_wait(params)
 
     def line_up(
         self, ticket: Optional[LineTicket] = None, **params: Any
@@ -401,7 +424,7 @@ class Throttler:
 
         ask = line_up_alone if self._canned and self._settings.shared is not None else line_up
         engine = self._engine()
-        return ask(engine.account, *engine.priced(without_ours(params)), ticket)
+        return ask(engine.account, *engine.priced(params), ticket)
 
     # -- steering --------------------------------------------------------------------------------
 
@@ -599,7 +622,12 @@ class Throttler:
         return self._outer_admission().admit_request(method, path, read_body, options)
 
     def _admission_options(
-        self, priority: int, tenant: Optional[str], timeout: Timeout
+        self, priority: Union[int, str], tenant: Optional[str], timeout: Timeout
     ) -> AdmissionOptions:
-        require_options(priority, tenant)
-        return AdmissionOptions(priority, tenant, seconds_of(timeout, self._settings.timeout))
+        number, name, _headers = require_options(priority, tenant)
+        return AdmissionOptions(number, name, seconds_of(timeout, self._settings.timeout))
+
+    def _with_betas(self, betas: Any, extra_headers: Any) -> Any:
+        from claude_throttle.transport.keywords import with_betas  # few calls have any
+
+        return with_betas(betas, extra_headers, self._settings.default_headers)

@@ -289,6 +289,7 @@ class Account:
             raw=request.raw,
             extra_headers=request.extra_headers,
             context=request.context,
+            query=request.query,
         )
 
     def _send_call(self, call: Call) -> None:

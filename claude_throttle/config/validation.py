@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any, Optional, Union
 from urllib.parse import urlsplit
 
+from claude_throttle.core.domain.not_given import is_not_given
 from claude_throttle.core.domain.quota import Quota
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.transport.headers import header_flaw
@@ -56,8 +57,10 @@ Timeout = Union[None, float, Unset]
 
 def seconds_of(timeout: Timeout, default: Optional[float]) -> Optional[float]:
     """The seconds of *timeout*, or *default* if it is unset; None for no limit."""
-    if isinstance(timeout, Unset):
+    if isinstance(timeout, Unset) or is_not_given(timeout):
         return default
+    # httpx's: what the SDK's own ``timeout=60`` stands for is the same as Timeout(60).read.
+    timeout = getattr(timeout, "read", timeout)
     return None if timeout is None else require_timeout(timeout)
 
 

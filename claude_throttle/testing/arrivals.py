@@ -40,6 +40,8 @@ class Arrival(NamedTuple):
     #: Admitted requests without a complete response, including this one if it was admitted.
     in_flight: int
     path: str = MESSAGES
+    #: What follows the path in the URL, without its question mark.
+    query: str = ""
 
 
 class ArrivalLog:

@@ -330,6 +330,7 @@ def _arrival(
         call.key[-4:],
         in_flight,
         request.path,
+        request.query,
     )
 
 

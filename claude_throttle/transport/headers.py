@@ -11,6 +11,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Optional
 
+from claude_throttle.core.domain.not_given import is_not_given
+from claude_throttle.errors import InvalidCall
+
 #: What a header's name consists of (RFC 9110, token).
 FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -58,7 +61,24 @@ def _can_be_sent(value: str) -> bool:
     return all(" " <= character <= "\xff" or character == "\t" for character in value)
 
 
-def brings_own_proof(headers: Optional[Mapping[str, str]]) -> bool:
+def checked_headers(headers: Any) -> Optional[dict[str, Optional[str]]]:
+    """A copy of *headers*; with None for a field that is to be left out, which is the SDK's omit.
+
+    Raises :class:`InvalidCall`, without a value in it.
+    """
+    if is_not_given(headers):
+        return None
+    if not isinstance(headers, Mapping):
+        raise InvalidCall("extra_headers must be a mapping of names to values")
+    given = {name: value for name, value in headers.items() if not is_not_given(value)}
+    flaw = header_flaw(given)
+    if flaw is not None:
+        raise InvalidCall(f"extra_headers {flaw}")
+    left_out = headers.keys() - given.keys()
+    return {**given, **{name: None for name in left_out if isinstance(name, str)}}
+
+
+def brings_own_proof(headers: Optional[Mapping[str, Optional[str]]]) -> bool:
     """Whether *headers* hold a key or token, so that a request may be another account's.
 
     Then its refusal does not suspend this account, and its answer does not end a suspension.
@@ -66,7 +86,11 @@ def brings_own_proof(headers: Optional[Mapping[str, str]]) -> bool:
     return any(name.lower() in ("x-api-key", "authorization") for name in headers or ())
 
 
-def merged_headers(ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
-    """The fields of both; where both have a field, *theirs*. Names are compared in any case."""
+def merged_headers(ours: Mapping[str, str], theirs: Mapping[str, Optional[str]]) -> dict[str, str]:
+    """The fields of both; where both have a field, *theirs*. Names are compared in any case.
+
+    A field that is None in *theirs* is left out.
+    """
     named = {name.lower() for name in theirs}
-    return {name: value for name, value in ours.items() if name.lower() not in named} | dict(theirs)
+    kept = {name: value for name, value in ours.items() if name.lower() not in named}
+    return kept | {name: value for name, value in theirs.items() if value is not None}

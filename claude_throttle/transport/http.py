@@ -134,7 +134,9 @@ class HttpTransport:
         if call.deadline is not None:
             left = min(left, max(0.001, call.deadline - self._clock.monotonic()))
         try:
-            response = self.ask("POST", COUNT_PATH, headers, count_body(call.body), left)
+            response = self.ask(
+                "POST", COUNT_PATH + call.query, headers, count_body(call.body), left
+            )
         except Exception:  # noqa: BLE001 - the call goes on with its estimate
             return None, Feedback()
         if response.status_code == 200:
@@ -191,7 +193,7 @@ class HttpTransport:
     def _prepared(self, call: Call, attempt: Attempt) -> requests.PreparedRequest:
         prepared = requests.PreparedRequest()
         prepared.method = "POST"
-        prepared.url = self._url
+        prepared.url = self._url + call.query
         prepared.body = call.body
         headers = OwnedHeaders(self._settings.headers, attempt)
         headers["Content-Length"] = str(len(call.body))

@@ -11,13 +11,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextvars import Context
-from functools import lru_cache
 from typing import Any, Callable, NamedTuple, Optional
 
 from claude_throttle.core.domain.models import FAST_SPEED
-from claude_throttle.core.estimation.estimator import CACHE_MARK, estimate_input_tokens
+from claude_throttle.core.domain.not_given import is_not_given
+from claude_throttle.core.domain.priority import priority_of
+from claude_throttle.core.estimation.estimator import (
+    BYTES_PER_TOKEN,
+    CACHE_MARK,
+    estimate_input_tokens,
+)
 from claude_throttle.errors import InvalidCall
-from claude_throttle.transport.headers import header_flaw
+from claude_throttle.transport.headers import checked_headers
 
 #: Bytes. "Messages 32 MB" (errors page, 2026-11). A larger one is refused by the proxy in front of
 #: the API, perhaps without an error body in the API's own format.
@@ -52,7 +57,17 @@ _API_PARAMETERS = frozenset(
 )
 
 #: Keywords of submit() that are not parameters of the API: they never reach the body.
-OUR_KEYWORDS = ("block", "extra_headers", "priority", "raw", "tenant", "timeout")
+OUR_KEYWORDS = (
+    "betas",
+    "block",
+    "extra_body",
+    "extra_headers",
+    "extra_query",
+    "priority",
+    "raw",
+    "tenant",
+    "timeout",
+)
 
 #: Characters of a tenant's name. It is kept as long as a call waits, so it must not be a document.
 LONGEST_TENANT = 256
@@ -88,8 +103,9 @@ class PreparedRequest(NamedTuple):
     max_tokens: int
     #: Input tokens, by the size of the request's content; at least 1.0.
     estimated_input: float = 1.0
-    #: Header fields in place of the account's; a key or token among them is used for this call.
-    extra_headers: Optional[Mapping[str, str]] = None
+    #: Header fields in place of the account's; a key or token among them is used for this call, and
+    #: a field with None is left out.
+    extra_headers: Optional[Mapping[str, Optional[str]]] = None
     #: The answer is wanted as a dict.
     raw: bool = False
     priority: int = 0
@@ -108,11 +124,8 @@ class PreparedRequest(NamedTuple):
     cache_marked: bool = False
     #: It asks for fast mode, whose limits are apart.
     is_fast: bool = False
-
-
-def without_ours(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The API's own parameters among submit()'s keywords."""
-    return {name: value for name, value in options.items() if name not in OUR_KEYWORDS}
+    #: What follows the URL's path, from its question mark on.
+    query: str = ""
 
 
 def prepare(
@@ -124,17 +137,27 @@ def prepare(
     tenant: Optional[str] = None,
     timeout: Optional[float] = None,
     block: bool = False,
-    extra_headers: Optional[Mapping[str, str]] = None,
+    extra_headers: Optional[Mapping[str, Any]] = None,
+    extra_body: Optional[Mapping[str, Any]] = None,
+    extra_query: Optional[Mapping[str, Any]] = None,
 ) -> PreparedRequest:
     """Check, serialise and estimate one call. Raises :class:`InvalidCall`."""
-    require_options(priority, tenant, extra_headers)
-    body = serialise(params, admitted_streams is not None)
+    priority, tenant, extra_headers = require_options(priority, tenant, extra_headers)
+    if not _API_PARAMETERS.issuperset(params):
+        from claude_throttle.transport.keywords import sent_as_headers  # few calls need it
+
+        params, extra_headers = sent_as_headers(_known(params), extra_headers)
+    body, params = _write(params, admitted_streams is not None, extra_body)
+    try:
+        estimate = estimate_input_tokens(params)
+    except RuntimeError:  # nested too deeply for it, or another thread is changing it
+        estimate = len(body) / BYTES_PER_TOKEN
     return PreparedRequest(
         body,
         params["model"],
         params["max_tokens"],
-        estimate_input_tokens(params),
-        None if extra_headers is None else dict(extra_headers),
+        estimate,
+        extra_headers,
         raw,
         priority,
         tenant,
@@ -144,90 +167,156 @@ def prepare(
         admitted_streams,
         CACHE_MARK in body,
         params.get("speed") == FAST_SPEED,
+        "" if extra_query is None else _query(extra_query),
     )
 
 
-def serialise(params: Mapping[str, Any], streams: bool = False) -> bytes:
+def prepare_unsent(options: Mapping[str, Any]) -> PreparedRequest:
+    """A request of submit()'s keywords, of which only the size and the cost are asked for."""
+    params = {name: value for name, value in options.items() if name not in OUR_KEYWORDS}
+    return prepare(params, extra_body=options.get("extra_body"))
+
+
+def serialise(
+    params: Mapping[str, Any],
+    streams: bool = False,
+    extra_body: Optional[Mapping[str, Any]] = None,
+) -> bytes:
     """Check *params* and write them as JSON. Raises :class:`InvalidCall`."""
     if not _API_PARAMETERS.issuperset(params):
-        for name in params.keys() - _API_PARAMETERS:
-            _require_no_slip(name)
-    for name in _REQUIRED:
-        if name not in params:
-            raise InvalidCall(f"{name}= is missing{_hint(_closest(params, name))}")
-    _require_values(params["model"], params["max_tokens"], params["messages"])
-    return _body({**params, "stream": True} if streams else params)
+        params = _known(params)
+    return _write(params, streams, extra_body)[0]
 
 
 def require_options(
-    priority: Any, tenant: Any, extra_headers: Optional[Mapping[str, str]] = None
-) -> None:
-    """Check what comes with a request and is not part of it. Raises :class:`InvalidCall`."""
+    priority: Any, tenant: Any, extra_headers: Any = None
+) -> tuple[int, Optional[str], Optional[dict[str, Optional[str]]]]:
+    """Check what comes with a request and is not part of it, and return it as it is used.
+
+    Raises :class:`InvalidCall`.
+    """
     if not isinstance(priority, int):
-        raise InvalidCall(f"priority= must be a whole number, not {priority!r:.80}")
-    if tenant is not None and not isinstance(tenant, str):
+        priority = priority_of(priority)
+    if tenant is not None:
+        tenant = _tenant(tenant)
+    return priority, tenant, None if extra_headers is None else checked_headers(extra_headers)
+
+
+def _tenant(tenant: Any) -> Optional[str]:
+    if is_not_given(tenant):
+        return None
+    if not isinstance(tenant, str):
         raise InvalidCall(f"tenant= must be a string, not {type(tenant).__name__}")
-    if tenant is not None and len(tenant) > LONGEST_TENANT:
+    if len(tenant) > LONGEST_TENANT:
         raise InvalidCall(f"tenant= has {len(tenant)} characters; {LONGEST_TENANT} are the most")
-    flaw = None if extra_headers is None else header_flaw(extra_headers)
-    if flaw is not None:
-        raise InvalidCall(f"extra_headers {flaw}")
+    return tenant
+
+
+def _query(extra_query: Any) -> str:
+    from claude_throttle.transport.keywords import query_string  # few calls have one
+
+    return query_string(extra_query)
+
+
+def _known(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    from claude_throttle.transport.keywords import known_parameters  # few calls need it
+
+    return known_parameters(params, params.keys() - _API_PARAMETERS)
+
+
+def _write(
+    params: Mapping[str, Any], streams: bool, extra_body: Optional[Mapping[str, Any]]
+) -> tuple[bytes, Mapping[str, Any]]:
+    """The body, and what it was made of: *params*, or a plain copy of what JSON cannot hold."""
+    if extra_body is not None:
+        params = _merged(params, extra_body)
+    if streams:
+        params = {**params, "stream": True}
+    if _is_usual(params):
+        try:
+            body = _encode(params).encode("utf-8")
+        except (TypeError, ValueError, RuntimeError):
+            pass  # json's own words may quote the prompt
+        else:
+            return _within_limit(body), params
+    from claude_throttle.transport.plain_values import plain_copy  # typed blocks, and mistakes
+
+    params = plain_copy(params)
+    _require_values(params)
+    try:
+        return _within_limit(_encode(params).encode("utf-8")), params
+    except RecursionError:
+        raise InvalidCall("the request is nested too deeply to be written as JSON") from None
+
+
+def _merged(params: Mapping[str, Any], extra_body: Any) -> Mapping[str, Any]:
+    """Both, as the SDK merges them: a field of *extra_body* replaces one, and omit removes it."""
+    if is_not_given(extra_body):
+        return params
+    if not isinstance(extra_body, Mapping):
+        raise InvalidCall(f"extra_body= must be a dict, not {type(extra_body).__name__}")
+    if extra_body.get("stream"):
+        raise InvalidCall("stream in extra_body= is not for a call: use throttler.stream(…)")
+    merged = {**params, **extra_body}
+    merged.pop("stream", None)
+    return {name: value for name, value in merged.items() if not is_not_given(value)}
+
+
+# The fast look. What it does not know may still be right, and is looked at again as a plain copy.
+def _is_usual(params: Mapping[str, Any]) -> bool:
+    model, max_tokens, messages = map(params.get, _REQUIRED)
+    if type(model) is not str or type(max_tokens) is not int or type(messages) is not list:
+        return False
+    for message in messages:
+        if type(message) is not dict or "role" not in message or "content" not in message:
+            return False
+    return bool(messages) and max_tokens > 0 and not model.isspace() and model != ""
 
 
 # Only what the API certainly refuses. Which values a parameter may have is the API's to say.
-def _require_values(model: Any, max_tokens: Any, messages: Any) -> None:
+def _require_values(params: dict[str, Any]) -> None:
+    for name in _REQUIRED:
+        if name not in params:
+            raise InvalidCall(f"{name}= is missing{_hint(_closest(params, name))}")
+    model, max_tokens, messages = map(params.get, _REQUIRED)
     if not isinstance(model, str) or not model.strip():
         raise InvalidCall("model= must be the name of a model")
+    if isinstance(max_tokens, float) and max_tokens.is_integer():
+        params["max_tokens"] = max_tokens = int(max_tokens)  # a column of pandas with a gap in it
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-        raise InvalidCall(f"max_tokens= must be a whole number from 1, not {max_tokens!r:.80}")
-    if not isinstance(messages, (list, tuple)) or not messages:
-        raise InvalidCall("messages= must be a list with at least one message")
-    for message in messages:
-        # isinstance() with an abstract class is slow, and nearly all messages are plain dicts.
-        is_one = type(message) is dict or isinstance(message, Mapping)
-        if not is_one or "role" not in message or "content" not in message:
-            raise InvalidCall('every message must be a dict with "role" and "content"')
+        raise InvalidCall(f"max_tokens= must be a whole number from 1, not {_shown(max_tokens)}")
+    if not isinstance(messages, list) or not messages:
+        given = "" if messages == [] else f", not {_KINDS.get(type(messages), 'that')}"
+        raise InvalidCall(
+            f"messages= must be a list with at least one message{given}: messages=[{_EXAMPLE}]"
+        )
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or "role" not in message or "content" not in message:
+            kind = _KINDS.get(type(message), "no dict")
+            kind = "has not both" if isinstance(message, dict) else f"is {kind}"
+            raise InvalidCall(
+                f'every message must be a dict with "role" and "content"; messages[{number}] '
+                f"{kind}: write {_EXAMPLE}"
+            )
 
 
-def _body(params: Mapping[str, Any]) -> bytes:
-    try:
-        body = _encode(params).encode("utf-8")
-    except (TypeError, ValueError, RecursionError) as error:
-        # Not json's own words, which may quote the prompt; "from None" for the same reason.
-        raise InvalidCall(_why_not_json(error)) from None
+_EXAMPLE = '{"role": "user", "content": "…"}'
+
+_KINDS = {str: "a string", dict: "a dict", list: "a list", type(None): "None"}
+
+
+def _shown(value: Any) -> str:
+    """A value for an error; no long one, which may be a prompt in the wrong place."""
+    shown = repr(value)
+    return shown if len(shown) <= 20 else type(value).__name__
+
+
+def _within_limit(body: bytes) -> bytes:
     if len(body) > MAX_BODY_BYTES:
         raise InvalidCall(
             f"the request is {len(body) / 2**20:.1f} MB as JSON; the API takes at most 32 MB"
         )
     return body
-
-
-def _why_not_json(error: Exception) -> str:
-    if isinstance(error, UnicodeEncodeError):
-        return "the request holds half a surrogate pair, which is no valid text"
-    if isinstance(error, TypeError):
-        # "Object of type X is not JSON serializable" names a type, no content.
-        return f"the request cannot be written as JSON: {error}"
-    if isinstance(error, RecursionError) or "Circular" in str(error):
-        return "the request cannot be written as JSON: it contains itself"
-    return "the request cannot be written as JSON: NaN and infinity have no place there"
-
-
-def _require_no_slip(name: str) -> None:
-    if name == "stream":
-        raise InvalidCall("stream= is not for submit() or call(): use throttler.stream(…)")
-    meant = _slip(name)
-    if meant is not None:
-        raise InvalidCall(f"unknown keyword {name}={_hint(meant)}")
-
-
-@lru_cache(maxsize=256)
-def _slip(name: str) -> Optional[str]:
-    """The keyword of ours that *name* looks like a misspelling of."""
-    import difflib  # only for a name we do not know
-
-    close = difflib.get_close_matches(name, OUR_KEYWORDS, n=1, cutoff=0.75)
-    return close[0] if close else None
 
 
 def _closest(params: Mapping[str, Any], wanted: str) -> Optional[str]:

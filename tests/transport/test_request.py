@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -115,15 +114,20 @@ def test_max_tokens_is_a_whole_number_from_one(value):
 
 @pytest.mark.parametrize("value", [[], (), None, SECRET, {"role": "user"}])
 def test_messages_are_a_list_with_something_in_it(value):
-    """A bare prompt is the usual slip; it is not repeated in the error."""
-    assert refusal(messages=value) == "messages= must be a list with at least one message"
+    """A bare prompt is the usual slip; the right form is shown, and the prompt is not."""
+    words = refusal(messages=value)
+    assert words.startswith("messages= must be a list with at least one message")
+    assert words.endswith(': messages=[{"role": "user", "content": "…"}]')
+    assert SECRET not in words
 
 
 @pytest.mark.parametrize("value", [SECRET, {}, {"role": "user"}, {"content": SECRET}, None])
 def test_a_message_has_a_role_and_content(value):
     """The message that has none is not shown."""
     words = refusal(messages=[GOOD["messages"][0], value])
-    assert words == 'every message must be a dict with "role" and "content"'
+    assert words.startswith('every message must be a dict with "role" and "content"; messages[1] ')
+    assert words.endswith(': write {"role": "user", "content": "…"}')
+    assert SECRET not in words
 
 
 def test_a_tuple_of_messages_is_a_list_to_json():
@@ -137,7 +141,7 @@ def test_nan_has_no_place_in_json(value):
     assert "NaN and infinity" in refusal(temperature=value)
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, b"x", MappingProxyType({}), {(1,): 2}])
+@pytest.mark.parametrize("value", [object(), b"x", {(1,): 2}])
 def test_what_json_cannot_write_is_refused_by_type(value):
     """The type is named, its content is not."""
     words = refusal(system=SECRET, metadata=value)
@@ -148,7 +152,7 @@ def test_what_json_cannot_write_is_refused_by_type(value):
 def test_half_a_surrogate_pair_is_no_text():
     """UTF-8 cannot say it; the text around it is not shown."""
     words = refusal(system=SECRET + "\ud83d")
-    assert words == "the request holds half a surrogate pair, which is no valid text"
+    assert words == "the request holds half a surrogate pair, which is no valid text, in system"
 
 
 def test_a_request_that_contains_itself_is_refused():

@@ -221,6 +221,7 @@ class Call(Ticket):
         "input_is_counted",
         "max_tokens",
         "model",
+        "query",
         "raw",
         "sent_at",
         "submitted_at",
@@ -250,8 +251,9 @@ class Call(Ticket):
         timeout: Optional[float] = None,
         parent_slot: Optional[ReentrantSlot] = None,
         raw: bool = False,
-        extra_headers: Optional[Mapping[str, str]] = None,
+        extra_headers: Optional[Mapping[str, Optional[str]]] = None,
         context: Optional[Context] = None,
+        query: str = "",
     ) -> None:
         deadline = None if timeout is None else submitted_at + timeout
         super().__init__(number, cost, priority, tenant, deadline, parent_slot)
@@ -272,6 +274,8 @@ class Call(Ticket):
         self.timeout = timeout
         self.raw = raw
         self.extra_headers = extra_headers
+        #: What follows the URL's path, from its question mark on.
+        self.query = query
         self.context = context
         self.sent_at: Optional[float] = None
         self.attempt: Optional[Attempt] = None

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import enum
+import operator
+from typing import Any
+
+from claude_throttle.core.domain.not_given import is_not_given
+from claude_throttle.errors import InvalidCall
 
 
 class Priority(enum.IntEnum):
@@ -11,3 +16,23 @@ class Priority(enum.IntEnum):
     INTERACTIVE = 0
     NORMAL = 10
     BATCH = 20
+
+
+def priority_of(value: Any) -> int:
+    """The number of a ``priority=``: a whole number, a name in any case, or none given.
+
+    Raises :class:`InvalidCall`.
+    """
+    if is_not_given(value):
+        return Priority.NORMAL
+    if isinstance(value, str):
+        named = Priority.__members__.get(value.strip().upper())
+        if named is not None:
+            return named
+    else:
+        try:
+            return operator.index(value)  # numpy's whole numbers, too
+        except TypeError:
+            pass
+    names = ", ".join(f'"{name.lower()}"' for name in Priority.__members__)
+    raise InvalidCall(f"priority= must be a whole number or one of {names}, not {value!r:.80}")
