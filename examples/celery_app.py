@@ -34,7 +34,7 @@ def summarise(self, text):
         max_tokens=200,
         messages=[{"role": "user", "content": f"Summarise in one sentence: {text}"}],
     )
-    return answer["content"][0]["text"]
+    return answer.content[0].text
 
 
 if __name__ == "__main__":

@@ -53,6 +53,13 @@ class ClaudeRefused(ThrottleError):
         return str(self.args[0])
 
 
+class TurnComesLater(BaseException):
+    """Ends a run of a task whose turn at Claude comes later; ClaudeTask turns it into a ``Retry``.
+
+    Not an ``Exception``, so that ``except Exception`` in a task does not take it for a failure.
+    """
+
+
 class ClaudeTask(Task):  # type: ignore[misc]
     """A task that calls Claude, and is requeued where its call would have to wait for long.
 
@@ -60,7 +67,7 @@ class ClaudeTask(Task):  # type: ignore[misc]
 
         @app.task(base=ClaudeTask, bind=True, throttler=Throttler(shared="redis://…"))
         def summarise(self, text):
-            return self.ask_claude(model=…, max_tokens=…, messages=[…])
+            return self.ask_claude(model=…, max_tokens=…, messages=[…]).content[0].text
     """
 
     abstract = True
@@ -75,46 +82,60 @@ class ClaudeTask(Task):  # type: ignore[misc]
     longest_countdown: float = 600.0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the task; an exception of the SDK that it raises becomes :class:`ClaudeRefused`."""
-        try:
+        """Run the task.
+
+        A ``Message`` that it returns becomes a dict, and an exception of the SDK that it raises
+        :class:`ClaudeRefused`: both can be sent as JSON.
+        """
+        request = self.request
+        if request.called_directly:
             return super().__call__(*args, **kwargs)
-        except Exception as error:
-            if self.request.called_directly or not _is_from_sdk(error):
+        try:
+            result = super().__call__(*args, **kwargs)
+        except (Exception, TurnComesLater) as error:
+            if not isinstance(error, Retry):  # the task has requeued itself
+                self._requeue_if_asked(request)
+            if not _is_from_sdk(error):
                 raise
             status, request_id = (getattr(error, of, None) for of in ("status_code", "request_id"))
             raise ClaudeRefused(str(error), type(error).__name__, status, request_id) from error
+        self._requeue_if_asked(request)
+        return result.to_dict(mode="json") if _is_from_sdk(result) else result
 
     def ask_claude(self, **options: Any) -> Any:
-        """Call Claude; return the response as a dict, or as a ``Message`` with ``raw=False``.
+        """Call Claude: returns and raises what ``Throttler.call()`` does, with its arguments.
 
-        *options* are those of ``Throttler.submit()``. A call that can be sent within
-        ``longest_wait`` seconds returns or raises as ``call()`` does. Otherwise the task is queued
-        again with a countdown and its position, and this raises ``celery.exceptions.Retry``; the
-        task's ``retries`` do not change. The task then runs from its beginning: call this before
-        anything that must not happen twice. Only the first call of a run can requeue the task; the
-        others wait, as do calls of a task that is called directly or applied eagerly.
+        A call that cannot be sent within ``longest_wait`` seconds ends this run of the task: the
+        task is queued again with a countdown and its position, its state is RETRY, and its
+        ``retries`` do not change. It then runs from its beginning: call this before anything that
+        must not happen twice. ``except Exception`` in the task does not see that; if a bare
+        ``except`` does, what the task returns does not count. Only the first call of a run can
+        requeue the task; the others wait, as do calls of a task that is called directly or applied
+        eagerly.
         """
-        options.setdefault("raw", True)
         throttler = self._throttler()
-        if self.request.called_directly or self.request.is_eager or self._was_answered():
+        request = self.request
+        if getattr(request, "claude_turn", None) is not None:
+            raise TurnComesLater  # the task has caught the first one
+        if request.called_directly or request.is_eager or self._has_asked():
             return throttler.call(**options)
         ticket, seconds = throttler.line_up(self._ticket(), **options)
         # Half of it: the calls ahead may take a little longer than estimated.
         if seconds > self.longest_wait / 2.0:
-            self._requeue(ticket, seconds)
+            self._end_run(ticket, seconds)
         future: Future[Any] = throttler.submit(**options)
         try:
             wait([future], self.longest_wait)
             # A call that has been sent cannot be cancelled.
             if not future.done() and future.cancel():
                 seconds = throttler.line_up(ticket, **options)[1]
-                self._requeue(ticket, max(self.longest_wait, seconds))
-            answer = future.result()
+                self._end_run(ticket, max(self.longest_wait, seconds))
+            # Also if it fails: it may be billed, and must not be repeated by another run.
+            request.claude_asked = True
+            return future.result()
         except BaseException:  # a time limit, perhaps
             future.cancel()
             raise
-        self.request.claude_answered = True
-        return answer
 
     def _throttler(self) -> Throttler:
         if self.throttler is None:
@@ -122,30 +143,40 @@ class ClaudeTask(Task):  # type: ignore[misc]
             raise TypeError(f"{self.name} has no throttler: {how}")
         return self.throttler
 
-    def _was_answered(self) -> bool:
-        return bool(getattr(self.request, "claude_answered", False))
+    def _has_asked(self) -> bool:
+        return bool(getattr(self.request, "claude_asked", False))
 
     def _ticket(self) -> Optional[LineTicket]:
         """The ticket of an earlier run of this task, or None."""
         fields = (self.request.headers or {}).get(HEADER)
         return None if fields is None else LineTicket(*fields)
 
-    def _requeue(self, ticket: LineTicket, seconds: float) -> NoReturn:
+    def _end_run(self, ticket: LineTicket, seconds: float) -> NoReturn:
+        request = self.request
+        # There retry() finds it, too.
+        request.headers = {**(request.headers or {}), HEADER: list(ticket)}
+        request.claude_turn = seconds
+        raise TurnComesLater
+
+    def _requeue_if_asked(self, request: Any) -> None:
         """Queue the task again for its turn, with its ticket in the message's headers.
 
-        The new message is sent before this run ends, so a worker that dies in between loses
-        nothing.
+        Whatever the task made of :class:`TurnComesLater`. The new message is sent before this run
+        ends, so a worker that dies in between loses nothing.
         """
+        seconds = getattr(request, "claude_turn", None)
+        if seconds is None:
+            return
         # A little early: a part of the quota passes unused if it comes late.
         countdown = min(seconds - self.longest_wait / 4.0, self.longest_countdown)
-        headers = {**(self.request.headers or {}), HEADER: list(ticket)}
         # Not retry(): that would use up the task's max_retries.
-        self.signature_from_request(countdown=countdown, headers=headers).apply_async()
+        self.signature_from_request(request, countdown=countdown).apply_async()
         raise Retry(f"its turn at Claude comes in {seconds:.1f} s", when=countdown)
 
 
-def _is_from_sdk(error: Exception) -> bool:
-    return type(error).__module__.partition(".")[0] == "anthropic"
+def _is_from_sdk(value: object) -> bool:
+    """Whether *value* is a response or an exception of the official SDK."""
+    return type(value).__module__.partition(".")[0] == "anthropic"
 
 
 def _close_all(**_arguments: object) -> None:
