@@ -177,16 +177,24 @@ class SimulatedProcess:
             reserving=self.coordinator.reserving,
             sent=self._sent,
         )
+        self._working: Optional[VirtualThread] = None
         self._coordinating: Optional[VirtualThread] = None
 
     def start(self) -> None:
         """Begin to work."""
-        worker = self.client.worker.working()
-        VirtualThread(self.schedule, worker, self._ask, self._conditions.late).start()
+        steps = self.client.worker.working()
+        self._working = VirtualThread(self.schedule, steps, self._ask, self._conditions.late)
+        self._working.start()
         self._submit_later(self.load.per_second, urgent=False)
         self._submit_later(self.load.urgent_per_second, urgent=True)
         for _ in range(self._conditions.backlog_calls * self.load.backlogged):
             self._submit(backlogged=True)
+
+    def close(self) -> None:
+        """End its threads."""
+        for thread in (self._working, self._coordinating):
+            if thread is not None:
+                thread.close()
 
     def pause_by_server(self, seconds: float) -> None:
         """Pause the lane for *seconds*, as a 429 with ``retry-after`` would."""

@@ -121,11 +121,15 @@ class FleetSimulation:
             process.schedule.at(start_seconds * chance.random(), process.start)
 
     def run(self, until: float) -> FleetSimulation:
-        """Let time pass until that instant."""
+        """Let time pass until that instant. To be called once."""
         self.until = until
         for at, change in self.changes:
             self._time.at(at, change)
-        self._time.run_until_idle(until)
+        try:
+            self._time.run_until_idle(until)
+        finally:
+            for process in self.processes:
+                process.close()
         return self
 
     def _departed(self, process: int, call: FleetCall, store_lost: bool) -> None:

@@ -99,7 +99,8 @@ class Simulation:
             answered=lambda call: estimates.learn(call.request),
         )
         worker = self._client.worker.working()
-        VirtualThread(self._time, worker, _refuse, partial(late, chance)).start()
+        self._thread = VirtualThread(self._time, worker, _refuse, partial(late, chance))
+        self._thread.start()
 
     @property
     def now(self) -> float:
@@ -107,12 +108,18 @@ class Simulation:
         return self._time.now
 
     def run(self, until: float = math.inf) -> Simulation:
-        """Let time pass until nothing is left to happen, or until that instant. Returns itself."""
+        """Let time pass until nothing is left to happen, or until that instant. Returns itself.
+
+        To be called once.
+        """
         for call in self.calls:
             self._time.at(call.at, partial(self._client.submit, call))
         for at, change in self.changes:
             self._time.at(at, change)
-        self._time.run_until_idle(until)
+        try:
+            self._time.run_until_idle(until)
+        finally:
+            self._thread.close()
         return self
 
     def _price(self, call: SimulatedCall) -> Cost:

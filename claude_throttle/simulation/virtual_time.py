@@ -107,6 +107,13 @@ class VirtualThread:
         """Begin at the present instant."""
         self._schedule.at(self._schedule.now, partial(self._resume, None, None))
 
+    def close(self) -> None:
+        """End it where it waits, and release the locks it holds there.
+
+        The garbage collector would do so in any thread, and only the one that took them may.
+        """
+        self._steps.close()
+
     def _resume(self, result: Any, error: Optional[BaseException]) -> None:
         try:
             call = self._steps.send(result) if error is None else self._steps.throw(error)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+import threading
+
 import pytest
 
 from claude_throttle.core.domain.cost import Cost
@@ -17,6 +21,7 @@ from claude_throttle.core.domain.feedback import (
 from claude_throttle.simulation.client import MAX_RETRIES
 from claude_throttle.simulation.quotas import SimulatedLimits
 from claude_throttle.simulation.simulated_server import SimulatedRequest, SimulatedServer
+from tests.simulation.fleet_scenes import BACKLOGGED, fleet
 from tests.simulation.scenes import arrivals, limits_become, outage, simulate, unanswered
 
 
@@ -133,3 +138,27 @@ def test_what_is_booked_is_what_was_estimated_and_then_what_it_took():
     assert done.calls[-1].cost.input_tokens == pytest.approx(850, rel=0.03)
     assert done.calls[-1].held == Cost(1.0, 850, 50.0)
     assert done.pacer.traffic.taken.input_tokens == pytest.approx(40 * 850)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda: simulate(SimulatedLimits(rpm=60), [SimulatedRequest()] * 9),
+        lambda: fleet(600, [BACKLOGGED] * 3).run(3.0),
+    ],
+    ids=["one", "fleet"],
+)
+def test_any_thread_may_collect_what_was_simulated(run, monkeypatch):
+    """A simulated thread that waits holds a lock, which only the thread that ran it can release."""
+    complaints = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    kept = [run()]
+
+    def drop():
+        kept.clear()
+        gc.collect()
+
+    dropping = threading.Thread(target=drop)
+    dropping.start()
+    dropping.join()
+    assert complaints == []
