@@ -22,6 +22,7 @@ from claude_throttle.testing import FakeClaude, ManualClock
 # Before anything imports them: their asserts explain themselves, too.
 pytest.register_assert_rewrite("tests.support")
 
+from tests.support import compiling  # noqa: E402
 from tests.support.calls import KEY  # noqa: E402
 from tests.support.redis_server import RedisServer, Sentinel  # noqa: E402
 from tests.support.waiting import SERVERS, THROTTLERS  # noqa: E402
@@ -31,6 +32,8 @@ from tests.support.warm_programs import WarmParent  # noqa: E402
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+compiling.compile_for_all()
+
 # A shell's background job ignores Ctrl-C, and every program started here would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -39,6 +42,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 #: How many modules were imported when the garbage collector was last told to leave alone what is
 #: there: one number.
 _MODULES_SEEN = [0]
+
+
+def pytest_sessionstart(session):
+    """Before the workers look for tests."""
+    compiling.compile_share(session.config)
 
 
 def pytest_collection_finish():

@@ -39,6 +39,7 @@ def next_program():
     return None
 
 
+import gc; gc.collect(); gc.freeze()
 told = next_program()
 if told is not None:
     for number, path, flags in zip(
