@@ -25,6 +25,7 @@ from claude_throttle.transport.request import require_options
 
 if TYPE_CHECKING:
     from anthropic.types import Message
+    from requests import Session
     from requests.adapters import HTTPAdapter
     from typing_extensions import Unpack
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from claude_throttle.engine import Engine
     from claude_throttle.features.batches.api import Batches
     from claude_throttle.features.batches.client import BatchClient
+    from claude_throttle.features.interop.requests_adapter import SessionAdapter
     from claude_throttle.features.sharing.virtual_queue import LineTicket
     from claude_throttle.features.streaming.message_stream import MessageStream
     from claude_throttle.features.test_mode.canned_transport import CannedLatency, CannedText
@@ -76,6 +78,8 @@ class Throttler:
         self._on_event = on_event
         self._clock = clock
         self._closed = False
+        #: What was said already of requests that pass unpaced; see features/interop.
+        self._notices: dict[str, object] = {}
         self._has_key = self._settings.has_key
         self._engines: ProcessLocal[Engine] = ProcessLocal(self._begin)
         #: Testing modes; the last one is in force.
@@ -345,7 +349,10 @@ class Throttler:
     ) -> HTTPAdapter:
         """An adapter for a ``requests`` session, so that its requests keep to the same pace.
 
-            >>> session.mount("https://api.anthropic.com", throttler.adapter())
+            >>> session.mount(throttler.settings.base_url, throttler.adapter())
+
+        mount() and session() put it where it belongs. An adapter that is mounted for a host by name
+        paces that host; one for all hosts paces the API's and ``base_url`` only.
 
         Each POST to ``/v1/messages`` waits for its turn, and its response counts like the response
         to a call; with ``stream=True`` it holds its slot until it is read to its end or closed.
@@ -356,10 +363,41 @@ class Throttler:
         Thread-safe as ``requests`` is. Raises :class:`ConfigurationError` for ``max_retries``.
         ``session.post()`` raises what the SDK's methods raise with middleware().
         """
-        from claude_throttle.features.interop.requests_adapter import SessionAdapter  # few need it
+        return self._session_adapter(priority, tenant, timeout, options)
 
-        admit = partial(self._admit_request, self._admission_options(priority, tenant, timeout))
-        return SessionAdapter(admit, **options)
+    def session(self, **options: Any) -> Session:
+        """A ``requests`` session whose requests to the Claude API keep to the same pace.
+
+            >>> session = throttler.session()
+            >>> response = session.post("https://api.anthropic.com/v1/messages", json={…})
+
+        ``mount(requests.Session(), …)``, with its arguments. Key, headers and time-outs are the
+        caller's, as in any session.
+        """
+        from claude_throttle.features.interop.requests_session import make_session  # few need it
+
+        return self.mount(make_session(), **options)
+
+    def mount(
+        self,
+        session: Session,
+        *,
+        priority: Union[int, str] = Priority.NORMAL,
+        tenant: Optional[str] = None,
+        timeout: Timeout = UNSET,
+        **options: Any,
+    ) -> Session:
+        """Mount an ``adapter()`` in *session*, for ``base_url`` and for the API's own host.
+
+            >>> session = throttler.mount(requests.Session())
+
+        Other hosts are as before. An adapter of the session's own for ``base_url`` goes on sending,
+        but only once for each request. The arguments are those of adapter(). Returns *session*.
+        Raises :class:`ConfigurationError` for what is no ``requests`` session.
+        """
+        from claude_throttle.features.interop.requests_session import mount_on  # few need it
+
+        return mount_on(session, self._session_adapter(priority, tenant, timeout, options))
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -615,6 +653,21 @@ class Throttler:
         engine = self._make_engine(self._settings, self._clock, self._on_event)
         exit_hooks.finish_at_exit(engine)
         return engine
+
+    def _session_adapter(
+        self,
+        priority: Union[int, str],
+        tenant: Optional[str],
+        timeout: Timeout,
+        options: dict[str, Any],
+    ) -> SessionAdapter:
+        from claude_throttle.features.interop.requests_adapter import AdapterTerms
+        from claude_throttle.features.interop.requests_session import make_adapter
+
+        admit = partial(self._admit_request, self._admission_options(priority, tenant, timeout))
+        base_url = self._settings.base_url
+        terms = AdapterTerms(admit, base_url, self._notices, lambda: self._closed)
+        return make_adapter(terms, options)
 
     def _admit_request(
         self, options: AdmissionOptions, method: str, path: str, read_body: Callable[[], Any]

@@ -120,6 +120,7 @@ FLASK = ("extension", "configuration", "refusals", "command", "status_page")
                 "transport/retry.py",
                 "transport/connections.py",
                 "features/interop/requests_adapter.py",
+                "features/interop/requests_session.py",
                 "transport/outcomes.py",
                 "transport/response_stream.py",
                 "cli/demo.py",

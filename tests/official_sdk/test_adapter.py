@@ -120,14 +120,13 @@ def test_a_stream_that_is_closed_or_dropped_comes_back(fake, throttle, session):
 
 
 def test_everything_else_passes(fake, throttle, session):
-    """Other paths, other methods, bodies that cannot be looked at."""
+    """Other paths, other methods, bodies that are no JSON."""
     server = fake()
     throttler = throttle(server)
     made = session(server, throttler)
     assert made.get(server.url + "/v1/models", timeout=10).status_code == 404
-    pieces = iter([json.dumps(HELLO).encode()])
-    made.post(server.url + "/v1/messages", data=pieces, timeout=10)
-    made.post(server.url + "/v1/messages", data="no JSON", timeout=10)
+    with pytest.warns(UserWarning, match="not a JSON object"):
+        made.post(server.url + "/v1/messages", data="no JSON", timeout=10)
     assert engine_of(throttler).account.lanes() == []
 
 

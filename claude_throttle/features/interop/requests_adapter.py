@@ -6,16 +6,30 @@ sees the response. A 429 pauses the lane all the same, so the next try waits for
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Callable, Optional
+from itertools import chain
+from typing import Any, Callable, NamedTuple, Optional
 
 import requests
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 
 from claude_throttle.account.admission import AdmittedAttempt
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.interop.body_watcher import WatchedBody
+from claude_throttle.features.interop.unpaced_requests import (
+    Address,
+    Notices,
+    address_of,
+    has_quota,
+    own_addresses,
+    say_not_json,
+    say_other_host,
+    say_other_path,
+)
+from claude_throttle.transport.connections import renew_locks
+from claude_throttle.transport.request import MAX_BODY_BYTES
 from claude_throttle.transport.verdicts import read_json
 
 #: Admits a request by its method, its path, and a function that reads its body; None for requests
@@ -26,32 +40,57 @@ Admit = Callable[[str, str, Callable[[], Any]], Optional[AdmittedAttempt]]
 #: is in flight beyond them.
 POOL_SIZE = 256
 
+#: What a body counts as that is longer than any which the API takes: such requests share a lane.
+UNKNOWN_BODY = {"model": "unknown"}
+
+
+class AdapterTerms(NamedTuple):
+    """What an adapter knows of its throttler."""
+
+    admit: Admit
+    base_url: str
+    notices: Notices
+    is_closed: Callable[[], bool]
+
 
 class SessionAdapter(HTTPAdapter):
     """Paces requests to the Messages API, and sends all others at once. Thread-safe.
 
+    It sends by *inner*, if that is given. A forked child gets connections of its own.
+
     send() raises what ``requests`` raises, and before sending what ``Throttler.permit`` raises. It
-    holds sockets, so it does not pickle, and each process needs its own.
+    holds sockets, so it does not pickle.
     """
 
-    def __init__(self, admit: Admit, **options: Any) -> None:
+    def __init__(
+        self, terms: AdapterTerms, inner: Optional[BaseAdapter] = None, **options: Any
+    ) -> None:
         if "max_retries" in options:
             raise ConfigurationError(
                 "adapter() takes no max_retries=: urllib3 would send again without waiting for a "
                 "turn; send again in your own code, or use throttler.call(), which does it for you"
             )
-        self._admit = admit
-        super().__init__(**{"pool_maxsize": POOL_SIZE, **options})
+        self.terms = terms
+        self.inner = inner
+        self._pid = os.getpid()
+        #: The addresses it was mounted for; None among them is a mount for every host.
+        self.mounted_for: set[Optional[Address]] = set()
+        self.own_addresses = own_addresses(terms.base_url)
+        self._options = {"pool_maxsize": POOL_SIZE, **options}
+        super().__init__(**self._options)
 
     def send(
         self, request: requests.PreparedRequest, stream: bool = False, *args: Any, **options: Any
     ) -> requests.Response:
         """Wait for the request's turn, then send it; see ``throttler.adapter()``."""
+        if self._pid != os.getpid():
+            self._leave_parents_sockets()
+        send = super().send if self.inner is None else self.inner.send
         attempt = self._admitted(request)
         if attempt is None:
-            return super().send(request, stream, *args, **options)
+            return send(request, stream, *args, **options)
         try:
-            response = super().send(request, stream, *args, **options)
+            response = send(request, stream, *args, **options)
             whole = response.status_code >= 400 or not stream
             body = response.content if whole else None  # the session would read it next
         except BaseException as error:
@@ -61,20 +100,85 @@ class SessionAdapter(HTTPAdapter):
         return response
 
     def _admitted(self, request: requests.PreparedRequest) -> Optional[AdmittedAttempt]:
-        path = request.path_url.partition("?")[0]
-        return self._admit(request.method or "", path, partial(_read, request.body))
+        method, path = request.method or "", request.path_url.partition("?")[0]
+        terms, address = self.terms, address_of(request.url)
+        if not has_quota(method, path):
+            say_other_path(terms.notices, method, path)
+            return None
+        # A mount that names a host means that host.
+        if None in self.mounted_for and address not in self.mounted_for | self.own_addresses:
+            say_other_host(terms.notices, address, terms.base_url)
+            return None
+        return terms.admit(method, path, partial(self._read, request))
+
+    def _read(self, request: requests.PreparedRequest) -> Any:
+        body = _read(request)
+        if not isinstance(body, dict):
+            say_not_json(self.terms.notices)
+        return body
+
+    # Kept, not closed: that takes locks which a thread of the parent may have held at the fork.
+    def _leave_parents_sockets(self) -> None:
+        self._inherited = [self.poolmanager, *self.proxy_manager.values()]
+        for manager in self._inherited:
+            renew_locks(manager)
+        retries = self.max_retries
+        super().__init__(**self._options)
+        self.max_retries = retries
+        self._pid = os.getpid()
 
     def __getstate__(self) -> Any:
         raise TypeError("an adapter of a Throttler holds its sockets; make one in each process")
 
 
-def _read(body: Any) -> Any:
-    """The body as JSON; None if it is not at hand (a file, a generator) or not JSON.
+def _read(request: requests.PreparedRequest) -> Any:
+    """The body as JSON; None if it is not JSON. What can be read once stays to be sent."""
+    body: Any = request.body
+    if isinstance(body, str):
+        body = body.encode("utf-8", "replace")
+    elif body is not None and not isinstance(body, (bytes, bytearray)):
+        body = _read_file(body) if _is_seekable(body) else _read_ahead(request)
+        if len(body) > MAX_BODY_BYTES:
+            return UNKNOWN_BODY
+    return None if body is None else read_json(bytes(body))
 
-    Reading such a body here would leave nothing to send; the model is unknown then.
-    """
-    data = body.encode("utf-8") if isinstance(body, str) else body
-    return read_json(data) if isinstance(data, bytes) else None
+
+def _is_seekable(body: Any) -> bool:
+    return hasattr(body, "read") and getattr(body, "seekable", bool)()
+
+
+def _read_file(body: Any) -> bytes:
+    begin = body.tell()
+    data = _as_bytes(body.read(MAX_BODY_BYTES + 1))
+    body.seek(begin)
+    return data
+
+
+def _read_ahead(request: requests.PreparedRequest) -> bytes:
+    """All that a generator or a pipe gives, or a little more than the API takes of it."""
+    read, size, chunks = [], 0, _chunks(request.body)
+    for chunk in chunks:
+        read.append(_as_bytes(chunk))
+        size += len(read[-1])
+        if size > MAX_BODY_BYTES:
+            break
+    # A list, even of one: versions of requests iterate over what has no length in its headers.
+    request.body = read if size <= MAX_BODY_BYTES else chain(read, chunks)  # type: ignore[assignment]
+    return b"".join(read)
+
+
+def _chunks(body: Any) -> Iterator[Any]:
+    if not hasattr(body, "read"):
+        yield from body
+        return
+    chunk = body.read(65_536)
+    while chunk:
+        yield chunk
+        chunk = body.read(65_536)
+
+
+def _as_bytes(chunk: Any) -> bytes:
+    return chunk.encode("utf-8") if isinstance(chunk, str) else memoryview(chunk).tobytes()
 
 
 # The head first: its limits reach the pacer at once, while a streamed body may take minutes.

@@ -1,0 +1,126 @@
+"""Says once what another client sends past the pace: a quota that nobody keeps to shows as 429s.
+
+Requests are told apart by where they go. A path is the API's whatever the host, since relays serve
+it, too; a host is the throttler's, the API's own, or another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import warnings
+from types import FrameType
+from typing import NamedTuple, Optional
+from urllib.parse import urlsplit
+
+from claude_throttle.config.settings import CLAUDE_API
+from claude_throttle.transport.endpoints import BATCHES_PATH, COUNT_PATH, MESSAGES_PATH
+from claude_throttle.transport.error_text import readable
+
+logger = logging.getLogger("claude_throttle")
+
+#: Notices of one throttler: a program may choose hosts without end.
+MOST_NOTICES = 16
+
+#: Characters of a host or a path that are shown.
+LONGEST_PLACE = 100
+
+#: Modules between the program's line and ours.
+_BETWEEN = ("claude_throttle.", "requests.", "httpx", "httpcore", "anthropic.", "contextlib")
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Address(NamedTuple):
+    """Where a request goes: a host and a port, whatever the spelling of its URL."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return readable(f"{self.host}:{self.port}"[:LONGEST_PLACE])
+
+
+#: What a throttler has said already, by kind. ``setdefault`` is atomic.
+Notices = dict[str, object]
+
+
+def address_of(url: object) -> Optional[Address]:
+    """The address in *url*; None if it names no host, as the prefix "https://" does not."""
+    with contextlib.suppress(ValueError, AttributeError):  # a wrong port, or no text at all
+        parts = urlsplit(str(url))
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme.lower(), 0)
+        if parts.hostname:
+            return Address(parts.hostname.rstrip("."), port)
+    return None
+
+
+def own_addresses(base_url: str) -> frozenset[Address]:
+    """Those that a throttler's requests go to: its base URL's, and the API's own."""
+    return frozenset(filter(None, map(address_of, (base_url, CLAUDE_API))))
+
+
+def has_quota(method: str, path: str) -> bool:
+    """Whether requests of that kind are paced."""
+    is_message = method.upper() == "POST" and path.endswith((MESSAGES_PATH, COUNT_PATH))
+    return is_message or BATCHES_PATH in path
+
+
+def say_once(notices: Notices, kind: str, text: str, level: int = logging.WARNING) -> None:
+    """Log *text* unless something of its *kind* was said; as a Python warning, too, from WARNING.
+
+    Raises nothing where warnings are errors: the request may have been answered, and paid for.
+    """
+    mine = object()
+    if len(notices) >= MOST_NOTICES or notices.setdefault(kind, mine) is not mine:
+        return
+    logger.log(level, "%s", text)
+    if level >= logging.WARNING:
+        with contextlib.suppress(Warning):
+            warnings.warn(text, stacklevel=_levels_to_caller())
+
+
+def _levels_to_caller() -> int:
+    """How far up the line of the program is that sent the request, for ``warnings.warn``."""
+    frame: Optional[FrameType] = sys._getframe(1)
+    levels = 1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_BETWEEN):
+        frame, levels = frame.f_back, levels + 1
+    return levels
+
+
+def say_other_host(notices: Notices, address: Optional[Address], base_url: str) -> None:
+    """Say that requests for another host are passed on without a pace."""
+    say_once(
+        notices,
+        f"host {address}",
+        f"a request for {address} was passed on without waiting for its turn: this throttler is for"
+        f" {address_of(base_url)}; write Throttler(base_url=…) with the other URL to pace it",
+    )
+
+
+def say_other_path(notices: Notices, method: str, path: str) -> None:
+    """Say that a POST to a path without a quota is passed on without a pace."""
+    if method.upper() != "POST":
+        return
+    shown = readable(path[:LONGEST_PLACE])
+    # Files, skills and their like have no pace; a path that only resembles a message's is a slip.
+    is_known = "/v1/" in path and "message" not in path
+    say_once(
+        notices,
+        f"path {shown}",
+        f"POST {shown} was passed on without waiting for its turn: what is paced is "
+        f"{MESSAGES_PATH}, {COUNT_PATH} and {BATCHES_PATH}",
+        logging.INFO if is_known else logging.WARNING,
+    )
+
+
+def say_not_json(notices: Notices) -> None:
+    """Say that a message whose body is no JSON object is passed on without a pace."""
+    say_once(
+        notices,
+        "body",
+        f"a request for {MESSAGES_PATH} whose body is not a JSON object was passed on without "
+        "waiting for its turn: send json={…}, with a model in it",
+    )
