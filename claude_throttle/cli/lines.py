@@ -32,10 +32,22 @@ _BLANK = b" \t\r\n\0"
 #: Lines that are reported one by one; more would only hide the cause.
 REPORTED_LINES = 50
 
-#: Arguments of ``Throttler.submit`` that are not fields of a request. A line must not set them:
-#: they change how a call is made.
+#: Arguments of ``Throttler.submit`` that a line must not set: they change how a call is made, or
+#: who pays for it. ``betas`` and ``extra_body`` belong to a request.
 RESERVED = frozenset(
-    {"block", "extra_headers", "priority", "raw", "self", "stream", "tenant", "timeout"}
+    {
+        "block",
+        "extra_headers",
+        "extra_query",
+        "priority",
+        "raw",
+        "self",
+        "stream",
+        "tenant",
+        "timeout",
+        "user_profile_id",
+        "workspace_id",
+    }
 )
 
 

@@ -60,8 +60,10 @@ def seconds_of(timeout: Timeout, default: Optional[float]) -> Optional[float]:
     if isinstance(timeout, Unset) or is_not_given(timeout):
         return default
     # httpx's: what the SDK's own ``timeout=60`` stands for is the same as Timeout(60).read.
-    timeout = getattr(timeout, "read", timeout)
-    return None if timeout is None else require_timeout(timeout)
+    seconds: Any = getattr(timeout, "read", timeout)
+    if hasattr(seconds, "dtype"):  # numpy's
+        seconds = seconds.item()
+    return None if seconds is None else require_timeout(seconds)
 
 
 def require_flag(name: str, value: Any) -> None:

@@ -7,9 +7,12 @@ or Ctrl-C. Whether to send again is the caller's decision, see ``features/batche
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Callable, NamedTuple, Optional
 
 from claude_throttle.core.dispatch.call import AttemptStopped
+from claude_throttle.transport.headers import merged_headers
 from claude_throttle.transport.http import HttpTransport
 from claude_throttle.transport.sdk import Headers
 from claude_throttle.transport.verdicts import broken
@@ -30,6 +33,8 @@ class RequestSpec(NamedTuple):
     sink: Optional[Callable[[Optional[bytes]], object]] = None
     #: Seconds without a byte after which it fails.
     read_timeout: float = 60.0
+    #: Header fields in place of the account's; one with None is left out.
+    extra_headers: Mapping[str, Optional[str]] = MappingProxyType({})
 
 
 class RawResponse(NamedTuple):
@@ -81,7 +86,7 @@ class CancellableRequest:
         response = transport.ask(
             spec.method,
             spec.path,
-            transport.headers,
+            merged_headers(transport.headers, spec.extra_headers),
             spec.make_body(),
             spec.read_timeout,
             stream=True,

@@ -150,7 +150,7 @@ def _beta_names(betas: Any) -> list[str]:
 
 def query_string(extra_query: Any) -> str:
     """What follows a URL for *extra_query*, with its question mark; written as the SDK does."""
-    if is_not_given(extra_query):
+    if extra_query is None or is_not_given(extra_query):
         return ""
     if not isinstance(extra_query, Mapping):
         raise InvalidCall(f"extra_query= must be a dict, not {type(extra_query).__name__}")

@@ -52,11 +52,11 @@ _INSTEAD = {
     "Fraction": "float(…) or str(…)",
     "complex": "str(…)",
     "UUID": "str(…)",
-    "time": "….isoformat()",
-    "timedelta": "….total_seconds()",
-    "ndarray": "….tolist()",
-    "Series": "….tolist(), or ….to_dict()",
-    "DataFrame": '….to_dict("records")',
+    "time": "value.isoformat()",
+    "timedelta": "value.total_seconds()",
+    "ndarray": "value.tolist()",
+    "Series": "value.tolist(), or value.to_dict()",
+    "DataFrame": 'value.to_dict("records")',
     "Exception": "str(…)",
     "coroutine": "await, in an asynchronous program",
     "function": 'its description: {"name": …, "description": …, "input_schema": {…}}',
@@ -237,14 +237,14 @@ class _Copier:
 
     def _unfit(self, value: Any) -> InvalidCall:
         if is_not_given(value):
-            return self.refusal(f"is {value!r}, which has no place in a list: leave it out")
+            return self.refusal("is omit or NOT_GIVEN, which has no place in a list: leave it out")
         if isinstance(value, type):
-            wanted = "anthropic.transform_schema(…)"
+            schema = "anthropic.transform_schema(Model)"
             if self._steps == ["output_format"]:
-                wanted = (
-                    f'output_config={{"format": {{"type": "json_schema", "schema": {wanted}}}}}'
+                schema = (
+                    f'output_config={{"format": {{"type": "json_schema", "schema": {schema}}}}}'
                 )
-            return self.refusal(f"is the class {value.__name__}: write {wanted}")
+            return self.refusal(f"is a class; for its schema write {schema}")
         names = (base.__name__ for base in type(value).__mro__)
         instead = next((f": write {_INSTEAD[name]}" for name in names if name in _INSTEAD), "")
         return self.refusal(f"is of type {type(value).__name__}, which JSON lacks{instead}")

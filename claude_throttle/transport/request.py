@@ -229,7 +229,7 @@ def _write(
 ) -> tuple[bytes, Mapping[str, Any]]:
     """The body, and what it was made of: *params*, or a plain copy of what JSON cannot hold."""
     if extra_body is not None:
-        params = _merged(params, extra_body)
+        params = merged_body(params, extra_body)
     if streams:
         params = {**params, "stream": True}
     if _is_usual(params):
@@ -249,9 +249,9 @@ def _write(
         raise InvalidCall("the request is nested too deeply to be written as JSON") from None
 
 
-def _merged(params: Mapping[str, Any], extra_body: Any) -> Mapping[str, Any]:
+def merged_body(params: Mapping[str, Any], extra_body: Any) -> Mapping[str, Any]:
     """Both, as the SDK merges them: a field of *extra_body* replaces one, and omit removes it."""
-    if is_not_given(extra_body):
+    if extra_body is None or is_not_given(extra_body):
         return params
     if not isinstance(extra_body, Mapping):
         raise InvalidCall(f"extra_body= must be a dict, not {type(extra_body).__name__}")

@@ -54,6 +54,25 @@ def test_every_kind_of_line_is_answered(run_lines: Run, out: Path, fake: FakeCla
     assert {arrival.model for arrival in fake.arrivals} == {"m", "other"}
 
 
+def test_a_line_may_name_betas_and_extra_fields_but_not_how_it_is_sent(
+    run_lines: Run, out: Path, fake: FakeClaude, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        {"prompt": "a", "betas": ["x-2026"], "extra_body": {"max_tokens": 3}},
+        {"prompt": "b", "extra_query": {"to": "elsewhere"}},
+        {"prompt": "c", "api_key": "sk-secret"},
+        {"prompt": "d", "user_profile_id": "who pays"},
+    ]
+    assert run_lines(lines) == 1
+    (arrival,) = fake.arrivals
+    assert (arrival.headers["anthropic-beta"], arrival.query) == ("x-2026", "")
+    told = capsys.readouterr().err
+    assert "line 2: extra_query cannot be set in a line" in told
+    assert "line 3: api_key= is no parameter of a call" in told
+    assert "line 4: user_profile_id cannot be set in a line" in told
+    assert "sk-secret" not in told + out.read_text()
+
+
 def test_broken_lines_are_reported_and_the_rest_runs(
     run_lines: Run, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ that are known, and ``on_create`` lets it store each id before anything else can
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, NamedTuple, Optional
 
 from claude_throttle.config.validation import require_timeout
@@ -19,7 +19,9 @@ from claude_throttle.features.batches.result import BatchProgress, BatchResult
 from claude_throttle.features.batches.upload import (
     BatchBounds,
     BatchUpload,
+    CreationExtras,
     close_all,
+    creation_extras,
     read_request,
     split,
 )
@@ -71,6 +73,10 @@ class Batches:
         poll_seconds: Optional[float] = None,
         timeout: Optional[float] = None,
         on_create: Optional[OnCreate] = None,
+        betas: Optional[Iterable[str]] = None,
+        extra_headers: Optional[Mapping[str, Any]] = None,
+        extra_body: Optional[Mapping[str, Any]] = None,
+        extra_query: Optional[Mapping[str, Any]] = None,
     ) -> BatchHandle:
         """Send *requests* as batches, and return when the API has them all.
 
@@ -85,7 +91,8 @@ class Batches:
         *poll_seconds*: between polls, instead of our own. *timeout*: seconds for sending. *raw*:
         messages as dicts. *on_create* is called as ``on_create(None, custom_ids)`` before each
         batch is created and as ``on_create(id, custom_ids)`` right after: store the id there, and a
-        killed process loses nothing.
+        killed process loses nothing. *betas*, *extra_headers*, *extra_body* and *extra_query* are
+        those of submit(), for the creation of each batch; they hold for all its requests.
 
         A creation is sent again only if the API surely did nothing (429, 529, no connection). If it
         may have been created without our knowing (a lost answer, a 500), or if an earlier batch was
@@ -97,10 +104,13 @@ class Batches:
         deadline = client.deadline(timeout)
         if poll_seconds is not None:
             require_timeout(poll_seconds)  # now: afterwards there would be ids to lose
-        parts = split(requests, self._bounds)
+        extras = creation_extras(
+            betas, extra_headers, extra_body, extra_query, client.default_headers
+        )
+        parts = split(requests, self._bounds, extras.closing)
         created: list[CreatedBatch] = []
         try:
-            states = [_create(client, part, deadline, created, on_create) for part in parts]
+            states = [_create(client, part, deadline, created, on_create, extras) for part in parts]
         except Exception as error:
             if not created and not isinstance(error, CreationUncertain):
                 raise
@@ -164,10 +174,11 @@ def _create(
     deadline: Optional[float],
     created: list[CreatedBatch],
     on_create: Optional[OnCreate],
+    extras: CreationExtras,
 ) -> State:
     if on_create is not None:
         on_create(None, part.custom_ids)
-    state = client.create(part.body, deadline)
+    state = client.create(part.body, deadline, extras)
     created.append(CreatedBatch(state.id, part.custom_ids))
     part.close()
     client.recorder.count_batches(batches_created=1, batch_requests=len(part.custom_ids))

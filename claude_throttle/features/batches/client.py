@@ -11,11 +11,12 @@ never sends by itself; it waits on a condition that deadlines, close() and Ctrl-
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 from claude_throttle.account.admission import BATCHES
 from claude_throttle.account.doubts import MOST_TRIES
-from claude_throttle.config.validation import require_timeout
+from claude_throttle.config.validation import seconds_of
 from claude_throttle.core.dispatch.permit import AdmissionOptions
 from claude_throttle.core.domain.feedback import Feedback, RetryDelay
 from claude_throttle.core.domain.priority import Priority
@@ -23,6 +24,7 @@ from claude_throttle.core.threads.clock import Clock, Condition
 from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import BrokenAnswer, Closed, DeadlineExceeded
 from claude_throttle.features.batches import wire_format
+from claude_throttle.features.batches.upload import CreationExtras
 from claude_throttle.features.batches.wire_format import State
 from claude_throttle.transport import sdk
 from claude_throttle.transport.cancellable_request import (
@@ -131,11 +133,24 @@ class BatchClient:
         """The URL at which batches are created, for errors to show."""
         return self._transport.url + "/batches"
 
+    @property
+    def default_headers(self) -> Mapping[str, str]:
+        """Header fields that the settings add to every request."""
+        return self._settings.default_headers
+
     # -- requests ------------------------------------------------------------------------------
 
-    def create(self, make_body: Callable[[], Any], deadline: Optional[float]) -> State:
+    def create(
+        self, make_body: Callable[[], Any], deadline: Optional[float], extras: CreationExtras
+    ) -> State:
         """Create a batch. Raises CreationUncertain rather than sending it twice."""
-        spec = RequestSpec("POST", BATCHES_PATH, make_body, read_timeout=READ_TIMEOUT_SECONDS)
+        spec = RequestSpec(
+            "POST",
+            BATCHES_PATH + extras.query,
+            make_body,
+            read_timeout=READ_TIMEOUT_SECONDS,
+            extra_headers=extras.headers,
+        )
         response = self.send(spec, deadline, creates=True)
         try:
             return wire_format.read_state(read_json(response.content))
@@ -297,7 +312,8 @@ class BatchClient:
 
     def deadline(self, timeout: Optional[float]) -> Optional[float]:
         """The instant at which a caller's *timeout* ends; None for no limit."""
-        return None if timeout is None else self.clock.monotonic() + require_timeout(timeout)
+        seconds = seconds_of(timeout, None)
+        return None if seconds is None else self.clock.monotonic() + seconds
 
     def wait_seconds(self, seconds: float, deadline: Optional[float]) -> None:
         """Wait for *seconds*. Raises Closed or DeadlineExceeded if that comes first."""

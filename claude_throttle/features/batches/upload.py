@@ -8,18 +8,58 @@ only their names stay in memory.
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Optional
 
+from claude_throttle.core.domain.not_given import is_not_given
 from claude_throttle.errors import InvalidCall
 from claude_throttle.features.batches import wire_format
-from claude_throttle.transport.request import OUR_KEYWORDS, serialise
+from claude_throttle.transport.headers import brings_own_proof, checked_headers
+from claude_throttle.transport.keywords import query_string, with_betas
+from claude_throttle.transport.plain_values import plain_copy
+from claude_throttle.transport.request import OUR_KEYWORDS, merged_body, serialise
 
 #: Bytes of a batch up to which it stays in memory, without a file.
 IN_MEMORY_BYTES = 8 * 1024 * 1024
 
 _OPENING, _COMMA, _CLOSING = b'{"requests":[', b",", b"]}"
+
+
+class CreationExtras(NamedTuple):
+    """What goes with each creation of a batch, besides its requests."""
+
+    #: Header fields in place of the account's; one with None is left out.
+    headers: Mapping[str, Optional[str]] = MappingProxyType({})
+    #: What follows the URL's path, from its question mark on.
+    query: str = ""
+    #: The end of the body, from the end of its requests on.
+    closing: bytes = _CLOSING
+
+
+def creation_extras(
+    betas: Any,
+    extra_headers: Any,
+    extra_body: Any,
+    extra_query: Any,
+    default_headers: Mapping[str, str],
+) -> CreationExtras:
+    """Check submit()'s keywords for the creation. Raises :class:`InvalidCall`."""
+    told = with_betas(betas, extra_headers, default_headers)
+    headers = None if told is None else checked_headers(told)
+    if brings_own_proof(headers):
+        raise InvalidCall(
+            "extra_headers of a batch must hold no key: its results are asked for with the "
+            "throttler's own; use a Throttler(api_key=…) with that key"
+        )
+    body = merged_body({}, extra_body)
+    if "requests" in body:
+        raise InvalidCall("extra_body= of a batch must not hold its requests")
+    fields = json.dumps(plain_copy(body), ensure_ascii=False, separators=(",", ":")).encode()
+    closing = b"]," + fields[1:] if body else _CLOSING
+    return CreationExtras(headers or {}, query_string(extra_query), closing)
 
 
 class BatchBounds(NamedTuple):
@@ -35,9 +75,10 @@ class BatchUpload:
     append() requests, seal() it, then read body() as often as it is sent; close() deletes the file.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, closing: bytes = _CLOSING) -> None:
         self.custom_ids: list[str] = []
-        self.size = len(_OPENING) + len(_CLOSING)
+        self._closing = closing
+        self.size = len(_OPENING) + len(closing)
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - close()
         self._file.write(_OPENING)
 
@@ -56,7 +97,7 @@ class BatchUpload:
 
     def seal(self) -> None:
         """No more requests follow."""
-        self._file.write(_CLOSING)
+        self._file.write(self._closing)
         self._file.flush()  # or a forked child would write it, too, when it closes its copy
 
     def body(self) -> UploadBody:
@@ -91,11 +132,13 @@ class UploadBody:
         return data
 
 
-def split(requests: Iterable[Any], bounds: BatchBounds) -> list[BatchUpload]:
+def split(
+    requests: Iterable[Any], bounds: BatchBounds, closing: bytes = _CLOSING
+) -> list[BatchUpload]:
     """Check *requests* and split them into batches. Raises :class:`InvalidCall`, also for none."""
     parts: list[BatchUpload] = []
     try:
-        _fill(parts, requests, bounds)
+        _fill(parts, requests, bounds, closing)
         if not parts:
             raise InvalidCall("a batch needs at least one request")
         parts[-1].seal()
@@ -113,7 +156,9 @@ def close_all(parts: Iterable[BatchUpload]) -> None:
 
 # Into the caller's list, so that it can close what was opened, even if *requests*, which may be a
 # generator of the user's, raises in between.
-def _fill(parts: list[BatchUpload], requests: Iterable[Any], bounds: BatchBounds) -> None:
+def _fill(
+    parts: list[BatchUpload], requests: Iterable[Any], bounds: BatchBounds, closing: bytes
+) -> None:
     if isinstance(requests, (Mapping, str)):
         raise InvalidCall("requests must be a list, or anything to iterate, of requests")
     seen: set[str] = set()
@@ -128,21 +173,44 @@ def _fill(parts: list[BatchUpload], requests: Iterable[Any], bounds: BatchBounds
         if not parts or not parts[-1].has_room_for(data, bounds):
             if parts:
                 parts[-1].seal()
-            parts.append(BatchUpload())
+            parts.append(BatchUpload(closing))
         parts[-1].append(custom_id, data)
 
 
 def read_request(request: Any, number: int) -> tuple[str, bytes]:
     """A request's custom_id, and its entry in a batch. Raises :class:`InvalidCall`."""
     custom_id, params = _taken_apart(request)
-    for name in OUR_KEYWORDS:
-        if name in params:
-            raise InvalidCall(f"{name}= is a word of submit(); a batch has none for one request")
-    body = serialise(params)
+    body = serialise(*_without_ours(params))
     if custom_id is None:
         custom_id = f"request-{number}-{hashlib.sha256(body).hexdigest()[:8]}"
     wire_format.require_custom_id(custom_id)
     return custom_id, wire_format.entry(custom_id, body)
+
+
+#: Keywords of a call that hold for a whole batch, and are given to its submit().
+_OF_ALL = {
+    "betas": 'betas=["…"]',
+    "extra_headers": "extra_headers={…}",
+    "extra_query": "extra_query={…}",
+    "workspace_id": 'extra_headers={"anthropic-workspace-id": …}',
+}
+
+
+def _without_ours(params: Mapping[str, Any]) -> tuple[Mapping[str, Any], bool, Any]:
+    """serialise()'s arguments for the request, without keywords that only a call has."""
+    ours = [name for name in (*OUR_KEYWORDS, "workspace_id") if name in params]
+    for name in ours:
+        value = params[name]
+        if is_not_given(value) or (value is None and name in (*_OF_ALL, "extra_body")):
+            continue
+        if name in _OF_ALL:
+            raise InvalidCall(
+                f"{name}= holds for a whole batch: batches.submit(requests, {_OF_ALL[name]})"
+            )
+        if name != "extra_body":
+            raise InvalidCall(f"{name}= is a word of submit(); a batch has none for one request")
+    rest = {name: value for name, value in params.items() if name not in ours} if ours else params
+    return rest, False, params.get("extra_body")
 
 
 # The three forms of a request: (custom_id, params), {"custom_id": …, "params": …}, and the
