@@ -337,6 +337,7 @@ class Throttler:
             self._outer_admission,
             self._admission_options(priority, tenant, timeout),
             self._clock,
+            self._notices,
         )
 
     def adapter(
@@ -398,6 +399,47 @@ class Throttler:
         from claude_throttle.features.interop.requests_session import mount_on  # few need it
 
         return mount_on(session, self._session_adapter(priority, tenant, timeout, options))
+
+    def transport(
+        self,
+        *,
+        priority: int = Priority.NORMAL,
+        tenant: Optional[str] = None,
+        timeout: Timeout = UNSET,
+        transport: Optional[Any] = None,
+        **options: Any,
+    ) -> Any:
+        """A transport for ``httpx.Client``, so that its requests keep to the same pace.
+
+            >>> client = httpx.Client(transport=throttler.transport())
+
+        For SDKs of any release, for what is built on one (LangChain …), and for requests of your
+        own; ``httpx`` and ``httpx2`` alike. Each attempt of a POST to ``/v1/messages`` at the
+        throttler's ``base_url`` or the API's own host waits for its turn, and its response counts
+        like the response to a call; a stream holds its slot until it is read to its end or closed.
+        ``count_tokens`` and batches have quotas of their own; everything else passes, and other
+        hosts are told of once in the log. *timeout*: seconds that an attempt may wait for its turn;
+        ``httpx``'s own time-outs begin after it.
+
+        *options* are those of ``httpx.HTTPTransport``: ``verify``, ``cert``, ``http1``, ``http2``,
+        ``limits``, ``trust_env``, ``proxy``, ``uds``, ``local_address``, ``socket_options``. Or
+        *transport* is a transport of your own that sends.
+
+        Thread-safe, and works in forked children. Raises :class:`ConfigurationError` for
+        ``retries``, and TypeError for other options; ``AsyncClient`` raises TypeError. Requests
+        raise what the SDK's methods raise with middleware().
+        """
+        from claude_throttle.features.interop.httpx_transport import PacedTransport  # few need it
+
+        return PacedTransport(
+            self._outer_admission,
+            self._admission_options(priority, tenant, timeout),
+            self._clock,
+            self._settings,
+            self._notices,
+            transport,
+            **options,
+        )
 
     # -- looking ---------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 import requests
-from requests.utils import get_environ_proxies
+from requests.utils import get_environ_proxies, select_proxy
 
 from claude_throttle.core.dispatch.call import Attempt, Call, Outcome
 from claude_throttle.core.domain.feedback import Feedback
@@ -255,3 +255,9 @@ def _read_whole(
         response.close()
         raise broken(f"{raw.tell()} of {promised} bytes", request_id)
     return body
+
+
+def environment_proxy(url: str) -> Optional[str]:
+    """The address of the proxy that the environment names for *url*; None without one."""
+    found = select_proxy(url, get_environ_proxies(url))
+    return found if not found or "://" in found else f"http://{found}"

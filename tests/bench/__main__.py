@@ -14,6 +14,7 @@ from tests.bench import (
     django_thread,
     fleet,
     gaps,
+    httpx_client,
     imports,
     learned,
     memory,
@@ -74,6 +75,7 @@ ROWS = {
     "skewed": ("clocks of processes 30 s apart", sharing.skewed),
     "sdk-pace": ("300 calls of the official SDK from 32 threads at 1,200 RPM", official_sdk.pace),
     "sdk-cpu": ("the official SDK, against a middleware that passes", official_sdk.cpu),
+    "httpx-cpu": ("httpx under transport(), against its own transport", httpx_client.cpu),
     "fleet-1000": ("1,000 processes in virtual time", fleet.thousand),
 }
 

@@ -18,6 +18,7 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from claude_throttle.account.admission import AdmittedAttempt
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.interop.body_watcher import WatchedBody
+from claude_throttle.features.interop.httpx_refusals import ForOneClient
 from claude_throttle.features.interop.unpaced_requests import (
     Address,
     Notices,
@@ -53,7 +54,7 @@ class AdapterTerms(NamedTuple):
     is_closed: Callable[[], bool]
 
 
-class SessionAdapter(HTTPAdapter):
+class SessionAdapter(HTTPAdapter, ForOneClient):
     """Paces requests to the Messages API, and sends all others at once. Thread-safe.
 
     It sends by *inner*, if that is given. A forked child gets connections of its own.
@@ -61,6 +62,8 @@ class SessionAdapter(HTTPAdapter):
     send() raises what ``requests`` raises, and before sending what ``Throttler.permit`` raises. It
     holds sockets, so it does not pickle.
     """
+
+    made_by = "adapter"
 
     def __init__(
         self, terms: AdapterTerms, inner: Optional[BaseAdapter] = None, **options: Any

@@ -17,12 +17,15 @@ from claude_throttle.core.domain.cost import Usage
 from claude_throttle.core.domain.iterations import read_iterated
 from claude_throttle.errors import ConfigurationError, DeadlineExceeded
 from claude_throttle.features.interop.body_watcher import watch_stream
+from claude_throttle.features.interop.httpx_refusals import ForOneClient
+from claude_throttle.features.interop.one_admission import OneAdmission
 from claude_throttle.features.interop.request_deadline import (
     RequestDeadline,
     RequestDeadlines,
     sleeps_beyond,
 )
 from claude_throttle.features.interop.sdk_retries import steer_retries
+from claude_throttle.features.interop.unpaced_requests import Notices
 from claude_throttle.transport import sdk
 from claude_throttle.transport.headers import RawHeaders
 from claude_throttle.transport.verdicts import retry_after
@@ -42,7 +45,7 @@ _SYNCHRONOUS = (
 
 
 def make_middleware(
-    admission: Callable[[], Admission], terms: AdmissionOptions, clock: Clock
+    admission: Callable[[], Admission], terms: AdmissionOptions, clock: Clock, notices: Notices
 ) -> Any:
     """Make a middleware for ``anthropic.Anthropic(middleware=[…])``.
 
@@ -56,7 +59,7 @@ def make_middleware(
             f"anthropic {version} takes no middleware; 0.108 is the first that does: "
             "pip install 'anthropic>=0.108'"
         )
-    return _class_for(base)(admission, terms, clock)
+    return _class_for(base)(admission, terms, clock, notices)
 
 
 class _NotAsync:
@@ -69,7 +72,7 @@ class _NotAsync:
         raise TypeError(_SYNCHRONOUS)
 
 
-class PacedMiddleware:
+class PacedMiddleware(ForOneClient):
     """Paces each attempt of the SDK and reports its response. Thread-safe.
 
     *terms* hold for each request of the SDK; their timeout is for all of its attempts together.
@@ -78,18 +81,27 @@ class PacedMiddleware:
     raises what the SDK raises, and before sending what ``Throttler.permit`` raises.
     """
 
+    made_by = "middleware"
     handle_async = _NotAsync()
 
     def __init__(
-        self, admission: Callable[[], Admission], terms: AdmissionOptions, clock: Clock
+        self,
+        admission: Callable[[], Admission],
+        terms: AdmissionOptions,
+        clock: Clock,
+        notices: Notices,
     ) -> None:
         self._admission = admission
         self._terms = terms
         self._clock = clock
         self._deadlines = RequestDeadlines(terms.timeout)
+        self._once = OneAdmission(admission, notices)
 
     def handle(self, request: Any, call_next: Callable[[Any], Any]) -> Any:
         """Send one attempt when it may leave; the SDK calls it for each."""
+        key = getattr(request.options, "idempotency_key", None)
+        if self._once.holds(key):
+            return call_next(request)
         path, body = request.url.partition("?")[0], partial(_body, request)
         terms, now = self._terms, self._clock.monotonic()
         deadline = self._deadlines.of_attempt(request, now)
@@ -106,7 +118,7 @@ class PacedMiddleware:
             return call_next(request)
         own = None if deadline is None else self._bound_wire(request, call_next, deadline)
         try:
-            response = call_next(request)
+            response = self._once.pass_on(call_next, request, key)
         except BaseException as error:
             attempt.failed(error)
             self._end_if_late(deadline, request, error)

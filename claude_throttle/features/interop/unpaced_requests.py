@@ -29,7 +29,8 @@ LONGEST_PLACE = 100
 #: Modules between the program's line and ours.
 _BETWEEN = ("claude_throttle.", "requests.", "httpx", "httpcore", "anthropic.", "contextlib")
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+#: Of the schemes that a request may have.
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Address(NamedTuple):
@@ -50,7 +51,7 @@ def address_of(url: object) -> Optional[Address]:
     """The address in *url*; None if it names no host, as the prefix "https://" does not."""
     with contextlib.suppress(ValueError, AttributeError):  # a wrong port, or no text at all
         parts = urlsplit(str(url))
-        port = parts.port or _DEFAULT_PORTS.get(parts.scheme.lower(), 0)
+        port = parts.port or DEFAULT_PORTS.get(parts.scheme.lower(), 0)
         if parts.hostname:
             return Address(parts.hostname.rstrip("."), port)
     return None
@@ -97,6 +98,16 @@ def say_other_host(notices: Notices, address: Optional[Address], base_url: str) 
         f"host {address}",
         f"a request for {address} was passed on without waiting for its turn: this throttler is for"
         f" {address_of(base_url)}; write Throttler(base_url=…) with the other URL to pace it",
+    )
+
+
+def say_unrelated_host(notices: Notices, address: Address) -> None:
+    """Say that requests for a host that has nothing to do with the API pass, for who looks."""
+    say_once(
+        notices,
+        f"unrelated {address}",
+        f"requests for {address} are passed on as they are: they are none to the Claude API",
+        logging.INFO,
     )
 
 

@@ -1,0 +1,314 @@
+"""``throttler.transport()``: paces a client of ``httpx`` or ``httpx2``, and what is built on one.
+
+The official SDK of any release, LangChain and others send through such a client. Each attempt is a
+request to it, so each takes a permit of its own. What is not for the throttler passes unchanged.
+
+``httpx`` and ``httpx2`` are not imported here: a request tells which one its client is made of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+from functools import partial
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+from claude_throttle.account.admission import AdmittedAttempt
+from claude_throttle.core.dispatch.permit import AdmissionOptions
+from claude_throttle.core.threads.local_values import ProcessLocal
+from claude_throttle.errors import ConfigurationError
+from claude_throttle.features.interop.body_watcher import WatchedBody, watch_stream
+from claude_throttle.features.interop.httpx_refusals import (
+    SDK_HEADER,
+    ForOneClient,
+    library_of,
+    raise_in_client,
+)
+from claude_throttle.features.interop.one_admission import OneAdmission
+from claude_throttle.features.interop.requests_adapter import POOL_SIZE, UNKNOWN_BODY
+from claude_throttle.features.interop.sdk_retries import steer_retries
+from claude_throttle.features.interop.unpaced_requests import (
+    DEFAULT_PORTS,
+    Address,
+    Notices,
+    has_quota,
+    own_addresses,
+    say_not_json,
+    say_other_host,
+    say_other_path,
+    say_unrelated_host,
+)
+from claude_throttle.transport.connections import keepalive_options
+from claude_throttle.transport.endpoints import COUNT_PATH, MESSAGES_PATH
+from claude_throttle.transport.headers import RawHeaders
+from claude_throttle.transport.http import environment_proxy
+from claude_throttle.transport.request import MAX_BODY_BYTES
+from claude_throttle.transport.verdicts import read_json
+
+if TYPE_CHECKING:
+    from claude_throttle.account.admission import Admission
+    from claude_throttle.config.settings import Settings
+    from claude_throttle.core.threads.clock import Clock
+
+#: Options of the libraries' own ``HTTPTransport``.
+OPTIONS = (
+    *("verify", "cert", "http1", "http2", "limits", "trust_env", "proxy", "uds"),
+    *("local_address", "retries", "socket_options"),
+)
+
+#: The end of the hosts where Amazon offers the Claude API itself; they begin with its region.
+AMAZON_HOSTS = ".api.aws"
+
+#: Paths of clouds that name the model: Amazon Bedrock's, then Google Vertex AI's.
+_CLOUD_PATH = re.compile(
+    r"/model/(.+)/invoke(?:-with-response-stream)?$|/models/([^/]+):(?:r|streamR)awPredict$"
+)
+
+#: Hosts whose transport is remembered; that of others is found anew each time.
+MOST_HOSTS = 256
+
+
+class PacedTransport(ForOneClient):
+    """Paces requests to the Messages API, and sends all others at once. Thread-safe.
+
+    Works in forked children: each process has connections of its own. handle_request() raises what
+    the client's library raises, and before sending what ``Throttler.permit`` raises.
+    """
+
+    made_by = "transport"
+
+    def __init__(
+        self,
+        admission: Callable[[], Admission],
+        terms: AdmissionOptions,
+        clock: Clock,
+        settings: Settings,
+        notices: Notices,
+        inner: Any = None,
+        **options: Any,
+    ) -> None:
+        """*inner*: a transport of the caller's own that sends; without one *options* are ours."""
+        _require(inner, options)
+        self._admission = admission
+        self._terms = terms
+        self._clock = clock
+        self._is_cloud = settings.is_cloud
+        self._base_url = settings.base_url
+        self._own = own_addresses(settings.base_url)
+        self._notices = notices
+        self._once = OneAdmission(admission, notices)
+        self._inner = inner
+        self._connections = ProcessLocal(partial(HttpxConnections, options))
+
+    def handle_request(self, request: Any) -> Any:
+        """Send one request when it may leave; the client calls it for each."""
+        try:
+            sender = self._inner
+            if sender is None:
+                sender = self._connections.mine().sender_of(request)
+            attempt = self._admitted(request)
+        except Exception as error:  # noqa: BLE001 - raised there
+            return raise_in_client(request, error)
+        if attempt is None:
+            return sender.handle_request(request)
+        try:
+            response = self._once.pass_on(sender.handle_request, request)
+            _report(attempt, request, response)
+        except BaseException as error:
+            attempt.failed(error)
+            raise
+        if SDK_HEADER in request.headers:
+            steer_retries(response, attempt.again, self._clock.wall())
+        return response
+
+    def _admitted(self, request: Any) -> Optional[AdmittedAttempt]:
+        endpoint, model = self._endpoint(request.url.path)
+        if not self._is_ours(request, endpoint) or self._once.take():
+            return None
+        body = partial(self._read, request, model)
+        return self._admission().admit_request(request.method, endpoint, body, self._terms)
+
+    def _endpoint(self, path: str) -> tuple[str, Optional[str]]:
+        """The Claude API's path for a cloud's, and the model that this one names."""
+        found = _CLOUD_PATH.search(path) if self._is_cloud else None
+        if found is None:
+            return path, None
+        model = found[1] or found[2]
+        return (COUNT_PATH, None) if model == "count-tokens" else (MESSAGES_PATH, model)
+
+    def _is_ours(self, request: Any, endpoint: str) -> bool:
+        """Whether the throttler's quotas are the request's; says once of others what they are."""
+        url = request.url
+        address = Address(url.host, url.port or DEFAULT_PORTS.get(url.scheme, 0))
+        is_own = self._is_cloud or address in self._own or address.host.endswith(AMAZON_HOSTS)
+        if has_quota(request.method, endpoint):
+            if not is_own:
+                say_other_host(self._notices, address, self._base_url)
+            return is_own
+        if is_own:
+            say_other_path(self._notices, request.method, endpoint)
+        else:
+            say_unrelated_host(self._notices, address)
+        return False
+
+    def _read(self, request: Any, model: Optional[str]) -> Any:
+        """The body as JSON, with the *model* that the path names; None if it is not JSON.
+
+        A body that is a generator or a file is read here, and then sent from memory.
+        """
+        data = request.read()
+        body = UNKNOWN_BODY if len(data) > MAX_BODY_BYTES else read_json(data)
+        if not isinstance(body, dict):
+            say_not_json(self._notices)
+            return None
+        return body if model is None else {**body, "model": model}
+
+    def close(self) -> None:
+        """Close this process's connections; they are opened anew if another request comes."""
+        if self._inner is not None:
+            self._inner.close()
+            return
+        mine = self._connections.mine_if_any()
+        if mine is not None:
+            mine.close()
+
+    async def aclose(self) -> None:
+        """Nothing was opened by an asynchronous client."""
+
+    def __enter__(self) -> PacedTransport:
+        if self._inner is not None:
+            self._inner.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._inner is not None:
+            self._inner.__exit__(*error)
+            return
+        self.close()
+
+    def __repr__(self) -> str:
+        return "<claude_throttle transport>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a transport of a Throttler holds its sockets; make one in each process")
+
+
+class HttpxConnections:
+    """The transports of the client's library that one process sends through, by their proxy.
+
+    A client that is given a transport looks at no proxy of the environment, so this does.
+    Thread-safe without a lock: of two that are made at once one is dropped before it connects.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+        self._finds_proxy = options.get("trust_env", True) and not (
+            options.get("proxy") or options.get("uds")
+        )
+        # Plain dicts, by library: setdefault is atomic.
+        self._by_host: dict[tuple[Any, ...], Any] = {}
+        self._by_proxy: dict[tuple[str, Optional[str]], Any] = {}
+
+    def sender_of(self, request: Any) -> Any:
+        """The transport that *request* is sent with."""
+        url = request.url
+        key = (type(request), url.scheme, url.netloc)
+        found = self._by_host.get(key)
+        if found is None:
+            found = self._find(library_of(request), url)
+            if len(self._by_host) < MOST_HOSTS:
+                self._by_host[key] = found
+        return found
+
+    def _find(self, library: Any, url: Any) -> Any:
+        proxy = environment_proxy(str(url)) if self._finds_proxy else None
+        key = (library.__name__, proxy)
+        made = self._by_proxy.get(key)
+        return made or self._by_proxy.setdefault(key, _make(library, proxy, self._options))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._by_host.clear()
+        while self._by_proxy:
+            self._by_proxy.popitem()[1].close()
+
+    def abandon(self) -> None:
+        """Its sockets belong to the parent of this process."""
+
+
+def _make(library: Any, proxy: Optional[str], options: dict[str, Any]) -> Any:
+    kind = library.HTTPTransport
+    limits = library.Limits(max_connections=None, max_keepalive_connections=POOL_SIZE)
+    made = {"limits": limits, "socket_options": keepalive_options(), **options}
+    if proxy is not None:
+        made["proxy"] = proxy
+    if isinstance(made.get("proxy"), str):
+        made["proxy"] = library.Proxy(url=made["proxy"])
+    if "socket_options" not in options and not _takes_socket_options(kind):
+        del made["socket_options"]
+    return kind(**made)
+
+
+def _takes_socket_options(kind: Any) -> bool:
+    """Releases before 0.25 do not."""
+    return "socket_options" in inspect.signature(kind).parameters
+
+
+def _require(inner: Any, options: dict[str, Any]) -> None:
+    """Raise ConfigurationError, or TypeError as for unexpected keywords, for what cannot work."""
+    unknown = [name for name in options if name not in OPTIONS]
+    if unknown:
+        raise TypeError(
+            f"transport() takes no {unknown[0]}=; it takes priority=, tenant=, timeout=, "
+            f"transport=, and {', '.join(OPTIONS)} of httpx.HTTPTransport. Give what is the "
+            "client's own to httpx.Client(…)"
+        )
+    if options.get("retries"):
+        raise ConfigurationError(
+            "transport() takes no retries=: httpx would connect again without waiting for a turn; "
+            "send again in your own code, or use throttler.call(), which does it for you"
+        )
+    if inner is not None and not hasattr(inner, "handle_request"):
+        raise ConfigurationError(
+            "transport=: not a transport of httpx; it has no handle_request(). It may be an "
+            "httpx.HTTPTransport(…), an httpx.MockTransport(…) or one of your own"
+        )
+    if inner is not None and options:
+        raise ConfigurationError(
+            f"transport() was given transport= and {next(iter(options))}=: give that to your own "
+            "transport, which is the one that connects"
+        )
+
+
+def _report(attempt: AdmittedAttempt, request: Any, response: Any) -> None:
+    """Report a refusal with its body; else the head now, and the usage when the body is read."""
+    attempt.arrived()
+    status, told = response.status_code, RawHeaders(response.headers.raw)
+    if status >= 400:
+        refusal = response.content if response.is_closed else _read_refusal(request, response)
+        attempt.answered(status, told, refusal, request.headers)
+        return
+    attempt.head(status, told, b"", request.headers)
+    if not response.is_closed:
+        response.stream = watch_stream(response.stream, told, attempt)
+    else:  # an inner transport has read it, as a mock does
+        watched = WatchedBody(told, attempt)
+        watched.feed(response.content)
+        watched.finished()
+
+
+def _read_refusal(request: Any, response: Any) -> bytes:
+    """The body of a refusal, which stays to be read, as it came, by whoever reads the response."""
+    came: list[bytes] = []
+    with contextlib.suppress(Exception):  # half a refusal is a refusal
+        came.extend(response.stream)
+    response.stream.close()
+    library, raw = library_of(request), b"".join(came)
+    response.stream = library.ByteStream(raw)
+    try:
+        copy = library.Response(response.status_code, headers=response.headers, content=raw)
+    except Exception:  # noqa: BLE001 - it cannot be decoded
+        return raw
+    body: bytes = copy.content
+    return body
