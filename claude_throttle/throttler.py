@@ -568,7 +568,8 @@ class Throttler:
             ...     throttler.call(model=model, max_tokens=100, messages=messages)
 
         For work on a user interface. In force at once, for all threads, until its ``with`` block
-        ends; without one, as long as the throttler. *text* and *latency* may be functions of the
+        ends; without one, as long as the throttler. Without *text* a call that asks for JSON, or
+        forces a tool, gets the least that fits. *text* and *latency* may be functions of the
         request's parameters, called in a sender thread; what one raises is the call's error.
         Quotas, priorities, events and our own errors work as usual; stats() and limits() are the
         mode's own, and ``shared=`` is ignored. Calls submitted before go on to the API. permit()
@@ -577,15 +578,14 @@ class Throttler:
         Thread-safe, and in force in forked children. Raises :class:`ConfigurationError`. The
         setting ``testing=True`` (CLAUDE_THROTTLE_TESTING=1) turns it on from the start.
         """
-        from claude_throttle.features.test_mode.canned_transport import CANNED_TEXT, CannedAnswer
+        from claude_throttle.features.test_mode.canned_transport import CannedAnswer
         from claude_throttle.features.test_mode.test_mode import (
             CannedAnswers,  # no program in production
         )
 
-        canned = CannedAnswer(CANNED_TEXT if text is None else text, latency)
         return CannedAnswers(
             self._canned,
-            canned,
+            CannedAnswer(text, latency),
             lambda: self._settings,
             self._clock,
             lambda settings, transport: self._make_engine(

@@ -130,8 +130,8 @@ class ModelQuotas:
                 self._others.taken += 1
                 self._take("requests", 1.0, at)
 
-    def admit(self, input_tokens: int, now: float) -> AnyRefusal | None:
-        """Admit one request and take its units; or return the refusal, and take nothing.
+    def admit(self, input_tokens: int, now: float, take: bool = True) -> AnyRefusal | None:
+        """Admit one request and take its units, unless *take* is false; or return the refusal.
 
         All buckets are checked before any is charged: a refused request must not use up a quota.
         Output is not known yet; it is charged as it is produced, by :meth:`charge_output`.
@@ -145,6 +145,8 @@ class ModelQuotas:
         refusal = self._ramp.refusal(input_tokens, now) if self._ramp is not None else None
         if refusal is not None:
             return refusal
+        if not take:
+            return None
         for what in ("requests", "input tokens"):
             self._take(what, wanted[what], now)
         if self._ramp is not None:

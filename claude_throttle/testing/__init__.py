@@ -1,13 +1,14 @@
 """For tests of code that calls Claude: a fake API that enforces quotas, and a clock moved by hand.
 
-``FakeClaude`` is a server on loopback; ``ClaudeApi`` adds the methods that unit tests need.
-Read :mod:`faults` and :mod:`refusals` first (the answers that can be scripted), then
-:mod:`behaviour` and :mod:`service` (the decision), :mod:`plans`, :mod:`streams` and :mod:`replies`
-(the response), :mod:`rate_limits_api`, :mod:`fake_batches` and :mod:`batch_records` (the other
-endpoints), :mod:`http_reader`, :mod:`connection` and :mod:`server` (HTTP and its thread),
-:mod:`arrivals` (the log), :mod:`scripted_api`, :mod:`with_responses` (mocks, without a server) and
-:mod:`clock`. The quotas are those of :mod:`claude_throttle.simulation`, which enforces them in
-virtual time, without threads.
+``FakeClaude`` is a server on loopback; ``ClaudeApi`` adds the methods that unit tests need. Read
+:mod:`faults` and :mod:`refusals` first (the answers that can be scripted), then :mod:`behaviour`
+and :mod:`service` (the decision), :mod:`default_answer` and :mod:`minimal_json` (the answer to what
+is not scripted), :mod:`computed` (that of a function), :mod:`plans`, :mod:`streams` and
+:mod:`replies` (the response), :mod:`rate_limits_api`, :mod:`fake_batches` and :mod:`batch_records`
+(the other endpoints), :mod:`http_reader`, :mod:`connection` and :mod:`server` (HTTP and its
+thread), :mod:`arrivals` (the log), :mod:`scripted_api`, :mod:`with_responses` (mocks, without a
+server) and :mod:`clock`. The quotas are those of :mod:`claude_throttle.simulation`, which enforces
+them in virtual time, without threads.
 """
 
 from __future__ import annotations

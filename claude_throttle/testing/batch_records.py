@@ -160,7 +160,7 @@ def _message(params: dict[str, Any], behaviour: Behaviour, source: random.Random
     call = call_of(params, behaviour.characters_per_token)
     tokens = behaviour.output_tokens
     count = tokens(source, params) if callable(tokens) else tokens
-    produced = min(max(0, math.ceil(count)), call.max_tokens)
+    produced = max(0, math.ceil(count))
     name = f"msg_01{source.getrandbits(88):022x}"
     message = message_for(Ok(), ResponseContext(call, "", name, {}, {}, 0.0, produced, False))
     return {**message, "usage": {**message["usage"], "service_tier": "batch"}}

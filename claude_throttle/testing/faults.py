@@ -19,12 +19,12 @@ CLOUDFLARE_PAGE = b"<html><head><title>502 Bad Gateway</title></head><body>cloud
 
 @dataclass(frozen=True)
 class Ok:
-    """A successful response, without checking the quotas.
+    """A successful response.
 
-    It uses none of the quotas either, so the headers of later answers do not show it.
+    It is given to the next request that the quotas admit, whatever its key.
     """
 
-    #: The response's text; ``None`` echoes the last user text.
+    #: The response's text; ``None`` is that of an answer that nobody scripted.
     text: Optional[str] = None
     #: Fields that replace those of the server's usage; ``iterations``, too, which a stream tells at
     #: its end.
@@ -33,6 +33,9 @@ class Ok:
     extra_content_blocks: tuple[Mapping[str, Any], ...] = ()
     #: Seconds until it is complete; ``None`` is the server's latency.
     latency: Optional[float] = None
+    #: ``None``: "tool_use" with such a block, otherwise "end_turn". With "stop_sequence" the
+    #: request's first one is named.
+    stop_reason: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,15 @@ class StreamError:
 
 
 Scripted = Union[Ok, Reply, Reset, Stall, Garbage, Truncated, Drip, Redirect, SpendCap, StreamError]
+
+
+def refuses(scripted: object) -> bool:
+    """Whether *scripted* stands for a request that used no quota: a refusal, or no answer."""
+    if isinstance(scripted, Reset):
+        return scripted.after_bytes <= 0
+    status = getattr(scripted, "status", 200)
+    return isinstance(scripted, SpendCap) or not 200 <= status < 300
+
 
 RATE_LIMITED = Reply(
     429,

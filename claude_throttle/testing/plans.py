@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Optional
 
 from claude_throttle.core.domain.models import FAST_SPEED
 from claude_throttle.testing import faults, replies
+from claude_throttle.testing.default_answer import default_content
 from claude_throttle.testing.received_call import ReceivedCall
 
 #: Seconds between two charges for the output of a response that is sent in one piece. The API
@@ -69,6 +70,7 @@ class ResponseContext(NamedTuple):
     headers: Mapping[str, str]
     edge_headers: Mapping[str, str]
     latency_seconds: float
+    #: Of a successful response, if it were not cut at ``max_tokens``.
     output_tokens: int
     #: Whether output tokens are charged to a quota.
     charged: bool
@@ -208,29 +210,34 @@ def _until_delta(message: Mapping[str, Any], deltas: Optional[int]) -> list[dict
 
 
 def message_for(scripted: faults.Ok, context: ResponseContext) -> dict[str, Any]:
-    """The message of a successful response, as a dictionary.
-
-    An echo of the last user text is the default, so that a test with many threads can see whether
-    each caller got the answer to its own request.
-    """
+    """The message of a successful response, as a dictionary."""
     call = context.call
-    text = f"echo: {call.nonce}" if scripted.text is None else scripted.text
     blocks = [dict(block) for block in scripted.extra_content_blocks]
-    if text or not blocks:  # the API sends no empty text block before others
-        blocks.insert(0, {"type": "text", "text": text})
-    usage = replies.usage_body(call.input_tokens, context.output_tokens)
+    if scripted.text is None:
+        blocks = [*default_content(call.body, context.message_id), *blocks]
+    elif scripted.text or not blocks:  # the API sends no empty text block before others
+        blocks.insert(0, {"type": "text", "text": scripted.text})
+    usage = replies.usage_body(call.input_tokens, min(context.output_tokens, call.max_tokens))
     if call.is_fast:
         usage["speed"] = FAST_SPEED
     usage.update(scripted.usage or {})
-    reason = _stop_reason(blocks, usage, call.max_tokens)
+    reason = scripted.stop_reason or _stop_reason(scripted, context, blocks)
     message = replies.message_body(context.message_id, call.model, blocks, reason, usage)
+    if reason == "stop_sequence":
+        message["stop_sequence"] = next(iter(call.body.get("stop_sequences") or ()), None)
     return replies.name_model(message)
 
 
-def _stop_reason(blocks: Iterable[Mapping[str, Any]], usage: Any, max_tokens: int) -> str:
+def _stop_reason(
+    scripted: faults.Ok, context: ResponseContext, blocks: Iterable[Mapping[str, Any]]
+) -> str:
     if any(block.get("type") == "tool_use" for block in blocks):
         return "tool_use"
-    return "max_tokens" if usage["output_tokens"] >= max_tokens else "end_turn"
+    most, told = context.call.max_tokens, (scripted.usage or {}).get("output_tokens")
+    # A scripted text is whole, unless its own usage says that it is not.
+    wanted = context.output_tokens if scripted.text is None else 0
+    is_cut = wanted > most if told is None else told >= most
+    return "max_tokens" if is_cut else "end_turn"
 
 
 def _whole(

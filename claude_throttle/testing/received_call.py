@@ -146,10 +146,39 @@ def last_user_text(messages: Any) -> str:
 
     Of several text blocks it is the last one.
     """
+    return _text_of(_last_user_content(messages))
+
+
+def last_user_message(messages: Any) -> str:
+    """All blocks of the last user message, a line each; what is no text is a mark: ``[image]``."""
+    return _shown(_last_user_content(messages))
+
+
+def _last_user_content(messages: Any) -> Any:
     for message in reversed(messages if isinstance(messages, list) else []):
         if isinstance(message, dict) and message.get("role") == "user":
-            return _text_of(message.get("content"))
-    return ""
+            return message.get("content")
+    return None
+
+
+def _shown(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(map(_shown_block, content)) if isinstance(content, list) else ""
+
+
+def _shown_block(block: Any) -> str:
+    if not isinstance(block, dict):
+        return _shown(block)
+    kind, source = block.get("type"), block.get("source")
+    if isinstance(block.get("text"), str):
+        return str(block["text"])
+    title = f" {block['title']}" if isinstance(block.get("title"), str) else ""
+    text = _shown(block.get("content"))
+    if isinstance(source, dict):  # a document in plain text, or in blocks
+        text = _shown(source.get("content"))
+        text = str(source.get("data", "")) if source.get("type") == "text" else text
+    return f"[{kind}{title}]" + (f" {text}" if text else "")
 
 
 def _text_of(content: Any) -> str:

@@ -14,10 +14,11 @@ from typing import Any, Optional
 
 from claude_throttle.testing.arrivals import MESSAGES
 from claude_throttle.testing.behaviour import Behaviour, Latency
+from claude_throttle.testing.computed import Computed, scripted_from
 from claude_throttle.testing.faults import Ok
 from claude_throttle.testing.http_reader import HttpRequest
 from claude_throttle.testing.plans import ResponsePlan
-from claude_throttle.testing.received_call import last_user_text
+from claude_throttle.testing.received_call import last_user_message
 from claude_throttle.testing.refusals import refusal
 from claude_throttle.testing.server import FakeClaude
 from claude_throttle.testing.service import Service
@@ -41,9 +42,10 @@ class ClaudeApi(FakeClaude):
     """A :class:`FakeClaude` for unit tests, whose answers are scripted and whose requests are kept.
 
     The next calls get what :meth:`answer`, :meth:`refuse` and :meth:`script` were called with, in
-    order, one item each; after that a call gets its own last user text back. Takes the keywords of
-    :class:`FakeClaude`; without quotas everything is admitted at once. All methods may be called
-    from any thread. It keeps all requests, or the last ``log_limit``::
+    order, one item each. After that a call gets its own last user text back, or the least JSON that
+    fits where it asks for JSON or forces a tool. Takes the keywords of :class:`FakeClaude`; without
+    quotas everything is admitted at once. All methods may be called from any thread. It keeps all
+    requests, or the last ``log_limit``::
 
         with ClaudeApi() as api:
             api.answer("Hello!")
@@ -68,23 +70,38 @@ class ClaudeApi(FakeClaude):
 
     def answer(
         self,
-        *texts: str,
+        *answers: Any,
         latency: Optional[float] = None,
         usage: Optional[Mapping[str, Any]] = None,
         blocks: Iterable[Mapping[str, Any]] = (),
+        stop_reason: Optional[str] = None,
     ) -> None:
-        """Answer the next calls with these texts, one each.
+        """Answer the next calls with these, one each: texts, dicts, errors or functions.
+
+        A dict is a message or some of its fields, a content block, or the JSON of the text. An
+        error of the official SDK is that refusal, and a ``ConnectionError`` a lost connection.
+
+        A function gets the request's body and returns one of these; None is the answer that nobody
+        scripted. From its turn on it answers all calls that have no script of their own. It runs in
+        the server's thread, so it must not block.
 
         *latency*: seconds until each response is complete. *usage* replaces fields of the server's
         usage: ``{"output_tokens": 7}``. *blocks* are content blocks after the text, for example a
-        ``tool_use``.
+        ``tool_use``. *stop_reason*: "max_tokens" for a text that was cut, "refusal", …
         """
-        if not texts:
+        if not answers:
             raise TypeError('answer() takes a text for each of the next calls; "" is a text, too')
-        for text in texts:
-            if not isinstance(text, str):
-                raise TypeError(f"an answer must be a string, not {type(text).__name__}")
-        self.script(*(Ok(text, usage, tuple(blocks), latency) for text in texts))
+        if None in answers:
+            raise TypeError("an answer must be a text, not None")
+        otherwise = Ok("", usage, tuple(blocks), latency, stop_reason)
+        self._service.script(
+            *(
+                Computed(answer, otherwise)
+                if callable(answer) and not isinstance(answer, type)
+                else scripted_from(answer, otherwise)
+                for answer in answers
+            )
+        )
 
     def refuse(
         self,
@@ -128,8 +145,12 @@ class ClaudeApi(FakeClaude):
 
     @property
     def prompts(self) -> list[str]:
-        """The complete last user text of each of these requests."""
-        return [last_user_text(body.get("messages")) for body in self.asked]
+        """What the last user message of each of these requests says, complete.
+
+        Its text blocks, tool results and documents, a line each; what is no text is a mark, such as
+        ``[image]``. The system prompt is in :attr:`asked`.
+        """
+        return [last_user_message(body.get("messages")) for body in self.asked]
 
 
 def _read(body: Optional[bytes]) -> dict[str, Any]:

@@ -161,7 +161,12 @@ class FakeClaude:
         return self._service.others_taken()
 
     def script(self, *answers: Scripted) -> None:
-        """Answer the next arrivals with these, in order, without checking quotas or keys."""
+        """Answer the next arrivals with these, in order.
+
+        A successful answer uses the quotas, as one that is not scripted: a request that they refuse
+        gets that refusal, and the answer waits for the next. A scripted refusal, or a lost
+        connection, is given whatever the quotas say, and uses none. Keys are not checked.
+        """
         self._service.script(*answers)
 
     def limits(self, **changes: float | None) -> SimulatedLimits:

@@ -13,16 +13,25 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Optional
+from typing import Optional, Union
 
 from claude_throttle.core.domain.models import FAST
 from claude_throttle.simulation.quotas import ANSWER, ModelQuotas, SimulatedLimits
 from claude_throttle.testing import rate_limits_api, replies
 from claude_throttle.testing.arrivals import MESSAGES, Arrival, ArrivalLog
 from claude_throttle.testing.behaviour import Behaviour
+from claude_throttle.testing.computed import Computed
 from claude_throttle.testing.fake_batches import PATH as BATCHES
 from claude_throttle.testing.fake_batches import FakeBatches
-from claude_throttle.testing.faults import FaultSampler, Ok, Reply, Reset, Scripted, SpendCap
+from claude_throttle.testing.faults import (
+    FaultSampler,
+    Ok,
+    Reply,
+    Reset,
+    Scripted,
+    SpendCap,
+    refuses,
+)
 from claude_throttle.testing.http_reader import HttpRequest
 from claude_throttle.testing.plans import Head, ResponseContext, ResponsePlan, plan_for
 from claude_throttle.testing.received_call import SECRET_HEADERS, ReceivedCall, read_call
@@ -51,7 +60,9 @@ class Service:
         self._limits = behaviour.limits
         self._quotas: dict[str, ModelQuotas] = {}
         self._counting = ModelQuotas(_of_counting(self._limits), self._clock.monotonic())
-        self._script: deque[Scripted] = deque()
+        self._script: deque[Union[Scripted, Computed]] = deque()
+        #: The last function whose turn has come: it answers what has no script of its own.
+        self._function: Optional[Computed] = None
         self._outage: Optional[Scripted] = None
         seed = behaviour.seed
         self._faults = FaultSampler(behaviour.fault_rates, seed, behaviour.overload_retry_after)
@@ -60,10 +71,11 @@ class Service:
         self._in_flight = 0
         self._admitted = 0
 
-    def script(self, *answers: Scripted) -> None:
+    def script(self, *answers: Union[Scripted, Computed]) -> None:
         """Append *answers* to the script for the next arrivals."""
         for answer in answers:
-            _require_scripted(answer)
+            if not isinstance(answer, Computed):
+                _require_scripted(answer)
         with self._lock:
             self._script.extend(answers)
 
@@ -144,9 +156,12 @@ class Service:
     def _message(self, request: HttpRequest, at: float) -> ResponsePlan:
         call = read_call(request, self._behaviour.characters_per_token, True)
         latency, output_tokens = self._drawn(call)
-        # Critical section: decide about the request, and count it.
         with self._lock:
             decided, charged = self._decide_locked(call, at)
+        if isinstance(decided, Computed):
+            decided, charged = self._computed(decided, call, charged, at)
+        # Only the server's thread decides, so the log has the order of the decisions.
+        with self._lock:
             context = self._context_locked(call, at, latency, output_tokens, charged)
             plan = plan_for(decided, context)
             self._in_flight += plan.admitted
@@ -165,31 +180,52 @@ class Service:
         latency, tokens = self._behaviour.latency, self._behaviour.output_tokens
         seconds = latency(self._lengths, call.body) if callable(latency) else latency
         count = tokens(self._lengths, call.body) if callable(tokens) else tokens
-        return max(0.0, seconds), min(max(0, int(count)), call.max_tokens)
+        return max(0.0, seconds), max(0, int(count))
 
-    def _decide_locked(self, call: ReceivedCall, now: float) -> tuple[Scripted, bool]:
+    def _computed(
+        self, computed: Computed, call: ReceivedCall, charged: bool, now: float
+    ) -> tuple[Scripted, bool]:
+        """The answer of a function, called without the lock. A refusal uses no quota."""
+        answer = computed.scripted_for(call.body)
+        if refuses(answer):
+            return answer, False
+        with self._lock:
+            self._quotas_locked(call.limited_as).admit(call.input_tokens, now)
+        return answer, charged
+
+    def _decide_locked(
+        self, call: ReceivedCall, now: float
+    ) -> tuple[Union[Scripted, Computed], bool]:
         """The answer to the call, and whether its output is charged. Requires _lock."""
         # Drawn for each call, needed or not: an outage must not change the later draws of a seed.
         fault = self._faults.draw()
         if self._outage is not None:
             return self._outage, False
+        scripted = self._script[0] if self._script else self._function
+        if scripted is not None:
+            fault = None
+            if refuses(scripted):
+                self._script.popleft()
+                return scripted, False
+        # A function relies on the fields of a valid request; other scripts ask the quotas alone.
+        take = not isinstance(scripted, Computed)
+        problem = self._problem(call) if scripted is None or not take else None
+        refusal = problem or self._refusal_locked(call, fault, now, take)
+        if refusal is not None:
+            return refusal, False  # a scripted answer waits for the next request
         if self._script:
-            return self._script.popleft(), False
-        refusal = self._refusal_locked(call, fault, now)
-        charged = refusal is None and (self._limits.otpm is not None or call.is_fast)
-        return refusal or fault or Ok(), charged
+            self._script.popleft()
+            self._function = scripted if isinstance(scripted, Computed) else self._function
+        return scripted or fault or Ok(), self._limits.otpm is not None or call.is_fast
 
     def _refusal_locked(
-        self, call: ReceivedCall, fault: Scripted | None, now: float
+        self, call: ReceivedCall, fault: Scripted | None, now: float, take: bool
     ) -> Scripted | None:
-        """Why the call is refused, by the first check that it fails; None if it is admitted.
+        """Why a valid call is refused, by the first check that it fails; None if it is admitted.
 
-        Requires _lock.
+        With *take* it has used the quotas then. Requires _lock.
         """
         behaviour, cap = self._behaviour, self._behaviour.spend_cap_after
-        problem = self._problem(call)
-        if problem is not None:
-            return problem
         if _precedes_quotas(fault):
             return fault  # such a request does not reach the quotas
         if cap is not None and self._admitted >= cap:
@@ -202,7 +238,7 @@ class Service:
         is_fast = call.is_fast and behaviour.fast is not None
         refusal = (behaviour.refuses_fast() if is_fast else None) or self._quotas_locked(
             call.limited_as
-        ).admit(call.input_tokens, now)
+        ).admit(call.input_tokens, now, take)
         if refusal is None:
             return None
         return replies.refusal_reply(refusal, behaviour.organization_id, call.model, is_fast)

@@ -22,13 +22,13 @@ CUT, STALL, RESET = "cut", "stall", "reset"
 
 @dataclass(frozen=True)
 class Streamed:
-    """One streamed response, without checking the quotas.
+    """One streamed response, for the next request that the quotas admit.
 
     Immutable. Raises ValueError for an unknown *wrong*.
     """
 
     #: Content blocks: text, thinking, tool_use, compaction, fallback (which changes the model).
-    #: Without any the last user text is echoed.
+    #: Without any it is the answer that nobody scripted.
     blocks: tuple[Mapping[str, Any], ...] = ()
     #: Fields that replace those of the server's usage.
     usage: Optional[Mapping[str, Any]] = None
@@ -85,10 +85,9 @@ def _plan(scripted: Streamed, context: ResponseContext) -> ResponsePlan:
 
 
 def _message(scripted: Streamed, context: ResponseContext) -> dict[str, Any]:
-    message = plans.message_for(faults.Ok(usage=scripted.usage), context)
-    if scripted.blocks:
-        message["content"] = [dict(block) for block in scripted.blocks]
-        replies.name_model(message)
+    text = "" if scripted.blocks else None
+    answer = faults.Ok(text, scripted.usage, scripted.blocks)
+    message = plans.message_for(answer, context)
     return {**message, **(scripted.fields or {})}
 
 

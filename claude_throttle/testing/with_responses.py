@@ -26,8 +26,9 @@ from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.simulation.quotas import QuotaStatus
 from claude_throttle.testing import replies
 from claude_throttle.testing.arrivals import MESSAGES
-from claude_throttle.testing.faults import Reply
+from claude_throttle.testing.faults import Ok, Reply
 from claude_throttle.testing.http_reader import HttpRequest
+from claude_throttle.testing.plans import ResponseContext, message_for
 from claude_throttle.testing.received_call import ReceivedCall, read_call
 from claude_throttle.testing.refusals import refusal
 
@@ -49,8 +50,9 @@ def add_message(
     usage: Optional[Mapping[str, Any]] = None,
     blocks: Iterable[Mapping[str, Any]] = (),
     headers: Optional[Mapping[str, str]] = None,
+    stop_reason: Optional[str] = None,
 ) -> None:
-    """Answer a POST to ``/v1/messages`` with *text*; None echoes the last user text.
+    """Answer a POST to ``/v1/messages`` with *text*; None as the fake server without a script.
 
     The response follows from the request: its model, a usage by its length (*usage* replaces fields
     of it), an event stream if it asks for one, a refusal if it is invalid. *blocks* are content
@@ -58,16 +60,14 @@ def add_message(
     ``responses``, several answers are used in turn, and the last one repeatedly. *base_url*: None
     is ``ANTHROPIC_BASE_URL``, or the API's own URL.
     """
-    content = [dict(block) for block in blocks]
+    given = Ok(text, None, tuple(blocks), stop_reason=stop_reason)
     more = dict(headers or {})
 
     def answer(prepared: Any) -> Answer:
         call = _read(prepared)
         if isinstance(call.problem, Reply):
             return _refused(call.problem, more)
-        words = call.nonce if text is None else text
-        whole = [{"type": "text", "text": words}, *content] if words or not content else content
-        return _answered(call, whole, usage or {}, more)
+        return _answered(call, given, usage or {}, more)
 
     rsps.add_callback("POST", _url(base_url), callback=answer, content_type=None)
 
@@ -137,18 +137,13 @@ def _text(value: Any) -> str:
 
 
 def _answered(
-    call: ReceivedCall,
-    content: list[dict[str, Any]],
-    usage: Mapping[str, Any],
-    more: dict[str, str],
+    call: ReceivedCall, given: Ok, usage: Mapping[str, Any], more: dict[str, str]
 ) -> Answer:
     """The successful response to *call*: an event stream if it asks for one, otherwise JSON."""
-    characters = sum(len(str(block.get("text", block.get("input", "")))) for block in content)
-    tokens = min(call.max_tokens, max(1, math.ceil(characters / CHARACTERS_PER_TOKEN)))
-    merged = {**replies.usage_body(call.input_tokens, tokens), **usage}
-    uses_tool = any(block.get("type") == "tool_use" for block in content)
-    reason = "tool_use" if uses_tool else "end_turn"
-    message = replies.message_body(_id("msg"), call.model, content, reason, merged)
+    message = message_for(given, ResponseContext(call, "", _id("msg"), {}, {}, 0.0, 0, False))
+    texts = (str(block.get("text", block.get("input", ""))) for block in message["content"])
+    tokens = max(1, math.ceil(sum(map(len, texts)) / CHARACTERS_PER_TOKEN))
+    message["usage"].update({"output_tokens": min(call.max_tokens, tokens), **usage})
     if call.streams:
         headers = _headers(more, "text/event-stream; charset=utf-8")
         return 200, headers, replies.event_stream(message)

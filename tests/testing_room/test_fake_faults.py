@@ -43,11 +43,13 @@ def server():
         yield running
 
 
-def test_the_script_is_consumed_in_order_before_any_quota():
-    """An exhausted quota does not matter to scripted answers, and they take nothing from it."""
+def test_scripted_refusals_use_no_quota_and_scripted_answers_do():
+    """An exhausted quota does not matter to a refusal; an answer waits behind it."""
     with FakeClaude(rpm=1) as server:
-        server.script(Reply(529), Ok(), Reply(500))
-        assert [ask(server).status_code for _ in range(5)] == [529, 200, 500, 200, 429]
+        server.script(Reply(529), Ok(), Reply(500), Ok("later"))
+        assert [ask(server).status_code for _ in range(5)] == [529, 200, 500, 429, 429]
+        server.limits(rpm=None)
+        assert ask(server).json()["content"][0]["text"] == "later"
 
 
 def test_a_reply_is_sent_as_told(server):

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from concurrent.futures import Future
+from types import SimpleNamespace
 
+import anthropic
 import pytest
+import requests
 
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
-from claude_throttle.testing import ClaudeApi, ManualClock, Ok, Reset
-from tests.support.fake_http import ask, body, raw_request, raw_socket, read_answer
+from claude_throttle.testing import ClaudeApi, ManualClock, Ok, Reply, Reset, Stall, Streamed
+from tests.support.fake_http import (
+    ask,
+    body,
+    events,
+    raw_request,
+    raw_socket,
+    read_answer,
+)
 
 
 @pytest.fixture
@@ -46,6 +57,181 @@ def test_what_is_no_text_is_no_answer(api, wrong):
     with pytest.raises(TypeError, match=r"answer"):
         api.answer(*wrong)
     assert texts(ask(api, "x")) == ["echo: x"]
+
+
+def test_a_scripted_text_is_whole_unless_it_says_otherwise(api):
+    """However long the server's own answers are; and each reason can be given."""
+    tool = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}
+    api.answer("positive", "negative")
+    api.answer("cut", usage={"output_tokens": 20})
+    api.answer("cut", stop_reason="max_tokens")
+    api.answer("", stop_reason="refusal")
+    api.answer("so far", stop_reason="pause_turn")
+    api.answer("a", stop_reason="stop_sequence")
+    api.answer("", blocks=[tool], stop_reason="max_tokens")
+    api.script(
+        Ok("x", stop_reason="end_turn"), Streamed(blocks=(tool,)), Ok(usage={"input_tokens": 5})
+    )
+    said = [ask(api, max_tokens=20, stop_sequences=["\n"]).json() for _ in range(11)]
+    assert [message["stop_reason"] for message in said] == [
+        *("end_turn", "end_turn", "max_tokens", "max_tokens", "refusal", "pause_turn"),
+        *("stop_sequence", "max_tokens", "end_turn", "tool_use", "end_turn"),
+    ]
+    assert [message["stop_sequence"] for message in said if message["stop_sequence"]] == ["\n"]
+    api.answer("in pieces", stop_reason="refusal")
+    streamed = events(ask(api, max_tokens=2, stream=True).text)
+    (delta,) = [data["delta"] for name, data in streamed if name == "message_delta"]
+    assert delta["stop_reason"] == "refusal"
+
+
+def test_scripted_answers_ask_the_quotas():
+    """A text waits for the request that is admitted, and uses the quotas like any other."""
+    with ClaudeApi(rpm=2, clock=ManualClock()) as api:
+        api.answer("one", "two", "three")
+        assert [texts(ask(api)) for _ in "ab"] == [["one"], ["two"]]
+        refused = ask(api)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "30")
+        assert ask(api, stream=True).status_code == 429
+        api.refuse(529)
+        assert ask(api).status_code == 429, "in order"
+        api.limits(rpm=None)
+        assert texts(ask(api)) == ["three"]
+        assert ask(api).status_code == 529
+
+
+@pytest.mark.parametrize("limit", ["itpm", "otpm", "max_concurrency", "spend_cap_after"])
+def test_scripted_answers_ask_each_limit(limit):
+    """Tokens, requests in flight and the spend limit."""
+    options = {"itpm": 4, "otpm": 1, "max_concurrency": 1, "spend_cap_after": 1}
+    with ClaudeApi(clock=ManualClock(), **{limit: options[limit]}) as api:
+        api.script(Stall(after_bytes=1) if limit == "max_concurrency" else Ok("first"), Ok("next"))
+        with raw_socket(api) as sock:
+            sock.sendall(raw_request(body("four characters")))
+            assert sock.recv(1) == b"H"
+            api.wait_until_idle() if limit != "max_concurrency" else None
+            assert ask(api, "four characters").status_code == 429
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_function_of_the_request_decides(api, stream):
+    """From its turn on, and between what is scripted; None is the answer nobody scripted."""
+
+    def decide(request):
+        text = request["messages"][-1]["content"]
+        return {
+            "default": None,
+            "dict": {"score": 1},
+            "message": {"content": [{"type": "text", "text": "m"}], "stop_reason": "pause_turn"},
+            "block": {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": 1}},
+            "reply": Reply(529),
+        }.get(text, text.upper())
+
+    api.answer("first", decide)
+    asked = ["x", "y", "dict", "message", "block", "default"]
+    answers = [ask(api, text, stream=stream) for text in asked]
+    assert ask(api, "reply", stream=stream).status_code == 529
+    api.answer("then")
+    answers += [ask(api, text, stream=stream) for text in "zz"]
+    said = [whole(answer) for answer in answers]
+    assert [text for text, _ in said] == [
+        *("first", "Y", '{"score": 1}', "m", '{"at":1}', "echo: default", "then", "Z")
+    ]
+    assert [reason for _, reason in said[3:5]] == ["pause_turn", "tool_use"]
+
+
+def whole(answer):
+    """Text (or input) and stop reason of an answer, streamed or not."""
+    if not answer.headers["content-type"].startswith("text/event-stream"):
+        (block,) = answer.json()["content"]
+        shown = block.get("text") or json.dumps(block.get("input"), separators=(",", ":"))
+        return shown, answer.json()["stop_reason"]
+    deltas = [data["delta"] for name, data in events(answer.text) if name.endswith("_delta")]
+    pieces = [delta.get("text", delta.get("partial_json", "")) for delta in deltas]
+    return "".join(pieces), deltas[-1]["stop_reason"]
+
+
+def test_errors_are_answers(api):
+    """Given or raised: the SDK's are refusals, a lost connection is one, others are named."""
+
+    def failing(error):
+        def decide(_request):
+            raise error
+
+        return decide
+
+    response = SimpleNamespace(
+        request=None, status_code=429, headers={"retry-after": "7", "request-id": "req_1"}
+    )
+    body_ = {"type": "error", "error": {"type": "rate_limit_error", "message": "slow down"}}
+    limited = anthropic.RateLimitError("slow down", response=response, body=body_)
+    for told in (limited, failing(limited), lambda _: body_):
+        api.answer(told)
+        refused = ask(api)
+        assert (refused.status_code, refused.json()["error"]) == (429, body_["error"])
+    api.answer(limited)
+    assert ask(api).headers["retry-after"] == "7"
+    for lost in (ConnectionResetError(), failing(anthropic.APIConnectionError(request=None))):
+        api.answer(lost)
+        with pytest.raises(requests.ConnectionError, match="reset|aborted"):
+            ask(api)
+    for late in (TimeoutError(), anthropic.APITimeoutError(request=None)):
+        api.answer(late)
+        with pytest.raises(requests.Timeout, match="timed out"):
+            ask(api, timeout=0.05)
+    api.answer(failing(LookupError("no such thing")), lambda _: 7)
+    for words in ("LookupError: no such thing", "not int"):
+        wrong = ask(api)
+        assert (wrong.status_code, wrong.headers["x-should-retry"]) == (500, "false")
+        assert words in wrong.json()["error"]["message"]
+
+
+def test_a_function_uses_a_quota_if_it_answers():
+    """It is asked when a request is admitted; a refusal of its own uses nothing."""
+    seen = []
+
+    def decide(request):
+        seen.append(request)
+        return Reply(529) if len(seen) == 1 else "x"
+
+    with ClaudeApi(rpm=1, clock=ManualClock()) as api:
+        api.answer(decide)
+        assert [ask(api).status_code for _ in range(4)] == [529, 200, 429, 429]
+        assert seen == [body(), body()]
+        assert ask(api, max_tokens=0).status_code == 400
+        assert len(seen) == 2, "an invalid request is the server's"
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def test_prompts_show_all_blocks(api):
+    """Texts and tool results as they are, the rest by marks; the system prompt is in asked."""
+    source = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+    image = {"type": "image", "source": source}
+    ask(
+        api,
+        [image, {"type": "text", "text": "What is this?"}, {"type": "text", "text": "Briefly."}],
+    )
+    plain = {"type": "text", "media_type": "text/plain", "data": "All of it."}
+    ask(
+        api,
+        [
+            {"type": "document", "title": "Report", "source": plain},
+            {"type": "document", "source": source},
+            {"type": "tool_result", "tool_use_id": "t", "content": "12 °C"},
+            {"type": "tool_result", "tool_use_id": "t", "content": [image, text("b")]},
+            {"type": "tool_result", "tool_use_id": "t"},
+            {"type": "search_result", "title": "T", "content": [text("found")]},
+            {"type": "of_tomorrow"},
+        ],
+        system="Be kind.",
+    )  # fmt: skip
+    assert api.prompts == [
+        "[image]\nWhat is this?\nBriefly.",
+        "[document Report] All of it.\n[document]\n[tool_result] 12 °C\n"
+        "[tool_result] [image]\nb\n[tool_result]\n[search_result T] found\n[of_tomorrow]",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,10 @@ def test_plain_requests_code_gets_a_whole_message(rsps):
     assert message["usage"]["output_tokens"] == 2
     assert first.headers["anthropic-ratelimit-requests-remaining"] == "49"
     assert first.headers["content-type"] == "application/json"
-    assert [answer.json()["content"][0]["text"] for answer in (second, third)] == ["two", "three"]
+    assert [answer.json()["content"][0]["text"] for answer in (second, third)] == [
+        "echo: two",
+        "echo: three",
+    ]
     assert second.headers["request-id"] != third.headers["request-id"]
 
 

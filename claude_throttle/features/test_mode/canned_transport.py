@@ -11,12 +11,14 @@ import math
 import threading
 import uuid
 from functools import partial
-from typing import Any, Callable, NamedTuple, NoReturn, Union
+from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union
 
 from claude_throttle.core.dispatch.call import Attempt, AttemptStopped, Call, Outcome
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.test_mode.canned_stream import CannedStream
+from claude_throttle.testing.default_answer import default_content
+from claude_throttle.testing.replies import message_body, usage_body
 from claude_throttle.transport import sdk
 from claude_throttle.transport.verdicts import read_usage
 
@@ -34,13 +36,14 @@ CannedLatency = Union[float, Callable[[dict[str, Any]], float]]
 class CannedAnswer(NamedTuple):
     """A text and a latency in seconds, or functions of the request's parameters for them."""
 
-    text: CannedText = CANNED_TEXT
+    #: None: :data:`CANNED_TEXT`, or what fits where the request asks for JSON or forces a tool.
+    text: Optional[CannedText] = None
     latency: CannedLatency = 0.0
 
     def require(self) -> None:
         """Raise :class:`ConfigurationError` if it cannot be an answer."""
         text: Any = self.text
-        if not (isinstance(text, str) or callable(text)):
+        if not (text is None or isinstance(text, str) or callable(text)):
             kind = type(text).__name__
             raise ConfigurationError(f"text must be a string or a function, not {kind}")
         if not callable(self.latency):
@@ -108,29 +111,25 @@ class CannedTransport:
             raise AttemptStopped
 
     def _message(self, call: Call, params: dict[str, Any]) -> dict[str, Any]:
+        name = f"msg_testing_{uuid.uuid4().hex[:24]}"
+        content = self._content(params, name)
+        texts = (str(block.get("text", block.get("input"))) for block in content)
+        tokens = math.ceil(sum(map(len, texts)) / CHARACTERS_PER_TOKEN)
+        used = min(max(1, tokens), call.max_tokens)
+        usage = usage_body(max(1, round(call.estimated_input)), used)
+        reason = "tool_use" if content[0]["type"] == "tool_use" else "end_turn"
+        return message_body(name, call.model, content, reason, usage)
+
+    def _content(self, params: dict[str, Any], message_id: str) -> list[dict[str, Any]]:
         text = self._canned.text
+        if text is None:
+            return default_content(params, message_id, CANNED_TEXT)
         text = text if isinstance(text, str) else text(params)
         if not isinstance(text, str):
             raise ConfigurationError(
                 f"the function for canned answers gave {type(text).__name__}, not a string"
             )
-        tokens = math.ceil(len(text) / CHARACTERS_PER_TOKEN)
-        return {
-            "id": f"msg_testing_{uuid.uuid4().hex[:24]}",
-            "type": "message",
-            "role": "assistant",
-            "model": call.model,
-            "content": [{"type": "text", "text": text}],
-            "stop_reason": "end_turn",
-            "stop_sequence": None,
-            "usage": {
-                "input_tokens": max(1, round(call.estimated_input)),
-                "cache_creation_input_tokens": 0,
-                "cache_read_input_tokens": 0,
-                "output_tokens": min(max(1, tokens), call.max_tokens),
-                "service_tier": "standard",
-            },
-        }
+        return [{"type": "text", "text": text}]
 
 
 def _seconds(latency: Any) -> float:
