@@ -29,7 +29,9 @@ from tests.support.waiting import SERVERS, THROTTLERS  # noqa: E402
 from tests.support.warm_programs import WarmParent  # noqa: E402
 
 # How long an example takes says how busy the machine is, and nothing about the code.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40
+)
 settings.load_profile("patient")
 
 compiling.compile_for_all()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.bench.__main__ import ROWS
+from tests.bench.__main__ import ROWS, main
+from tests.bench.figures import at_most, none_of
 from tests.bench.peer_clients import CLIENTS
 from tests.bench.peers import SCENES, side_by_side
 from tests.support.thorough import only_thorough
@@ -20,6 +22,7 @@ SHARE = 0.004
 
 
 def bench(*arguments):
+    """In a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "tests.bench", *arguments],
         capture_output=True,
@@ -29,19 +32,32 @@ def bench(*arguments):
     )
 
 
-def test_a_row_is_measured_and_the_exit_code_tells_whether_it_is_reached():
+@pytest.mark.parametrize(("measured", "code"), [(1.2, 0), (1.4, 1)])
+def test_a_row_is_measured_and_the_exit_code_tells_whether_it_is_reached(
+    monkeypatch, capsys, measured, code
+):
     """One row prints its figures with what was asked; the exit code is 1 if any falls short."""
-    run = bench("import", "--share", "0.1")
-    head, *lines = run.stdout.splitlines()
+
+    def figures(share):
+        assert share == 0.1
+        return [at_most("as often", measured, 1.3, "{:.2f}"), none_of("times it was there", 0)]
+
+    def pool(count, mp_context):
+        return ThreadPoolExecutor(count)
+
+    monkeypatch.setitem(ROWS, "import", ("made up", figures))
+    monkeypatch.setattr("tests.bench.__main__.ProcessPoolExecutor", pool)
+    assert main(["import", "--share", "0.1"]) == code
+    head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["row", "what", "asked", "measured"]
     assert [line.split()[0] for line in lines] == ["import", "import"]
     assert "≤ 1.30" in lines[0]
-    assert lines[1].split() == ["import", "times", "anthropic", "was", "loaded", "0", "0", "ok"]
-    assert run.returncode == ("FALLS SHORT" in run.stdout), run.stderr
+    assert ("FALLS SHORT" in lines[0]) == (code == 1)
+    assert lines[1].split() == ["import", "times", "it", "was", "there", "0", "0", "ok"]
 
 
 #: Rows that together use the server, the processes, a shared store and the official SDK.
-BY_DEFAULT = ("burst-20", "stream", "redis-8", "reserve-sqlite", "sdk-pace")
+BY_DEFAULT = ("burst-20", "stream", "redis-8", "sdk-pace")
 
 
 @pytest.mark.parametrize(
@@ -54,6 +70,7 @@ def test_every_row_can_be_measured(name):
     assert all(figure.what and figure.asked and figure.measured for figure in figures)
 
 
+@pytest.mark.thorough
 def test_others_are_measured_where_they_are_installed():
     """Each client has a line on each server, and one that is not there does no harm."""
     packages = [package for _, package, _ in CLIENTS]
@@ -66,9 +83,10 @@ def test_others_are_measured_where_they_are_installed():
         assert found if "claude_throttle" in client else found or used == "not installed"
 
 
-def test_the_table_of_others_is_listed_beside_the_rows():
+def test_the_table_of_others_is_listed_beside_the_rows(capsys):
     """It takes minutes, so it is not in a run of everything, but must be found."""
-    listed = [line.split()[0] for line in bench("--list").stdout.splitlines()]
+    assert main(["--list"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert listed == [*ROWS, "peers"]
     assert set(BY_DEFAULT) < set(listed)
 

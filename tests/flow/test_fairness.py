@@ -19,6 +19,7 @@ from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.testing import ManualClock
 from tests.support.calls import MODEL, ask
 from tests.support.inside import lane_of
+from tests.support.thorough import only_thorough
 from tests.support.waiting import move_until_done, wait_until
 
 TENANTS = st.sampled_from([None, "a", "b", "c"])
@@ -236,7 +237,7 @@ def test_the_last_call_cancelled_gives_its_share_back():
     assert third in [calls.leave() for _ in range(4)]
 
 
-@pytest.mark.parametrize("regulars", [0, 3])
+@pytest.mark.parametrize("regulars", [0, only_thorough(3)])
 def test_tenants_who_have_gone_are_forgotten(regulars):
     """A name for each user of a web site must not stay for ever, nor while the queue never ends."""
     calls = Calls()

@@ -11,6 +11,7 @@ import pytest
 
 from claude_throttle.testing import Stall
 from tests.support.programs import run, start
+from tests.support.thorough import only_thorough
 from tests.support.waiting import wait_until
 
 
@@ -150,7 +151,7 @@ def test_ctrl_c_ends_the_wait_at_exit(fake):
     assert len(server.arrivals) == 1
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", only_thorough("spawn")])
 def test_multiprocessing_children_have_a_throttler_of_their_own(fake, tmp_path, method):
     """A module-level throttler works under both start methods."""
     module = tmp_path / "work.py"

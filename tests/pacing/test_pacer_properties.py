@@ -53,7 +53,7 @@ def run(lane, timeline, start=500.0):
     return left
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(quotas, st.integers(1, 30), timelines)
 def test_no_window_of_any_quota_holds_more_than_it_may(quotas, burst, timeline):
     """burst + rate * (window + slack), for each quota by itself, whatever is asked when."""

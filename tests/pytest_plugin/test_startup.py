@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.plugin_projects import STRICT
 from tests.support.programs import ROOT
 
@@ -31,6 +33,13 @@ def test_uses_it(claude_api, claude_throttler, text):
 
 
 def run(project, tests, *options):
+    """In this process: to start another one costs two seconds."""
+    project.makepyfile(tests)
+    return project.runpytest_inprocess(*options)
+
+
+def run_alone(project, tests, *options):
+    """In a process that has imported nothing yet."""
     project.makepyfile(tests)
     return project.runpytest_subprocess(*options, timeout=90)
 
@@ -49,7 +58,7 @@ def test_it_loads_nothing_but_itself():
 
 def test_a_stranger_does_not_notice(project):
     """Nothing of ours is loaded, no warning is given, and none is an error."""
-    run(project, STRANGER).assert_outcomes(passed=1)
+    run_alone(project, STRANGER).assert_outcomes(passed=1)
 
 
 def test_it_can_be_switched_off(project):
@@ -73,16 +82,24 @@ def test_naming_it_once_more_does_no_harm(project):
     run(project, USER, "-ppytest_claude_throttle").assert_outcomes(passed=4)
 
 
+@pytest.mark.thorough
 def test_it_works_in_xdists_workers(project):
     """Each has its own server, on a port of its own."""
-    run(project, USER, "-n2").assert_outcomes(passed=4)
+    run_alone(project, USER, "-n2").assert_outcomes(passed=4)
 
 
 def test_claude_throttle_may_be_loaded_before_pytest(project):
     """By a settings module, say: pytest cannot rewrite it then, and must not call that an error."""
+    assert "claude_throttle" in sys.modules
+    assert "filterwarnings = error" in STRICT
+    run(project, USER).assert_outcomes(passed=4)
+
+
+@pytest.mark.thorough
+def test_a_program_may_load_claude_throttle_and_start_pytest(project):
+    """The same in a process of its own."""
     path = project.makepyfile(USER)
     started = "import sys, claude_throttle, pytest; sys.exit(pytest.main(sys.argv[1:]))"
     done = project.run(sys.executable, "-c", started, str(path), timeout=90)
-    assert "filterwarnings = error" in STRICT
     assert done.ret == 0, done.stderr.str()
     done.assert_outcomes(passed=4)

@@ -53,8 +53,8 @@ class CtrlC:
             raise KeyboardInterrupt
 
 
-#: Every third instant by default, every one in the thorough run.
-EVERY = pytest.mark.parametrize("every", [3, only_thorough(1)])
+#: Every fifth instant by default, every one in the thorough run.
+EVERY = pytest.mark.parametrize("every", [5, only_thorough(1)])
 
 
 def at_instants(act, every=1):

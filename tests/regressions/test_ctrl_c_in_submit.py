@@ -9,6 +9,7 @@ import pytest
 
 from claude_throttle.core.threads.clock import MAIN_THREAD_WAIT_SECONDS
 from tests.support.calls import ask, echo
+from tests.support.thorough import only_thorough
 
 #: In a process of its own: what pytest and hypothesis hook into the collector would swallow some
 #: of the interrupts. Of CPU time, so that they fall into our code and not into its waits; again
@@ -41,7 +42,7 @@ throttler = Throttler(api_key="k", base_url=sys.argv[1], rpm=1e6, max_queue=50)
 throttler.call(**ask())
 signal.signal(signal.SIGVTALRM, interrupt)
 dice = random.Random(5)
-for _ in range(100):
+for _ in range(int(sys.argv[2])):
     submit_until_interrupted(dice.uniform(0.0001, 0.002))
 signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 throttler.submit(**ask(timeout=10, block=True)).result(10)  # the queue may still be full
@@ -57,11 +58,11 @@ print(left, len(lane.out), lane.backlog.waiting_locked(), account.limiter.in_use
     sys.version_info < (3, 10),
     reason="Python 3.9 itself leaves a lock held if Ctrl-C comes as its with-block ends",
 )
-def test_ctrl_c_anywhere_in_submit_leaves_nothing_behind(fake):
-    """Interrupted at 100 random instants; afterwards everything ends, and calls still work."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, fake().url], capture_output=True, text=True, timeout=100
-    )
+@pytest.mark.parametrize("times", [35, only_thorough(100)])
+def test_ctrl_c_anywhere_in_submit_leaves_nothing_behind(fake, times):
+    """Interrupted at random instants; afterwards everything ends, and calls still work."""
+    command = [sys.executable, "-c", PROGRAM, fake().url, str(times)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.stdout.strip() == "0 0 [] 0", done.stderr
 
 

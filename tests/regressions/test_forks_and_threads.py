@@ -57,6 +57,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     assert out.strip() == "0"
 
 
+@pytest.mark.thorough
 def test_a_fork_during_an_import_by_a_refusal_does_not_hang_the_child(fake):
     """raw=True never begins the import in the background; an error does it in its own thread."""
     server = fake()

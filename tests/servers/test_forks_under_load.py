@@ -14,7 +14,7 @@ PROGRAM = str(ROOT / "tests/servers/forking.py")
 
 
 @pytest.mark.parametrize("patch", ["no", "early"], ids=["threads", "greenlets"])
-@pytest.mark.parametrize("forks", [30, only_thorough(100)])
+@pytest.mark.parametrize("forks", [12, only_thorough(100)])
 def test_forks_under_load(fake, tmp_path, patch, forks):
     """Each child gets its own answer, the parent all of its own, and nothing is asked twice."""
     fake = fake(latency=0.01)

@@ -39,7 +39,7 @@ def _serving(fake, folder, kind, *options, **environment):
     ("kind", "preload"),
     [
         only_thorough("sync", False, id="sync-apart"),
-        pytest.param("sync", True, id="sync-preload"),
+        only_thorough("sync", True, id="sync-preload"),
         pytest.param("gthread", False, id="gthread-apart"),
         only_thorough("gthread", True, id="gthread-preload"),
         only_thorough("gevent", False, id="gevent-apart"),
@@ -56,6 +56,7 @@ def test_gunicorn(fake, tmp_path, kind, preload):
         judge(found, server, fake, forked=preload)
 
 
+@pytest.mark.thorough
 def test_gevent_patched_before_the_fork(fake, tmp_path):
     """The master's greenlets survive the fork, unlike threads: in a worker they do nothing.
 

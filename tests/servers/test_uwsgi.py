@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.running import latency, listening, running, script
 from tests.support.visiting import judge, stop_amid_a_call, visit_all
 
@@ -16,12 +18,14 @@ def test_uwsgi(fake, tmp_path):
     _serve(fake(latency=latency), tmp_path, [], forked=True, BUSY="no")
 
 
+@pytest.mark.thorough
 def test_uwsgi_with_fork_hooks(fake, tmp_path):
     """Then it forks as Python does. With threads at work it has hung once, and crashed once."""
     options = ["--py-call-uwsgi-fork-hooks"]
     _serve(fake(latency=latency), tmp_path, options, forked=True, BUSY="no")
 
 
+@pytest.mark.thorough
 def test_uwsgi_lazy_apps(fake, tmp_path):
     """Each worker imports the app for itself."""
     _serve(fake(latency=latency), tmp_path, ["--lazy-apps"], forked=False)

@@ -74,7 +74,7 @@ def test_it_is_the_same_for_the_same_seed():
 # -- scenes ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("round_trip", [LOCAL, DATACENTRE, FAR])
+@pytest.mark.parametrize("round_trip", [LOCAL, only_thorough(DATACENTRE), only_thorough(FAR)])
 def test_ten_backlogged_processes_use_all_of_it_and_share_alike(round_trip):
     done = judged(fleet(1200, [BACKLOGGED] * 10, round_trip=round_trip), 1200, 60.0)
     assert done.utilisation >= 0.99
@@ -83,7 +83,7 @@ def test_ten_backlogged_processes_use_all_of_it_and_share_alike(round_trip):
     assert done.missed == 0
 
 
-@pytest.mark.parametrize("count", [100, only_thorough(1000)])
+@pytest.mark.parametrize("count", [50, only_thorough(100), only_thorough(1000)])
 def test_many_backlogged_processes_use_all_of_it(count):
     """None has two batches more than another."""
     rpm = 60 * count
@@ -99,7 +99,7 @@ def test_many_backlogged_processes_use_all_of_it(count):
 def test_batches_save_most_of_the_exchanges():
     """Six slots for one, where a twentieth of a second holds as many."""
     many, single = (
-        judged(fleet(6000, [BACKLOGGED] * 20, batches=batches), 6000, 10.0)
+        judged(fleet(6000, [BACKLOGGED] * 20, batches=batches), 6000, 6.0)
         for batches in (True, False)
     )
     assert batch_of(6000, 20) == 6
@@ -108,7 +108,7 @@ def test_batches_save_most_of_the_exchanges():
     assert (many.utilisation, single.utilisation) >= (0.99, 0.99)
 
 
-@pytest.mark.parametrize("count", [100, only_thorough(1000)])
+@pytest.mark.parametrize("count", [30, only_thorough(100), only_thorough(1000)])
 def test_many_quiet_processes_ask_once_for_each_call(count):
     """Poisson, 90 % of the quota: none waits long, and none is left behind."""
     scene = fleet(6000, [Workload(per_second=90 / count)] * count)
@@ -131,6 +131,7 @@ def test_an_urgent_call_waits_for_one_batch_of_each_other_at_most(count, rpm, ur
     assert done.urgent_longest_seconds <= one_batch_of_each(count, rpm)
 
 
+@pytest.mark.thorough
 def test_half_of_them_die():
     """Each takes a batch with it; then the others have all of it."""
     scene = fleet(6000, [BACKLOGGED] * 20)
@@ -142,6 +143,7 @@ def test_half_of_them_die():
     assert done.excess <= 0
 
 
+@pytest.mark.thorough
 def test_a_store_that_is_too_slow_for_so_many_is_the_bottleneck():
     """Two thousandths of a second each, one at a time: 500 calls a second without batches."""
     ways = {
@@ -199,7 +201,7 @@ def fleets(most_rpm):
     )
 
 
-@tried(*fleets(6_000), few=6, how=FLEETS)
+@tried(*fleets(6_000), few=3, how=FLEETS)
 def test_never_over_the_quota_and_nobody_starves(works, rpm, round_trip, troubles, seed):
     """Some stall, some die (a stall of less than half a second): the rest have all that is left."""
     judge_fleet(works, rpm, round_trip, troubles, seed)
@@ -247,7 +249,7 @@ def judge_fleet(works, rpm, round_trip, troubles, seed):
     st.floats(3.0, 8.0),
     round_trips,
     seeds,
-    few=6,
+    few=3,
     how=FLEETS,
 )
 def test_a_silent_store_costs_one_more_for_each_process(count, rpm, lasts, round_trip, seed):
@@ -264,6 +266,7 @@ def test_a_silent_store_costs_one_more_for_each_process(count, rpm, lasts, round
 # -- what may go wrong ----------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_pause_holds_for_everybody():
     """Heard within a second, and all of it is used again when it is over."""
     scene = fleet(6000, [BACKLOGGED] * 100)
@@ -324,7 +327,7 @@ def test_a_store_that_freezes_in_the_first_second():
     assert fullest_second(scene.departures) <= 20 * 1.05 + 10
 
 
-@pytest.mark.parametrize("count", [100, only_thorough(1000)])
+@pytest.mark.parametrize("count", [40, only_thorough(100), only_thorough(1000)])
 def test_a_freeze_costs_a_large_fleet_the_second_in_which_it_ends(count):
     """Ten seconds are reserved ahead: they are used all the same, without the store and after."""
     rate = count / 10.0
@@ -335,6 +338,7 @@ def test_a_freeze_costs_a_large_fleet_the_second_in_which_it_ends(count):
     assert left_between(scene, 12.0, 16.0) >= 0.95 * 4.0 * rate
 
 
+@pytest.mark.thorough
 def test_a_far_store_with_a_restless_wire():
     """Each way 5 ms, and 5 more on average: soon each process knows the quickest way back."""
     scene = fleet(12_000, [BACKLOGGED] * 20, round_trip=FAR, jitter=0.005)

@@ -54,7 +54,7 @@ spreads = st.floats(-3.7, -0.7).map(lambda power: 10**power)
 depths = st.floats(0.0, 2.5).map(lambda power: 10**power - 1.0)
 
 
-@tried(rates, depths, latencies, spreads, stamps, seeds, few=8, how=OFTEN)
+@tried(rates, depths, latencies, spreads, stamps, seeds, few=4, how=OFTEN)
 def test_one_quota_of_requests_is_used_and_not_overdrawn(rpm, depth, latency, spread, at, seed):
     """Nothing told: 0.97 of it in the second half, a few 429s while it is learned, none failed.
 
@@ -76,7 +76,7 @@ SMALL_BUCKETS = {1: 0.6, 2: 0.8, 3: 0.9}
 
 
 @pytest.mark.parametrize("room", [only_thorough(1), 2, only_thorough(3)])
-@tried(rates, st.floats(0.0, 0.99), latencies, spreads, stamps, seeds, few=8, how=SCENES)
+@tried(rates, st.floats(0.0, 0.99), latencies, spreads, stamps, seeds, few=4, how=SCENES)
 def test_a_small_bucket_is_used_for_the_most_part(room, rpm, part, latency, spread, at, seed):
     """Two requests, or three, or four: less than the guard of two calls needs, and none failed."""
     burst = math.ceil(spread * rpm / 60 + room + part)
@@ -88,7 +88,7 @@ def test_a_small_bucket_is_used_for_the_most_part(room, rpm, part, latency, spre
     assert refusals(done) <= 12 + 0.1 * rpm / 60 * latency
 
 
-@tried(rates, st.floats(0.0, 0.1), latencies, stamps, seeds, few=8, how=SCENES)
+@tried(rates, st.floats(0.0, 0.1), latencies, stamps, seeds, few=4, how=SCENES)
 def test_one_at_a_time_on_a_narrow_network(rpm, shuffled, latency, at, seed):
     """A bucket of one, where at most every tenth call may overtake: 0.85, for some distance.
 
@@ -101,7 +101,7 @@ def test_one_at_a_time_on_a_narrow_network(rpm, shuffled, latency, at, seed):
     assert refusals(done) <= 8 + 0.1 * rpm / 60 * latency
 
 
-@tried(rates, st.integers(1, 8), st.floats(0.0, 0.9), latencies, stamps, seeds, few=8, how=SCENES)
+@tried(rates, st.integers(1, 8), st.floats(0.0, 0.9), latencies, stamps, seeds, few=4, how=SCENES)
 def test_a_bucket_smaller_than_what_the_network_shuffles(rpm, burst, beyond, latency, at, seed):
     """No client can use it all: a part of what it could, and every call has its end.
 

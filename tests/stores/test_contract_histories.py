@@ -107,7 +107,7 @@ def steps(draw):
     return request, draw(st.booleans()), draw(st.sampled_from([0.0, 0.0, 1e-3, 3.0, 7200.0]))
 
 
-@tried(how=LOOSE, few=15, history=st.lists(steps(), min_size=1, max_size=15))
+@tried(how=LOOSE, few=8, history=st.lists(steps(), min_size=1, max_size=15))
 def test_all_ledgers_decide_alike(moved, clock, history):
     """To the last digit: fed with the store's own time, the arithmetic gives the same responses."""
     account, lane, owner = new_account(), LaneRecord(), AccountRecord()
@@ -131,7 +131,7 @@ BATCHES = st.lists(
 
 @tried(
     how=LOOSE,
-    few=15,
+    few=8,
     batches=BATCHES,
     burst=st.sampled_from([1.0, 2.0, 7.0]),
     interval=st.sampled_from(INTERVALS),
@@ -168,7 +168,7 @@ def test_a_slot_is_caught_up_if_it_is_five_milliseconds_late(make_store, kind, l
 
 @tried(
     how=LOOSE,
-    few=15,
+    few=8,
     batches=BATCHES,
     returns=st.lists(st.integers(0, 8), min_size=25, max_size=25),
 )
@@ -196,7 +196,7 @@ def test_with_a_burst_of_one_no_instant_is_given_twice(moved, clock, batches, re
 
 @tried(
     how=LOOSE,
-    few=15,
+    few=8,
     visits=st.lists(
         st.tuples(st.sampled_from(MEMBERS), st.integers(0, 12), st.integers(0, 12)),
         min_size=2,

@@ -93,7 +93,7 @@ def store(redis_url):
     store.close()
 
 
-@tried(how=LOOSE, few=40, data=st.data())
+@tried(how=LOOSE, few=15, data=st.data())
 def test_lua_and_python_agree(store, data):
     """In every digit of every response of a random history."""
     account, lane, holders = new_account(), LaneRecord(), AccountRecord()
@@ -106,7 +106,7 @@ def test_lua_and_python_agree(store, data):
 
 @tried(
     how=LOOSE,
-    few=40,
+    few=15,
     seated=st.lists(st.tuples(st.sampled_from(MEMBERS), CLAIMS), min_size=5, max_size=20),
 )
 def test_lua_and_python_share_slots_alike(store, seated):

@@ -341,6 +341,7 @@ with FakeClaude() as server:
 """
 
 
+@pytest.mark.thorough
 def test_a_forked_child_can_ask_for_the_result():
     """A copy of the future is in the child; the fork waited for the import."""
     assert run_alone(PROGRAM) == ["0", "Message"]

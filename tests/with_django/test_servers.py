@@ -15,6 +15,7 @@ import requests
 from claude_throttle.testing import Ok, Stall, Streamed
 from tests.support.programs import ROOT
 from tests.support.running import PATIENCE_SECONDS, latency, listening, running, script
+from tests.support.thorough import only_thorough
 from tests.support.waiting import wait_until
 
 VISITORS = 8
@@ -50,7 +51,9 @@ def ask_many(url, numbers):
         return set(visitors.map(one, numbers))
 
 
-@pytest.mark.parametrize("preload", [False, True], ids=["apart", "preload"])
+@pytest.mark.parametrize(
+    "preload", [only_thorough(False, id="apart"), pytest.param(True, id="preload")]
+)
 def test_workers(fake, tmp_path, preload):
     """Each visitor gets the own answer, though the throttler was in use when they were forked."""
     server = fake(latency=latency)
@@ -124,6 +127,7 @@ def test_more_than_there_is_room_for(fake, tmp_path):
     assert [response.status_code for response in answered] == [200, 200]
 
 
+@pytest.mark.thorough
 def test_the_status_page(fake, tmp_path):
     """Nobody sees it who has not been at the admin's login."""
     server = fake()

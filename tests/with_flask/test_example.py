@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.documents import blocks
 from tests.support.running import listening, running, script
+from tests.support.thorough import only_thorough
 from tests.support.waiting import wait_until
 
 #: As gunicorn's graceful_timeout in that file; on a busy machine the SDK's import takes many.
@@ -55,7 +56,7 @@ def by_flask(fake, folder, **environment):
         yield "127.0.0.1", int(ports()[0])
 
 
-@pytest.mark.parametrize("serve", [by_gunicorn, by_flask])
+@pytest.mark.parametrize("serve", [by_gunicorn, only_thorough(by_flask)])
 def test_the_example_works(fake, tmp_path, serve):
     """Questions together, a stream, work that nobody waits for, the page for staff."""
     server = fake(latency=0.05)

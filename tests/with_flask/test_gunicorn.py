@@ -15,6 +15,7 @@ import pytest
 
 from claude_throttle.testing import Stall, Streamed
 from tests.support.running import PATIENCE_SECONDS, listening, running, script
+from tests.support.thorough import only_thorough
 from tests.support.waiting import wait_until
 
 #: Half a minute, if nobody ends it before.
@@ -84,7 +85,9 @@ def serving(fake, folder, *options, workers=2, **told):
             assert server.stop() == 0
 
 
-@pytest.mark.parametrize("options", [(), ("--preload",)], ids=["apart", "preload"])
+@pytest.mark.parametrize(
+    "options", [only_thorough((), id="apart"), pytest.param(("--preload",), id="preload")]
+)
 def test_gunicorn(fake, tmp_path, options):
     """Everybody gets what was asked for; a stream as it is written; who goes away costs nothing."""
     server = fake()
