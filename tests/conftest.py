@@ -22,7 +22,7 @@ from claude_throttle.testing import FakeClaude, ManualClock
 # Before anything imports them: their asserts explain themselves, too.
 pytest.register_assert_rewrite("tests.support")
 
-from tests.support import compiling  # noqa: E402
+from tests.support import compiling, needs  # noqa: E402
 from tests.support.calls import KEY  # noqa: E402
 from tests.support.redis_server import RedisServer, Sentinel  # noqa: E402
 from tests.support.waiting import SERVERS, THROTTLERS  # noqa: E402
@@ -49,6 +49,14 @@ _MODULES_SEEN = [0]
 def pytest_sessionstart(session):
     """Before the workers look for tests."""
     compiling.compile_share(session.config)
+
+
+def pytest_collection_modifyitems(config, items):
+    """What the installed release of the SDK lacks is not collected; see tests/support/needs.py."""
+    lacking = [item for item in items if needs.lacks(item)]
+    if lacking:
+        config.hook.pytest_deselected(items=lacking)
+        items[:] = [item for item in items if item not in set(lacking)]
 
 
 def pytest_collection_finish():

@@ -1,7 +1,8 @@
 """The official SDK's types and exceptions; the only file that imports ``anthropic``.
 
 Callers get the SDK's own ``Message`` objects and exceptions, but the SDK never sends anything here.
-Works with 0.x, 1.x and 2.x, whose private parts differ: each use of one has a fallback.
+Works with 0.16 and newer, on pydantic 1 and 2. Private parts differ and old releases lack classes:
+each use of one has a fallback.
 
 The import takes 0.5 to 1.9 s, so it happens in the background while the first call is on the wire,
 and no call waits for it: see ``message()`` and ``error()``. A fork during it would hang the child
@@ -13,24 +14,32 @@ and no call waits for it: see ``message()`` and ``error()``. A fork during it wo
 import concurrent.futures.thread
 import contextlib
 import importlib
+import importlib.util
 import json
 import logging
 import os
+import re
 import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import TimeoutError as WaitTimeout
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, Callable, Optional, cast
 
 from claude_throttle.core.dispatch.call import LateResult
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, longest_wait
+from claude_throttle.errors import ConfigurationError
 from claude_throttle.transport.error_text import readable
+from claude_throttle.transport.partial_json import read_beginning
 from claude_throttle.transport.verdicts import error_code
 
 #: Uses the two imports, so that no tool removes them as unused.
 _HOOKED_BEFORE_US = (logging, concurrent.futures.thread)
+
+#: The first release with ``anthropic.types.Message``; before, messages were a beta, or unknown.
+OLDEST = (0, 16)
 
 #: The SDK's exceptions by status, for releases whose client has no ``_make_status_error``. Names
 #: that a release lacks are replaced by a base class.
@@ -132,9 +141,35 @@ _starting = threading.RLock()
 
 
 def begin_import() -> None:
-    """Start importing ``anthropic`` in the background, once per process."""
+    """Start importing ``anthropic`` in the background, once per process.
+
+    Raises ConfigurationError for a release that is too old: before a call is sent whose answer
+    could not be made.
+    """
     if _importer is None:
+        refuse_old(installed_version())
         _begin()
+
+
+@lru_cache(maxsize=1)
+def installed_version() -> str:
+    """The installed release, read from its source, which takes no import; "" if it is unknown."""
+    with contextlib.suppress(Exception):  # none installed, or packed: the import will tell
+        spec: Any = importlib.util.find_spec("anthropic")
+        source = Path(spec.origin).with_name("_version.py").read_text("utf-8")
+        return str(re.findall(r'^__version__ = "([^"]+)"', source, re.MULTILINE)[0])
+    return ""
+
+
+def refuse_old(version: str) -> None:
+    """Raise ConfigurationError if that release of the SDK has no typed messages."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found and (int(found[1]), int(found[2])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        raise ConfigurationError(
+            f"anthropic {version} is installed, and {oldest}.0 is the oldest that claude_throttle "
+            f"works with: pip install 'anthropic>={oldest}'"
+        )
 
 
 def _begin() -> None:
@@ -163,6 +198,7 @@ def _import_in_background() -> None:
 
 def _import() -> None:
     global _is_loaded
+    refuse_old(getattr(importlib.import_module("anthropic"), "__version__", ""))
     importlib.import_module("anthropic.types")
     _is_loaded = True
 
@@ -172,7 +208,8 @@ def after_import(act: Callable[[], object]) -> None:
 
     It is called in the importing thread, or now in this one.
     """
-    begin_import()
+    if _importer is None:
+        _begin()
     # Added first, then looked: so either the importing thread finds it, or this one does.
     _waiting.append(act)
     if _has_ended or _importer is None:
@@ -188,8 +225,9 @@ def _run_waiting() -> None:
 def load(timeout: Optional[float] = None) -> Any:
     """The module ``anthropic``; waits for an import that is under way. Thread-safe.
 
-    Raises ``concurrent.futures.TimeoutError`` after *timeout* seconds, or what keeps the SDK from
-    being imported (ImportError, if it is not installed).
+    Raises ``concurrent.futures.TimeoutError`` after *timeout* seconds, ConfigurationError for a
+    release that is too old, or what keeps the SDK from being imported (ImportError, if there is
+    none).
     """
     if not _is_loaded:
         begin_import()
@@ -348,7 +386,21 @@ def build_message(answer: dict[str, Any], request_id: Optional[str]) -> Any:
     """An ``anthropic.types.Message``; unknown fields and block types survive."""
     message = _build(_message_class(), answer)
     message._request_id = request_id
+    if hasattr(type(message), "__exclude_fields__"):
+        # pydantic 1 would show both as fields of the answer. The SDK's client does the same.
+        message.__exclude_fields__ = {"_request_id": ..., "__exclude_fields__": ...}
     return message
+
+
+def message_fields(message: Any) -> dict[str, Any]:
+    """The answer that an ``anthropic.types.Message`` was made of: ``to_dict()``, in any release."""
+    if hasattr(type(message), "__pydantic_fields_set__"):
+        fields: dict[str, Any] = message.model_dump(
+            mode="json", by_alias=True, exclude_unset=True, warnings=False
+        )
+    else:
+        fields = json.loads(message.json(by_alias=True, exclude_unset=True))
+    return fields
 
 
 def _build(model: Any, fields: dict[str, Any]) -> Any:
@@ -363,7 +415,7 @@ def _build(model: Any, fields: dict[str, Any]) -> Any:
         return model.construct(**fields)
 
 
-#: The SDK's classes for the events of a stream; public names since 0.2x.
+#: The SDK's classes for the events of a stream; the names of old releases lack the "Raw".
 _EVENT_CLASSES = {
     "message_start": "RawMessageStartEvent",
     "message_delta": "RawMessageDeltaEvent",
@@ -396,7 +448,8 @@ def _event_class(kind: str) -> Any:
             for name in _HELPER_CLASSES.get(kind, ()):
                 if hasattr(found, name):
                     return getattr(found, name)
-    return getattr(load().types, _EVENT_CLASSES.get(kind, ""), None)
+    types, name = load().types, _EVENT_CLASSES.get(kind, "")
+    return getattr(types, name, getattr(types, name.replace("Raw", "", 1), None))
 
 
 def build_event(event: dict[str, Any], request_id: Optional[str]) -> Any:
@@ -417,13 +470,14 @@ def build_event(event: dict[str, Any], request_id: Optional[str]) -> Any:
 
 
 def partial_json(text: str) -> Any:
-    """The value of an incomplete JSON text, as the SDK reads it; {} if nothing can be read.
-
-    Releases before 0.26 come without the library that reads it: {} there, too.
-    """
+    """The value of an incomplete JSON text, as the SDK reads it; {} if nothing can be read."""
     try:
-        return importlib.import_module("jiter").from_json(text.encode(), partial_mode=True)
-    except (ValueError, ImportError):
+        try:
+            jiter = importlib.import_module("jiter")
+        except ImportError:  # a release before tools were streamed
+            return read_beginning(text)
+        return jiter.from_json(text.encode(), partial_mode=True)
+    except ValueError:
         return {}
 
 
@@ -442,6 +496,8 @@ def status_error(
         response=RefusedResponse(url, status, headers, content),
         body=body if body is not None else text,
     )
+    if not hasattr(error, "request_id"):  # an old release
+        error.request_id = error.response.headers.get("request-id")  # type: ignore[attr-defined]
     return error
 
 

@@ -9,6 +9,7 @@ from claude_throttle import BrokenAnswer, LanePaused, RetryScheduled
 from claude_throttle.testing import Garbage, Ok, Reply, Reset, SpendCap, Stall, Truncated
 from tests.support.calls import ask, echo
 from tests.support.inside import note_departures, pacer_of
+from tests.support.sdk_releases import error_class
 from tests.support.waiting import move_until_done, wait_until
 
 
@@ -84,7 +85,7 @@ def test_passing_refusals_are_tried_again(fake, throttle, status):
         (401, anthropic.AuthenticationError),
         (403, anthropic.PermissionDeniedError),
         (404, anthropic.NotFoundError),
-        (413, anthropic.RequestTooLargeError),
+        (413, error_class("RequestTooLargeError")),
         (422, anthropic.UnprocessableEntityError),
     ],
 )
@@ -114,11 +115,12 @@ def test_retries_end_with_the_servers_own_error(fake, throttle):
     server = fake()
     server.script(*[Reply(529, {"retry-after-ms": "1"}, "overloaded_error")] * 3)
     throttler = throttle(server, max_retries=2)
-    with pytest.raises(anthropic.OverloadedError):
+    overloaded = error_class("OverloadedError")
+    with pytest.raises(overloaded):
         throttler.call(**ask())
     stats = throttler.stats()
     assert (stats.sent, stats.retried, stats.overloaded) == (3, 2, 3)
-    assert dict(stats.failed) == {"OverloadedError": 1}
+    assert dict(stats.failed) == {overloaded.__name__: 1}
 
 
 def test_a_lost_connection_is_tried_again(fake, throttle):

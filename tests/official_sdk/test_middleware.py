@@ -36,6 +36,8 @@ from tests.support.inside import (
 )
 from tests.support.waiting import wait_until
 
+NEEDS = ["middleware"]
+
 RATE_429 = Reply(429, {"retry-after": "1"}, message="rate limit of 50 requests per minute")
 
 

@@ -24,6 +24,8 @@ from tests.support.inside import (
 )
 from tests.support.waiting import wait_until
 
+NEEDS = ["middleware"]
+
 
 def read(stream):
     """The whole text."""

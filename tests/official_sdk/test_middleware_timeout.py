@@ -11,6 +11,8 @@ from claude_throttle import DeadlineExceeded
 from claude_throttle.testing import Reply, Stall
 from tests.support.calls import HELLO
 
+NEEDS = ["middleware"]
+
 BUSY = Reply(429, {"retry-after": "30", "x-should-retry": "true"}, "rate_limit_error")
 
 

@@ -13,6 +13,7 @@ from claude_throttle.core.dispatch.wire_time import WireTime
 from claude_throttle.testing import Reply, StreamError
 from claude_throttle.transport import sdk
 from tests.support.calls import HELLO, KEY, MODEL, ask
+from tests.support.needs import needs
 from tests.support.waiting import wait_until
 
 #: Seconds that a reader, or the building of typed results, takes; the clock is moved by hand.
@@ -81,12 +82,14 @@ def sdk_client(server, throttler):
     )
 
 
+@needs("middleware")
 def through_the_sdk(server, throttler, manual):
     with sdk_client(server, throttler) as client:
         client.messages.create(**HELLO)
     manual.advance(ELSEWHERE)
 
 
+@needs("middleware")
 def streamed_by_the_sdk(server, throttler, manual):
     with sdk_client(server, throttler) as client, client.messages.stream(**HELLO) as stream:
         for _ in stream:

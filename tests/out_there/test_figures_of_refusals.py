@@ -46,6 +46,7 @@ from claude_throttle.metrics.event_bus import EventBus, line_of
 from claude_throttle.metrics.recorder import Recorder, Stats
 from claude_throttle.testing import OWN_SPEND_LIMIT, ManualClock, Reply
 from tests.support.calls import HELLO, KEY, MODEL, ask
+from tests.support.needs import needs
 from tests.support.waiting import wait_until
 
 
@@ -74,11 +75,13 @@ def sdk(throttler, server, options):
     )
 
 
+@needs("middleware")
 def middleware(throttler, server, **options):
     with sdk(throttler, server, options) as client:
         client.messages.create(**HELLO)
 
 
+@needs("middleware")
 def count(throttler, server, **options):
     with sdk(throttler, server, options) as client:
         client.messages.count_tokens(model=MODEL, messages=HELLO["messages"])

@@ -16,6 +16,7 @@ from claude_throttle.contrib import status
 from claude_throttle.core.pacing import gcra
 from claude_throttle.testing import Reply, Stall
 from tests.support.calls import HELLO, KEY, LANE, MODEL, ask
+from tests.support.needs import needs
 from tests.support.waiting import wait_until
 
 SDK_HELLO = {**HELLO, "max_tokens": 10}
@@ -49,21 +50,25 @@ def sdk_client(throttler, server):
     )
 
 
+@needs("middleware")
 def by_middleware(throttler, server):
     with sdk_client(throttler, server) as client:
         client.messages.create(**SDK_HELLO)
 
 
+@needs("middleware")
 def by_sdk_stream(throttler, server):
     with sdk_client(throttler, server) as client, client.messages.stream(**SDK_HELLO) as stream:
         stream.until_done()
 
 
+@needs("middleware")
 def by_count(throttler, server):
     with sdk_client(throttler, server) as client:
         client.messages.count_tokens(model=MODEL, messages=HELLO["messages"])
 
 
+@needs("middleware")
 def by_batches(throttler, server):
     with sdk_client(throttler, server) as client:
         client.messages.batches.list()
@@ -132,6 +137,7 @@ def test_who_waits_is_counted_by_whichever_door_he_came(fake, throttle, door):
     assert throttler.stats().in_flight == 0
 
 
+@needs("middleware")
 def test_all_doors_at_once_add_up(fake, throttle):
     server = fake()
     throttler = throttle(server)
@@ -200,6 +206,7 @@ def test_a_call_between_two_attempts_waits(fake, throttle):
     assert (throttler.stats().waiting, throttler.stats().in_flight) == (1, 0)
 
 
+@needs("middleware")
 def test_the_fleet_shows_who_waits_by_another_client(fake, throttle):
     server = fake()
     shared = "memory://figures"

@@ -12,6 +12,7 @@ from claude_throttle import IterationBooked, LanePaused
 from claude_throttle.testing import Ok, Reply
 from claude_throttle.transport.verdicts import classify
 from tests.support.calls import KEY, ask, echo
+from tests.support.needs import needs
 from tests.support.waiting import wait_until
 
 MODEL = "claude-opus-5-5"
@@ -108,6 +109,7 @@ def _map(throttler, _server):
     return list(throttler.map([fast()]))
 
 
+@needs("middleware")
 def _middleware(throttler, server):
     with anthropic.Anthropic(
         api_key=KEY, base_url=server.url, middleware=[throttler.middleware()], max_retries=0

@@ -16,6 +16,8 @@ from claude_throttle.features.interop.usage_reader import UsageReader
 from claude_throttle.testing import ManualClock
 from tests.support.calls import KEY, LANE, ask
 
+NEEDS = ["middleware"]
+
 SONNET = "claude-sonnet-4-6"
 PROFILE = f"us.anthropic.{SONNET}-20250929-v1:0"
 

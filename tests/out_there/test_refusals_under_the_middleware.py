@@ -9,6 +9,8 @@ from claude_throttle import LanePaused, Suspended
 from claude_throttle.testing import KEY_REFUSED, NOT_PERMITTED, Garbage, Reply, gateway_rate_limit
 from tests.support.calls import HELLO, KEY
 
+NEEDS = ["middleware"]
+
 LARGE = "This request would exceed your organization's rate limit of 9 input tokens per minute"
 MONEY = b'{"error": {"message": "Insufficient credits", "code": "429"}}'
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-
 import anthropic
 import pytest
-from anthropic.lib.streaming import _beta_messages, _messages
 
 from claude_throttle.features.streaming.accumulator import MessageAccumulator
 from claude_throttle.testing import Streamed
 from claude_throttle.transport import sdk
 from tests.out_there.stream_fixtures import FIXTURES, add, begin
+from tests.support.needs import needs
+from tests.support.sdk_releases import ACCUMULATORS
+from tests.support.sdk_releases import accumulated as by_the_sdk
 from tests.support.streams import ask
 
-ACCUMULATORS = {"stable": _messages.accumulate_event, "beta": _beta_messages.accumulate_event}
 #: Older ones know fewer types and fields.
 IS_CURRENT = tuple(map(int, anthropic.__version__.split(".")[:2])) >= (2, 14)
 
@@ -26,17 +25,6 @@ def accumulated(events):
     for event in events:
         ours.add_event(event)
     return ours
-
-
-def by_the_sdk(name, events):
-    """What its own stream would give."""
-    accumulate = ACCUMULATORS[name]
-    more = {"json_bufs": {}, "request_headers": {}}
-    more = {k: v for k, v in more.items() if k in inspect.signature(accumulate).parameters}
-    snapshot = None
-    for event in events:
-        snapshot = accumulate(event=event, current_snapshot=snapshot, **more)
-    return snapshot
 
 
 def shown(message):
@@ -52,20 +40,21 @@ def test_a_stream_is_the_message_that_it_carries(stream):
     assert (ours.complete, ours.counted, message["usage"]["output_tokens"]) == (True, True, 9)
 
 
+@needs("accumulators")
 @pytest.mark.parametrize(
     ("stream", "name"),
     [
         pytest.param(stream, name, id=f"{stream.rule}-{name}")
         for stream in FIXTURES
-        for name in ("stable", "beta")
+        for name in ACCUMULATORS
         if name in stream.kept_by and (IS_CURRENT or "older" in stream.kept_by)
     ],
 )
 def test_it_is_what_the_sdk_makes_of_it_where_that_keeps_everything(stream, name):
     ours = accumulated(stream.events).snapshot()
     kind = {"stable": anthropic.types.Message, "beta": anthropic.types.beta.BetaMessage}[name]
-    assert shown(kind.construct(**ours)) == shown(by_the_sdk(name, stream.events))
-    assert shown(sdk.build_message(ours, "req_1")) == shown(by_the_sdk(name, stream.events))
+    assert shown(kind.construct(**ours)) == shown(by_the_sdk(stream.events, name))
+    assert shown(sdk.build_message(ours, "req_1")) == shown(by_the_sdk(stream.events, name))
 
 
 @every_stream

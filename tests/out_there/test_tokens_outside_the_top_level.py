@@ -5,12 +5,13 @@ from __future__ import annotations
 import anthropic
 import pytest
 import requests
-from anthropic.types.beta import BetaUsage
+from anthropic.types import Usage
 
 from claude_throttle import IterationBooked, Quota, Throttler
 from claude_throttle.testing import ManualClock, Ok
 from tests.support.calls import HELLO, KEY, ask
 from tests.support.inside import model_group_of
+from tests.support.needs import needs
 
 ASKED, OWN = "claude-fable-5", "fable-5"
 OTHER, THEIRS = "claude-opus-4-8", "opus-4"
@@ -279,16 +280,19 @@ def client_of(throttler, server):
     )
 
 
+@needs("middleware")
 def by_middleware(throttler, server):
     with client_of(throttler, server) as client:
         client.messages.create(**{**HELLO, "model": ASKED})
 
 
+@needs("middleware")
 def by_beta_middleware(throttler, server):
     with client_of(throttler, server) as client:
         client.beta.messages.create(**{**HELLO, "model": ASKED})
 
 
+@needs("middleware")
 def by_streaming_middleware(throttler, server):
     with client_of(throttler, server) as client:
         with client.beta.messages.stream(**{**HELLO, "model": ASKED}) as stream:
@@ -309,7 +313,7 @@ def by_streaming_adapter(throttler, server):
 
 def by_typed_permit(throttler, server):
     with throttler.permit(model=ASKED, max_tokens=9) as permit:
-        permit.settle(usage=BetaUsage.construct(**SAID))
+        permit.settle(usage=Usage.construct(**SAID))
 
 
 WAYS = (

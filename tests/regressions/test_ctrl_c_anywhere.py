@@ -21,6 +21,7 @@ from claude_throttle.core.dispatch.call import in_progress
 from claude_throttle.core.threads.clock import Condition
 from tests.support.calls import HELLO, MODEL, ask, echo
 from tests.support.inside import engine_of
+from tests.support.needs import needs
 from tests.support.thorough import only_thorough
 from tests.support.waiting import wait_until
 
@@ -135,6 +136,7 @@ def test_ctrl_c_at_any_instant_leaves_nothing_behind(fake, throttle, way, every)
     assert echo(throttler.call(**ask())) == "hello"
 
 
+@needs("middleware")
 @EVERY
 def test_ctrl_c_in_the_middleware_leaves_nothing_behind(fake, throttle, every):
     """The SDK's own code is its own."""

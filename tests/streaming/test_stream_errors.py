@@ -23,6 +23,7 @@ from claude_throttle.testing import Garbage, Ok, Reply, Reset, Streamed, StreamE
 from claude_throttle.transport import response_stream as streamed
 from claude_throttle.transport import stream_error as in_stream
 from tests.support.inside import connections_to, lane_of, slots_in_use
+from tests.support.sdk_releases import error_class
 from tests.support.streams import ask
 from tests.support.waiting import wait_until
 
@@ -75,7 +76,7 @@ def test_refusals_and_errors_share_the_retries(fake, throttle):
     server = fake()
     server.script(*[Reply(529), StreamError()] * 2)
     found = failed(throttle(server, max_retries=3))
-    assert isinstance(found, anthropic.OverloadedError)
+    assert isinstance(found, error_class("OverloadedError"))
     assert found.partial_message is None
     assert len(server.arrivals) == 4
 

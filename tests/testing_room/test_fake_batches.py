@@ -8,6 +8,7 @@ import requests
 
 from claude_throttle.testing import FakeClaude, ManualClock, Reply
 from tests.support.fake_http import HEADERS, ask, body
+from tests.support.needs import needs
 
 
 def made(*names):
@@ -29,6 +30,7 @@ def sdk_client(server):
     return anthropic.Anthropic(api_key="k", base_url=server.url, max_retries=0)
 
 
+@needs("batches")
 def test_the_official_sdk_makes_one_and_reads_its_results():
     """Its own types, its own way by results_url; in another order than they were sent."""
     clock = ManualClock()
@@ -55,6 +57,7 @@ def test_the_official_sdk_makes_one_and_reads_its_results():
             client.messages.batches.retrieve(batch.id)
 
 
+@needs("batches")
 def test_a_list_has_pages_and_begins_with_the_newest():
     """As the SDK's iterator reads it."""
     with FakeClaude() as server, sdk_client(server) as client:

@@ -6,11 +6,11 @@ import dataclasses
 
 import anthropic
 import pytest
-from anthropic import NOT_GIVEN, omit
 
 from claude_throttle import InvalidCall, Priority, Settings, Throttler
 from claude_throttle.testing import ClaudeApi
 from tests.support.calls import MODEL, ask
+from tests.support.sdk_releases import NOT_GIVEN, OMIT
 
 BETA = "anthropic-beta"
 
@@ -53,7 +53,7 @@ def test_betas_go_into_their_header_with_the_accounts_and_the_calls_own(sent):
     assert set(body) == {"model", "max_tokens", "messages"}
 
 
-@pytest.mark.parametrize("none", [None, [], (), NOT_GIVEN, omit])
+@pytest.mark.parametrize("none", [None, [], (), NOT_GIVEN, OMIT])
 def test_no_betas_leave_the_accounts_own(sent, none):
     """As the SDK's default."""
     assert sent(betas=none)[1].headers[BETA] == "first,second"
@@ -74,7 +74,7 @@ def test_extra_body_replaces_adds_and_removes_as_the_sdk_merges(sent):
             "max_tokens": 7,
             "temperature": 0.5,
             "metadata": {"b": 1, "c": NOT_GIVEN},
-            "system": omit,
+            "system": OMIT,
         },
     )
     assert body == {
@@ -89,14 +89,14 @@ def test_extra_body_replaces_adds_and_removes_as_the_sdk_merges(sent):
 
 def test_extra_query_goes_into_the_url_as_the_sdk_writes_it(sent):
     """Lists with brackets, truth in lower case, and nothing for None."""
-    query = {"beta": True, "tags": ["a b", "c"], "deep": {"x": 1}, "none": None, "gone": omit}
+    query = {"beta": True, "tags": ["a b", "c"], "deep": {"x": 1}, "none": None, "gone": OMIT}
     written = "beta=true&tags%5B%5D=a+b&tags%5B%5D=c&deep%5Bx%5D=1"  # anthropic 2.14, _qs.py
     assert sent(extra_query=query)[1].query == written
 
 
 def test_a_header_that_is_omitted_is_not_sent(sent):
     """As the SDK does with a default header; a key among them is not the account's fault."""
-    headers = sent(extra_headers={"X-Team": omit, BETA: omit, "x-own": "1"})[1].headers
+    headers = sent(extra_headers={"X-Team": OMIT, BETA: OMIT, "x-own": "1"})[1].headers
     assert "x-team" not in headers
     assert BETA not in headers
     assert headers["x-own"] == "1"
@@ -112,7 +112,7 @@ def test_ids_that_the_sdk_sends_as_headers_are_no_fields_of_the_body(sent):
     assert set(body) == {"model", "max_tokens", "messages"}
 
 
-@pytest.mark.parametrize("nothing", [NOT_GIVEN, omit])
+@pytest.mark.parametrize("nothing", [NOT_GIVEN, OMIT])
 def test_what_is_not_given_is_as_if_it_were_left_out(sent, nothing):
     """Every keyword of ours, and parameters of the API."""
     names = (

@@ -11,6 +11,7 @@ import pytest
 
 from claude_throttle.transport import sdk
 from claude_throttle.transport.verdicts import SPEND_CODES
+from tests.support.sdk_releases import error_class, text_block
 
 URL = "https://api.anthropic.com/v1/messages"
 HEADERS = {
@@ -89,9 +90,9 @@ def differing(client, pairs):
     ],
 )
 def test_existing_except_clauses_keep_working(status, name):
-    """The classes that every release shows."""
+    """The classes that every release shows, or the nearest base of what it lacks."""
     error = refusal(status)
-    assert isinstance(error, getattr(anthropic, name))
+    assert isinstance(error, error_class(name))
     assert isinstance(error, anthropic.APIStatusError)
     assert error.status_code == status
 
@@ -237,7 +238,7 @@ def test_a_message_is_the_sdks():
     """Typed where the release knows the type."""
     message = sdk.build_message(json.loads(json.dumps(ANSWER)), "req_5")
     assert isinstance(message, anthropic.types.Message)
-    assert isinstance(message.content[0], anthropic.types.TextBlock)
+    assert isinstance(message.content[0], text_block())
     assert isinstance(message.usage, anthropic.types.Usage)
     assert (message.content[0].text, message.usage.output_tokens) == ("hi", 2)
     assert message._request_id == "req_5"
@@ -250,7 +251,7 @@ def test_what_the_release_does_not_know_survives():
     assert message.usage.kilowatts == 3
     assert (message.content[1].type, message.content[1].voxels) == ("hologram", [1, 2])
     assert message.stop_reason == "a_reason_of_tomorrow"
-    assert message.to_dict(warnings=False) == ANSWER
+    assert sdk.message_fields(message) == ANSWER
 
 
 def test_a_message_that_lacks_fields_is_still_one():
@@ -287,7 +288,8 @@ USAGES = [
 def shape(value):
     """Classes and values, all the way down."""
     if hasattr(value, "__dict__"):
-        inside = {**value.__dict__, **(value.__pydantic_extra__ or {})}
+        inside = {**value.__dict__, **(getattr(value, "__pydantic_extra__", None) or {})}
+        inside.pop("__exclude_fields__", None)  # pydantic 1
         return type(value), {name: shape(part) for name, part in inside.items()}
     if isinstance(value, list):
         return [shape(part) for part in value]
@@ -304,7 +306,8 @@ def test_a_message_is_what_the_sdks_client_would_make_of_it(block, usage):
         theirs = anthropic.types.Message.construct(**json.loads(json.dumps(answer)))
         theirs._request_id = None
         assert shape(made) == shape(theirs)
-        assert made.to_json(warnings=False) == theirs.to_json(warnings=False)
+        theirs.__dict__.pop("_request_id")  # pydantic 1 takes it for a field
+        assert sdk.message_fields(made) == sdk.message_fields(theirs)
 
 
 def test_loading_gives_the_module():

@@ -56,8 +56,8 @@ def make_middleware(
     if base is None:
         version = getattr(anthropic, "__version__", "of unknown version")
         raise ConfigurationError(
-            f"anthropic {version} takes no middleware; 0.108 is the first that does: "
-            "pip install 'anthropic>=0.108'"
+            f"anthropic {version} takes no middleware (0.108 is the first that does); write "
+            "anthropic.Anthropic(http_client=httpx.Client(transport=throttler.transport()))"
         )
     return _class_for(base)(admission, terms, clock, notices)
 

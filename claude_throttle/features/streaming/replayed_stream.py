@@ -27,7 +27,7 @@ class ReplayedStream:
         self.received = MessageAccumulator()
         self.request_id: Optional[str] = getattr(answer, "_request_id", None)
         self._events = message_events(
-            answer if isinstance(answer, Mapping) else answer.to_dict(warnings=False)
+            answer if isinstance(answer, Mapping) else sdk.message_fields(answer)
         )
         #: Whether nothing more will come.
         self.ended = False
