@@ -205,11 +205,11 @@ def test_two_throttlers_for_two_hosts_share_a_session(fake, throttle, own, said)
 # -- bodies ----------------------------------------------------------------------------------------
 
 
-class Pipe:
+class Pipe(io.BytesIO):
     """Can be read, once."""
 
-    def __init__(self, data):
-        self.read = io.BytesIO(data).read
+    def seekable(self):
+        return False
 
 
 @pytest.mark.parametrize(
