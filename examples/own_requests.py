@@ -27,11 +27,7 @@ def count_words(text):
             timeout=600,
             allow_redirects=False,
         )
-        feedback = {"headers": response.headers, "status": response.status_code}
-        if response.ok:
-            permit.settle(usage=response.json()["usage"], **feedback)
-        else:
-            permit.settle(body=response.content, **feedback)
+        permit.settle(response)
     response.raise_for_status()
     return response.json()["content"][0]["text"]
 

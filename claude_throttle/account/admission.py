@@ -27,6 +27,7 @@ from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.deferred_close import DeferredCloser
 from claude_throttle.errors import Closed, ThrottleError
 from claude_throttle.transport.endpoints import BATCHES_PATH, COUNT_PATH, MESSAGES_PATH
+from claude_throttle.transport.foreign_outcomes import checked, outcome_of
 from claude_throttle.transport.foreign_verdicts import report_of, report_of_error
 from claude_throttle.transport.verdicts import read_json, read_usage
 
@@ -79,6 +80,8 @@ class Admission:
         self._clock = clock
         self.own_usage = own_usage
         self._turned_away = turned_away
+        # Emptied by the first permit that ends unsettled: list.pop() is atomic.
+        self._unsaid = [True]
 
     @contextlib.contextmanager
     def _counting_refusals(self, model: str) -> Iterator[None]:
@@ -199,7 +202,7 @@ class Admission:
         self, status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]
     ) -> ResponseReport:
         """What the response to a request that was *sent* with those headers says to the pacer."""
-        report = self.read_response(status, headers, body)
+        report = report_of(status, headers, body, self._clock.wall())
         if report.feedback.account is None or self._is_our_proof(sent):
             return report
         return report._replace(feedback=report.feedback._replace(cause="", account=None))
@@ -213,9 +216,31 @@ class Admission:
 
     # -- for permits -----------------------------------------------------------------------------
 
-    def read_response(self, status: int, headers: Mapping[str, str], body: bytes) -> ResponseReport:
-        """What a response says to the pacer."""
-        return report_of(status, headers, body, self._clock.wall())
+    def read_outcome(
+        self, response: Any, usage: Any, headers: Any, status: Any, body: Any
+    ) -> tuple[Optional[ResponseReport], Optional[Usage]]:
+        """What a permit was settled with says to the pacer. Raises TypeError."""
+        told = outcome_of(response)
+        usage, headers, status, body = checked(usage, headers, status, body)
+        usage = told.usage if usage is None else usage
+        headers = told.headers if headers is None else headers
+        status = told.status if status is None else status
+        if headers is None and status is None:
+            return None if told.error is None else report_of_error(told.error), usage
+        headers, status = headers or NO_HEADERS, 200 if status is None else status
+        if told.sent is not None:
+            return self.report(status, headers, body or told.body, told.sent), usage
+        return report_of(status, headers, body or told.body, self._clock.wall()), usage
+
+    def permit_unsettled(self) -> None:
+        """Say once that a permit ended and nothing was learned; the recorder counts each."""
+        with contextlib.suppress(IndexError):  # said already
+            self._unsaid.pop()
+            logger.warning(
+                "a permit ended without settle(): its estimate stays booked, and nothing was "
+                "learned. Write permit.settle(response) in its block, with the answer or the "
+                "error. stats().permits_unsettled counts them"
+            )
 
     def weigh_refusal(self, lane: str, feedback: Feedback, dispatch: Dispatch) -> Feedback:
         """The API refused the account itself: what the pacer has to take it for."""

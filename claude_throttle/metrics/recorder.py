@@ -91,6 +91,9 @@ class Stats(NamedTuple):
     #: Model tokens of these results.
     batch_input_tokens: int = 0
     batch_output_tokens: int = 0
+    #: Requests under a permit of whose outcome nothing was told: ``permit()`` without ``settle()``,
+    #: or cut off.
+    permits_unsettled: int = 0
 
     @property
     def failed_total(self) -> int:
@@ -148,7 +151,8 @@ def _by_name(counts: Mapping[str, int]) -> str:
 def _permits(stats: Stats) -> str:
     if not stats.permits:
         return ""
-    return f"{stats.permits:,} under permits ({stats.permits_refused:,} refused), "
+    unsettled = f", {stats.permits_unsettled:,} unsettled" if stats.permits_unsettled else ""
+    return f"{stats.permits:,} under permits ({stats.permits_refused:,} refused){unsettled}, "
 
 
 def _durations(quantiles: Quantiles) -> str:
@@ -306,6 +310,8 @@ class Recorder:
             self._counts["permits_answered"] += 1
             self._latency.observe(event.seconds)
             self._history.record(history.SUCCEEDED, now)
+        elif event.usage is None:
+            self._counts["permits_unsettled"] += 1
         if event.usage is not None:
             self._usage = self._usage.plus(event.usage)
 
@@ -347,6 +353,7 @@ class Recorder:
                 batch_results=MappingProxyType(dict(self._batch_results)),
                 batch_input_tokens=self._counts["batch_input_tokens"],
                 batch_output_tokens=self._counts["batch_output_tokens"],
+                permits_unsettled=self._counts["permits_unsettled"],
             )
 
     def history(self, now: float) -> tuple[history.HistoryInterval, ...]:

@@ -12,8 +12,8 @@ import anthropic
 import pytest
 
 from claude_throttle import ConfigurationError, Quota, Settings, Throttler
-from claude_throttle.features.interop.usage_reader import UsageReader
 from claude_throttle.testing import ManualClock
+from claude_throttle.transport.usage_reader import UsageReader
 from tests.support.calls import KEY, LANE, ask
 
 NEEDS = ["middleware"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claude_throttle.core.domain.cost import Usage
-from claude_throttle.features.interop.usage_reader import LONGEST_LINE, UsageReader
+from claude_throttle.transport.usage_reader import LONGEST_LINE, UsageReader
 
 EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
 START = {

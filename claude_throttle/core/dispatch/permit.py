@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Union
 
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.wire_time import WireTime
 from claude_throttle.core.domain.cost import NO_USAGE, UNKNOWN_SIZE, Cost, Usage
 from claude_throttle.core.domain.events import PermitClosed, PermitGranted
 from claude_throttle.core.domain.feedback import DOUBT, Dispatch, ResponseReport
-from claude_throttle.core.domain.iterations import read_iterated
 from claude_throttle.core.domain.ports import FeedbackReader, HeldSlot
 from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, ReentrantSlot
 from claude_throttle.core.queueing.ticket import WaitingTicket
@@ -83,7 +82,7 @@ class Permit:
 
         with throttler.permit(model="claude-haiku-4-5", max_tokens=100) as permit:
             answer = send_it_yourself()
-            permit.settle(answer.usage)
+            permit.settle(answer)
     """
 
     __slots__ = (
@@ -151,32 +150,37 @@ class Permit:
 
     def settle(
         self,
-        usage: Optional[Any] = None,
+        response: Any = None,
         *,
+        usage: Optional[Any] = None,
         headers: Optional[Mapping[str, str]] = None,
         status: Optional[int] = None,
-        body: bytes = b"",
+        body: Union[bytes, str] = b"",
     ) -> None:
         """Book what the request really took instead of the estimate; the first time counts.
 
-        *usage* is a mapping or an object with ``input_tokens`` and ``output_tokens`` (and
-        ``cache_creation_input_tokens``), as the API's answers carry it.
+            >>> permit.settle(response)
 
-        *headers* and *status* (200 if only headers are given) are the answer's, and teach the pace
-        as the answer to a call does: limits are learned, a 429 pauses the lane for ``retry-after``,
-        failures in a row open the circuit. The *body* of a refusal tells which it is. Without
-        usage, an answer leaves the estimate booked, and a refusal that says it took nothing (429,
-        529) books nothing. settle() alone: it took no tokens, as after a refusal.
+        *response*: a message of the SDK or its dict; a response of ``requests`` or ``httpx``, or of
+        the SDK's ``with_raw_response``; the SDK's stream, read to its end; a usage; or the
+        exception that one of these libraries raised. It teaches the pace as the answer to a call
+        does: limits are learned, a 429 pauses the lane for ``retry-after``, failures in a row open
+        the circuit. Raises TypeError for anything else.
+
+        Or what is known of it, which goes before what *response* says: *usage*, a mapping or an
+        object with ``input_tokens`` and ``output_tokens``; *headers*; *status* (200 if only headers
+        are given); the *body* of a refusal, which tells which it is. Without usage, an answer
+        leaves the estimate booked, and a refusal that says it took nothing (429, 529) books
+        nothing. settle() alone: it took no tokens, as after a refusal.
         """
         if self.wire_time is not None and self.wire_time.seconds is None:
             self.wire_time.end_read()
-        took = None if usage is None else self._own(read_iterated(usage))
-        if headers is None and status is None:
+        report, took = self._feedback_reader.read_outcome(response, usage, headers, status, body)
+        took = None if took is None else self._own(took)
+        if report is None:
             self.settle_usage(took or NO_USAGE)
-            return
-        given = headers if headers is not None else {}
-        report = self._feedback_reader.read_response(200 if status is None else status, given, body)
-        self.settle_report(report, took)
+        else:
+            self.settle_report(report, took)
 
     def _own(self, took: Usage) -> Usage:
         """The part of *took* that its own lane has to bear."""
@@ -237,6 +241,7 @@ class Permit:
         if not self._take_closing():
             return
         ticket = self.ticket
+        unsettled = not self._settled and self._report is None and self._took is None
         try:
             if self._dropped and self._took is not None:
                 self.settle_usage(self._own(self._took), ended=False)
@@ -247,8 +252,10 @@ class Permit:
             ticket.slot.release_nowait()
             self._lane.permits.discard(ticket)
         self._lane.accounting.slot_released(ticket)
-        if not self._dropped:
+        if unsettled or not self._dropped:
             self._tell_the_end()
+        if unsettled and not ticket.reports_outcome:
+            self._feedback_reader.permit_unsettled()
 
     def _tell_the_end(self) -> None:
         ticket, lane, report = self.ticket, self._lane, self._report

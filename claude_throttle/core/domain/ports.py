@@ -6,8 +6,7 @@ only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Callable, Protocol
+from typing import Any, Callable, Optional, Protocol
 
 from claude_throttle.core.domain.cost import Cost, Usage
 from claude_throttle.core.domain.feedback import Dispatch, Feedback, ResponseReport
@@ -44,8 +43,17 @@ class FeedbackReader(Protocol):
     #: The process that it, and each of its permits, belongs to.
     pid: int
 
-    def read_response(self, status: int, headers: Mapping[str, str], body: bytes) -> ResponseReport:
-        """Read a response for the pacer. Does not raise for odd headers or bodies."""
+    def read_outcome(
+        self, response: Any, usage: Any, headers: Any, status: Any, body: Any
+    ) -> tuple[Optional[ResponseReport], Optional[Usage]]:
+        """Read an answer in another library's form, or parts of one.
+
+        Raises TypeError for what cannot be read, and nothing for odd headers or bodies.
+        """
+        ...
+
+    def permit_unsettled(self) -> None:
+        """Note that nobody said what came of a request. Called with no mutex held."""
         ...
 
     def own_usage(self, lane: str, usage: Usage) -> Usage:

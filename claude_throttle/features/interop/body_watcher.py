@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Optional
 
 from claude_throttle.account.admission import AdmittedAttempt
-from claude_throttle.features.interop.usage_reader import UsageReader
+from claude_throttle.transport.usage_reader import UsageReader
 
 
 class WatchedBody:
