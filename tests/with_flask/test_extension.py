@@ -9,7 +9,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from flask import Flask, current_app
+from flask import Flask, Response, current_app
 
 from claude_throttle import Closed, ConfigurationError, Throttler
 from claude_throttle.contrib.flask import ClaudeThrottle, current_throttler, current_throttlers
@@ -55,9 +55,15 @@ def test_several_throttlers_by_name(make_app):
             current_throttlers["bach"]
 
 
-def test_outside_of_a_context(make_app):
-    """As Flask says it of its own."""
-    app = make_app()
+def test_outside_of_a_context_with_several_applications(make_app):
+    """The error names each way out: which application is meant cannot be told."""
+    app, other = make_app(), make_app("other")
+    with ThreadPoolExecutor(1) as pool:  # it has answered no request
+        pool.submit(_use_outside, app).result()
+    assert other.claude.throttlers(other)
+
+
+def _use_outside(app):
     for use in (
         lambda: current_throttler.stats(),
         lambda: current_throttlers["default"],
@@ -65,9 +71,115 @@ def test_outside_of_a_context(make_app):
         lambda: app.claude.throttlers(),
         lambda: app.claude.reset(),
     ):
-        with pytest.raises(RuntimeError, match="outside of application context"):
+        with pytest.raises(RuntimeError, match="outside of application context") as raised:
             use()
+        for words in (
+            "stream_with_context()",
+            "with app.app_context():",
+            "claude.throttlers(app)['default']",
+            "'other'",
+            "'shop'",
+        ):
+            assert words in str(raised.value)
     assert repr(current_throttler) == "<LocalProxy unbound>"
+
+
+def test_a_generator_means_the_application_whose_view_made_it(fake, asking_app):
+    """With several applications in the process, and no stream_with_context()."""
+    apps = [asking_app(name=f"app {n}") for n in range(2)]
+    for app in apps:
+        app.add_url_rule("/late", "late", _late)
+    for app in [*apps, apps[0]]:
+        assert app.test_client().get("/late").text == "late"
+    assert [len(app.server.arrivals) for app in apps] == [2, 1]
+
+
+def _late():
+    return Response(current_throttler.call(**ask(word)) and word for word in ["late"])
+
+
+#: Where there is no application context, in a process with one application; prints an answer each.
+OUTSIDE = """
+import os, threading
+from concurrent.futures import ThreadPoolExecutor
+import gc
+import click
+from click.testing import CliRunner
+from celery import Celery
+from flask import Flask, Response, stream_with_context
+from claude_throttle.contrib.flask import ClaudeThrottle, current_throttler, current_throttlers
+
+def make():
+    app = Flask("shop")
+    app.config["CLAUDE_THROTTLE_RPM"] = 60_000
+    claude.init_app(app)
+    return app
+
+def say(text):
+    messages = [{"role": "user", "content": text}]
+    options = {"model": "claude-haiku-4-5", "max_tokens": 9, "messages": messages}
+    return current_throttler.call(raw=True, **options)["content"][0]["text"]
+
+claude = ClaudeThrottle()
+try:
+    say("nothing")
+except RuntimeError as error:
+    print("no application" in str(error), "call ClaudeThrottle(app)" in str(error))
+make()  # an application that is dropped again, as by a test
+app = make()
+
+@app.get("/generator")
+def generator():
+    return Response(say(word) for word in ["generator"])
+
+@app.get("/context")
+def context():
+    return Response(stream_with_context(say(word) for word in ["context"]))
+
+@app.get("/thread")
+def thread():
+    found = []
+    started = threading.Thread(target=lambda: found.append(say("thread")))
+    started.start()
+    started.join()
+    return found[0]
+
+@app.get("/pool")
+def pool():
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(say, "pool").result()
+
+jobs = Celery("jobs", broker="memory://")
+
+@jobs.task
+def task():
+    return say("task")
+
+@click.command()
+def command():
+    print(say("command"))
+
+@app.cli.command("of-flask")
+def of_flask():
+    print(say("of flask"))
+
+client = app.test_client()
+for path in ("generator", "context", "thread", "pool"):
+    print(client.get(f"/{path}").text)
+print(task.apply().get())
+print(CliRunner().invoke(command).output, end="")
+print(app.test_cli_runner().invoke(args=["of-flask"]).output, end="")
+print(len(list(current_throttlers)), claude["default"] == current_throttler)
+"""
+
+
+def test_outside_of_a_context_the_only_application_is_meant(fake, warm, tmp_path):
+    """In a generator, a thread, a pool, a task, a command."""
+    environment = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": fake().url}
+    done = warm.run(OUTSIDE, folder=tmp_path, environment=environment)
+    assert done.stderr == ""
+    said = ("generator", "context", "thread", "pool", "task", "command", "of flask")
+    assert done.stdout.splitlines() == ["True True", *(f"echo: {one}" for one in said), "1 True"]
 
 
 def test_an_application_without_it():

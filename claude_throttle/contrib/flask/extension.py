@@ -6,11 +6,15 @@ one application is in ``app.extensions``, where Flask's proxies find it.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial
 from typing import Any, Optional, cast
+from weakref import WeakValueDictionary, ref
 
-from flask import Blueprint, Flask, current_app
+from flask import Blueprint, Flask, current_app, has_app_context
 from werkzeug.local import LocalProxy
 
 from claude_throttle import ConfigurationError, Throttler
@@ -22,6 +26,28 @@ logger = logging.getLogger("claude_throttle")
 
 #: The key in ``app.extensions`` that holds all state of an application.
 EXTENSION = "claude_throttle"
+
+
+#: The applications of this process that have a ClaudeThrottle, by id(), while they are in use.
+_applications: WeakValueDictionary[int, Flask] = WeakValueDictionary()
+
+#: The application whose request this thread has begun to answer last.
+_last_application: ContextVar[Optional[ref[Flask]]] = ContextVar("claude_throttle", default=None)
+
+NONE = (
+    "Working outside of application context, and no application of this process has a "
+    "ClaudeThrottle yet: call ClaudeThrottle(app), or init_app(app) in its factory, before this"
+)
+SEVERAL = (
+    "Working outside of application context, and {} applications of this process have a "
+    "ClaudeThrottle: {}. In a generator: wrap it in stream_with_context(), or take "
+    "throttler = claude.throttlers(app)['default'] before the response begins. In a thread, a job "
+    "or a script: use that, or `with app.app_context():` around the call."
+)
+
+
+class OutsideOfContext(ConfigurationError, RuntimeError):
+    """It cannot be told which application's throttler is meant; the message says how to say it."""
 
 
 class AppThrottlers(Throttlers):
@@ -90,6 +116,8 @@ class ClaudeThrottle:
             raise ConfigurationError(f"application {app.name!r} already has a ClaudeThrottle")
         handled = configuration.check(app.config)
         throttlers = app.extensions[EXTENSION] = AppThrottlers(app)
+        _applications[id(app)] = app
+        app.before_request(partial(_remember, ref(app)))
         app.cli.add_command(command.command_group(throttlers))
         if handled.errors:
             refusals.handle(app, handled.api_errors)
@@ -101,10 +129,11 @@ class ClaudeThrottle:
     def throttlers(self, app: Optional[Flask] = None) -> AppThrottlers:
         """The throttlers of *app*, by name; of the current application if it is left out.
 
-        Threads without an application context must give *app*, or get a RuntimeError.
+        Without an application context, the only application of the process is meant, or else the
+        one whose request this thread answered last. If that leaves several,
+        :class:`OutsideOfContext` says how to name one.
         """
-        # The proxy will do: only its attribute extensions is read.
-        return _of(app if app is not None else current_app)
+        return _of(_current_app() if app is None else app)
 
     def reset(self, app: Optional[Flask] = None) -> None:
         """Close the throttlers of *app*, cancel their unsent calls, and make new ones on next use.
@@ -140,8 +169,39 @@ def _of(app: Flask) -> AppThrottlers:
         ) from None
 
 
-#: The throttlers of the current application, by name. RuntimeError outside of its context.
-current_throttlers = cast(AppThrottlers, LocalProxy(lambda: _of(current_app)))
+def _remember(app: ref[Flask]) -> None:
+    _last_application.set(app)
 
-#: The default throttler of the current application.
-current_throttler = cast(Throttler, LocalProxy(lambda: _of(current_app)[DEFAULT]))
+
+def _current_app() -> Flask:
+    """The current application.
+
+    Outside of any context: the only one of this process; or else the one whose request this thread
+    answered last, since the generator of a response runs after its view.
+    """
+    if has_app_context():
+        return current_app  # the proxy will do: only its attribute extensions is read
+    found = _living()
+    if len(found) > 1:
+        last = _last_application.get()
+        found = [app for app in found if last is not None and last() is app] or found
+    if len(found) > 1:
+        gc.collect()  # an application that is used no more is part of cycles
+        found = _living()
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(sorted(repr(app.name) for app in found))
+    raise OutsideOfContext(SEVERAL.format(len(found), names) if found else NONE)
+
+
+def _living() -> list[Flask]:
+    # One atomic step: another thread may be making an application.
+    return [app for ref in _applications.valuerefs() if (app := ref()) is not None]
+
+
+#: The throttlers of the current application, by name; see _current_app() for code outside of any
+#: application context.
+current_throttlers = cast(AppThrottlers, LocalProxy(lambda: _of(_current_app())))
+
+#: The default throttler of the current application, likewise.
+current_throttler = cast(Throttler, LocalProxy(lambda: _of(_current_app())[DEFAULT]))
