@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from claude_throttle.core.domain.priority import Priority
     from claude_throttle.core.domain.quota import Quota
     from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
+    from claude_throttle.core.threads.error_watch import ErrorWatch
     from claude_throttle.core.threads.exit_hooks import close_all
     from claude_throttle.errors import (
         AccountSuspended,
@@ -143,6 +144,7 @@ __all__ = [
     "Clock",
     "SYSTEM_CLOCK",
     "close_all",
+    "ErrorWatch",
     # Errors
     "ThrottleError",
     "ConfigurationError",
@@ -180,6 +182,7 @@ _MODULES = {
     "core.domain.priority": "Priority",
     "core.domain.quota": "Quota",
     "core.threads.clock": "Clock SYSTEM_CLOCK",
+    "core.threads.error_watch": "ErrorWatch",
     "core.threads.exit_hooks": "close_all",
     "errors": (
         "AccountSuspended BatchIncomplete BrokenAnswer CircuitOpen Closed "

@@ -27,6 +27,7 @@ from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.deferred_close import DeferredCloser
+from claude_throttle.core.threads.error_watch import note_error
 from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import Closed, ThrottleError
 from claude_throttle.transport import sdk
@@ -260,6 +261,7 @@ class Account:
             raise
 
     def _turn_away(self, request: PreparedRequest, error: ThrottleError) -> None:
+        note_error(error)
         streams = request.admitted_streams
         # Not admitted after all: its caller need not end it, and no listener knows of it.
         if streams and not (streams[-1].takes_place or streams[-1].has_left):

@@ -19,13 +19,19 @@ from claude_throttle.account.suspensions import Suspensions
 from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit, PermitTicket
 from claude_throttle.core.domain.cost import NO_USAGE, Cost, RequestSize, Usage
-from claude_throttle.core.domain.feedback import Dispatch, Feedback, ResponseReport
+from claude_throttle.core.domain.feedback import FAULT, Dispatch, Feedback, ResponseReport
 from claude_throttle.core.domain.models import FAST_SPEED
 from claude_throttle.core.estimation.estimator import estimate_input_tokens, has_cache_mark
 from claude_throttle.core.queueing.reentrant_slot import OpenPermits
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.deferred_close import DeferredCloser
+from claude_throttle.core.threads.error_watch import (
+    errors_are_watched,
+    note_error,
+    take_back_error,
+)
 from claude_throttle.errors import Closed, ThrottleError
+from claude_throttle.transport.api_refusals import NO_CONNECTION, ApiRefusal, response_refusal
 from claude_throttle.transport.endpoints import BATCHES_PATH, COUNT_PATH, MESSAGES_PATH
 from claude_throttle.transport.foreign_outcomes import checked, outcome_of
 from claude_throttle.transport.foreign_verdicts import report_of, report_of_error
@@ -89,6 +95,7 @@ class Admission:
         try:
             yield
         except ThrottleError as error:
+            note_error(error)
             self._turned_away(model, error)
             raise
 
@@ -285,6 +292,7 @@ class AdmittedAttempt:
     ) -> None:
         """The response has begun; *body* is a refusal's, *sent* the request's headers."""
         try:
+            _note(status, headers, body, sent)
             report = self._admission.report(status, headers, body, sent)
             self.again = self._permit.settle_report(report).again
         except Exception:
@@ -300,6 +308,7 @@ class AdmittedAttempt:
     ) -> None:
         """The whole response is there: close. *usage*: if its *body* was read already."""
         try:
+            _note(status, headers, body, sent)
             if usage is None and status == 200:
                 answer = read_json(body)
                 usage = read_usage(answer) if isinstance(answer, dict) else None
@@ -318,7 +327,10 @@ class AdmittedAttempt:
         """No response came: close."""
         try:
             if isinstance(error, Exception):  # otherwise the waiting thread cut it off
-                self._permit.settle_report(report_of_error(error))
+                report = report_of_error(error)
+                if report.feedback.cause == FAULT:
+                    note_error(ApiRefusal(NO_CONNECTION))
+                self._permit.settle_report(report)
         finally:
             self._permit.close()
 
@@ -351,6 +363,19 @@ class AdmittedAttempt:
     def _learn(self, usage: Usage) -> None:
         if self._model_group is not None and self._estimate is not None:
             self._model_group.learn(self._estimate, usage)
+
+
+def _note(status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]) -> None:
+    """Note a refusal for who watches errors: its sender makes the exception, if any is made.
+
+    The official SDK counts in a header how often it has sent the request before.
+    """
+    if not errors_are_watched():
+        return
+    if sent.get("x-stainless-retry-count", "0") != "0":
+        take_back_error()
+    if status >= 400 and (refusal := response_refusal(status, headers, body)):
+        note_error(refusal)
 
 
 def _estimate_of(body: Mapping[str, Any]) -> Optional[RequestEstimate]:

@@ -13,14 +13,16 @@ import html
 import logging
 import math
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from string import Template
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from claude_throttle import (
     AccountSuspended,
+    ApiRefusal,
     CircuitOpen,
     DeadlineExceeded,
+    ErrorWatch,
     QueueFull,
     ThrottleError,
     api_refusal,
@@ -131,12 +133,40 @@ def _duration(seconds: int) -> str:
     return f"{math.ceil(seconds / 60)} minutes"
 
 
-def is_refusal(error: BaseException, api_errors: bool = True) -> bool:
+def is_refusal(error: object, api_errors: bool = True) -> bool:
     """Whether *error* becomes a 503; *api_errors*: refusals of the API do, too."""
-    return isinstance(error, REFUSALS) or (api_errors and api_refusal(error) is not None)
+    return isinstance(error, REFUSALS) or (api_errors and _api_refusal(error) is not None)
 
 
-def unavailable(error: BaseException) -> Unavailable:
+def _api_refusal(error: object) -> Optional[ApiRefusal]:
+    if isinstance(error, ApiRefusal):  # an ErrorWatch has it where others make the exception
+        return error
+    return api_refusal(error) if isinstance(error, BaseException) else None
+
+
+def caught_refusal(
+    watch: ErrorWatch, api_errors: bool, raised: Optional[BaseException] = None
+) -> Optional[object]:
+    """The refusal that made a request's response a 500; None if there was none. Stops *watch*.
+
+    *raised* is the exception that made it a 500, None if the view returned it: what was refused
+    counts only if the exception came of that.
+    """
+    errors, chain = watch.stop(), list(_chain(raised))
+    if not chain:
+        return next((error for error in errors if is_refusal(error, api_errors)), None)
+    return next((error for error in chain if is_refusal(error, api_errors)), None)
+
+
+def _chain(error: Optional[BaseException]) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def unavailable(error: object) -> Unavailable:
     """The response to *error*, for which :func:`is_refusal` is true; it is logged.
 
     A problem of the account is logged as an error, because it lasts until it is repaired; a
@@ -147,7 +177,7 @@ def unavailable(error: BaseException) -> Unavailable:
         kind = next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
         seconds = error.retry_after
     else:
-        kind, seconds = api_refusal(error) or ("unavailable", None)
+        kind, seconds = _api_refusal(error) or ("unavailable", None)
     passing = kind not in ("account_suspended", "account_refused")
     logger.log(logging.INFO if passing else logging.ERROR, "answered with %d: %s", STATUS, error)
     if seconds is None or not math.isfinite(seconds):

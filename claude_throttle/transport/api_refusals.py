@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
 from claude_throttle.core.domain.feedback import ACCOUNT, CONCURRENCY, OVERLOAD, RAMP, RATE
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.transport.verdicts import STATUS_BY_TYPE, UNKNOWN_STATUS, classify
+
+NO_CONNECTION = "no_connection"
 
 #: What a refusal is called, by the cause that the pacer is told.
 _KINDS = {
@@ -27,7 +30,7 @@ _KINDS = {
 #: Statuses by which the API, or the proxy before it, says that nothing was done: 503 of the API,
 #: 502 and 521 to 523 of a proxy that did not reach it. After any other 5xx a call may be billed, so
 #: nobody is invited to repeat it.
-_KINDS_BY_STATUS = {503: "overloaded", **dict.fromkeys((502, 521, 522, 523), "no_connection")}
+_KINDS_BY_STATUS = {503: "overloaded", **dict.fromkeys((502, 521, 522, 523), NO_CONNECTION)}
 
 
 class ApiRefusal(NamedTuple):
@@ -64,7 +67,7 @@ def api_refusal(error: BaseException) -> Optional[ApiRefusal]:
         return None
     if isinstance(error, anthropic.APIConnectionError):
         timed_out = isinstance(error, anthropic.APITimeoutError)
-        return None if timed_out else ApiRefusal("no_connection")
+        return None if timed_out else ApiRefusal(NO_CONNECTION)
     if not isinstance(error, anthropic.APIStatusError):
         return None
     refused: Any = error
@@ -76,7 +79,13 @@ def _by_response(status: int, headers: Any, body: object) -> Optional[ApiRefusal
         inner = body.get("error", body) if isinstance(body, dict) else None
         kind = inner.get("type") if isinstance(inner, dict) else None
         status = STATUS_BY_TYPE.get(str(kind), UNKNOWN_STATUS)
-    content = json.dumps(body, default=str).encode()
+    return response_refusal(status, headers, json.dumps(body, default=str).encode())
+
+
+def response_refusal(
+    status: int, headers: Mapping[str, str], content: bytes
+) -> Optional[ApiRefusal]:
+    """What a response means that refuses a request, in the words of :func:`api_refusal`."""
     verdict = classify(status, headers, content, SYSTEM_CLOCK.wall())
     name = _KINDS.get(verdict.feedback.cause) or _KINDS_BY_STATUS.get(status)
     return None if name is None else ApiRefusal(name, verdict.retry_after)

@@ -20,11 +20,13 @@ from django.template.exceptions import TemplateDoesNotExist
 from django.template.loader import get_template
 from django.utils.deprecation import MiddlewareMixin
 
+from claude_throttle import ErrorWatch
 from claude_throttle.contrib.unavailable import (
     API_ERRORS,
     STATUS,
     TEMPLATE,
     Unavailable,
+    caught_refusal,
     is_refusal,
     prefers_page,
     unavailable,
@@ -42,13 +44,29 @@ class ThrottleErrorMiddleware(MiddlewareMixin):
     works in asynchronous chains. It sees what a view raises before it returns its response, so a
     streaming view should open its stream before that. With ATOMIC_REQUESTS the view's transaction
     is rolled back.
+
+    A 500 of a view becomes a 503, too, if a call of the same request was refused so: the view has
+    caught the exception. A thread that the view starts does not count.
     """
+
+    def process_request(self, request: HttpRequest) -> None:
+        """Watch what calls raise, until there is a response."""
+        request._claude_watch = ErrorWatch()
 
     def process_exception(
         self, request: HttpRequest, exception: Exception
     ) -> Optional[HttpResponse]:
         """The 503 for a refusal; None for other exceptions."""
-        return refused(request, exception) if _is_handled(exception) else None
+        if _is_handled(exception):
+            return refused(request, exception)
+        request._claude_raised = exception
+        return None
+
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
+        """The 503 in place of a 500 that a refusal has caused."""
+        found = request.__dict__
+        watch, raised = found.pop("_claude_watch", None), found.pop("_claude_raised", None)
+        return response if watch is None else _instead(request, response, watch, raised)
 
 
 def refusals_as_503(view: View) -> View:
@@ -61,6 +79,7 @@ def refusals_as_503(view: View) -> View:
 
     @wraps(view)
     def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        watch = ErrorWatch()
         try:
             response = view(request, *args, **kwargs)
         except Exception as error:
@@ -69,7 +88,9 @@ def refusals_as_503(view: View) -> View:
             _roll_back(getattr(answer, "_non_atomic_requests", ()))
             return refused(request, error)
         # An asynchronous class's dispatch() is a plain function that returns a coroutine.
-        return _finished(request, response) if inspect.isawaitable(response) else response
+        if inspect.isawaitable(response):
+            return _finished(request, response)
+        return _instead(request, response, watch)
 
     return cast(View, answer)
 
@@ -82,13 +103,15 @@ def _awaiting(view: Callable[..., Any]) -> Callable[..., Any]:
 
 
 async def _finished(request: HttpRequest, response: Any) -> Any:
+    watch = ErrorWatch()
+    # A project's template may query the database for the user: not in the event loop.
     try:
-        return await response
+        found = await response
     except Exception as error:
         if not _is_handled(error):
             raise
-        # A project's template may query the database for the user: not in the event loop.
         return await sync_to_async(refused, thread_sensitive=True)(request, error)
+    return await sync_to_async(_instead, thread_sensitive=True)(request, found, watch)
 
 
 def _roll_back(non_atomic: Collection[str]) -> None:
@@ -102,11 +125,24 @@ def _roll_back(non_atomic: Collection[str]) -> None:
             connection.set_rollback(True)
 
 
+def _instead(
+    request: HttpRequest,
+    response: HttpResponse,
+    watch: ErrorWatch,
+    raised: Optional[BaseException] = None,
+) -> HttpResponse:
+    """The response to send: a 503 if *response* is a 500 because of a refusal."""
+    error = caught_refusal(watch, getattr(settings, API_ERRORS, True), raised)
+    if error is None or getattr(response, "status_code", None) != 500:
+        return response
+    return refused(request, error)
+
+
 def _is_handled(error: BaseException) -> bool:
     return is_refusal(error, getattr(settings, API_ERRORS, True))
 
 
-def refused(request: HttpRequest, error: BaseException) -> HttpResponse:
+def refused(request: HttpRequest, error: object) -> HttpResponse:
     """The 503 response to a refusal. Logs the error; the response reveals nothing of it."""
     answer = unavailable(error)
     response = _response(request, answer)

@@ -6,11 +6,16 @@ handlers for four errors would hide one that the application registered for ``Th
 
 Refusals of the API have classes of the official SDK, whose import takes a second or two, so no
 handler is registered for them but one for ``Exception``: it changes nothing for other errors.
+
+A view that catches all exceptions hides a refusal behind a 500. So what calls raise is watched
+while a request is answered, and such a 500 becomes a 503.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Optional, Union
 
 from flask import Flask, Response, current_app, jsonify, make_response, render_template, request
@@ -18,16 +23,23 @@ from flask.typing import ResponseReturnValue
 from jinja2 import TemplateNotFound
 from werkzeug.exceptions import HTTPException
 
-from claude_throttle import ThrottleError
+from claude_throttle import ErrorWatch, ThrottleError
 from claude_throttle.contrib.unavailable import (
     REFUSALS,
     STATUS,
     TEMPLATE,
     Unavailable,
+    caught_refusal,
     is_refusal,
     prefers_page,
     unavailable,
 )
+
+#: Where a request keeps what was raised while it is answered.
+WATCH = "claude_throttle.watch"
+
+#: Headers that tell of the body that is replaced.
+OF_A_BODY = ("Content-Encoding", "Content-Disposition", "Content-Range", "ETag", "Last-Modified")
 
 
 def handle(app: Flask, api_errors: bool) -> None:
@@ -41,6 +53,36 @@ def handle(app: Flask, api_errors: bool) -> None:
             app.register_error_handler(refusal, answer)
     if api_errors and Exception not in theirs:
         app.register_error_handler(Exception, answer_api_refusal)
+    app.before_request(_watch)
+    app.after_request(partial(_unmask, api_errors))
+
+
+def _watch() -> None:
+    request.environ[WATCH] = ErrorWatch()
+
+
+def _unmask(api_errors: bool, response: Response) -> Response:
+    """Make a 503 of a 500 that a refusal has caused: one that the view, or a handler, caught.
+
+    The response stays the same object, with the cookies and headers that others gave it.
+    """
+    watch = request.environ.pop(WATCH, None)
+    if watch is None:  # an earlier function refused the request
+        return response
+    # Flask answers an exception that nobody caught while it handles it.
+    error = caught_refusal(watch, api_errors, raised=sys.exc_info()[1])
+    if error is not None and response.status_code == 500:
+        _replace(response, _response(unavailable(error)))
+    return response
+
+
+def _replace(response: Response, by: Response) -> None:
+    for name in OF_A_BODY:
+        response.headers.pop(name, None)
+    response.set_data(by.get_data())
+    response.status = by.status
+    response.vary.update(by.vary)
+    response.headers.update({k: v for k, v in by.headers.items() if k != "Vary"})
 
 
 def answer(error: ThrottleError) -> ResponseReturnValue:

@@ -18,6 +18,7 @@ from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 from claude_throttle.core.queueing.ticket import Ticket, WaitingTicket
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, longest_wait
+from claude_throttle.core.threads.error_watch import note_error
 from claude_throttle.core.threads.local_values import ThreadLocalList
 from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import Closed, DeadlineExceeded
@@ -387,11 +388,18 @@ class CallFuture(Future[Any]):
 
     def result(self, timeout: Optional[float] = None) -> Any:
         self._wait_until_made(timeout)
-        return super().result(0)
+        try:
+            return super().result(0)
+        except Exception as error:
+            note_error(error)
+            raise
 
     def exception(self, timeout: Optional[float] = None) -> Optional[BaseException]:
         self._wait_until_made(timeout)
-        return super().exception(0)
+        error = super().exception(0)
+        if error is not None:
+            note_error(error)
+        return error
 
     def _wait_until_made(self, timeout: Optional[float]) -> None:
         """Wait until it is done and its result is made; *timeout* counts for both."""

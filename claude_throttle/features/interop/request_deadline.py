@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from claude_throttle.core.threads.error_watch import note_error
 from claude_throttle.core.threads.local_values import ThreadLocalList
 from claude_throttle.errors import DeadlineExceeded
 
@@ -29,12 +30,14 @@ class RequestDeadline:
         self.sent = False
 
     def exceeded(self) -> DeadlineExceeded:
-        """The error for a request whose time is over."""
+        """The error to raise for a request whose time is over."""
         where = "one may be billed" if self.sent else "nothing of it was answered"
-        return DeadlineExceeded(
+        error = DeadlineExceeded(
             f"a request of the SDK was given {self.timeout:g} s for all its attempts; {where}",
             sent=self.sent,
         )
+        note_error(error)
+        return error
 
 
 class RequestDeadlines:

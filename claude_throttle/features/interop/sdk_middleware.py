@@ -232,7 +232,7 @@ def _report(attempt: AdmittedAttempt, response: Any, answer: Any) -> None:
         if answer.is_closed:
             usage = _usage(response) if status == 200 else None
             if usage is not None:
-                attempt.answered(status, told, usage=usage)
+                attempt.answered(status, told, sent=answer.request.headers, usage=usage)
             else:
                 attempt.answered(status, told, answer.content, answer.request.headers)
         else:

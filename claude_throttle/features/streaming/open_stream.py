@@ -26,6 +26,7 @@ from claude_throttle.core.domain.cost import Usage
 from claude_throttle.core.estimation.estimator import BYTES_PER_TOKEN
 from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, ReentrantSlot
 from claude_throttle.core.threads.deferred_close import DeferredCloser
+from claude_throttle.core.threads.error_watch import note_error
 from claude_throttle.errors import Closed
 from claude_throttle.features.streaming.accumulator import MessageAccumulator
 from claude_throttle.transport import sdk
@@ -325,6 +326,7 @@ class OpenStream:
         error = self.error = error or self.call.end_reason()
         if not hasattr(error, "partial_message"):
             error.partial_message = self.message()  # type: ignore[attr-defined]
+        note_error(error)
         return error
 
 
