@@ -102,6 +102,8 @@ def known_parameters(params: Mapping[str, Any], unknown: Any) -> dict[str, Any]:
         raise InvalidCall("stream= is not for submit() or call(): use throttler.stream(…)")
     given.pop("stream", None)
     for name in given.keys() & unknown:
+        if not isinstance(name, str):
+            raise InvalidCall(f"the name of a parameter is a {type(name).__name__}, and no string")
         _require_no_slip(name)
     return given
 
@@ -192,5 +194,5 @@ def _slip(name: str) -> Optional[str]:
     """The keyword of ours that *name* looks like a misspelling of."""
     import difflib  # only for a name we do not know
 
-    close = difflib.get_close_matches(name, OUR_KEYWORDS, n=1, cutoff=0.75)
+    close = difflib.get_close_matches(name.lower(), OUR_KEYWORDS, n=1, cutoff=0.75)
     return close[0] if close else None

@@ -46,7 +46,7 @@ _INSTEAD = {
     "memoryview": "base64.b64encode(…).decode()",
     "PathLike": "str(path), or its content with path.read_text()",
     "PurePath": "str(path), or its content with path.read_text()",
-    "IOBase": "its content: file.read()",
+    "_IOBase": "its content: file.read()",
     "UserString": "str(…)",
     "Decimal": "float(…) or str(…)",
     "Fraction": "float(…) or str(…)",
@@ -77,6 +77,12 @@ def plain_copy(params: Mapping[str, Any]) -> dict[str, Any]:
             "was changed while it was read, perhaps by another thread: give the call a copy"
         ) from None
     return copied
+
+
+def _is_response(value: Any) -> bool:
+    """Whether it is a whole response: the SDK's ``Message``, or the dict of ``raw=True``."""
+    whole = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
+    return whole.get("type") == "message" and "role" in whole and "content" in whole
 
 
 class _Copier:
@@ -131,28 +137,23 @@ class _Copier:
         return copied
 
     def _opened(self, value: Any) -> Any:
+        if len(self._steps) == 2 and self._steps[0] == "messages" and _is_response(value):
+            # The API takes no other fields of a response in a message of a request.
+            whole = value if isinstance(value, Mapping) else vars(value)
+            return self.mapping({name: whole[name] for name in ("role", "content")})
         if isinstance(value, Mapping):
             return self.mapping(value)
         if isinstance(value, _LISTS) and not isinstance(value, _NO_LISTS):
             return self._items(value)
         kind = type(value)
         if hasattr(kind, "__pydantic_serializer__") and hasattr(kind, "model_dump"):
-            if self._is_message(value):
-                return self.mapping({"role": value.role, "content": value.content})
             return self._dumped(value, value.model_dump, mode="json", warnings=False)
         if kind is not type and hasattr(kind, "__fields__") and hasattr(kind, "dict"):
-            if self._is_message(value):
-                return self.mapping({"role": value.role, "content": value.content})
             return self._dumped(value, value.dict)
         if dataclasses.is_dataclass(kind) and not isinstance(value, type):
             fields = dataclasses.fields(kind)
             return self.mapping({each.name: getattr(value, each.name) for each in fields})
         return self._value(self._simpler(value))
-
-    # The API takes no other fields of a response than these in a message of a request.
-    def _is_message(self, value: Any) -> bool:
-        in_place = len(self._steps) == 2 and self._steps[0] == "messages"
-        return in_place and getattr(value, "type", None) == "message" and hasattr(value, "role")
 
     def _dumped(self, value: Any, dump: Callable[..., Any], **options: Any) -> Any:
         left_out = getattr(value, "__api_exclude__", None)

@@ -270,6 +270,8 @@ def _is_usual(params: Mapping[str, Any]) -> bool:
     for message in messages:
         if type(message) is not dict or "role" not in message or "content" not in message:
             return False
+        if "type" in message:  # a whole response, perhaps
+            return False
     return bool(messages) and max_tokens > 0 and not model.isspace() and model != ""
 
 
