@@ -13,6 +13,7 @@ keeps its position in the queue.
 from __future__ import annotations
 
 from concurrent.futures import Future, wait
+from types import GeneratorType
 from typing import Any, NoReturn, Optional
 
 from celery import Task, current_app, signals  # type: ignore[import-untyped]
@@ -119,6 +120,7 @@ class ClaudeTask(Task):  # type: ignore[misc]
             raise TurnComesLater  # the task has caught the first one
         if request.called_directly or request.is_eager or self._has_asked():
             return throttler.call(**options)
+        options = _read_once(options)
         ticket, seconds = throttler.line_up(self._ticket(), **options)
         # Half of it: the calls ahead may take a little longer than estimated.
         if seconds > self.longest_wait / 2.0:
@@ -172,6 +174,15 @@ class ClaudeTask(Task):  # type: ignore[misc]
         # Not retry(): that would use up the task's max_retries.
         self.signature_from_request(request, countdown=countdown).apply_async()
         raise Retry(f"its turn at Claude comes in {seconds:.1f} s", when=countdown)
+
+
+def _read_once(value: Any) -> Any:
+    """A copy with a list for each generator in it: a request is priced, and then it is sent."""
+    if isinstance(value, dict):
+        return {name: _read_once(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple, GeneratorType, map, filter, zip)):
+        return [_read_once(inner) for inner in value]
+    return value
 
 
 def _is_from_sdk(value: object) -> bool:

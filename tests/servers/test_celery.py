@@ -6,9 +6,9 @@ import os
 
 from celery import Celery, current_app, signals
 
-import claude_throttle.contrib.celery  # noqa: F401 - what is tested here
+import claude_throttle.contrib.celery
 from claude_throttle import Closed
-from claude_throttle.testing import Stall
+from claude_throttle.testing import ClaudeApi, Stall
 from tests.support.calls import ask
 from tests.support.running import latency, running, script
 from tests.support.visiting import hold_the_first, judge, wait_for_the_held
@@ -37,6 +37,22 @@ def test_celery_prefork(fake, tmp_path, redis_url):
         assert server.stop() == 0
         pid = server.reports()[-1]["pid"]
         assert f"{pid} long left" in server.noted()
+
+
+def test_a_generator_in_a_request_is_priced_and_sent(throttle):
+    """Read once; a task asks for its place first."""
+
+    class Ask(claude_throttle.contrib.celery.ClaudeTask):
+        name = "ask"
+
+    with ClaudeApi() as api, Celery("app", set_as_current=False) as app:
+        task = app.register_task(Ask())
+        task.throttler = throttle(api, shared="memory://generators")
+        task.push_request(called_directly=False, is_eager=False)
+        content = ({"type": "text", "text": text} for text in ("a", "b"))
+        messages = ({"role": role, "content": content} for role in ("user",))
+        assert task.ask_claude(**ask(messages=messages))
+        assert [block["text"] for block in api.asked[0]["messages"][0]["content"]] == ["a", "b"]
 
 
 def test_a_child_ends_in_bounded_time(fake, throttle, monkeypatch):
