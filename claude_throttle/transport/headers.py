@@ -8,7 +8,7 @@ is a key with a line break from a file, the key would stand in the log.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
 from claude_throttle.core.domain.not_given import is_not_given
@@ -18,30 +18,18 @@ from claude_throttle.errors import InvalidCall
 FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-class RawHeaders(Mapping[str, str]):
-    """The raw fields of an httpx response as a mapping, looked up by lower-case names.
+class RawHeaders(dict[str, str]):
+    """The raw fields of an httpx response, looked up by lower-case names.
 
-    For the middleware, which looks up several names in each response: httpx's own mapping decodes
-    all fields for each look-up. Of a field that comes twice, the last one counts. Immutable.
+    Several names are looked up in each response: httpx's own mapping decodes all fields for each
+    look-up, this one once. Of a field that comes twice, the last one counts.
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ()
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
-        self._fields = {name.lower(): value for name, value in fields}
-
-    def get(self, name: str, default: Any = None) -> Any:
-        value = self._fields.get(name.encode("latin-1"))
-        return default if value is None else value.decode("latin-1")
-
-    def __getitem__(self, name: str) -> str:
-        return self._fields[name.encode("latin-1")].decode("latin-1")
-
-    def __iter__(self) -> Iterator[str]:
-        return (name.decode("latin-1") for name in self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
+        decoded = ((str(n, "latin-1").lower(), str(value, "latin-1")) for n, value in fields)
+        super().__init__(decoded)
 
 
 def header_flaw(headers: Any) -> Optional[str]:

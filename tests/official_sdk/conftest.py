@@ -8,6 +8,7 @@ import anthropic
 import pytest
 
 from tests.support.calls import KEY
+from tests.support.httpx_libraries import OF_THE_SDK
 
 
 @pytest.fixture
@@ -22,6 +23,21 @@ def client():
                 base_url=server.url,
                 middleware=middleware,
                 **options,
+            )
+            return stack.enter_context(made)
+
+        yield make
+
+
+@pytest.fixture
+def sdk():
+    """``sdk(server, transport)``: the SDK's client, around that transport."""
+    with contextlib.ExitStack() as stack:
+
+        def make(server, transport, **options):
+            http_client = OF_THE_SDK.Client(transport=transport)
+            made = anthropic.Anthropic(
+                api_key=KEY, base_url=server.url, http_client=http_client, **options
             )
             return stack.enter_context(made)
 

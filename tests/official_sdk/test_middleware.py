@@ -470,7 +470,7 @@ def test_an_sdk_without_middleware_is_named(fake, throttle, monkeypatch):
         __version__ = "0.97.0"
 
     monkeypatch.setattr(sdk, "load", lambda: Old)
-    with pytest.raises(ConfigurationError, match=r"anthropic 0\.97\.0 .* 0\.108"):
+    with pytest.raises(ConfigurationError, match=r"anthropic 0\.97\.0 .*0\.108"):
         throttle(fake()).middleware()
 
 

@@ -27,6 +27,7 @@ from tests.support.inside import (
     pacer_of,
     slots_in_use,
 )
+from tests.support.sdk_releases import CAPABILITIES
 
 HEADERS = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
 
@@ -392,15 +393,21 @@ def test_an_asynchronous_client_is_told_what_to_write(httpx, fake, throttle):
             asyncio.run(use(entering))
 
 
-def test_what_is_made_for_another_client_says_what_fits(httpx, fake, throttle):
-    """adapter() and middleware() in httpx, with and without a with; transport() in requests."""
+@pytest.mark.parametrize("method", ["adapter", *["middleware"] * CAPABILITIES["middleware"]])
+def test_what_was_made_for_another_client_says_what_fits_httpx(httpx, fake, throttle, method):
+    """With and without a with."""
+    given = getattr(throttle(fake()), method)()
+    made = httpx.Client(transport=given)
+    with pytest.raises(TypeError, match=r"write httpx\.Client\(transport=throttler\.trans"):
+        made.post("https://api.anthropic.com/v1/messages", json=HELLO)
+    made.close()
+    with pytest.raises(TypeError, match=r"write httpx\.Client\("):
+        httpx.Client(transport=given).__enter__()
+
+
+def test_what_was_made_for_httpx_says_what_fits_requests_and_the_sdk(fake, throttle):
+    """transport() in a session, and as a middleware."""
     throttler = throttle(fake())
-    for given in (throttler.adapter(), throttler.middleware()):
-        made = httpx.Client(transport=given)
-        with pytest.raises(TypeError, match=r"write httpx\.Client\(transport=throttler\.trans"):
-            made.post("https://api.anthropic.com/v1/messages", json=HELLO)
-        with pytest.raises(TypeError, match=r"write httpx\.Client\("):
-            httpx.Client(transport=given).__enter__()
     with requests.Session() as session:
         session.mount("https://", throttler.transport())
         with pytest.raises(TypeError, match=r"write session\.mount\(.*throttler\.adapter\(\)\)"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 
 import anthropic
@@ -15,9 +14,10 @@ from claude_throttle.testing import Ok, Reply, Reset
 from tests.support.calls import HELLO, KEY, ask
 from tests.support.httpx_libraries import OF_THE_SDK
 from tests.support.inside import slots_in_use
+from tests.support.sdk_releases import CAPABILITIES
 
-#: Whether the installed release has a middleware; those before 0.108 have none.
-HAS_MIDDLEWARE = hasattr(anthropic, "Middleware")
+#: Clients that the SDK itself offers; the oldest releases have none.
+DEFAULT_CLIENTS = [getattr(anthropic, "DefaultHttpxClient", OF_THE_SDK.Client)]
 
 NO_MONEY = "Your credit balance is too low to access the Anthropic API."
 
@@ -42,21 +42,6 @@ SENDS = {
 }
 
 
-@pytest.fixture
-def sdk():
-    """``sdk(server, transport)``: the SDK's client, around that transport."""
-    with contextlib.ExitStack() as stack:
-
-        def make(server, transport, **options):
-            http_client = OF_THE_SDK.Client(transport=transport)
-            made = anthropic.Anthropic(
-                api_key=KEY, base_url=server.url, http_client=http_client, **options
-            )
-            return stack.enter_context(made)
-
-        yield make
-
-
 @pytest.mark.parametrize("send", SENDS)
 def test_its_answers_come_as_without_it_and_give_their_places_back(fake, throttle, sdk, send):
     """However it is asked, each takes a permit of its own."""
@@ -69,11 +54,12 @@ def test_its_answers_come_as_without_it_and_give_their_places_back(fake, throttl
     assert len(server.arrivals) == 2
 
 
-def test_its_default_client_takes_it_too(fake, throttle):
+@pytest.mark.parametrize("kind", DEFAULT_CLIENTS)
+def test_its_default_client_takes_it_too(fake, throttle, kind):
     """The one with the SDK's own time-outs."""
     server = fake()
     throttler = throttle(server)
-    http_client = anthropic.DefaultHttpxClient(transport=throttler.transport())
+    http_client = kind(transport=throttler.transport())
     with anthropic.Anthropic(api_key=KEY, base_url=server.url, http_client=http_client) as made:
         assert made.messages.create(**HELLO).content[0].text == "echo: hello"
     assert throttler.stats().permits == 1
@@ -170,72 +156,13 @@ def test_an_asynchronous_sdk_is_told_what_to_write(fake, throttle):
     assert not server.arrivals
 
 
-@pytest.mark.parametrize("method", ["adapter", *["middleware"] * HAS_MIDDLEWARE])
+@pytest.mark.parametrize("method", ["adapter", *["middleware"] * CAPABILITIES["middleware"]])
 def test_what_was_made_for_another_client_says_what_fits(fake, throttle, sdk, method):
     """Through the SDK, too."""
     server = fake()
     made = sdk(server, getattr(throttle(server), method)())
     with pytest.raises(TypeError, match=rf"{method}\(\) does not fit.*throttler\.transport\(\)"):
         made.messages.create(**HELLO)
-
-
-def both(throttler, other):
-    """Of each attempt: one throttler's middleware around another one's transport."""
-    return {"transport": other.transport(), "middleware": [throttler.middleware()]}
-
-
-@pytest.mark.parametrize("send", [*["create", "stream", "stream=True"] * HAS_MIDDLEWARE])
-def test_middleware_and_transport_of_one_throttler_admit_a_request_once(fake, throttle, sdk, send):
-    """Each of its attempts."""
-    server = fake()
-    throttler = throttle(server, max_concurrency=1)
-    made = sdk(server, **both(throttler, throttler))
-    SENDS[send](made.messages, **HELLO)
-    server.script(Reply(503, {"retry-after-ms": "1"}, "api_error"), Ok())
-    SENDS[send](made.messages, **HELLO)
-    assert (throttler.stats().permits, len(server.arrivals)) == (3, 3)
-    assert slots_in_use(throttler) == 0
-
-
-@pytest.mark.parametrize("method", ["middleware"] * HAS_MIDDLEWARE)
-def test_two_middlewares_of_one_throttler_admit_a_request_once(fake, throttle, sdk, method):
-    """Somebody wrote it twice."""
-    server = fake()
-    throttler = throttle(server)
-    twice = [throttler.middleware(), throttler.middleware()]
-    made = sdk(server, None, middleware=twice)
-    made.messages.create(**HELLO)
-    assert throttler.stats().permits == 1
-
-
-@pytest.mark.parametrize("method", ["middleware"] * HAS_MIDDLEWARE)
-def test_two_throttlers_in_one_client_are_told_of_once(fake, throttle, sdk, caplog, method):
-    """Both pace it."""
-    server = fake()
-    one, other = throttle(server), throttle(server)
-    made = sdk(server, **both(one, other))
-    for _ in range(2):
-        made.messages.create(**HELLO)
-    assert (one.stats().permits, other.stats().permits) == (2, 2)
-    assert caplog.text.count("two throttlers pace one client") == 1
-
-
-@pytest.mark.parametrize("method", ["middleware"] * HAS_MIDDLEWARE)
-def test_a_request_made_from_within_another_ones_middleware_is_admitted_too(
-    fake, throttle, sdk, method
-):
-    """As many permits as requests, and each of its own."""
-    server = fake()
-    throttler = throttle(server, max_concurrency=2)
-    judge = sdk(server, throttler.transport())
-
-    def judged(request, call_next):
-        judge.messages.create(**HELLO)
-        return call_next(request)
-
-    made = sdk(server, throttler.transport(), middleware=[throttler.middleware(), judged])
-    made.messages.create(**HELLO)
-    assert (throttler.stats().permits, len(server.arrivals)) == (2, 2)
 
 
 def test_its_calls_and_ours_share_one_pace(fake, throttle, sdk):

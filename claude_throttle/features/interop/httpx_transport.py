@@ -8,7 +8,6 @@ request to it, so each takes a permit of its own. What is not for the throttler 
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import re
 from functools import partial
@@ -118,7 +117,7 @@ class PacedTransport(ForOneClient):
         except BaseException as error:
             attempt.failed(error)
             raise
-        if SDK_HEADER in request.headers:
+        if response.status_code >= 400 and SDK_HEADER in request.headers:
             steer_retries(response, attempt.again, self._clock.wall())
         return response
 
@@ -282,30 +281,38 @@ def _require(inner: Any, options: dict[str, Any]) -> None:
 
 
 def _report(attempt: AdmittedAttempt, request: Any, response: Any) -> None:
-    """Report a refusal with its body; else the head now, and the usage when the body is read."""
+    """Report the response; of a stream the head now, and the usage when its body is read."""
     attempt.arrived()
     status, told = response.status_code, RawHeaders(response.headers.raw)
-    if status >= 400:
-        refusal = response.content if response.is_closed else _read_refusal(request, response)
-        attempt.answered(status, told, refusal, request.headers)
+    is_stream = "stream" in (told.get("content-type") or "")
+    if status < 400 and is_stream and not response.is_closed:
+        attempt.head(status, told, b"", request.headers)
+        response.stream = watch_stream(response.stream, told, attempt)
+        return
+    body = response.content if response.is_closed else _read_body(request, response, told)
+    if status >= 400 or not is_stream:
+        attempt.answered(status, told, body, request.headers)
         return
     attempt.head(status, told, b"", request.headers)
-    if not response.is_closed:
-        response.stream = watch_stream(response.stream, told, attempt)
-    else:  # an inner transport has read it, as a mock does
-        watched = WatchedBody(told, attempt)
-        watched.feed(response.content)
-        watched.finished()
+    watched = WatchedBody(told, attempt)
+    watched.feed(body)
+    watched.finished()
 
 
-def _read_refusal(request: Any, response: Any) -> bytes:
-    """The body of a refusal, which stays to be read, as it came, by whoever reads the response."""
+def _read_body(request: Any, response: Any, told: RawHeaders) -> bytes:
+    """The body, decoded; it stays to be read, as it came, by whoever reads the response."""
     came: list[bytes] = []
-    with contextlib.suppress(Exception):  # half a refusal is a refusal
+    try:
         came.extend(response.stream)
-    response.stream.close()
+    except Exception:
+        if response.status_code < 400:
+            raise  # half a refusal is a refusal, half an answer is none
+    finally:
+        response.stream.close()
     library, raw = library_of(request), b"".join(came)
     response.stream = library.ByteStream(raw)
+    if not told.get("content-encoding"):
+        return raw
     try:
         copy = library.Response(response.status_code, headers=response.headers, content=raw)
     except Exception:  # noqa: BLE001 - it cannot be decoded

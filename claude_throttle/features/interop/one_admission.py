@@ -39,12 +39,15 @@ class OneAdmission:
 
     def holds(self, key: Optional[str]) -> bool:
         """Whether the request that the SDK knows by that *key* was admitted; uses nothing up."""
-        found = [mark for mark in _marks.mine() if mark.key == key is not None]
-        return self._any_of_ours(found)
+        mine = _marks.mine()
+        return bool(mine) and self._any_of_ours([m for m in mine if m.key == key is not None])
 
     def take(self) -> bool:
         """Whether the request that this thread sends now was admitted; it was the last one."""
-        found = [mark for mark in _marks.mine() if not mark.used]
+        mine = _marks.mine()
+        if not mine:
+            return False
+        found = [mark for mark in mine if not mark.used]
         for mark in found:
             mark.used = True
         return self._any_of_ours(found)
