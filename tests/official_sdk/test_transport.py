@@ -178,6 +178,54 @@ def test_what_breaks_gives_the_place_back(fake, throttle, client, httpx):
     assert echo(post(made).json()) == "hello"
 
 
+def test_an_answer_that_breaks_off_raises_where_it_is_read_and_keeps_what_was_booked(
+    httpx, throttle, fake, manual
+):
+    """It was let in, and who knows what it took; a refusal that breaks off is a refusal."""
+
+    class Cut(httpx.SyncByteStream):
+        def __iter__(self):
+            yield b'{"usage": '
+            raise httpx.ReadError("cut off")
+
+    status = [200, 429]
+    json_type = {"content-type": "application/json", "retry-after": "9"}
+    mock = httpx.MockTransport(
+        lambda _request: httpx.Response(status.pop(0), headers=json_type, stream=Cut())
+    )
+    throttler = throttle(fake(), rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
+    url = "https://api.anthropic.com/v1/messages"
+    with httpx.Client(transport=throttler.transport(transport=mock)) as made:
+        with made.stream("POST", url, json={**HELLO, "max_tokens": 1000}) as answer:
+            assert slots_in_use(throttler) == 0
+            with pytest.raises(httpx.ReadError, match="cut off"):
+                answer.read()
+        assert throttler.estimate_wait(**ask(max_tokens=900)) > 20
+        manual.advance(600)
+        assert made.post(url, json=HELLO).content == b'{"usage": '
+
+
+def test_events_whose_type_is_wrong_come_one_by_one_all_the_same(httpx, throttle, fake):
+    """Only what says that it is JSON is read at once."""
+    read = []
+
+    class Events(httpx.SyncByteStream):
+        def __iter__(self):
+            for number in range(3):
+                read.append(number)
+                yield b"event: ping\n\n"
+
+    plain = {"content-type": "text/plain"}
+    mock = httpx.MockTransport(lambda _request: httpx.Response(200, headers=plain, stream=Events()))
+    throttler = throttle(fake())
+    with httpx.Client(transport=throttler.transport(transport=mock)) as made:
+        url = "https://api.anthropic.com/v1/messages"
+        with made.stream("POST", url, json=HELLO) as answer:
+            next(answer.iter_raw())
+            assert read == [0]
+    assert slots_in_use(throttler) == 0
+
+
 # -- what is paced -----------------------------------------------------------------------------
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from functools import partial
+from collections.abc import Iterator
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from claude_throttle.account.admission import AdmittedAttempt
@@ -284,32 +285,36 @@ def _report(attempt: AdmittedAttempt, request: Any, response: Any) -> None:
     """Report the response; of a stream the head now, and the usage when its body is read."""
     attempt.arrived()
     status, told = response.status_code, RawHeaders(response.headers.raw)
-    is_stream = "stream" in (told.get("content-type") or "")
-    if status < 400 and is_stream and not response.is_closed:
-        attempt.head(status, told, b"", request.headers)
-        response.stream = watch_stream(response.stream, told, attempt)
-        return
-    body = response.content if response.is_closed else _read_body(request, response, told)
-    if status >= 400 or not is_stream:
+    is_read = response.is_closed  # by an inner transport, as a mock does
+    if status >= 400 or "json" in (told.get("content-type") or ""):
+        body = response.content if is_read else _read_body(request, response, told)
         attempt.answered(status, told, body, request.headers)
         return
     attempt.head(status, told, b"", request.headers)
+    if not is_read:
+        response.stream = watch_stream(response.stream, told, attempt)
+        return
     watched = WatchedBody(told, attempt)
-    watched.feed(body)
+    watched.feed(response.content)
     watched.finished()
 
 
 def _read_body(request: Any, response: Any, told: RawHeaders) -> bytes:
     """The body, decoded; it stays to be read, as it came, by whoever reads the response."""
+    library = library_of(request)
     came: list[bytes] = []
+    broken: Optional[Exception] = None
     try:
         came.extend(response.stream)
-    except Exception:
-        if response.status_code < 400:
-            raise  # half a refusal is a refusal, half an answer is none
+    except Exception as error:  # noqa: BLE001 - half a refusal is a refusal
+        broken = error if response.status_code < 400 else None
     finally:
         response.stream.close()
-    library, raw = library_of(request), b"".join(came)
+    raw = b"".join(came)
+    if broken is not None:
+        # Raised where it is read: the SDK would send again what fails here.
+        response.stream = _broken_class(library.SyncByteStream)(raw, broken)
+        return b""
     response.stream = library.ByteStream(raw)
     if not told.get("content-encoding"):
         return raw
@@ -319,3 +324,20 @@ def _read_body(request: Any, response: Any, told: RawHeaders) -> bytes:
         return raw
     body: bytes = copy.content
     return body
+
+
+class BrokenStream:
+    """A body that broke off when it was read: it breaks off again."""
+
+    def __init__(self, came: bytes, error: Exception) -> None:
+        self._came = came
+        self._error = error
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._came
+        raise self._error
+
+
+@lru_cache(maxsize=4)
+def _broken_class(base: Any) -> Any:
+    return type("BrokenStream", (BrokenStream, base), {"__module__": __name__})
