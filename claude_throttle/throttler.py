@@ -7,17 +7,18 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, Union, overload
 
-from claude_throttle.config.settings import QUOTAS, Settings
-from claude_throttle.config.validation import UNSET, Timeout, seconds_of
+from claude_throttle.config import wrong_use
+from claude_throttle.config.settings import CHANGEABLE, FIELDS, QUOTAS, Settings
+from claude_throttle.config.validation import UNSET, Timeout, require_number, seconds_of
 from claude_throttle.core.dispatch.call import CallFuture
 from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit
-from claude_throttle.core.domain.cost import Cost
+from claude_throttle.core.domain.cost import MOST_TOKENS, Cost
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.queueing.look_ahead import default_look_ahead, in_order
 from claude_throttle.core.threads import exit_hooks
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
 from claude_throttle.core.threads.local_values import ProcessLocal
-from claude_throttle.errors import Closed, ConfigurationError
+from claude_throttle.errors import Closed, ConfigurationError, InvalidCall
 from claude_throttle.metrics.event_bus import Listener
 from claude_throttle.metrics.recorder import Stats
 from claude_throttle.transport import sdk
@@ -75,6 +76,10 @@ class Throttler:
 
         self._make_engine = Engine
         self._settings = Settings.given(settings, options)
+        if on_event is not None and not callable(on_event):
+            raise ConfigurationError(
+                f"on_event must be a function that takes an event, not {type(on_event).__name__}"
+            )
         self._on_event = on_event
         self._clock = clock
         self._closed = False
@@ -150,7 +155,7 @@ class Throttler:
 
     def submit(
         self,
-        *,
+        *given: Any,
         raw: bool = False,
         priority: Union[int, str] = Priority.NORMAL,
         tenant: Optional[str] = None,
@@ -182,6 +187,8 @@ class Throttler:
         for what the API refuses, :class:`DeadlineExceeded`, :class:`Closed`,
         :class:`BrokenAnswer`.
         """
+        if given:
+            raise wrong_use.positional("submit", given)
         self._require_key()
         seconds = self._settings.timeout
         if timeout is not UNSET:
@@ -198,13 +205,15 @@ class Throttler:
     @overload
     def call(self, *, raw: Literal[False] = ..., **options: Any) -> Message: ...
 
-    def call(self, **options: Any) -> Any:
+    def call(self, *given: Any, **options: Any) -> Any:
         """Make one call and wait for its result: ``submit(…).result()``, with its arguments.
 
             >>> message = throttler.call(model=model, max_tokens=100, messages=messages, timeout=60)
 
         Thread-safe. Ctrl-C ends the wait and the call. Raises what submit() and its future raise.
         """
+        if given:
+            raise wrong_use.positional("call", given)
         future = self.submit(**options)
         try:
             return future.result()
@@ -215,7 +224,7 @@ class Throttler:
 
     def stream(
         self,
-        *,
+        *given: Any,
         raw: bool = False,
         priority: Union[int, str] = Priority.NORMAL,
         tenant: Optional[str] = None,
@@ -243,6 +252,8 @@ class Throttler:
         Thread-safe; read one stream from one thread at a time. In a forked child reading it raises
         :class:`Forked`. Raises what submit() and its future raise.
         """
+        if given:
+            raise wrong_use.positional("stream", given)
         self._require_key()
         params.pop("stream", None)
         seconds = seconds_of(timeout, self._settings.timeout)
@@ -277,6 +288,7 @@ class Throttler:
         submit = partial(self.submit, block=True, **common)
         return in_order(submit, requests, max(1, look_ahead), return_exceptions)
 
+    @wrong_use.permit_is_called
     def permit(
         self,
         *,
@@ -290,23 +302,32 @@ class Throttler:
         """Wait for the right to send one request yourself, at the pace of all other calls.
 
             >>> with throttler.permit(model=model, input_tokens=500, max_tokens=100) as permit:
-            ...     response = client.messages.create(...)
-            ...     permit.settle(usage=response.usage)
+            ...     message = client.messages.create(...)
+            ...     permit.settle(message)
 
-        *input_tokens* and *max_tokens* are booked when it is granted; ``settle(usage=…, headers=…,
-        status=…)`` corrects them and passes on what the server said. Calls that this thread makes
-        meanwhile use its slot: they are paced, but do not count as one more in flight. *timeout*:
-        seconds to wait for it.
+        *input_tokens* and *max_tokens* are booked when it is granted; ``settle(response)`` corrects
+        them and passes on what the server said. It sends nothing, and nothing again. Calls that
+        this thread makes meanwhile use its slot: they are paced, but do not count as one more in
+        flight. *timeout*: seconds to wait for it.
 
         Thread-safe; a permit may be settled and closed by any thread, but not in a forked child.
         Raises :class:`DeadlineExceeded`, :class:`CircuitOpen`, :class:`AccountSuspended`,
         :class:`Closed`.
         """
+        if not isinstance(model, str) or not model.strip():
+            kind = type(model).__name__
+            raise InvalidCall(f'model= must be a model\'s name, as "claude-haiku-4-5", not {kind}')
         cost = Cost(1.0, float(input_tokens), float(max_tokens))
+        for name, tokens in (
+            ("input_tokens=", cost.input_tokens),
+            ("max_tokens=", cost.output_tokens),
+        ):
+            require_number(name, tokens, 0, MOST_TOKENS)
         return self._engine().account.admission.permit(
             model, cost, self._admission_options(priority, tenant, timeout)
         )
 
+    @wrong_use.middleware_is_called
     def middleware(
         self,
         *,
@@ -340,6 +361,7 @@ class Throttler:
             self._notices,
         )
 
+    @wrong_use.adapter_is_called
     def adapter(
         self,
         *,
@@ -366,6 +388,7 @@ class Throttler:
         """
         return self._session_adapter(priority, tenant, timeout, options)
 
+    @wrong_use.session_is_called
     def session(self, **options: Any) -> Session:
         """A ``requests`` session whose requests to the Claude API keep to the same pace.
 
@@ -400,6 +423,7 @@ class Throttler:
 
         return mount_on(session, self._session_adapter(priority, tenant, timeout, options))
 
+    @wrong_use.transport_is_called
     def transport(
         self,
         *,
@@ -443,6 +467,7 @@ class Throttler:
 
     # -- looking ---------------------------------------------------------------------------------
 
+    @wrong_use.by_name_only("throttler.stats()", *Stats._fields)
     def stats(self) -> Stats:
         """The counters of this process's calls, frozen; ``print()`` it for a report. Thread-safe.
 
@@ -451,6 +476,7 @@ class Throttler:
         """
         return self._engine().stats()
 
+    @wrong_use.by_name_only("throttler.limits()", "lanes", "in_flight", "paused", "store")
     def limits(self) -> Limits:
         """Each lane's limits: configured, learned and in force; ``print()`` it for a table.
 
@@ -603,8 +629,8 @@ class Throttler:
 
         *timeout*: seconds to wait; None: as long as it takes. Thread-safe; Ctrl-C ends the wait.
         """
-        self._closed = True
         give_up_at = None if timeout is None else self._clock.monotonic() + timeout
+        self._closed = True
         return sum(engine.drain(self._seconds_until(give_up_at)) for engine in self._all())
 
     def close(self, timeout: Optional[float] = None, cancel_pending: bool = False) -> None:
@@ -616,8 +642,8 @@ class Throttler:
         *timeout* are cut off and raise :class:`Closed`. Idempotent and thread-safe; closes what
         this process has, never its parent's. Ctrl-C ends the wait.
         """
-        self._closed = True
         give_up_at = None if timeout is None else self._clock.monotonic() + timeout
+        self._closed = True
         for engine in self._begun():
             engine.close(self._seconds_until(give_up_at), cancel_pending)
             exit_hooks.forget(engine)
@@ -634,6 +660,11 @@ class Throttler:
         except BaseException:  # Ctrl-C while it waited
             self.close(timeout=0, cancel_pending=True)
             raise
+
+    if not TYPE_CHECKING:  # a type checker finds a wrong name by itself
+
+        def __getattr__(self, name: str) -> Any:
+            raise wrong_use.no_attribute(self, name, FIELDS, CHANGEABLE)
 
     def __repr__(self) -> str:
         quotas = ", ".join(f"{n}={q.amount:g}" for n in QUOTAS if (q := getattr(self._settings, n)))

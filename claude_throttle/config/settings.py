@@ -271,7 +271,7 @@ class Settings:
         return setting_names.meant_by(name, names or NAMES)
 
     @classmethod
-    def given(cls, settings: Optional[Settings], options: Mapping[str, Any]) -> Settings:
+    def given(cls, settings: Any, options: Mapping[str, Any]) -> Settings:
         """The settings of a new throttler: *settings* (or the environment's), *options* changed.
 
         Raises :class:`ConfigurationError`, also if *settings* is not a Settings object.
@@ -279,9 +279,11 @@ class Settings:
         if settings is None:
             return cls.from_env(options)
         if not isinstance(settings, Settings):
+            from claude_throttle.config.wrong_use import settings_by_name  # only for this error
+
             raise ConfigurationError(
                 "give settings by name, as in Throttler(api_key=…, rpm=…), not "
-                f"{type(settings).__name__} alone; a dict of them is Throttler(**settings)"
+                f"{type(settings).__name__:.80} alone: {settings_by_name(settings)}"
             )
         return settings.replaced(options) if options else settings
 

@@ -108,7 +108,7 @@ def clean_tier(tier: Any) -> Optional[str]:
     try:
         return tier_name(tier)
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"tier: {error}") from None
+        raise ConfigurationError(str(error)) from None
 
 
 def require_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -133,7 +133,7 @@ def require_store(shared: Any) -> None:
         what = scheme if found and scheme.isalnum() else type(shared).__name__
         raise ConfigurationError(
             f"shared must be one of {', '.join(f'{name}://…' for name in STORES)}, or a redis "
-            f"client, not {what!r:.40}"
+            f'client, not {what!r:.40}; on one machine write shared="sqlite:////var/run/claude.db"'
         )
     if scheme == "sqlite" and not shared.startswith("sqlite:///"):
         # Not relative: processes in different directories would share nothing.
@@ -160,6 +160,8 @@ def as_quota(name: str, value: Any) -> Optional[Quota]:
         return Quota(value, per=_DAILY if name in ("rpd", "tpd") else 60.0)
     except (TypeError, ValueError) as error:
         message = str(error).replace("amount", name)
+        if isinstance(error, TypeError):
+            message += f": {name}=50, or {name}=Quota(50, per=60)"
         raise ConfigurationError(f"{message}; leave it out for no limit") from None
 
 
@@ -173,7 +175,7 @@ def clean_secret(name: str, value: Any) -> Optional[str]:
     secret: str = value.strip()
     # Never shown: requests prints a key whole if it contains a line break.
     if not secret:
-        raise ConfigurationError(f"{name} is empty")
+        raise ConfigurationError(f"{name} is empty; leave it out to take the environment's")
     if any(quote in secret for quote in "\"'`"):
         # docker run --env-file passes on the quotes of a line such as KEY="sk-ant-…".
         raise ConfigurationError(

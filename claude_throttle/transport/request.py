@@ -279,10 +279,13 @@ def _is_usual(params: Mapping[str, Any]) -> bool:
 def _require_values(params: dict[str, Any]) -> None:
     for name in _REQUIRED:
         if name not in params:
-            raise InvalidCall(f"{name}= is missing{_hint(_closest(params, name))}")
+            meant = _hint(_closest(params, name)) or _examples(params)
+            raise InvalidCall(f"{name}= is missing{meant}")
     model, max_tokens, messages = map(params.get, _REQUIRED)
     if not isinstance(model, str) or not model.strip():
-        raise InvalidCall("model= must be the name of a model")
+        raise InvalidCall(
+            f'model= must be the name of a model, as "claude-haiku-4-5", not {_shown(model)}'
+        )
     if isinstance(max_tokens, float) and max_tokens.is_integer():
         params["max_tokens"] = max_tokens = int(max_tokens)  # a column of pandas with a gap in it
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
@@ -327,6 +330,17 @@ def _closest(params: Mapping[str, Any], wanted: str) -> Optional[str]:
     unknown = [name for name in params if name not in _API_PARAMETERS]
     close = difflib.get_close_matches(wanted, unknown, n=1, cutoff=0.6)
     return f"{wanted}= where {close[0]}= is given" if close else None
+
+
+def _examples(params: Mapping[str, Any]) -> str:
+    """What to write for each required parameter that is missing."""
+    examples = {
+        "model": '"claude-haiku-4-5"',
+        "max_tokens": "1_000",
+        "messages": '[{"role": "user", "content": "…"}]',
+    }
+    missing = (f"{name}={text}" for name, text in examples.items() if name not in params)
+    return f": write {', '.join(missing)}"
 
 
 def _hint(meant: Optional[str]) -> str:

@@ -70,7 +70,7 @@ def test_the_body_is_a_snapshot():
 def test_what_is_missing_is_named(name):
     """Refused before it costs a request."""
     params = {key: value for key, value in GOOD.items() if key != name}
-    with pytest.raises(InvalidCall, match=f"^{name}= is missing$"):
+    with pytest.raises(InvalidCall, match=f"^{name}= is missing: write {name}="):
         serialise(params)
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, PENDING
 from contextvars import Context
 from functools import partial
-from typing import Any, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from claude_throttle.core.domain.cost import NO_COST, Cost, Usage
 from claude_throttle.core.domain.feedback import Dispatch, Feedback, RetryDelay
@@ -358,6 +358,10 @@ class LateResult:
         self.build = build
 
 
+#: Attributes of an answer that people look for in its future.
+OF_A_MESSAGE = frozenset({"content", "id", "model", "role", "stop_reason", "text", "usage"})
+
+
 class CallFuture(Future[Any]):
     """A future whose ``cancel()`` frees its place in the backlog at once.
 
@@ -373,6 +377,14 @@ class CallFuture(Future[Any]):
         #: Dropped at the end: call and future would keep each other alive until the next
         #: collection.
         self._call: Optional[Call] = call
+
+    if not TYPE_CHECKING:  # a type checker finds a wrong name by itself
+
+        def __getattr__(self, name: str) -> Any:
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name in OF_A_MESSAGE:
+                text += f": submit() returns a future; write future.result().{name}, or use call()"
+            raise AttributeError(text)
 
     def claim(self) -> bool:
         """Take the right to send or end the call; False if another thread has it.

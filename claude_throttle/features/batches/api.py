@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Callable, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from claude_throttle.config.validation import require_timeout
 from claude_throttle.errors import BatchIncomplete, DeadlineExceeded, InvalidCall
@@ -47,6 +47,16 @@ class BatchState(NamedTuple):
     progress: BatchProgress
 
 
+#: The SDK's methods of batches, and what does here what they do.
+OF_THE_SDK = {
+    "create": "submit(requests)",
+    "retrieve": "resume(ids).progress",
+    "results": "resume(ids).result()",
+    "list": "recent()",
+    "cancel": "resume(ids).cancel()",
+}
+
+
 class Batches:
     """Message Batches of one throttler. Thread-safe, and works in forked children.
 
@@ -64,6 +74,13 @@ class Batches:
         # A function, called each time: a forked child has another client.
         self._client = client
         self._bounds = bounds
+
+    if not TYPE_CHECKING:  # a type checker finds a wrong name by itself
+
+        def __getattr__(self, name: str) -> Any:
+            line = OF_THE_SDK.get(name)
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(f"{text}: write throttler.batches.{line}" if line else text)
 
     def submit(
         self,

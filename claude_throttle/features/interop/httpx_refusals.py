@@ -22,7 +22,7 @@ SDK_HEADER = "x-stainless-lang"
 #: What fits the library that asks for the method, by that method.
 DOORS = {
     "handle_request": "httpx.Client(transport=throttler.transport())",
-    "send": 'session.mount("https://api.anthropic.com", throttler.adapter())',
+    "send": "throttler.mount(session)",
     "__call__": "anthropic.Anthropic(middleware=[throttler.middleware()])",
 }
 

@@ -168,6 +168,12 @@ class PacedMiddleware(ForOneClient):
             self._deadlines.forget(deadline)
             answer.headers["x-should-retry"] = "false"
 
+    def __iter__(self) -> Any:
+        raise TypeError(
+            "middleware= takes a list: write "
+            "anthropic.Anthropic(middleware=[throttler.middleware()])"
+        )
+
     def __repr__(self) -> str:
         return "<claude_throttle middleware>"
 
