@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from anthropic import NOT_GIVEN, omit
-from anthropic.types import TextBlock
 
 from claude_throttle import InvalidCall
 from tests.support.batches import params
+from tests.support.sdk_releases import NOT_GIVEN, OMIT, text_block
+
+TextBlock = text_block()
 
 BETA = "anthropic-beta"
 
@@ -44,7 +45,7 @@ def test_headers_betas_and_query_go_with_the_creation_only(fake, throttle):
 
 def test_extra_body_stands_beside_the_requests(fake, throttle):
     """It is counted among the bytes of the batch."""
-    assert created(fake, throttle, [params()], extra_body={"note": "é", "gone": omit})
+    assert created(fake, throttle, [params()], extra_body={"note": "é", "gone": OMIT})
     with pytest.raises(InvalidCall, match="must not hold its requests"):
         created(fake, throttle, [params()], extra_body={"requests": []})
 
@@ -61,7 +62,7 @@ def test_a_request_is_what_the_sdk_takes(fake, throttle):
     """Typed blocks, what is not given, a body's extra fields."""
     block = TextBlock(type="text", text="hello", citations=None)
     messages = [{"role": "user", "content": (block,)}]
-    left_out = {"system": NOT_GIVEN, "betas": None, "extra_headers": omit, "stream": False}
+    left_out = {"system": NOT_GIVEN, "betas": None, "extra_headers": OMIT, "stream": False}
     body = {"max_tokens": 5}
     assert created(fake, throttle, [params(messages=messages, **left_out, extra_body=body)])
 
@@ -69,10 +70,10 @@ def test_a_request_is_what_the_sdk_takes(fake, throttle):
 def test_the_name_of_a_request_comes_of_what_is_sent(throttle, fake):
     """However it was written."""
     batches = throttle(fake()).batches
-    block = {"citations": None, "text": "hello", "type": "text"}
-    typed = [TextBlock(type="text", text="hello", citations=None)]
+    block = {"text": "hello", "type": "text"}
     plain = batches.check(params(messages=[{"role": "user", "content": [block]}]))
-    assert batches.check(params(messages=[{"role": "user", "content": typed}])) == plain
+    for content in ((block,), iter([{**block, "citations": NOT_GIVEN}])):
+        assert batches.check(params(messages=[{"role": "user", "content": content}])) == plain
 
 
 @pytest.mark.parametrize(

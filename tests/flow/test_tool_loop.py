@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from anthropic import NOT_GIVEN
 
 from claude_throttle import InvalidCall
 from claude_throttle.testing import ClaudeApi
 from tests.support.calls import HELLO, MODEL
+from tests.support.needs import needs
+from tests.support.sdk_releases import NOT_GIVEN
 
 CALL = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Rome"}}
 TOOL = {"name": "weather", "input_schema": {"type": "object"}}
@@ -67,7 +68,17 @@ def test_every_door_takes_a_priority_by_its_name(api, throttle):
     throttler = throttle(api)
     with throttler.permit(model=MODEL, priority="Interactive", tenant=NOT_GIVEN, timeout=NOT_GIVEN):
         pass
-    for door in (throttler.middleware, throttler.adapter, throttler.session):
-        assert door(priority="batch")
-        with pytest.raises(InvalidCall, match='"interactive", "normal", "batch"'):
-            door(priority="urgent")
+    for door in (throttler.transport, throttler.adapter, throttler.session):
+        requires_a_right_name(door)
+
+
+@needs("middleware")
+def test_the_middleware_takes_a_priority_by_its_name(api, throttle):
+    """As the other doors."""
+    requires_a_right_name(throttle(api).middleware)
+
+
+def requires_a_right_name(door):
+    assert door(priority="batch")
+    with pytest.raises(InvalidCall, match='"interactive", "normal", "batch"'):
+        door(priority="urgent")
