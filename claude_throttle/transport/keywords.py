@@ -30,6 +30,7 @@ _FORMAT = (
     'write output_config={"format": {"type": "json_schema", "schema": Model.model_json_schema()}}, '
     "and read the answer with Model.model_validate_json(text)"
 )
+_MESSAGES = 'write messages=[{"role": "user", "content": "…"}]'
 _HEADERS = "write extra_headers={…}"
 _OF_THE_THROTTLER = "write Throttler({}=…)"
 _OF_A_BATCH = "it belongs to throttler.batches.submit(…)"
@@ -43,10 +44,18 @@ _SETTINGS = """
     store_timeout testing tier tpd tpm
 """
 
+#: Keywords of the SDK's clients, those for clouds too, that no throttler has.
+_OF_CLIENTS = """
+    access_token aws_access_key aws_profile aws_region aws_secret_key aws_session_token
+    azure_ad_token azure_ad_token_provider config credentials open_telemetry profile project_id
+    region resource set_default_headers set_default_query webhook_key
+"""
+
 #: What is refused by name: keywords of clients and other methods, the SDK's, ours and those of
 #: libraries around them, with what to write.
 _ELSEWHERE = {
     **dict.fromkeys(_SETTINGS.split(), _OF_THE_THROTTLER),
+    **dict.fromkeys(_OF_CLIENTS.split(), "it belongs to a client of the SDK"),
     "api_key": 'write Throttler(api_key=…), or for one call extra_headers={"x-api-key": …}',
     "auth_token": "write Throttler(auth_token=…), or for one call "
     'extra_headers={"Authorization": …}',
@@ -63,6 +72,13 @@ _ELSEWHERE = {
     "middleware": "write anthropic.Anthropic(middleware=[throttler.middleware()])",
     "idempotency_key": "the Messages API has none",
     "options": "write its keywords one by one",
+    "body": "write its fields as keywords",
+    "json": "write its fields as keywords",
+    "data": "write its fields as keywords",
+    "path": "write Throttler(base_url=…)",
+    "url": "write Throttler(base_url=…)",
+    "files": 'write a content block {"type": "document", "source": {…}}',
+    "stream_options": "the usage is always told",
     "cast_to": "write raw=True for a dict",
     "stream_cls": "write throttler.stream(…)",
     "run_tools_eagerly": "it belongs to the SDK's tool_runner()",
@@ -71,7 +87,7 @@ _ELSEWHERE = {
     "response_model": _FORMAT,
     "response_format": _FORMAT,
     "validation_context": _FORMAT,
-    "prompt": 'write messages=[{"role": "user", "content": "…"}]',
+    **dict.fromkeys(("prompt", "content", "role"), _MESSAGES),
     "max_tokens_to_sample": "write max_tokens=…",
     "max_completion_tokens": "write max_tokens=…",
     "max_output_tokens": "write max_tokens=…",
@@ -181,7 +197,7 @@ def _pairs(name: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _require_no_slip(name: str) -> None:
-    advice = _ELSEWHERE.get(name)
+    advice = "leave it out" if name.startswith("_") else _ELSEWHERE.get(name)
     if advice is not None:
         raise InvalidCall(f"{name}= is no parameter of a call: {advice.replace('{}', name)}")
     meant = _slip(name)

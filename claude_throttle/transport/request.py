@@ -35,9 +35,14 @@ _REQUIRED = ("model", "max_tokens", "messages")
 _API_PARAMETERS = frozenset(
     {
         *_REQUIRED,
+        "billing_policy",
         "cache_control",
+        "compaction",
         "container",
         "context_management",
+        "diagnostics",
+        "fallback_credit_token",
+        "fallbacks",
         "inference_geo",
         "mcp_servers",
         "metadata",
@@ -49,6 +54,7 @@ _API_PARAMETERS = frozenset(
         "system",
         "temperature",
         "thinking",
+        "thread",
         "tool_choice",
         "tools",
         "top_k",

@@ -146,6 +146,9 @@ def test_a_setting_is_no_parameter_of_a_call(refused):
     ("name", "instead"),
     [
         ("headers", "extra_headers="),
+        ("aws_secret_key", "client of the SDK"),
+        ("content", "messages="),
+        ("_strict_response_validation", "leave it out"),
         ("http_client", "middleware=[throttler.middleware()]"),
         ("response_model", "output_config="),
         ("max_tokens_to_sample", "max_tokens="),
