@@ -17,6 +17,7 @@ from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.queueing.look_ahead import default_look_ahead, in_order
 from claude_throttle.core.threads import exit_hooks
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
+from claude_throttle.core.threads.fork import importing
 from claude_throttle.core.threads.local_values import ProcessLocal
 from claude_throttle.errors import Closed, ConfigurationError, InvalidCall
 from claude_throttle.metrics.event_bus import Listener
@@ -72,7 +73,8 @@ class Throttler:
     ) -> None:
         # Most of the package, and requests: a program that only imports this one should not load
         # them. Not later either: the first call may come from a thread while another one forks.
-        from claude_throttle.engine import Engine
+        with importing:
+            from claude_throttle.engine import Engine
 
         self._make_engine = Engine
         self._settings = Settings.given(settings, options)

@@ -92,9 +92,12 @@ def test_the_usual_limit_of_files_bounds_long_answers_too():
 
 
 def test_without_a_file_left_calls_wait_and_fail_none():
-    """The program opens everything; each call is sent in the end, with no retry allowed."""
-    texts, _, events = run(count=150, files=100, latency=0.5, max_connections=1000)
-    assert events["CallSucceeded"] == 150, texts
+    """The program opens everything; each call is sent in the end, with no retry allowed.
+
+    With so few files and so slow answers they run out on a busy machine, too.
+    """
+    texts, _, events = run(count=90, files=48, latency=1.0, max_connections=1000)
+    assert events["CallSucceeded"] == 90, texts
     assert events["RetryScheduled"] > 0
     assert set(events) & {"CallFailed", "CircuitOpened"} == set()
 

@@ -10,7 +10,7 @@ from claude_throttle import Closed
 from claude_throttle.testing import Reply
 from tests.support.calls import ask, echo
 from tests.support.inside import engine_of
-from tests.support.programs import run, start
+from tests.support.programs import run, run_alone, start
 from tests.support.waiting import wait_until
 
 
@@ -244,3 +244,28 @@ def test_extra_headers_are_a_snapshot(fake, throttle):
     extra["x-a"] = "2\r\nx-evil: 1"
     throttler.resume()
     future.result(10)
+
+
+def test_a_fork_while_another_thread_makes_the_first_throttler_does_not_hang_the_child():
+    """The first Throttler imports most of the package: the fork waits for that."""
+    program = """
+import os, signal, sys, threading
+from claude_throttle import Throttler
+midst = threading.Event()
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "claude_throttle.engine":
+            midst.set()
+            threading.Event().wait(0.1)
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=lambda: Throttler(api_key="k"))
+thread.start()
+midst.wait(10)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(15)
+    Throttler(api_key="k")
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert run_alone(program) == ["0"]

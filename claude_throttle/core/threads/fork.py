@@ -1,4 +1,4 @@
-"""Keeps a forked child off the sockets of its parent.
+"""Keeps a forked child off the sockets of its parent, and off half of an import.
 
 A fork copies descriptors, not connections: what the child reads from a shared socket is missing at
 the parent, and an answer to the parent could be taken for the child's.
@@ -8,7 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
+
+#: Held while modules of ours are imported that a child needs, too, and over each fork. Python keeps
+#: a lock for each module that is being imported; a child that is forked meanwhile has a copy that
+#: nobody releases, and would hang at its own import. Re-entrant: an import may itself fork.
+importing = threading.RLock()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=importing.acquire,
+        after_in_parent=importing.release,
+        after_in_child=importing.release,
+    )
 
 
 @contextlib.contextmanager
