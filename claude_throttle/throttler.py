@@ -418,8 +418,8 @@ class Throttler:
             >>> session = throttler.mount(requests.Session())
 
         Other hosts are as before. An adapter of the session's own for ``base_url`` goes on sending,
-        but only once for each request. The arguments are those of adapter(). Returns *session*.
-        Raises :class:`ConfigurationError` for what is no ``requests`` session.
+        and its retries go on, each in its turn. The arguments are those of adapter(). Returns
+        *session*. Raises :class:`ConfigurationError` for what is no ``requests`` session.
         """
         from claude_throttle.features.interop.requests_session import mount_on  # few need it
 

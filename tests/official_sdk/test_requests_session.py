@@ -13,7 +13,7 @@ import requests
 from requests.adapters import HTTPAdapter, Retry
 
 from claude_throttle import Closed, ConfigurationError, Throttler
-from claude_throttle.testing import Ok, Reply
+from claude_throttle.testing import Ok, Reply, Reset
 from tests.support.calls import HELLO, KEY, echo
 from tests.support.inside import engine_of
 
@@ -298,20 +298,49 @@ def test_an_adapter_of_its_own_kind_goes_on_sending(fake, throttle, own):
     assert (Counting.sent, throttler.stats().permits) == (1, 1)
 
 
-def test_retries_of_its_own_that_send_a_post_again_are_left_out_and_said(fake, throttle, own, said):
-    """They would not wait for a turn; another connection after none was made stays."""
+def mount_with(session, throttler, **retries):
+    """The session as its owner made it, with retries, and then mounted."""
+    own = Retry(**{"total": 3, "status_forcelist": [503, 429], **retries})
+    session.mount("http://", HTTPAdapter(max_retries=own))
+    return throttler.mount(throttler.mount(session))
+
+
+@pytest.mark.parametrize("body", ["bytes", "generator", "file"])
+def test_its_own_retries_wait_for_their_turn(fake, throttle, own, body):
+    """The program is as it was: what it sent again is sent again, but paced."""
     server = fake()
-    server.script(Reply(503), Reply(429, {"retry-after": "0"}), Ok())
-    for methods in (["POST"], ["GET"]):
-        again = Retry(3, status_forcelist=[503, 429], allowed_methods=methods)
-        own.mount("http://", HTTPAdapter(max_retries=again))
-        throttler = throttle(server)
-        throttler.mount(own)
-        assert post(own, f"{server.url}/v1/messages").status_code in (503, 429)
-        assert len([text for text in said() if "sent once" in text]) == (methods == ["POST"])
-        assert own.get_adapter(f"{server.url}/").max_retries.connect is None
-        throttler.close()
-        own.adapters.pop(f"{server.url}/")
+    server.script(Reply(503), Reset(), Reply(429, {"retry-after": "0"}), Ok())
+    throttler = throttle(server)
+    mount_with(own, throttler, allowed_methods=["POST"])
+    data = {"bytes": BODY, "generator": iter([BODY]), "file": io.BytesIO(BODY)}[body]
+    assert echo(post(own, f"{server.url}/v1/messages", data=data).json()) == "hello"
+    assert (len(server.arrivals), throttler.stats().permits) == (4, 4)
+
+
+def test_retries_that_leave_a_post_alone_do_so(fake, throttle, own):
+    """As urllib3's do by default."""
+    server = fake()
+    throttler = throttle(server)
+    mount_with(own, throttler)
+    server.script(Reply(503), Reset())
+    assert post(own, f"{server.url}/v1/messages").status_code == 503
+    with pytest.raises(requests.ConnectionError):
+        post(own, f"{server.url}/v1/messages")
+    assert len(server.arrivals) == 2
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_retries_end_as_they_did(fake, throttle, own, raises):
+    """With the exception of requests, or with the last answer."""
+    server = fake()
+    throttler = throttle(server)
+    mount_with(own, throttler, total=1, allowed_methods=None, raise_on_status=raises)
+    server.script(Reply(503), Reply(503))
+    if raises:
+        with pytest.raises(requests.exceptions.RetryError, match="503"):
+            post(own, f"{server.url}/v1/messages")
+    else:
+        assert post(own, f"{server.url}/v1/messages").status_code == 503
     assert len(server.arrivals) == 2
 
 

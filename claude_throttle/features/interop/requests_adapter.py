@@ -1,7 +1,8 @@
 """``throttler.adapter()``: paces a ``requests.Session`` that the caller owns.
 
-It sends each request once. Whether to send again is left to the code that owns the session, which
-sees the response. A 429 pauses the lane all the same, so the next try waits for its turn.
+It sends each request once, unless the session had retries of its own, each of which then waits for
+its turn. Else to send again is left to the code that owns the session, which sees the response. A
+429 pauses the lane all the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from itertools import chain
 from typing import Any, Callable, NamedTuple, Optional
 
 import requests
-from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter, Retry
+from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
 from claude_throttle.account.admission import AdmittedAttempt
 from claude_throttle.errors import ConfigurationError
@@ -76,6 +78,8 @@ class SessionAdapter(HTTPAdapter, ForOneClient):
         self.terms = terms
         self.inner = inner
         self._pid = os.getpid()
+        #: The session's own retries, each of which waits for its turn; None without any.
+        self.retries: Optional[Retry] = None
         #: The addresses it was mounted for; None among them is a mount for every host.
         self.mounted_for: set[Optional[Address]] = set()
         self.own_addresses = own_addresses(terms.base_url)
@@ -88,6 +92,25 @@ class SessionAdapter(HTTPAdapter, ForOneClient):
         """Wait for the request's turn, then send it; see ``throttler.adapter()``."""
         if self._pid != os.getpid():
             self._leave_parents_sockets()
+        left = self.retries
+        while True:
+            try:
+                response = self._send_once(request, stream, *args, **options)
+            except requests.RequestException as error:
+                left = _left_after_error(left, request, error)
+                if left is None:
+                    raise
+                left.sleep()
+            else:
+                left = _left_after(left, request, response)
+                if left is None:
+                    return response
+                response.close()
+                left.sleep(response.raw)
+
+    def _send_once(
+        self, request: requests.PreparedRequest, stream: bool, *args: Any, **options: Any
+    ) -> requests.Response:
         send = super().send if self.inner is None else self.inner.send
         attempt = self._admitted(request)
         if attempt is None:
@@ -132,6 +155,51 @@ class SessionAdapter(HTTPAdapter, ForOneClient):
 
     def __getstate__(self) -> Any:
         raise TypeError("an adapter of a Throttler holds its sockets; make one in each process")
+
+
+def _left_after(
+    retries: Optional[Retry], request: requests.PreparedRequest, response: requests.Response
+) -> Optional[Retry]:
+    """What is left of a session's retries if *response* asks for one; None if it is the answer."""
+    has_wait = bool(response.headers.get("retry-after"))
+    if retries is None or not retries.is_retry(
+        request.method or "", response.status_code, has_wait
+    ):
+        return None
+    try:
+        left = retries.increment(request.method, request.url, response=response.raw)
+    except MaxRetryError as error:
+        if retries.raise_on_status:
+            raise requests.exceptions.RetryError(error, request=request) from None
+        return None
+    return left if _rewind(request) else None
+
+
+def _left_after_error(
+    retries: Optional[Retry], request: requests.PreparedRequest, error: Exception
+) -> Optional[Retry]:
+    """What is left of a session's retries if they send again after *error*; None if not."""
+    reason = error.args[0] if error.args else None
+    if isinstance(reason, OSError):  # requests before 2.30, of a body in chunks
+        reason = ProtocolError("connection aborted", reason)
+    # Those that could not connect were tried again already, since nothing was sent.
+    if retries is None or not isinstance(reason, HTTPError) or isinstance(reason, MaxRetryError):
+        return None
+    try:
+        left = retries.increment(request.method, request.url, error=reason)
+    except HTTPError:
+        return None
+    return left if _rewind(request) else None
+
+
+def _rewind(request: requests.PreparedRequest) -> bool:
+    """Whether the body can be sent again, from its beginning."""
+    body: Any = request.body
+    begin = getattr(request, "_body_position", None)  # where requests itself rewinds to
+    if isinstance(begin, int) and hasattr(body, "seek"):
+        body.seek(begin)
+        return True
+    return not hasattr(body, "__next__")
 
 
 def _read(request: requests.PreparedRequest) -> Any:

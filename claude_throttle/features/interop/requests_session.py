@@ -89,44 +89,39 @@ def _is_of_another(theirs: Optional[BaseAdapter], mine: SessionAdapter) -> bool:
 
 
 def _keep_ways_of(theirs: Optional[BaseAdapter], mine: SessionAdapter) -> None:
-    """Send as *theirs* did, which *mine* replaces, except that nothing is sent a second time."""
+    """Send as *theirs* did, which *mine* replaces, except that each retry waits for its turn."""
     if isinstance(theirs, SessionAdapter):
-        theirs = theirs.inner
+        mine.inner, mine.retries, mine.max_retries = (
+            theirs.inner,
+            theirs.retries,
+            theirs.max_retries,
+        )
+        return
     retries: Any = getattr(theirs, "max_retries", None)
-    if retries is not None:
-        # Trying to connect again sends nothing, so that stays.
-        retries = retries.new(
-            status_forcelist=(), respect_retry_after_header=False, read=False, other=0
-        )
-    if type(theirs) is HTTPAdapter:
-        mine.max_retries = retries
-    elif isinstance(theirs, HTTPAdapter):
-        mine.inner = _copy_of(theirs, retries)
-    else:
+    if retries is None:
         mine.inner = theirs
-    if _sends_again(getattr(theirs, "max_retries", None)):
-        say_once(
-            mine.terms.notices,
-            "retries",
-            "an adapter of this requests session sends a refused POST again; under "
-            "throttler.mount(session) each request is sent once, in its turn: send again in your "
-            "own code where that is wanted, or use throttler.call(), which does it for you",
-        )
+        return
+    mine.retries = retries if _sends_again(retries) else None
+    # Trying to connect again sends nothing, so that needs no turn.
+    once = retries.new(status_forcelist=(), respect_retry_after_header=False, read=False, other=0)
+    if type(theirs) is HTTPAdapter:
+        mine.max_retries = once
+    else:
+        mine.inner = _copy_of(theirs, once)
 
 
-def _copy_of(theirs: HTTPAdapter, retries: Any) -> HTTPAdapter:
+def _copy_of(theirs: Any, retries: Any) -> BaseAdapter:
     """*theirs* with other retries. It shares the pool: a new one may lack what a subclass adds."""
-    copy: HTTPAdapter = object.__new__(type(theirs))
+    copy: BaseAdapter = object.__new__(type(theirs))
     copy.__dict__.update(theirs.__dict__, max_retries=retries)
     return copy
 
 
 def _sends_again(retries: Any) -> bool:
-    """Whether urllib3's *retries* send a POST again that the API has refused."""
-    if not getattr(retries, "total", 0) or not getattr(retries, "status_forcelist", ()):
-        return False
+    """Whether urllib3's *retries* send a POST again that was refused or lost."""
     methods = getattr(retries, "allowed_methods", None)
-    return not methods or "POST" in methods
+    tries = any((retries.total, retries.status, retries.read))
+    return tries and (not methods or "POST" in methods)
 
 
 # -- what goes past it -----------------------------------------------------------------------------
