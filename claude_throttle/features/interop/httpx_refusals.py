@@ -22,7 +22,8 @@ SDK_HEADER = "x-stainless-lang"
 #: What fits the library that asks for the method, by that method.
 DOORS = {
     "handle_request": "httpx.Client(transport=throttler.transport())",
-    "send": "throttler.mount(session)",
+    "send": "session.mount(throttler.settings.base_url, throttler.adapter()), or "
+    "throttler.mount(session)",
     "__call__": "anthropic.Anthropic(middleware=[throttler.middleware()])",
 }
 
