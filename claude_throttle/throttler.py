@@ -287,7 +287,9 @@ class Throttler:
         """
         if look_ahead is None:
             look_ahead = default_look_ahead(self._settings.max_concurrency)
-        submit = partial(self.submit, block=True, **common)
+        # A generator among them would be empty from the second row on.
+        lasting = {n: list(v) if isinstance(v, Iterator) else v for n, v in common.items()}
+        submit = partial(self.submit, block=True, **lasting)
         return in_order(submit, requests, max(1, look_ahead), return_exceptions)
 
     @wrong_use.permit_is_called

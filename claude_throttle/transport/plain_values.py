@@ -132,7 +132,12 @@ class _Copier:
         if id(value) in self._around:
             raise self.refusal("is what it stands in: it contains itself")
         self._around.add(id(value))
-        copied = self._opened(value)
+        try:
+            copied = self._opened(value)
+        except (InvalidCall, RuntimeError):
+            raise
+        except Exception as error:
+            raise self.refusal(f"cannot be read: it raised {type(error).__name__}") from error
         self._around.discard(id(value))
         return copied
 
@@ -180,14 +185,8 @@ class _Copier:
         raise self._unfit(value)
 
     def _items(self, value: Any) -> list[Any]:
-        try:
-            items = list(value)
-        except RuntimeError:
-            raise
-        except Exception as error:
-            raise self.refusal(f"ended with {type(error).__name__}") from error
         copied = []
-        for number, item in enumerate(items):
+        for number, item in enumerate(list(value)):
             self._steps.append(number)
             copied.append(self._value(item))
             self._steps.pop()

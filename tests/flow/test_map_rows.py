@@ -84,6 +84,17 @@ def test_a_generator_that_raises_is_told_by_its_row_after_the_others(
     assert list(answers) == []
 
 
+def test_a_generator_that_holds_for_all_rows_is_the_same_for_each(fake, throttle):
+    """It is read before the first."""
+    server = fake()
+    tools = ({"name": name, "input_schema": {"type": "object"}} for name in ("a", "b"))
+    betas = (name for name in ("x", "y"))
+    answers = throttle(server).map([ask("a"), ask("b")], tools=tools, betas=betas)
+    first, second = (answer["usage"]["input_tokens"] for answer in answers)
+    assert first == second
+    assert {one.headers["anthropic-beta"] for one in server.arrivals} == {"x,y"}
+
+
 class Reader:
     """An iterator that goes on after an error, as ``csv.reader`` does."""
 

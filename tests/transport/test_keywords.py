@@ -175,7 +175,7 @@ def test_what_must_be_a_dict_is_refused_by_its_name(refused, name, value):
     assert refused(**{name: value}).startswith(name)
 
 
-@pytest.mark.parametrize("name", ["interactive", "INTERACTIVE", " Batch ", Priority.NORMAL.name])
+@pytest.mark.parametrize("name", ["interactive", " Batch ", Priority.NORMAL.name, 20.0])
 def test_a_priority_has_a_name_in_any_case(throttle, api, name):
     """It leaves as the number would."""
     assert throttle(api).call(**ask(priority=name))

@@ -227,7 +227,10 @@ def test_an_enums_member_may_name_the_model():
         ({float("nan"): 1}, "metadata has NaN or infinity as a key"),
         ([float("-inf")], "metadata[0] is -inf: NaN and infinity have no place there"),
         ({"a\ud83d": 1}, "half a surrogate pair, which is no valid text, in metadata"),
-        ((SECRET[1 // n :] for n in (1, 0)), "metadata ended with ZeroDivisionError"),
+        (
+            (SECRET[1 // n :] for n in (1, 0)),
+            "metadata cannot be read: it raised ZeroDivisionError",
+        ),
     ],
 )
 def test_what_json_lacks_is_refused_by_its_field_with_what_to_write(value, words):
@@ -256,8 +259,14 @@ class Changing(collections.UserDict):
         raise RuntimeError("dictionary changed size during iteration")
 
 
+class Lazy(collections.UserDict):
+    def __getitem__(self, _key):
+        raise KeyError(SECRET)
+
+
 def test_a_value_that_breaks_is_told_without_its_words():
     """Whoever raises them."""
+    assert "metadata.x cannot be read: it raised KeyError" in refusal(metadata={"x": Lazy(a=1)})
     assert "metadata is a Torn that raised ValueError" in refusal(metadata=Torn())
     words = refusal(metadata=Changing())
     assert "metadata was changed while it was read, perhaps by another thread" in words

@@ -29,6 +29,8 @@ def priority_of(value: Any) -> int:
         named = Priority.__members__.get(value.strip().upper())
         if named is not None:
             return named
+    elif isinstance(value, float) and value.is_integer():
+        return int(value)  # of a column of numbers with a gap in it
     else:
         try:
             return operator.index(value)  # numpy's whole numbers, too
