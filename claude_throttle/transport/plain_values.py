@@ -121,7 +121,7 @@ class _Copier:
         return path + ("…" if len(self._steps) > _SHOWN_STEPS else "") or "it"
 
     def _value(self, value: Any) -> Any:
-        if value is None or isinstance(value, bool):
+        if value is None or value is True or value is False:
             return value
         if isinstance(value, str):
             return self._text(value)
@@ -146,7 +146,7 @@ class _Copier:
             # The API takes no other fields of a response in a message of a request.
             whole = value if isinstance(value, Mapping) else vars(value)
             return self.mapping({name: whole[name] for name in ("role", "content")})
-        if isinstance(value, Mapping):
+        if isinstance(value, (dict, Mapping)):
             return self.mapping(value)
         if isinstance(value, _LISTS) and not isinstance(value, _NO_LISTS):
             return self._items(value)
@@ -161,7 +161,7 @@ class _Copier:
         return self._value(self._simpler(value))
 
     def _dumped(self, value: Any, dump: Callable[..., Any], **options: Any) -> Any:
-        left_out = getattr(value, "__api_exclude__", None)
+        left_out = getattr(type(value), "__api_exclude__", None)
         try:
             found = dump(by_alias=True, exclude_unset=True, exclude=left_out, **options)
         except RecursionError:
@@ -202,9 +202,11 @@ class _Copier:
         raise self.refusal(f"has a key that is a {type(key).__name__}: write a string")
 
     def _text(self, value: str) -> str:
-        text = str.__str__(value)  # of a string that is an enum's member, its value
+        text = value if type(value) is str else str.__str__(value)  # a member of an enum
+        if text.isascii():
+            return text
         try:
-            text.isascii() or text.encode()
+            text.encode()
         except UnicodeEncodeError:
             raise InvalidCall(
                 "the request holds half a surrogate pair, which is no valid text, in "
