@@ -7,9 +7,12 @@ imports it only in fixtures. PYTEST_DONT_REWRITE, since it may be loaded already
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+import socket
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, Optional
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,8 +20,15 @@ if TYPE_CHECKING:
     from claude_throttle import Clock, Throttler
     from claude_throttle.testing import ClaudeApi, ManualClock
 
+# What is promised; the hooks are pytest's.
+__all__ = ["claude_api", "claude_clock", "claude_throttler", "pytest_configure"]
+
 #: Looks like a key; no server knows it.
 KEY = "sk-ant-api03-claude-api-fixture"
+
+#: ANTHROPIC_BASE_URL from collection on: it leads to the fake of the test that runs. No name below
+#: localhost (RFC 6761) leaves the machine, whoever resolves it.
+NOWHERE = "claude-api.localhost"
 
 #: Real seconds in which calls must be answered after a test.
 PATIENCE_SECONDS = 5.0
@@ -46,13 +56,172 @@ MARKERS = (
     "the end of the test.",
     "claude_api(**options): for the fixture claude_api: keywords of "
     "claude_throttle.testing.FakeClaude (rpm=50, latency=0.1).",
+    "claude_live: the test may call the real Claude API, which claude_api_guard forbids.",
 )
+
+GUARD_HELP = (
+    "If true (the default), no test reaches the real Claude API, but those marked claude_live, "
+    "and where ANTHROPIC_API_KEY is missing, it is there before test modules are imported."
+)
+
+
+class RealCallRefused(RuntimeError):
+    """A test was about to call the real API. No OSError, which clients would try again."""
+
+
+class _Guard:
+    """What keeps the tests of one pytest from the API: it does not resolve the API's hosts.
+
+    All threads may resolve while a test's fixture sets :attr:`fake`: one attribute, no lock.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        host, port = _address(environ.get("ANTHROPIC_BASE_URL", ""))
+        #: The base URL, if it is on this machine: calls to it are led, and never refused.
+        self._local = (host, port) if _is_local(host) and host != NOWHERE else None
+        self._hosts = {"api.anthropic.com", NOWHERE}
+        if host and self._local is None:
+            self._hosts.add(host)
+        #: Host and port of the fake that is in the API's place.
+        self.fake: Optional[tuple[str, int]] = None
+        self._changes: Optional[pytest.MonkeyPatch] = None
+
+    def begin(self) -> None:
+        """Refuse; and where there is no key, set one that none knows, and a base URL."""
+        self._changes = changes = pytest.MonkeyPatch()
+        self.watch(changes)
+        has_token = bool(os.environ.get("ANTHROPIC_AUTH_TOKEN"))
+        if os.environ.get("ANTHROPIC_API_KEY") in (None, "", KEY) and not has_token:
+            changes.setenv("ANTHROPIC_API_KEY", KEY)
+            if self._local is None:
+                changes.setenv("ANTHROPIC_BASE_URL", f"http://{NOWHERE}")
+        if any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ):
+            # A proxy would resolve the name elsewhere.
+            _bypass_proxies(changes, *sorted(self._hosts))
+
+    def end(self) -> None:
+        """Leave all as it was. Does nothing before begin()."""
+        if self._changes is not None:
+            self._changes.undo()
+            self._changes = None
+
+    @contextlib.contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Allow everything, if it had begun."""
+        had_begun = self._changes is not None
+        self.end()
+        try:
+            yield
+        finally:
+            if had_begun:
+                self.begin()
+
+    @contextlib.contextmanager
+    def leading_to(self, url: str) -> Iterator[None]:
+        """Lead to the fake at *url* what can be led there, and refuse the rest."""
+        from claude_throttle.testing.interception import Interception
+
+        parts, before = urlsplit(url), self.fake
+        with pytest.MonkeyPatch.context() as changes, Interception(url, self.is_api):
+            self.fake = str(parts.hostname), int(parts.port or 80)
+            self.watch(changes)
+            try:
+                yield
+            finally:
+                self.fake = before
+
+    def is_api(self, host: str, port: Optional[int]) -> bool:
+        """Whether *host* is the API's."""
+        return host in self._hosts or (self.fake is not None and (host, port) == self._local)
+
+    def watch(self, changes: pytest.MonkeyPatch) -> None:
+        """Look at each name that this process resolves, as all of Python's clients do."""
+        resolve = socket.getaddrinfo
+
+        def getaddrinfo(host: Any, port: Any, *rest: Any, **options: Any) -> Any:
+            name = host.decode("latin-1") if isinstance(host, bytes) else str(host)
+            name = name.rstrip(".").lower()
+            if name not in self._hosts:
+                return resolve(host, port, *rest, **options)
+            if self.fake is None or name != NOWHERE:
+                raise RealCallRefused(self._refusal(name))
+            return resolve(*self.fake, *rest, **options)
+
+        changes.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    def _refusal(self, name: str) -> str:
+        if self.fake is not None:
+            return (
+                f"claude_api is in use, so no request may leave for {name}, and this client cannot "
+                "be led to the fake. Give it claude_api.url (ANTHROPIC_BASE_URL) as its base URL"
+            )
+        # Without a colon, behind which our own errors would look for the cause.
+        return (
+            f"no test may call the real Claude API ({name}). Use the fixture claude_api, which "
+            "answers in its place. To call it all the same, mark the test claude_live, or set "
+            "claude_api_guard = false in pytest's settings (pytest -o claude_api_guard=false)"
+        )
+
+
+_GUARD = pytest.StashKey[_Guard]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The setting ``claude_api_guard``."""
+    parser.addini("claude_api_guard", GUARD_HELP, type="bool", default=True)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]:
+    """Begin before anything of the project is imported, by a conftest or by pytest-django."""
+    _guard(early_config)
+    yield
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, for ``--strict-markers``."""
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+    _guard(config)  # a plugin that a conftest names is loaded late
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let a test that is marked ``claude_live`` call the API."""
+    lifted = item.get_closest_marker("claude_live") is not None
+    with _guard(item.config).lifted() if lifted else contextlib.nullcontext():
+        yield
+
+
+def _guard(config: pytest.Config) -> _Guard:
+    """The guard of this pytest, which has begun unless the settings forbid it."""
+    guard = config.stash.get(_GUARD, None)
+    if guard is None:
+        guard = config.stash[_GUARD] = _Guard(os.environ)
+        if config.getini("claude_api_guard"):
+            guard.begin()
+            config.add_cleanup(guard.end)
+    return guard
+
+
+def _address(url: str) -> tuple[str, Optional[int]]:
+    """Host and port of a URL; an empty host where there is none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return "", None
+    return (parts.hostname or "").rstrip("."), port
+
+
+def _is_local(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.") or host.endswith(".localhost")
+
+
+def _bypass_proxies(environment: pytest.MonkeyPatch, *hosts: str) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        others = os.environ.get(name)
+        environment.setenv(name, ",".join([*hosts, others] if others else hosts))
 
 
 @pytest.fixture
@@ -72,7 +241,8 @@ def claude_api(request: pytest.FixtureRequest, _claude_clock: Clock) -> Iterator
     ``claude_api.answer("text")``, ``refuse(429, retry_after=2)``, ``script(…)``, ``latency``,
     ``asked``, ``prompts``, ``arrivals``. ``ANTHROPIC_API_KEY`` and ``ANTHROPIC_BASE_URL`` are set
     while the test runs, so a ``Throttler()`` or an ``anthropic.Anthropic()`` made in it talks to
-    this server. Proxies and ``CLAUDE_THROTTLE_SHARED`` are not used.
+    this server. So does one that was made before, at the API's own host, too; other requests to
+    the API are refused. Proxies and ``CLAUDE_THROTTLE_SHARED`` are not used.
     """
     from claude_throttle.testing import ClaudeApi
 
@@ -81,7 +251,8 @@ def claude_api(request: pytest.FixtureRequest, _claude_clock: Clock) -> Iterator
     api = ClaudeApi(clock=_claude_clock, **options)
     with api, pytest.MonkeyPatch.context() as environment:
         _point_to(api.url, environment)
-        yield api
+        with _guard(request.config).leading_to(api.url):
+            yield api
 
 
 @pytest.fixture
@@ -158,9 +329,7 @@ def _point_to(url: str, environment: pytest.MonkeyPatch) -> None:
         environment.delenv(name, raising=False)
     environment.setenv("ANTHROPIC_API_KEY", KEY)
     environment.setenv("ANTHROPIC_BASE_URL", url)
-    for name in ("NO_PROXY", "no_proxy"):
-        others = os.environ.get(name)
-        environment.setenv(name, f"127.0.0.1,{others}" if others else "127.0.0.1")
+    _bypass_proxies(environment, "127.0.0.1", NOWHERE)
 
 
 def _drained(throttler: Throttler, clock: Clock) -> int:
