@@ -48,6 +48,12 @@ _INSTEAD = {
     "PurePath": "str(path), or its content with path.read_text()",
     "_IOBase": "its content: file.read()",
     "UserString": "str(…)",
+    "Promise": "str(…)",  # Django's lazy texts
+    "LazyObject": "str(…)",
+    "LocalProxy": "str(…), or what it stands for",
+    "QuerySet": "list(value.values())",
+    "Future": "future.result().content",
+    "MessageStream": "stream.get_final_message().content",
     "Decimal": "float(…) or str(…)",
     "Fraction": "float(…) or str(…)",
     "complex": "str(…)",
@@ -123,9 +129,10 @@ class _Copier:
     def _value(self, value: Any) -> Any:
         if value is None or value is True or value is False:
             return value
-        if isinstance(value, str):
+        kind = type(value)  # isinstance() believes a proxy that says it is a string
+        if issubclass(kind, str):
             return self._text(value)
-        if isinstance(value, (int, float)):
+        if issubclass(kind, (int, float)):
             return self._number(value)
         if isinstance(value, date) and value == value:  # pandas' NaT is a date, and not itself
             return value.isoformat()
@@ -148,9 +155,10 @@ class _Copier:
             return self.mapping({name: whole[name] for name in ("role", "content")})
         if isinstance(value, (dict, Mapping)):
             return self.mapping(value)
-        if isinstance(value, _LISTS) and not isinstance(value, _NO_LISTS):
-            return self._items(value)
         kind = type(value)
+        is_stream = hasattr(kind, "get_final_message")  # ours or the SDK's: no list of its events
+        if isinstance(value, _LISTS) and not isinstance(value, _NO_LISTS) and not is_stream:
+            return self._items(value)
         if hasattr(kind, "__pydantic_serializer__") and hasattr(kind, "model_dump"):
             return self._dumped(value, value.model_dump, mode="json", warnings=False)
         if kind is not type and hasattr(kind, "__fields__") and hasattr(kind, "dict"):

@@ -52,6 +52,16 @@ def test_the_content_of_an_answer_goes_into_the_next_request(api, throttle, meth
     assert "system" not in second
 
 
+def test_a_stream_is_no_content(api, throttle):
+    """Its final message has some; the stream is not read by it."""
+    throttler = throttle(api)
+    with throttler.stream(**HELLO) as stream:
+        messages = [*HELLO["messages"], {"role": "assistant", "content": stream}]
+        with pytest.raises(InvalidCall, match=r"write stream.get_final_message\(\).content"):
+            throttler.call(**{**HELLO, "messages": messages})
+        assert "".join(stream.text_stream)
+
+
 def test_the_price_of_a_request_is_asked_for_in_the_same_words(api, throttle):
     """With whatever else a call would have; what extra_body says counts."""
     throttler = throttle(api, itpm=1000, otpm=100_000, burst=1)

@@ -11,6 +11,7 @@ import json
 import pickle
 import sys
 import uuid
+from concurrent.futures import Future
 from decimal import Decimal
 from types import MappingProxyType
 
@@ -243,6 +244,23 @@ def test_an_answers_format_is_a_schema():
     words = refusal(output_format=Weather)
     assert "output_format is a class" in words
     assert 'output_config={"format": {"type": "json_schema", "schema": anthropic.' in words
+
+
+class LocalProxy:
+    """As Flask has them: it says that it is what it stands for."""
+
+    __class__ = property(lambda _self: str)  # type: ignore[assignment]
+
+
+def test_a_proxy_is_refused_though_it_says_it_is_a_string():
+    """With what to write for it, or for another value that is not there yet."""
+    assert "system is of type LocalProxy, which JSON lacks: write str(…)" in refusal(
+        system=LocalProxy()
+    )
+    content = [{"role": "user", "content": Future()}]
+    assert "messages[0].content is of type Future, which JSON lacks: write future.result()" in (
+        refusal(messages=content)
+    )
 
 
 class Torn(pydantic.BaseModel):
