@@ -431,7 +431,7 @@ class Throttler:
     def transport(
         self,
         *,
-        priority: int = Priority.NORMAL,
+        priority: Union[int, str] = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
         transport: Optional[Any] = None,

@@ -386,7 +386,7 @@ def test_its_terms_are_a_permits(fake, throttle, client):
     """What waits is bounded by timeout=, and nothing else is."""
     server = fake()
     throttler = throttle(server, rpm=1, burst=1)
-    made = client(server, throttler, priority=5, tenant="a", timeout=0.05)
+    made = client(server, throttler, priority="interactive", tenant="a", timeout=0.05)
     assert post(made).status_code == 200
     with pytest.raises(DeadlineExceeded, match="nothing was sent"):
         post(made)
