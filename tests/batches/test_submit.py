@@ -212,6 +212,7 @@ with Throttler(api_key="sk-ant-test", base_url=sys.argv[1]) as throttler:
 """
 
 
+@pytest.mark.thorough
 def test_bodies_go_from_their_file_to_the_wire(fake):
     """In a process of its own, as the server's memory is its own affair: 85 MB are sent."""
     server = fake()

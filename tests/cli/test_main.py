@@ -20,6 +20,7 @@ from claude_throttle.cli import CannotStart, demo, main, serve_fake
 from claude_throttle.testing import FakeClaude
 from tests.support.command import Start
 from tests.support.programs import ROOT
+from tests.support.thorough import only_thorough
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,7 +93,7 @@ sys.exit(main.main(["demo"]))
     assert (done.returncode, done.stderr) == (130, b"claude-throttle demo: interrupted\n")
 
 
-@pytest.mark.parametrize("answered", [0, 6])
+@pytest.mark.parametrize("answered", [0, only_thorough(6)])
 def test_ctrl_c_ends_a_demo_in_the_middle(answered: int, start: Start) -> None:
     """At once, though the pool's threads wait for answers, and with no trace of them."""
     latency = "30" if not answered else "0.01"
@@ -143,7 +144,9 @@ def test_the_table_fits_a_narrow_terminal() -> None:
         assert narrow.count(number) == wide.count(number) == 2
 
 
-@pytest.mark.parametrize("calls", ["2", "500"])  # the last are refused before they are queued
+@pytest.mark.parametrize(
+    "calls", ["2", only_thorough("500")]
+)  # the last are refused before they are queued
 def test_a_demo_that_failed_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], calls: str
 ) -> None:

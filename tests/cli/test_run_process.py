@@ -14,6 +14,7 @@ import pytest
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.testing import FakeClaude
 from tests.support.command import FAST, Start, by_id, nonces, prompts, text_of
+from tests.support.thorough import only_thorough
 from tests.support.waiting import wait_until
 
 TEXTS = [f"prompt {number}" for number in range(60)]
@@ -75,7 +76,7 @@ def test_pipes_carry_answers_while_questions_still_come(start: Start, fake: Fake
     assert b"\x1b" not in said
 
 
-@pytest.mark.parametrize("ending", ["ctrl-c", "no more readers"])
+@pytest.mark.parametrize("ending", ["ctrl-c", only_thorough("no more readers")])
 def test_a_pipe_that_nothing_comes_through_holds_up_no_ending(
     ending: str, start: Start, fake: FakeClaude
 ) -> None:
@@ -127,7 +128,7 @@ def test_two_runs_at_once_over_one_output_are_refused(
     assert b"another run is writing" in said
 
 
-@pytest.mark.parametrize("tqdm", [True, False])
+@pytest.mark.parametrize("tqdm", [True, only_thorough(False)])
 def test_a_person_at_a_terminal_sees_how_far_it_is(
     tqdm: bool, tmp_path: Path, start: Start, fake: FakeClaude
 ) -> None:

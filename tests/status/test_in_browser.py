@@ -14,6 +14,7 @@ from claude_throttle.testing import OWN_SPEND_LIMIT, Reply
 from tests.support import status_samples as samples
 from tests.support.calls import MODEL, ask
 from tests.support.contrast import contrast
+from tests.support.thorough import only_thorough
 from tests.support.waiting import wait_until
 
 LIVE = "document.querySelector('#connection').dataset.state === 'live'"
@@ -183,7 +184,13 @@ def test_the_chart_shows_the_history(site, opened):
 STATES = ["unused", "busy", "paused", "suspended", "circuit_open", "fleet", "two", "broken"]
 
 
-@pytest.mark.parametrize("state", STATES)
+#: Of the notices one; the others in the thorough run.
+BY_DEFAULT = ("busy", "suspended", "fleet")
+
+
+@pytest.mark.parametrize(
+    "state", [state if state in BY_DEFAULT else only_thorough(state) for state in STATES]
+)
 def test_it_can_be_read(state, site, opened):
     """Contrast of all texts, in both schemes; nothing wider than a phone; no complaint."""
     site.instead = getattr(samples, state)
@@ -215,7 +222,7 @@ SHIFTS = """
     return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));"""
 
 
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [360, only_thorough(1280)])
 def test_nothing_moves(width, fake, throttle, site, opened):
     """Cumulative layout shift from the first byte over several refreshes with other figures."""
     throttler = used(fake, throttle)
@@ -358,7 +365,11 @@ def test_who_is_turned_away_is_told_with_what_to_do(fake, throttle, site, opened
     no_complaint(browser)
 
 
-@pytest.mark.parametrize("answer", SIGNED_OUT, ids=lambda answer: answer[0][:3])
+@pytest.mark.parametrize(
+    "answer",
+    [*SIGNED_OUT[:1], *map(only_thorough, SIGNED_OUT[1:-1]), *SIGNED_OUT[-1:]],
+    ids=lambda answer: answer[0][:3],
+)
 def test_who_is_signed_out_is_told(answer, site, opened):
     """With a way back in; the last figures stay, and it goes on trying."""
     site.instead = samples.busy
@@ -377,7 +388,11 @@ def test_who_is_signed_out_is_told(answer, site, opened):
     assert all("data.json" in one for one in browser.complaints())
 
 
-@pytest.mark.parametrize("answer", BROKEN, ids=["500", "503", "half", "strange"])
+@pytest.mark.parametrize(
+    "answer",
+    [BROKEN[0], only_thorough(BROKEN[1]), BROKEN[2], only_thorough(BROKEN[3])],
+    ids=["500", "503", "half", "strange"],
+)
 def test_a_server_that_fails_is_told_and_asked_again(answer, site, opened):
     """In words; the next good answer ends it."""
     site.instead = samples.busy
