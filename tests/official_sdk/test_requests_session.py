@@ -115,6 +115,34 @@ def test_an_adapter_that_is_mounted_elsewhere_says_so_once(fake, throttle, own, 
     assert (throttler.stats().permits, said()) == (1, [])
 
 
+@pytest.mark.parametrize("mount", ["session()", "adapter()"])
+def test_an_adapter_that_nobody_asks_says_so_once(fake, throttle, own, said, mount):
+    """The program mounts it in one session, and sends by another one, or by requests.post()."""
+    server = fake()
+    throttler = throttle(server)
+    session = throttler.session() if mount == "session()" else own
+    if mount == "adapter()":
+        own.mount(server.url, throttler.adapter())
+    for _ in range(2):
+        assert post(requests, f"{server.url}/v1/messages").ok
+    (text,) = said()
+    assert "write session = throttler.session(), and session.post(…)" in text
+    post(session, f"{server.url}/v1/messages")
+    assert (throttler.stats().permits, said()) == (1, [])
+
+
+def test_an_adapter_that_is_asked_says_nothing_of_other_sessions(fake, throttle, said):
+    """They may be meant to go their own way; so may those for other hosts and paths."""
+    server, other = fake(), fake()
+    throttler = throttle(server)
+    with throttler.session() as session:
+        post(requests, f"{other.url}/v1/messages")
+        requests.get(f"{server.url}/v1/models", timeout=10)
+        post(session, f"{server.url}/v1/messages")
+        post(requests, f"{server.url}/v1/messages")
+    assert said() == []
+
+
 @pytest.mark.parametrize("mount", ["mount()", "all hosts"])
 def test_another_host_is_passed_on_unpaced_and_said_once(fake, throttle, own, said, mount):
     """Whoever sends there, the adapter or another one."""

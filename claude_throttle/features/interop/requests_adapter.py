@@ -78,6 +78,8 @@ class SessionAdapter(HTTPAdapter, ForOneClient):
         self.terms = terms
         self.inner = inner
         self._pid = os.getpid()
+        #: Whether a request has come to it.
+        self.was_asked = False
         #: The session's own retries, each of which waits for its turn; None without any.
         self.retries: Optional[Retry] = None
         #: The addresses it was mounted for; None among them is a mount for every host.
@@ -128,6 +130,7 @@ class SessionAdapter(HTTPAdapter, ForOneClient):
     def _admitted(self, request: requests.PreparedRequest) -> Optional[AdmittedAttempt]:
         method, path = request.method or "", request.path_url.partition("?")[0]
         terms, address = self.terms, address_of(request.url)
+        self.was_asked = True
         if not has_quota(method, path):
             say_other_path(terms.notices, method, path)
             return None

@@ -8,6 +8,7 @@ sessions that have an adapter of ours are watched for what they send by another 
 from __future__ import annotations
 
 import contextlib
+import weakref
 from functools import wraps
 from typing import Any, Optional
 from urllib.parse import urlsplit
@@ -26,11 +27,16 @@ from claude_throttle.features.interop.unpaced_requests import (
     say_other_host,
 )
 
+#: Adapters that may never be asked.
+_adapters: weakref.WeakSet[SessionAdapter] = weakref.WeakSet()
+
 
 def make_adapter(terms: AdapterTerms, options: Any) -> SessionAdapter:
     """An adapter whose sessions are watched."""
     _watch_sessions()
-    return SessionAdapter(terms, **options)
+    made = SessionAdapter(terms, **options)
+    _adapters.add(made)
+    return made
 
 
 def make_session() -> requests.Session:
@@ -153,8 +159,11 @@ def _look(session: requests.Session, url: str, chosen: BaseAdapter) -> None:
     if isinstance(chosen, SessionAdapter):
         chosen.mounted_for = {address_of(at) for at, adapter in ours if adapter is chosen}
         _look_for_two(address_of(url), chosen, open_ones)
-    elif open_ones and has_quota("POST", urlsplit(url).path):
-        _say_it_passes(address_of(url), *open_ones[0])
+    elif (ours or _adapters) and has_quota("POST", urlsplit(url).path):
+        if open_ones:
+            _say_it_passes(address_of(url), *open_ones[0])
+        elif not ours:
+            _say_none_is_asked(address_of(url))
 
 
 def _look_for_two(
@@ -173,6 +182,21 @@ def say_two_throttlers(mine: SessionAdapter, address: Optional[Address]) -> None
         f"a requests session has adapters of two throttlers for {address}, and only one of them "
         "paces each request: use one throttler, or a session for each",
     )
+
+
+def _say_none_is_asked(address: Optional[Address]) -> None:
+    """Say that a session without an adapter sends where one was meant to pace it."""
+    for adapter in list(_adapters):
+        if adapter.was_asked or adapter.terms.is_closed():
+            _adapters.discard(adapter)
+        elif address in adapter.own_addresses:
+            say_once(
+                adapter.terms.notices,
+                "past the adapter",
+                f"requests sends to {address} without waiting for its turn, by a session that the "
+                "throttler's adapter is not mounted in, and the adapter was never asked: write "
+                "session = throttler.session(), and session.post(…) in place of requests.post(…)",
+            )
 
 
 def _say_it_passes(address: Optional[Address], prefix: str, adapter: SessionAdapter) -> None:
