@@ -486,6 +486,13 @@ def test_it_does_not_pickle(fake, throttle):
         pickle.dumps(throttle(fake()).transport())
 
 
+class MadeByNobody:
+    """A transport's class in place of a transport."""
+
+    def handle_request(self, request):
+        """Never called."""
+
+
 # -- what sends --------------------------------------------------------------------------------
 
 
@@ -591,7 +598,8 @@ def test_the_environments_proxy_is_used_as_without_a_transport(httpx, throttle, 
         ({"verfy": False}, TypeError, "takes no verfy="),
         ({"follow_redirects": True}, TypeError, r"httpx\.Client\(…\)"),
         ({"max_retries": 2}, TypeError, "takes no max_retries="),
-        ({"transport": object()}, ConfigurationError, "no handle_request"),
+        ({"transport": object()}, ConfigurationError, "not a transport of httpx"),
+        ({"transport": MadeByNobody}, ConfigurationError, "not a transport of httpx"),
     ],
 )
 def test_options_that_cannot_work_are_refused_where_they_are_given(

@@ -285,9 +285,9 @@ def _require(inner: Any, options: dict[str, Any]) -> None:
             "transport() takes no retries=: httpx would connect again without waiting for a turn; "
             "send again in your own code, or use throttler.call(), which does it for you"
         )
-    if inner is not None and not hasattr(inner, "handle_request"):
+    if inner is not None and (isinstance(inner, type) or not hasattr(inner, "handle_request")):
         raise ConfigurationError(
-            "transport=: not a transport of httpx; it has no handle_request(). It may be an "
+            "transport=: not a transport of httpx, which has a handle_request(). It may be an "
             "httpx.HTTPTransport(…), an httpx.MockTransport(…) or one of your own"
         )
     if inner is not None and options:
