@@ -7,6 +7,7 @@ from concurrent.futures import Future
 import pytest
 
 from claude_throttle.engine import Engine
+from claude_throttle.transport.sdk import message_fields
 from claude_throttle.transport.verdicts import read_json
 from tests.support.calls import ask
 
@@ -87,7 +88,7 @@ def test_what_a_stage_answers_is_streamed_as_if_it_came(fake, throttle, stage, r
     with throttler.stream(**ask("kept", raw=raw)) as stream:
         assert "".join(stream.text_stream) == "Here it is."
         message = stream.get_final_message()
-    assert (message if raw else message.to_dict(warnings=False)) == ANSWER
+    assert (message if raw else message_fields(message)) == ANSWER
     assert stream.get_final_text() == "Here it is."
 
 

@@ -12,6 +12,7 @@ import requests
 from claude_throttle import ConfigurationError, InvalidCall, Settings, Throttler
 from tests.support.calls import HELLO, KEY
 from tests.support.httpx_libraries import INSTALLED, library
+from tests.support.sdk_releases import CAPABILITIES
 
 URL = "https://api.anthropic.com/v1/messages"
 MESSAGES = HELLO["messages"]
@@ -147,9 +148,12 @@ ATTRIBUTES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "table", [SETTINGS, CALLS, UNCALLED], ids=["settings", "calls", "uncalled"]
-)
+TABLES = {"settings": SETTINGS, "calls": CALLS}
+if CAPABILITIES["middleware"]:
+    TABLES["uncalled"] = UNCALLED
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
 def test_a_refusal_names_the_line_to_write(throttler, table):
     """And quotes neither a key nor a prompt."""
     for wrong, kind, line in table:

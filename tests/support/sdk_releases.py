@@ -31,6 +31,7 @@ ACCUMULATORS = _accumulators()
 CAPABILITIES = {
     "accumulators": bool(ACCUMULATORS),
     "batches": hasattr(anthropic.resources.messages.Messages, "batches"),
+    "parse": hasattr(anthropic.resources.messages.Messages, "parse"),
     "middleware": hasattr(anthropic, "Middleware"),
 }
 

@@ -17,6 +17,7 @@ from claude_throttle.features.test_mode.canned_transport import CANNED_TEXT
 from claude_throttle.testing import ClaudeApi, FakeClaude, add_message
 from claude_throttle.testing.minimal_json import minimal_json
 from tests.support.fake_http import HEADERS, ask, body, events
+from tests.support.needs import needs
 from tests.support.thorough import only_thorough
 
 PERSON = {
@@ -153,6 +154,7 @@ class Whole(pydantic.BaseModel):
     last: int = 7
 
 
+@needs("parse")
 def test_the_sdk_can_parse_it(servers):
     """messages.parse() gives an object, though the API's schemas know no limits."""
     with anthropic.Anthropic(api_key="any", base_url=servers[0].url, max_retries=0) as client:

@@ -8,6 +8,7 @@ from flask import Response, stream_with_context
 
 from claude_throttle.contrib.flask import current_throttler
 from tests.support.calls import KEY, ask
+from tests.support.sdk_releases import CAPABILITIES
 from tests.support.waiting import wait_until
 
 
@@ -61,7 +62,7 @@ VIEWS = {
         opened_in_the_generator,
         opened_without_a_context,
         handed_over,
-        by_the_sdk,
+        *([by_the_sdk] if CAPABILITIES["middleware"] else []),
     )
 }
 

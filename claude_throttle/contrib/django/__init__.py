@@ -12,12 +12,12 @@ has a status page for staff. Nothing is read, made or started before its first u
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+import django
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
-from django.utils.connection import ConnectionProxy
 
 from claude_throttle import ConfigurationError, Throttler
 from claude_throttle.contrib.throttlers import DEFAULT, NoSuchThrottler, Throttlers
@@ -53,8 +53,23 @@ class DjangoThrottlers(Throttlers):
             raise MissingThrottler(str(error)) from None
 
 
-class _Default(ConnectionProxy):
-    """A proxy that looks the throttler up at each use: importing it does not need the settings."""
+class _Default:
+    """A proxy that looks the throttler up at each use: importing it does not need the settings.
+
+    As Django's own ConnectionProxy, which 3.2 is the first to have.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(throttlers[DEFAULT], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(throttlers[DEFAULT], name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(throttlers[DEFAULT], name)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(throttlers[DEFAULT] == other)
 
     def __repr__(self) -> str:
         return repr(throttlers[DEFAULT])
@@ -87,7 +102,10 @@ def _on_setting_changed(*, setting: str, **_rest: Any) -> None:
 throttlers = DjangoThrottlers(read_setting, SETTING)
 
 #: A proxy for ``throttlers["default"]``.
-throttler: Throttler = _Default(throttlers, DEFAULT)
+throttler: Throttler = cast(Throttler, _Default())
+
+if django.VERSION < (3, 2):  # newer ones find it themselves, and complain of this
+    default_app_config = "claude_throttle.contrib.django.apps.ClaudeThrottleConfig"
 
 # Only override_settings() and its relatives send this signal.
 setting_changed.connect(_on_setting_changed, dispatch_uid="claude_throttle.contrib.django")

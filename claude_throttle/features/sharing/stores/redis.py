@@ -245,7 +245,7 @@ class RedisStore:
 
 def _command(connection: Any, *words: bytes) -> Any:
     connection.send_command(*words)
-    return connection.read_response(disable_decoding=True)
+    return connection.read_response()
 
 
 def _evaluate(connection: Any, words: list[bytes]) -> Any:
@@ -281,7 +281,7 @@ def _hashes(connection: Any) -> Iterator[tuple[bytes, list[bytes]]]:
         commands = connection.pack_commands([(b"HGETALL", key) for key in step])
         connection.send_packed_command(commands)
         for key in step:
-            yield key, connection.read_response(disable_decoding=True)
+            yield key, connection.read_response()
 
 
 def _keys(connection: Any) -> Iterator[bytes]:
@@ -304,5 +304,5 @@ def _library(module: str) -> Any:
         return import_module(module)
     except ImportError:
         raise ConfigurationError(
-            "shared=\"redis://…\" needs the package redis: pip install 'redis>=4.3'"
+            "shared=\"redis://…\" needs the package redis: pip install 'redis>=4.1'"
         ) from None

@@ -8,6 +8,7 @@ quote the URL with its password, so none is passed on with its own text.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
@@ -56,6 +57,7 @@ class RedisServer:
             "socket_timeout": CONNECT_SECONDS,
             "socket_connect_timeout": CONNECT_SECONDS,
             "health_check_interval": 0,
+            "decode_responses": False,
             # Nothing needs version 3, and the server answers its HELLO with a page of text.
             "protocol": 2,
         }
@@ -144,7 +146,8 @@ def _pool_at(url: str, library: Library) -> Any:
         settings["ssl"] = True
     own["socket_timeout"] = own["socket_connect_timeout"] = CONNECT_SECONDS
     # Otherwise a Sentinel that is gone is tried for seconds before the next one is asked.
-    own["retry"] = library("redis.retry").Retry(library("redis.backoff").NoBackoff(), 0)
+    with contextlib.suppress(ConfigurationError):  # before 4.0 it never did
+        own["retry"] = library("redis.retry").Retry(library("redis.backoff").NoBackoff(), 0)
     watcher = library("redis.sentinel").Sentinel(sentinels, sentinel_kwargs=own)
     return watcher.master_for(unquote(name), **settings).connection_pool
 
