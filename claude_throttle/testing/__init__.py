@@ -6,9 +6,9 @@ and :mod:`service` (the decision), :mod:`default_answer` and :mod:`minimal_json`
 is not scripted), :mod:`computed` (that of a function), :mod:`plans`, :mod:`streams` and
 :mod:`replies` (the response), :mod:`rate_limits_api`, :mod:`fake_batches` and :mod:`batch_records`
 (the other endpoints), :mod:`http_reader`, :mod:`connection` and :mod:`server` (HTTP and its
-thread), :mod:`arrivals` (the log), :mod:`scripted_api`, :mod:`with_responses` (mocks, without a
-server) and :mod:`clock`. The quotas are those of :mod:`claude_throttle.simulation`, which enforces
-them in virtual time, without threads.
+thread), :mod:`arrivals` (the log), :mod:`scripted_api`, :mod:`interception` (of clients made for
+the real API), :mod:`with_responses` (mocks, without a server) and :mod:`clock`. The quotas are
+those of :mod:`claude_throttle.simulation`, which enforces them in virtual time, without threads.
 """
 
 from __future__ import annotations
