@@ -282,8 +282,8 @@ def test_an_answered_call_leaves_no_line_where_info_is_shown(fake, throttle, cap
     throttler.call(**ask())  # what is learned by the first answer is said
     with caplog.at_level(logging.INFO, "claude_throttle"):
         throttler.call(**ask())
-        with throttler.permit(model=MODEL):
-            pass
+        with throttler.permit(model=MODEL) as permit:
+            permit.settle(status=200, headers={})
     assert [one.getMessage() for one in caplog.records] == []
 
 

@@ -83,13 +83,13 @@ def test_the_fleet_is_what_was_stored(start_redis, store_at):
     assert {lane.lane for lane in fleet.lanes} == {f"lane:{number}" for number in range(250)}
     assert -2.01 < lanes["account 7"].levels["requests"][0] < 1
     assert lanes["account 7"].levels["requests"][1] == 1.0
-    assert 59 < lanes["account 1"].paused_seconds <= 60
+    assert 50 < lanes["account 1"].paused_seconds <= 60
     assert lanes["account 1"].facts == '{"ü": 1}'
     assert fleet.notices == {"account 1": '"why"'}
     (member,) = fleet.members
     assert member[:3] == ("account 0", "one", 5)
     assert member.info == claim.info
-    assert 14 < member.expires_seconds <= 15
+    assert 5 < member.expires_seconds <= 15  # 250 exchanges later, on a busy machine
 
 
 def test_a_child_can_neither_read_nor_write_what_is_its_parents(redis_url, store_at):
