@@ -28,7 +28,7 @@ def shared(request, fake):
 def test_two_processes_keep_one_pace_for_batches(fake, shared):
     """The tier allows 1,000 requests about batches a minute: for both together."""
     server = fake()
-    # Six may arrive together: on a busy machine what left in turn does. Sixteen unpaced would not do.
+    # On a busy machine what left in turn may arrive together; sixteen unpaced are too many.
     server.batches.limits(rpm=1000, burst=6)
     both = [shared(server, tier="start", max_retries=0) for _ in range(2)]
     with ThreadPoolExecutor() as pool:
