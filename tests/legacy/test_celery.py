@@ -1,0 +1,70 @@
+"""The Celery application among them: on real prefork workers, with a real Redis."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from celery import Celery
+
+from claude_throttle.testing import ClaudeApi
+from tests.support.programs import ROOT
+from tests.support.running import running, script
+from tests.support.thorough import LONG
+
+TASKS = 30
+BURST = 2
+
+PATIENCE_SECONDS = 100
+
+
+@pytest.fixture
+def summaries(tmp_path, redis_url):
+    """``summaries(when, rpm, **environment)``: the texts of thirty tasks, and what arrived."""
+
+    def run(when, rpm, **environment):
+        command = [script("celery"), "--app=celery_tasks", "worker", "--pool=prefork"]
+        command += ["--concurrency=8", "--loglevel=WARNING"]
+        command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        paths = os.pathsep.join([str(ROOT / "examples" / "legacy" / when), str(ROOT)])
+        environment = {"REDIS_URL": redis_url, "PYTHONPATH": paths, **environment}
+        environment["ANTHROPIC_API_KEY"] = "sk-ant-example"
+        sender = Celery("sender", broker=redis_url, backend=redis_url, set_as_current=False)
+        with ClaudeApi(rpm=rpm, burst=BURST) as api, sender:
+            environment["ANTHROPIC_BASE_URL"] = api.url
+            with running(command, api, tmp_path, **environment):
+                name = "celery_tasks.summarise"
+                sent = [sender.send_task(name, [f"text {n}"]) for n in range(TASKS)]
+                return [one.get(PATIENCE_SECONDS) for one in sent], api.arrivals
+
+    return run
+
+
+def expected():
+    return [f"echo: Summarise: text {n}" for n in range(TASKS)]
+
+
+@pytest.mark.thorough
+@LONG
+def test_tasks_that_catch_everything_are_answered(summaries):
+    """At the quota's pace: its first request may be a second early, and the last one late."""
+    texts, arrivals = summaries("after", 60, CLAUDE_THROTTLE_RPM="60")
+    assert texts == expected()
+    assert {arrival.status for arrival in arrivals} == {200}
+    gaps = [b.at - a.at for a, b in zip(arrivals, arrivals[1:])]
+    assert sum(gaps) <= 1.03 * (TASKS - 1), [round(gap, 2) for gap in gaps if gap > 1.02]
+
+
+@pytest.mark.thorough
+@LONG
+def test_the_quota_is_learned_by_all_processes_together(summaries):
+    texts, arrivals = summaries("after", 60)
+    assert texts == expected()
+    assert sum(arrival.status == 429 for arrival in arrivals) <= 2 * 8
+
+
+@pytest.mark.thorough
+@LONG
+def test_without_us_many_fail(summaries):
+    texts, _ = summaries("before", 60)
+    assert len(set(texts) & set(expected())) < TASKS - 5
