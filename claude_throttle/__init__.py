@@ -15,6 +15,7 @@ from claude_throttle.namesake import warn_of_namesake
 
 if TYPE_CHECKING:
     from claude_throttle.account.limits import LaneState, Limits, QuotaState
+    from claude_throttle.config.call_options import CallOptions, MapOptions
     from claude_throttle.config.settings import Settings
     from claude_throttle.core.dispatch.permit import Permit
     from claude_throttle.core.domain.cost import Usage
@@ -96,6 +97,9 @@ __all__ = [
     "Permit",
     "MessageStream",
     "LineTicket",
+    # Their keywords, for annotations
+    "CallOptions",
+    "MapOptions",
     # Message Batches
     "Batches",
     "BatchHandle",
@@ -169,6 +173,7 @@ __all__ = [
 #: Where each name is defined: a module is imported when one of its names is first used.
 _MODULES = {
     "account.limits": "LaneState Limits QuotaState",
+    "config.call_options": "CallOptions MapOptions",
     "config.settings": "Settings",
     "core.dispatch.permit": "Permit",
     "core.domain.cost": "Usage",

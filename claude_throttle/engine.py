@@ -137,7 +137,7 @@ class Engine:
         """Pass one call through all stages; *options* are prepare()'s, from ``raw`` on."""
         return self._first_stage(prepare(params, self._event_bus.context(), None, *options))
 
-    def stream(self, params: Mapping[str, Any], *options: Any) -> MessageStream:
+    def stream(self, params: Mapping[str, Any], *options: Any) -> MessageStream[Any, Any]:
         """Pass one call through all stages, send it in this thread, return with its first event."""
         from claude_throttle.features.streaming.message_stream import open_stream, replay
         from claude_throttle.features.streaming.open_stream import StreamContext

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, Optional, Union, overl
 
 from claude_throttle.config import wrong_use
 from claude_throttle.config.settings import CHANGEABLE, FIELDS, QUOTAS, Settings
-from claude_throttle.config.validation import UNSET, Timeout, require_number, seconds_of
+from claude_throttle.config.validation import UNSET, require_number, seconds_of
 from claude_throttle.core.dispatch.call import CallFuture
 from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit
 from claude_throttle.core.domain.cost import MOST_TOKENS, Cost
@@ -33,7 +33,18 @@ if TYPE_CHECKING:
 
     from claude_throttle.account.admission import Admission, AdmittedAttempt
     from claude_throttle.account.limits import Limits
+    from claude_throttle.config.call_options import (
+        AnyRequest,
+        Betas,
+        CallOptions,
+        EstimateOptions,
+        ExtraFields,
+        MapKeywords,
+        StreamOptions,
+    )
     from claude_throttle.config.settings import SettingsOptions
+    from claude_throttle.config.validation import Timeout
+    from claude_throttle.core.domain.priority import PriorityLike
     from claude_throttle.engine import Engine
     from claude_throttle.features.batches.api import Batches
     from claude_throttle.features.batches.client import BatchClient
@@ -125,48 +136,31 @@ class Throttler:
 
     @overload
     def submit(
-        self,
-        *,
-        raw: Literal[True],
-        priority: Union[int, str] = ...,
-        tenant: Optional[str] = ...,
-        timeout: Timeout = ...,
-        block: bool = ...,
-        betas: Optional[Iterable[str]] = ...,
-        extra_headers: Optional[Mapping[str, Any]] = ...,
-        extra_body: Optional[Mapping[str, Any]] = ...,
-        extra_query: Optional[Mapping[str, Any]] = ...,
-        **params: Any,
+        self, *, raw: Literal[False] = ..., **options: Unpack[CallOptions]
+    ) -> Future[Message]: ...
+
+    @overload
+    def submit(
+        self, *, raw: Literal[True], **options: Unpack[CallOptions]
     ) -> Future[dict[str, Any]]: ...
 
     @overload
     def submit(
-        self,
-        *,
-        raw: Literal[False] = ...,
-        priority: Union[int, str] = ...,
-        tenant: Optional[str] = ...,
-        timeout: Timeout = ...,
-        block: bool = ...,
-        betas: Optional[Iterable[str]] = ...,
-        extra_headers: Optional[Mapping[str, Any]] = ...,
-        extra_body: Optional[Mapping[str, Any]] = ...,
-        extra_query: Optional[Mapping[str, Any]] = ...,
-        **params: Any,
-    ) -> Future[Message]: ...
+        self, *, raw: bool, **options: Unpack[CallOptions]
+    ) -> Future[Union[Message, dict[str, Any]]]: ...
 
     def submit(
         self,
         *given: Any,
         raw: bool = False,
-        priority: Union[int, str] = Priority.NORMAL,
+        priority: PriorityLike = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
         block: bool = False,
-        betas: Optional[Iterable[str]] = None,
-        extra_headers: Optional[Mapping[str, Any]] = None,
-        extra_body: Optional[Mapping[str, Any]] = None,
-        extra_query: Optional[Mapping[str, Any]] = None,
+        betas: Betas = None,
+        extra_headers: ExtraFields = None,
+        extra_body: ExtraFields = None,
+        extra_query: ExtraFields = None,
         **params: Any,
     ) -> Future[Any]:
         """Queue one call; *params* are those of the Messages API. Returns its future at once.
@@ -202,10 +196,15 @@ class Throttler:
         )
 
     @overload
-    def call(self, *, raw: Literal[True], **options: Any) -> dict[str, Any]: ...
+    def call(self, *, raw: Literal[False] = ..., **options: Unpack[CallOptions]) -> Message: ...
 
     @overload
-    def call(self, *, raw: Literal[False] = ..., **options: Any) -> Message: ...
+    def call(self, *, raw: Literal[True], **options: Unpack[CallOptions]) -> dict[str, Any]: ...
+
+    @overload
+    def call(
+        self, *, raw: bool, **options: Unpack[CallOptions]
+    ) -> Union[Message, dict[str, Any]]: ...
 
     def call(self, *given: Any, **options: Any) -> Any:
         """Make one call and wait for its result: ``submit(…).result()``, with its arguments.
@@ -224,20 +223,35 @@ class Throttler:
                 future.give_up()
             raise
 
+    @overload
+    def stream(
+        self, *, raw: Literal[False] = ..., **options: Unpack[StreamOptions]
+    ) -> MessageStream: ...
+
+    @overload
+    def stream(
+        self, *, raw: Literal[True], **options: Unpack[StreamOptions]
+    ) -> MessageStream[dict[str, Any], dict[str, Any]]: ...
+
+    @overload
+    def stream(
+        self, *, raw: bool, **options: Unpack[StreamOptions]
+    ) -> MessageStream[Any, Union[Message, dict[str, Any]]]: ...
+
     def stream(
         self,
         *given: Any,
         raw: bool = False,
-        priority: Union[int, str] = Priority.NORMAL,
+        priority: PriorityLike = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
         block: bool = False,
-        betas: Optional[Iterable[str]] = None,
-        extra_headers: Optional[Mapping[str, Any]] = None,
-        extra_body: Optional[Mapping[str, Any]] = None,
-        extra_query: Optional[Mapping[str, Any]] = None,
+        betas: Betas = None,
+        extra_headers: ExtraFields = None,
+        extra_body: ExtraFields = None,
+        extra_query: ExtraFields = None,
         **params: Any,
-    ) -> MessageStream:
+    ) -> MessageStream[Any, Any]:
         """Send one call in this thread; return when its answer begins.
 
             >>> with throttler.stream(model=model, max_tokens=100, messages=messages) as stream:
@@ -264,6 +278,56 @@ class Throttler:
         return self._engine().stream(
             params, raw, priority, tenant, seconds, block, extra_headers, extra_body, extra_query
         )
+
+    @overload
+    def map(
+        self,
+        requests: Iterable[AnyRequest],
+        *,
+        raw: Literal[False] = ...,
+        return_exceptions: Literal[False] = ...,
+        **common: Unpack[MapKeywords],
+    ) -> Iterator[Message]: ...
+
+    @overload
+    def map(
+        self,
+        requests: Iterable[AnyRequest],
+        *,
+        raw: Literal[True],
+        return_exceptions: Literal[False] = ...,
+        **common: Unpack[MapKeywords],
+    ) -> Iterator[dict[str, Any]]: ...
+
+    @overload
+    def map(
+        self,
+        requests: Iterable[AnyRequest],
+        *,
+        raw: Literal[False] = ...,
+        return_exceptions: bool,
+        **common: Unpack[MapKeywords],
+    ) -> Iterator[Union[Message, Exception]]: ...
+
+    @overload
+    def map(
+        self,
+        requests: Iterable[AnyRequest],
+        *,
+        raw: Literal[True],
+        return_exceptions: bool,
+        **common: Unpack[MapKeywords],
+    ) -> Iterator[Union[dict[str, Any], Exception]]: ...
+
+    @overload
+    def map(
+        self,
+        requests: Iterable[AnyRequest],
+        *,
+        raw: bool,
+        return_exceptions: bool = ...,
+        **common: Unpack[MapKeywords],
+    ) -> Iterator[Union[Message, dict[str, Any], Exception]]: ...
 
     def map(
         self,
@@ -299,7 +363,7 @@ class Throttler:
         model: str,
         input_tokens: float = 0,
         max_tokens: float = 0,
-        priority: Union[int, str] = Priority.NORMAL,
+        priority: PriorityLike = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
     ) -> Permit:
@@ -335,7 +399,7 @@ class Throttler:
     def middleware(
         self,
         *,
-        priority: Union[int, str] = Priority.NORMAL,
+        priority: PriorityLike = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
     ) -> Any:
@@ -369,7 +433,7 @@ class Throttler:
     def adapter(
         self,
         *,
-        priority: Union[int, str] = Priority.NORMAL,
+        priority: PriorityLike = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
         **options: Any,
@@ -410,7 +474,7 @@ class Throttler:
         self,
         session: Session,
         *,
-        priority: Union[int, str] = Priority.NORMAL,
+        priority: PriorityLike = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
         **options: Any,
@@ -431,7 +495,7 @@ class Throttler:
     def transport(
         self,
         *,
-        priority: Union[int, str] = Priority.NORMAL,
+        priority: PriorityLike = Priority.NORMAL,
         tenant: Optional[str] = None,
         timeout: Timeout = UNSET,
         transport: Optional[Any] = None,
@@ -502,7 +566,7 @@ class Throttler:
         """
         return self._engine().history()
 
-    def estimate_wait(self, **params: Any) -> float:
+    def estimate_wait(self, **params: Unpack[EstimateOptions]) -> float:
         """Seconds that such a call, submitted now, would wait before it is sent; inf while paused.
 
             >>> seconds = throttler.estimate_wait(model=model, max_tokens=100, messages=messages)
@@ -513,7 +577,7 @@ class Throttler:
         return self._engine().estimate_wait(params)
 
     def line_up(
-        self, ticket: Optional[LineTicket] = None, **params: Any
+        self, ticket: Optional[LineTicket] = None, **params: Unpack[EstimateOptions]
     ) -> tuple[LineTicket, float]:
         """A place in the shared queue for such a call, and the seconds after which to come back.
 
@@ -733,7 +797,7 @@ class Throttler:
 
     def _session_adapter(
         self,
-        priority: Union[int, str],
+        priority: PriorityLike,
         tenant: Optional[str],
         timeout: Timeout,
         options: dict[str, Any],
@@ -752,7 +816,7 @@ class Throttler:
         return self._outer_admission().admit_request(method, path, read_body, options)
 
     def _admission_options(
-        self, priority: Union[int, str], tenant: Optional[str], timeout: Timeout
+        self, priority: PriorityLike, tenant: Optional[str], timeout: Timeout
     ) -> AdmissionOptions:
         number, name, _headers = require_options(priority, tenant)
         return AdmissionOptions(number, name, seconds_of(timeout, self._settings.timeout))

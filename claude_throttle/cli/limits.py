@@ -123,9 +123,13 @@ def _submit(throttler: claude_throttle.Throttler, model: str) -> futures.Future[
 
     The first model's refusal may suspend the account while the others are still being submitted.
     """
-    messages = [{"role": "user", "content": "Hi"}]
     try:
-        return throttler.submit(raw=True, model=model, max_tokens=1, messages=messages)
+        return throttler.submit(
+            raw=True,
+            model=model,
+            max_tokens=1,
+            messages=[{"role": "user", "content": "Hi"}],
+        )
     except claude_throttle.AccountSuspended as error:  # the first model was refused already
         refused: futures.Future[Any] = futures.Future()
         refused.set_exception(error)

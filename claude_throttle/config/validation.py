@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Protocol, Union
 from urllib.parse import urlsplit
 
 from claude_throttle.core.domain.not_given import is_not_given
@@ -51,8 +51,19 @@ class Unset:
 #: The default of ``timeout=`` in every method that takes one: "use the setting".
 UNSET = Unset()
 
-#: Seconds, None for no limit, or UNSET for the setting.
-Timeout = Union[None, float, Unset]
+if TYPE_CHECKING:
+    from claude_throttle.core.domain.not_given import Given
+
+    class ReadTimeout(Protocol):
+        """A ``Timeout`` of httpx, of which the longest wait for a byte counts."""
+
+        @property
+        def read(self) -> Optional[float]:
+            """Seconds."""
+            ...
+
+    #: Seconds, None for no limit, or what stands for the setting.
+    Timeout = Given[Union[float, Unset, ReadTimeout, None]]
 
 
 def seconds_of(timeout: Timeout, default: Optional[float]) -> Optional[float]:

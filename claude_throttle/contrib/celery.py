@@ -14,12 +14,18 @@ from __future__ import annotations
 
 from concurrent.futures import Future, wait
 from types import GeneratorType
-from typing import Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Optional, Union, overload
 
 from celery import Task, current_app, signals  # type: ignore[import-untyped]
 from celery.exceptions import Retry  # type: ignore[import-untyped]
 
 from claude_throttle import LineTicket, ThrottleError, Throttler, close_all
+
+if TYPE_CHECKING:
+    from anthropic.types import Message
+    from typing_extensions import Unpack
+
+    from claude_throttle import CallOptions
 
 #: Seconds that a child which ends gives its unfinished calls.
 SHUTDOWN_SECONDS = 5.0
@@ -102,6 +108,21 @@ class ClaudeTask(Task):  # type: ignore[misc]
             raise ClaudeRefused(str(error), type(error).__name__, status, request_id) from error
         self._requeue_if_asked(request)
         return result.to_dict(mode="json") if _is_from_sdk(result) else result
+
+    @overload
+    def ask_claude(
+        self, *, raw: Literal[True], **options: Unpack[CallOptions]
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def ask_claude(
+        self, *, raw: Literal[False] = ..., **options: Unpack[CallOptions]
+    ) -> Message: ...
+
+    @overload
+    def ask_claude(
+        self, *, raw: bool, **options: Unpack[CallOptions]
+    ) -> Union[Message, dict[str, Any]]: ...
 
     def ask_claude(self, **options: Any) -> Any:
         """Call Claude: returns and raises what ``Throttler.call()`` does, with its arguments.

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, Union
+
+if TYPE_CHECKING:
+    from anthropic._types import NotGiven, Omit
+
+    T = TypeVar("T")
+    #: What may be left out by a value, as the SDK takes it.
+    Given = Union[T, NotGiven, Omit]
 
 
 def is_not_given(value: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 from claude_throttle.core.domain.not_given import is_not_given
 from claude_throttle.errors import InvalidCall
@@ -16,6 +16,15 @@ class Priority(enum.IntEnum):
     INTERACTIVE = 0
     NORMAL = 10
     BATCH = 20
+
+
+if TYPE_CHECKING:
+    from claude_throttle.core.domain.not_given import Given
+
+    #: A number, or the name of a usual one.
+    PriorityLike = Given[
+        Union[int, Literal["interactive", "normal", "batch", "INTERACTIVE", "NORMAL", "BATCH"]]
+    ]
 
 
 def priority_of(value: Any) -> int:

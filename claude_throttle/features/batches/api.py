@@ -8,7 +8,7 @@ that are known, and ``on_create`` lets it store each id before anything else can
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from claude_throttle.config.validation import require_timeout
@@ -26,6 +26,9 @@ from claude_throttle.features.batches.upload import (
     split,
 )
 from claude_throttle.features.batches.wire_format import State, require_batch_id, require_custom_id
+
+if TYPE_CHECKING:
+    from claude_throttle.config.call_options import AnyBatchRequest, Betas, ExtraFields
 
 __all__ = ["BatchHandle", "BatchProgress", "BatchResult", "BatchState", "Batches"]
 
@@ -84,16 +87,16 @@ class Batches:
 
     def submit(
         self,
-        requests: Iterable[Any],
+        requests: Iterable[AnyBatchRequest],
         *,
         raw: bool = False,
         poll_seconds: Optional[float] = None,
         timeout: Optional[float] = None,
         on_create: Optional[OnCreate] = None,
-        betas: Optional[Iterable[str]] = None,
-        extra_headers: Optional[Mapping[str, Any]] = None,
-        extra_body: Optional[Mapping[str, Any]] = None,
-        extra_query: Optional[Mapping[str, Any]] = None,
+        betas: Betas = None,
+        extra_headers: ExtraFields = None,
+        extra_body: ExtraFields = None,
+        extra_query: ExtraFields = None,
     ) -> BatchHandle:
         """Send *requests* as batches, and return when the API has them all.
 
@@ -164,7 +167,7 @@ class Batches:
         created = [CreatedBatch(name, None) for name in names]
         return BatchHandle(self._client(), created, [], order, raw, poll_seconds)
 
-    def check(self, request: Any) -> str:
+    def check(self, request: AnyBatchRequest) -> str:
         """The ``custom_id`` that submit() would give it as its first request.
 
             >>> throttler.batches.check(request)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Generic, Optional, Union, cast
 
 from claude_throttle.core.dispatch.stream_call import StreamCall
 from claude_throttle.features.streaming.helper_events import helper_events
@@ -19,8 +19,23 @@ from claude_throttle.transport import sdk
 from claude_throttle.transport.request import PreparedRequest
 from claude_throttle.transport.transport import Transport
 
+if TYPE_CHECKING:
+    from anthropic.lib.streaming import (  # type: ignore[attr-defined, unused-ignore]
+        MessageStreamEvent,
+    )
+    from anthropic.types import Message
+    from typing_extensions import Self, TypeVar
 
-class MessageStream:
+    #: What iterating yields, and what the final message is.
+    EventT = TypeVar("EventT", default=MessageStreamEvent)
+    AnswerT = TypeVar("AnswerT", default=Message)
+else:
+    from typing import TypeVar
+
+    EventT, AnswerT = TypeVar("EventT"), TypeVar("AnswerT")
+
+
+class MessageStream(Generic[EventT, AnswerT]):
     """One streamed answer: iterate it, or its ``text_stream``, in a ``with`` block::
 
         with throttler.stream(model=…, max_tokens=…, messages=[…]) as stream:
@@ -55,10 +70,10 @@ class MessageStream:
         #: Derived from the last event, and not read yet.
         self._ready: deque[dict[str, Any]] = deque()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[EventT]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> EventT:
         inner = self._inner
         if self._ready:
             inner.read_on()
@@ -67,9 +82,9 @@ class MessageStream:
             if event is None:
                 raise StopIteration
             if inner.call.raw:
-                return event
+                return cast(EventT, event)
             self._ready.extend(helper_events(event, inner.received))
-        return sdk.build_event(self._ready.popleft(), inner.request_id)
+        return cast(EventT, sdk.build_event(self._ready.popleft(), inner.request_id))
 
     def _next_of_the_api(self) -> Optional[dict[str, Any]]:
         """The next event of the API's own; None after the last."""
@@ -95,22 +110,22 @@ class MessageStream:
         return self._inner.response
 
     @property
-    def current_message_snapshot(self) -> Any:
+    def current_message_snapshot(self) -> Optional[AnswerT]:
         """A copy of the message received so far; None before ``message_start``."""
-        return self._inner.message()
+        return cast(Optional[AnswerT], self._inner.message())
 
     def until_done(self) -> None:
         """Read it to its end."""
         while self._next_of_the_api() is not None:
             pass
 
-    def get_final_message(self) -> Any:
+    def get_final_message(self) -> AnswerT:
         """Read it to its end; the ``anthropic.types.Message``, or the dict with ``raw=True``.
 
         Raises :class:`Closed` if it was left early.
         """
         self.until_done()
-        return self._inner.message()
+        return cast(AnswerT, self._inner.message())
 
     def get_final_text(self) -> str:
         """Read it to its end; all its text, joined. Raises :class:`Closed` after ``close()``."""
@@ -124,7 +139,7 @@ class MessageStream:
         """
         self._inner.close()
 
-    def __enter__(self) -> MessageStream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: Optional[type[BaseException]], *_rest: object) -> None:
@@ -163,7 +178,9 @@ def _text_in(event: Mapping[str, Any]) -> Optional[str]:
     )
 
 
-def open_stream(context: StreamContext, transport: Transport, call: StreamCall) -> MessageStream:
+def open_stream(
+    context: StreamContext, transport: Transport, call: StreamCall
+) -> MessageStream[Any, Any]:
     """Send a queued call in this thread when it may leave, and return with its first event."""
     if not call.raw:
         sdk.begin_import()
@@ -173,7 +190,7 @@ def open_stream(context: StreamContext, transport: Transport, call: StreamCall) 
     return MessageStream(inner)
 
 
-def replay(future: Future[Any], request: PreparedRequest) -> MessageStream:
+def replay(future: Future[Any], request: PreparedRequest) -> MessageStream[Any, Any]:
     """The stream of an answer that a stage returns as a whole.
 
     Waits for that answer, since there is nothing to show before it; raises its error.
