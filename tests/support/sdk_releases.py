@@ -17,6 +17,8 @@ OMIT = getattr(anthropic, "omit", None) or _types.Omit()
 def _accumulators():
     """Those of its functions that take a stream's events as they come from the wire."""
     found = {}
+    if not hasattr(anthropic.BaseModel, "__pydantic_fields_set__"):
+        return found  # with pydantic 1 they leave the JSON that they read in the message
     for name, module in {"stable": "_messages", "beta": "_beta_messages"}.items():
         with contextlib.suppress(ImportError, AttributeError):
             streaming = importlib.import_module(f"anthropic.lib.streaming.{module}")
@@ -40,8 +42,11 @@ _NEAREST = {"RequestTooLargeError": "APIStatusError", "OverloadedError": "Intern
 
 
 def error_class(name):
-    """That class of exception, or its nearest base."""
-    return getattr(anthropic, name, None) or getattr(anthropic, _NEAREST[name])
+    """That class of exception, which some releases have without showing it, or its nearest base."""
+    for module in (anthropic, anthropic._exceptions):
+        if hasattr(module, name):
+            return getattr(module, name)
+    return getattr(anthropic, _NEAREST[name])
 
 
 def text_block():
