@@ -12,7 +12,10 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 #: Run in tests/servers, since it needs a worker and a Redis; in tests/with_flask by web servers.
-ELSEWHERE = {"celery_app.py", "flask_app.py", "gunicorn.conf.py"}
+ELSEWHERE = {
+    *("celery_app.py", "rq_jobs.py", "dramatiq_actors.py"),
+    *("flask_app.py", "gunicorn.conf.py"),
+}
 
 #: Standard input, and what standard output must hold.
 EXPECTED = {

@@ -100,8 +100,10 @@ class ClaudeTask(Task):  # type: ignore[misc]
         try:
             result = super().__call__(*args, **kwargs)
         except (Exception, TurnComesLater) as error:
-            if not isinstance(error, Retry):  # the task has requeued itself
+            if not isinstance(error, Retry):
                 self._requeue_if_asked(request)
+            elif isinstance(error.exc, TurnComesLater):
+                error.exc = None  # the task has requeued itself; Celery 5.3 cannot store that one
             if not _is_from_sdk(error):
                 raise
             status, request_id = (getattr(error, of, None) for of in ("status_code", "request_id"))

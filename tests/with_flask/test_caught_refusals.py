@@ -11,20 +11,27 @@ from claude_throttle.contrib.flask import current_throttler
 from claude_throttle.testing import Reply, Reset
 from tests.support.calls import KEY, ask
 from tests.support.needs import needs
-from tests.support.sdk_releases import CAPABILITIES
 
 BUSY = Reply(429, {"retry-after": "7"}, "rate_limit_error")
 
 REQUEST = {k: v for k, v in ask().items() if k != "raw"}
 
 
-def client(**options):
-    return anthropic.Anthropic(
-        api_key=KEY,
-        base_url=current_throttler.settings.base_url,
-        middleware=[current_throttler.middleware()],
-        **options,
-    )
+@needs("middleware")
+def by_middleware(max_retries=0):
+    door = {"middleware": [current_throttler.middleware()]}
+    _by_sdk(max_retries, **door)
+
+
+def by_transport(max_retries=0):
+    transport = current_throttler.transport()
+    _by_sdk(max_retries, http_client=anthropic.DefaultHttpxClient(transport=transport))
+
+
+def _by_sdk(max_retries, **door):
+    url = current_throttler.settings.base_url
+    with anthropic.Anthropic(api_key=KEY, base_url=url, max_retries=max_retries, **door) as client:
+        client.messages.create(**REQUEST)
 
 
 def by_session():
@@ -44,17 +51,20 @@ def by_exception():
     raise current_throttler.submit(**ask()).exception()
 
 
-CALLS = {
-    "call": lambda: current_throttler.call(**ask()),
-    "future": lambda: current_throttler.submit(**ask()).result(),
-    "exception": by_exception,
-    "map": lambda: list(current_throttler.map([ask()])),
-    "stream": by_stream,
-    "sdk": lambda: client(max_retries=0).messages.create(**REQUEST),
-    "session": by_session,
-}
-if not CAPABILITIES["middleware"]:
-    del CALLS["sdk"]
+def by_call():
+    current_throttler.call(**ask())
+
+
+def by_future():
+    current_throttler.submit(**ask()).result()
+
+
+def by_map():
+    list(current_throttler.map([ask()]))
+
+
+SDK = [by_middleware, by_transport]
+CALLS = [by_call, by_stream, by_session, *SDK]
 
 
 def returned(error):
@@ -102,21 +112,18 @@ def kind(response):
     return response.json["error"]["type"], response.headers["Retry-After"]
 
 
-@pytest.mark.parametrize("way", sorted(CALLS))
-def test_a_refusal_of_the_api_that_a_view_caught_is_503(visit, fake, way):
+@pytest.mark.parametrize("call", [*CALLS, by_future, by_exception, by_map])
+def test_a_refusal_of_the_api_that_a_view_caught_is_503(visit, fake, call):
     """Whatever asked: also where it is the SDK, or the view, that makes an exception of it."""
     visit.server = fake()
     visit.server.script(BUSY)
-    assert kind(visit(CALLS[way])) == ("rate_limited", "7")
+    assert kind(visit(call)) == ("rate_limited", "7")
     assert len(visit.server.arrivals) == 1
 
 
-@pytest.mark.parametrize("way", sorted({"call", "stream", "sdk", "session"} & set(CALLS)))
-def test_a_refusal_of_ours_that_a_view_caught_is_503(visit, way):
+@pytest.mark.parametrize("call", CALLS)
+def test_a_refusal_of_ours_that_a_view_caught_is_503(visit, call):
     """Nothing was sent: the account is suspended since another call."""
-
-    def call():
-        CALLS[way]()
 
     def prepare(app):
         app.server.script(Reply(401, {}, "authentication_error"))
@@ -139,14 +146,14 @@ def test_however_the_view_says_500(visit, fake, fail):
         if fail is handled:
             app.register_error_handler(Exception, lambda error: ("failed", 500))
 
-    assert kind(visit(CALLS["call"], fail, prepare)) == ("rate_limited", "7")
+    assert kind(visit(by_call, fail, prepare)) == ("rate_limited", "7")
 
 
-@needs("middleware")
-def test_a_lost_connection_under_the_sdk_is_503(visit, fake):
+@pytest.mark.parametrize("call", SDK)
+def test_a_lost_connection_under_the_sdk_is_503(visit, fake, call):
     visit.server = fake()
     visit.server.script(Reset())
-    assert kind(visit(CALLS["sdk"]))[0] == "no_connection"
+    assert kind(visit(call))[0] == "no_connection"
 
 
 def test_what_the_response_had_of_others_stays(visit, fake):
@@ -161,7 +168,7 @@ def test_what_the_response_had_of_others_stays(visit, fake):
             response.set_cookie("basket", "full")
             return response
 
-    response = visit(CALLS["call"], prepare=prepare)
+    response = visit(by_call, prepare=prepare)
     assert kind(response)
     assert response.headers["Access-Control-Allow-Origin"] == "*"
     assert "basket=full" in response.headers["Set-Cookie"]
@@ -173,8 +180,8 @@ def test_a_500_that_no_refusal_caused_stays(visit, fake):
     """A wrong request; an error of the API after which a call may be billed."""
     visit.server = fake()
     visit.server.script(Reply(400), Reply(500))
-    assert visit(CALLS["call"]).status_code == 500
-    assert visit(CALLS["call"]).status_code == 500
+    assert visit(by_call).status_code == 500
+    assert visit(by_call).status_code == 500
 
 
 def test_a_refusal_of_the_last_request_counts_no_more(visit, fake):
@@ -185,7 +192,7 @@ def test_a_refusal_of_the_last_request_counts_no_more(visit, fake):
     def prepare(app):
         app.add_url_rule("/failed", "failed", lambda: ("failed", 500))
 
-    assert visit(CALLS["call"], prepare=prepare).status_code == 503
+    assert visit(by_call, prepare=prepare).status_code == 503
     assert visit.client.get("/failed").status_code == 500
 
 
@@ -204,14 +211,14 @@ def test_a_bug_after_a_refusal_that_was_dealt_with_is_a_500(visit, fake):
     assert visit(call, reraise).status_code == 500
 
 
-@needs("middleware")
-def test_a_refusal_that_the_sdk_got_over_is_none(visit, fake):
+@pytest.mark.parametrize("door", SDK)
+def test_a_refusal_that_the_sdk_got_over_is_none(visit, fake, door):
     """The 500 is about something else."""
     visit.server = fake()
     visit.server.script(Reply(529, {"retry-after-ms": "1"}, "overloaded_error"))
 
     def call():
-        client(max_retries=1).messages.create(**REQUEST)
+        door(max_retries=1)
         raise KeyError("bug")
 
     assert visit(call).status_code == 500
@@ -222,4 +229,4 @@ def test_a_refusal_that_the_sdk_got_over_is_none(visit, fake):
 def test_what_the_settings_leave_to_the_application_is_left(visit, fake, setting):
     visit.server = fake()
     visit.server.script(BUSY)
-    assert visit(CALLS["call"], **{setting: False}).status_code == 500
+    assert visit(by_call, **{setting: False}).status_code == 500

@@ -8,7 +8,7 @@ from flask import Response, stream_with_context
 
 from claude_throttle.contrib.flask import current_throttler
 from tests.support.calls import KEY, ask
-from tests.support.sdk_releases import CAPABILITIES
+from tests.support.needs import needs
 from tests.support.waiting import wait_until
 
 
@@ -40,6 +40,7 @@ def handed_over():
     return Response(current_throttler.stream(**ask("one two three four")).text_stream)
 
 
+@needs("middleware")
 def by_the_sdk():
     client = anthropic.Anthropic(
         api_key=KEY,
@@ -55,22 +56,19 @@ def by_the_sdk():
     return Response(words())
 
 
-VIEWS = {
-    view.__name__: view
-    for view in (
-        opened_first,
-        opened_in_the_generator,
-        opened_without_a_context,
-        handed_over,
-        *([by_the_sdk] if CAPABILITIES["middleware"] else []),
-    )
-}
+VIEWS = (
+    opened_first,
+    opened_in_the_generator,
+    opened_without_a_context,
+    handed_over,
+    by_the_sdk,
+)
 
 
-@pytest.mark.parametrize("name", VIEWS)
-def test_a_visitor_who_goes_away_frees_the_place(asking_app, name):
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_visitor_who_goes_away_frees_the_place(asking_app, view):
     app = asking_app()
-    app.add_url_rule("/words", "words", VIEWS[name])
+    app.add_url_rule("/words", "words", view)
     throttler = app.claude.throttlers(app)["default"]
     response = app.test_client().get("/words", buffered=False)
     assert next(iter(response.response))
