@@ -12,6 +12,7 @@ keeps its position in the queue.
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import Future, wait
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Optional, Union, overload
@@ -109,7 +110,10 @@ class ClaudeTask(Task):  # type: ignore[misc]
             status, request_id = (getattr(error, of, None) for of in ("status_code", "request_id"))
             raise ClaudeRefused(str(error), type(error).__name__, status, request_id) from error
         self._requeue_if_asked(request)
-        return result.to_dict(mode="json") if _is_from_sdk(result) else result
+        if not _is_from_sdk(result):
+            return result
+        # Every release of the SDK has this method.
+        return json.loads(result.model_dump_json(by_alias=True, exclude_unset=True))
 
     @overload
     def ask_claude(
