@@ -321,6 +321,7 @@ def test_a_host_that_has_nothing_to_do_with_the_api_is_told_of_quietly(
     ("base_url", "asked", "is_paced"),
     [
         ("https://api.anthropic.com", "https://API.anthropic.com:443", True),
+        ("https://api.anthropic.com", "https://api.anthropic.com.", True),
         ("https://relay.example/anthropic", "https://api.anthropic.com", True),
         ("https://relay.example:443/anthropic/", "https://relay.example/anthropic", True),
         ("https://relay.example:8443", "https://relay.example:8443", True),

@@ -149,7 +149,7 @@ class PacedTransport(ForOneClient):
     def _is_ours(self, request: Any, endpoint: str) -> bool:
         """Whether the throttler's quotas are the request's; says once of others what they are."""
         url = request.url
-        address = Address(url.host, url.port or DEFAULT_PORTS.get(url.scheme, 0))
+        address = Address(url.host.rstrip("."), url.port or DEFAULT_PORTS.get(url.scheme, 0))
         is_own = self._is_cloud or address in self._own or address.host.endswith(AMAZON_HOSTS)
         if has_quota(request.method, endpoint):
             if not is_own:
