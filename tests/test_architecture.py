@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import graphlib
 import importlib
 import inspect
 import statistics
@@ -170,6 +171,17 @@ def test_only_the_clock_reads_time():
         if call.split(".")[0] in ("time", "datetime", "date") and call.split(".")[-1] in CLOCKS
     ]
     assert wrong == []
+
+
+def test_no_module_imports_another_in_a_circle():
+    """Neither for typing nor late: one of both could not be understood without the other."""
+    modules = {".".join([PACKAGE, *path.relative_to(ROOT).with_suffix("").parts]) for path in FILES}
+    graph = {module: set() for module in modules}
+    for one in imports():
+        module = ".".join([PACKAGE, *one.path.relative_to(ROOT).with_suffix("").parts])
+        # The name itself is a module, or a name in one.
+        graph[module] |= {one.name, one.name.rpartition(".")[0]} & modules - {module}
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_nobody_sleeps():

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from claude_throttle.core.domain.not_given import is_not_given
 from claude_throttle.errors import InvalidCall
 from claude_throttle.transport.headers import checked_headers
-from claude_throttle.transport.request import OUR_KEYWORDS
+from claude_throttle.transport.own_keywords import OUR_KEYWORDS
 
 BETA_HEADER = "anthropic-beta"
 

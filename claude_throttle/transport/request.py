@@ -23,6 +23,7 @@ from claude_throttle.core.estimation.estimator import (
 )
 from claude_throttle.errors import InvalidCall
 from claude_throttle.transport.headers import checked_headers
+from claude_throttle.transport.own_keywords import OUR_KEYWORDS
 
 #: Bytes. "Messages 32 MB" (errors page, 2026-11). A larger one is refused by the proxy in front of
 #: the API, perhaps without an error body in the API's own format.
@@ -60,19 +61,6 @@ _API_PARAMETERS = frozenset(
         "top_k",
         "top_p",
     }
-)
-
-#: Keywords of submit() that are not parameters of the API: they never reach the body.
-OUR_KEYWORDS = (
-    "betas",
-    "block",
-    "extra_body",
-    "extra_headers",
-    "extra_query",
-    "priority",
-    "raw",
-    "tenant",
-    "timeout",
 )
 
 #: Characters of a tenant's name. It is kept as long as a call waits, so it must not be a document.

@@ -10,7 +10,7 @@ import anthropic
 
 from claude_throttle import CallOptions, MapOptions, Throttler
 from claude_throttle.config import call_options
-from claude_throttle.transport.keywords import OUR_KEYWORDS
+from claude_throttle.transport.own_keywords import OUR_KEYWORDS
 
 FOLDER = Path(__file__).parent
 #: Keywords of the SDK's methods that no request holds, or that other methods are for.

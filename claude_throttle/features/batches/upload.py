@@ -19,8 +19,9 @@ from claude_throttle.errors import InvalidCall
 from claude_throttle.features.batches import wire_format
 from claude_throttle.transport.headers import brings_own_proof, checked_headers
 from claude_throttle.transport.keywords import query_string, with_betas
+from claude_throttle.transport.own_keywords import OUR_KEYWORDS
 from claude_throttle.transport.plain_values import plain_copy
-from claude_throttle.transport.request import OUR_KEYWORDS, merged_body, serialise
+from claude_throttle.transport.request import merged_body, serialise
 
 #: Bytes of a batch up to which it stays in memory, without a file.
 IN_MEMORY_BYTES = 8 * 1024 * 1024
