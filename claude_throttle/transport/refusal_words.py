@@ -6,6 +6,7 @@ that names no time or a long one; those of the API at full pace name a short one
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Optional
@@ -27,8 +28,14 @@ LONGEST_TEXT = 2000
 MOST_VALUES = 200
 DEEPEST = 6
 
+#: Characters of a text without a format that can be the notice of a failure.
+LONGEST_FAILURE = 300
+
 #: Fields that hold the words, in the order in which they are asked.
 _MESSAGE_FIELDS = ("message", "detail", "error", "error_message", "msg", "title", "description")
+
+#: Fields of which an error has one, whatever its format.
+_TELLING = frozenset(("error", "errors", "error_message", "message", "detail", "msg", "status"))
 
 #: Fields that hold a time, without case, hyphens and underscores.
 _WAIT_FIELDS = {
@@ -112,6 +119,15 @@ _THROTTLING = re.compile(
     r"throttling(exception)?|toomanyrequests(exception)?|resourceexhausted|(user)?ratelimitexceeded"
     r"|ratelimit(error|ed)|request(limitexceeded|throttled)(exception)?|slowdown|429"
 )
+#: Words by which a short text without a format is known for an error, and not for an answer.
+_WRONG = re.compile(
+    r"\berrors?\b|\bfail|unavailable|overload|capacity|time[ds]?[ -]?out|denied|forbidden|blocked"
+    r"|unauthori[sz]ed|bad gateway|\blimit|\bquota|too many|throttl|maintenance|upstream|expired"
+    r"|\binvalid|not found|refused|rejected",
+    re.I,
+)
+_TITLE = re.compile(r"<title[^>]*>([^<]+)", re.I)
+
 _KIND_FIELDS = frozenset(("code", "type", "status", "__type", "reason", "statuscode", "error"))
 
 
@@ -121,6 +137,52 @@ def message_of(answer: Any, body: bytes) -> str:
         text = body[: 4 * LONGEST_TEXT].decode("utf-8", "replace").strip()
         return "" if text.startswith("<") else text[:LONGEST_TEXT]
     return _message_in(answer)[:LONGEST_TEXT]
+
+
+def error_told_in(answer: Any, body: bytes) -> str:
+    """The words of an error that came under status 200; "" where it may be an answer.
+
+    *answer* is the *body* as JSON, or None. An answer may be in any format, or be cut: only what
+    stands in the fields of errors is quoted, the title of a page, or a short text of failure.
+    """
+    if isinstance(answer, str):
+        inner = read_inner(answer)
+        return _failure(answer) if inner is None else error_told_in(inner, b"")
+    if isinstance(answer, list):
+        answer = next((each for each in answer if isinstance(each, dict)), {})
+    if isinstance(answer, dict):
+        tells = not _TELLING.isdisjoint(str(name).lower() for name in answer)
+        return _message_in(answer)[:LONGEST_TEXT] or _codes_in(answer) if tells else ""
+    text = body[: 4 * LONGEST_TEXT].decode("utf-8", "replace").strip()
+    if text.startswith("<"):
+        title = _TITLE.search(text)
+        return title.group(1).strip() if title else ""
+    if text.startswith(("event:", "data:", ":")):  # a stream that nobody asked for
+        data = (line[5:] for line in text.splitlines() if line.startswith("data:"))
+        frames = map(read_inner, data)
+        told = (error_told_in(frame, b"") for frame in frames if isinstance(frame, dict))
+        return next(filter(None, told), "")
+    return "" if text[:1] in ("{", "[") else _failure(text)
+
+
+def read_inner(text: str) -> Any:
+    """An object or a list within a text; None if it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, (dict, list)) else None
+
+
+def _failure(text: str) -> str:
+    return text if len(text) <= LONGEST_FAILURE and _WRONG.search(text) else ""
+
+
+def _codes_in(answer: Any) -> str:
+    """What an error without words is called: its codes and types; "" if it is none."""
+    error = answer.get("error") or answer.get("errors") if isinstance(answer, dict) else None
+    kinds = [value for name, value in _all_fields(error) if name in _KIND_FIELDS]
+    return " ".join(str(kind) for kind in kinds if isinstance(kind, (str, int)))[:LONGEST_TEXT]
 
 
 def _message_in(value: Any, depth: int = 0) -> str:

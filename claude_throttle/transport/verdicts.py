@@ -31,6 +31,7 @@ from claude_throttle.core.domain.feedback import (
 )
 from claude_throttle.errors import BrokenAnswer
 from claude_throttle.transport.account_problems import account_problem
+from claude_throttle.transport.error_text import readable
 from claude_throttle.transport.limit_headers import (
     read_date,
     read_growth,
@@ -304,8 +305,13 @@ def _stated_limit(answer: Any, message: str, body: bytes) -> Optional[StatedLimi
 
 
 def _account_refusal(reason: str, message: str) -> AccountRefusal:
-    shown = _KEY.sub("sk-…", message)[:LONGEST_MESSAGE]
-    return AccountRefusal(reason, shown, read_date(message))
+    return AccountRefusal(reason, shown_words(message), read_date(message))
+
+
+def shown_words(message: str) -> str:
+    """A stranger's words as they are shown: short, without keys and control characters."""
+    words = readable(_KEY.sub("sk-…", message[: 2 * LONGEST_MESSAGE]))
+    return words if len(words) <= LONGEST_MESSAGE else words[:LONGEST_MESSAGE] + "…"
 
 
 def retry_after(headers: Mapping[str, str], wall: float) -> Optional[float]:
@@ -365,10 +371,19 @@ def read_message(body: bytes, request_id: Optional[str]) -> dict[str, Any]:
     """A whole message; raises :class:`BrokenAnswer` for anything else."""
     answer = read_json(body)
     if not isinstance(answer, dict):
-        raise broken(f"{len(body)} bytes that are not a JSON object", request_id)
+        what = f"{len(body)} bytes that are not a JSON object"
+        raise broken(what + quoted_error(answer, body), request_id)
     if answer.get("type") != "message" or not isinstance(answer.get("content"), list):
-        raise broken("a JSON object that is not a message", request_id)
+        raise broken("a JSON object that is not a message" + quoted_error(answer, body), request_id)
     return answer
+
+
+def quoted_error(answer: Any, body: bytes) -> str:
+    """What to add to "answered 200 with …": the words of an error in it; "" if it tells of none."""
+    from claude_throttle.transport.refusal_words import error_told_in  # rare
+
+    words = shown_words(error_told_in(answer, body)).strip()
+    return f" but tells of an error, {words!r}" if words else ""
 
 
 def broken(what: str, request_id: Optional[str]) -> BrokenAnswer:

@@ -13,7 +13,12 @@ from typing import Any, NamedTuple, Optional
 
 from claude_throttle.errors import BrokenAnswer, InvalidCall
 from claude_throttle.transport import sdk
-from claude_throttle.transport.verdicts import STATUS_BY_TYPE, UNKNOWN_STATUS, read_json
+from claude_throttle.transport.verdicts import (
+    STATUS_BY_TYPE,
+    UNKNOWN_STATUS,
+    quoted_error,
+    read_json,
+)
 
 #: Requests in a batch, and bytes of it (rate-limit and errors pages, 2026-09 to 2026-11).
 MOST_REQUESTS = 100_000
@@ -88,7 +93,10 @@ def read_state(value: Any) -> State:
     batch_id = value.get("id") if isinstance(value, dict) else None
     known = isinstance(batch_id, str) and _BATCH_ID.fullmatch(batch_id)
     if not known or not isinstance(value, dict):
-        raise BrokenAnswer("the server answered 200 with something that is not a Message Batch")
+        words = quoted_error(value, b"")
+        raise BrokenAnswer(
+            f"the server answered 200 with something that is not a Message Batch{words}"
+        )
     counts = value.get("request_counts")
     counts = counts if isinstance(counts, dict) else {}
     told = {name: _whole(counts.get(name)) for name in _COUNTS}
@@ -101,7 +109,10 @@ def read_list(content: bytes) -> tuple[list[State], bool]:
     page = read_json(content)
     data = page.get("data") if isinstance(page, dict) else None
     if not isinstance(page, dict) or not isinstance(data, list):
-        raise BrokenAnswer("the server answered 200 with something that is no list of batches")
+        told = quoted_error(page, content)
+        raise BrokenAnswer(
+            f"the server answered 200 with something that is no list of batches{told}"
+        )
     return [read_state(value) for value in data], page.get("has_more") is True
 
 
