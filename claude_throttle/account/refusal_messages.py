@@ -27,12 +27,11 @@ def no_place(call: Call, backlog: Backlog, seconds: float, waited: bool) -> Thro
     wait = "until resume()" if paused else f"about {seconds:,.1f} s"
     text = f"{backlog.calls:,} calls to {call.model} are already waiting "
     text += f"(max_queue={backlog.maxsize:,}); one more would wait {wait}; "
+    after = None if paused else seconds / (backlog.calls + 1)
     if waited:
-        return DeadlineExceeded(text + f"no place came free in {call.timeout:g} s")
-    return QueueFull(
-        text + "wait, submit(block=True), or raise max_queue",
-        retry_after=None if paused else seconds / (backlog.calls + 1),
-    )
+        text += f"no place came free in {call.timeout:g} s"
+        return DeadlineExceeded(text, retry_after=after)
+    return QueueFull(text + "wait, submit(block=True), or raise max_queue", retry_after=after)
 
 
 def suspended(why: Suspension, lane: str, now: float) -> AccountSuspended:

@@ -16,7 +16,7 @@ from claude_throttle.core.domain.feedback import Dispatch, Feedback, RetryDelay
 from claude_throttle.core.domain.ports import HeldSlot
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
-from claude_throttle.core.queueing.ticket import Ticket, WaitingTicket
+from claude_throttle.core.queueing.ticket import NOTHING, Ticket, WaitedFor, WaitingTicket
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, longest_wait
 from claude_throttle.core.threads.error_watch import note_error
 from claude_throttle.core.threads.local_values import ThreadLocalList
@@ -318,22 +318,28 @@ class Call(Ticket):
         if attempt is not None:  # a pooled connection may still refer to it
             attempt._hang_up = attempt.when_stopped = None
 
-    def expire(self) -> None:
+    def expire(self, why: WaitedFor = NOTHING) -> None:
         attempt = self.attempt
-        error = self.deadline_exceeded(sent=attempt is not None and attempt.on_the_wire)
+        error = self.deadline_exceeded(attempt is not None and attempt.on_the_wire, why)
         if attempt is not None:
             attempt.stop(error)
         # Not left to its sender, which may be stuck in a name look-up that nothing can end.
         self.reject(error)
 
-    def deadline_exceeded(self, sent: bool) -> DeadlineExceeded:
-        """The error for a call whose deadline has passed."""
-        where = (
-            "was on the wire; it may be billed" if sent else "was still waiting; nothing was sent"
-        )
-        return DeadlineExceeded(
-            f"call {self.number} ({self.model}) was given {self.timeout:g} s and {where}", sent=sent
-        )
+    def deadline_exceeded(self, sent: bool, why: WaitedFor = NOTHING) -> DeadlineExceeded:
+        """The error for a call whose deadline has passed; *why* it was waiting, if it was."""
+        attempt = self.attempt
+        if sent:
+            where, why = "was on the wire; it may be billed", NOTHING
+        elif attempt is None or not attempt.resting:
+            where = "was still waiting; nothing was sent"
+        else:
+            sent = attempt.held.tokens > 0  # kept after a failure behind which it may have worked
+            where = "was waiting for another try; " + (
+                "the one before may be billed" if sent else "what was sent was refused"
+            )
+        words = f"call {self.number} ({self.model}) was given {self.timeout:g} s and {where}"
+        return DeadlineExceeded(words + why.words, sent=sent, retry_after=why.seconds)
 
     def abandon(self, error: BaseException) -> None:
         """End a forked child's copy of it. Takes no lock.

@@ -13,7 +13,7 @@ from claude_throttle.core.domain.events import PermitClosed, PermitGranted
 from claude_throttle.core.domain.feedback import DOUBT, Dispatch, ResponseReport
 from claude_throttle.core.domain.ports import FeedbackReader, HeldSlot
 from claude_throttle.core.queueing.reentrant_slot import Entry, OpenPermits, ReentrantSlot
-from claude_throttle.core.queueing.ticket import WaitingTicket
+from claude_throttle.core.queueing.ticket import NOTHING, WaitedFor, WaitingTicket
 from claude_throttle.core.threads.deferred_close import DeferredCloser
 from claude_throttle.errors import DeadlineExceeded
 
@@ -62,14 +62,13 @@ class PermitTicket(WaitingTicket):
     def is_out(self) -> bool:
         return self.has_left and not self.slot.lent
 
-    def expire(self) -> None:
+    def expire(self, why: WaitedFor = NOTHING) -> None:
         lane, seconds = self.place_in
-        self.reject(
-            DeadlineExceeded(
-                f"permit {self.number} ({lane}) was given {seconds:.3g} s and was still waiting "
-                "for its turn; nothing was sent"
-            )
+        text = (
+            f"permit {self.number} ({lane}) was given {seconds:.3g} s and was still waiting "
+            f"for its turn; nothing was sent{why.words}"
         )
+        self.reject(DeadlineExceeded(text, retry_after=why.seconds))
 
 
 class Permit:

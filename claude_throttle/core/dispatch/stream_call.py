@@ -11,6 +11,7 @@ import threading
 from typing import Any, Optional
 
 from claude_throttle.core.dispatch.call import Attempt, Call
+from claude_throttle.core.queueing.ticket import NOTHING, WaitedFor
 from claude_throttle.core.threads.clock import longest_wait
 from claude_throttle.errors import Closed
 
@@ -40,9 +41,9 @@ class StreamCall(Call):
     def proceed(self) -> None:
         self._may_go.set()
 
-    def expire(self) -> None:
+    def expire(self, why: WaitedFor = NOTHING) -> None:
         if not self.begun:
-            super().expire()
+            super().expire(why)
 
     def wait_for_grant(self) -> Attempt:
         """Return when it may be sent; raise what it was rejected with. Ctrl-C ends the call."""

@@ -20,6 +20,7 @@ from functools import partial
 from operator import methodcaller
 from typing import Callable, Optional
 
+from claude_throttle.core.dispatch.waited_for import waited_for
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.feedback import RESERVATION, Decision
 from claude_throttle.core.domain.ports import HeldSlot, Step
@@ -212,7 +213,7 @@ class Worker:
         deadlines = self._backlog.deadlines
         due = self._take_due_locked(now) if deadlines and deadlines[0][0] <= now else None
         if due:
-            return partial(self.end_elsewhere, due, methodcaller("expire"))
+            return self._expire_locked(due, now)
         head = self._looking_at = self._head_locked(now) if any(self._waiting) else None
         if head is None:
             return None
@@ -224,6 +225,13 @@ class Worker:
             costs = self._pacer.needs_reservation(head.cost, ahead, now)
             return None if costs is None else partial(self._reserve, costs)
         return step
+
+    def _expire_locked(self, due: list[Ticket], now: float) -> Step:
+        # The first of each priority stands for all: thousands may be due in one instant.
+        first = {ticket.priority: ticket for ticket in reversed(due)}
+        parts = self._pacer, self._limiter, self._backlog, now
+        why = {priority: waited_for(ticket, *parts) for priority, ticket in first.items()}
+        return partial(self.end_elsewhere, due, lambda ticket: ticket.expire(why[ticket.priority]))
 
     def wake_at_locked(self, now: float) -> Optional[float]:
         """The next instant at which next_step_locked() may find something; None if idle."""

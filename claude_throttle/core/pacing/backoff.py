@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Callable
+from typing import Callable, Optional
 
 from claude_throttle.core.domain.feedback import CONCURRENCY, Feedback
 
@@ -81,6 +81,8 @@ class Pause:
         self.until = -math.inf
         self._jitter = jitter
         self._drawn = 0.0
+        #: The status of the refusal that began it; None where that is not known.
+        self.status: Optional[int] = None
         #: No call has left since it began, unless as a probe.
         self.is_unfinished = False
         #: The end of one that is probed; -inf in any other.

@@ -375,6 +375,7 @@ class Pacer:
         probed = dispatch.at >= self.pause.probed_at
         if probed and 0.0 < (feedback.retry_after or 0.0) <= LONGEST_UNPROBED_SECONDS:
             self.pause.cut_short()  # the newest word counts
+        self.pause.status = feedback.status
         whole = self.pause_for(wait_seconds, now)
         seconds = self.pause.until - now
         probe_in = seconds if whole > seconds else None

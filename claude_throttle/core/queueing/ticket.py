@@ -7,7 +7,7 @@ its cost and its deadline, and nothing of requests or futures.
 from __future__ import annotations
 
 import threading
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.feedback import Dispatch
@@ -15,6 +15,18 @@ from claude_throttle.core.domain.ports import HeldSlot
 from claude_throttle.core.domain.priority import Priority
 from claude_throttle.core.queueing.reentrant_slot import ReentrantSlot
 from claude_throttle.core.threads.clock import longest_wait
+
+
+class WaitedFor(NamedTuple):
+    """What held up a ticket whose time was up."""
+
+    #: Added to the words of the error; "" where nothing held it up.
+    words: str = ""
+    #: Seconds until another may leave, as things stand; None if that is not known.
+    seconds: Optional[float] = None
+
+
+NOTHING = WaitedFor()
 
 
 class Ticket:
@@ -114,8 +126,11 @@ class Ticket:
         """
         raise NotImplementedError
 
-    def expire(self) -> None:
-        """End it: its deadline has passed. Called by a sender thread, without the mutex."""
+    def expire(self, why: WaitedFor = NOTHING) -> None:
+        """End it: its deadline has passed. Called by a sender thread, without the mutex.
+
+        *why*: what such a ticket waited for.
+        """
         raise NotImplementedError
 
     def reject(self, error: BaseException) -> None:

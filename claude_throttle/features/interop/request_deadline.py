@@ -29,12 +29,13 @@ class RequestDeadline:
         #: An attempt may have reached the API, and be billed.
         self.sent = False
 
-    def exceeded(self) -> DeadlineExceeded:
+    def exceeded(self, retry_after: Optional[float] = None) -> DeadlineExceeded:
         """The error to raise for a request whose time is over."""
         where = "one may be billed" if self.sent else "nothing of it was answered"
         error = DeadlineExceeded(
             f"a request of the SDK was given {self.timeout:g} s for all its attempts; {where}",
             sent=self.sent,
+            retry_after=retry_after,
         )
         note_error(error)
         return error

@@ -109,11 +109,11 @@ class PacedMiddleware(ForOneClient):
             terms = terms._replace(timeout=deadline.at - now)
         try:
             attempt = self._admission().admit_request(request.method, path, body, terms)
-        except DeadlineExceeded:
+        except DeadlineExceeded as error:
             if deadline is None or not deadline.sent:
                 raise
             # This attempt was not sent, but one before it was.
-            raise deadline.exceeded() from None
+            raise deadline.exceeded(error.retry_after) from None
         if attempt is None:
             return call_next(request)
         own = None if deadline is None else self._bound_wire(request, call_next, deadline)

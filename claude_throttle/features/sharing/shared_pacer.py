@@ -336,7 +336,7 @@ class SharedPacer(Pacer):
 
     def _pause_with_others(self, until: float) -> None:
         if until > self.pause.until + LATE_SECONDS:
-            self.pause.until = until
+            self.pause.until, self.pause.status = until, None
             self._reservations.release(before=until)
 
     def _read_waiting_headers(self, now: float) -> list[Event]:

@@ -19,7 +19,7 @@ from claude_throttle.core.dispatch.lane import Lane
 from claude_throttle.core.domain.cost import Cost
 from claude_throttle.core.domain.feedback import RATE, Dispatch, Feedback
 from claude_throttle.core.domain.ports import HeldSlot
-from claude_throttle.core.queueing.ticket import Ticket
+from claude_throttle.core.queueing.ticket import NOTHING, Ticket, WaitedFor
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.thread_pool import ThreadPool
 from claude_throttle.errors import Closed
@@ -66,8 +66,8 @@ class CountTicket(Ticket):
     def proceed(self) -> None:
         self._begin(self)
 
-    def expire(self) -> None:
-        self.call.expire()
+    def expire(self, why: WaitedFor = NOTHING) -> None:
+        self.call.expire(why)
 
     def reject(self, error: BaseException) -> None:  # noqa: ARG002 - Ticket's signature
         self.place()
