@@ -57,10 +57,8 @@ if TYPE_CHECKING:
     class ReadTimeout(Protocol):
         """A ``Timeout`` of httpx, of which the longest wait for a byte counts."""
 
-        @property
-        def read(self) -> Optional[float]:
-            """Seconds."""
-            ...
+        #: Seconds.
+        read: Optional[float]
 
     #: Seconds, None for no limit, or what stands for the setting.
     Timeout = Given[Union[float, Unset, ReadTimeout, None]]

@@ -147,12 +147,12 @@ def _api_refusal(error: object) -> Optional[ApiRefusal]:
 def caught_refusal(
     watch: ErrorWatch, api_errors: bool, raised: Optional[BaseException] = None
 ) -> Optional[object]:
-    """The refusal that made a request's response a 500; None if there was none. Stops *watch*.
+    """The refusal that made a request's response a 500; None if there was none. Ends *watch*.
 
     *raised* is the exception that made it a 500, None if the view returned it: what was refused
     counts only if the exception came of that.
     """
-    errors, chain = watch.stop(), list(_chain(raised))
+    errors, chain = watch.collect(), list(_chain(raised))
     if not chain:
         return next((error for error in errors if is_refusal(error, api_errors)), None)
     return next((error for error in chain if is_refusal(error, api_errors)), None)

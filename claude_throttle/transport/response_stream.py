@@ -73,7 +73,7 @@ class EventStream(Protocol):
         ...
 
     @property
-    def response(self) -> sdk.ResponseHead:
+    def response_head(self) -> sdk.PlainResponse:
         """The head of the response."""
         ...
 
@@ -138,11 +138,11 @@ class ResponseStream:
         return None if self._response is None else self._response.headers.get("request-id")
 
     @property
-    def response(self) -> sdk.ResponseHead:
+    def response_head(self) -> sdk.PlainResponse:
         """The head of the response; without one, an empty head with status 0."""
-        head = self._response
-        return sdk.ResponseHead(
-            self._url, getattr(head, "status_code", 0), getattr(head, "headers", {})
+        found = self._response
+        return sdk.PlainResponse(
+            self._url, getattr(found, "status_code", 0), getattr(found, "headers", {})
         )
 
     @property

@@ -91,8 +91,8 @@ class RefusedRequest:
         return f"<RefusedRequest POST {self.url}>"
 
 
-class ResponseHead:
-    """The ``response`` of a stream: status and headers, without cookies.
+class PlainResponse:
+    """A response without its connection: status, headers without cookies, and a body, if any.
 
     It has what the SDK's exceptions and their users read of ``httpx.Response``, and it pickles.
     """
@@ -117,8 +117,8 @@ class ResponseHead:
         return f"<{type(self).__name__} [{self.status_code}]>"
 
 
-class RefusedResponse(ResponseHead):
-    """The ``response`` of an SDK error, with its body."""
+class RefusedResponse(PlainResponse):
+    """The ``response`` of an SDK error."""
 
 
 # -- loading ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ MOST_ERRORS = 8
 
 
 class ErrorWatch:
-    """Keeps the last errors that calls raise in this context until it is stopped.
+    """Keeps the last errors that calls raise in this context until they are collected.
 
     For web frameworks: a view may catch our exception and return a 500, whose reason nobody could
     tell. Errors are raised in the thread that asks for a result, so those of other requests are
@@ -24,8 +24,8 @@ class ErrorWatch:
         self.errors: Optional[list[object]] = []
         _current.set(self)
 
-    def stop(self) -> list[object]:
-        """Keep no more errors; returns those there were, the last one first."""
+    def collect(self) -> list[object]:
+        """Return the errors, the last one first, and keep no more."""
         # A context that was copied meanwhile may still refer to this.
         errors, self.errors = self.errors or [], None
         _current.set(None)

@@ -105,9 +105,9 @@ class MessageStream(Generic[EventT, AnswerT]):
         return self._inner.request_id
 
     @property
-    def response(self) -> sdk.ResponseHead:
+    def response(self) -> sdk.PlainResponse:
         """The head of the answer: ``status_code`` and ``headers``."""
-        return self._inner.response
+        return self._inner.response_head
 
     @property
     def current_message_snapshot(self) -> Optional[AnswerT]:

@@ -138,9 +138,9 @@ class OpenStream:
     # -- reading ---------------------------------------------------------------------------------
 
     @property
-    def response(self) -> sdk.ResponseHead:
+    def response_head(self) -> sdk.PlainResponse:
         """The head of the answer."""
-        return self._events.response
+        return self._events.response_head
 
     @property
     def ended(self) -> bool:

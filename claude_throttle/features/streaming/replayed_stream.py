@@ -26,16 +26,12 @@ class ReplayedStream:
         self.call = request
         self.received = MessageAccumulator()
         self.request_id: Optional[str] = getattr(answer, "_request_id", None)
+        self.response_head = sdk.PlainResponse("", 200, {"request-id": self.request_id or ""})
         self._events = message_events(
             answer if isinstance(answer, Mapping) else sdk.message_fields(answer)
         )
         #: Whether nothing more will come.
         self.ended = False
-
-    @property
-    def response(self) -> sdk.ResponseHead:
-        """The head that it might have had: the name of the response alone."""
-        return sdk.ResponseHead("", 200, {"request-id": self.request_id or ""})
 
     def read_on(self) -> None:
         """Raise :class:`Closed` after close()."""

@@ -28,16 +28,12 @@ class CannedStream:
         self._attempts = attempts
         self._events: Iterator[dict[str, Any]] = iter(())
         self._request_id = f"req_testing_{uuid.uuid4().hex[:24]}"
+        self.response_head = sdk.PlainResponse("", 200, {"request-id": self._request_id})
 
     @property
     def request_id(self) -> Optional[str]:
         """An invented id that begins with ``req_testing_``, so that a log does not look real."""
         return self._request_id
-
-    @property
-    def response(self) -> sdk.ResponseHead:
-        """A head with nothing but the invented id."""
-        return sdk.ResponseHead("", 200, {"request-id": self._request_id})
 
     @property
     def feedback(self) -> Feedback:
