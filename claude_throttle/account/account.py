@@ -444,6 +444,7 @@ class Account:
     def refuse_new(self) -> None:
         """Accept no more calls; those that were accepted go on."""
         self.model_groups.close()
+        self.admission.refuse_new()
 
     def cancel_waiting(self) -> None:
         """Cancel the calls that have not been sent."""

@@ -44,6 +44,9 @@ logger = logging.getLogger("claude_throttle")
 COUNTS = "count_tokens"
 BATCHES = "batches"
 
+#: What a request after close() or drain() is told.
+CLOSED = "the throttler is closed; make a new one to go on"
+
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 #: The cost of a request that uses no tokens.
@@ -77,6 +80,8 @@ class Admission:
         self.endpoint_lanes: dict[str, Lane] = {}
         self._at_end: list[Callable[[], None]] = []
         self._closed = self._held = False
+        # Requests of other clients are refused from now on; what was begun here goes on.
+        self._drained = False
         self._open_permits = open_permits
         self._numbers = numbers
         self._suspensions = suspensions
@@ -101,14 +106,20 @@ class Admission:
 
         Raises our own exceptions, as submit() and call() do.
         """
+        is_post, name = method.upper() == "POST", ""
         if BATCHES_PATH in path:
-            return self.admit_endpoint(BATCHES, options)
-        if method.upper() != "POST":
-            return None
-        if path.endswith(MESSAGES_PATH):
+            name = BATCHES
+        elif is_post and path.endswith(MESSAGES_PATH):
             body = read_body()
             return self.admit(body, options) if isinstance(body, dict) else None
-        return self.admit_endpoint(COUNTS, options) if path.endswith(COUNT_PATH) else None
+        elif is_post and path.endswith(COUNT_PATH):
+            name = COUNTS
+        if not name:
+            return None
+        if self._drained:
+            with _CountedRefusals(self._turned_away, name):
+                raise Closed(CLOSED)
+        return self.admit_endpoint(name, options)
 
     def admit(
         self, body: Mapping[str, Any], options: AdmissionOptions
@@ -136,7 +147,7 @@ class Admission:
     def _endpoint_lane(self, name: str) -> Lane:
         with self._lock:
             if self._closed:
-                raise Closed("the throttler is closed; make a new one to go on")
+                raise Closed(CLOSED)
             if name not in self.endpoint_lanes:
                 lane = self.endpoint_lanes[name] = self._make_endpoint_lane(name)
                 if self._held:
@@ -161,6 +172,10 @@ class Admission:
             self._held = held
         for lane in self.lanes():
             lane.pause() if held else lane.resume()
+
+    def refuse_new(self) -> None:
+        """Accept no more requests of other clients; a batch that was begun here is asked for."""
+        self._drained = True
 
     def close(self) -> None:
         """Accept no more requests to those endpoints, and reject those that wait."""

@@ -25,8 +25,11 @@ def no_place(call: Call, backlog: Backlog, seconds: float, waited: bool) -> Thro
     """The queue is full; one more call would wait *seconds*. *waited*: it did, in vain."""
     paused = math.isinf(seconds)
     wait = "until resume()" if paused else f"about {seconds:,.1f} s"
-    text = f"{backlog.calls:,} calls to {call.model} are already waiting "
-    text += f"(max_queue={backlog.maxsize:,}); one more would wait {wait}; "
+    one = backlog.calls == 1
+    text = (
+        f"{backlog.calls:,} call{'s' * (not one)} to {call.model} {'is' if one else 'are'} already "
+    )
+    text += f"waiting (max_queue={backlog.maxsize:,}); one more would wait {wait}; "
     after = None if paused else seconds / (backlog.calls + 1)
     if waited:
         text += f"no place came free in {call.timeout:g} s"
