@@ -23,7 +23,7 @@ import requests
 
 from claude_throttle import SYSTEM_CLOCK, ThrottleError
 from claude_throttle.cli import ALL_WELL, SOME_FAILED, quota_options
-from claude_throttle.cli.progress import Progress, Snapshot
+from claude_throttle.cli.progress import Progress, Snapshot, counted
 from claude_throttle.testing import FakeClaude
 
 SUMMARY = "see it work, without a key and without a network"
@@ -104,7 +104,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
     0 if both throttlers got every call answered and the one that was given the quota met no 429.
     """
-    naive = _try(f"{arguments.threads} threads", _unthrottled(arguments), arguments)
+    naive = _try(counted(arguments.threads, "thread"), _unthrottled(arguments), arguments)
     configured = _try(f"Throttler(rpm={arguments.rpm})", _throttled(rpm=arguments.rpm), arguments)
     learned = _try("Throttler()", _throttled(), arguments)
     print(table([naive, configured, learned], _columns()))
@@ -196,7 +196,7 @@ def _try(name: str, send: Send, arguments: argparse.Namespace) -> ResultRow:
     count = FinishedCalls(arguments.calls)
     with server as fake, Progress(count.progress, quiet=arguments.quiet) as progress:
         if not arguments.quiet:
-            progress.say(f"{arguments.calls} calls at {arguments.rpm} a minute: {name}")
+            progress.say(f"{counted(arguments.calls, 'call')} at {arguments.rpm} a minute: {name}")
         started_at = SYSTEM_CLOCK.monotonic()
         send(fake.url, _bodies(arguments.calls), count.count)
         succeeded = count.succeeded()
@@ -244,6 +244,6 @@ def _line(row: ResultRow, width: int) -> str:
 def _block(row: ResultRow) -> str:
     return (
         f"{row.name}:\n"
-        f"  {row.succeeded:,} of {row.calls:,} calls, {row.refused:,} 429s\n"
+        f"  {row.succeeded:,} of {counted(row.calls, 'call')}, {counted(row.refused, '429')}\n"
         f"  {row.seconds:.1f} s (least: {row.least_seconds:.1f} s)"
     )

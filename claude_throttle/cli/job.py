@@ -21,7 +21,7 @@ import claude_throttle
 from claude_throttle.cli import CannotStart, outcomes
 from claude_throttle.cli.lines import Line, LineErrors, LineRequest, Problem
 from claude_throttle.cli.outage_watch import OutageWatch
-from claude_throttle.cli.progress import Snapshot, in_words, learned_rpm
+from claude_throttle.cli.progress import Snapshot, counted, in_words, learned_rpm
 from claude_throttle.cli.results import Results
 
 #: Seconds of one wait. Ctrl-C can be lost during a longer one, if it comes just before the wait
@@ -226,7 +226,7 @@ class Job:
         """Totals that follow the counts in the last line: tokens, refusals, the rate learned."""
         stats, learned = self.throttler.stats(), learned_rpm(self.throttler.limits())
         text = f"; {stats.input_tokens:,} input and {stats.output_tokens:,} output tokens, "
-        text += f"{stats.rate_limited:,} 429s"
+        text += counted(stats.rate_limited, "429")
         return text + (f", {learned:,.0f} rpm learned" if learned is not None else "")
 
     def _take(self, line: Line) -> None:

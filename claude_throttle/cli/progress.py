@@ -170,14 +170,19 @@ def in_words(
     words = [
         f"{rate_per_minute:,.0f}/min",
         f"{waiting:,} waiting",
-        f"{refused:,} 429s",
-        f"{tokens:,} tokens",
+        counted(refused, "429"),
+        counted(tokens, "token"),
     ]
     if learned is not None:
         words.append(f"{learned:,.0f} rpm learned")
     if eta is not None:
         words.append(f"ETA {clock_face(eta)}")
     return ", ".join(words)
+
+
+def counted(count: int, what: str) -> str:
+    """``1 call``, ``2 calls``."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def learned_rpm(limits: Limits) -> Optional[float]:

@@ -64,7 +64,7 @@ from claude_throttle.cli.batch_journal import journal_beside
 from claude_throttle.cli.job import Job, JobStopped, Tally
 from claude_throttle.cli.lines import Line, count_lines, read_lines
 from claude_throttle.cli.outage_watch import OutageWatch
-from claude_throttle.cli.progress import Progress, is_shown
+from claude_throttle.cli.progress import Progress, counted, is_shown
 from claude_throttle.cli.results import Recorded, Results, results_file
 
 #: Types of errors that are quoted at the end, the most frequent ones, one message each.
@@ -177,7 +177,8 @@ def _run(
     try:
         with bar as progress, job, job.throttler:
             if job.results.recorded.unreadable:
-                progress.say(f"{job.results.recorded.unreadable:,} lines of OUT are not results")
+                unreadable = counted(job.results.recorded.unreadable, "line")
+                progress.say(f"{unreadable} of OUT cannot be read as a result")
             job.work(lines, progress.say)
     except KeyboardInterrupt:
         return summary.interrupted(job.tally)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Optional, Protocol, Union
 from urllib.parse import urlsplit
 
+from claude_throttle.config.callers import levels_to_caller
 from claude_throttle.core.domain.not_given import is_not_given
 from claude_throttle.core.domain.quota import Quota
 from claude_throttle.errors import ConfigurationError
@@ -231,7 +232,7 @@ def clean_url(url: Any, allow_insecure: bool) -> str:
     warnings.warn(
         f'base_url ends with "{endpoint[0]}", which is added to it for each request: write it '
         "without; it was taken off",
-        stacklevel=2,
+        stacklevel=levels_to_caller(),
     )
     return bare[: endpoint.start()].rstrip("/")
 

@@ -138,7 +138,8 @@ def _batches(stats: Stats) -> list[str]:
         return []
     kinds = "".join(f", {n:,} {kind}" for kind, n in sorted(stats.batch_results.items()))
     return [
-        f"batches   {stats.batches_created:,} created, {stats.batch_requests:,} requests{kinds}; "
+        f"batches   {stats.batches_created:,} created, {stats.batch_requests:,} "
+        f"request{'s' * (stats.batch_requests != 1)}{kinds}; "
         f"{stats.batch_input_tokens:,} tokens in, {stats.batch_output_tokens:,} out; "
         f"{stats.batch_sends:,} sent"
     ]

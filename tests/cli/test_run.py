@@ -129,7 +129,7 @@ def test_a_torn_line_is_sent_again_on_a_fresh_line(
     whole = out.read_bytes()
     out.write_bytes(whole[:-20])
     assert run_lines(["one", "two"]) == 0
-    assert "1 lines of OUT are not results" in capsys.readouterr().err
+    assert "1 line of OUT cannot be read as a result" in capsys.readouterr().err
     assert len(fake.arrivals) == 3
     lines = out.read_bytes().splitlines()
     assert len(lines) == 3

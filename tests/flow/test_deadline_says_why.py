@@ -55,7 +55,7 @@ def test_a_quota_is_named_with_those_ahead(fake, throttle, manual):
     throttler.submit(**ask()).result(10)
     throttler.submit(**ask("head"))
     error = _late(throttler.submit(**ask("hurried", timeout=5)), manual)
-    assert "the quota of rpm, behind 1 others" in str(error)
+    assert "the quota of rpm, behind 1 other," in str(error)
     assert error.retry_after == pytest.approx(115, abs=1)
 
 
@@ -67,7 +67,7 @@ def test_places_in_flight_are_named(fake, throttle, manual):
     throttler.submit(**ask())
     wait_until(lambda: server.arrivals)
     error = _late(throttler.submit(**ask(timeout=5)), manual)
-    assert "all 1 places in flight were taken" in str(error)
+    assert "the only place in flight taken" in str(error)
     assert not error.sent
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from claude_throttle import ConfigurationError, Settings
+from claude_throttle import ConfigurationError, Settings, Throttler
 from claude_throttle.features.sharing.stores.redis_errors import failure
 from claude_throttle.namesake import warn_of_namesake
 
@@ -45,6 +45,24 @@ def test_the_environment_s_base_url_is_read_the_same_way():
     with pytest.warns(UserWarning, match='"/v1"'):
         settings = Settings.from_env({}, {"ANTHROPIC_BASE_URL": "https://relay.example/v1"})
     assert settings.base_url == "https://relay.example"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Throttler(base_url="https://relay.example/v1", api_key=KEY),
+        lambda: Settings(base_url="https://relay.example/v1", api_key=KEY),
+        lambda: Settings.from_env({}, {"ANTHROPIC_BASE_URL": "https://relay.example/v1"}),
+    ],
+)
+def test_the_warning_points_at_the_program_s_own_line(make):
+    """Which it is about; a line of ours tells nobody where the URL is written."""
+    with pytest.warns(UserWarning, match="base_url ends with") as told:
+        made = make()
+    assert [warning.filename for warning in told] == [__file__]
+    assert [warning.lineno for warning in told] == [make.__code__.co_firstlineno]
+    if isinstance(made, Throttler):
+        made.close()
 
 
 @pytest.mark.parametrize(

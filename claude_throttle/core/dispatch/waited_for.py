@@ -25,10 +25,12 @@ def waited_for(
         return WaitedFor(f"; it waited {said}, {_about(ready_at - now)}", ready_at - now)
     queued = backlog.load
     seconds = Pacer.leaves_at(pacer, queued, ticket.cost, now) - now
-    ahead = f", behind {queued.requests:,.0f} others" if queued.requests >= 1 else ""
+    others = round(queued.requests)
+    ahead = f", behind {others:,} other{'s' * (others != 1)}" if others else ""
     known = seconds if 0.0 < seconds < math.inf else None
     if limiter.admissible_priority(now) < ticket.priority:
-        return WaitedFor(f"; all {limiter.in_use:,} places in flight were taken{ahead}", known)
+        places = f"all {limiter.in_use:,} places" if limiter.in_use > 1 else "the only place"
+        return WaitedFor(f"; {places} in flight taken{ahead}", known)
     if constraint or known:
         quota = f"the quota of {constraint}" if constraint else "its turn"
         return WaitedFor(f"; it waited for {quota}{ahead}, {_about(seconds)}", known)

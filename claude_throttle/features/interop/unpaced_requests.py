@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import warnings
-from types import FrameType
 from typing import NamedTuple, Optional
 from urllib.parse import urlsplit
 
+from claude_throttle.config.callers import levels_to_caller
 from claude_throttle.config.settings import CLAUDE_API
 from claude_throttle.transport.endpoints import BATCHES_PATH, COUNT_PATH, MESSAGES_PATH
 from claude_throttle.transport.error_text import readable
@@ -25,9 +24,6 @@ MOST_NOTICES = 16
 
 #: Characters of a host or a path that are shown.
 LONGEST_PLACE = 100
-
-#: Modules between the program's line and ours.
-_BETWEEN = ("claude_throttle.", "requests.", "httpx", "httpcore", "anthropic.", "contextlib")
 
 #: Of the schemes that a request may have.
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -79,16 +75,7 @@ def say_once(notices: Notices, kind: str, text: str, level: int = logging.WARNIN
     logger.log(level, "%s", text)
     if level >= logging.WARNING:
         with contextlib.suppress(Warning):
-            warnings.warn(text, stacklevel=_levels_to_caller())
-
-
-def _levels_to_caller() -> int:
-    """How far up the line of the program is that sent the request, for ``warnings.warn``."""
-    frame: Optional[FrameType] = sys._getframe(1)
-    levels = 1
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(_BETWEEN):
-        frame, levels = frame.f_back, levels + 1
-    return levels
+            warnings.warn(text, stacklevel=levels_to_caller())
 
 
 def say_other_host(notices: Notices, address: Optional[Address], base_url: str) -> None:
