@@ -49,6 +49,9 @@ CLOSED = "the throttler is closed; make a new one to go on"
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
+# Half of what NamedTuple's own constructor takes; two in each request.
+_new = tuple.__new__
+
 #: The cost of a request that uses no tokens.
 ONE_REQUEST = Cost(1.0, 0.0, 0.0)
 
@@ -96,8 +99,11 @@ class Admission:
 
     def permit(self, model: str, cost: Cost, options: AdmissionOptions) -> Permit:
         """Wait for the right to send one request, whose outcome may never be reported."""
-        with _CountedRefusals(self._turned_away, model):
+        try:
             return self._permit(self._model_group(model).lane, cost, options, answers=False)
+        except ThrottleError as error:
+            self._note_refusal(model, error)
+            raise
 
     def admit_request(
         self, method: str, path: str, read_body: Callable[[], Any], options: AdmissionOptions
@@ -128,20 +134,25 @@ class Admission:
         estimate = _estimate_of(body)
         if estimate is None:
             return None  # the API will say what is wrong with it
-        with _CountedRefusals(self._turned_away, estimate.model):
+        try:
             is_fast = body.get("speed") == FAST_SPEED
             model_group = self._model_group(estimate.model, is_fast)
             cost = model_group.fitting_cost(*estimate)
             permit = self._permit(model_group.lane, cost, options, answers=True)
-        permit.ticket.size = RequestSize(
-            estimate.estimated_input, estimate.max_tokens, cache_marked=estimate.cache_marked
-        )
+        except ThrottleError as error:
+            self._note_refusal(estimate.model, error)
+            raise
+        _model, tokens, most, marked, _counted = estimate
+        permit.ticket.size = _new(RequestSize, (tokens, most, False, marked))
         return AdmittedAttempt(permit, model_group, estimate, self)
 
     def admit_endpoint(self, name: str, options: AdmissionOptions) -> AdmittedAttempt:
         """Wait until a request to an endpoint with a quota of its own may be sent."""
-        with _CountedRefusals(self._turned_away, name):
+        try:
             permit = self._permit(self._endpoint_lane(name), ONE_REQUEST, options, answers=True)
+        except ThrottleError as error:
+            self._note_refusal(name, error)
+            raise
         return AdmittedAttempt(permit, None, None, self)
 
     def _endpoint_lane(self, name: str) -> Lane:
@@ -188,9 +199,16 @@ class Admission:
         for tell in told:
             tell()
 
+    def _note_refusal(self, asked: str, error: ThrottleError) -> None:
+        """A request for a model, or for an endpoint, was turned away."""
+        note_error(error)
+        self._turned_away(asked, error)
+
     def _permit(self, lane: Lane, cost: Cost, options: AdmissionOptions, answers: bool) -> Permit:
         timeout, now = options.timeout, self._clock.monotonic()
         slots = self._open_permits.mine()
+        # A slice: another thread may close the last one between two looks.
+        [parent_slot] = slots[-1:] or (None,)
         # A probe makes sense only if its outcome is reported.
         probes = self._suspensions.require(lane.name, probes=answers)
         ticket = PermitTicket(
@@ -200,7 +218,7 @@ class Admission:
             options.priority,
             options.tenant,
             None if timeout is None else now + timeout,
-            self._open_permits.last(),
+            parent_slot,
         )
         if timeout is not None:
             ticket.place_in = (lane.name, timeout)
@@ -261,27 +279,6 @@ class Admission:
     def request_accepted(self, lane: str, left_at: float) -> None:
         """The API accepted a request that left at that instant."""
         self._suspensions.answered_in(lane, left_at, None)
-
-
-class _CountedRefusals:
-    """A context that tells of a request which is turned away in it.
-
-    A class: a generator that is made a context takes four times as long, in each request.
-    """
-
-    __slots__ = ("_model", "_tell")
-
-    def __init__(self, tell: Callable[[str, ThrottleError], None], model: str) -> None:
-        self._tell = tell
-        self._model = model
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: Optional[BaseException], _trace: object) -> None:
-        if isinstance(error, ThrottleError):
-            note_error(error)
-            self._tell(self._model, error)
 
 
 class AdmittedAttempt:
@@ -414,6 +411,5 @@ def _estimate_of(body: Mapping[str, Any]) -> Optional[RequestEstimate]:
         marked = has_cache_mark(body)
     except Exception:  # noqa: BLE001, S110 - a shape we do not know is the API's to judge
         pass
-    return RequestEstimate(
-        model, tokens, max_tokens if type(max_tokens) is int and max_tokens > 0 else 1, marked
-    )
+    most = max_tokens if type(max_tokens) is int and max_tokens > 0 else 1
+    return _new(RequestEstimate, (model, tokens, most, marked, False))

@@ -87,9 +87,14 @@ CACHE_MARK = b'"cache_control":{'
 def has_cache_mark(params: Any) -> bool:
     """Whether a Messages request asks for the prompt cache, wherever in it the mark stands."""
     if isinstance(params, dict):
-        mark = params.get("cache_control")
-        return isinstance(mark, dict) or any(map(has_cache_mark, params.values()))
-    return isinstance(params, (list, tuple)) and any(map(has_cache_mark, params))
+        if isinstance(params.get("cache_control"), dict):
+            return True
+        params = params.values()
+    # Most of what a request holds is text, which is not worth a call each, nor a generator.
+    for part in params:  # noqa: SIM110
+        if isinstance(part, (dict, list, tuple)) and has_cache_mark(part):
+            return True
+    return False
 
 
 def _text_tokens(text: str) -> float:

@@ -45,7 +45,13 @@ def raise_in_client(request: Any, error: Exception) -> Any:
 
 def library_of(request: Any) -> Any:
     """The module ``httpx`` or ``httpx2`` that made *request*, or its class's base class."""
-    made_by = next(kind for kind in type(request).__mro__ if kind.__name__ == "Request")
+    kind: Any = type(request)
+    return _library_of(kind)
+
+
+@lru_cache(maxsize=8)
+def _library_of(kind: Any) -> Any:
+    made_by = next(base for base in kind.__mro__ if base.__name__ == "Request")
     module: str = made_by.__module__
     return import_module(module[: -len("._models")] if module.endswith("._models") else module)
 

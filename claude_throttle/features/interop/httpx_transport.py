@@ -149,13 +149,15 @@ class PacedTransport(ForOneClient):
     def _is_ours(self, request: Any, endpoint: str) -> bool:
         """Whether the throttler's quotas are the request's; says once of others what they are."""
         url = request.url
-        address = Address(url.host.rstrip("."), url.port or DEFAULT_PORTS.get(url.scheme, 0))
-        is_own = self._is_cloud or address in self._own or address.host.endswith(AMAZON_HOSTS)
-        if has_quota(request.method, endpoint):
-            if not is_own:
-                say_other_host(self._notices, address, self._base_url)
-            return is_own
-        if is_own:
+        host, port = url.host.rstrip("."), url.port or DEFAULT_PORTS.get(url.scheme, 0)
+        is_own = self._is_cloud or (host, port) in self._own or host.endswith(AMAZON_HOSTS)
+        paced = has_quota(request.method, endpoint)
+        if paced and is_own:
+            return True
+        address = Address(host, port)
+        if paced:
+            say_other_host(self._notices, address, self._base_url)
+        elif is_own:
             say_other_path(self._notices, request.method, endpoint)
         else:
             say_unrelated_host(self._notices, address)
