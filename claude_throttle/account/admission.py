@@ -123,8 +123,9 @@ class Admission:
         if not name:
             return None
         if self._drained:
-            with _CountedRefusals(self._turned_away, name):
-                raise Closed(CLOSED)
+            error = Closed(CLOSED)
+            self._note_refusal(name, error)
+            raise error
         return self.admit_endpoint(name, options)
 
     def admit(
