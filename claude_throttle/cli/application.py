@@ -16,8 +16,11 @@ import claude_throttle
 from claude_throttle import Throttler, cli
 from claude_throttle.cli.main import add_commands, run_command
 
-#: Commands that take ``--throttler``, because they make a Throttler of their own.
+#: Commands that make a Throttler of their own.
 CONFIGURED = ("limits", "run")
+
+#: Commands that act on all processes of a throttler's store: one of this process has no effect.
+STEERING = ("pause", "resume")
 
 DEFAULT = "default"
 
@@ -28,9 +31,10 @@ class ApplicationCommands:
     """The commands of ``claude-throttle`` for an application with throttlers of its own.
 
     ``limits`` and ``run`` take ``--throttler NAME`` beside their other arguments and use that
-    throttler's options; ``status`` shows every throttler and the processes that share its quota;
-    ``serve-fake`` is unchanged. *throttlers* maps names to throttlers; *options* returns the
-    keyword arguments of ``Throttler`` for a name, and may raise :class:`ConfigurationError`.
+    throttler's options, ``pause`` and ``resume`` its store and its key; ``status`` shows every
+    throttler and the processes that share its quota; ``serve-fake`` is unchanged. *throttlers*
+    maps names to throttlers; *options* returns the keyword arguments of ``Throttler`` for a name,
+    and may raise :class:`ConfigurationError`.
     Django's and Flask's commands are made of it; another framework's can be::
 
         from claude_throttle.cli.application import ApplicationCommands
@@ -48,9 +52,16 @@ class ApplicationCommands:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the commands and their arguments to *parser*, an application's own."""
-        commands = add_commands(parser, (*CONFIGURED, "serve-fake"))
+        commands = add_commands(parser, (*CONFIGURED, *STEERING, "serve-fake"))
         commands.add_parser("status", help=STATUS, description=STATUS)
-        for name in CONFIGURED:
+        for name in STEERING:
+            commands.choices[name].set_defaults(shared=None)
+            commands.choices[name].add_argument(
+                "--everywhere",
+                action="store_true",
+                help="all processes that share the store, as it does in any case",
+            )
+        for name in (*CONFIGURED, *STEERING):
             commands.choices[name].add_argument(
                 "--throttler",
                 default=DEFAULT,
@@ -68,6 +79,8 @@ class ApplicationCommands:
                 return self._show()
             if arguments.command in CONFIGURED:
                 arguments.application_settings = self._options(arguments.throttler)
+            elif arguments.command in STEERING:
+                self._aim(arguments)
         except claude_throttle.ConfigurationError as error:
             print(f"claude-throttle {arguments.command}: {error}", file=sys.stderr)
             return cli.WRONG_USAGE
@@ -75,6 +88,20 @@ class ApplicationCommands:
             print(f"claude-throttle {arguments.command}: interrupted", file=sys.stderr)
             return cli.INTERRUPTED
         return run_command(arguments)
+
+    def _aim(self, arguments: argparse.Namespace) -> None:
+        """Have *arguments* name the store and the key of their throttler."""
+        name = arguments.throttler
+        if name not in self._throttlers:
+            self._options(name)  # says which there are
+        settings = self._throttlers[name].settings
+        arguments.shared = arguments.shared or settings.shared
+        arguments.application_settings = settings
+        if not arguments.shared:
+            raise claude_throttle.ConfigurationError(
+                f"the throttler {name!r} shares no store, so its processes cannot be reached: set "
+                "shared= in its settings, or name the store with --shared"
+            )
 
     def _show(self) -> int:
         """Print every throttler and its fleet; one whose store fails does not hide the others.

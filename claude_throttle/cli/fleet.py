@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import sys
+from functools import partial
 from typing import Callable, Optional, TypeVar
 
 import claude_throttle
@@ -63,13 +64,15 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def steer(arguments: argparse.Namespace, act: Callable[..., tuple[str, ...]], outcome: str) -> int:
     """Pause or resume all accounts of the store; print the outcome, return the exit code."""
-    accounts = _ask(arguments, act)
+    # Inside an application it is given the application's settings.
+    mine = getattr(arguments, "application_settings", None)
+    accounts = _ask(arguments, partial(act, settings=mine))
     if accounts is None:
         return SOME_FAILED
     if not accounts:
         print(
-            f"claude-throttle {arguments.command}: nobody is in the store, and no key is in "
-            "ANTHROPIC_API_KEY, so there is nothing to steer",
+            f"claude-throttle {arguments.command}: nobody is in the store, and there is no key, in "
+            "ANTHROPIC_API_KEY or the settings, so there is nothing to steer",
             file=sys.stderr,
         )
         return SOME_FAILED

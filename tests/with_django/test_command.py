@@ -16,6 +16,7 @@ from django.core.management import CommandError, call_command
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
 
+import claude_throttle
 from claude_throttle.cli.application import ApplicationCommands
 from claude_throttle.testing import Stall
 from tests.support.waiting import wait_until
@@ -106,6 +107,22 @@ def test_wrong_settings_are_told_first():
             call_command("claude_throttle", "status", skip_checks=False)
     with override_settings(CLAUDE_THROTTLE={"default": {"rpm": 5}}, **other):
         call_command("claude_throttle", "status", skip_checks=False, stdout=io.StringIO())
+
+
+def test_pause_and_resume_all_processes_of_a_throttler_s_store(told, tmp_path):
+    """Its key comes from the settings, whether anybody is in the store or not."""
+    store = f"sqlite:///{tmp_path}/claude.db"
+    told(default={"rpm": 50}, batch={"shared": store})
+    assert "all processes are paused" in called("pause", "--throttler", "batch", "--everywhere")
+    assert len(claude_throttle.fleet(store).paused) == 1
+    called("resume", "--throttler", "batch")
+    assert claude_throttle.fleet(store).paused == ()
+    with pytest.raises(CommandError) as caught:
+        called("pause")
+    assert caught.value.returncode == 2
+    with pytest.raises(CommandError) as caught:
+        called("resume", "--throttler", "bacht")
+    assert caught.value.returncode == 2
 
 
 @pytest.mark.parametrize("command", ["status", "limits"])

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import claude_throttle
 from tests.support.calls import KEY
 
 
@@ -26,7 +27,7 @@ def run(asking_app):
 def test_help_names_the_commands(run):
     """Of the group; and each has its own."""
     said = run("--help").output
-    for name in ("status", "limits", "run", "serve-fake"):
+    for name in ("status", "limits", "run", "pause", "resume", "serve-fake"):
         assert f"\n  {name} " in said
         result = run(name, "--help")
         assert (result.exit_code, f"claude-throttle {name} [-h]" in result.output) == (0, True)
@@ -52,6 +53,25 @@ def test_limits_of_a_named_throttler(run, fake):
     lanes = json.loads(result.output)["lanes"]
     assert [q["told"] for lane in lanes.values() for q in lane["quotas"]][:1] == [30]
     assert len(other.arrivals) == 1
+
+
+@pytest.mark.parametrize("everywhere", [[], ["--everywhere"]])
+def test_pause_and_resume_all_processes_of_the_configured_store(run, tmp_path, everywhere):
+    """Those that start later, too: the configuration's key names them."""
+    store = f"sqlite:///{tmp_path}/claude.db"
+    told = {"THROTTLERS": {"batch": {"shared": store, "api_key": KEY}}}
+    result = run("pause", "--throttler=batch", *everywhere, **told)
+    assert (result.exit_code, "all processes are paused" in result.output) == (0, True)
+    assert len(claude_throttle.fleet(store).paused) == 1
+    result = run("resume", "--throttler=batch", *everywhere, **told)
+    assert (result.exit_code, claude_throttle.fleet(store).paused) == (0, ())
+
+
+def test_pause_without_a_store_says_what_to_set(run):
+    """One process alone cannot be reached from a shell."""
+    result = run("pause")
+    assert result.exit_code == 2
+    assert "'default' shares no store" in result.output + result.stderr
 
 
 def test_run_a_file(run, tmp_path):

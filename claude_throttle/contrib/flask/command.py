@@ -18,6 +18,8 @@ COMMANDS = {
     "status": "Show the throttlers, and the processes that share their quotas.",
     "limits": "Show the limits of your key, after one cheap call.",
     "run": "Send the requests of a file, and save the answers.",
+    "pause": "Pause all processes that share a throttler's store.",
+    "resume": "End that pause.",
     "serve-fake": "Serve a fake Claude API that enforces quotas.",
 }
 

@@ -127,33 +127,40 @@ def _opened(shared: Any, timeout: float) -> Iterator[Store]:
         store.close()
 
 
-def pause_fleet(shared: Any, *, timeout: float = 2.0) -> tuple[str, ...]:
+def pause_fleet(
+    shared: Any, *, timeout: float = 2.0, settings: Optional[Settings] = None
+) -> tuple[str, ...]:
     """Pause all processes that share a store, as pause(everywhere=True) does in one of them.
 
-    Returns the accounts: all in the store, and the one whose key is in the environment, so that
-    processes that start later are paused, too. Raises what :func:`fleet` raises. Thread-safe::
+    Returns the accounts: all in the store, and the one whose key is in *settings*, else in the
+    environment, so that processes that start later are paused, too. Raises what :func:`fleet`
+    raises. Thread-safe::
 
         claude_throttle.pause_fleet("redis://localhost:6379/0")
     """
-    return _pause_fleet(shared, timeout, True)
+    return _pause_fleet(shared, timeout, settings, True)
 
 
-def resume_fleet(shared: Any, *, timeout: float = 2.0) -> tuple[str, ...]:
+def resume_fleet(
+    shared: Any, *, timeout: float = 2.0, settings: Optional[Settings] = None
+) -> tuple[str, ...]:
     """End pause_fleet() and pause(everywhere=True) for all accounts in a store; returns those.
 
     Raises what :func:`fleet` raises. Thread-safe::
 
         claude_throttle.resume_fleet("redis://localhost:6379/0")
     """
-    return _pause_fleet(shared, timeout, False)
+    return _pause_fleet(shared, timeout, settings, False)
 
 
-def _pause_fleet(shared: Any, timeout: float, paused: bool) -> tuple[str, ...]:
+def _pause_fleet(
+    shared: Any, timeout: float, settings: Optional[Settings], paused: bool
+) -> tuple[str, ...]:
     with _opened(shared, timeout) as store:
         found = store.fleet()
         accounts = {lane.account for lane in found.lanes} | {one.account for one in found.members}
         with contextlib.suppress(ConfigurationError):
-            settings = Settings.given(None, {})
+            settings = settings or Settings.given(None, {})
             if settings.api_key or settings.auth_token:
                 accounts.add(account_name(settings))
         for account in sorted(accounts):

@@ -1,4 +1,4 @@
-"""``manage.py claude_throttle status|limits|run|serve-fake``."""
+"""``manage.py claude_throttle status|limits|run|pause|resume|serve-fake``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ class Command(BaseCommand):
     its ``stdout=`` and ``stderr=``.
     """
 
-    help = "Shows the throttlers and their limits, sends a file of requests, serves a fake API."
+    help = (
+        "Shows the throttlers and their limits, pauses their processes, sends a file of requests, "
+        "serves a fake API."
+    )
     #: Only ours: others of the project may query a database.
     requires_system_checks = [TAG]  # noqa: RUF012 - Django's own type
 
