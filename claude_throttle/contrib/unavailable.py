@@ -133,29 +133,44 @@ def _duration(seconds: int) -> str:
     return f"{math.ceil(seconds / 60)} minutes"
 
 
+class RefusedVisit(NamedTuple):
+    """An error that becomes a 503, and what it means."""
+
+    error: object
+    #: That of :class:`Unavailable`.
+    kind: str
+    retry_after: Optional[float]
+
+
+def refusal_of(error: object, api_errors: bool = True) -> Optional[RefusedVisit]:
+    """What *error* means if it becomes a 503, else None; *api_errors*: the API's refusals do."""
+    if isinstance(error, REFUSALS):
+        kind = next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
+        return RefusedVisit(error, kind, error.retry_after)
+    if not api_errors:
+        return None
+    if isinstance(error, ApiRefusal):  # an ErrorWatch has it where others make the exception
+        return RefusedVisit(error, *error)
+    found = api_refusal(error) if isinstance(error, BaseException) else None
+    return None if found is None else RefusedVisit(error, *found)
+
+
 def is_refusal(error: object, api_errors: bool = True) -> bool:
     """Whether *error* becomes a 503; *api_errors*: refusals of the API do, too."""
-    return isinstance(error, REFUSALS) or (api_errors and _api_refusal(error) is not None)
-
-
-def _api_refusal(error: object) -> Optional[ApiRefusal]:
-    if isinstance(error, ApiRefusal):  # an ErrorWatch has it where others make the exception
-        return error
-    return api_refusal(error) if isinstance(error, BaseException) else None
+    return refusal_of(error, api_errors) is not None
 
 
 def caught_refusal(
     watch: ErrorWatch, api_errors: bool, raised: Optional[BaseException] = None
-) -> Optional[object]:
+) -> Optional[RefusedVisit]:
     """The refusal that made a request's response a 500; None if there was none. Ends *watch*.
 
     *raised* is the exception that made it a 500, None if the view returned it: what was refused
     counts only if the exception came of that.
     """
     errors, chain = watch.collect(), list(_chain(raised))
-    if not chain:
-        return next((error for error in errors if is_refusal(error, api_errors)), None)
-    return next((error for error in chain if is_refusal(error, api_errors)), None)
+    found = (refusal_of(error, api_errors) for error in chain or errors)
+    return next(filter(None, found), None)
 
 
 def _chain(error: Optional[BaseException]) -> Iterator[BaseException]:
@@ -167,17 +182,14 @@ def _chain(error: Optional[BaseException]) -> Iterator[BaseException]:
 
 
 def unavailable(error: object) -> Unavailable:
-    """The response to *error*, for which :func:`is_refusal` is true; it is logged.
+    """The response to *error*, a :class:`RefusedVisit` or what becomes one; it is logged.
 
     A problem of the account is logged as an error, because it lasts until it is repaired; a
     temporary refusal only as information. ``Retry-After`` is the error's ``retry_after``, in whole
     seconds from 1 to :data:`LONGEST_RETRY_AFTER`.
     """
-    if isinstance(error, ThrottleError):
-        kind = next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
-        seconds = error.retry_after
-    else:
-        kind, seconds = _api_refusal(error) or ("unavailable", None)
+    refusal = error if isinstance(error, RefusedVisit) else refusal_of(error)
+    error, kind, seconds = refusal or (error, "unavailable", None)
     passing = kind not in ("account_suspended", "account_refused")
     logger.log(logging.INFO if passing else logging.ERROR, "answered with %d: %s", STATUS, error)
     if seconds is None or not math.isfinite(seconds):

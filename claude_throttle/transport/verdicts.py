@@ -233,23 +233,17 @@ def _look_closer(
     """Rule, message and wait of a refusal that may come from something in front of the API."""
     from claude_throttle.transport import refusal_words as words  # only for odd refusals
 
-    problem = ""
-    if rule.cause != ACCOUNT or rule.reason == NOT_PERMITTED:
-        problem = account_problem(refusal.status, api_error(refusal.answer), refusal.code)
     message = refusal.message or words.message_of(refusal.answer, refusal.body)
-    if problem:
-        rule = Rule(problem, (), ACCOUNT, False)
+    problem = _account_rule(refusal, rule)
+    if problem is not None:
+        rule = problem
     elif message != refusal.message and rule.cause != ACCOUNT:
         rule = _rule_for(refusal.status, refusal.code, message)
     if refusal.status < 500:
-        kind = _passing_type(refusal.answer)
-        if kind and not (rule.retry or problem):  # something on the way gave it another status
-            rule = _rule_for(STATUS_BY_TYPE[kind], refusal.code, message)
+        if not (rule.retry or problem):
+            rule = _rule_of_its_type(refusal, rule, message)
         if not is_the_apis(refusal):
-            if not rule.retry and refusal.status != 429 and words.is_throttling(refusal):
-                rule = RATE_LIMIT
-            elif rule.cause in (ACCOUNT, FAULT):
-                rule = rule._replace(cause="")
+            rule = _rule_of_a_middleman(refusal, rule)
     if rule.retry and not after:
         after = words.named_wait(refusal, message, wall) or after
     passes = 0 < (after or 0) <= PASSING_SECONDS or refusal.headers.get("x-should-retry") == "true"
@@ -258,10 +252,29 @@ def _look_closer(
     return rule, message, after
 
 
-def _passing_type(answer: Any) -> str:
-    """The type of a refusal that passes, under whatever status; "" for any other."""
-    kind = _error_of(answer).get("type")
-    return kind if kind in ("rate_limit_error", "overloaded_error") else ""
+def _account_rule(refusal: ReceivedRefusal, rule: Rule) -> Optional[Rule]:
+    """The rule of an account that is out of use, by its type, code or words; None for any other."""
+    if rule.cause == ACCOUNT and rule.reason != NOT_PERMITTED:
+        return None
+    problem = account_problem(refusal.status, api_error(refusal.answer), refusal.code)
+    return Rule(problem, (), ACCOUNT, False) if problem else None
+
+
+def _rule_of_its_type(refusal: ReceivedRefusal, rule: Rule, message: str) -> Rule:
+    """The rule of a refusal that passes, to which something on the way gave another status."""
+    kind = _error_of(refusal.answer).get("type")
+    if kind not in ("rate_limit_error", "overloaded_error"):
+        return rule
+    return _rule_for(STATUS_BY_TYPE[str(kind)], refusal.code, message)
+
+
+def _rule_of_a_middleman(refusal: ReceivedRefusal, rule: Rule) -> Rule:
+    """The rule of a refusal that is not the API's: it says nothing about the account."""
+    from claude_throttle.transport.refusal_words import is_throttling
+
+    if not rule.retry and refusal.status != 429 and is_throttling(refusal):
+        return RATE_LIMIT
+    return rule._replace(cause="") if rule.cause in (ACCOUNT, FAULT) else rule
 
 
 def is_the_apis(refusal: ReceivedRefusal) -> bool:

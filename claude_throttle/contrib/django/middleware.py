@@ -25,10 +25,11 @@ from claude_throttle.contrib.unavailable import (
     API_ERRORS,
     STATUS,
     TEMPLATE,
+    RefusedVisit,
     Unavailable,
     caught_refusal,
-    is_refusal,
     prefers_page,
+    refusal_of,
     unavailable,
 )
 
@@ -57,8 +58,9 @@ class ThrottleErrorMiddleware(MiddlewareMixin):
         self, request: HttpRequest, exception: Exception
     ) -> Optional[HttpResponse]:
         """The 503 for a refusal; None for other exceptions."""
-        if _is_handled(exception):
-            return refused(request, exception)
+        refusal = _refusal_of(exception)
+        if refusal is not None:
+            return refused(request, refusal)
         request._claude_raised = exception
         return None
 
@@ -83,10 +85,11 @@ def refusals_as_503(view: View) -> View:
         try:
             response = view(request, *args, **kwargs)
         except Exception as error:
-            if not _is_handled(error):
+            refusal = _refusal_of(error)
+            if refusal is None:
                 raise
             _roll_back(getattr(answer, "_non_atomic_requests", ()))
-            return refused(request, error)
+            return refused(request, refusal)
         # An asynchronous class's dispatch() is a plain function that returns a coroutine.
         if inspect.isawaitable(response):
             return _finished(request, response)
@@ -108,9 +111,10 @@ async def _finished(request: HttpRequest, response: Any) -> Any:
     try:
         found = await response
     except Exception as error:
-        if not _is_handled(error):
+        refusal = _refusal_of(error)
+        if refusal is None:
             raise
-        return await sync_to_async(refused, thread_sensitive=True)(request, error)
+        return await sync_to_async(refused, thread_sensitive=True)(request, refusal)
     return await sync_to_async(_instead, thread_sensitive=True)(request, found, watch)
 
 
@@ -138,8 +142,8 @@ def _instead(
     return refused(request, error)
 
 
-def _is_handled(error: BaseException) -> bool:
-    return is_refusal(error, getattr(settings, API_ERRORS, True))
+def _refusal_of(error: BaseException) -> Optional[RefusedVisit]:
+    return refusal_of(error, getattr(settings, API_ERRORS, True))
 
 
 def refused(request: HttpRequest, error: object) -> HttpResponse:

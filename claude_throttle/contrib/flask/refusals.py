@@ -30,8 +30,8 @@ from claude_throttle.contrib.unavailable import (
     TEMPLATE,
     Unavailable,
     caught_refusal,
-    is_refusal,
     prefers_page,
+    refusal_of,
     unavailable,
 )
 
@@ -98,9 +98,10 @@ def answer_api_refusal(error: Exception) -> Union[ResponseReturnValue, HTTPExcep
     """A 503 response to a refusal of the API; everything else goes on as without a handler."""
     if isinstance(error, HTTPException):
         return error  # such as a 404: it is the response
-    if not is_refusal(error):
+    refusal = refusal_of(error)
+    if refusal is None:
         raise error
-    return _response(unavailable(error))
+    return _response(unavailable(refusal))
 
 
 def _response(content: Unavailable) -> Response:
