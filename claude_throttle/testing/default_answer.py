@@ -7,12 +7,17 @@ what comes back can then be tested without a script. Pure functions.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Optional
 
 from claude_throttle.testing.minimal_json import minimal_json
 from claude_throttle.testing.received_call import NONCE_CHARACTERS, last_user_text
+from claude_throttle.transport.verdicts import read_json
+
+#: Characters of English text in a token, roughly.
+CHARACTERS_PER_TOKEN = 4.0
 
 #: What closes each bracket of JSON.
 _CLOSES = {"{": "}", "[": "]"}
@@ -37,6 +42,12 @@ def default_content(
         name, tool_id = tool.get("name", ""), "toolu_" + message_id.rpartition("_")[2]
         return [{"type": "tool_use", "id": tool_id, "name": name, "input": given}]
     return [{"type": "text", "text": _text(body, prose)}]
+
+
+def output_tokens(content: Iterable[Mapping[str, Any]]) -> int:
+    """The tokens that those content blocks count as; at least 1."""
+    texts = (str(block.get("text", block.get("input", ""))) for block in content)
+    return max(1, math.ceil(sum(map(len, texts)) / CHARACTERS_PER_TOKEN))
 
 
 def _text(body: Mapping[str, Any], prose: Optional[str]) -> str:
@@ -94,10 +105,4 @@ def _rest_of_json(messages: Any) -> Optional[str]:
 
 def _is_json(text: str) -> bool:
     """Whether *text* is a JSON object or array."""
-    if not text.lstrip().startswith(tuple(_CLOSES)):
-        return False
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+    return isinstance(read_json(text.encode("utf-8", "replace")), (dict, list))

@@ -6,7 +6,6 @@ order. It is no complete validation: what this module accepts the API may refuse
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
@@ -15,6 +14,7 @@ from claude_throttle.core.domain.models import FAST, FAST_SPEED
 from claude_throttle.testing.faults import Garbage, Reply, Scripted
 from claude_throttle.testing.http_reader import HttpRequest
 from claude_throttle.testing.replies import TOO_LARGE_PAGE
+from claude_throttle.transport.verdicts import read_json
 
 #: Characters of the last user text that the log keeps, to recognise a call. The whole prompt would
 #: make a log of many large requests too big.
@@ -59,7 +59,7 @@ def read_call(
     So a refused request is logged like any other. *max_tokens_needed* is false for endpoints that
     do not generate anything.
     """
-    body = _json_object(request.body)
+    body = json_object(request.body)
     problem = _problem(request, body, max_tokens_needed)
     call = call_of(body or {}, characters_per_token)
     return call._replace(key=key_of(request.headers), problem=problem)
@@ -115,11 +115,9 @@ def _invalid(message: str) -> Reply:
     return Reply(400, {"x-should-retry": "false"}, message=message)
 
 
-def _json_object(body: bytes | None) -> dict[str, Any] | None:
-    try:
-        value = json.loads(body or b"")
-    except (ValueError, RecursionError):
-        return None
+def json_object(body: Optional[bytes]) -> Optional[dict[str, Any]]:
+    """The body as a JSON object; None if it is none."""
+    value = read_json(body or b"")
     return value if isinstance(value, dict) else None
 
 

@@ -6,7 +6,6 @@ one's own code, which care about what was asked and what came back. Both are the
 
 from __future__ import annotations
 
-import json
 import random
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,7 @@ from claude_throttle.testing.computed import Computed, scripted_from
 from claude_throttle.testing.faults import Ok
 from claude_throttle.testing.http_reader import HttpRequest
 from claude_throttle.testing.plans import ResponsePlan
-from claude_throttle.testing.received_call import last_user_message
+from claude_throttle.testing.received_call import json_object, last_user_message
 from claude_throttle.testing.refusals import refusal
 from claude_throttle.testing.server import FakeClaude
 from claude_throttle.testing.service import Service
@@ -141,7 +140,7 @@ class ClaudeApi(FakeClaude):
         A call that was retried is there twice. A body that is not a JSON object is ``{}``. For
         times, statuses and headers see :attr:`arrivals`.
         """
-        return [_read(body) for body in list(self._service.bodies)]
+        return [json_object(body) or {} for body in list(self._service.bodies)]
 
     @property
     def prompts(self) -> list[str]:
@@ -151,11 +150,3 @@ class ClaudeApi(FakeClaude):
         ``[image]``. The system prompt is in :attr:`asked`.
         """
         return [last_user_message(body.get("messages")) for body in self.asked]
-
-
-def _read(body: Optional[bytes]) -> dict[str, Any]:
-    try:
-        read = json.loads(body or b"")
-    except (ValueError, RecursionError):
-        return {}
-    return read if isinstance(read, dict) else {}

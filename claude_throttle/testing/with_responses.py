@@ -16,7 +16,6 @@ stands between them and the network. A retry after a refusal does not wait; late
 
 from __future__ import annotations
 
-import math
 import os
 import uuid
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,7 @@ from claude_throttle.core.threads.clock import SYSTEM_CLOCK
 from claude_throttle.simulation.quotas import QuotaStatus
 from claude_throttle.testing import replies
 from claude_throttle.testing.arrivals import MESSAGES
+from claude_throttle.testing.default_answer import CHARACTERS_PER_TOKEN, output_tokens
 from claude_throttle.testing.faults import Ok, Reply
 from claude_throttle.testing.http_reader import HttpRequest
 from claude_throttle.testing.plans import ResponseContext, message_for
@@ -34,9 +34,6 @@ from claude_throttle.testing.refusals import refusal
 
 #: The API's URL, unless the caller or the environment has another one.
 BASE_URL = "https://api.anthropic.com"
-
-#: The tokenizer of the usage.
-CHARACTERS_PER_TOKEN = 4.0
 
 #: Status, headers, body.
 Answer = tuple[int, dict[str, str], bytes]
@@ -141,9 +138,8 @@ def _answered(
 ) -> Answer:
     """The successful response to *call*: an event stream if it asks for one, otherwise JSON."""
     message = message_for(given, ResponseContext(call, "", _id("msg"), {}, {}, 0.0, 0, False))
-    texts = (str(block.get("text", block.get("input", ""))) for block in message["content"])
-    tokens = max(1, math.ceil(sum(map(len, texts)) / CHARACTERS_PER_TOKEN))
-    message["usage"].update({"output_tokens": min(call.max_tokens, tokens), **usage})
+    tokens = min(call.max_tokens, output_tokens(message["content"]))
+    message["usage"].update({"output_tokens": tokens, **usage})
     if call.streams:
         headers = _headers(more, "text/event-stream; charset=utf-8")
         return 200, headers, replies.event_stream(message)

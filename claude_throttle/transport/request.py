@@ -273,8 +273,7 @@ def _is_usual(params: Mapping[str, Any]) -> bool:
 def _require_values(params: dict[str, Any]) -> None:
     for name in _REQUIRED:
         if name not in params:
-            meant = _hint(_closest(params, name)) or _examples(params)
-            raise InvalidCall(f"{name}= is missing{meant}")
+            raise InvalidCall(f"{name}= is missing{_misspelt(params, name) or _examples(params)}")
     model, max_tokens, messages = map(params.get, _REQUIRED)
     if not isinstance(model, str) or not model.strip():
         raise InvalidCall(
@@ -318,12 +317,12 @@ def _within_limit(body: bytes) -> bytes:
     return body
 
 
-def _closest(params: Mapping[str, Any], wanted: str) -> Optional[str]:
+def _misspelt(params: Mapping[str, Any], wanted: str) -> str:
     import difflib  # only for a slip
 
     unknown = [name for name in params if name not in _API_PARAMETERS]
     close = difflib.get_close_matches(wanted, unknown, n=1, cutoff=0.6)
-    return f"{wanted}= where {close[0]}= is given" if close else None
+    return f"; did you mean {wanted}= where {close[0]}= is given?" if close else ""
 
 
 def _examples(params: Mapping[str, Any]) -> str:
@@ -331,13 +330,7 @@ def _examples(params: Mapping[str, Any]) -> str:
     examples = {
         "model": '"claude-haiku-4-5"',
         "max_tokens": "1_000",
-        "messages": '[{"role": "user", "content": "…"}]',
+        "messages": f"[{_EXAMPLE}]",
     }
     missing = (f"{name}={text}" for name, text in examples.items() if name not in params)
     return f": write {', '.join(missing)}"
-
-
-def _hint(meant: Optional[str]) -> str:
-    if meant is None:
-        return ""
-    return f"; did you mean {meant if '=' in meant else meant + '='}?"

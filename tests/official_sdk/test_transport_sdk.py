@@ -151,7 +151,7 @@ def test_an_asynchronous_sdk_is_told_what_to_write(fake, throttle):
         async with made:
             await made.messages.create(**HELLO)
 
-    with pytest.raises(TypeError, match=r"synchronous.*write httpx\.Client\(transport="):
+    with pytest.raises(TypeError, match=r"synchronous.*use httpx\.Client\(transport="):
         asyncio.run(call())
     assert not server.arrivals
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
 from typing import Any, Optional
 
 from claude_throttle.account.admission import AdmittedAttempt
+from claude_throttle.features.interop.httpx_refusals import with_base
 from claude_throttle.transport.usage_reader import UsageReader
 
 
@@ -91,12 +91,6 @@ class WatchedHttpxStream:
 
 def watch_stream(stream: Any, headers: Mapping[str, str], attempt: AdmittedAttempt) -> Any:
     """Wrap an ``httpx`` byte stream, so that *attempt* is told how it ends."""
-    kind: Any = type(stream)
-    return _class_for(kind)(stream, WatchedBody(headers, attempt))
-
-
-@lru_cache(maxsize=16)
-def _class_for(kind: Any) -> Any:
-    """A subclass of the library's own base: a response of ``httpx`` or ``httpx2`` checks it."""
-    bases = [base for base in kind.__mro__ if base.__name__ == "SyncByteStream"]
-    return type("WatchedHttpxStream", (WatchedHttpxStream, *bases[:1]), {"__module__": __name__})
+    # A response of httpx or httpx2 checks that it is of the library's own base.
+    bases = [base for base in type(stream).__mro__ if base.__name__ == "SyncByteStream"]
+    return with_base(WatchedHttpxStream, *bases[:1])(stream, WatchedBody(headers, attempt))

@@ -34,7 +34,7 @@ def raise_in_client(request: Any, error: Exception) -> Any:
         raise error
     content = {"type": "error", "error": {"type": "api_error", "message": _text(error)}}
     # Whoever looks at it in another way finds a refusal that must not be tried again.
-    answer = _class_for(library_of(request).Response)(
+    answer = with_base(UnsentResponse, library_of(request).Response)(
         503,
         headers={"content-type": "application/json", "x-should-retry": "false"},
         content=json.dumps(content).encode("utf-8"),
@@ -60,9 +60,18 @@ def _text(error: Exception) -> str:
     return readable(f"claude_throttle: {type(error).__name__}: {error}"[: 4 * LONGEST_TEXT])
 
 
-@lru_cache(maxsize=8)
-def _class_for(response: Any) -> Any:
-    return type("UnsentResponse", (UnsentResponse, response), {"__module__": __name__})
+@lru_cache(maxsize=32)
+def with_base(kind: Any, *bases: Any) -> Any:
+    """A subclass of *kind*, which is of this package, and of another library's *bases*."""
+    return type(kind.__name__, (kind, *bases), {"__module__": kind.__module__})
+
+
+def asynchronous(instead: str) -> TypeError:
+    """The error for a client that would call from an event loop, with what to write *instead*."""
+    return TypeError(
+        "claude_throttle is synchronous: it would block the event loop, so AsyncClient and "
+        f"AsyncAnthropic cannot use it; use {instead}, in asyncio.to_thread() if need be"
+    )
 
 
 class UnsentResponse:
@@ -91,7 +100,7 @@ class ForOneClient:
 
     async def handle_async_request(self, request: Any) -> Any:
         """What an asynchronous client of ``httpx`` calls."""
-        return raise_in_client(request, self._asynchronous())
+        return raise_in_client(request, asynchronous(DOORS["handle_request"]))
 
     def send(self, *_request: Any, **_options: Any) -> Any:
         """What a session of ``requests`` calls."""
@@ -111,14 +120,7 @@ class ForOneClient:
         return None
 
     async def __aenter__(self) -> Any:
-        raise self._asynchronous()
+        raise asynchronous(DOORS["handle_request"])
 
     def _misplaced(self, asked: str) -> TypeError:
         return TypeError(f"{self.made_by}() does not fit here; write {DOORS[asked]}")
-
-    def _asynchronous(self) -> TypeError:
-        return TypeError(
-            "claude_throttle is synchronous: it would block the event loop, so AsyncClient and "
-            f"AsyncAnthropic cannot use it; write {DOORS['handle_request']}, and call it in "
-            "asyncio.to_thread() if need be"
-        )

@@ -12,7 +12,7 @@ import inspect
 import re
 import threading
 from collections.abc import Iterator
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from claude_throttle.account.admission import AdmittedAttempt
@@ -25,6 +25,7 @@ from claude_throttle.features.interop.httpx_refusals import (
     ForOneClient,
     library_of,
     raise_in_client,
+    with_base,
 )
 from claude_throttle.features.interop.one_admission import OneAdmission
 from claude_throttle.features.interop.requests_adapter import POOL_SIZE, UNKNOWN_BODY
@@ -331,7 +332,7 @@ def _read_body(request: Any, response: Any, told: RawHeaders) -> bytes:
     raw = b"".join(came)
     if broken is not None:
         # Raised where it is read: the SDK would send again what fails here.
-        response.stream = _broken_class(library.SyncByteStream)(raw, broken)
+        response.stream = with_base(BrokenStream, library.SyncByteStream)(raw, broken)
         return b""
     response.stream = library.ByteStream(raw)
     if not told.get("content-encoding"):
@@ -354,8 +355,3 @@ class BrokenStream:
     def __iter__(self) -> Iterator[bytes]:
         yield self._came
         raise self._error
-
-
-@lru_cache(maxsize=4)
-def _broken_class(base: Any) -> Any:
-    return type("BrokenStream", (BrokenStream, base), {"__module__": __name__})

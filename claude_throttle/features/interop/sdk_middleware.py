@@ -8,7 +8,7 @@ the refusal, which the next attempt waits for anyway.
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from claude_throttle.account.admission import AdmittedAttempt
@@ -17,7 +17,12 @@ from claude_throttle.core.domain.cost import Usage
 from claude_throttle.core.domain.iterations import read_iterated
 from claude_throttle.errors import ConfigurationError, DeadlineExceeded
 from claude_throttle.features.interop.body_watcher import watch_stream
-from claude_throttle.features.interop.httpx_refusals import ForOneClient
+from claude_throttle.features.interop.httpx_refusals import (
+    DOORS,
+    ForOneClient,
+    asynchronous,
+    with_base,
+)
 from claude_throttle.features.interop.one_admission import OneAdmission
 from claude_throttle.features.interop.request_deadline import (
     RequestDeadline,
@@ -37,12 +42,6 @@ if TYPE_CHECKING:
 #: Handlers that are looked through for the SDK's innermost one.
 MOST_MIDDLEWARE = 32
 
-#: The error for AsyncAnthropic.
-_SYNCHRONOUS = (
-    "claude_throttle is synchronous: its middleware would block the event loop, so AsyncAnthropic "
-    "cannot use it; use anthropic.Anthropic(middleware=[…]), in asyncio.to_thread() if need be"
-)
-
 
 def make_middleware(
     admission: Callable[[], Admission], terms: AdmissionOptions, clock: Clock, notices: Notices
@@ -59,7 +58,7 @@ def make_middleware(
             f"anthropic {version} takes no middleware (0.108 is the first that does); write "
             "anthropic.Anthropic(http_client=httpx.Client(transport=throttler.transport()))"
         )
-    return _class_for(base)(admission, terms, clock, notices)
+    return with_base(PacedMiddleware, base)(admission, terms, clock, notices)
 
 
 class _NotAsync:
@@ -69,7 +68,7 @@ class _NotAsync:
     """
 
     def __get__(self, _instance: Any, _owner: Any = None) -> Any:
-        raise TypeError(_SYNCHRONOUS)
+        raise asynchronous(DOORS["__call__"])
 
 
 class PacedMiddleware(ForOneClient):
@@ -169,10 +168,7 @@ class PacedMiddleware(ForOneClient):
             answer.headers["x-should-retry"] = "false"
 
     def __iter__(self) -> Any:
-        raise TypeError(
-            "middleware= takes a list: write "
-            "anthropic.Anthropic(middleware=[throttler.middleware()])"
-        )
+        raise TypeError(f"middleware= takes a list: write {DOORS['__call__']}")
 
     def __repr__(self) -> str:
         return "<claude_throttle middleware>"
@@ -206,11 +202,6 @@ def _set_silence(answer: Any, own: Any) -> None:
     timeout = answer.request.extensions.get("timeout")
     if isinstance(timeout, dict):
         timeout["read"] = getattr(own, "read", own)
-
-
-@lru_cache(maxsize=4)
-def _class_for(base: Any) -> Any:
-    return type("ThrottlerMiddleware", (PacedMiddleware, base), {"__module__": __name__})
 
 
 def _body(request: Any) -> Any:

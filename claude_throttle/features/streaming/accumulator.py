@@ -105,12 +105,10 @@ class MessageAccumulator:
         return block
 
     def _add_delta(self, event: Mapping[str, Any], _message: dict[str, Any]) -> None:
-        index, delta = event.get("index"), event["delta"]
+        index, delta = self._index_in(event), event["delta"]
         self.last_block = None
         if delta is None:
             return
-        if index is None:
-            index = self._blocks[-1].index if self._blocks else 0
         block = self._by_index.get(index)
         if block is None:
             block = self._by_index[index] = self._begin(index, begun_by(delta))
@@ -121,12 +119,14 @@ class MessageAccumulator:
         self.last_block = block
 
     def _end_block(self, event: Mapping[str, Any], _message: dict[str, Any]) -> None:
-        index = event.get("index")
-        if index is None:
-            index = self._blocks[-1].index if self._blocks else 0
-        block = self.last_block = self._by_index.get(index)
+        block = self.last_block = self._by_index.get(self._index_in(event))
         if block is not None:
             block.join_pieces()
+
+    def _index_in(self, event: Mapping[str, Any]) -> Any:
+        """The block that *event* is about; without a number, the last one."""
+        index = event.get("index")
+        return index if index is not None else self._blocks[-1].index if self._blocks else 0
 
     def _change(self, event: Mapping[str, Any], message: dict[str, Any]) -> None:
         delta = event.get("delta", {})

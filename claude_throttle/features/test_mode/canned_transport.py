@@ -17,16 +17,13 @@ from claude_throttle.core.dispatch.call import Attempt, AttemptStopped, Call, Ou
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.errors import ConfigurationError
 from claude_throttle.features.test_mode.canned_stream import CannedStream
-from claude_throttle.testing.default_answer import default_content
+from claude_throttle.testing.default_answer import default_content, output_tokens
 from claude_throttle.testing.replies import message_body, usage_body
 from claude_throttle.transport import sdk
 from claude_throttle.transport.verdicts import read_usage
 
 #: The text of an answer, unless the caller gives one. It says so, in case a user sees it.
 CANNED_TEXT = "This is a canned answer of claude_throttle's testing mode. No call was made."
-
-#: Characters of English text in a token, roughly; for the usage of an answer.
-CHARACTERS_PER_TOKEN = 4
 
 #: A text or a latency in seconds, or a function of the request's parameters that returns it.
 CannedText = Union[str, Callable[[dict[str, Any]], str]]
@@ -113,9 +110,7 @@ class CannedTransport:
     def _message(self, call: Call, params: dict[str, Any]) -> dict[str, Any]:
         name = f"msg_testing_{uuid.uuid4().hex[:24]}"
         content = self._content(params, name)
-        texts = (str(block.get("text", block.get("input"))) for block in content)
-        tokens = math.ceil(sum(map(len, texts)) / CHARACTERS_PER_TOKEN)
-        used = min(max(1, tokens), call.max_tokens)
+        used = min(output_tokens(content), call.max_tokens)
         usage = usage_body(max(1, round(call.estimated_input)), used)
         reason = "tool_use" if content[0]["type"] == "tool_use" else "end_turn"
         return message_body(name, call.model, content, reason, usage)
