@@ -318,7 +318,7 @@ def _stated_limit(answer: Any, message: str, body: bytes) -> Optional[StatedLimi
 
 
 def _account_refusal(reason: str, message: str) -> AccountRefusal:
-    return AccountRefusal(reason, shown_words(message), read_date(message))
+    return AccountRefusal(reason, shown_words(message)[:LONGEST_MESSAGE], read_date(message))
 
 
 def shown_words(message: str) -> str:
