@@ -28,7 +28,7 @@ class RawHeaders(dict[str, str]):
     __slots__ = ()
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
-        super().__init__({n.decode("latin-1").lower(): v.decode("latin-1") for n, v in fields})
+        super().__init__([(str(n, "latin-1").lower(), str(v, "latin-1")) for n, v in fields])
 
 
 def header_flaw(headers: Any) -> Optional[str]:

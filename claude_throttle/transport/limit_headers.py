@@ -33,6 +33,9 @@ _HEADERS = tuple(
     for name, kind in KINDS_BY_NAME.items()
 )
 
+# Half of what NamedTuple's own constructor takes; three in each answer.
+_new = tuple.__new__
+
 #: Names of headers with limits that are not the API's own.
 _OTHER_NAMES = re.compile(r"(?:^| |llm[_-]provider-)(?:x-)?(?:rate-?limit|llm[_-]provider-)")
 
@@ -83,7 +86,7 @@ def read_limits(headers: Mapping[str, str], status: Optional[int] = None) -> Fee
         except ValueError:
             continue
         if LEAST_LIMIT <= limit <= MOST_UNITS and 0.0 <= remaining <= MOST_UNITS:
-            found[kind] = RateLimit(limit, remaining)
+            found[kind] = _new(RateLimit, (limit, remaining))
     names, others = " ".join(headers).lower(), None
     if len(found) < len(_HEADERS) and _OTHER_NAMES.search(names):
         found = _with_relayed(headers, found)

@@ -17,6 +17,9 @@ from claude_throttle.core.queueing.ticket import NOTHING, WaitedFor, WaitingTick
 from claude_throttle.core.threads.deferred_close import DeferredCloser
 from claude_throttle.errors import DeadlineExceeded
 
+# Half of what NamedTuple's own constructor takes; three for each permit.
+_new = tuple.__new__
+
 
 class AdmissionOptions(NamedTuple):
     """How a permit is waited for."""
@@ -138,7 +141,7 @@ class Permit:
                 self.wire_time = WireTime(lane.now, dispatch.at)
                 lane.announce(dispatch, None)
                 waited = dispatch.at - asked_at
-                lane.observe(PermitGranted(ticket.number, lane.name, waited), None)
+                lane.observe(_new(PermitGranted, (ticket.number, lane.name, waited)), None)
         except BaseException:
             lane.withdraw_ticket(ticket)
             lane.permits.discard(ticket)
@@ -225,7 +228,7 @@ class Permit:
     def _cost_of(self, took: Usage, ended: bool = True) -> Cost:
         counted = took.counted_input_tokens(self._lane.counts_cache_reads)
         estimate = 0.0 if ended else self.ticket.cost.output_tokens
-        return Cost(1.0, counted, max(estimate, took.output_tokens))
+        return _new(Cost, (1.0, counted, max(estimate, took.output_tokens)))
 
     def _settle(self, actual: Cost) -> None:
         dispatch = self.ticket.dispatch
@@ -264,9 +267,8 @@ class Permit:
                 seconds = lane.now() - ticket.dispatch.at
             status = None if report is None else report.feedback.status
             refused = report is not None and report.refused
-            lane.observe(
-                PermitClosed(ticket.number, lane.name, seconds, status, refused, self._took), None
-            )
+            told = ticket.number, lane.name, seconds, status, refused, self._took
+            lane.observe(_new(PermitClosed, told), None)
 
     def drop(self, took: Optional[Usage] = None) -> None:
         """Have it closed soon, by another thread; *took*: what is known of it so far.

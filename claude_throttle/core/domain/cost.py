@@ -92,6 +92,7 @@ MOST_TOKENS = 10**12
 
 def usage_of(*counts: Any) -> Usage:
     """Usage of *counts*, in the order of its fields; anything but a possible number counts as 0."""
-    return Usage(
-        *[count if isinstance(count, int) and 0 <= count <= MOST_TOKENS else 0 for count in counts]
+    return _new(
+        Usage,
+        [count if isinstance(count, int) and 0 <= count <= MOST_TOKENS else 0 for count in counts],
     )

@@ -59,6 +59,9 @@ _TOOL_PROMPT = (290, 410)
 # Compact, as on the wire. It runs in C, where a walk through a schema would take longer.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
+# Half of what NamedTuple's own constructor takes; one in each call.
+_new = tuple.__new__
+
 #: What is kept of the past with each new call: about the last forty count.
 MEMORY = 0.975
 
@@ -211,11 +214,11 @@ class LinearFit:
         if self._w:
             remembered = self._wxx + self.SOFTENING * self._wx
             most = max(self.SOFTENING, self.GREATEST_SHARE * remembered)
-            self._forget(self.SHOCK if self._changed(estimate, count) else MEMORY)
-            self._add(estimate, count, min(1.0, most / estimate))
+            keep = self.SHOCK if self._changed(estimate, count) else MEMORY
+            self._add(keep, estimate, count, min(1.0, most / estimate))
         else:
-            self._add(estimate, estimate, self.FAITH)
-            self._add(estimate, count, 1.0)
+            self._add(1.0, estimate, estimate, self.FAITH)
+            self._add(1.0, estimate, count, 1.0)
         self._fit()
 
     def _changed(self, estimate: float, count: float) -> bool:
@@ -231,20 +234,15 @@ class LinearFit:
             self._run = side + (self._run if self._run * side > 0 else 0)
         return abs(self._run) >= self.SUSPICIOUS_RUN
 
-    def _forget(self, keep: float) -> None:
-        self._w *= keep
-        self._wx *= keep
-        self._wxx *= keep
-        self._wy *= keep
-        self._wxy *= keep
-
-    def _add(self, estimate: float, count: float, part: float) -> None:
+    def _add(self, keep: float, estimate: float, count: float, part: float) -> None:
+        """Add one call, of which *part* counts, to what is *kept* of those before it."""
         weight = part / (estimate + self.SOFTENING)
-        self._w += weight
-        self._wx += weight * estimate
-        self._wxx += weight * estimate * estimate
-        self._wy += weight * count
-        self._wxy += weight * estimate * count
+        x = weight * estimate
+        self._w = self._w * keep + weight
+        self._wx = self._wx * keep + x
+        self._wxx = self._wxx * keep + x * estimate
+        self._wy = self._wy * keep + weight * count
+        self._wxy = self._wxy * keep + x * count
 
     def _fit(self) -> None:
         """Solve for ratio and constant, both at least 0, then scale them to the remembered sum.
@@ -407,10 +405,10 @@ class Estimator:
             if not is_counted:
                 tokens = line.ratio * estimated_input + line.constant
             if self.reserves_all:
-                return Cost(1.0, tokens, float(max_tokens))
+                return _new(Cost, (1.0, tokens, float(max_tokens)))
             if cache_marked or is_counted:
                 tokens *= known.counted_shares[cache_marked].value
-            return Cost(1.0, tokens, known.output.expected(max_tokens))
+            return _new(Cost, (1.0, tokens, known.output.expected(max_tokens)))
 
     def learn(
         self,

@@ -202,7 +202,7 @@ class ConcurrencyLimiter:
             if urgent > 1 and others > is_other:
                 self._full_since = None  # nothing has to wait now
             slot = Slot(self, self._others if is_other else self._urgent)
-            if self.max_connections < math.inf:
+            if urgent <= 1 or self._ceiling_emitted:
                 self._note_ceiling_locked()
             return slot
 

@@ -223,8 +223,8 @@ class ConfiguredQuotas:
         A quota that was configured later is left alone: it never had that booking.
         """
         for quota in self.in_force:
-            if quota.since <= booked_at:
-                units = getattr(change, quota.kind)
+            units = getattr(change, quota.kind)
+            if units and quota.since <= booked_at:
                 if units > 0:  # of a kind of which nothing was booked, perhaps, and long idle
                     quota.empty_at = max(quota.empty_at, booked_at - quota.burst / quota.rate)
                 quota.empty_at += units / quota.rate

@@ -111,6 +111,8 @@ class LearnedQuota:
         self.others = DecayingSum(OTHERS_SECONDS)
         #: Seconds kept between calls beyond their interval.
         self.margin = 0.0
+        #: The place of the kind in a cost.
+        self._at = Cost._fields.index(kind)
         self._rounding = 0.0 if kind == "requests" else TOKEN_ROUNDING
         self._is_output = kind == "output_tokens"
         self._believed_until = math.inf
@@ -142,9 +144,12 @@ class LearnedQuota:
             return now
         if units > HOPELESS * self.limit > TOKEN_ROUNDING and self._is_hopeless():
             return now
-        span = min(units + self.guard(now, latency), self.burst) / self.rate
-        full_at = now - self.burst / self.rate
-        return max(max(self.empty_at, full_at) + span, self.empty_at + span + self.margin)
+        rate, burst, empty_at = self.rate, self.burst, self.empty_at
+        span = min(units + self.guard(now, latency), burst) / rate
+        full_at = now - burst / rate
+        if full_at > empty_at + self.margin:
+            return full_at + span
+        return empty_at + span + self.margin
 
     def _is_hopeless(self) -> bool:
         """Whether a call that is larger than the limit is certain to be refused."""
@@ -152,12 +157,13 @@ class LearnedQuota:
 
     def guard(self, now: float, latency: float) -> float:
         """Units that stay in the bucket: our books are late by what is on the way."""
-        a_call: float = getattr(self._traffic.mean.value, self.kind)
+        a_call = self._traffic.mean.value[self._at]
         if self.burst < SMALL_BURST * a_call:
             return 0.0
         calls = OUTPUT_GUARD_CALLS if self._is_output else GUARD_CALLS
         stolen = 2.0 * self.others.value(now) * (latency + NETWORK_SECONDS)
-        return min(self.burst / 4.0, calls * a_call + stolen)
+        units, most = calls * a_call + stolen, self.burst / 4.0
+        return units if units < most else most
 
     def take(self, units: float, now: float) -> None:
         """Book *units*, which leave now. Call it only once a limit is known."""
@@ -192,9 +198,8 @@ class LearnedQuota:
         if source != HEADERS and not self._believes(rate_limit):
             return False
         self._newest_at = dispatch.at
-        if (
-            rate_limit.remaining > rate_limit.limit
-        ):  # the API's buckets hold a minute's worth at most
+        # The API's buckets hold a minute's worth at most.
+        if rate_limit.remaining > rate_limit.limit:
             rate_limit = rate_limit._replace(remaining=rate_limit.limit)
         if source != self.source:
             self._begin(rate_limit, dispatch, now)
@@ -255,27 +260,26 @@ class LearnedQuota:
         return self._of(self._traffic.taken) - self._of(dispatch.taken)
 
     def _of(self, cost: Cost) -> float:
-        return float(getattr(cost, self.kind))
+        return cost[self._at]
 
     def _bounds(
         self, rate_limit: RateLimit, dispatch: Dispatch, now: float, latency: LatencyEstimator
     ) -> tuple[float, float]:
         """What our level must be at least and at most, whenever the header was made."""
-        unsure = self._rounding
+        unsure, traffic, at = self._rounding, self._traffic, self._at
         gained = (self.rate - self.others.value(now)) * (now - dispatch.at)
         if self._is_output:
             # Counted as it is produced: what is in flight is still to come, and the refill of the
             # time it takes with it.
-            pending = self._of(self._traffic.pending)
-            coming = pending * latency.stretch(now) - self.rate * latency.mean(now)
+            coming = traffic.pending[at] * latency.stretch(now) - self.rate * latency.mean(now)
             remaining = rate_limit.remaining - max(0.0, coming)
-            drift = gained - (self._of(self._traffic.produced) - dispatch.produced)
+            drift = gained - (traffic.produced[at] - dispatch.produced)
         else:
             remaining = rate_limit.remaining
-            drift = gained - self._left_after(dispatch)
+            drift = gained - (traffic.taken[at] - dispatch.taken[at])
             # What left just before may arrive just after, and be missing in what the header shows;
             # so may what left just before now, if the header was made at the answer.
-            unsure += max(map(self._of, (dispatch.recent, self._traffic.recent.value(now))))
+            unsure += max(dispatch.recent[at], traffic.recent.value(now)[at])
         low = remaining + min(0.0, drift) - unsure
         high = remaining + max(0.0, drift) + self._rounding
         return low, high

@@ -237,7 +237,7 @@ class Pacer:
         if resumes and self.pause.named_until > now:
             self.pause.probe(now)
         taken, produced = self.traffic.taken, self.traffic.produced.output_tokens
-        return Dispatch(now, self._number, taken, recent, produced, resumes, probes)
+        return _new(Dispatch, (now, self._number, taken, recent, produced, resumes, probes))
 
     def settle(self, held: Cost, actual: Cost, booked_at: float) -> Cost:
         """Replace the booking *held* by *actual*; the request is in flight no more.
@@ -249,7 +249,7 @@ class Pacer:
         self.configured.settle(change, booked_at)
         self.traffic.note_end(held, actual, change)
         for learned, units in zip(self.learned.values(), change):
-            if learned.limit:
+            if units and learned.limit:
                 learned.correct(units)
         if self.growth is not None:
             self.growth.correct(getattr(change, self.growth.kind))

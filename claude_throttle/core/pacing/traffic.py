@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from operator import add
 
 from claude_throttle.core.domain.cost import NO_COST, Cost
 
@@ -136,10 +135,13 @@ class LatencyEstimator:
 
     def start_request(self, now: float, change: int = 1) -> None:
         """Note that one more request is in flight, or *change* more."""
-        if self._in_flight:
-            self._seconds += self._in_flight * max(0.0, now - self._at)
-        self._at = max(self._at, now)
-        self._in_flight = max(0, self._in_flight + change)
+        in_flight = self._in_flight
+        if now > self._at:
+            if in_flight:
+                self._seconds += in_flight * (now - self._at)
+            self._at = now
+        in_flight += change
+        self._in_flight = in_flight if in_flight > 0 else 0
 
     def end(self, now: float, seconds: float) -> None:
         """Note that a request was answered after *seconds* in flight."""
@@ -184,18 +186,16 @@ class Traffic:
 
     def note_leave(self, cost: Cost, now: float) -> Cost:
         """*cost* leaves now; returns what left so shortly before that it may be overtaken."""
-        requests, entered, written = cost
-        taken, pending = self.taken, self.pending
-        self.taken = _new(Cost, (taken[0] + requests, taken[1] + entered, taken[2] + written))
-        self.pending = _new(
-            Cost, (pending[0] + requests, pending[1] + entered, pending[2] + written)
-        )
+        self.taken, self.pending = self.taken.plus(cost), self.pending.plus(cost)
         self.mean.add(cost)
         self.last_minute.add(cost, now)
         return self.recent.add(cost, now)
 
     def note_end(self, held: Cost, actual: Cost, change: Cost) -> None:
         """Correct the totals: what left as *held* took *actual*, *change* more, and has ended."""
-        self.taken = _new(Cost, map(add, self.taken, change))
-        self.produced = _new(Cost, map(add, self.produced, actual))
-        self.pending = _new(Cost, [max(0.0, some - gone) for some, gone in zip(self.pending, held)])
+        self.taken = self.taken.plus(change)
+        self.produced = self.produced.plus(actual)
+        requests, entered, written = self.pending.minus(held)
+        if requests < 0.0 or entered < 0.0 or written < 0.0:
+            requests, entered, written = max(0.0, requests), max(0.0, entered), max(0.0, written)
+        self.pending = _new(Cost, (requests, entered, written))

@@ -261,9 +261,10 @@ class Backlog(queue.Queue[Ticket]):
 
     def leave_locked(self, ticket: Ticket, now: float) -> None:
         """Take a ticket out because it leaves; no matter if it was never queued."""
-        waiting = self._queue_of(ticket)
+        waiting = self._needing if ticket.parent_slot is None else self._lendable
         waiting.note_leave(ticket.priority, now)
-        self._take_out_locked(ticket, waiting, self._shares.note_leave)
+        if ticket.reserved or ticket.queued:
+            self._take_out_locked(ticket, waiting, self._shares.note_leave)
 
     def take_locked(self, ticket: Ticket) -> bool:
         """Take a ticket out; False if it does not wait here any more."""
