@@ -447,8 +447,9 @@ class Throttler:
 
         Each POST to ``/v1/messages`` waits for its turn, and its response counts like the response
         to a call; with ``stream=True`` it holds its slot until it is read to its end or closed.
-        Everything else is as with middleware(). It sends nothing again: the session's owner sees
-        each refusal, and after a 429 the next request waits. *options* are those of
+        Everything else is as with middleware(). It sends nothing again, as session() and mount()
+        do: the session's owner sees each refusal, and after a 429 the next request waits. *options*
+        are those of
         ``requests.adapters.HTTPAdapter``, without ``max_retries``.
 
         Thread-safe as ``requests`` is. Raises :class:`ConfigurationError` for ``max_retries``.
@@ -463,8 +464,8 @@ class Throttler:
             >>> session = throttler.session()
             >>> response = session.post("https://api.anthropic.com/v1/messages", json={…})
 
-        ``mount(requests.Session(), …)``, with its arguments. Key, headers and time-outs are the
-        caller's, as in any session.
+        ``mount(requests.Session(), …)``, with its arguments: what a rate limit refused is sent
+        again in its turn. Key, headers and time-outs are the caller's, as in any session.
         """
         from claude_throttle.features.interop.requests_session import make_session  # few need it
 
@@ -484,8 +485,13 @@ class Throttler:
             >>> session = throttler.mount(requests.Session())
 
         Other hosts are as before. An adapter of the session's own for ``base_url`` goes on sending,
-        and its retries go on, each in its turn. The arguments are those of adapter(). Returns
-        *session*. Raises :class:`ConfigurationError` for what is no ``requests`` session.
+        and its retries go on, each in its turn. Where they do not cover it, a request that a limit
+        refused, and which only time mends, is sent again in its turn: a 429, and a 529 that names
+        ``retry-after``. Neither was processed. That is as often as ``max_retries`` of the settings
+        says, and within *timeout*; then the refusal is returned, as all other answers are.
+
+        The arguments are those of adapter(). Returns *session*. Raises :class:`ConfigurationError`
+        for what is no ``requests`` session.
         """
         from claude_throttle.features.interop.requests_session import mount_on  # few need it
 
@@ -510,8 +516,9 @@ class Throttler:
         throttler's ``base_url`` or the API's own host waits for its turn, and its response counts
         like the response to a call; a stream holds its slot until it is read to its end or closed.
         ``count_tokens`` and batches have quotas of their own; everything else passes, and other
-        hosts are told of once in the log. *timeout*: seconds that an attempt may wait for its turn;
-        ``httpx``'s own time-outs begin after it.
+        hosts are told of once in the log. *timeout*: seconds that a request may wait for its turn;
+        ``httpx``'s own time-outs begin after it. Of a client that does not send again by itself, as
+        the SDK does, a request that a rate limit refused is sent again, as with mount().
 
         *options* are those of ``httpx.HTTPTransport``: ``verify``, ``cert``, ``http1``, ``http2``,
         ``limits``, ``trust_env``, ``proxy``, ``uds``, ``local_address``, ``socket_options``. Or
@@ -807,7 +814,8 @@ class Throttler:
 
         admit = partial(self._admit_request, self._admission_options(priority, tenant, timeout))
         base_url = self._settings.base_url
-        terms = AdapterTerms(admit, base_url, self._notices, lambda: self._closed)
+        max_retries = self._settings.max_retries
+        terms = AdapterTerms(admit, base_url, self._notices, lambda: self._closed, max_retries)
         return make_adapter(terms, options)
 
     def _admit_request(

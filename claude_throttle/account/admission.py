@@ -16,8 +16,14 @@ from typing import Any, Callable, Optional
 
 from claude_throttle.account.model_groups import ModelGroup, RequestEstimate
 from claude_throttle.account.suspensions import Suspensions
+from claude_throttle.core.dispatch.accounting import MOST_PROBES
 from claude_throttle.core.dispatch.lane import Lane
-from claude_throttle.core.dispatch.permit import AdmissionOptions, Permit, PermitTicket
+from claude_throttle.core.dispatch.permit import (
+    AdmissionOptions,
+    Permit,
+    PermitTicket,
+    RepeatedPermitTicket,
+)
 from claude_throttle.core.domain.cost import NO_USAGE, Cost, RequestSize, Usage
 from claude_throttle.core.domain.feedback import FAULT, Dispatch, Feedback, ResponseReport
 from claude_throttle.core.domain.models import FAST_SPEED
@@ -145,16 +151,17 @@ class Admission:
             raise
         _model, tokens, most, marked, _counted = estimate
         permit.ticket.size = _new(RequestSize, (tokens, most, False, marked))
-        return AdmittedAttempt(permit, model_group, estimate, self)
+        return AdmittedAttempt(permit, model_group.lane, model_group, estimate, self)
 
     def admit_endpoint(self, name: str, options: AdmissionOptions) -> AdmittedAttempt:
         """Wait until a request to an endpoint with a quota of its own may be sent."""
         try:
-            permit = self._permit(self._endpoint_lane(name), ONE_REQUEST, options, answers=True)
+            lane = self._endpoint_lane(name)
+            permit = self._permit(lane, ONE_REQUEST, options, answers=True)
         except ThrottleError as error:
             self._note_refusal(name, error)
             raise
-        return AdmittedAttempt(permit, None, None, self)
+        return AdmittedAttempt(permit, lane, None, None, self)
 
     def _endpoint_lane(self, name: str) -> Lane:
         with self._lock:
@@ -205,16 +212,34 @@ class Admission:
         note_error(error)
         self._turned_away(asked, error)
 
-    def _permit(self, lane: Lane, cost: Cost, options: AdmissionOptions, answers: bool) -> Permit:
+    def permit_again(self, lane: Lane, cost: Cost, refused: PermitTicket) -> Permit:
+        """Wait for the right to send a refused request again, in the time that it has left.
+
+        Raises as permit() does.
+        """
+        timeout = None
+        if refused.deadline is not None:
+            timeout = max(0.0, refused.deadline - self._clock.monotonic())
+        options = AdmissionOptions(refused.priority, refused.tenant, timeout)
+        return self._permit(lane, cost, options, answers=True, refused=refused)
+
+    def _permit(
+        self,
+        lane: Lane,
+        cost: Cost,
+        options: AdmissionOptions,
+        answers: bool,
+        refused: Optional[PermitTicket] = None,
+    ) -> Permit:
         timeout, now = options.timeout, self._clock.monotonic()
         slots = self._open_permits.mine()
         # A slice: another thread may close the last one between two looks.
         [parent_slot] = slots[-1:] or (None,)
         # A probe makes sense only if its outcome is reported.
         probes = self._suspensions.require(lane.name, probes=answers)
-        ticket = PermitTicket(
+        ticket = (PermitTicket if refused is None else RepeatedPermitTicket)(
             answers,
-            next(self._numbers),
+            next(self._numbers) if refused is None else refused.number,
             cost,
             options.priority,
             options.tenant,
@@ -223,6 +248,8 @@ class Admission:
         )
         if timeout is not None:
             ticket.place_in = (lane.name, timeout)
+        if refused is not None:
+            ticket.tag, ticket.size = refused.tag, refused.size
         permit = Permit(ticket, lane, slots, self, self._deferred_closer)
         if probes:
             lane.admit_probe(ticket)
@@ -288,19 +315,37 @@ class AdmittedAttempt:
     Errors in here are logged and not raised: the answer was paid for.
     """
 
-    __slots__ = ("_admission", "_estimate", "_model_group", "_permit", "again", "wire_time")
+    __slots__ = (
+        "_admission",
+        "_estimate",
+        "_lane",
+        "_model_group",
+        "_noted",
+        "_number",
+        "_permit",
+        "_report",
+        "_resends",
+        "again",
+        "wire_time",
+    )
 
     def __init__(
         self,
         permit: Permit,
+        lane: Lane,
         model_group: Optional[ModelGroup],
         estimate: Optional[RequestEstimate],
         admission: Admission,
     ) -> None:
         self._permit = permit
+        self._lane = lane
         self._model_group = model_group
         self._estimate = estimate
         self._admission = admission
+        self._report: Optional[ResponseReport] = None
+        self._noted = False
+        # Attempts so far, and those of them that count as retries.
+        self._number, self._resends = 1, 0
         #: Whether another attempt makes sense after its response; None leaves that to its sender.
         self.again: Optional[bool] = None
         #: Told of each read, by whoever reads the response.
@@ -316,9 +361,10 @@ class AdmittedAttempt:
     ) -> None:
         """The response has begun; *body* is a refusal's, *sent* the request's headers."""
         try:
-            _note(status, headers, body, sent)
+            self._noted = _note(status, headers, body, sent)
             report = self._admission.report(status, headers, body, sent)
-            self.again = self._permit.settle_report(report).again
+            self._report = report = self._permit.settle_report(report)
+            self.again = report.again
         except Exception:
             logger.exception("a response was not understood; this is a bug")
 
@@ -332,13 +378,13 @@ class AdmittedAttempt:
     ) -> None:
         """The whole response is there: close. *usage*: if its *body* was read already."""
         try:
-            _note(status, headers, body, sent)
+            self._noted = _note(status, headers, body, sent)
             if usage is None and status == 200:
                 answer = read_json(body)
                 usage = read_usage(answer) if isinstance(answer, dict) else None
             usage = self._own(usage)
             report = self._admission.report(status, headers, body, sent)
-            report = self._permit.settle_report(report, usage)
+            self._report = report = self._permit.settle_report(report, usage)
             if usage is not None:
                 self._learn(usage)
             self.again = report.again
@@ -346,6 +392,42 @@ class AdmittedAttempt:
             logger.exception("a response was not understood; this is a bug")
         finally:
             self._permit.close()
+
+    def next_turn(self, max_retries: int) -> Optional[AdmittedAttempt]:
+        """Wait until the request may be sent again; None if its refusal is the answer to it.
+
+        A limit that only time mends has refused it, and it was sent again less than *max_retries*
+        times. Whatever ends the wait, the API's own word is there to be shown.
+        """
+        report = self._report
+        delay = None if report is None or not report.passes else report.delay
+        if delay is None or report is None or not delay.may_follow(self._number):
+            return None
+        is_free = delay.free and self._number <= MOST_PROBES and max_retries > 0
+        resends = self._resends if is_free else self._resends + 1
+        wait_seconds = report.wait_seconds if delay.alone else delay.seconds
+        deadline = self._permit.ticket.deadline
+        in_time = deadline is None or self._lane.now() + wait_seconds < deadline
+        if resends > max_retries or not in_time:
+            return None
+        try:
+            if delay.alone:
+                self._lane.rest(wait_seconds)
+            following = self._following(resends)
+        except ThrottleError:
+            return None
+        if self._noted:
+            take_back_error()
+        return following
+
+    def _following(self, resends: int) -> AdmittedAttempt:
+        cost, group = ONE_REQUEST, self._model_group
+        if group is not None and self._estimate is not None:
+            cost = group.fitting_cost(*self._estimate)
+        permit = self._admission.permit_again(self._lane, cost, self._permit.ticket)
+        made = AdmittedAttempt(permit, self._lane, group, self._estimate, self._admission)
+        made._number, made._resends = self._number + 1, resends
+        return made
 
     def failed(self, error: BaseException) -> None:
         """No response came: close."""
@@ -389,17 +471,20 @@ class AdmittedAttempt:
             self._model_group.learn(self._estimate, usage)
 
 
-def _note(status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]) -> None:
+def _note(status: int, headers: Mapping[str, str], body: bytes, sent: Mapping[str, str]) -> bool:
     """Note a refusal for who watches errors: its sender makes the exception, if any is made.
 
-    The official SDK counts in a header how often it has sent the request before.
+    The official SDK counts in a header how often it has sent the request before. Returns whether
+    there was one to note.
     """
     if not errors_are_watched():
-        return
+        return False
     if sent.get("x-stainless-retry-count", "0") != "0":
         take_back_error()
-    if status >= 400 and (refusal := response_refusal(status, headers, body)):
+    refusal = response_refusal(status, headers, body) if status >= 400 else None
+    if refusal is not None:
         note_error(refusal)
+    return refusal is not None
 
 
 def _estimate_of(body: Mapping[str, Any]) -> Optional[RequestEstimate]:

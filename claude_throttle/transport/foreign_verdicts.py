@@ -2,8 +2,8 @@
 
 The official SDK's client, a ``requests`` session or code with a permit sends the request; this
 module judges what came back, by the same table as for our own (``verdicts``). Such a report is
-always final: whether to send again is decided by that client, and another attempt of it needs
-another permit.
+always final: whether to send again is decided by that client, or by the door that it came through,
+and another attempt needs another permit.
 
 The exceptions are those of httpx, httpx2 and urllib3, none of which is imported for it: their
 classes are told apart by their names.
@@ -17,6 +17,9 @@ from typing import Optional
 from claude_throttle.core.domain.feedback import (
     CONCURRENCY,
     FAULT,
+    OVERLOAD,
+    RAMP,
+    RATE,
     SILENCE,
     Feedback,
     ResponseReport,
@@ -60,7 +63,14 @@ def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float)
     feedback = verdict.feedback._replace(final=True)
     # Clients try every 429 again, also where only money helps.
     again = False if status == 429 and not verdict.retry else None
-    return ResponseReport(feedback, True, verdict.keeps_tokens, _wait_seconds(verdict), again)
+    wait_seconds, passes = _wait_seconds(verdict), _passes(verdict)
+    return ResponseReport(feedback, True, verdict.keeps_tokens, wait_seconds, again, passes)
+
+
+def _passes(verdict: Verdict) -> bool:
+    cause = verdict.feedback.cause
+    is_limit = cause in (RATE, RAMP, CONCURRENCY) or (cause == OVERLOAD and verdict.pauses_lane)
+    return is_limit and verdict.retry and not verdict.keeps_tokens
 
 
 def _wait_seconds(verdict: Verdict) -> float:

@@ -111,9 +111,9 @@ def test_the_answer_settles_what_was_booked(fake, throttle, client, manual):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_refusal_pauses_the_lane_and_can_be_read_in_any_way(fake, throttle, client, way):
-    """Nothing is sent again."""
+    """Where nothing is sent again."""
     server = fake()
-    throttler = throttle(server)
+    throttler = throttle(server, max_retries=0)
     server.script(Reply(429, {"retry-after": "30"}, message="limit of 50 requests per minute"))
     with client(server, throttler).stream("POST", "/v1/messages", json=HELLO) as refused:
         assert refused.status_code == 429
@@ -202,7 +202,8 @@ def test_an_answer_that_breaks_off_raises_where_it_is_read_and_keeps_what_was_bo
     mock = httpx.MockTransport(
         lambda _request: httpx.Response(status.pop(0), headers=json_type, stream=Cut())
     )
-    throttler = throttle(fake(), rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
+    told = {"rpm": None, "otpm": FIVE_SECONDS_AT_ONCE, "max_retries": 0}
+    throttler = throttle(fake(), **told, clock=manual)
     url = "https://api.anthropic.com/v1/messages"
     with httpx.Client(transport=throttler.transport(transport=mock)) as made:
         with made.stream("POST", url, json={**HELLO, "max_tokens": 1000}) as answer:

@@ -100,7 +100,7 @@ def visit(asking_app):
     """``visit(call, fail)`` is the response of a view that calls, and catches what is raised."""
 
     def visit(call, fail=returned, prepare=lambda app: None, **told):
-        app = asking_app(visit.server, MAX_RETRIES=0, **told)
+        app = asking_app(visit.server, **{"MAX_RETRIES": 0, **told})
         prepare(app)
 
         @app.get("/caught")
@@ -131,6 +131,21 @@ def test_a_refusal_of_the_api_that_a_view_caught_is_503(visit, fake, call):
     visit.server.script(BUSY)
     assert kind(visit(call)) == ("rate_limited", "7")
     assert len(visit.server.arrivals) == 1
+
+
+def test_a_refusal_after_which_a_session_sent_again_is_not_the_end(visit, fake):
+    """The answer came: the view's own bug is one."""
+    visit.server = fake()
+    visit.server.script(Reply(429, {"retry-after-ms": "1"}, "rate_limit_error"))
+
+    def call():
+        with current_throttler.session() as session:
+            address = f"{current_throttler.settings.base_url}/v1/messages"
+            session.post(address, json=REQUEST, headers={"x-api-key": KEY}).raise_for_status()
+        raise ValueError("a bug of the view's own")
+
+    assert visit(call, MAX_RETRIES=1).status_code == 500
+    assert len(visit.server.arrivals) == 2
 
 
 @pytest.mark.parametrize("call", CALLS)

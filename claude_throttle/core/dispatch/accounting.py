@@ -275,10 +275,10 @@ class Accounting:
         report: ResponseReport,
         expected: bool,
         size: RequestSize = UNKNOWN_SIZE,
-    ) -> bool:
+    ) -> RetryDelay:
         """What came of the request a permit was for; *actual* None corrects nothing.
 
-        True if it was refused and can never pass.
+        Returns the delay before it may be sent again, if it was refused.
         """
         feedback = report.feedback
         if feedback.others is not None or self._is_fast:
@@ -308,9 +308,7 @@ class Accounting:
         self.tell(events, feedback, None)
         if feedback.others is not None:
             self._tell_account(feedback, feedback.others)
-        return feedback.cause == UNAVAILABLE or (
-            delay.excess is not None and delay.excess.tries == 1
-        )
+        return NEVER if feedback.cause == UNAVAILABLE else delay
 
     def permit_unreported(self) -> None:
         """No outcome will be reported any more for the request of a permit."""

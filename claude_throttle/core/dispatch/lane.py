@@ -100,7 +100,7 @@ class Lane:
         # cancel a future or ask for stats.
         self.mutex = threading.RLock()
         self.backlog = Backlog(max_queue, self.mutex, clock, ageing)
-        # Notified when calls are stopped; retries that wait out a delay wait there.
+        # Notified when calls are stopped, and at close(); what waits out a delay waits there.
         self.stopped = Condition(self.mutex)
         #: Calls that were dispatched and have not ended.
         self.out: set[Attempt] = set()
@@ -193,8 +193,18 @@ class Lane:
         self.accounting.raise_if_never_ready(ticket)
         with self.mutex:
             self.backlog.require_open_locked(ticket)
-            self.backlog.put_locked(ticket)
+            if ticket.charges_tenant:
+                self.backlog.put_locked(ticket)
+            else:
+                self.backlog.put_again_locked(ticket)
         self._worker.ensure_thread()
+
+    def rest(self, seconds: float) -> None:
+        """Wait *seconds*, or until it is closed, before a refused request asks again."""
+        with self.mutex:
+            due = self.now() + seconds
+            while not self.backlog.closed and self.now() < due:
+                self._clock.wait(self.stopped, due - self.now())
 
     def try_grant(self, ticket: Ticket) -> bool:
         """Let *ticket* leave in the caller's own thread, if nothing is in its way."""
@@ -444,6 +454,7 @@ class Lane:
         """Accept no more; what was accepted goes on."""
         with self.mutex:
             self.backlog.close_locked()
+            self.stopped.notify_all()
 
     def cancel_waiting(self, error: BaseException) -> None:
         """Cancel the calls that wait for their first send; reject what else waits."""

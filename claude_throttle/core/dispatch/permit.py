@@ -74,6 +74,14 @@ class PermitTicket(WaitingTicket):
         self.reject(DeadlineExceeded(text, retry_after=why.seconds))
 
 
+class RepeatedPermitTicket(PermitTicket):
+    """The place of a request that was refused: the one it had, which its tenant paid for."""
+
+    __slots__ = ()
+
+    charges_tenant = False
+
+
 class Permit:
     """The right to send one request now. A context manager.
 
@@ -207,13 +215,15 @@ class Permit:
         if not self._settled and (took is not None or not report.keeps_tokens):
             self._settled, actual = True, self._cost_of(took or NO_USAGE)
         expected = ticket.reports_outcome
-        if lane.accounting.report_permit(
+        delay = lane.accounting.report_permit(
             ticket.cost, actual, dispatch, report, expected, ticket.size
-        ):
-            report = report._replace(again=False)
+        )
         if not report.refused:
             self._feedback_reader.request_accepted(lane.name, dispatch.at)
-        return report
+            return report
+        if delay.may_follow(1):
+            return report._replace(delay=delay)
+        return report._replace(delay=delay, again=False, passes=False)
 
     def settle_usage(self, took: Usage, ended: bool = True) -> None:
         """Book what it *took*, once.

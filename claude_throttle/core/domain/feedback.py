@@ -169,6 +169,10 @@ class ResponseReport(NamedTuple):
     wait_seconds: float = 0.0
     #: Whether another attempt makes sense; None leaves that to its sender.
     again: Optional[bool] = None
+    #: A limit refused it before anything was done, and it may pass when its turn comes again.
+    passes: bool = False
+    #: What the pacer makes of a refusal.
+    delay: Optional[RetryDelay] = None
 
 
 class Decision(NamedTuple):
@@ -233,6 +237,11 @@ class RetryDelay(NamedTuple):
     doubted: bool = False
     #: The call is larger than the limit that refused it.
     excess: Optional[Excess] = None
+
+    def may_follow(self, attempt: int) -> bool:
+        """Whether another attempt may pass after that one, counted from 1."""
+        fits = self.excess is None or attempt < self.excess.tries
+        return fits and self.seconds < math.inf
 
 
 #: The delay of a call that no other try can help.

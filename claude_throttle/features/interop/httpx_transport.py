@@ -2,6 +2,7 @@
 
 The official SDK of any release, LangChain and others send through such a client. Each attempt is a
 request to it, so each takes a permit of its own. What is not for the throttler passes unchanged.
+What a limit refuses that only time mends is sent again, unless the SDK does so.
 
 ``httpx`` and ``httpx2`` are not imported here: a request tells which one its client is made of.
 """
@@ -107,6 +108,7 @@ class PacedTransport(ForOneClient):
         self._base_url = settings.base_url
         self._own = own_addresses(settings.base_url)
         self._notices = notices
+        self._max_retries = settings.max_retries
         self._once = OneAdmission(admission, notices)
         self._inner = inner
         self._connections = ProcessLocal(partial(HttpxConnections, options))
@@ -122,20 +124,33 @@ class PacedTransport(ForOneClient):
             return raise_in_client(request, error)
         if attempt is None:
             return sender.handle_request(request)
+        while True:
+            response = self._sent(sender, request, attempt)
+            if response.status_code < 400:
+                return response
+            if SDK_HEADER in request.headers:  # it sends again by itself
+                steer_retries(response, attempt.again, self._clock.wall())
+                return response
+            attempt = attempt.next_turn(self._max_retries)
+            if attempt is None:
+                return response
+            response.close()
+
+    def _sent(self, sender: Any, request: Any, attempt: AdmittedAttempt) -> Any:
+        """The response to one attempt, which has been told of it."""
         try:
             response = self._once.pass_on(sender.handle_request, request)
             _report(attempt, request, response)
         except BaseException as error:
             attempt.failed(error)
             raise
-        if response.status_code >= 400 and SDK_HEADER in request.headers:
-            steer_retries(response, attempt.again, self._clock.wall())
         return response
 
     def _admitted(self, request: Any) -> Optional[AdmittedAttempt]:
         endpoint, model = self._endpoint(request.url.path)
         if not self._is_ours(request, endpoint) or self._once.take():
             return None
+        request.read()  # what can be read once could not be sent again
         body = partial(self._read, request, model)
         return self._admission().admit_request(request.method, endpoint, body, self._terms)
 
@@ -165,11 +180,8 @@ class PacedTransport(ForOneClient):
         return False
 
     def _read(self, request: Any, model: Optional[str]) -> Any:
-        """The body as JSON, with the *model* that the path names; None if it is not JSON.
-
-        A body that is a generator or a file is read here, and then sent from memory.
-        """
-        data = request.read()
+        """The body as JSON, with the *model* that the path names; None if it is not JSON."""
+        data = request.content
         body = UNKNOWN_BODY if len(data) > MAX_BODY_BYTES else read_json(data)
         if not isinstance(body, dict):
             say_not_json(self._notices)
@@ -286,7 +298,8 @@ def _require(inner: Any, options: dict[str, Any]) -> None:
     if options.get("retries"):
         raise ConfigurationError(
             "transport() takes no retries=: httpx would connect again without waiting for a turn; "
-            "send again in your own code, or use throttler.call(), which does it for you"
+            "send again in your own code, or use throttler.call(), which does it for you. What a "
+            "rate limit refuses is sent again as often as Throttler(max_retries=…) says"
         )
     if inner is not None and (isinstance(inner, type) or not hasattr(inner, "handle_request")):
         raise ConfigurationError(

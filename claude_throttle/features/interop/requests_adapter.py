@@ -1,8 +1,9 @@
 """``throttler.adapter()``: paces a ``requests.Session`` that the caller owns.
 
-It sends each request once, unless the session had retries of its own, each of which then waits for
-its turn. Else to send again is left to the code that owns the session, which sees the response. A
-429 pauses the lane all the same.
+It sends each request once; what it is refused by pauses the lane all the same. In a session where
+``throttler.mount()`` put it, it sends again, in its turn, what a limit has refused that only time
+mends; and the session's own retries go on, each in its turn. All else is left to the code that owns
+the session, which sees the response.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class AdapterTerms(NamedTuple):
     base_url: str
     notices: Notices
     is_closed: Callable[[], bool]
+    #: How often mount() sends again what a limit refused.
+    max_retries: int
 
 
 class SessionAdapter(HTTPAdapter, ForOneClient):
@@ -72,8 +75,9 @@ class SessionAdapter(HTTPAdapter, ForOneClient):
     ) -> None:
         if "max_retries" in options:
             raise ConfigurationError(
-                "adapter() takes no max_retries=: urllib3 would send again without waiting for a "
-                "turn; send again in your own code, or use throttler.call(), which does it for you"
+                "no max_retries= here: urllib3 would send again without waiting for a turn. "
+                "session() and mount() send again after a rate limit as often as "
+                "Throttler(max_retries=…) says; throttler.call() does after a fault, too"
             )
         self.terms = terms
         self.inner = inner
@@ -82,6 +86,8 @@ class SessionAdapter(HTTPAdapter, ForOneClient):
         self.was_asked = False
         #: The session's own retries, each of which waits for its turn; None without any.
         self.retries: Optional[Retry] = None
+        #: How often it sends again what a limit refused.
+        self.max_resends = 0
         #: The addresses it was mounted for; None among them is a mount for every host.
         self.mounted_for: set[Optional[Address]] = set()
         self.own_addresses = own_addresses(terms.base_url)
@@ -117,15 +123,32 @@ class SessionAdapter(HTTPAdapter, ForOneClient):
         attempt = self._admitted(request)
         if attempt is None:
             return send(request, stream, *args, **options)
-        try:
-            response = send(request, stream, *args, **options)
-            whole = response.status_code >= 400 or not stream
-            body = response.content if whole else None  # the session would read it next
-        except BaseException as error:
-            attempt.failed(error)
-            raise
-        _report(attempt, response, body)
-        return response
+        while True:
+            try:
+                response = send(request, stream, *args, **options)
+                whole = response.status_code >= 400 or not stream
+                body = response.content if whole else None  # the session would read it next
+            except BaseException as error:
+                attempt.failed(error)
+                raise
+            _report(attempt, response, body)
+            attempt = self._next_turn(attempt, request, response)
+            if attempt is None:
+                return response
+            response.close()
+
+    def _next_turn(
+        self,
+        attempt: AdmittedAttempt,
+        request: requests.PreparedRequest,
+        response: requests.Response,
+    ) -> Optional[AdmittedAttempt]:
+        """Wait for the turn to send *request* again; None if *response* is the answer to it."""
+        if response.status_code < 400 or not self.max_resends:
+            return None
+        if self.retries is not None and _is_asked_for(self.retries, request, response):
+            return None
+        return attempt.next_turn(self.max_resends) if _rewind(request) else None
 
     def _admitted(self, request: requests.PreparedRequest) -> Optional[AdmittedAttempt]:
         method, path = request.method or "", request.path_url.partition("?")[0]
@@ -138,6 +161,8 @@ class SessionAdapter(HTTPAdapter, ForOneClient):
         if None in self.mounted_for and address not in self.mounted_for | self.own_addresses:
             say_other_host(terms.notices, address, terms.base_url)
             return None
+        if self.max_resends and not _rewind(request):
+            _read_ahead(request)
         return terms.admit(method, path, partial(self._read, request))
 
     def _read(self, request: requests.PreparedRequest) -> Any:
@@ -160,14 +185,19 @@ class SessionAdapter(HTTPAdapter, ForOneClient):
         raise TypeError("an adapter of a Throttler holds its sockets; make one in each process")
 
 
+def _is_asked_for(
+    retries: Retry, request: requests.PreparedRequest, response: requests.Response
+) -> bool:
+    """Whether a session's *retries*, as far as they go, send again after *response*."""
+    has_wait = bool(response.headers.get("retry-after"))
+    return bool(retries.is_retry(request.method or "", response.status_code, has_wait))
+
+
 def _left_after(
     retries: Optional[Retry], request: requests.PreparedRequest, response: requests.Response
 ) -> Optional[Retry]:
     """What is left of a session's retries if *response* asks for one; None if it is the answer."""
-    has_wait = bool(response.headers.get("retry-after"))
-    if retries is None or not retries.is_retry(
-        request.method or "", response.status_code, has_wait
-    ):
+    if retries is None or not _is_asked_for(retries, request, response):
         return None
     try:
         left = retries.increment(request.method, request.url, response=response.raw)

@@ -61,6 +61,7 @@ def mount_on(session: Any, mine: SessionAdapter) -> requests.Session:
     if _is_of_another(theirs, mine):
         say_two_throttlers(mine, address_of(base_url))
     _keep_ways_of(theirs, mine)
+    mine.max_resends = mine.terms.max_retries
     for prefix in _prefixes(base_url):
         session.mount(prefix, mine)
     if not _is_of_another(_adapter_for(session, CLAUDE_API), mine):
