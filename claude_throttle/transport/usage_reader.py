@@ -40,16 +40,21 @@ class UsageReader:
         content_type = headers.get("content-type") or ""
         self._is_events = "event-stream" in content_type
         self._is_frames = "amazon.eventstream" in content_type
+        # The results of a batch: no usage of its own, and they may be long.
+        self._is_lines = "jsonl" in content_type or "ndjson" in content_type
         # The first byte decides: some clients show the bytes of the wire, others decoded ones.
         self._may_be_deflated = bool(headers.get("content-encoding"))
         self._inflate: Any = None
         self._rest = b""
+        self._body = bytearray()
         self._told: dict[str, Any] = {}
         #: Whether the body was complete.
         self.whole = False
 
     def feed(self, chunk: bytes) -> None:
         """Take the next chunk."""
+        if self._is_lines:
+            return
         if self._may_be_deflated and chunk:
             self._may_be_deflated, self._inflate = False, _inflater(chunk)
         if self._inflate is not None:
@@ -61,13 +66,13 @@ class UsageReader:
             self._feed_events(chunk)
         elif self._is_frames:
             self._feed_frames(chunk)
-        elif len(self._rest) <= LONGEST_BODY:
-            self._rest += chunk
+        elif len(self._body) <= LONGEST_BODY:
+            self._body += chunk
 
     def end(self) -> None:
         """Read what can be read only now: a JSON body, which has been fed as a whole."""
         if not (self._is_events or self._is_frames):
-            answer = read_json(self._rest)
+            answer = read_json(bytes(self._body))
             self.whole = isinstance(answer, dict) and self._take(answer)
 
     @property

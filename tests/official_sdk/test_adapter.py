@@ -72,7 +72,18 @@ def test_a_429_is_shown_and_pauses_the_lane(fake, throttle, session):
     assert second.at - first.at >= 1.0
 
 
-@pytest.mark.parametrize("how", ["iter_lines", "content", "raw"])
+#: Read to their end in all the ways that there are.
+WAYS = {
+    "iter_lines": lambda answer: b"\n".join(answer.iter_lines()),
+    "content": lambda answer: answer.content,
+    "raw.read": lambda answer: answer.raw.read(),
+    "raw.readline": lambda answer: b"".join(iter(answer.raw.readline, b"")),
+    "raw": lambda answer: b"".join(answer.raw),
+    "next": lambda answer: next(answer.raw) + b"".join(iter(lambda: next(answer.raw, b""), b"")),
+}
+
+
+@pytest.mark.parametrize("how", WAYS)
 def test_a_stream_holds_its_place_until_its_end(fake, throttle, session, manual, how):
     """However it is read."""
     server = fake(clock=manual)
@@ -82,14 +93,20 @@ def test_a_stream_holds_its_place_until_its_end(fake, throttle, session, manual,
         server.url + "/v1/messages", json=body, stream=True, timeout=10
     )
     assert slots_in_use(throttler) == 1
-    text = {
-        "iter_lines": lambda: b"\n".join(answer.iter_lines()),
-        "content": lambda: answer.content,
-        "raw": lambda: answer.raw.read(),
-    }[how]()
-    assert b"message_stop" in text
+    assert b"message_stop" in WAYS[how](answer)
     assert slots_in_use(throttler) == 0
     assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
+
+
+def test_what_urllib3_gave_gives_lines_as_without_it(fake, throttle, session):
+    """``for line in answer.raw``: programs look at how each begins."""
+    server = fake()
+    with session(server, throttle(server)).post(
+        server.url + "/v1/messages", json={**HELLO, "stream": True}, stream=True, timeout=10
+    ) as answer:
+        lines = list(answer.raw)
+    begins = {line.partition(b":")[0] for line in lines if line.strip()}
+    assert begins == {b"event", b"data"}
 
 
 def test_events_read_at_once_settle_too(fake, throttle, session, manual):

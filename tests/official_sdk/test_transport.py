@@ -236,6 +236,48 @@ def test_events_whose_type_is_wrong_come_one_by_one_all_the_same(httpx, throttle
     assert slots_in_use(throttler) == 0
 
 
+@pytest.mark.parametrize(
+    "kind", ["application/x-jsonl", "application/jsonl", "application/x-ndjson; charset=utf-8"]
+)
+def test_the_results_of_a_batch_come_line_by_line(httpx, throttle, fake, kind):
+    """They may be longer than the memory; their place is held until their end."""
+    sent = []
+
+    class Lines(httpx.SyncByteStream):
+        def __iter__(self):
+            for number in range(3):
+                sent.append(number)
+                yield b'{"custom_id": "one"}\n'
+
+    mock = httpx.MockTransport(
+        lambda _request: httpx.Response(200, headers={"content-type": kind}, stream=Lines())
+    )
+    throttler = throttle(fake())
+    with httpx.Client(transport=throttler.transport(transport=mock)) as made:
+        url = "https://api.anthropic.com/v1/messages/batches/b/results"
+        with made.stream("GET", url) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            assert sent == [0]
+            assert len(list(lines)) == 2
+
+
+def test_json_is_json_however_its_type_is_written(httpx, throttle, fake, manual):
+    """Upper case, a parameter: it is read at once, and its usage counts."""
+    body = json.dumps({"usage": {"input_tokens": 1, "output_tokens": 2}}).encode()
+    headers = {"content-type": "Application/JSON ;charset=utf-8"}
+    mock = httpx.MockTransport(
+        lambda _request: httpx.Response(200, headers=headers, stream=httpx.ByteStream(body))
+    )
+    throttler = throttle(fake(), rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
+    with httpx.Client(transport=throttler.transport(transport=mock)) as made:
+        url = "https://api.anthropic.com/v1/messages"
+        with made.stream("POST", url, json={**HELLO, "max_tokens": 1000}) as answer:
+            assert slots_in_use(throttler) == 0
+            assert answer.read() == body
+    assert throttler.estimate_wait(**ask(max_tokens=900)) < 1
+
+
 # -- what is paced -----------------------------------------------------------------------------
 
 
@@ -281,7 +323,10 @@ def test_other_paths_and_methods_pass(fake, throttle, client):
     assert lanes(throttler) == []
 
 
-@pytest.mark.parametrize("body", ["no JSON", "[1, 2]", "", '"text"'])
+@pytest.mark.parametrize(
+    "body",
+    ["no JSON", "[1, 2]", "", '"text"', '{"max_tokens": 1}', '{"model": ""}', '{"model": 5}'],
+)
 def test_a_body_that_is_not_json_passes_and_that_is_said_once(fake, throttle, client, caplog, body):
     """The API says what is wrong with it."""
     server = fake()
@@ -323,6 +368,9 @@ def test_a_host_that_has_nothing_to_do_with_the_api_is_told_of_quietly(
     [
         ("https://api.anthropic.com", "https://API.anthropic.com:443", True),
         ("https://api.anthropic.com", "https://api.anthropic.com.", True),
+        ("https://relay.example", "https://Relay.example.", True),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example", True),
+        ("https://xn--bcher-kva.example", "https://b\u00fccher.example", True),
         ("https://relay.example/anthropic", "https://api.anthropic.com", True),
         ("https://relay.example:443/anthropic/", "https://relay.example/anthropic", True),
         ("https://relay.example:8443", "https://relay.example:8443", True),

@@ -36,6 +36,7 @@ from claude_throttle.features.interop.unpaced_requests import (
     Address,
     Notices,
     has_quota,
+    names_model,
     own_addresses,
     say_not_json,
     say_other_host,
@@ -165,7 +166,9 @@ class PacedTransport(ForOneClient):
     def _is_ours(self, request: Any, endpoint: str) -> bool:
         """Whether the throttler's quotas are the request's; says once of others what they are."""
         url = request.url
-        host, port = url.host.rstrip("."), url.port or DEFAULT_PORTS.get(url.scheme, 0)
+        # Not ``host``, which is decoded, and raises for what is badly encoded.
+        host = url.raw_host.decode("ascii").rstrip(".")
+        port = url.port or DEFAULT_PORTS.get(url.scheme, 0)
         is_own = self._is_cloud or (host, port) in self._own or host.endswith(AMAZON_HOSTS)
         paced = has_quota(request.method, endpoint)
         if paced and is_own:
@@ -183,10 +186,11 @@ class PacedTransport(ForOneClient):
         """The body as JSON, with the *model* that the path names; None if it is not JSON."""
         data = request.content
         body = UNKNOWN_BODY if len(data) > MAX_BODY_BYTES else read_json(data)
-        if not isinstance(body, dict):
+        if model is not None and isinstance(body, dict):
+            body = {**body, "model": model}
+        if not names_model(body):
             say_not_json(self._notices)
-            return None
-        return body if model is None else {**body, "model": model}
+        return body
 
     def close(self) -> None:
         """Close this process's connections; they are opened anew if another request comes."""
@@ -318,7 +322,7 @@ def _report(attempt: AdmittedAttempt, request: Any, response: Any) -> None:
     attempt.arrived()
     status, told = response.status_code, RawHeaders(response.headers.raw)
     is_read = response.is_closed  # by an inner transport, as a mock does
-    if status >= 400 or "json" in (told.get("content-type") or ""):
+    if status >= 400 or _is_json(told):
         body = response.content if is_read else _read_body(request, response, told)
         attempt.answered(status, told, body, request.headers)
         return
@@ -329,6 +333,12 @@ def _report(attempt: AdmittedAttempt, request: Any, response: Any) -> None:
     watched = WatchedBody(told, attempt)
     watched.feed(response.content)
     watched.finished()
+
+
+def _is_json(told: RawHeaders) -> bool:
+    """Whether the body is one JSON text. JSON lines, as a batch's results are, may have no end."""
+    kind = told.get("content-type") or ""
+    return kind.partition(";")[0].strip().lower() == "application/json"
 
 
 def _read_body(request: Any, response: Any, told: RawHeaders) -> bytes:

@@ -27,6 +27,7 @@ from claude_throttle.features.interop.unpaced_requests import (
     Notices,
     address_of,
     has_quota,
+    names_model,
     own_addresses,
     say_not_json,
     say_other_host,
@@ -167,7 +168,7 @@ class SessionAdapter(HTTPAdapter, ForOneClient):
 
     def _read(self, request: requests.PreparedRequest) -> Any:
         body = _read(request)
-        if not isinstance(body, dict):
+        if not names_model(body):
             say_not_json(self.terms.notices)
         return body
 
@@ -337,8 +338,22 @@ class WatchedRawBody:
         finally:
             self._watched.closed()
 
+    def readline(self, *args: Any) -> bytes:
+        """The next line, or a part of it; nothing after the last one."""
+        line: bytes = self._raw.readline(*args)
+        self._watched.feed(line)
+        if not line:
+            self._watched.finished()
+        return line
+
+    # Lines, as urllib3 gives them.
     def __iter__(self) -> Iterator[bytes]:
-        return self.stream()
+        return self._watched.watch(self._raw)
+
+    def __next__(self) -> bytes:
+        if line := self.readline():
+            return line
+        raise StopIteration
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._raw, name)

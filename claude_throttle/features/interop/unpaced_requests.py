@@ -49,8 +49,17 @@ def address_of(url: object) -> Optional[Address]:
         parts = urlsplit(str(url))
         port = parts.port or DEFAULT_PORTS.get(parts.scheme.lower(), 0)
         if parts.hostname:
-            return Address(parts.hostname.rstrip("."), port)
+            return Address(plain_host(parts.hostname), port)
     return None
+
+
+def plain_host(host: str) -> str:
+    """A host's one spelling: no dot at its end, and its letters as DNS knows them."""
+    host = host.rstrip(".")
+    if not host.isascii():
+        with contextlib.suppress(UnicodeError):  # no name that DNS could know
+            return host.encode("idna").decode("ascii")
+    return host
 
 
 def own_addresses(base_url: str) -> frozenset[Address]:
@@ -114,11 +123,16 @@ def say_other_path(notices: Notices, method: str, path: str) -> None:
     )
 
 
+def names_model(body: object) -> bool:
+    """Whether a body is one that can be paced; what it is not is the API's to refuse."""
+    return isinstance(body, dict) and isinstance(body.get("model"), str) and body["model"] != ""
+
+
 def say_not_json(notices: Notices) -> None:
-    """Say that a message whose body is no JSON object is passed on without a pace."""
+    """Say that a message whose body names no model is passed on without a pace."""
     say_once(
         notices,
         "body",
-        f"a request for {MESSAGES_PATH} whose body is not a JSON object was passed on without "
-        "waiting for its turn: send json={…}, with a model in it",
+        f"a request for {MESSAGES_PATH} whose body is not a JSON object with a model was passed "
+        "on without waiting for its turn: send json={…}, with a model in it",
     )
