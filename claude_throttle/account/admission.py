@@ -278,6 +278,8 @@ class Admission:
         self, response: Any, usage: Any, headers: Any, status: Any, body: Any
     ) -> tuple[Optional[ResponseReport], Optional[Usage]]:
         """What a permit was settled with says to the pacer. Raises TypeError."""
+        if response is None and (usage, headers, status) != (None, None, None):
+            response = ...
         told = outcome_of(response)
         usage, headers, status, body = checked(usage, headers, status, body)
         usage = told.usage if usage is None else usage

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple, Optional
 
-from claude_throttle.core.domain.cost import Usage
+from claude_throttle.core.domain.cost import MOST_TOKENS, Usage
 from claude_throttle.core.domain.iterations import read_iterated
 from claude_throttle.errors import ThrottleError
 from claude_throttle.transport.usage_reader import UsageReader
@@ -35,8 +36,8 @@ class ForeignOutcome(NamedTuple):
 
 
 def outcome_of(answer: Any) -> ForeignOutcome:
-    """The outcome that *answer* tells. Raises TypeError for what cannot be read."""
-    if answer is None:
+    """The outcome that *answer* tells, none if it is ``...``. Raises TypeError for all else."""
+    if answer is ...:
         return ForeignOutcome()
     response = None if isinstance(answer, Mapping) else _response_in(answer)
     if response is not None:
@@ -72,12 +73,16 @@ def checked(
 
 def _checked_headers(headers: Any) -> Mapping[str, str]:
     pairs = headers.items() if hasattr(headers, "items") else None
-    if pairs is None or not all(isinstance(text, str) for pair in pairs for text in pair):
+    if pairs is None or not _are_texts(pairs):
         raise TypeError(
             "headers= takes a mapping of names to texts such as response.headers, not "
             f"{_kind(headers)}"
         )
     return headers if isinstance(headers, Mapping) else dict(headers.items())
+
+
+def _are_texts(pairs: Iterable[tuple[Any, Any]]) -> bool:
+    return all(isinstance(text, str) for pair in pairs for text in pair)
 
 
 def _of_refusal(answer: Any) -> Optional[ForeignOutcome]:
@@ -119,7 +124,8 @@ def _response_in(answer: Any) -> Any:
 def _is_response(found: Any) -> bool:
     status = getattr(found, "status_code", None)
     is_status = isinstance(status, int) and not isinstance(status, bool)
-    return is_status and isinstance(getattr(found, "headers", None), Mapping)
+    headers = getattr(found, "headers", None)
+    return is_status and isinstance(headers, Mapping) and _are_texts(headers.items())
 
 
 def _of_response(response: Any) -> ForeignOutcome:
@@ -162,8 +168,12 @@ def _field(holder: Any, name: str) -> Any:
 
 def _is_usage(found: Any) -> bool:
     counts = (_field(found, "input_tokens"), _field(found, "output_tokens"))
-    return any(hasattr(n, "__index__") or isinstance(n, float) for n in counts)
+    return any(0 <= count <= MOST_TOKENS for count in counts if _is_number(count))
+
+
+def _is_number(found: object) -> bool:
+    return isinstance(found, Real)
 
 
 def _kind(found: Any) -> str:
-    return f"{type(found).__name__:.80}"
+    return "None" if found is None else f"{type(found).__name__:.80}"

@@ -422,7 +422,10 @@ def broken(what: str, request_id: Optional[str]) -> BrokenAnswer:
 
 
 def read_usage(message: Mapping[str, Any]) -> Optional[Usage]:
-    """The usage of a message; None if it has none."""
+    """The usage of a message; None if it has none, or none that we can read.
+
+    Zeros for what is written in another way would give back tokens that were taken.
+    """
     usage = message.get("usage")
     if not isinstance(usage, dict):
         return None
@@ -430,9 +433,12 @@ def read_usage(message: Mapping[str, Any]) -> Optional[Usage]:
         from claude_throttle.core.domain.iterations import read_iterated  # few answers have them
 
         return read_iterated(usage)
-    return usage_of(
+    found = usage_of(
         usage.get("input_tokens"),
         usage.get("output_tokens"),
         usage.get("cache_creation_input_tokens"),
         usage.get("cache_read_input_tokens"),
     )
+    if not any(found) and 0 not in (usage.get("input_tokens"), usage.get("output_tokens")):
+        return None
+    return found

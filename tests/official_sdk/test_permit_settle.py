@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
+from unittest.mock import AsyncMock, MagicMock
 
 import anthropic
 import pytest
@@ -12,7 +13,8 @@ import requests
 from claude_throttle import DeadlineExceeded
 from claude_throttle.core.pacing.circuit_breaker import FAILURES_IN_A_ROW
 from claude_throttle.testing import Ok, Reply
-from tests.support.calls import HELLO, KEY, MODEL, ask
+from tests.support.calls import FIVE_SECONDS_AT_ONCE, HELLO, KEY, MODEL, ask
+from tests.support.httpx_libraries import OF_THE_SDK
 from tests.support.inside import pacer_of
 from tests.support.sdk_errors import status_error
 from tests.support.sdk_releases import CAPABILITIES
@@ -21,6 +23,17 @@ HEADERS = {"x-api-key": KEY, "anthropic-version": "2023-06-01"}
 
 #: What the answers of these tests take.
 USAGE = {"input_tokens": 10, "output_tokens": 20}
+
+#: An answer without its usage.
+MESSAGE = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": MODEL,
+    "content": [],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+}
 
 
 @pytest.fixture
@@ -135,6 +148,50 @@ def test_what_is_told_by_name_goes_before_the_response(fake, throttle):
     assert throttler.stats().output_tokens == 2
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 500, "completion_tokens": 700},
+        {"input_tokens": "500", "output_tokens": "700"},
+        {"input_tokens": -500, "output_tokens": 1e400},
+        {"input_tokens": None, "output_tokens": None},
+        {},
+        None,
+    ],
+)
+def test_a_usage_of_another_kind_gives_no_tokens_back(fake, throttle, manual, usage):
+    """It is unknown, not zero: what was booked stays, whoever sends the request."""
+    server = fake(clock=manual)
+    body = {**MESSAGE, "usage": usage}
+    server.script(*[Reply(200, {}, body=json.dumps(body).encode())] * 4)
+    throttler = throttle(server, rpm=None, otpm=FIVE_SECONDS_AT_ONCE, clock=manual)
+    with throttler.permit(model=MODEL, max_tokens=1000) as permit:
+        permit.settle(post(server))
+    assert throttler.estimate_wait(**ask(max_tokens=900)) > 20
+    bound = {**HELLO, "max_tokens": 1000}
+    transport = {"http_client": OF_THE_SDK.Client(transport=throttler.transport())}
+    clients = [transport]
+    if CAPABILITIES["middleware"]:
+        clients.append({"middleware": [throttler.middleware()]})
+    for options in clients:
+        manual.advance(600)
+        with anthropic.Anthropic(api_key=KEY, base_url=server.url, **options) as client:
+            client.messages.create(**bound)
+        assert throttler.estimate_wait(**ask(max_tokens=900)) > 20
+    manual.advance(600)
+    with throttler.session() as session:
+        session.post(f"{server.url}/v1/messages", json=bound, headers=HEADERS, timeout=10)
+    assert throttler.estimate_wait(**ask(max_tokens=900)) > 20
+
+
+def test_nothing_beside_what_is_known_is_no_answer(fake, throttle):
+    """``settle(response, status=503)``, where no response came."""
+    throttler = throttle(fake())
+    with throttler.permit(model=MODEL) as permit:
+        permit.settle(None, status=503)
+    assert throttler.stats().permits_refused == 1
+
+
 # -- refusals --------------------------------------------------------------------------------------
 
 
@@ -211,7 +268,13 @@ def test_what_it_cannot_read_is_refused_with_what_it_takes(fake, throttle):
     """It would teach nothing, and nobody would notice. The message quotes nothing."""
     throttler = throttle(fake())
     wrongs = [
+        None,
         object(),
+        MagicMock(),
+        AsyncMock(),
+        SimpleNamespace(usage={"input_tokens": float("nan"), "output_tokens": -1}),
+        SimpleNamespace(status_code=200, headers={"retry-after": 5}),
+        SimpleNamespace(status_code=429, headers={b"retry-after": b"5"}),
         "sk-secret answer",
         b"{}",
         200,

@@ -160,7 +160,7 @@ class Permit:
 
     def settle(
         self,
-        response: Any = None,
+        response: Any = ...,
         *,
         usage: Optional[Any] = None,
         headers: Optional[Mapping[str, str]] = None,
@@ -175,7 +175,7 @@ class Permit:
         the SDK's ``with_raw_response``; the SDK's stream, read to its end; a usage; or the
         exception that one of these libraries raised. It teaches the pace as the answer to a call
         does: limits are learned, a 429 pauses the lane for ``retry-after``, failures in a row open
-        the circuit. Raises TypeError for anything else.
+        the circuit. Raises TypeError for anything else, None included.
 
         Or what is known of it, which goes before what *response* says: *usage*, a mapping or an
         object with ``input_tokens`` and ``output_tokens``; *headers*; *status* (200 if only headers

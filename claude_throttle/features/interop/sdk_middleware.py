@@ -241,13 +241,13 @@ def _report(attempt: AdmittedAttempt, response: Any, answer: Any) -> None:
 
 
 def _usage(response: Any) -> Optional[Usage]:
-    """The usage in the message that the SDK parses for its caller anyway; None if it has none.
+    """The usage in the message that the SDK parses for its caller anyway; None without counts.
 
-    The parsed message is cached by the SDK, so this costs nothing. Without one, the body is read.
+    The parsed message is cached by the SDK, so this costs nothing. Without it, the body is read.
     """
     try:
-        usage = response.parse().usage
-        return read_iterated(usage) if vars(usage) else None
+        usage = read_iterated(response.parse().usage)
+        return usage if any(usage) else None
     except Exception:  # noqa: BLE001 - the SDK tries again, and tells its caller
         return None
 
