@@ -26,9 +26,8 @@ __all__ = ["claude_api", "claude_clock", "claude_throttler", "pytest_configure"]
 #: Looks like a key; no server knows it.
 KEY = "sk-ant-api03-claude-api-fixture"
 
-#: ANTHROPIC_BASE_URL from collection on: it leads to the fake of the test that runs. No name below
-#: localhost (RFC 6761) leaves the machine, whoever resolves it.
-NOWHERE = "claude-api.localhost"
+#: The API's own host.
+HOST = "api.anthropic.com"
 
 #: Real seconds in which calls must be answered after a test.
 PATIENCE_SECONDS = 5.0
@@ -78,8 +77,8 @@ class _Guard:
     def __init__(self, environ: Mapping[str, str]) -> None:
         host, port = _address(environ.get("ANTHROPIC_BASE_URL", ""))
         #: The base URL, if it is on this machine: calls to it are led, and never refused.
-        self._local = (host, port) if _is_local(host) and host != NOWHERE else None
-        self._hosts = {"api.anthropic.com", NOWHERE}
+        self._local = (host, port) if _is_local(host) else None
+        self._hosts = {HOST}
         if host and self._local is None:
             self._hosts.add(host)
         #: Host and port of the fake that is in the API's place.
@@ -87,14 +86,17 @@ class _Guard:
         self._changes: Optional[pytest.MonkeyPatch] = None
 
     def begin(self) -> None:
-        """Refuse; and where there is no key, set one that none knows, and a base URL."""
+        """Refuse; and where there is no key, set one that none knows.
+
+        The base URL is the API's own: tests that mock requests or httpx mock that host.
+        """
         self._changes = changes = pytest.MonkeyPatch()
         self.watch(changes)
         has_token = bool(os.environ.get("ANTHROPIC_AUTH_TOKEN"))
         if os.environ.get("ANTHROPIC_API_KEY") in (None, "", KEY) and not has_token:
             changes.setenv("ANTHROPIC_API_KEY", KEY)
-            if self._local is None:
-                changes.setenv("ANTHROPIC_BASE_URL", f"http://{NOWHERE}")
+            if not os.environ.get("ANTHROPIC_BASE_URL"):
+                changes.setenv("ANTHROPIC_BASE_URL", f"https://{HOST}")
         if any(name.lower() in ("http_proxy", "https_proxy", "all_proxy") for name in os.environ):
             # A proxy would resolve the name elsewhere.
             _bypass_proxies(changes, *sorted(self._hosts))
@@ -136,18 +138,19 @@ class _Guard:
 
     def watch(self, changes: pytest.MonkeyPatch) -> None:
         """Look at each name that this process resolves, as all of Python's clients do."""
-        resolve = socket.getaddrinfo
 
-        def getaddrinfo(host: Any, port: Any, *rest: Any, **options: Any) -> Any:
-            name = host.decode("latin-1") if isinstance(host, bytes) else str(host)
-            name = name.rstrip(".").lower()
-            if name not in self._hosts:
-                return resolve(host, port, *rest, **options)
-            if self.fake is None or name != NOWHERE:
-                raise RealCallRefused(self._refusal(name))
-            return resolve(*self.fake, *rest, **options)
+        def watched(resolve: Any) -> Any:
+            def look_first(host: Any, *rest: Any, **options: Any) -> Any:
+                name = host.decode("latin-1") if isinstance(host, bytes) else str(host)
+                name = name.rstrip(".").lower()
+                if name in self._hosts:
+                    raise RealCallRefused(self._refusal(name))
+                return resolve(host, *rest, **options)
 
-        changes.setattr(socket, "getaddrinfo", getaddrinfo)
+            return look_first
+
+        for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex"):
+            changes.setattr(socket, name, watched(getattr(socket, name)))
 
     def _refusal(self, name: str) -> str:
         if self.fake is not None:
@@ -329,7 +332,7 @@ def _point_to(url: str, environment: pytest.MonkeyPatch) -> None:
         environment.delenv(name, raising=False)
     environment.setenv("ANTHROPIC_API_KEY", KEY)
     environment.setenv("ANTHROPIC_BASE_URL", url)
-    _bypass_proxies(environment, "127.0.0.1", NOWHERE)
+    _bypass_proxies(environment, "127.0.0.1")
 
 
 def _drained(throttler: Throttler, clock: Clock) -> int:

@@ -18,6 +18,8 @@ from claude_throttle.testing.replies import ERROR_TYPES
 
 #: Fields of a message that a dict may have in place of those of the server.
 _FIELDS = frozenset({"content", "stop_reason", "usage"})
+#: Types of content blocks, beside texts and those of tools.
+_BLOCKS = frozenset({"thinking", "redacted_thinking", "compaction", "container_upload", "fallback"})
 _STATUSES = {error_type: status for status, error_type in ERROR_TYPES.items()}
 
 
@@ -45,7 +47,8 @@ def scripted_from(value: Any, otherwise: Ok) -> Scripted:
     - a string is a text; None is the answer that nobody scripted;
     - a message, or a dict with ``content``, ``stop_reason`` or ``usage`` of one, has these fields;
       one with a ``type`` of content blocks is a block, an error of the API is a refusal, and every
-      other dict is the text of its JSON;
+      other dict or model is the text of its JSON;
+    - a list is of content blocks;
     - an error of the official SDK is the refusal that it tells of; a connection error is a lost
       connection, and a timeout an answer that does not come;
     - an answer of :mod:`claude_throttle.testing` is itself.
@@ -57,14 +60,30 @@ def scripted_from(value: Any, otherwise: Ok) -> Scripted:
     if plan_for.dispatch(type(value)) is not plan_for.dispatch(object):
         answer: Scripted = value
         return answer
-    if callable(getattr(value, "model_dump", None)):  # a typed message, or a model of one's own
-        value = value.model_dump(mode="json", exclude_none=True)
+    value = _plain(value)
     if isinstance(value, Mapping):
         return _from_mapping(value, otherwise)
+    if _is_content(value):
+        return _message({"content": value}, otherwise)
     raise TypeError(
-        "an answer must be a string, a dict, an error, or one of claude_throttle.testing, "
-        f"not {type(value).__name__}"
+        "an answer must be a string, a dict, a list of content blocks, an error, or one of "
+        f"claude_throttle.testing, not {_kind(value)}"
     )
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return "another list: for the text of its JSON write json.dumps(…)"
+    return type(value).__name__
+
+
+def _plain(value: Any) -> Any:
+    """A typed message or block, or a model of one's own, as a dict."""
+    if not callable(getattr(value, "model_dump", None)):
+        return value
+    if type(value).__module__.startswith("anthropic."):
+        return value.model_dump(mode="json", exclude_none=True)
+    return value.model_dump(mode="json", by_alias=True)
 
 
 def _from_mapping(value: Mapping[str, Any], otherwise: Ok) -> Scripted:
@@ -72,15 +91,13 @@ def _from_mapping(value: Mapping[str, Any], otherwise: Ok) -> Scripted:
         error = value["error"]
         status = _STATUSES.get(error.get("type"), 529 if "overloaded" in str(error) else 500)
         return refusal(status, message=error.get("message"), error_type=error.get("type"))
-    if value.get("type") == "message" or (
-        _FIELDS & set(value) and _is_content(value.get("content", []))
-    ):
+    told, content = _FIELDS & set(value), value.get("content", [])
+    is_content = _is_content(content) or (isinstance(content, str) and len(told) > 1)
+    if value.get("type") == "message" or (told and is_content):
         return _message(value, otherwise)
     if _is_block(value):
-        return replace(
-            otherwise, text="", extra_content_blocks=(value, *otherwise.extra_content_blocks)
-        )
-    return replace(otherwise, text=json.dumps(value))
+        return _message({"content": [value]}, otherwise)
+    return replace(otherwise, text=json.dumps(value, default=_plain))
 
 
 def _message(value: Mapping[str, Any], otherwise: Ok) -> Ok:
@@ -91,18 +108,19 @@ def _message(value: Mapping[str, Any], otherwise: Ok) -> Ok:
     )
     if content is None or isinstance(content, str):
         return replace(answer, text=content)
-    return replace(answer, text="", extra_content_blocks=tuple(content))
+    blocks = (*map(_plain, content), *otherwise.extra_content_blocks)
+    return replace(answer, text="", extra_content_blocks=blocks)
 
 
 def _is_content(content: Any) -> bool:
-    return isinstance(content, list) and all(map(_is_block, content))
+    return isinstance(content, (list, tuple)) and all(map(_is_block, content))
 
 
 def _is_block(value: Any) -> bool:
+    value = _plain(value)
     kind = value.get("type") if isinstance(value, Mapping) else None
     return (kind == "text" and isinstance(value.get("text"), str)) or (
-        isinstance(kind, str)
-        and (kind in ("thinking", "redacted_thinking") or kind.endswith(("_use", "_result")))
+        isinstance(kind, str) and (kind in _BLOCKS or kind.endswith(("_use", "_result")))
     )
 
 

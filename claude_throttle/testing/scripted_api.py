@@ -75,10 +75,11 @@ class ClaudeApi(FakeClaude):
         blocks: Iterable[Mapping[str, Any]] = (),
         stop_reason: Optional[str] = None,
     ) -> None:
-        """Answer the next calls with these, one each: texts, dicts, errors or functions.
+        """Answer the next calls with these, one each: texts, dicts, lists, errors or functions.
 
-        A dict is a message or some of its fields, a content block, or the JSON of the text. An
-        error of the official SDK is that refusal, and a ``ConnectionError`` a lost connection.
+        A dict is a message or some of its fields, a content block, or the JSON of the text; a list
+        is of content blocks; the SDK's typed ones are taken, too. An error of the official SDK is
+        that refusal, and a ``ConnectionError`` a lost connection.
 
         A function gets the request's body and returns one of these; None is the answer that nobody
         scripted. From its turn on it answers all calls that have no script of their own. It runs in

@@ -214,7 +214,10 @@ class FakeClaude:
             raise TimeoutError(f"FakeClaude is still answering after {timeout} s") from None
 
     def start(self) -> FakeClaude:
-        """Listen, and return when connections are accepted. Raises OSError if it cannot."""
+        """Listen, and return when connections are accepted. Raises OSError if it cannot.
+
+        Or what a guard of tests raises that forbids sockets.
+        """
         with self._lock:
             if self._thread is not None:
                 raise RuntimeError("FakeClaude is already running")
@@ -225,7 +228,7 @@ class FakeClaude:
             thread.start()
             try:
                 self._port = listening.result()
-            except (OSError, OverflowError):
+            except Exception:
                 thread.join()
                 raise
             self._thread = thread
@@ -261,23 +264,21 @@ class FakeClaude:
         self.stop()
 
     def _run(self, listening: Future[int]) -> None:
-        loop = asyncio.new_event_loop()
-        self._loop = loop
         try:
-            loop.run_until_complete(self._serve(listening))
-        finally:
-            loop.close()
+            loop = self._loop = asyncio.new_event_loop()
+            try:
+                loop.run_until_complete(self._serve(listening))
+            finally:
+                loop.close()
+        except Exception as problem:  # start() waits for it
+            if listening.done():
+                raise
+            listening.set_exception(problem)
 
     async def _serve(self, listening: Future[int]) -> None:
         loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        try:
-            server = await loop.create_server(
-                self._connection, self._host, self._port, backlog=BACKLOG
-            )
-        except (OSError, OverflowError) as problem:
-            listening.set_exception(problem)
-            return
+        server = await loop.create_server(self._connection, self._host, self._port, backlog=BACKLOG)
         listening.set_result(server.sockets[0].getsockname()[1])
         await self._stopping.wait()
         # Accept no more, but let accepted sockets become connections: those that meet a closed

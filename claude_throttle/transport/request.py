@@ -264,7 +264,7 @@ def _is_usual(params: Mapping[str, Any]) -> bool:
     for message in messages:
         if type(message) is not dict or "role" not in message or "content" not in message:
             return False
-        if "type" in message:  # a whole response, perhaps
+        if "type" in message or message["content"] is None:  # a whole response, perhaps
             return False
     return bool(messages) and max_tokens > 0 and not model.isspace() and model != ""
 
@@ -296,6 +296,8 @@ def _require_values(params: dict[str, Any]) -> None:
                 f'every message must be a dict with "role" and "content"; messages[{number}] '
                 f"{kind}: write {_EXAMPLE}"
             )
+        if message["content"] is None:  # an empty field of a table, perhaps
+            raise InvalidCall(f"messages[{number}].content is None: leave the message out")
 
 
 _EXAMPLE = '{"role": "user", "content": "…"}'

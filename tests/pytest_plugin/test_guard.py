@@ -24,7 +24,7 @@ LOADED = (anthropic.Anthropic, anthropic.types.Message, requests.Session, Thrott
 
 #: Clients that a legacy application makes when it is imported.
 APPLICATION = """
-import asyncio, http.client, json, os, signal, threading, urllib.request
+import asyncio, http.client, json, os, signal, socket, threading, urllib.request
 import anthropic, requests, urllib3
 from claude_throttle import Throttler
 
@@ -93,7 +93,7 @@ import pytest
 import application as app
 
 CLAIMS = {"real": "the-developers-own", "none": "sk-ant-api03-claude-api-fixture"}
-HOSTS = {"real": "https://api.anthropic.com", "none": "http://claude-api.localhost"}
+HOST = "https://api.anthropic.com"
 
 def said(error):
     words = ""
@@ -104,7 +104,7 @@ def said(error):
 
 def test_the_application_was_imported():
     assert app.KEY == CLAIMS[KIND]
-    assert app.HOST == HOSTS[KIND]
+    assert app.HOST == HOST
 
 def test_known_clients_are_led(claude_api):
     for name, call in app.LED.items():
@@ -118,10 +118,9 @@ def test_others_are_refused_by_a_sentence(claude_api, monkeypatch):
     connection = app.http.client.HTTPSConnection("API.anthropic.com.")
     with pytest.raises(RuntimeError, match="claude_api.url"):
         connection.request("POST", "/v1/messages")
-    plain = app.http.client.HTTPConnection("claude-api.localhost")
-    plain.request("GET", "/v1/other")  # ANTHROPIC_BASE_URL of an application without a key
-    assert plain.getresponse().status == 404
-    plain.close()
+    for resolve in (app.socket.gethostbyname, app.socket.gethostbyname_ex):
+        with pytest.raises(RuntimeError, match="claude_api.url"):
+            resolve("api.anthropic.com")
     monkeypatch.delenv("ANTHROPIC_BASE_URL")
     with app.anthropic.Anthropic(api_key="sk-real") as client:
         client.messages.create(**app.ask("here"))
@@ -240,8 +239,8 @@ def test_an_application_that_needs_a_key_can_be_imported(project, monkeypatch):
         "ANTHROPIC_BASE_URL": (None, None, "https://relay.example", None, "http://localhost:1/x"),
     }
     expected = [
-        ("sk-ant-api03-claude-api-fixture", "http://claude-api.localhost"),
-        ("sk-ant-api03-claude-api-fixture", "http://claude-api.localhost"),
+        ("sk-ant-api03-claude-api-fixture", "https://api.anthropic.com"),
+        ("sk-ant-api03-claude-api-fixture", "https://api.anthropic.com"),
         ("own", "https://relay.example"),
         (None, None),
         ("sk-ant-api03-claude-api-fixture", "http://localhost:1/x"),
@@ -280,6 +279,47 @@ def test_an_application_that_needs_a_key_can_be_imported(project, monkeypatch):
         done.assert_outcomes(passed=2)
         done.stdout.fnmatch_lines([f"*SEEN {[key, url]}*".replace("[", "[[]")])
         assert os.environ.get("ANTHROPIC_API_KEY") == environment["ANTHROPIC_API_KEY"][number]
+
+
+def test_what_mocks_the_real_host_goes_on_working(project):
+    """Tests that were there before: without a key of the machine the host is still the API's."""
+    project.makepyfile(
+        """
+        import anthropic, requests, responses
+        from claude_throttle import Throttler
+        from claude_throttle.testing import add_message
+        try:
+            import httpx2 as httpx
+        except ImportError:
+            import httpx
+
+        URL = "https://api.anthropic.com/v1/messages"
+        ASK = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
+
+        @responses.activate
+        def test_a_throttler():
+            add_message(responses, "one", base_url="https://api.anthropic.com")
+            add_message(responses, "two")
+            with Throttler() as throttler:
+                assert [throttler.call(**ASK).content[0].text for _ in "12"] == ["one", "two"]
+
+        @responses.activate
+        def test_beside_the_fixture(claude_api):
+            responses.post(URL, json={"mocked": 1})
+            assert requests.post(URL, json=ASK, headers={"x-api-key": "k"}).json() == {"mocked": 1}
+
+        def test_a_client():
+            asked = []
+            mock = httpx.MockTransport(lambda request: asked.append(str(request.url)))
+            with anthropic.Anthropic(http_client=httpx.Client(transport=mock)) as client:
+                try:
+                    client.with_options(max_retries=0).messages.create(**ASK)
+                except Exception:
+                    pass
+            assert asked == [URL]
+        """
+    )
+    project.runpytest_inprocess("-Wignore").assert_outcomes(passed=3)
 
 
 def test_the_guard_can_be_switched_off(project, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import subprocess
 import sys
@@ -91,6 +92,22 @@ def test_a_port_in_use_is_an_oserror():
             other.start()
         assert len(fake_threads()) == before
         other.stop()
+
+
+def test_what_forbids_sockets_is_told_by_start(monkeypatch):
+    """As pytest-socket does; start() would wait for a port that never comes."""
+
+    class Blocked(RuntimeError):
+        pass
+
+    def refuse():
+        raise Blocked
+
+    monkeypatch.setattr(asyncio, "new_event_loop", refuse)
+    before = len(fake_threads())
+    with pytest.raises(Blocked):
+        FakeClaude().start()
+    assert len(fake_threads()) == before
 
 
 def test_serve_forever_ends_with_stop():

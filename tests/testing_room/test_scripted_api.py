@@ -6,8 +6,10 @@ import json
 import threading
 from concurrent.futures import Future
 from types import SimpleNamespace
+from typing import Optional
 
 import anthropic
+import pydantic
 import pytest
 import requests
 
@@ -148,6 +150,48 @@ def whole(answer):
     deltas = [data["delta"] for name, data in events(answer.text) if name.endswith("_delta")]
     pieces = [delta.get("text", delta.get("partial_json", "")) for delta in deltas]
     return "".join(pieces), deltas[-1]["stop_reason"]
+
+
+THOUGHT = {"type": "thinking", "thinking": "hm", "signature": "s=="}
+TOOL = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {"at": None}}
+SUMMARY = {"type": "compaction", "content": "So far."}
+
+
+class City(pydantic.BaseModel):
+    """What an application reads from an answer."""
+
+    name: str = pydantic.Field(alias="cityName")
+    mayor: Optional[str]
+
+
+@pytest.mark.parametrize("by_function", [False, True], ids=["given", "by a function"])
+def test_content_blocks_are_an_answer(api, by_function):
+    """A list of them, or the field of a message; dicts, and the SDK's typed ones."""
+    typed = anthropic.types.TextBlock(type="text", text="x", citations=None)
+    blocks = [THOUGHT, typed, TOOL]
+    for value in (blocks, tuple(blocks), {"content": blocks}, {"content": "x", "stop_reason": "a"}):
+        api.answer((lambda _request, value=value: value) if by_function else value)
+    api.answer([SUMMARY], blocks=[TOOL])
+    answers = [ask(api).json() for _ in range(5)]
+    contents = [answer["content"] for answer in answers]
+    assert contents[:3] == [[THOUGHT, text("x"), TOOL]] * 3
+    assert contents[3:] == [[text("x")], [SUMMARY, TOOL]]
+    assert [one["stop_reason"] for one in answers] == [*["tool_use"] * 3, "a", "tool_use"]
+
+
+@pytest.mark.parametrize("wrong", [["a", "b"], [{"a": 1}], [None], ("a", 1)])
+def test_another_list_is_told_what_to_write(api, wrong):
+    """It may be meant as several answers, or as JSON."""
+    with pytest.raises(TypeError, match="json.dumps"):
+        api.answer(wrong)
+
+
+def test_a_model_of_the_application_is_the_json_that_it_reads(api):
+    """By its aliases, and with what may be null; also within a dict."""
+    city = City(cityName="Rome", mayor=None)
+    api.answer(city, {"cities": [city]})
+    one = {"cityName": "Rome", "mayor": None}
+    assert [json.loads(texts(ask(api))[0]) for _ in "12"] == [one, {"cities": [one]}]
 
 
 def test_errors_are_answers(api):

@@ -130,6 +130,13 @@ def test_a_message_has_a_role_and_content(value):
     assert SECRET not in words
 
 
+@pytest.mark.parametrize("given", [list, tuple])
+def test_content_that_is_none_is_told_by_its_place(given):
+    """An empty field of a table: no API takes it."""
+    words = refusal(messages=given([GOOD["messages"][0], {"role": "user", "content": None}]))
+    assert words == "messages[1].content is None: leave the message out"
+
+
 def test_a_tuple_of_messages_is_a_list_to_json():
     """It is accepted, and sent as a list."""
     assert serialise({**GOOD, "messages": tuple(GOOD["messages"])}) == serialise(GOOD)
