@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, Protocol
 
 from claude_throttle.config.settings import Settings
@@ -53,6 +54,12 @@ class RequestEstimate(NamedTuple):
     is_counted: bool = False
 
 
+#: The fields of a call's :class:`RequestEstimate`.
+_estimate_of = attrgetter(
+    "model", "estimated_input", "max_tokens", "cache_marked", "input_is_counted"
+)
+
+
 class ModelGroup:
     """The models that share one rate limit: their lane, pacer and estimates. Thread-safe."""
 
@@ -77,14 +84,7 @@ class ModelGroup:
 
     def price(self, call: Call) -> Cost:
         """The estimated cost of a waiting call."""
-        cost = self.estimator.cost(
-            call.model,
-            call.estimated_input,
-            call.max_tokens,
-            call.cache_marked,
-            call.input_is_counted,
-        )
-        return self.stretched(cost, call.max_tokens)
+        return self.stretched(self.estimator.cost(*_estimate_of(call)), call.max_tokens)
 
     def stretched(self, cost: Cost, max_tokens: int) -> Cost:
         """*cost* with a longer answer: short answers come back first, long ones are still out."""
@@ -232,14 +232,7 @@ class ModelGroups:
         """An answered call really took *usage*: correct the estimates."""
         if usage == NO_USAGE:
             return  # others did all of the work
-        estimate = RequestEstimate(
-            call.model,
-            call.estimated_input,
-            call.max_tokens,
-            call.cache_marked,
-            call.input_is_counted,
-        )
-        self._by_lane[call.callbacks.lane].learn(estimate, usage)
+        self._by_lane[call.callbacks.lane].learn(RequestEstimate(*_estimate_of(call)), usage)
 
     def own_usage(self, lane: str, usage: Usage) -> Usage:
         """What of *usage* the models of *lane* took; the rest is booked in the others' lanes."""

@@ -145,7 +145,7 @@ class ClaudeTask(Task):  # type: ignore[misc]
         request = self.request
         if getattr(request, "claude_turn", None) is not None:
             raise TurnComesLater  # the task has caught the first one
-        if request.called_directly or request.is_eager or self._has_asked():
+        if request.called_directly or request.is_eager or getattr(request, "claude_asked", False):
             return throttler.call(**options)
         options = _read_once(options)
         ticket, seconds = throttler.line_up(self._ticket(), **options)
@@ -171,9 +171,6 @@ class ClaudeTask(Task):  # type: ignore[misc]
             how = "@app.task(base=ClaudeTask, throttler=…)"
             raise TypeError(f"{self.name} has no throttler: {how}")
         return self.throttler
-
-    def _has_asked(self) -> bool:
-        return bool(getattr(self.request, "claude_asked", False))
 
     def _ticket(self) -> Optional[LineTicket]:
         """The ticket of an earlier run of this task, or None."""

@@ -17,10 +17,10 @@ from importlib.abc import MetaPathFinder
 from typing import Any, Optional, Union
 from urllib.parse import urlsplit
 
+from claude_throttle.transport.endpoints import DEFAULT_PORTS
+
 #: The header that only requests to the API have, to whatever host: a relay is asked with it, too.
 MARK = "anthropic-version"
-
-_PORTS = {"http": 80, "https": 443}
 
 Text = Union[str, bytes, None]
 
@@ -103,7 +103,8 @@ class Interception(MetaPathFinder):
                 **options: Any,
             ) -> Any:
                 to = urlsplit(url)
-                host, port = to.hostname or pool.host, to.port or _PORTS.get(to.scheme, pool.port)
+                host = to.hostname or pool.host
+                port = to.port or DEFAULT_PORTS.get(to.scheme, pool.port)
                 if not self._leads(host, port, headers or pool.headers or ()):
                     return original(pool, method, url, body, headers, *rest, **options)
                 if not rest:
@@ -132,7 +133,7 @@ class Interception(MetaPathFinder):
         def wrap(original: Any) -> Any:
             def handle(pool: Any, request: Any) -> Any:
                 url = request.url
-                port = url.port or _PORTS.get(_text(url.scheme))
+                port = url.port or DEFAULT_PORTS.get(_text(url.scheme))
                 if self._leads(_text(url.host), port, (name for name, _ in request.headers)):
                     request.url = module.URL(
                         scheme="http",

@@ -8,3 +8,6 @@ from __future__ import annotations
 MESSAGES_PATH = "/v1/messages"
 COUNT_PATH = "/v1/messages/count_tokens"
 BATCHES_PATH = "/v1/messages/batches"
+
+#: Of the schemes that a URL may have.
+DEFAULT_PORTS = {"http": 80, "https": 443}

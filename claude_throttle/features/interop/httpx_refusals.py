@@ -32,7 +32,8 @@ def raise_in_client(request: Any, error: Exception) -> Any:
     """Raise *error*, or return an answer to a *request* of the SDK that raises it there."""
     if SDK_HEADER not in request.headers:
         raise error
-    content = {"type": "error", "error": {"type": "api_error", "message": _text(error)}}
+    text = readable(f"claude_throttle: {type(error).__name__}: {error}"[: 4 * LONGEST_TEXT])
+    content = {"type": "error", "error": {"type": "api_error", "message": text}}
     # Whoever looks at it in another way finds a refusal that must not be tried again.
     answer = with_base(UnsentResponse, library_of(request).Response)(
         503,
@@ -54,10 +55,6 @@ def _library_of(kind: Any) -> Any:
     made_by = next(base for base in kind.__mro__ if base.__name__ == "Request")
     module: str = made_by.__module__
     return import_module(module[: -len("._models")] if module.endswith("._models") else module)
-
-
-def _text(error: Exception) -> str:
-    return readable(f"claude_throttle: {type(error).__name__}: {error}"[: 4 * LONGEST_TEXT])
 
 
 @lru_cache(maxsize=32)

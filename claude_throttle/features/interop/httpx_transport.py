@@ -9,11 +9,11 @@ What a limit refuses that only time mends is sent again, unless the SDK does so.
 
 from __future__ import annotations
 
-import inspect
 import re
 import threading
 from collections.abc import Iterator
 from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from claude_throttle.account.admission import AdmittedAttempt
@@ -32,7 +32,6 @@ from claude_throttle.features.interop.one_admission import OneAdmission
 from claude_throttle.features.interop.requests_adapter import POOL_SIZE, UNKNOWN_BODY
 from claude_throttle.features.interop.sdk_retries import steer_retries
 from claude_throttle.features.interop.unpaced_requests import (
-    DEFAULT_PORTS,
     Address,
     Notices,
     has_quota,
@@ -44,7 +43,7 @@ from claude_throttle.features.interop.unpaced_requests import (
     say_unrelated_host,
 )
 from claude_throttle.transport.connections import keepalive_options
-from claude_throttle.transport.endpoints import COUNT_PATH, MESSAGES_PATH
+from claude_throttle.transport.endpoints import COUNT_PATH, DEFAULT_PORTS, MESSAGES_PATH
 from claude_throttle.transport.headers import RawHeaders
 from claude_throttle.transport.http import environment_proxy
 from claude_throttle.transport.request import MAX_BODY_BYTES
@@ -280,14 +279,9 @@ def _make(library: Any, proxy: Optional[str], options: dict[str, Any]) -> Any:
         made["proxy"] = proxy
     if isinstance(made.get("proxy"), str):
         made["proxy"] = library.Proxy(url=made["proxy"])
-    if "socket_options" not in options and not _takes_socket_options(kind):
-        del made["socket_options"]
+    if "socket_options" not in options and "socket_options" not in signature(kind).parameters:
+        del made["socket_options"]  # a release before 0.25
     return kind(**made)
-
-
-def _takes_socket_options(kind: Any) -> bool:
-    """Releases before 0.25 do not."""
-    return "socket_options" in inspect.signature(kind).parameters
 
 
 def _require(inner: Any, options: dict[str, Any]) -> None:

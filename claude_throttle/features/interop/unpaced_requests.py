@@ -14,7 +14,12 @@ from urllib.parse import urlsplit
 
 from claude_throttle.config.callers import levels_to_caller
 from claude_throttle.config.settings import CLAUDE_API
-from claude_throttle.transport.endpoints import BATCHES_PATH, COUNT_PATH, MESSAGES_PATH
+from claude_throttle.transport.endpoints import (
+    BATCHES_PATH,
+    COUNT_PATH,
+    DEFAULT_PORTS,
+    MESSAGES_PATH,
+)
 from claude_throttle.transport.error_text import readable
 
 logger = logging.getLogger("claude_throttle")
@@ -24,9 +29,6 @@ MOST_NOTICES = 16
 
 #: Characters of a host or a path that are shown.
 LONGEST_PLACE = 100
-
-#: Of the schemes that a request may have.
-DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Address(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any, Optional
 
 from claude_throttle.core.domain.cost import Usage
 from claude_throttle.features.streaming.content_block import ContentBlock, begun_by
+from claude_throttle.transport import sdk
 from claude_throttle.transport.verdicts import read_usage
 
 #: What a ``message_delta`` holds beside fields of the message.
@@ -72,6 +73,11 @@ class MessageAccumulator:
         # sorted() works on a copy, and keeps the order of blocks with the same index.
         blocks = [block.so_far() for block in sorted(self._blocks, key=_index)]
         return {**self.message, "content": blocks, "usage": dict(self.message["usage"])}
+
+    def message_as(self, raw: bool, request_id: Optional[str]) -> Any:
+        """The SDK's ``Message`` so far, or with *raw* the dict; None before ``message_start``."""
+        snapshot = self.snapshot()
+        return snapshot if raw or snapshot is None else sdk.build_message(snapshot, request_id)
 
     def _start(self, event: Mapping[str, Any]) -> None:
         message = event.get("message")

@@ -112,7 +112,8 @@ class MessageStream(Generic[EventT, AnswerT]):
     @property
     def current_message_snapshot(self) -> Optional[AnswerT]:
         """A copy of the message received so far; None before ``message_start``."""
-        return cast(Optional[AnswerT], self._inner.message())
+        inner = self._inner
+        return cast(Optional[AnswerT], inner.received.message_as(inner.call.raw, inner.request_id))
 
     def until_done(self) -> None:
         """Read it to its end."""
@@ -125,7 +126,7 @@ class MessageStream(Generic[EventT, AnswerT]):
         Raises :class:`Closed` if it was left early.
         """
         self.until_done()
-        return cast(AnswerT, self._inner.message())
+        return cast(AnswerT, self.current_message_snapshot)
 
     def get_final_text(self) -> str:
         """Read it to its end; all its text, joined. Raises :class:`Closed` after ``close()``."""

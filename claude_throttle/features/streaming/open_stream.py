@@ -314,18 +314,12 @@ class OpenStream:
         seen = int(self.received.written_bytes / BYTES_PER_TOKEN)
         return usage._replace(output_tokens=max(usage.output_tokens, seen))
 
-    def message(self) -> Any:
-        """The message received so far, a dict with raw=True; None before message_start."""
-        snapshot = self.received.snapshot()
-        if snapshot is None or self.call.raw:
-            return snapshot
-        return sdk.build_message(snapshot, self.request_id)
-
     def _reader_error(self, error: Optional[BaseException]) -> BaseException:
         """The error for its reader, with what was received as ``partial_message``."""
         error = self.error = error or self.call.end_reason()
         if not hasattr(error, "partial_message"):
-            error.partial_message = self.message()  # type: ignore[attr-defined]
+            partial = self.received.message_as(self.call.raw, self.request_id)
+            error.partial_message = partial  # type: ignore[attr-defined]
         note_error(error)
         return error
 

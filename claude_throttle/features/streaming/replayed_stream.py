@@ -48,13 +48,6 @@ class ReplayedStream:
             self.received.add_event(event)
         return event
 
-    def message(self) -> Any:
-        """The message so far, a dict with raw=True; None before the first event."""
-        snapshot = self.received.snapshot()
-        if snapshot is None or self.call.raw:
-            return snapshot
-        return sdk.build_message(snapshot, self.request_id)
-
     def close(self) -> None:
         """End it. Idempotent."""
         self.ended = True
