@@ -227,11 +227,19 @@ def fill_and_look(limiter, instants):
     return limits
 
 
-def test_silence_doubles_the_probes_up_to_eight():
-    """2, 4, 8 per half second without a refusal; then it takes headers."""
+def test_silence_doubles_the_probes_once_before_anything_came_back():
+    """A server with a burst of two refuses two, however long its refusals take."""
     limiter = Purse(probing=True)
     halves = [0.0, 0.49, 0.5, 0.99, 1.0, 1.5, 2.0, 60.0]
-    assert fill_and_look(limiter, halves) == [2, 2, 4, 4, 8, 8, 8, 8]
+    assert fill_and_look(limiter, halves) == [2, 2, 4, 4, 4, 4, 4, 4]
+
+
+def test_silence_doubles_the_probes_up_to_eight_once_one_was_answered():
+    """4, 8 per half second without a refusal; then it takes headers."""
+    limiter = Purse(probing=True)
+    assert fill_and_look(limiter, [0.0, 0.5, 1.0]) == [2, 4, 4]
+    limiter.answered()
+    assert fill_and_look(limiter, [1.5, 2.0, 60.0]) == [8, 8, 8]
 
 
 def test_silence_counts_only_while_somebody_waits():

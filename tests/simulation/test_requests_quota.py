@@ -54,6 +54,17 @@ spreads = st.floats(-3.7, -0.7).map(lambda power: 10**power)
 depths = st.floats(0.0, 2.5).map(lambda power: 10**power - 1.0)
 
 
+@pytest.mark.parametrize("latency", [0.0, only_thorough(0.3), 0.6, only_thorough(1.0), 4.0])
+@pytest.mark.parametrize("way", [0.05, 0.45])
+def test_thirty_callers_at_once_meet_two_refusals_at_most(latency, way):
+    """Nothing told, a burst of two; refusals may be slow on their *way*, as answers are."""
+    done = simulate(
+        SimulatedLimits(rpm=60, burst=2), calls(30, latency, 1), network=lambda _: way, seed=1
+    )
+    assert refusals(done) <= 2
+    assert not unanswered(done)
+
+
 @tried(rates, depths, latencies, spreads, stamps, seeds, few=4, how=OFTEN)
 def test_one_quota_of_requests_is_used_and_not_overdrawn(rpm, depth, latency, spread, at, seed):
     """Nothing told: 0.97 of it in the second half, a few 429s while it is learned, none failed.

@@ -16,8 +16,10 @@ from claude_throttle.core.domain.events import ConcurrencyChanged, ConnectionLim
 from claude_throttle.core.domain.ports import Step
 from claude_throttle.core.domain.priority import Priority
 
-#: In flight before anything is known, and at most until the first rate-limit headers came.
+#: In flight before anything is known; at most until anything came back, since a refusal may be slow
+#: on its way, too; and at most until the first rate-limit headers came.
 FIRST_PROBES = 2
+UNHEARD_PROBES = 4
 MOST_PROBES = 8
 
 #: In flight at least, once they came.
@@ -249,7 +251,8 @@ class ConcurrencyLimiter:
             self._creep_locked(now)
         elif now - self._full_since >= SILENCE_SECONDS:
             self._full_since = now
-            most = MOST_PROBES if self._probing else self._most_fast()
+            probes = MOST_PROBES if self._answers else UNHEARD_PROBES
+            most = probes if self._probing else self._most_fast()
             self._found = max(self._found, min(most, 2 * self._found))
 
     def _may_be_fast(self) -> bool:
