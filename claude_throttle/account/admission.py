@@ -464,7 +464,7 @@ class AdmittedAttempt:
 
     def _own(self, usage: Optional[Usage]) -> Optional[Usage]:
         group = self._model_group
-        if usage is None or group is None:
+        if usage is None or group is None or type(usage) is Usage:
             return usage
         return self._admission.own_usage(group.lane.name, usage)
 

@@ -257,7 +257,8 @@ class Permit:
         try:
             if self._dropped and self._took is not None:
                 self.settle_usage(self._own(self._took), ended=False)
-            self._settle(ticket.cost)
+            if not self._settled:
+                self._settle(ticket.cost)
             if ticket.reports_outcome and self._report is None:
                 self._lane.accounting.permit_unreported()
         finally:

@@ -426,12 +426,8 @@ class Estimator:
         at once, because the estimates before it are the worst; later ones are read a few together.
         A call whose input came from the cache altogether teaches output only.
         """
-        self._unread.append(
-            (
-                *(model, estimated_input, input_tokens, max_tokens, output_tokens),
-                *(whole_input, cache_marked),
-            )
-        )
+        size = max_tokens, output_tokens, whole_input, cache_marked
+        self._unread.append((model, estimated_input, input_tokens, *size))
         unread = len(self._unread)
         if unread >= self.READ_TOGETHER or unread > self.version * self.READ_SHARE:
             with self._lock:

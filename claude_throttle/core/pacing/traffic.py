@@ -186,16 +186,24 @@ class Traffic:
 
     def note_leave(self, cost: Cost, now: float) -> Cost:
         """*cost* leaves now; returns what left so shortly before that it may be overtaken."""
-        self.taken, self.pending = self.taken.plus(cost), self.pending.plus(cost)
+        requests, entered, written = cost
+        taken, pending = self.taken, self.pending
+        self.taken = _new(Cost, (taken[0] + requests, taken[1] + entered, taken[2] + written))
+        self.pending = _new(
+            Cost, (pending[0] + requests, pending[1] + entered, pending[2] + written)
+        )
         self.mean.add(cost)
         self.last_minute.add(cost, now)
         return self.recent.add(cost, now)
 
     def note_end(self, held: Cost, actual: Cost, change: Cost) -> None:
         """Correct the totals: what left as *held* took *actual*, *change* more, and has ended."""
-        self.taken = self.taken.plus(change)
-        self.produced = self.produced.plus(actual)
-        requests, entered, written = self.pending.minus(held)
-        if requests < 0.0 or entered < 0.0 or written < 0.0:
-            requests, entered, written = max(0.0, requests), max(0.0, entered), max(0.0, written)
-        self.pending = _new(Cost, (requests, entered, written))
+        taken, produced, pending = self.taken, self.produced, self.pending
+        self.taken = _new(Cost, (taken[0] + change[0], taken[1] + change[1], taken[2] + change[2]))
+        self.produced = _new(
+            Cost, (produced[0] + actual[0], produced[1] + actual[1], produced[2] + actual[2])
+        )
+        left = pending[0] - held[0], pending[1] - held[1], pending[2] - held[2]
+        if min(left) < 0.0:
+            left = max(0.0, left[0]), max(0.0, left[1]), max(0.0, left[2])
+        self.pending = _new(Cost, left)

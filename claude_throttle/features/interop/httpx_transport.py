@@ -147,7 +147,9 @@ class PacedTransport(ForOneClient):
         return response
 
     def _admitted(self, request: Any) -> Optional[AdmittedAttempt]:
-        endpoint, model = self._endpoint(request.url.path)
+        endpoint, model = request.url.path, None
+        if self._is_cloud:
+            endpoint, model = self._endpoint(endpoint)
         if not self._is_ours(request, endpoint) or self._once.take():
             return None
         request.read()  # what can be read once could not be sent again
@@ -156,7 +158,7 @@ class PacedTransport(ForOneClient):
 
     def _endpoint(self, path: str) -> tuple[str, Optional[str]]:
         """The Claude API's path for a cloud's, and the model that this one names."""
-        found = _CLOUD_PATH.search(path) if self._is_cloud else None
+        found = _CLOUD_PATH.search(path)
         if found is None:
             return path, None
         model = found[1] or found[2]
