@@ -14,7 +14,7 @@ from collections.abc import Collection
 #: that is worth a hint.
 MISSPELT, SIMILAR = 0.8, 0.6
 
-_DOORS = (
+_OF_A_CLIENT = (
     "a client that you have keeps its own settings: anthropic.Anthropic(middleware="
     "[throttler.middleware()]), or throttler.session() for requests"
 )
@@ -32,7 +32,7 @@ _RULES: tuple[tuple[str, str], ...] = (
         r"|max(output|completion)?tokens(tosample)?)$",
         _OF_A_CALL,
     ),
-    (r"client|^session$|^anthropic$|^sdk$|^middleware$|^transport$|^adapter$", _DOORS),
+    (r"client|^session$|^anthropic$|^sdk$|^middleware$|^transport$|^adapter$", _OF_A_CLIENT),
     (r"timeout|deadline|maxwait|maxtime", "timeout"),
     (r"admin", "admin_key"),
     (r"backoff|jitter|initialdelay|retrydelay", "retries wait by themselves, as the API's "

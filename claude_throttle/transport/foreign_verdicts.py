@@ -2,8 +2,8 @@
 
 The official SDK's client, a ``requests`` session or code with a permit sends the request; this
 module judges what came back, by the same table as for our own (``verdicts``). Such a report is
-always final: whether to send again is decided by that client, or by the door that it came through,
-and another attempt needs another permit.
+always final: whether to send again is decided by that client, or by
+``AdmittedAttempt.next_turn()``, and another attempt needs another permit.
 
 The exceptions are those of httpx, httpx2 and urllib3, none of which is imported for it: their
 classes are told apart by their names.

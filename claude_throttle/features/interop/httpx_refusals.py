@@ -20,7 +20,7 @@ from claude_throttle.transport.error_text import LONGEST_TEXT, readable
 SDK_HEADER = "x-stainless-lang"
 
 #: What fits the library that asks for the method, by that method.
-DOORS = {
+INSTEAD = {
     "handle_request": "httpx.Client(transport=throttler.transport())",
     "send": "session.mount(throttler.settings.base_url, throttler.adapter()), or "
     "throttler.mount(session)",
@@ -97,7 +97,7 @@ class ForOneClient:
 
     async def handle_async_request(self, request: Any) -> Any:
         """What an asynchronous client of ``httpx`` calls."""
-        return raise_in_client(request, asynchronous(DOORS["handle_request"]))
+        return raise_in_client(request, asynchronous(INSTEAD["handle_request"]))
 
     def send(self, *_request: Any, **_options: Any) -> Any:
         """What a session of ``requests`` calls."""
@@ -117,7 +117,7 @@ class ForOneClient:
         return None
 
     async def __aenter__(self) -> Any:
-        raise asynchronous(DOORS["handle_request"])
+        raise asynchronous(INSTEAD["handle_request"])
 
     def _misplaced(self, asked: str) -> TypeError:
-        return TypeError(f"{self.made_by}() does not fit here; write {DOORS[asked]}")
+        return TypeError(f"{self.made_by}() does not fit here; write {INSTEAD[asked]}")

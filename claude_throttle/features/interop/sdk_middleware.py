@@ -18,7 +18,7 @@ from claude_throttle.core.domain.iterations import read_iterated
 from claude_throttle.errors import ConfigurationError, DeadlineExceeded
 from claude_throttle.features.interop.body_watcher import watch_stream
 from claude_throttle.features.interop.httpx_refusals import (
-    DOORS,
+    INSTEAD,
     ForOneClient,
     asynchronous,
     with_base,
@@ -68,7 +68,7 @@ class _NotAsync:
     """
 
     def __get__(self, _instance: Any, _owner: Any = None) -> Any:
-        raise asynchronous(DOORS["__call__"])
+        raise asynchronous(INSTEAD["__call__"])
 
 
 class PacedMiddleware(ForOneClient):
@@ -168,7 +168,7 @@ class PacedMiddleware(ForOneClient):
             answer.headers["x-should-retry"] = "false"
 
     def __iter__(self) -> Any:
-        raise TypeError(f"middleware= takes a list: write {DOORS['__call__']}")
+        raise TypeError(f"middleware= takes a list: write {INSTEAD['__call__']}")
 
     def __repr__(self) -> str:
         return "<claude_throttle middleware>"
