@@ -25,6 +25,7 @@ from claude_throttle.cli.batch_journal import (
 )
 from claude_throttle.cli.job import JobStopped, Tally, is_answered
 from claude_throttle.cli.lines import Line, LineErrors, Problem
+from claude_throttle.cli.lost_batch import Candidate, whose
 from claude_throttle.cli.progress import Snapshot
 from claude_throttle.cli.results import Results
 
@@ -126,33 +127,41 @@ class BatchJob:
         and time of creation, and then by the ``custom_id``s in their results. Results exist only
         when a batch has ended: this may wait.
         """
+        same: list[Candidate] = []
         for state in self.throttler.batches.recent(SEARCHED_BATCHES):
             if state.id in self._journal.contents.known_ids or not _may_be(state, attempt):
                 continue
-            if not state.ended:
-                self._say(f"batch {state.id} may be one that a killed run did not record; waiting")
-            # Only its results show which requests are in a batch.
-            handle = self._resume([state.id])
-            names = [result.custom_id for result in handle.results()]
-            if digest_of(names) == attempt.digest:
-                self._require_recognisable(attempt, state.id)
+            if same and not state.ended:  # a person decides, and need not wait for it
+                same.append(Candidate(state))
+                continue
+            models = self._answers_of(state, attempt)
+            if models is not None and attempt.is_recognisable:
                 return state.id
-            total = handle.progress().total
-            if len(names) < total:
-                raise JobStopped(
-                    f"batch {state.id} may be one that an earlier run did not record, but only "
-                    f"{len(names)} of its {total} results can be read; run it again later"
-                )
+            if models is not None:
+                same.append(Candidate(state._replace(ended=True), models))
+        if same:
+            raise JobStopped(whose(attempt, same, self._journal.path))
         return None
 
-    def _require_recognisable(self, attempt: JournalEntry, batch_id: str) -> None:
-        """Raise JobStopped if another run's batch may have the same names as that of *attempt*."""
-        if not attempt.is_recognisable:
+    def _answers_of(
+        self, state: claude_throttle.BatchState, attempt: JournalEntry
+    ) -> Optional[frozenset[str]]:
+        """The models that answered a batch with the names of *attempt*; None if it has others."""
+        if not state.ended:
+            self._say(f"batch {state.id} may be one that a killed run did not record; waiting")
+        # Only its results show which requests are in a batch.
+        handle = self._resume([state.id])
+        answers = {result.custom_id: result.message for result in handle.results()}
+        if digest_of(answers) == attempt.digest:
+            models = {str(message.get("model")) for message in answers.values() if message}
+            return frozenset(outcomes.words(outcomes.refused("", model)) for model in models)
+        total = handle.progress().total
+        if len(answers) < total:
             raise JobStopped(
-                f"batch {batch_id} has the custom_ids of a batch that an earlier run may have "
-                "created, and so may that of another run: nothing is sent, and no answer is taken; "
-                "see examples/guides/command_line.md, “A batch that may be another's”"
+                f"batch {state.id} may be one that an earlier run did not record, but only "
+                f"{len(answers)} of its {total} results can be read; run it again later"
             )
+        return None
 
     def _collect_earlier(self) -> None:
         """Wait for the batches of earlier runs before anything is sent: they may answer its lines.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import pytest
 
@@ -65,6 +66,25 @@ def test_with_names_of_the_callers_own_nothing_is_taken_and_nothing_is_paid(run,
     with open(journal, "a") as lines:
         lines.write(json.dumps({"not created": True, "requests": digest}) + "\n")
     assert run(NAMED) == 0
+    assert sorted(texts(tmp_path / "out")) == ["a", "b"]
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_who_must_decide_is_told_all_candidates_and_both_commands(run, tmp_path, capsys, is_ours):
+    """Word for word: the command is run as it stands, and the next run acts on it."""
+    run.server.batches.script(Reset())
+    assert run(NAMED) == 1
+    assert run(NAMED, "fable", "--model", "claude-fable-5") == 0
+    assert run(NAMED, "haiku", "--model", "claude-haiku-4-5") == 0
+    capsys.readouterr()
+    assert run(NAMED) == 1
+    said = capsys.readouterr().err
+    assert "answered by claude-fable-5" in said
+    assert "answered by claude-haiku-4-5" in said
+    ours, none = (line for line in said.splitlines() if line.startswith("  echo "))
+    subprocess.run(ours if is_ours else none, shell=True, check=True)
+    assert run(NAMED) == 0
+    assert len(run.server.batches.created) == (2 if is_ours else 3)
     assert sorted(texts(tmp_path / "out")) == ["a", "b"]
 
 
