@@ -72,6 +72,12 @@ BLIND_DECREASE = 0.8
 FIRST_BLIND_GROWTH = 0.1
 BLIND_GROWTH = 0.01
 
+#: A guess that was never tested: less than this share of it was used in any minute. Where nothing
+#: was refused for so many seconds, longer than it takes to win back what one refusal cost, it grows
+#: as after the first guess: the refusals of the first seconds were of something else.
+TESTED_SHARE = 0.6
+UNTESTED_SECONDS = 25.0
+
 #: Seconds without an answer that it may make up for at once.
 LONGEST_BLIND_SECONDS = 7.0
 
@@ -118,6 +124,10 @@ class LearnedQuota:
         self._believed_until = math.inf
         self._from_headers = False
         self._blind_growth = 0.0
+        #: So much was used once that a refusal says something about the guessed limit.
+        self._is_tested = False
+        #: Waves of refusals in the last minute or so.
+        self._waves = 0
         self._grown_at = -math.inf
         self._newest_at = -math.inf
         self._refused_at = -math.inf
@@ -329,6 +339,8 @@ class LearnedQuota:
         """
         if self._from_headers or dispatch.at <= self._refused_at:
             return
+        self._waves = self._waves + 1 if now - self._refused_at < 60.0 else 1
+        self._note_use(used_a_minute)
         self._refused_at = now  # whatever left before now belongs to the same wave
         self._blind_growth = BLIND_GROWTH if self.limit else FIRST_BLIND_GROWTH
         limit = self.limit * BLIND_DECREASE if self.limit else max(used_a_minute, allowed)
@@ -374,10 +386,17 @@ class LearnedQuota:
         level = self.level(now)
         if self.source != BLIND or dispatch.at <= self._refused_at or level >= self.burst:
             return
-        seconds = min(LONGEST_BLIND_SECONDS, now - self._grown_at)
-        self._set_limit(self.limit * (1.0 + self._blind_growth) ** seconds)
+        seconds, growth = min(LONGEST_BLIND_SECONDS, now - self._grown_at), self._blind_growth
+        self._note_use(self._traffic.last_minute.total(now).requests)
+        if not self._is_tested and now - self._refused_at > UNTESTED_SECONDS:
+            growth = FIRST_BLIND_GROWTH
+        self._set_limit(self.limit * (1.0 + growth) ** seconds)
         self._grown_at = now
         self._set_level(level, now)
+
+    def _note_use(self, used_a_minute: float) -> None:
+        if self.limit and used_a_minute - self._waves >= TESTED_SHARE * self.limit:
+            self._is_tested = True
 
     def hold_until(self, at: float, units: float) -> None:
         """Let there be *units* at that instant, and no more: a pause is not saved up for."""
