@@ -241,9 +241,12 @@ class _Copier:
         try:
             content = file.read_bytes() if isinstance(file, pathlib.Path) else file.read()
             content = content.encode() if isinstance(content, str) else content
-            return base64.b64encode(content).decode()
+            encoded = base64.b64encode(content).decode()
         except (OSError, ValueError, TypeError) as error:
             raise self.refusal(f"is a file that cannot be read ({type(error).__name__})") from error
+        if not encoded:  # read by the call before, as a retry of the caller's own would
+            raise self.refusal("is a file with nothing left to read: give each call its own")
+        return encoded
 
     def _unfit(self, value: Any) -> InvalidCall:
         if is_not_given(value):

@@ -179,6 +179,14 @@ def test_a_file_is_read_where_base64_is_asked_for(tmp_path):
     )
 
 
+@pytest.mark.parametrize("kind", [io.BytesIO, io.StringIO])
+def test_a_file_that_was_read_already_is_refused(kind):
+    """It would be sent as an empty document by the second call that it is given to."""
+    file = kind()
+    words = refusal(metadata={"type": "base64", "data": file})
+    assert "metadata.data is a file with nothing left to read: give each call its own" in words
+
+
 class Number:
     """As much of a numpy scalar as it has."""
 

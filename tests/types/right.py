@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from functools import partial
 from typing import Any, TypedDict, Union
 
 import anthropic
@@ -194,6 +195,14 @@ def priorities() -> None:
     throttler.call(priority=Priority.INTERACTIVE, **OPTIONS)
     throttler.call(priority="interactive", **OPTIONS)
     throttler.call(priority="BATCH", **OPTIONS)
+
+
+def partials_and_executors(request: dict[str, Any], pool: ThreadPoolExecutor) -> None:
+    ask = partial(throttler.call, model=MODEL, max_tokens=10)
+    assert_type(ask(messages=ASK), Message)
+    pool.submit(partial(throttler.call, **request))
+    future = pool.submit(throttler.call, model=MODEL, max_tokens=10, messages=ASK)
+    assert_type(future, Future[Message])
 
 
 def what_the_sdk_takes_beside_parameters() -> None:
