@@ -46,6 +46,11 @@ def sdk(make):
     return ask
 
 
+def http_client(make):
+    """The SDK with that in place of its client."""
+    return lambda throttler: anthropic.Anthropic(api_key=KEY, http_client=make(throttler))
+
+
 def in_session(make):
     """A request by a session of requests with that adapter."""
 
@@ -121,7 +126,10 @@ UNCALLED = [
     (in_httpx(lambda t: t.transport), TypeError, f"transport {CALL_IT} {TRANSPORT}"),
     (in_httpx(lambda t: t.adapter), TypeError, f"adapter {CALL_IT}"),
     (in_httpx(lambda t: t), AttributeError, f"write {TRANSPORT}"),
-    (lambda t: t.transport().timeout, AttributeError, f"http_client={TRANSPORT}"),
+    (http_client(lambda t: t.transport()), AttributeError, f"http_client={TRANSPORT}"),
+    (http_client(lambda t: t.adapter()), AttributeError, f"http_client={TRANSPORT}"),
+    (http_client(lambda t: t.middleware()), AttributeError, f"http_client={TRANSPORT}"),
+    (http_client(lambda t: t), AttributeError, f"http_client={TRANSPORT}"),
     (lambda t: t.session.post(URL), TypeError, f"session {CALL_IT}"),
     (lambda t: t.session(requests.Session()), TypeError, "throttler.mount(session)"),
     (lambda t: t.permit("m"), TypeError, "with throttler.permit(model=…, max_tokens=…) as permit"),

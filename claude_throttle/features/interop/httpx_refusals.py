@@ -91,6 +91,14 @@ class ForOneClient:
     #: The method of the throttler that made it.
     made_by: str
 
+    @property
+    def timeout(self) -> Any:
+        """What the SDK asks of an ``http_client``, which this is not."""
+        raise AttributeError(
+            f"{self.made_by}() makes no client: write anthropic.Anthropic(http_client="
+            f"{INSTEAD['handle_request']})"
+        )
+
     def handle_request(self, request: Any) -> Any:
         """What ``httpx`` calls."""
         return raise_in_client(request, self._misplaced("handle_request"))

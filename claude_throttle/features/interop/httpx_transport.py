@@ -81,14 +81,6 @@ class PacedTransport(ForOneClient):
 
     made_by = "transport"
 
-    @property
-    def timeout(self) -> Any:
-        """What the SDK asks of an ``http_client``, which this is not."""
-        raise AttributeError(
-            "a transport is no client: write anthropic.Anthropic(http_client=httpx.Client("
-            "transport=throttler.transport()))"
-        )
-
     def __init__(
         self,
         admission: Callable[[], Admission],
