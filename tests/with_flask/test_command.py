@@ -71,7 +71,7 @@ def test_pause_without_a_store_says_what_to_set(run):
     """One process alone cannot be reached from a shell."""
     result = run("pause")
     assert result.exit_code == 2
-    assert "'default' shares no store" in result.output + result.stderr
+    assert "'default' shares no store" in result.output
 
 
 def test_run_a_file(run, tmp_path):
