@@ -92,7 +92,7 @@ def test_what_is_missing_is_named(fake, throttle, missing):
     with pytest.raises(InvalidCall, match=f"{missing}= is missing"):
         throttle(fake()).submit(**request)
     request[missing + "s"] = value
-    with pytest.raises(InvalidCall, match=f"{missing}= where {missing}s= is given"):
+    with pytest.raises(InvalidCall, match=f"{missing}= in place of {missing}s="):
         throttle(fake()).submit(**request)
 
 

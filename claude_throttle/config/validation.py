@@ -216,7 +216,8 @@ def clean_url(url: Any, allow_insecure: bool) -> str:
         raise ConfigurationError(f"base_url is not a URL: {_without_text(error)}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError(
-            "base_url must begin with https:// and name a host, without quotation marks"
+            "base_url must begin with https:// and name a host, without quotation marks; for a "
+            "server on this machine write http://127.0.0.1:8000"
         )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError("base_url must not contain a user, password, query or fragment")

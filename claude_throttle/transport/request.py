@@ -324,7 +324,7 @@ def _misspelt(params: Mapping[str, Any], wanted: str) -> str:
 
     unknown = [name for name in params if name not in _API_PARAMETERS]
     close = difflib.get_close_matches(wanted, unknown, n=1, cutoff=0.6)
-    return f"; did you mean {wanted}= where {close[0]}= is given?" if close else ""
+    return f": write {wanted}= in place of {close[0]}=" if close else ""
 
 
 def _examples(params: Mapping[str, Any]) -> str:

@@ -99,7 +99,7 @@ CALLS = [
     (lambda t: t.call(), InvalidCall, f"model= is missing: write {A_CALL[:-1]}"),
     (call(prompt="secret"), InvalidCall, 'write messages=[{"role": "user", "content": "…"}]'),
     (call(messages=..., question="x"), InvalidCall, 'write messages=[{"role": "user", "cont'),
-    (call(messages=..., message="x"), InvalidCall, "messages= where message= is given"),
+    (call(messages=..., message="x"), InvalidCall, "messages= in place of message="),
     (call(max_tokens=...), InvalidCall, "max_tokens= is missing: write max_tokens=1_000"),
     (call(model=...), InvalidCall, 'model= is missing: write model="claude-haiku-4-5"'),
     (call(model=None), InvalidCall, 'as "claude-haiku-4-5", not None'),
