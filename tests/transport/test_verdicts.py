@@ -310,6 +310,41 @@ def test_an_odd_body_has_no_error_code(body):
     assert error_code(answers.read_json(body)) is None
 
 
+ANY_ENCODING = '{"a": ["é", 1]}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            ANY_ENCODING.encode(code)
+            for code in ("utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1")
+        ),
+        *(
+            b' \r\n{"a": 1}\n',
+            b'{"a": 1} {',
+            b'{"a": 1}\0',
+            b"1\0",
+            b"",
+            b" ",
+            b"NaN",
+            b"null",
+            b"tru",
+        ),
+        b'"\\ud800"',
+        '"\ud800"'.encode("utf-8", "surrogatepass"),
+    ],
+    ids=repr,
+)
+def test_a_body_is_read_as_json_loads_reads_it(body):
+    """In any encoding, with space around it or not; what it refuses is None."""
+    try:
+        told = json.loads(body)
+    except ValueError:
+        told = None
+    assert repr(answers.read_json(body)) == repr(told)
+
+
 def test_an_error_code_is_a_string():
     """Anything else is none."""
     assert error_code({"error": {"details": {"error_code": 7}}}) is None
