@@ -447,10 +447,10 @@ class Throttler:
 
         Each POST to ``/v1/messages`` waits for its turn, and its response counts like the response
         to a call; with ``stream=True`` it holds its slot until it is read to its end or closed.
-        Everything else is as with middleware(). It sends nothing again, as session() and mount()
-        do: the session's owner sees each refusal, and after a 429 the next request waits. *options*
-        are those of
-        ``requests.adapters.HTTPAdapter``, without ``max_retries``.
+        Everything else is as with middleware(). Alone it sends nothing again, other than in
+        session() and mount(): the session's owner sees each refusal, and after a 429 the next
+        request waits. *options* are those of ``requests.adapters.HTTPAdapter``, without
+        ``max_retries``.
 
         Thread-safe as ``requests`` is. Raises :class:`ConfigurationError` for ``max_retries``.
         ``session.post()`` raises what the SDK's methods raise with middleware().

@@ -184,6 +184,35 @@ def test_no_module_imports_another_in_a_circle():
     graphlib.TopologicalSorter(graph).prepare()
 
 
+def _is_named_tuple(node):
+    return isinstance(node, ast.ClassDef) and any(
+        getattr(base, "id", "") == "NamedTuple" for base in node.bases
+    )
+
+
+def _made_by_new(tree):
+    """The class and the values of each ``_new(Class, (…))``, where all of them stand there."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_new":
+            kind, values = node.args
+            if isinstance(values, ast.Tuple) and not any(
+                isinstance(value, ast.Starred) for value in values.elts
+            ):
+                yield kind.id, len(values.elts)
+
+
+def test_what_is_made_past_a_named_tuples_constructor_has_all_its_fields():
+    """``tuple.__new__`` takes any number: a field that is added later would be missing there."""
+    classes = {n.name: n for path in FILES for n in ast.walk(tree_of(path)) if _is_named_tuple(n)}
+    fields = {
+        name: sum(isinstance(line, ast.AnnAssign) for line in node.body)
+        for name, node in classes.items()
+    }
+    made = [each for path in FILES for each in _made_by_new(tree_of(path))]
+    assert len(made) > 10
+    assert [(kind, count) for kind, count in made if fields[kind] != count] == []
+
+
 def test_nobody_sleeps():
     """Neither the package nor its tests: who waits, waits on something that can be notified."""
     paths = [p for p in (*FILES, *TESTS.rglob("*.py")) if "time.sleep" in p.read_text("utf-8")]

@@ -49,6 +49,7 @@ _LOST = frozenset(
 
 # Half of what NamedTuple's own constructor takes; one for each answer.
 _new = tuple.__new__
+_OF_AN_ANSWER = ResponseReport(Feedback())[1:]
 
 #: Causes of an exception that are followed at most: a program may have linked them in a circle.
 _DEEPEST = 8
@@ -60,7 +61,7 @@ def report_of(status: int, headers: Mapping[str, str], body: bytes, wall: float)
     if type(headers) is dict:
         headers = {name.lower(): value for name, value in headers.items()}
     if status < 400:
-        return _new(ResponseReport, (read_limits(headers, int(status)), False, True, 0.0, None))
+        return _new(ResponseReport, (read_limits(headers, int(status)), *_OF_AN_ANSWER))
     verdict = classify(status, headers, body, wall)
     # Its client decides about another attempt, which then needs another permit.
     feedback = verdict.feedback._replace(final=True)

@@ -235,7 +235,7 @@ class LinearFit:
         return abs(self._run) >= self.SUSPICIOUS_RUN
 
     def _add(self, keep: float, estimate: float, count: float, part: float) -> None:
-        """Add one call, of which *part* counts, to what is *kept* of those before it."""
+        """Add one call, of which *part* counts, and *keep* that part of what was there before."""
         weight = part / (estimate + self.SOFTENING)
         x = weight * estimate
         self._w = self._w * keep + weight
