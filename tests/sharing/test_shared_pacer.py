@@ -364,3 +364,67 @@ def test_what_it_took_of_a_bucket_that_rested_leaves_no_more_saved_up_than_is_ri
     began = clock.monotonic()
     two_.leave(tokens(1_000))
     assert least <= clock.monotonic() - began <= most
+
+
+# -- a quota that is learned while instants are reserved -------------------------------------------
+
+
+def paced(limit, knows):
+    """When the next call of the second process may leave, and the units that all have taken then.
+
+    The first process has an answer that shows *limit*, and a reservation behind that of the second,
+    which hears of the limit so often before its own call leaves.
+    """
+    clock, one, two_ = two(rpm=60)
+    dispatch = one.leave()
+    began = clock.monotonic()
+    two_.leaves_at()
+    one.pacer.answered(headers(limit, 1), dispatch, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    one.exchange()
+    assert one.leaves_at() == pytest.approx(began + 2)
+    for _ in range(knows):
+        two_.exchange()
+    two_.leave()
+    if not knows:
+        two_.exchange()
+    at = two_.leaves_at() - began
+    return at, [two_.exchange().taken[-1] for _ in range(3)][-1]
+
+
+@pytest.mark.parametrize("knows", [0, 1, 2])
+@pytest.mark.parametrize("limit", [60, 61, 120, 6000])
+def test_a_limit_learned_while_instants_are_reserved_leaves_none_of_them_to_nobody(limit, knows):
+    """The call before it was counted again, and the next left two seconds after the last."""
+    at, taken = paced(limit, knows)
+    assert at == pytest.approx(3.0, abs=0.01)
+    assert taken == 3.0  # the first was what the account began with
+
+
+def test_a_lower_limit_learned_meanwhile_counts_what_its_own_pace_does_not_pay():
+    """Half of the call before is paid by what accrues in the second that was told."""
+    clock, one, two_ = two(rpm=60)
+    dispatch = one.leave()
+    began = clock.monotonic()
+    two_.leaves_at()
+    one.pacer.answered(headers(30, 1), dispatch, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    one.exchange()
+    one.leaves_at()
+    two_.leave()
+    for _ in range(3):
+        two_.exchange()
+    assert two_.leaves_at() - began == pytest.approx(5.0, abs=0.01)
+
+
+def test_where_nothing_is_told_each_call_that_left_early_counts_whole():
+    """There is no pace that would have paid for it."""
+    clock, one, two_ = two()
+    one.exchange()
+    two_.exchange()
+    dispatch = one.leave()
+    two_.leave()
+    one.pacer.answered(headers(60, 1), dispatch, Cost(0.0, 0.0, 0.0), clock.monotonic())
+    one.exchange()
+    at = one.leaves_at()
+    for _ in range(3):
+        two_.exchange()
+    assert two_.leaves_at() == pytest.approx(at + 2.0, abs=0.01)

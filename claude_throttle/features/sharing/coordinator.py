@@ -445,7 +445,8 @@ class Coordinator:
             # Its exchange under way would arrive after the farewell, and keep our slots.
             thread.join(2.0 * self.shared.timeout_seconds)
         if not self.store_lost and self._clock_offset.ahead is not None:
-            for lane in self._lanes():
+            # Twice: what the first one tells of a quota's instant may still have to be reported.
+            for lane in 2 * self._lanes():
                 if _pacer_of(lane).has_pending:
                     self.reserve(lane, [])
             farewell = self._concurrency.make_farewell(self.member, self.not_after())

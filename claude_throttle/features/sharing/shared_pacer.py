@@ -94,6 +94,9 @@ class SharedPacer(Pacer):
         self._store = store
         self._reservations = Reservations(self._unused)
         self._deltas: dict[str, QuotaDelta] = {}
+        #: Units, by bucket, of calls whose instants were reserved before that quota was known; kept
+        #: until the bucket's instant is known, too.
+        self._unreserved: dict[str, float] = {}
         self._degraded = DegradedMode()
         self._sequence = -1.0
         #: End of a pause that the store does not know of.
@@ -156,15 +159,39 @@ class SharedPacer(Pacer):
             return super().take(cost, now, reports_outcome)
         used = self._reservations.use(now)
         for name, quota in self.quotas().items():
-            units = used.units.get(name, 0.0)
-            self._shift(name, quota.rate, getattr(cost, quota.kind) - units)
-            quota.unbook(units)
+            units = used.units.get(name)
+            if units is None:
+                units, reserved = getattr(cost, quota.kind), bool(used.units)
+                self._leave_unreserved(name, quota, units, now, reserved)
+            else:
+                self._shift(name, quota.rate, getattr(cost, quota.kind) - units)
+                quota.unbook(units)
         self.learned_state.take(cost)
         dispatch = super().take(cost, now, reports_outcome)
         # Requests of other processes may overtake ours, too.
         recent = Cost(*(units * self._store.members for units in dispatch.recent))
         taken = (used.taken.get(kind, of) for kind, of in zip(self.learned, dispatch.taken))
         return dispatch._replace(recent=recent, taken=Cost(*taken))
+
+    # The bucket may be reserved for later instants already, as if it had been full by then: and so
+    # it was, for what left before them was paid by what accrued from one call to the next. To book
+    # that once more would leave one of those instants to nobody.
+    def _leave_unreserved(
+        self, name: str, quota: AnyQuota, units: float, now: float, reserved: bool = True
+    ) -> None:
+        """Book *units* of which no reservation knew. *reserved*: of a call that had one."""
+        told = [one for one in self.configured if one.kind == quota.kind and one.burst < 2.0]
+        paces = [one.rate for one in told if reserved]
+        delta = self._delta(name)
+        if paces and delta.seen == NEVER:
+            self._unreserved[name] = self._unreserved.get(name, 0.0) + units
+        elif paces and delta.seen > now * SECOND + self._ahead:
+            paid = units * min(1.0, quota.rate / min(paces))
+            delta.spent += paid
+            self._shift(name, quota.rate, units - paid)
+        else:
+            self._shift(name, quota.rate, units)
+        self._store.notify_pending()
 
     def _unused(self, reservation: Reservation) -> None:
         for name, units in reservation.units.items():
@@ -237,6 +264,7 @@ class SharedPacer(Pacer):
     def has_pending(self) -> bool:
         """Whether there is something to report to the store."""
         changed = any(list(self._deltas.values()))
+        changed = changed or bool(self._unreserved)
         return changed or self._pause_until > 0 or self.learned_state.has_pending
 
     def is_stale(self, now: float) -> bool:
@@ -306,9 +334,12 @@ class SharedPacer(Pacer):
         self.learned_state.apply(request, response)
         self._introduced, self._exchanged_at = True, now
         self._ahead = response.now - answered_at * SECOND
-        if is_news:
-            for kind, units in self.learned_state.report_early_usage().items():
-                self._shift(kind, self.learned[kind].rate, units)
+        unreserved, self._unreserved = self._unreserved, {}
+        early = self.learned_state.report_early_usage() if is_news else {}
+        for name, quota in self.quotas().items() if early or unreserved else ():
+            units = early.get(name, 0.0) + unreserved.get(name, 0.0)
+            if units:
+                self._leave_unreserved(name, quota, units, now)
         return self._read_waiting_headers(now)
 
     # The plain pacer's instants follow the store's, so that a process that loses the store goes on
