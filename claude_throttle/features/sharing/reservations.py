@@ -20,11 +20,13 @@ from claude_throttle.features.sharing.stores.contract import (
     StoredBucket,
 )
 
-#: Seconds by which a reservation may be used late. Where nothing may be saved up (burst 1), a call
-#: that is later than the first value would leave right before the next one. Where something may be
-#: saved up, it is as much as that, up to the second value.
+#: Seconds by which a reservation may be used late, at least and at most. In between it is what may
+#: be saved up, and a twentieth of the interval: where nothing may be saved up (burst 1), a call
+#: that is later would leave right before the next one. But one that is too late loses its turn for
+#: all: where a busy machine wakes a process 6 ms late, that is a whole second at 60 a minute.
 LATE_SECONDS = 0.005
 MOST_LATE_SECONDS = 0.1
+LATE_SHARE = 0.05
 
 
 class Reservation(NamedTuple):
@@ -98,9 +100,10 @@ class Reservations:
             for name, some in by_name.items():
                 taken[name] -= some
         self._reserved.extend(reversed(added))
-        # Seconds' worth of requests that may be saved up, by the strictest quota.
-        saved = [(b.burst - 1.0) * b.interval / SECOND for b in request.buckets if b.strict]
-        self.late = min(MOST_LATE_SECONDS, max(LATE_SECONDS, min(saved, default=0.0)))
+        # By the strictest quota of requests.
+        strict = [bucket for bucket in request.buckets if bucket.strict]
+        late = [(bucket.burst - 1.0 + LATE_SHARE) * bucket.interval / SECOND for bucket in strict]
+        self.late = min(MOST_LATE_SECONDS, max(LATE_SECONDS, min(late, default=0.0)))
 
 
 class QuotaDelta:
