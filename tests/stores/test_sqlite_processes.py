@@ -54,7 +54,8 @@ BUSY = (
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(int(sys.argv[2])):
-    response = store.transact("a", LANE, reserving(3, interval=1e3))
+    # 20 ms: were a process slower than the interval, it would catch up, and two would be equal.
+    response = store.transact("a", LANE, reserving(3, interval=20e3))
     print(json.dumps([response.now + wait for wait in response.waits]), flush=True)
 """
 )
@@ -247,7 +248,7 @@ def test_threads_and_processes_at_once_lose_nothing(start, path, store):
     def reserve(mine):
         try:
             for _ in range(50):
-                mine.transact("a", LANE, reserving(3, interval=1e3))
+                mine.transact("a", LANE, reserving(3, interval=20e3))
         except StoreFailed as error:
             failed.append(error)
 
@@ -261,7 +262,7 @@ def test_threads_and_processes_at_once_lose_nothing(start, path, store):
         thread.join()
     assert [len(process.stdout.read().splitlines()) for process in busy] == [100, 100]
     assert failed == []
-    response = store.transact("a", LANE, reserving(0, interval=1e3))
+    response = store.transact("a", LANE, reserving(0, interval=20e3))
     other.close()
     assert (response.sequence, response.taken) == (600.0, (1800.0,))
 
