@@ -12,11 +12,12 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Optional
-from urllib.parse import urlsplit
 
 import pytest
 
 if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
     from claude_throttle import Clock, Throttler
     from claude_throttle.testing import ClaudeApi, ManualClock
 
@@ -123,7 +124,7 @@ class _Guard:
         """Lead to the fake at *url* what can be led there, and refuse the rest."""
         from claude_throttle.testing.interception import Interception
 
-        parts, before = urlsplit(url), self.fake
+        parts, before = _split(url), self.fake
         with pytest.MonkeyPatch.context() as changes, Interception(url, self.is_api):
             self.fake = str(parts.hostname), int(parts.port or 80)
             self.watch(changes)
@@ -207,10 +208,16 @@ def _guard(config: pytest.Config) -> _Guard:
     return guard
 
 
+def _split(url: str) -> SplitResult:
+    from urllib.parse import urlsplit  # not at every start of pytest
+
+    return urlsplit(url)
+
+
 def _address(url: str) -> tuple[str, Optional[int]]:
     """Host and port of a URL; an empty host where there is none."""
     try:
-        parts = urlsplit(url)
+        parts = _split(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
         return "", None

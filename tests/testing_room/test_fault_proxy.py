@@ -184,8 +184,9 @@ def test_close_ends_threads_and_connections(echo_port):
     with connected(proxy) as connection:
         connection.sendall(b"hello")
         proxy.close()
-        with pytest.raises(ConnectionError):
-            connection.recv(1)
+        # Reset if it had not read everything yet, else closed in order.
+        with contextlib.suppress(ConnectionError):
+            assert connection.recv(1) == b""
     assert not [t for t in threading.enumerate() if t.name == "fault-proxy"]
 
 

@@ -77,7 +77,7 @@ def test_what_is_missing_is_named(name):
 def test_a_misspelling_of_what_is_missing_is_suggested():
     """max_token= is meant to be max_tokens=."""
     params = {"model": "m", "max_token": 5, "messages": GOOD["messages"]}
-    with pytest.raises(InvalidCall, match="did you mean max_tokens= where max_token= is given"):
+    with pytest.raises(InvalidCall, match="write max_tokens= in place of max_token="):
         serialise(params)
 
 
