@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.needs import needs
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 #: Run in tests/servers, since it needs a worker and a Redis; in tests/with_flask by web servers.
@@ -33,8 +35,17 @@ def test_every_example_is_run():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {*EXPECTED, *ELSEWHERE}
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", [name for name in EXPECTED if name != "official_sdk.py"])
 def test_the_example_works(fake, warm, tmp_path, name):
+    run_example(fake, warm, tmp_path, name)
+
+
+@needs("middleware")
+def test_the_example_of_the_sdks_client_works(fake, warm, tmp_path):
+    run_example(fake, warm, tmp_path, "official_sdk.py")
+
+
+def run_example(fake, warm, tmp_path, name):
     """As a newcomer would run it, with the address of the fake."""
     server = fake()
     given, expected = EXPECTED[name]

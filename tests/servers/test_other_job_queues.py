@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from tests.support.needs import needs
 from tests.support.programs import ROOT
 from tests.support.running import running, script
 from tests.support.thorough import LONG
@@ -70,10 +71,12 @@ def run(fake, warm, tmp_path, redis_url):
     return run
 
 
+@needs("middleware")
 def test_actors_of_dramatiq_wait_for_their_turn(run):
     assert set(run(DRAMATIQ)) == ANSWERS
 
 
+@needs("middleware")
 def test_jobs_of_rq_wait_for_their_turn_each_in_a_process_of_its_own(run):
     """A process that RQ ends without Python's exit hooks holds up none of those after it."""
     assert set(run(RQ)) > ANSWERS  # among what RQ says itself

@@ -35,6 +35,8 @@ CAPABILITIES = {
     "batches": hasattr(anthropic.resources.messages.Messages, "batches"),
     "parse": hasattr(anthropic.resources.messages.Messages, "parse"),
     "middleware": hasattr(anthropic, "Middleware"),
+    "text events": hasattr(anthropic.lib.streaming, "TextEvent"),
+    "tools": "tools" in inspect.signature(anthropic.resources.Messages.create).parameters,
 }
 
 #: The base of each class that old releases lack: what their own client raises.

@@ -76,7 +76,11 @@ class WarmParent:
         self._process = subprocess.Popen(
             [sys.executable, "-c", PARENT],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                # Beside the libraries that the run itself was given: .ci/run names some so.
+                "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

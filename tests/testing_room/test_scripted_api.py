@@ -23,6 +23,7 @@ from tests.support.fake_http import (
     raw_socket,
     read_answer,
 )
+from tests.support.sdk_releases import text_block
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ class City(pydantic.BaseModel):
 @pytest.mark.parametrize("by_function", [False, True], ids=["given", "by a function"])
 def test_content_blocks_are_an_answer(api, by_function):
     """A list of them, or the field of a message; dicts, and the SDK's typed ones."""
-    typed = anthropic.types.TextBlock(type="text", text="x", citations=None)
+    typed = text_block()(type="text", text="x")
     blocks = [THOUGHT, typed, TOOL]
     for value in (blocks, tuple(blocks), {"content": blocks}, {"content": "x", "stop_reason": "a"}):
         api.answer((lambda _request, value=value: value) if by_function else value)

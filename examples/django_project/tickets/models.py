@@ -7,6 +7,7 @@ from django.urls import reverse
 class Ticket(models.Model):
     """Its summary is empty until Claude has answered."""
 
+    id = models.BigAutoField(primary_key=True)
     title = models.CharField(max_length=200)
     text = models.TextField()
     summary = models.TextField(blank=True)
