@@ -109,6 +109,10 @@ class AccountSuspended(ThrottleError):
         self.lane = lane
 
 
+#: What whoever comes after close() or drain() is told.
+THROTTLER_CLOSED = "the throttler is closed; make a new one to go on"
+
+
 class Closed(ThrottleError):
     """The throttler, or the stream, was closed before this call had its whole answer.
 

@@ -19,7 +19,7 @@ from claude_throttle.core.threads import exit_hooks
 from claude_throttle.core.threads.clock import SYSTEM_CLOCK, Clock
 from claude_throttle.core.threads.fork import importing
 from claude_throttle.core.threads.local_values import ProcessLocal
-from claude_throttle.errors import Closed, ConfigurationError, InvalidCall
+from claude_throttle.errors import THROTTLER_CLOSED, Closed, ConfigurationError, InvalidCall
 from claude_throttle.metrics.event_bus import Listener
 from claude_throttle.metrics.recorder import Stats
 from claude_throttle.transport import sdk
@@ -790,7 +790,7 @@ class Throttler:
     def _batch_client(self) -> BatchClient:
         self._require_key()
         if self._closed:
-            raise Closed("the throttler is closed; make a new one to go on")
+            raise Closed(THROTTLER_CLOSED)
         return self._engine().batch_client()
 
     def _require_key(self) -> None:

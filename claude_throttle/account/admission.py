@@ -36,7 +36,7 @@ from claude_throttle.core.threads.error_watch import (
     note_error,
     take_back_error,
 )
-from claude_throttle.errors import Closed, ThrottleError
+from claude_throttle.errors import THROTTLER_CLOSED, Closed, ThrottleError
 from claude_throttle.transport.api_refusals import NO_CONNECTION, ApiRefusal, response_refusal
 from claude_throttle.transport.endpoints import BATCHES_PATH, COUNT_PATH, MESSAGES_PATH
 from claude_throttle.transport.foreign_outcomes import checked, outcome_of
@@ -49,9 +49,6 @@ logger = logging.getLogger("claude_throttle")
 #: The lanes of endpoints that have a quota of requests apart from the models' quotas.
 COUNTS = "count_tokens"
 BATCHES = "batches"
-
-#: What a request after close() or drain() is told.
-CLOSED = "the throttler is closed; make a new one to go on"
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -129,7 +126,7 @@ class Admission:
         if not name:
             return None
         if self._drained:
-            error = Closed(CLOSED)
+            error = Closed(THROTTLER_CLOSED)
             self._note_refusal(name, error)
             raise error
         return self.admit_endpoint(name, options)
@@ -166,7 +163,7 @@ class Admission:
     def _endpoint_lane(self, name: str) -> Lane:
         with self._lock:
             if self._closed:
-                raise Closed(CLOSED)
+                raise Closed(THROTTLER_CLOSED)
             if name not in self.endpoint_lanes:
                 lane = self.endpoint_lanes[name] = self._make_endpoint_lane(name)
                 if self._held:

@@ -30,7 +30,7 @@ from claude_throttle.core.pacing.concurrency_limiter import ConcurrencyLimiter
 from claude_throttle.core.pacing.pacer import Pacer
 from claude_throttle.core.threads.clock import Clock
 from claude_throttle.core.threads.thread_pool import ThreadPool
-from claude_throttle.errors import Closed
+from claude_throttle.errors import THROTTLER_CLOSED, Closed
 
 if TYPE_CHECKING:
     from claude_throttle.account.limits import LaneState, Limits
@@ -213,7 +213,7 @@ class ModelGroups:
         if model_group is None or self._closed:
             with self._lock:
                 if self._closed:
-                    raise Closed("the throttler is closed; make a new one to go on")
+                    raise Closed(THROTTLER_CLOSED)
                 name = lane_of_profile(model, self._settings.lanes)
                 name = name + FAST if is_fast else name
                 model_group = self._by_lane.get(name) or self._make(name, key)

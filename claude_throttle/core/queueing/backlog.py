@@ -16,7 +16,7 @@ from claude_throttle.core.domain.cost import NO_COST, Cost
 from claude_throttle.core.queueing.ticket import Ticket
 from claude_throttle.core.queueing.ticket_order import SWEEP_FROM, FairQueue, PriorityQueue
 from claude_throttle.core.threads.clock import Clock, Condition
-from claude_throttle.errors import Closed
+from claude_throttle.errors import THROTTLER_CLOSED, Closed
 
 
 class Backlog(queue.Queue[Ticket]):
@@ -191,7 +191,7 @@ class Backlog(queue.Queue[Ticket]):
     def require_open_locked(self, ticket: Optional[Ticket] = None) -> None:
         """Raise :class:`Closed` once no more is accepted, or why *ticket* is not."""
         if self.closed:
-            raise Closed("the throttler is closed; make a new one to go on")
+            raise Closed(THROTTLER_CLOSED)
         refusal = None if ticket is None else self.refusal_locked(ticket)
         if refusal is not None:
             raise refusal
