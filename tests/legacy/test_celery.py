@@ -9,7 +9,7 @@ from celery import Celery
 
 from claude_throttle.testing import ClaudeApi
 from tests.support.programs import ROOT
-from tests.support.running import running, script
+from tests.support.running import celery_worker, running
 from tests.support.thorough import LONG
 
 TASKS = 30
@@ -30,9 +30,7 @@ def summaries(tmp_path, redis_url):
     """``summaries(where, rpm, **environment)``: the texts of thirty tasks, and what arrived."""
 
     def run(where, rpm, **environment):
-        command = [script("celery"), "--app=celery_tasks", "worker", "--pool=prefork"]
-        command += ["--concurrency=8", "--loglevel=WARNING"]
-        command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+        command = celery_worker("celery_tasks", processes=8)
         paths = os.pathsep.join([str(where), str(ROOT)])
         environment = {"REDIS_URL": redis_url, "PYTHONPATH": paths, **environment}
         environment["ANTHROPIC_API_KEY"] = "sk-ant-example"

@@ -36,7 +36,6 @@ LINES = [f"line {number}" for number in range(CALLERS)]
 VISIT = """
 import json
 from concurrent.futures import ThreadPoolExecutor
-from {module} import *
 
 with ThreadPoolExecutor(30) as pool:
     for answer in pool.map(visit, range(30)):

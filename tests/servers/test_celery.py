@@ -10,7 +10,7 @@ import claude_throttle.contrib.celery
 from claude_throttle import Closed
 from claude_throttle.testing import ClaudeApi, Stall
 from tests.support.calls import ask
-from tests.support.running import latency, running, script
+from tests.support.running import celery_worker, latency, running
 from tests.support.visiting import hold_the_first, judge, wait_for_the_held
 from tests.support.waiting import wait_until
 
@@ -21,9 +21,7 @@ def test_celery_prefork(fake, tmp_path, redis_url):
     """Everybody gets what was asked for; what a task left to be done is done at shutdown."""
     fake = fake(latency=latency)
     hold_the_first(fake)
-    command = [script("celery"), "--app=tests.servers.celery_app", "worker", "--pool=prefork"]
-    command += ["--concurrency=2", "--loglevel=WARNING"]
-    command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    command = celery_worker("tests.servers.celery_app")
     sender = Celery("sender", broker=redis_url, set_as_current=False)
     with running(command, fake, tmp_path, BROKER=redis_url) as server, sender:
         wait_for_the_held(fake)

@@ -13,7 +13,7 @@ import pytest
 from claude_throttle.contrib.celery import ClaudeRefused, ClaudeTask
 from claude_throttle.testing import Reply
 from tests.support.programs import ROOT
-from tests.support.running import running, script
+from tests.support.running import celery_worker, running
 
 PATIENCE_SECONDS = 60
 
@@ -21,9 +21,7 @@ PATIENCE_SECONDS = 60
 @contextlib.contextmanager
 def worker(app, fake, folder, redis_url, *options, **environment):
     """One of two processes."""
-    command = [script("celery"), *options, f"--app={app}", "worker", "--pool=prefork"]
-    command += ["--concurrency=2", "--loglevel=INFO"]
-    command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    command = celery_worker(app, *options, level="INFO")
     with running(command, fake, folder, BROKER=redis_url, **environment) as server:
         yield server
 

@@ -45,6 +45,13 @@ def script(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
+def celery_worker(app: str, *options: str, processes: int = 2, level: str = "WARNING") -> list[str]:
+    """The command of a prefork worker that talks to no other one."""
+    command = [script("celery"), *options, f"--app={app}", "worker", "--pool=prefork"]
+    command += [f"--concurrency={processes}", f"--loglevel={level}"]
+    return [*command, "--without-gossip", "--without-mingle", "--without-heartbeat"]
+
+
 class Server:
     """A running program, and what it wrote down."""
 
